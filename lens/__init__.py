@@ -1,0 +1,1 @@
+"""Routing analysis: arrays in, arrays out; importable without streamlit and without jax."""
