@@ -1,0 +1,23 @@
+"""Grok-1 in JAX and Haiku: config, checkpoint, model, runner.
+
+Importing this package needs no JAX; `load` imports the runner when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from grok.config import BUNDLED_MODEL, GROK_1, GrokConfig
+from grok.errors import GrokError
+
+if TYPE_CHECKING:
+    from grok.runner import Model
+
+__all__ = ["BUNDLED_MODEL", "GROK_1", "GrokConfig", "GrokError", "load"]
+
+
+def load(path: Any = None, **options: Any) -> Model:
+    """A model ready to trace and generate; see `grok.runner.load`."""
+    from grok.runner import load as load_model
+
+    return load_model(path, **options)

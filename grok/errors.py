@@ -1,0 +1,29 @@
+"""Errors whose text is fit for the reader: where, what was found, what was expected, what to do."""
+
+
+class GrokError(Exception):
+    """Base of every error that `grok` raises on purpose."""
+
+
+class ConfigError(GrokError):
+    """A model configuration that cannot describe a model of Grok-1's architecture."""
+
+
+class CheckpointError(GrokError):
+    """A checkpoint folder or tensor file that cannot be read as Grok-1's format."""
+
+
+class TokenizerError(GrokError):
+    """A tokenizer that is missing, unreadable or does not fit the model."""
+
+
+class PromptError(GrokError):
+    """A prompt or token list that the model cannot take."""
+
+
+class BusyError(GrokError):
+    """The model's queue is full, or a caller waited longer than the limit."""
+
+
+class DeviceError(GrokError):
+    """The devices at hand cannot hold or run the model as asked."""
