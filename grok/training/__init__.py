@@ -1,0 +1,1 @@
+"""Training of the bundled model: text, vocabulary, optimiser loop, evaluation, model card."""
