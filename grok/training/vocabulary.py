@@ -106,8 +106,10 @@ def train_tokenizer(
     return sentencepiece.SentencePieceProcessor(model_proto=data)
 
 
-def bytes_per_token(tokenizer: SentencePieceProcessor, texts: Mapping[str, str]) -> dict[str, float]:
-    """UTF-8 bytes that a token stands for, by domain: the larger, the better the vocabulary fits."""
+def bytes_per_token(
+    tokenizer: SentencePieceProcessor, texts: Mapping[str, str]
+) -> dict[str, float]:
+    """UTF-8 bytes a token stands for, by domain: the larger, the better the vocabulary fits."""
     return {
         name: len(text.encode()) / max(len(tokenizer.encode(text)), 1)
         for name, text in texts.items()
