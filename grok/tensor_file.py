@@ -1,0 +1,363 @@
+"""One tensor file of a checkpoint: a protocol-4 pickle of a numpy array or of an int8 weight.
+
+Reading runs nothing that the file names. The few globals that such files hold
+are stood in for by inert recorders, arrays are views of the bytes that the
+unpickler read (one copy in memory), and any other global is refused by name.
+Writing gives the bytes that the released files hold under their numpy: the
+official loader reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+from grok.errors import CheckpointError
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+# Pickle text of a dtype -> numpy dtype. Nothing else occurs in Grok-1's format.
+_DTYPES = {"i1": np.dtype(np.int8), "f4": np.dtype("<f4"), "bfloat16": BFLOAT16}
+_PICKLE_OVERHEAD = 64 * 1024
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight8bit:
+    """An int8 weight with one scale per output column and group of rows.
+
+    Attributes:
+        weight: int8 `[..., K, N]`.
+        scales: float32 or bfloat16 `[..., G, N]`; G divides K, group g holds rows
+            `g * K / G` to `(g + 1) * K / G`.
+    """
+
+    weight: np.ndarray
+    scales: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.weight.nbytes + self.scales.nbytes)
+
+
+Tensor = np.ndarray | QuantizedWeight8bit
+
+
+def dequantize(weight: QuantizedWeight8bit, dtype: Any = np.float32) -> np.ndarray:
+    """The float values `int8 * scale` of each group, computed in float32, as `dtype`."""
+    *lead, rows, columns = weight.weight.shape
+    groups = weight.scales.shape[-2]
+    grouped = weight.weight.reshape(*lead, groups, rows // groups, columns).astype(np.float32)
+    values = grouped * weight.scales.astype(np.float32)[..., :, None, :]
+    return values.reshape(weight.weight.shape).astype(dtype)
+
+
+# --- reading -----------------------------------------------------------------
+
+
+class _Array:
+    """Records what an array's pickle says; becomes a view of its bytes."""
+
+    array: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            _version, shape, dtype, fortran, data = state
+        except (TypeError, ValueError):
+            raise CheckpointError("an array's pickled state is malformed") from None
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise CheckpointError("an array's pickled state is malformed")
+        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+            raise CheckpointError(f"an array's shape is {shape!r}")
+        count = 1
+        for n in shape:
+            count *= n
+        if count * dtype.dtype.itemsize != len(data):
+            raise CheckpointError(
+                f"an array of shape {list(shape)} and dtype {dtype.dtype.name} "
+                f"needs {count * dtype.dtype.itemsize} bytes; the file holds {len(data)}"
+            )
+        flat = np.frombuffer(data, dtype=dtype.dtype)
+        self.array = flat.reshape(shape, order="F" if fortran else "C")
+
+
+class _Dtype:
+    """Records a dtype by its pickle text; refuses other than little-endian ones."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        if order not in ("<", "|", "="):
+            raise CheckpointError(f"a dtype's byte order is {order!r}; expected little-endian")
+
+
+class _Bfloat16:
+    """Stands in for the `ml_dtypes.bfloat16` class."""
+
+
+class _Ndarray:
+    """Stands in for the `numpy.ndarray` class."""
+
+
+class _Quantized:
+    """Records the attributes of a `QuantizedWeight8bit`."""
+
+    values: dict[str, Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict) or set(state) != {"weight", "scales"}:
+            raise CheckpointError("a QuantizedWeight8bit holds other attributes than its two")
+        self.values = state
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    if kind is not _Ndarray:
+        raise CheckpointError("an array is not a plain numpy.ndarray")
+    return _Array()
+
+
+def _dtype(code: Any, *_options: Any) -> _Dtype:
+    name = "bfloat16" if code is _Bfloat16 else code
+    if not isinstance(name, str) or name not in _DTYPES:
+        raise CheckpointError(f"dtype {name!r}; expected int8, float32 or bfloat16")
+    return _Dtype(_DTYPES[name])
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("ml_dtypes", "bfloat16"): _Bfloat16,
+    ("__main__", "QuantizedWeight8bit"): _Quantized,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise CheckpointError(
+                f"refused: the file asks for {module}.{name}, which no Grok-1 tensor needs. "
+                "Nothing was executed. Don't use this file; get it again from its publisher"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise CheckpointError("refused: the file holds a persistent reference")
+
+
+class _Measured:
+    """A file that never hands out more than it holds, so lying lengths fail early."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream = stream
+        self._left = size
+
+    def read(self, n: int = -1) -> bytes:
+        self._check(n)
+        data = self._stream.read(n)
+        self._left -= len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        self._check(len(buffer))
+        n = self._stream.readinto(buffer)  # type: ignore[attr-defined]
+        self._left -= n
+        return n
+
+    def readline(self) -> bytes:
+        line = self._stream.readline(1024)
+        self._left -= len(line)
+        return line
+
+    def _check(self, n: int) -> None:
+        if n > self._left:
+            raise CheckpointError(f"truncated: {n} more bytes are due and {self._left} are there")
+
+
+def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
+    """The array or int8 weight in one file; int8 stays int8.
+
+    Args:
+        file: the tensor file.
+        max_bytes: most bytes of values that the tensor can have; a file much
+            larger is refused before it is read.
+
+    Raises:
+        CheckpointError: missing, truncated, not of the format, or naming a global
+            that is not one of the format's. Nothing the file names is executed.
+    """
+    try:
+        size = file.stat().st_size
+        if max_bytes is not None and size > max_bytes + _PICKLE_OVERHEAD:
+            raise CheckpointError(
+                f"the file has {size} bytes; a tensor of this place has {max_bytes}"
+            )
+        with file.open("rb") as stream:
+            found = _Unpickler(_Measured(stream, size)).load()  # type: ignore[arg-type]
+        return _finished(found)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}.") from None
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{file}: there is no such file. Complete the download or copy of the checkpoint."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from error
+    except MemoryError:
+        raise CheckpointError(f"{file}: asks for more memory than there is.") from None
+    except Exception as error:  # the unpickler raises many kinds on damaged input
+        raise CheckpointError(
+            f"{file}: not a tensor file, or truncated ({type(error).__name__}: {error}). "
+            "Get the file again."
+        ) from error
+
+
+def _finished(found: Any) -> Tensor:
+    if isinstance(found, _Array):
+        return _array(found)
+    if isinstance(found, _Quantized) and found.values is not None:
+        weight, scales = _array(found.values["weight"]), _array(found.values["scales"])
+        _check_quantized(weight, scales)
+        return QuantizedWeight8bit(weight, scales)
+    raise CheckpointError("the file holds neither an array nor a QuantizedWeight8bit")
+
+
+def _array(found: Any) -> np.ndarray:
+    if not isinstance(found, _Array) or found.array is None:
+        raise CheckpointError("the file holds something else where an array is due")
+    return found.array
+
+
+def _check_quantized(weight: np.ndarray, scales: np.ndarray) -> None:
+    if weight.dtype != np.int8 or scales.dtype not in (np.float32, BFLOAT16):
+        raise CheckpointError(
+            f"a quantized weight has dtypes {weight.dtype} and {scales.dtype}; "
+            "expected int8 and float32 or bfloat16"
+        )
+    if (
+        weight.ndim < 2
+        or scales.ndim != weight.ndim
+        or scales.shape[:-2] != weight.shape[:-2]
+        or scales.shape[-1] != weight.shape[-1]
+        or scales.shape[-2] < 1
+        or weight.shape[-2] % scales.shape[-2]
+    ):
+        raise CheckpointError(
+            f"scales of shape {list(scales.shape)} do not fit a weight of shape "
+            f"{list(weight.shape)}; expected [..., G, N] with G dividing the rows"
+        )
+
+
+# --- writing -----------------------------------------------------------------
+
+
+class _Global:
+    """A global that is written by its name and never looked up."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, *_: Any) -> Any:  # the pickler asks that a reducer be callable
+        raise TypeError(f"{self.module}.{self.name} is only a name")
+
+
+_NUMPY = "numpy"
+_RECONSTRUCT = _Global("numpy.core.multiarray", "_reconstruct")
+_NDARRAY = _Global(_NUMPY, "ndarray")
+_DTYPE = _Global(_NUMPY, "dtype")
+_BFLOAT16_CLASS = _Global("ml_dtypes", "bfloat16")
+_QUANTIZED = _Global("__main__", "QuantizedWeight8bit")
+_B = b"b"
+
+
+class _Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
+    """The pure-Python pickler, taught to write the format's globals by name."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, _Global):
+            return value.name
+        if isinstance(value, np.dtype):
+            if value == BFLOAT16:
+                return _DTYPE, (_BFLOAT16_CLASS, False, True), (3, "<", *[None] * 3, 2, 2, 64)
+            order = "|" if value.itemsize == 1 else "<"
+            return _DTYPE, (value.str[1:], False, True), (3, order, *[None] * 3, -1, -1, 0)
+        if isinstance(value, np.ndarray):
+            fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+            data = value.tobytes(order="F" if fortran else "C")
+            state = (1, value.shape, value.dtype, fortran, data)
+            return _RECONSTRUCT, (_NDARRAY, tuple([0]), _B), state
+        return NotImplemented
+
+    def save_global(self, value: Any, name: str | None = None) -> None:
+        if not isinstance(value, _Global):
+            raise pickle.PicklingError(f"{value!r} is not of the checkpoint format")
+        self.save(value.module)
+        self.save(value.name)
+        self.write(pickle.STACK_GLOBAL)
+        self.memoize(value)
+
+    def save_quantized(self, weight: QuantizedWeight8bit) -> None:
+        self.save(_QUANTIZED)
+        self.write(pickle.EMPTY_TUPLE + pickle.NEWOBJ)
+        self.memoize(weight)
+        self.save({"weight": weight.weight, "scales": weight.scales})
+        self.write(pickle.BUILD)
+
+    def dump_tensor(self, tensor: Tensor) -> None:
+        """`dump`, for an object whose class is written under another name."""
+        self.write(pickle.PROTO + struct.pack("<B", self.proto))
+        self.framer.start_framing()
+        if isinstance(tensor, QuantizedWeight8bit):
+            self.save_quantized(tensor)
+        else:
+            self.save(tensor)
+        self.write(pickle.STOP)
+        self.framer.end_framing()
+
+
+def write_tensor(file: Path, tensor: Tensor) -> None:
+    """Writes one tensor file in the released format, whole or not at all.
+
+    Raises:
+        CheckpointError: a dtype or shape that the format does not have.
+    """
+    parts = [tensor] if isinstance(tensor, np.ndarray) else [tensor.weight, tensor.scales]
+    for part in parts:
+        if part.dtype not in _DTYPES.values():
+            raise CheckpointError(
+                f"{file}: dtype {part.dtype}; expected int8, float32 or bfloat16."
+            )
+    if isinstance(tensor, QuantizedWeight8bit):
+        try:
+            _check_quantized(tensor.weight, tensor.scales)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}.") from None
+    write_whole(file, lambda stream: _Pickler(stream, protocol=4).dump_tensor(tensor))
+
+
+def write_whole(file: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes `file` through a temporary sibling that replaces it only when complete."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+        os.chmod(name, 0o644)
+        os.replace(name, file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
