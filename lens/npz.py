@@ -1,0 +1,155 @@
+"""Arrays from `.npz` files that anybody may have made.
+
+An `.npz` is a zip of `.npy` members. numpy's own reader trusts what the members
+declare: it allocates before it has read, and with pickles allowed it runs code.
+Here sizes, dtypes and shapes are checked against the zip's directory before
+anything is allocated, pickles are refused, and nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lens.errors import LensError
+
+MAX_BYTES = 512 * 2**20
+MAX_MEMBERS = 64
+
+Source = str | os.PathLike[str] | IO[bytes]
+
+
+@dataclass(frozen=True)
+class Npz:
+    """An opened `.npz`: which arrays it declares, and a way to read one safely."""
+
+    where: str
+    archive: zipfile.ZipFile
+    members: dict[str, zipfile.ZipInfo]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.members
+
+    def array(self, name: str, advice: str) -> np.ndarray:
+        """The array called `name`, in native byte order and C order.
+
+        Raises:
+          LensError: it is absent, holds Python objects, declares a size other
+            than it has, or cannot be decompressed. `advice` ends the message.
+        """
+        if name not in self.members:
+            found = ", ".join(sorted(self.members)) or "no arrays"
+            raise LensError(
+                f"{self.where}: there is no array '{name}' (found: {found[:300]}). {advice}"
+            )
+        info = self.members[name]
+        try:
+            with self.archive.open(info) as stream:
+                return _read_npy(stream, info.file_size)
+        except _Refused as error:
+            raise LensError(f"{self.where}, array '{name}': {error}. {advice}") from error
+        except Exception as error:  # zlib, zipfile and numpy raise a dozen kinds for damaged bytes
+            raise LensError(
+                f"{self.where}, array '{name}': the bytes could not be read "
+                f"({type(error).__name__}), so the file is damaged or incomplete. {advice}"
+            ) from error
+
+
+class _Refused(Exception):
+    """A member that is well-formed enough to say what is wrong with it."""
+
+
+def _read_npy(stream: IO[bytes], file_size: int) -> np.ndarray:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        header = 10
+    elif version in ((2, 0), (3, 0)):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        header = 12
+    else:
+        raise _Refused(f"npy format {version} is unknown; expected 1.0, 2.0 or 3.0")
+    if dtype.hasobject:
+        raise _Refused("it holds pickled Python objects, which could run code and are never opened")
+    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
+        raise _Refused(f"its shape {shape} is not a list of lengths")
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes + header > file_size:
+        raise _Refused(
+            f"its header declares shape {shape} of {dtype}, {n_bytes:,} bytes, "
+            f"but only {file_size:,} bytes are stored"
+        )
+    data = stream.read(n_bytes)
+    if len(data) != n_bytes:
+        raise _Refused(f"{n_bytes:,} bytes were expected and {len(data):,} are there")
+    if stream.read():  # reading to the end is also what makes zipfile verify the checksum
+        raise _Refused(f"there are bytes left after an array of shape {shape}")
+    if dtype.itemsize == 0:
+        return np.zeros(shape if math.prod(shape) < 2**16 else (0,), dtype)
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("=")).reshape(shape)
+
+
+def name_of(source: Source) -> str:
+    """The name to call a source by in messages: a file's name without its folders."""
+    name: Any = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
+    try:
+        text = Path(os.fspath(name)).name
+    except TypeError:
+        text = ""
+    return "".join(c for c in text if c.isprintable())[:120] or "the uploaded file"
+
+
+@contextmanager
+def open_npz(source: Source, *, max_bytes: int = MAX_BYTES) -> Iterator[Npz]:
+    """An `.npz` at a path or in a seekable binary file, with its declared sizes checked.
+
+    Raises:
+      LensError: there is no such file, it is not a zip, or what it declares to
+        hold is too large, too numerous, encrypted or duplicated.
+    """
+    where = name_of(source)
+    advice = "Expected an .npz written by numpy.savez or by this project."
+    try:
+        if not isinstance(source, (str, os.PathLike)):
+            source.seek(0)
+        archive = zipfile.ZipFile(source)
+    except FileNotFoundError as error:
+        raise LensError(f"{where}: there is no such file. Check the path.") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise LensError(f"{where}: the file could not be opened ({reason}). {advice}") from error
+    except Exception as error:
+        raise LensError(
+            f"{where}: this is not a complete .npz file (a zip of arrays); it may be cut short or "
+            f"of another format. {advice}"
+        ) from error
+    with archive:
+        infos = archive.infolist()
+        if len(infos) > MAX_MEMBERS:
+            raise LensError(
+                f"{where}: {len(infos)} members found, at most {MAX_MEMBERS} expected. {advice}"
+            )
+        total = sum(info.file_size for info in infos)
+        if total > max_bytes:
+            raise LensError(
+                f"{where}: its arrays declare {total:,} bytes when unpacked; at most "
+                f"{max_bytes:,} are read. Save only the routers, not the other weights."
+            )
+        members: dict[str, zipfile.ZipInfo] = {}
+        for info in infos:
+            name = info.filename.removesuffix(".npy")
+            if info.flag_bits & 0x1:
+                raise LensError(f"{where}: member '{name[:80]}' is encrypted. {advice}")
+            if name in members:
+                raise LensError(f"{where}: two members are called '{name[:80]}'. {advice}")
+            members[name] = info
+        yield Npz(where, archive, members)
