@@ -14,6 +14,7 @@ import hashlib
 import os
 import platform
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,7 +268,7 @@ def _read_cache(
 ) -> dict[str, EncodedDomain] | None:
     """The cached streams, or None when there are none for this text and tokenizer."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["sha256"]) != digest:
                 return None
             return {
@@ -277,7 +278,7 @@ def _read_cache(
                 )
                 for name in domains
             }
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
