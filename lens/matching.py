@@ -1,0 +1,136 @@
+"""Which expert of one layer corresponds to which expert of another.
+
+Expert labels carry no meaning across layers: permuting the experts of a layer
+leaves the model the same. Experts are therefore paired by the assignment that
+makes the sum of the cosines of their router columns largest, and followed from
+layer to layer by such pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+
+from lens.errors import LensError
+from lens.gram import RouterGram
+
+
+@dataclass(frozen=True)
+class ExpertChains:
+    """Experts followed through the layers, each link an optimal assignment.
+
+    Attributes:
+      expert: the expert of chain c at layer l; chain c starts as expert c.
+      score: cosine of the link from layer l to layer l + 1. Compare it with
+        `lens.null.chance_level("matched_cosine", …)`, whose draws repeat the
+        matching: a chain exists in pure noise too, with scores a little above 0.
+    """
+
+    expert: Int[np.ndarray, "chain layer"]
+    score: Float[np.ndarray, "chain link"]
+
+
+def assign(
+    cosines: Float[np.ndarray, "expert expert"],
+) -> tuple[Int[np.ndarray, " expert"], Float[np.ndarray, " expert"]]:
+    """The partner of each row under the assignment with the largest total, and its value."""
+    rows, partner = linear_sum_assignment(cosines, maximize=True)
+    return partner, cosines[rows, partner]
+
+
+def mean_matched(cosines: Float[np.ndarray, "*batch expert expert"]) -> Float[np.ndarray, "*batch"]:
+    """Mean over experts of the cosine with the partner, for each matrix of a batch."""
+    flat = cosines.reshape(-1, *cosines.shape[-2:])
+    means = np.empty(len(flat))
+    for i, matrix in enumerate(flat):
+        rows, partner = linear_sum_assignment(matrix, maximize=True)
+        means[i] = matrix[rows, partner].mean()
+    return means.reshape(cosines.shape[:-2])
+
+
+def check_layer(gram: RouterGram, layer: int) -> int:
+    """A row of the layer axis as given, or an error that names the rows there are."""
+    if not 0 <= layer < gram.n_layers:
+        raise LensError(
+            f"layer: row {layer} was asked for; expected 0 to {gram.n_layers - 1}. Choose a layer "
+            "of this router set."
+        )
+    return int(layer)
+
+
+def match_layers(
+    gram: RouterGram, a: int, b: int
+) -> tuple[Int[np.ndarray, " expert"], Float[np.ndarray, " expert"]]:
+    """The expert of layer b that each expert of layer a corresponds to, and their cosine.
+
+    Left unchanged, up to the labels themselves, by relabelling the experts of
+    either layer. Reading it: 1 is the same direction. The best assignment of
+    unrelated experts is above 0 as well: about 0.0175 on average at d = 6144
+    with 8 experts; `lens.null.chance_level` gives it for any size.
+
+    Args:
+      gram: all inner products.
+      a: row of the first layer.
+      b: row of the second.
+
+    Returns:
+      The partner of each expert of a, and the cosine between the two.
+    """
+    a, b = check_layer(gram, a), check_layer(gram, b)
+    return assign(gram.cosines[a, :, b, :])
+
+
+def expert_chains(gram: RouterGram) -> ExpertChains:
+    """Chains of matched experts from the first layer to the last.
+
+    Chain c starts as expert c of the first layer and moves on to its partner in
+    each next layer. Labels of later layers have no influence on it.
+    """
+    n_layers, n_experts = gram.n_layers, gram.n_experts
+    expert = np.empty((n_experts, n_layers), np.int64)
+    score = np.empty((n_experts, n_layers - 1))
+    expert[:, 0] = np.arange(n_experts)
+    for layer in range(n_layers - 1):
+        partner, cosine = match_layers(gram, layer, layer + 1)
+        expert[:, layer + 1] = partner[expert[:, layer]]
+        score[:, layer] = cosine[expert[:, layer]]
+    return ExpertChains(expert, score)
+
+
+def nearest_experts(
+    gram: RouterGram, layer: int, expert: int, n: int = 10, *, other_layers: bool = True
+) -> list[tuple[int, int, float]]:
+    """The experts whose router columns point most nearly where this one's does.
+
+    Args:
+      gram: all inner products.
+      layer: row of the expert's layer.
+      expert: its index in that layer.
+      n: how many at most.
+      other_layers: leave out the expert's own layer, where cosines have
+        another baseline, -1 / (n_experts - 1) in the canonical view.
+
+    Returns:
+      (layer, expert, cosine), the largest cosine first.
+    """
+    layer = check_layer(gram, layer)
+    if not 0 <= expert < gram.n_experts:
+        raise LensError(
+            f"expert: {expert} was asked for; expected 0 to {gram.n_experts - 1}. Choose an expert "
+            "of this router set."
+        )
+    cosines = gram.cosines[layer, expert].copy()
+    if other_layers:
+        cosines[layer] = -np.inf
+    else:
+        cosines[layer, expert] = -np.inf
+    order = np.argsort(-cosines, axis=None, kind="stable")[: max(n, 0)]
+    rows, experts = np.unravel_index(order, cosines.shape)
+    return [
+        (int(a), int(e), float(cosines[a, e]))
+        for a, e in zip(rows, experts, strict=True)
+        if np.isfinite(cosines[a, e])
+    ]
