@@ -62,6 +62,29 @@ class Npz:
                 f"({type(error).__name__}), so the file is damaged or incomplete. {advice}"
             ) from error
 
+    def scalar(self, name: str, kinds: str, advice: str, default: Any = None) -> Any:
+        """The single value called `name`, of a dtype kind in `kinds`.
+
+        Without a `default` it has to be there.
+
+        Raises:
+          LensError: as for `array`, or it holds more than one value or another kind.
+        """
+        if default is not None and name not in self.members:
+            return default
+        value = self.array(name, advice)
+        if value.dtype.kind not in kinds or value.size != 1:
+            expected = "one text" if kinds == "U" else "one whole number"
+            raise LensError(
+                f"{name}: found shape {value.shape} of {value.dtype}; expected {expected}. {advice}"
+            )
+        try:
+            return value.reshape(()).item()
+        except ValueError as error:
+            raise LensError(
+                f"{name}: the text holds code points that are no characters. {advice}"
+            ) from error
+
 
 class _Refused(Exception):
     """A member that is well-formed enough to say what is wrong with it."""

@@ -283,7 +283,7 @@ def _from_npz(npz: Npz) -> RouterSet:
     def optional(name: str) -> np.ndarray | None:
         return npz.array(name, ADVICE) if name in npz else None
 
-    version = _scalar(npz, "format_version", "iu", FORMAT_VERSION)
+    version = npz.scalar("format_version", "iu", ADVICE, FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise LensError(
             f"format_version: found {version}; this version reads {FORMAT_VERSION}. "
@@ -293,30 +293,18 @@ def _from_npz(npz: Npz) -> RouterSet:
         routers=npz.array("routers", ADVICE),
         norm_scales=optional("norm_scales"),
         layer_ids=optional("layer_ids"),
-        top_k=_scalar(npz, "top_k", "iu", 2),
-        score=_scalar(npz, "score", "U", "softmax"),
+        top_k=npz.scalar("top_k", "iu", ADVICE, 2),
+        score=npz.scalar("score", "U", ADVICE, "softmax"),
         biases=optional("biases"),
-        source=_scalar(npz, "source", "U", npz.where),
+        source=npz.scalar("source", "U", ADVICE, npz.where),
     )
-    declared = _scalar(npz, "sha256", "U", found.sha256)
+    declared = npz.scalar("sha256", "U", ADVICE, found.sha256)
     if declared.lower() != found.sha256:
         raise LensError(
             f"sha256: the file says {declared[:12]!r}… and its arrays give {found.sha256[:12]!r}…, "
             f"so it was altered or damaged after it was written. {ADVICE}"
         )
     return found
-
-
-def _scalar(npz: Npz, name: str, kinds: str, default: Any) -> Any:
-    if name not in npz:
-        return default
-    value = npz.array(name, ADVICE)
-    if value.dtype.kind not in kinds or value.size != 1:
-        expected = "one text" if kinds == "U" else "one whole number"
-        raise LensError(
-            f"{name}: found shape {value.shape} of {value.dtype}; expected {expected}. {ADVICE}"
-        )
-    return value.reshape(()).item()
 
 
 def save_routers(routers: RouterSet, path: str | os.PathLike[str]) -> None:
