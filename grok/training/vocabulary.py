@@ -9,8 +9,6 @@ size, without its control symbols.
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grok.errors import GrokError
+from grok.training.files import write_whole
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -102,7 +101,7 @@ def train_tokenizer(
             f"{len(WHITESPACE_PIECES) + 10} whitespace and digit pieces, and the alphabet)."
         ) from None
     data = model.getvalue()
-    _write_whole(Path(path), data)
+    write_whole(path, data)
     return sentencepiece.SentencePieceProcessor(model_proto=data)
 
 
@@ -137,16 +136,3 @@ def _chunks(text: str) -> Iterator[str]:
             end = cut if cut > start else end
         yield text[start:end]
         start = end
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

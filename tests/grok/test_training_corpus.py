@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from pathlib import Path
 
@@ -238,3 +239,14 @@ def test_streams_that_cannot_be_sampled_are_refused() -> None:
     padded = {"a": EncodedDomain(np.zeros(20, np.int32), np.ones(3, np.int32))}
     with pytest.raises(GrokError, match="Domain a holds token 0"):
         Batches(padded, 1, 8, 0, {"a": 1})
+
+
+def test_a_file_that_is_not_the_known_one_is_not_taken_for_the_known_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "spanish_prose.txt"
+    assert load_domains(folder, 0)["spanish_prose"].source.startswith("spanish_prose.txt")
+    known = hashlib.sha256(file.read_bytes()).hexdigest()
+    works = {**corpus._WORKS, "spanish_prose": (known, "a known work")}
+    monkeypatch.setattr(corpus, "_WORKS", works)
+    assert load_domains(folder, 0)["spanish_prose"].source == "a known work"
