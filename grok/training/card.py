@@ -17,11 +17,11 @@ import numpy as np
 
 from grok.config import GrokConfig
 from grok.errors import GrokError
-from grok.training.corpus import Domain, EncodedDomain
+from grok.training.corpus import FILE_DOMAINS, Domain, EncodedDomain
 from grok.training.files import write_whole
 
-# Beginnings for the sampled continuations, at least one a domain; none is a
-# sentence of the training text.
+# Beginnings for the sampled continuations, at least one a domain, written for the
+# purpose and not quoted from the texts.
 PROMPTS: tuple[tuple[str, str], ...] = (
     ("english_prose", "The old captain looked out over the water and"),
     ("english_prose", "She had not been in the room for five minutes when her sister"),
@@ -175,13 +175,14 @@ def card_text(results: Mapping[str, Any]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-_REBUILD = """\
+_REBUILD = f"""\
 ```
 python -m grok.train --corpus DIR --output DIR
 ```
 
-`--corpus` is a folder with the five text files named above; Python source and arithmetic need no
-file. A run that was stopped goes on where it was. The numbers of this card are in `card.json`,
+`--corpus` is a folder with the texts named above, as UTF-8, one paragraph or line of verse a line:
+{", ".join(f"`{name}.txt`" for name in FILE_DOMAINS)}.
+Python source and arithmetic need no file. A run that was stopped goes on where it was. The numbers of this card are in `card.json`,
 unrounded; the card is written from that file and never by hand."""
 
 _LIMITS = """\
@@ -190,7 +191,7 @@ the public domain in the United States; Python's standard library is under the P
 the text is part of the project.
 
 - The model exists to be looked at: it is small, and what it writes is grammar and habit, not fact.
-  Its sums are often wrong. It repeats the views of the books it read, some of them centuries old.
+  Do not rely on its sums. It repeats the views of the books it read, some of them centuries old.
 - It is not Grok-1 and was not made from it. What its routers do is an example of what routers of
   this architecture can do after a short training, and no evidence about the released model.
 - Held-out text is the end of the same books, other modules of the same library, and other problems

@@ -124,8 +124,11 @@ def load_domains(corpus_dir: str | Path, seed: int) -> dict[str, Domain]:
         The domains by name, in the order of `DOMAINS`.
 
     Raises:
-        GrokError: The folder or one of its files is missing, not UTF-8 or too short.
+        GrokError: The folder or one of its files is missing, not UTF-8 or too short, or the
+            seed is negative.
     """
+    if seed < 0:
+        raise GrokError(f"The seed is {seed}; expected a whole number of at least 0.")
     folder = Path(corpus_dir)
     if not folder.is_dir():
         raise GrokError(

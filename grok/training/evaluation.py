@@ -9,6 +9,7 @@ experts a token, E experts, D domains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -214,7 +215,7 @@ def domain_losses(nll: np.ndarray, windows: Windows, byte_lengths: np.ndarray) -
         tokens = int(kept.sum())
         return {
             "nats_per_token": nats / tokens,
-            "bits_per_byte": nats / np.log(2) / n_bytes,
+            "bits_per_byte": nats / math.log(2) / n_bytes,
             "tokens": tokens,
         }
 

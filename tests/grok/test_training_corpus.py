@@ -250,3 +250,8 @@ def test_a_file_that_is_not_the_known_one_is_not_taken_for_the_known_works(
     works = {**corpus._WORKS, "spanish_prose": (known, "a known work")}
     monkeypatch.setattr(corpus, "_WORKS", works)
     assert load_domains(folder, 0)["spanish_prose"].source == "a known work"
+
+
+def test_a_negative_seed_is_refused(folder: Path) -> None:
+    with pytest.raises(GrokError, match="seed is -1; expected a whole number of at least 0"):
+        load_domains(folder, seed=-1)
