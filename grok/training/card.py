@@ -182,8 +182,8 @@ python -m grok.train --corpus DIR --output DIR
 
 `--corpus` is a folder with the texts named above, as UTF-8, one paragraph or line of verse a line:
 {", ".join(f"`{name}.txt`" for name in FILE_DOMAINS)}.
-Python source and arithmetic need no file. A run that was stopped goes on where it was. The numbers of this card are in `card.json`,
-unrounded; the card is written from that file and never by hand."""
+Python source and arithmetic need no file. A run that was stopped goes on where it was. The numbers
+of this card are in `card.json`, unrounded; the card is written from them and never by hand."""
 
 _LIMITS = """\
 The weights and this card are under the project's licence, Apache-2.0. The literary texts are in
