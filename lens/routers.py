@@ -171,10 +171,11 @@ class RouterSet:
             return folded - mean
 
 
-def check_view(view: str) -> None:
-    """Refuse a view that does not exist, by name."""
+def check_view(view: str) -> str:
+    """A view's name as given, or an error that lists the views there are."""
     if view not in VIEWS:
-        raise LensError(f"view: found {view!r}; expected one of {', '.join(VIEWS)}.")
+        raise LensError(f"view: found {str(view)[:40]!r}; expected one of {', '.join(VIEWS)}.")
+    return view
 
 
 def _numbers(array: Any, name: str, rank: int, axes: str) -> np.ndarray:

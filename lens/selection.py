@@ -16,8 +16,8 @@ from lens.errors import LensError
 from lens.gram import RouterGram
 
 SEED = 20
-SCRAMBLES = 8
-POINTS = 2**12  # per scramble: 2^15 in all
+BATCHES = 8
+POINTS = 2**12  # in a batch: 2^15 in all
 MANY_EXPERTS = 16
 
 
@@ -27,7 +27,7 @@ class Breadth:
 
     Attributes:
       probability: sums to `top_k` over the experts of a layer.
-      method: for people: "orthant probabilities" or "quasi-random sample of …".
+      method: for people: "orthant probabilities" or "sample of …".
       error: largest standard error of a value.
     """
 
@@ -41,48 +41,100 @@ class Breadth:
 
 @lru_cache(maxsize=4)
 def normal_points(
-    n_dims: int, n_points: int = POINTS, scrambles: int = SCRAMBLES, seed: int = SEED
-) -> Float[np.ndarray, "scramble dim point"]:
-    """Quasi-random points of the standard normal: Sobol' sequences, scrambled with fixed seeds."""
-    from scipy.special import ndtri
-    from scipy.stats import qmc
-
-    if n_points & (n_points - 1):
-        raise ValueError("Sobol' sequences need a power of two of points")
-    rngs = np.random.default_rng(seed).spawn(scrambles)
-    uniform = [qmc.Sobol(n_dims, rng=rng).random(n_points).T for rng in rngs]
-    tiny = 2.0**-33
-    points = ndtri(np.clip(np.stack(uniform), tiny, 1 - tiny)).astype(np.float32)
+    n_dims: int, n_points: int = POINTS, batches: int = BATCHES, seed: int = SEED
+) -> Float[np.ndarray, "batch dim point"]:
+    """Points of the standard normal, the same ones every time."""
+    rng = np.random.default_rng(seed)
+    points = rng.standard_normal((batches, n_dims, n_points), dtype=np.float32)
     points.flags.writeable = False
     return points
 
 
 def logit_factor(own: Float[np.ndarray, "*batch expert expert"]) -> np.ndarray:
-    """F with F·Fᵀ the covariance of a layer's logits, scaled to a mean variance of 1.
+    """The symmetric F with F·F the covariance of a layer's logits, at a mean variance of 1.
 
-    Largest directions first, which is where Sobol' points are most even.
+    Symmetric, so that nearly equal covariances give nearly equal logits.
     """
     values, vectors = np.linalg.eigh(own)
-    values = np.maximum(values[..., ::-1], 0)
+    values = np.maximum(values, 0)
     values = values / values.mean(axis=-1, keepdims=True)
-    return vectors[..., ::-1] * np.sqrt(values)[..., None, :]
+    root = np.einsum("...ik,...k,...jk->...ij", vectors, np.sqrt(values), vectors)
+    return root.astype(np.float32)
 
 
-def selected_share(
-    logits: Float[np.ndarray, "expert point"], top_k: int
-) -> Float[np.ndarray, " expert"]:
-    """Share of the points in which each expert is among the `top_k` largest logits."""
+def chosen(
+    logits: Float[np.ndarray, "expert point"], top_k: int, *, mirrored: bool
+) -> Float[np.ndarray, "expert point"]:
+    """Whether each expert is among the `top_k` largest logits, as 0 or 1.
+
+    With `mirrored` each point also stands for its negative, where the smallest
+    logits are the largest: values are then 0, 1 or 2.
+    """
     n_experts, n_points = logits.shape
     if n_experts > MANY_EXPERTS:
-        chosen = np.argpartition(-logits.T, top_k - 1, axis=1)[:, :top_k]
-        return np.bincount(chosen.ravel(), minlength=n_experts) / n_points
-    above = np.zeros((n_experts, n_points), np.int8)  # how many are larger
+        mask = np.zeros((n_points, n_experts), np.int8)
+        kept = np.argpartition(logits.T, n_experts - top_k, axis=1)[:, n_experts - top_k :]
+        np.put_along_axis(mask, kept, 1, axis=1)
+        if mirrored:
+            last = np.argpartition(logits.T, top_k - 1, axis=1)[:, :top_k]
+            np.put_along_axis(mask, last, np.take_along_axis(mask, last, 1) + 1, axis=1)
+        return mask.T
+    above = np.zeros((n_experts, n_points), np.int8)  # how many logits are larger
     for i in range(n_experts):
         for j in range(i):
             larger = logits[i] > logits[j]
             above[j] += larger
             above[i] += ~larger
-    return (above < top_k).mean(axis=1)
+    mask = (above < top_k).astype(np.int8)
+    if mirrored:
+        mask += above >= n_experts - top_k
+    return mask
+
+
+def selected_share(
+    own: Float[np.ndarray, "layer expert expert"],
+    top_k: int,
+    *,
+    batches: int = BATCHES,
+    biases: Float[np.ndarray, "layer expert"] | None = None,
+) -> tuple[Float[np.ndarray, "layer expert"], float]:
+    """Share of sampled points in which each expert is selected, and its error.
+
+    The same points are sent through a router of equal, unrelated experts, whose
+    shares are known to be top_k / n_experts; what the sample gets wrong there
+    is taken off (a control variate with one coefficient a layer, which keeps the
+    sum over experts). Near-balanced routers come out most precisely.
+    """
+    n_layers, n_experts = own.shape[:2]
+    mirrored = biases is None
+    each = 2 if mirrored else 1
+    even = np.eye(n_experts) - 1 / n_experts
+    truth = top_k / n_experts
+    points = normal_points(n_experts, batches=batches)
+    factor = logit_factor(own)
+    control = [chosen(logit_factor(even) @ part, top_k, mirrored=mirrored) for part in points]
+    shares = np.empty((batches, n_layers, n_experts))
+    for layer in range(n_layers):
+        offset = None
+        if biases is not None:
+            unit = np.sqrt(np.trace(own[layer]) / n_experts)
+            offset = (biases[layer] / unit).astype(np.float32)[:, None]
+        rough = np.empty((batches, n_experts))
+        wrong = np.empty((batches, n_experts))
+        product = 0.0
+        spread = 0.0
+        for s in range(batches):
+            logits = factor[layer] @ points[s]
+            mask = chosen(logits if offset is None else logits + offset, top_k, mirrored=mirrored)
+            rough[s] = mask.mean(axis=1) / each
+            wrong[s] = control[s].mean(axis=1) / each - truth
+            product += float((mask * control[s]).mean()) / each**2 - truth**2
+            spread += float((control[s] * control[s]).mean()) / each**2 - truth**2
+        # Mirrored points of 4 experts, top 2, have no error to take off.
+        coefficient = min(max(product / spread, 0.0), 1.0) if spread > 1e-9 else 0.0
+        shares[:, layer] = rough - coefficient * wrong
+    error = float(shares.std(axis=0, ddof=1).max() / np.sqrt(batches))
+    return shares.mean(axis=0), error
 
 
 def breadth(
@@ -105,8 +157,8 @@ def breadth(
     Real residual streams are not isotropic: where traces are at hand the measured
     load is the fact and this is what the weights alone would suggest.
 
-    Sampled by default, from 2^15 quasi-random points (2^13 above 16 experts)
-    with fixed seeds; `exact` computes orthant probabilities, about 0.1 to 1
+    Sampled by default, from 2^15 normal points (2^13 above 16 experts)
+    with a fixed seed; `exact` computes orthant probabilities, about 0.1 to 1
     second a layer. The two agree to 0.002.
 
     Args:
@@ -137,23 +189,9 @@ def breadth(
             for own, offset in zip(gram.own, offsets, strict=True)
         ]
         return Breadth(np.stack(values), "orthant probabilities", 1e-4)
-    scrambles = SCRAMBLES if n_experts <= MANY_EXPERTS else SCRAMBLES // 4
-    points = normal_points(n_experts, scrambles=scrambles)
-    factor = logit_factor(gram.own)
-    shares = np.empty((scrambles, gram.n_layers, n_experts))
-    for layer in range(gram.n_layers):
-        offset = None
-        if biases is not None:
-            unit = np.sqrt(np.trace(gram.own[layer]) / n_experts)
-            offset = (biases[layer] / unit).astype(np.float32)[:, None]
-        for s in range(scrambles):
-            logits = factor[layer].astype(np.float32) @ points[s]
-            shares[s, layer] = selected_share(logits if offset is None else logits + offset, top_k)
-    return Breadth(
-        shares.mean(axis=0),
-        f"quasi-random sample of {scrambles * POINTS:,} points",
-        float(shares.std(axis=0, ddof=1).max() / np.sqrt(scrambles)),
-    )
+    batches = BATCHES if n_experts <= MANY_EXPERTS else BATCHES // 4
+    shares, error = selected_share(gram.own, top_k, batches=batches, biases=biases)
+    return Breadth(shares, f"sample of {batches * POINTS:,} points", error)
 
 
 def _by_orthants(

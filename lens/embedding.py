@@ -1,0 +1,207 @@
+"""Layers as points of a map.
+
+Axes: layer (L), dim (the map's 2 or 3 dimensions).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lens.clustering import standardized_distances
+from lens.errors import LensError
+from lens.gram import RouterGram, standardized_gram
+from lens.routers import RouterSet
+from lens.similarity import layer_distances
+
+METHODS = ("pca", "mds", "tsne", "umap")
+CLASSIC = "classic"
+MIN_LAYERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMap:
+    """A map of the layers, and how far to trust it.
+
+    Attributes:
+      points: one for each layer. Only their distances mean something, and for
+        t-SNE and UMAP only the small ones.
+      explained: share of the variance along each dimension; None for t-SNE and
+        UMAP, which have no such thing.
+      trustworthiness: whether neighbours on the map are neighbours in truth:
+        1 is all of them, about 0.5 is none.
+      method: an entry of `METHODS`.
+      settings: everything that the points depend on besides the routers.
+    """
+
+    points: Float[np.ndarray, "layer dim"]
+    explained: Float[np.ndarray, " dim"] | None
+    trustworthiness: float
+    method: str
+    settings: dict[str, Any]
+
+
+def layer_map(
+    routers: RouterSet,
+    gram: RouterGram,
+    method: str = "mds",
+    *,
+    metric: str = "cka",
+    dims: int = 2,
+    seed: int = 42,
+    perplexity: float | None = None,
+    neighbours: int = 15,
+    min_dist: float = 0.1,
+) -> LayerMap:
+    """Layers placed so that those whose routers are alike lie close.
+
+    Args:
+      routers: the set; "pca" and the metric "classic" read its raw weights.
+      gram: all inner products, in the view to be mapped.
+      method: "mds" (classical scaling of the metric's distances; deterministic),
+        "pca" (the classic one, of raw routers flattened and standardised: depends
+        on expert labels), "tsne" or "umap" of the metric's distances.
+      metric: an id of `LAYER_METRICS`, or "classic": Euclidean distances of raw
+        routers flattened and standardised.
+      dims: 2 or 3.
+      seed: for t-SNE and UMAP.
+      perplexity: for t-SNE; by default 30, and never above (L − 1) / 3.
+      neighbours: for UMAP, at most L − 1.
+      min_dist: for UMAP.
+
+    Raises:
+      LensError: a setting is out of range, or there are fewer than 4 layers.
+    """
+    n = gram.n_layers
+    if method not in METHODS:
+        raise LensError(f"map: found {str(method)[:40]!r}; expected one of {', '.join(METHODS)}.")
+    if n < MIN_LAYERS:
+        raise LensError(
+            f"A map of layers needs at least {MIN_LAYERS} layers; this router set has {n}. "
+            "Load a model with more layers."
+        )
+    if dims not in (2, 3):
+        raise LensError(f"dims: found {dims}; expected 2 or 3.")
+    settings: dict[str, Any] = {"dims": dims}
+    explained = None
+    if method == "pca":
+        settings["input"] = "raw routers, flattened and standardised"
+        distances = standardized_distances(routers)
+        points, explained = _principal(standardized_gram(routers), dims)
+    else:
+        classic = metric == CLASSIC
+        distances = standardized_distances(routers) if classic else layer_distances(gram, metric)
+        settings["metric"] = metric
+        if method == "mds":
+            inner = -0.5 * distances**2
+            inner = inner - inner.mean(axis=0) - inner.mean(axis=1)[:, None] + inner.mean()
+            points, explained = _principal(inner, dims)
+        elif method == "tsne":
+            limit = (n - 1) / 3
+            if perplexity is not None and not 0 < perplexity <= limit:
+                raise LensError(
+                    f"perplexity: found {perplexity:g}; expected more than 0 and at most "
+                    f"{limit:.3g}, a third of the other layers."
+                )
+            perplexity = min(30.0, limit) if perplexity is None else float(perplexity)
+            settings |= {"perplexity": perplexity, "seed": seed}
+            points = _tsne(distances, dims, seed, perplexity)
+        else:
+            if not 2 <= neighbours:
+                raise LensError(f"neighbours: found {neighbours}; expected 2 or more.")
+            if not 0 <= min_dist <= 1:
+                raise LensError(f"min_dist: found {min_dist:g}; expected 0 to 1.")
+            neighbours = min(neighbours, n - 1)
+            settings |= {"neighbours": neighbours, "min_dist": min_dist, "seed": seed}
+            points = _umap(distances, dims, seed, neighbours, min_dist)
+    k = trust_neighbours(n)
+    settings["trust_neighbours"] = k
+    return LayerMap(
+        points=points,
+        explained=explained,
+        trustworthiness=trustworthiness(distances, points, k),
+        method=method,
+        settings=settings,
+    )
+
+
+def _principal(inner: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates along the largest axes of centred inner products, and their shares.
+
+    The sign of each axis is fixed by making its largest coordinate positive. Axes
+    with negative eigenvalues, which distances that are not Euclidean have, count
+    neither as coordinates nor in the total.
+    """
+    values, vectors = np.linalg.eigh((inner + inner.T) / 2)
+    values = np.maximum(values[::-1], 0)
+    points = vectors[:, ::-1][:, :dims] * np.sqrt(values[:dims])
+    largest = points[np.abs(points).argmax(axis=0), np.arange(dims)]
+    points = points * np.where(largest < 0, -1, 1)
+    total = values.sum()
+    return points, values[:dims] / total if total > 0 else np.zeros(dims)
+
+
+def _tsne(distances: np.ndarray, dims: int, seed: int, perplexity: float) -> np.ndarray:
+    from sklearn.manifold import TSNE
+
+    model = TSNE(
+        n_components=dims,
+        metric="precomputed",
+        init="random",
+        perplexity=perplexity,
+        random_state=seed,
+    )
+    return model.fit_transform(distances).astype(np.float64)
+
+
+def _umap(
+    distances: np.ndarray, dims: int, seed: int, neighbours: int, min_dist: float
+) -> np.ndarray:
+    with warnings.catch_warnings():
+        # Said on every fit with given distances, though nobody maps new points.
+        warnings.filterwarnings("ignore", message="using precomputed metric")
+        from umap import UMAP
+
+        few = len(distances) <= dims + 1  # too few for its spectral start
+        model = UMAP(
+            n_components=dims,
+            metric="precomputed",
+            n_neighbors=neighbours,
+            min_dist=min_dist,
+            init="random" if few else "spectral",
+            random_state=seed,
+            n_jobs=1,
+        )
+        return np.asarray(model.fit_transform(distances), dtype=np.float64)
+
+
+def trust_neighbours(n_layers: int) -> int:
+    """Neighbours by which a map is judged: 5, fewer where that is half the layers or more."""
+    return max(1, min(5, (n_layers - 1) // 2))
+
+
+def trustworthiness(
+    distances: Float[np.ndarray, "layer layer"],
+    points: Float[np.ndarray, "layer dim"],
+    k: int,
+) -> float:
+    """Whether the k nearest neighbours on a map are near in truth.
+
+    1 − 2 / (n·k·(2n − 3k − 1)) · Σ over layers and their neighbours on the map of
+    max(0, true rank − k). Reading it: 1 is perfect, about 0.5 a random map.
+    Source: Venna and Kaski, 2001.
+    """
+    n = len(points)
+    true = distances.astype(np.float64, copy=True)
+    np.fill_diagonal(true, -1)  # itself comes first
+    rank = np.empty((n, n), np.int64)
+    np.put_along_axis(rank, np.argsort(true, axis=1, kind="stable"), np.arange(n)[None], axis=1)
+    shown = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(shown, np.inf)
+    nearest = np.argsort(shown, axis=1, kind="stable")[:, :k]
+    excess = np.maximum(np.take_along_axis(rank, nearest, axis=1) - k, 0)
+    return float(1 - 2 * excess.sum() / (n * k * (2 * n - 3 * k - 1)))
