@@ -78,12 +78,7 @@ class Npz:
             raise LensError(
                 f"{name}: found shape {value.shape} of {value.dtype}; expected {expected}. {advice}"
             )
-        try:
-            return value.reshape(()).item()
-        except ValueError as error:
-            raise LensError(
-                f"{name}: the text holds code points that are no characters. {advice}"
-            ) from error
+        return value.reshape(()).item()
 
 
 class _Refused(Exception):
@@ -118,7 +113,13 @@ def _read_npy(stream: IO[bytes], file_size: int) -> np.ndarray:
     if dtype.itemsize == 0:
         return np.zeros(shape if math.prod(shape) < 2**16 else (0,), dtype)
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("=")).reshape(shape)
+    array = np.ascontiguousarray(array, dtype=dtype.newbyteorder("=")).reshape(shape)
+    if dtype.kind == "U":
+        codes = array.reshape(-1).view(np.uint32)
+        if np.any((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))):
+            # numpy would make broken Python strings of them.
+            raise _Refused("its text holds code points that are no characters")
+    return array
 
 
 def name_of(source: Source) -> str:
