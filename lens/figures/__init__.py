@@ -1,0 +1,78 @@
+"""Altair figures: arrays in, charts out; no Streamlit and no analysis.
+
+Every chart carries its data, a title that states units and chance level, and a
+description for readers who do not see it (`alt_text`). Where a click means
+something, the chart has a selection named "pick".
+"""
+
+from lens.figures.clustering import (
+    dendrogram_with_heatmap,
+    explained_variance,
+    layer_dendrogram,
+    layer_scatter,
+)
+from lens.figures.experts import (
+    breadth_against_load,
+    expert_correlation_matrix,
+    expert_map,
+    expert_similarity_across_layers,
+    expert_variance_analysis,
+)
+from lens.figures.export import figure_png, figure_svg
+from lens.figures.layers import (
+    adjacent_layer_similarity,
+    layer_change,
+    layer_similarity_heatmap,
+    null_place,
+    pair_matrix,
+)
+from lens.figures.routing import (
+    candidate_bars,
+    cell_probabilities,
+    token_layer_map,
+    token_strip,
+    token_window,
+    visible,
+)
+from lens.figures.theme import OKABE_ITO, alt_text, expert_names, fitted_domain
+from lens.figures.traffic import (
+    compare_maps,
+    coselection_matrix,
+    layer_lines,
+    load_by_layer,
+    routing_paths,
+)
+
+__all__ = [
+    "OKABE_ITO",
+    "adjacent_layer_similarity",
+    "alt_text",
+    "breadth_against_load",
+    "candidate_bars",
+    "cell_probabilities",
+    "compare_maps",
+    "coselection_matrix",
+    "dendrogram_with_heatmap",
+    "expert_correlation_matrix",
+    "expert_map",
+    "expert_names",
+    "expert_similarity_across_layers",
+    "expert_variance_analysis",
+    "explained_variance",
+    "figure_png",
+    "figure_svg",
+    "fitted_domain",
+    "layer_change",
+    "layer_dendrogram",
+    "layer_lines",
+    "layer_scatter",
+    "layer_similarity_heatmap",
+    "load_by_layer",
+    "null_place",
+    "pair_matrix",
+    "routing_paths",
+    "token_layer_map",
+    "token_strip",
+    "token_window",
+    "visible",
+]

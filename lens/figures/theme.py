@@ -1,0 +1,224 @@
+"""Colours, sizes and the embedding of data that all figures share.
+
+Figures are read on light and on dark backgrounds and are exported on white. So no
+text gets a fixed colour, except a mid grey that reads on all of them, and text that
+stands on a cell whose own colour is known.
+
+Data goes into a specification as JSON text, not as objects: checking a 64 × 64
+heatmap against Vega-Lite's schema then takes milliseconds instead of a second, and
+no process-wide setting of Altair is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+
+# Okabe and Ito's palette for colour-blind readers; its black is a grey here, since
+# black is lost on a dark background.
+OKABE_ITO = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#8C8C8C",
+)
+# Contrast of about 4.4 : 1 on white and on Streamlit's dark background alike.
+MID_GREY = "#7A7A7A"
+BAND_GREY = "#9A9A9A"
+BLUE = "#2F83C7"
+ORANGE = "#E07B00"
+ON_LIGHT = "#111111"
+ON_DARK = "#FFFFFF"
+
+Scheme = Literal["viridis", "cividis"]
+
+# Marks that a browser still draws without a wait.
+MAX_MARKS = 20_000
+
+NO_CHANCE = "chance level not computed"
+
+
+def embed(columns: Mapping[str, Any]) -> alt.InlineData:
+    """Columns of equal length as data inside the specification.
+
+    Floats keep six significant digits; what is not finite becomes null, which no
+    mark draws. Exact values belong into the tables.
+    """
+    names = list(columns)
+    series = [_plain(columns[name]) for name in names]
+    lengths = {len(values) for values in series}
+    if len(lengths) > 1:
+        sizes = ", ".join(
+            f"{name} {len(values)}" for name, values in zip(names, series, strict=True)
+        )
+        raise ValueError(f"columns of different lengths: {sizes}")
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*series, strict=True)]
+    text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
+    return alt.InlineData(values=text, format=alt.JsonDataFormat(type="json"))
+
+
+def _plain(values: Any) -> list[Any]:
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        return array.tolist()
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in array.tolist()]
+
+
+def cell_step(count: int, room: float, low: float = 3, high: float = 44) -> float:
+    """Side of one cell in pixels so that `count` of them fill about `room`."""
+    return float(np.clip(np.floor(room / max(count, 1)), low, high))
+
+
+def title(text: str, *subtitle: str, width: float = 480) -> alt.TitleParams:
+    """A left-aligned title whose second lines state units and the chance level."""
+    characters = max(64, int(width / 6))
+    lines = [line for part in subtitle if part for line in textwrap.wrap(part, characters)]
+    return alt.TitleParams(
+        text=text,
+        subtitle=lines,
+        anchor="start",
+        frame="group",
+        subtitleColor=MID_GREY,
+        subtitlePadding=4,
+        offset=10,
+    )
+
+
+def chance_text(chance: Any) -> str:
+    """The chance level of a `lens.null.Chance`, or of a plain number, in words."""
+    if chance is None:
+        return NO_CHANCE
+    if isinstance(chance, int | float | np.floating):
+        return f"chance {_short(float(chance))}"
+    return f"chance {_short(chance.mean)} (95 % {_short(chance.low)} to {_short(chance.high)})"
+
+
+def chance_mean(chance: Any) -> float | None:
+    """The mean of a `Chance`; a plain number and None pass through."""
+    if chance is None or isinstance(chance, int | float):
+        return chance
+    return float(getattr(chance, "mean", chance))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def fitted_domain(values: np.ndarray, *, middle: float | None = None) -> tuple[float, float]:
+    """A colour domain fitted to values: 1st to 99th percentile, symmetric about `middle`."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if finite.size == 0:
+        return (0.0, 1.0)
+    low, high = np.percentile(finite, [1, 99])
+    if middle is not None:
+        reach = max(abs(low - middle), abs(high - middle))
+        low, high = middle - reach, middle + reach
+    if not high > low:
+        pad = max(abs(high), 1.0) * 1e-3
+        low, high = low - pad, high + pad
+    return (float(low), float(high))
+
+
+def diverging(
+    domain: tuple[float, float], middle: float, *, constant: float | None = None
+) -> alt.Scale:
+    """Blue below the middle, orange above it; the middle is the chance level.
+
+    Args:
+      constant: spreads values up to about this far from 0 (a symmetric log scale).
+    """
+    low, high = domain
+    inside = middle if low < middle < high else (low + high) / 2
+    bent: dict[str, Any] = {} if constant is None else {"type": "symlog", "constant": constant}
+    return alt.Scale(scheme="blueorange", domain=[low, high], domainMid=inside, clamp=True, **bent)
+
+
+def sequential(
+    domain: tuple[float, float],
+    *,
+    scheme: Scheme = "viridis",
+    bend: float = 1.0,
+    reverse: bool = False,
+) -> alt.Scale:
+    """Viridis or cividis; `bend` < 1 spreads the low end (exponent of a power scale)."""
+    bent: dict[str, Any] = {} if bend == 1 else {"type": "pow", "exponent": bend}
+    return alt.Scale(scheme=scheme, domain=list(domain), clamp=True, reverse=reverse, **bent)
+
+
+def ink(values: np.ndarray, scale: alt.Scale) -> np.ndarray:
+    """Black or white for text on cells of these values, whichever reads on the cell's colour."""
+    spec = scale.to_dict()
+    bend, constant = spec.get("exponent", 1.0), spec.get("constant")
+
+    def bent(x: np.ndarray | float) -> np.ndarray:
+        x = np.asarray(x, dtype=float)
+        if constant is not None:
+            return np.sign(x) * np.log1p(np.abs(x) / constant)
+        return np.sign(x) * np.abs(x) ** bend
+
+    ends = spec["domain"]
+    low, high, shown = bent(ends[0]), bent(ends[1]), bent(np.clip(values, *ends))
+    if "domainMid" in spec:
+        middle = bent(spec["domainMid"])
+        reach = np.where(shown < middle, middle - low, high - middle)
+        dark = np.nan_to_num(np.abs(shown - middle) / reach) > 0.66
+    else:
+        place = np.nan_to_num((shown - low) / (high - low))
+        dark = (1 - place if spec.get("reverse") else place) < 0.55
+    return np.where(dark, ON_DARK, ON_LIGHT)
+
+
+def ink_colour() -> Any:
+    """Colour of text whose rows carry an "ink" column; it stays out of the colour scales."""
+    return alt.condition(f"datum.ink === '{ON_DARK}'", alt.value(ON_DARK), alt.value(ON_LIGHT))
+
+
+def axis_labels(angle: float | None = None, **options: Any) -> alt.Axis:
+    """A discrete axis that leaves labels out rather than drawing them over each other."""
+    if angle is not None:
+        options["labelAngle"] = angle
+    return alt.Axis(labelOverlap="greedy", grid=False, **options)
+
+
+def outlined(base: alt.Chart, columns: Mapping[str, Any]) -> list[alt.Chart]:
+    """Outlines of cells in the encoding of `base`: white over black, so they show on any colour."""
+    rings = base.properties(data=embed(columns))
+    return [
+        rings.mark_rect(filled=False, stroke="#000000", strokeWidth=4, tooltip=None),
+        rings.mark_rect(filled=False, stroke="#FFFFFF", strokeWidth=1.8, tooltip=None),
+    ]
+
+
+def expert_names(label: str, count: int) -> list[str]:
+    """Names of a layer's experts: "L12·E0", "L12·E1" …"""
+    return [f"{label}·E{e}" for e in range(count)]
+
+
+def unit_names(labels: Sequence[str], layer: np.ndarray, expert: np.ndarray) -> list[str]:
+    """Names of (layer, expert) pairs, by row and index: "L12·E3"."""
+    return [f"{labels[int(a)]}·E{int(e)}" for a, e in zip(layer, expert, strict=True)]
+
+
+def layered(*layers: alt.Chart) -> alt.LayerChart:
+    """Charts drawn over each other, the first at the bottom."""
+    return alt.LayerChart(layer=list(layers))
+
+
+def alt_text(chart: alt.TopLevelMixin) -> str:
+    """The figure's description for readers who do not see it."""
+    return str(getattr(chart, "description", "") or "")
+
+
+def alt_description(*parts: str) -> str:
+    """Sentences joined into one alternative text."""
+    return " ".join(part.strip().rstrip(".") + "." for part in parts if part)

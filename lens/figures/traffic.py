@@ -1,0 +1,427 @@
+"""Figures of a prompt's routing summed over its tokens: load, pairs, paths, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import altair as alt
+import numpy as np
+from jaxtyping import Float, Int
+
+from lens.figures import theme
+from lens.figures.routing import TOKEN_VALUES, token_window, visible
+
+PLOT_WIDTH = 680
+
+
+def load_by_layer(
+    load: Float[np.ndarray, "layer expert"],
+    low: float,
+    high: float,
+    labels: Sequence[str],
+    *,
+    picked: tuple[int, int] | None = None,
+) -> alt.LayerChart:
+    """Each expert's share of a layer's (token, slot) assignments, against an even share.
+
+    Args:
+      low, high: where the load of an expert chosen at random falls with 95 %.
+      picked: the point to ring, as (layer, expert).
+
+    Returns:
+      A chart with the selection "pick" of the fields layer and expert.
+    """
+    n_layers, n_experts = load.shape
+    layer, expert = (grid.ravel() for grid in np.indices(load.shape))
+    if len(layer) > theme.MAX_MARKS // 2:
+        far = np.abs(load - 1 / n_experts).ravel()
+        keep = np.sort(np.argsort(-far)[: theme.MAX_MARKS // 2])
+        layer, expert = layer[keep], expert[keep]
+    values = load[layer, expert]
+    places = np.where(values > high, "above", np.where(values < low, "below", "within"))
+    data = {
+        "layer": layer,
+        "expert": expert,
+        "name": theme.unit_names(labels, layer, expert),
+        "x": _spread(layer, expert, n_experts),
+        "value": values,
+        "place": places,
+    }
+    scale = alt.Scale(
+        domain=["above", "within", "below"], range=[theme.ORANGE, theme.BAND_GREY, theme.BLUE]
+    )
+    x = alt.X(
+        "x:Q",
+        title="layer; experts in order of index within each",
+        scale=alt.Scale(domain=[-0.5, n_layers - 0.5], nice=False, zero=False),
+        axis=_layer_axis(labels),
+    )
+    y = alt.Y("value:Q", title="share of assignments", scale=alt.Scale(zero=True))
+    band = alt.Chart(theme.embed({"value": [low], "high": [high]}))
+    even = alt.Chart(theme.embed({"value": [1 / n_experts]}))
+    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
+    pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
+    tooltip = [
+        alt.Tooltip("name:N", title="expert"),
+        alt.Tooltip("value:Q", title="load", format=".4f"),
+        alt.Tooltip("place:N", title="against the band"),
+    ]
+    roomy = PLOT_WIDTH / len(labels) / n_experts >= 6
+    size = 46 if roomy else 14
+    layers = [
+        band.mark_rect(color=theme.BAND_GREY, opacity=0.25).encode(y=y, y2="high:Q"),
+        even.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4]).encode(y=y),
+        base.mark_circle(size=size, opacity=1)
+        .encode(color=alt.Color("place:N", title="chance band", scale=scale), tooltip=tooltip)
+        .add_params(pick),
+    ]
+    if roomy:
+        digits = base.mark_text(dy=-9, fontSize=9, color=theme.MID_GREY, tooltip=None)
+        layers.append(digits.encode(text="expert:N"))
+    if picked is not None:
+        at = {
+            "x": _spread(np.array([picked[0]]), np.array([picked[1]]), n_experts),
+            "value": [load[picked]],
+        }
+        ring = base.properties(data=theme.embed(at))
+        layers.append(ring.mark_point(size=150, color=theme.ORANGE, strokeWidth=2.5, tooltip=None))
+    outside = int(np.sum((load < low) | (load > high)))
+    return theme.layered(*layers).properties(
+        width=PLOT_WIDTH,
+        height=240,
+        title=theme.title(
+            "Load of every expert",
+            f"share of (token, slot) assignments; dashed: even share 1/{n_experts}; grey: 95 % "
+            f"band of choices at random ({low:.3f} to {high:.3f}); {outside} of {load.size} "
+            "outside",
+            width=PLOT_WIDTH,
+        ),
+        description=theme.alt_description(
+            f"Load of {n_experts} experts in {n_layers} layers, from {load.min():.3f} to "
+            f"{load.max():.3f}; even share {1 / n_experts:.3f}",
+            f"{outside} of {load.size} lie outside the 95 % band {low:.3f} to {high:.3f}",
+        ),
+    )
+
+
+def coselection_matrix(
+    lift: Float[np.ndarray, "expert expert"],
+    counts: Int[np.ndarray, "expert expert"] | None = None,
+    *,
+    label: str,
+) -> alt.LayerChart:
+    """How often two experts are chosen together, against what their loads alone would give.
+
+    Args:
+      lift: observed over expected; 1 is chance.
+      counts: tokens that chose both, for the tooltip.
+      label: the layer, or "all layers".
+
+    Returns:
+      A chart with the selection "pick" of the fields ea and eb.
+    """
+    n_experts = len(lift)
+    a, b = np.nonzero(~np.eye(n_experts, dtype=bool))
+    if n_experts > 100:
+        a, b = np.tril_indices(n_experts, -1)
+    if len(a) > theme.MAX_MARKS:
+        far = np.abs(_log_lift(lift[a, b]))
+        keep = np.sort(np.argsort(-np.nan_to_num(far, nan=-1))[: theme.MAX_MARKS])
+        a, b = a[keep], b[keep]
+    values = lift[a, b]
+    logs = _log_lift(values)
+    scale = theme.diverging((-2, 2), 0.0)
+    names = [f"E{e}" for e in range(n_experts)]
+    data = {
+        "ea": a,
+        "eb": b,
+        "a": np.asarray(names)[a],
+        "b": np.asarray(names)[b],
+        "lift": values,
+        "log2": logs,
+        "ink": theme.ink(logs, scale),
+    }
+    tooltip = [
+        alt.Tooltip("a:N", title="expert"),
+        alt.Tooltip("b:N", title="with expert"),
+        alt.Tooltip("lift:Q", format=".3f"),
+    ]
+    if counts is not None:
+        data["tokens"] = np.asarray(counts)[a, b]
+        tooltip.append(alt.Tooltip("tokens:Q", title="tokens"))
+    step = theme.cell_step(n_experts, 360)
+    base = alt.Chart(theme.embed(data)).encode(
+        x=alt.X("b:O", title="expert", scale=alt.Scale(domain=names), axis=theme.axis_labels(0)),
+        y=alt.Y("a:O", title="expert", scale=alt.Scale(domain=names), axis=theme.axis_labels()),
+    )
+    as_factor = "'× ' + format(pow(2, datum.value), '.3~g')"
+    legend = alt.Legend(values=[-2, -1, 0, 1, 2], labelExpr=as_factor)
+    cells = base.mark_rect().encode(
+        color=alt.Color("log2:Q", title="lift", scale=scale, legend=legend), tooltip=tooltip
+    )
+    layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
+    if step >= 28:
+        layers.append(
+            base.mark_text(fontSize=10, tooltip=None).encode(
+                text=alt.Text("lift:Q", format=".2f"), color=theme.ink_colour()
+            )
+        )
+    return theme.layered(*layers).properties(
+        width=alt.Step(step),
+        height=alt.Step(step),
+        title=theme.title(
+            f"Experts chosen together, {label}",
+            "lift: tokens that chose both, over what the two loads alone would give; chance 1",
+            width=step * n_experts,
+        ),
+        description=theme.alt_description(
+            f"Heatmap of the lift of pairs of {n_experts} experts, {label}",
+            f"Values from {np.nanmin(values):.2f} to {np.nanmax(values):.2f}; chance 1"
+            if np.isfinite(values).any()
+            else "No pair was chosen",
+        ),
+    )
+
+
+def routing_paths(
+    counts: Int[np.ndarray, "step expert expert"], labels: Sequence[str], *, most: int = 200
+) -> alt.LayerChart:
+    """Where tokens go from one layer's first choice to the next one's: wider is more tokens.
+
+    Args:
+      counts: tokens from expert i of a layer to expert j of the next one drawn.
+      labels: of the layers, one more than steps.
+      most: flows drawn, the largest first.
+
+    Returns:
+      A chart with the selection "pick" of the fields layer, source and target.
+    """
+    counts = np.asarray(counts)
+    n_steps, n_experts, _ = counts.shape
+    order = np.argsort(-counts.ravel(), kind="stable")[:most]
+    order = order[counts.ravel()[order] > 0][::-1]
+    step, source, target = np.unravel_index(order, counts.shape)
+    tokens = counts[step, source, target]
+    total = max(int(counts[0].sum()), 1)
+    data = {
+        "layer": step,
+        "source": source,
+        "target": target,
+        "from": theme.unit_names(labels, step, source),
+        "to": theme.unit_names(labels, step + 1, target),
+        "x": step,
+        "x2": step + 1,
+        "tokens": tokens,
+        "share": tokens / total,
+    }
+    x = alt.X(
+        "x:Q",
+        title="layer",
+        scale=alt.Scale(domain=[-0.2, n_steps + 0.2], nice=False, zero=False),
+        axis=_layer_axis(labels),
+    )
+    y_scale = alt.Scale(domain=[n_experts - 0.5, -0.5], nice=False, zero=False)
+    y_axis = alt.Axis(tickMinStep=1, format="d", grid=False)
+    y = alt.Y("source:Q", title="expert (index in its layer)", scale=y_scale, axis=y_axis)
+    top = float(tokens.max()) if len(tokens) else 1.0
+    width = alt.Size(
+        "tokens:Q", title="tokens", scale=alt.Scale(domain=[0, top], range=[0.3, 9], clamp=True)
+    )
+    pick = alt.selection_point(name="pick", fields=["layer", "source", "target"], empty=False)
+    flows = (
+        alt.Chart(theme.embed(data))
+        .mark_rule(color=theme.BLUE, opacity=0.5, strokeCap="round")
+        .encode(
+            x=x,
+            x2="x2:Q",
+            y=y,
+            y2="target:Q",
+            size=width,
+            tooltip=[
+                alt.Tooltip("from:N"),
+                alt.Tooltip("to:N"),
+                alt.Tooltip("tokens:Q"),
+                alt.Tooltip("share:Q", format=".1%"),
+            ],
+        )
+    )
+    arrived = np.concatenate([counts.sum(axis=2), counts[-1:].sum(axis=1)])  # [n_steps + 1, E]
+    place, expert = np.nonzero(arrived)
+    nodes = {"x": place, "source": expert, "digit": expert}
+    base = alt.Chart(theme.embed(nodes)).encode(x=x, y=y)
+    layers = [
+        flows.add_params(pick),
+        base.mark_circle(size=150, color=theme.OKABE_ITO[7], opacity=1),
+    ]
+    if n_experts <= 32:
+        text = base.mark_text(fontSize=9, color=theme.ON_LIGHT, tooltip=None)
+        layers.append(text.encode(text="digit:N"))
+    return theme.layered(*layers).properties(
+        width=float(np.clip(90 * n_steps, 200, PLOT_WIDTH)),
+        height=float(np.clip(26 * n_experts, 120, 420)),
+        title=theme.title(
+            "Paths through the layers",
+            f"first choices; width: tokens (of {total}); the {len(tokens)} largest flows; an even "
+            f"spread would put {total / n_experts**2:.2g} on each",
+            width=PLOT_WIDTH,
+        ),
+        description=theme.alt_description(
+            f"Flows of {total} tokens between the first choices of {n_steps + 1} layers",
+            f"The largest carries {int(top)} tokens",
+        ),
+    )
+
+
+def compare_maps(
+    difference: Float[np.ndarray, "layer token"],
+    what: str,
+    pieces_a: Sequence[str],
+    pieces_b: Sequence[str],
+    labels: Sequence[str],
+    *,
+    picked: tuple[int, int] | None = None,
+    start: int | None = None,
+) -> alt.LayerChart:
+    """The first prompt's map minus the second's, token by token; grey where one has ended.
+
+    Args:
+      difference: of the aligned tokens; with what = "top1", 1 where the choice
+        differs and 0 where it does not.
+      pieces_a, pieces_b: the tokens of both, aligned ("" where there is none).
+
+    Returns:
+      A chart with the selection "pick" of the fields token and layer.
+    """
+    text = TOKEN_VALUES[what]
+    difference = np.asarray(difference, dtype=float)
+    n_layers, n_tokens = difference.shape
+    window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None, start=start)
+    names = [_pair_name(t, pieces_a, pieces_b) for t in range(n_tokens)]
+    layer, place = (grid.ravel() for grid in np.indices((n_layers, len(window))))
+    token = place + window.start
+    values = difference[layer, token]
+    reach = 1.0 if what == "top1" else theme.fitted_domain(difference, middle=0.0)[1]
+    data = {
+        "token": token,
+        "layer": layer,
+        "x": np.asarray(names)[token],
+        "y": np.asarray(labels)[layer],
+        "value": values,
+    }
+    step = theme.cell_step(len(window), 680, low=9, high=30)
+    base = alt.Chart(theme.embed(data)).encode(
+        x=alt.X(
+            "x:O",
+            title="token of the first prompt | of the second",
+            scale=alt.Scale(domain=[names[t] for t in window]),
+            axis=theme.axis_labels(-60, labelLimit=140),
+        ),
+        y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
+    )
+    name = "first choice differs" if what == "top1" else f"{text.title}: first − second"
+    cells = base.mark_rect(invalid=None).encode(
+        color=alt.Color("value:Q", title=name, scale=theme.diverging((-reach, reach), 0.0)),
+        tooltip=[
+            alt.Tooltip("x:N", title="tokens"),
+            alt.Tooltip("y:N", title="layer"),
+            alt.Tooltip("value:Q", title=name, format=".4f"),
+        ],
+    )
+    pick = alt.selection_point(name="pick", fields=["token", "layer"], empty=False)
+    layers = [cells.add_params(pick)]
+    if picked is not None and picked[0] in window:
+        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]})
+    mean = float(np.nanmean(difference)) if np.isfinite(difference).any() else float("nan")
+    return theme.layered(*layers).properties(
+        width=alt.Step(step),
+        height=alt.Step(theme.cell_step(n_layers, 420, low=6, high=24)),
+        title=theme.title(
+            f"Two prompts: {text.title.lower()}",
+            f"{name}; {text.unit}; mean {mean:+.3f}; 0: alike",
+            width=step * len(window),
+        ),
+        description=theme.alt_description(
+            f"Heatmap of the difference in {text.title.lower()} between two prompts",
+            f"Mean {mean:+.3f}",
+        ),
+    )
+
+
+def layer_lines(
+    values: Mapping[str, Float[np.ndarray, " layer"]],
+    labels: Sequence[str],
+    *,
+    title: str,
+    unit: str,
+    chance: Mapping[str, float | None] | None = None,
+) -> alt.LayerChart:
+    """One line per named quantity through the layers, each with its chance level dashed.
+
+    Args:
+      values: name to one value per layer.
+      chance: name to its chance level.
+    """
+    names = list(values)
+    shades = [theme.BLUE, theme.ORANGE, *theme.OKABE_ITO[2:]][: len(names)]
+    data = {
+        "x": list(labels) * len(names),
+        "name": np.repeat(names, len(labels)),
+        "value": np.concatenate([np.asarray(values[n], dtype=float) for n in names]),
+    }
+    colour = alt.Color("name:N", title=None, scale=alt.Scale(domain=names, range=shades))
+    y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False))
+    base = alt.Chart(theme.embed(data)).encode(
+        x=alt.X("x:O", title="layer", sort=list(labels), axis=theme.axis_labels(-90)),
+        y=y,
+        color=colour.legend(orient="bottom", labelLimit=360),
+    )
+    tooltip = [
+        alt.Tooltip("x:N", title="layer"),
+        alt.Tooltip("name:N", title="quantity"),
+        alt.Tooltip("value:Q", format=".4f"),
+    ]
+    layers: list[alt.Chart] = [
+        base.mark_line(strokeWidth=1.6),
+        base.mark_circle(size=40, opacity=1).encode(tooltip=tooltip),
+    ]
+    levels = {n: float(c) for n, c in (chance or {}).items() if c is not None and n in names}
+    if levels:
+        rules = alt.Chart(theme.embed({"name": list(levels), "value": list(levels.values())}))
+        layers.append(rules.mark_rule(strokeDash=[5, 4], size=1.4).encode(y=y, color="name:N"))
+    said = ", ".join(f"{n} {v:.3g}" for n, v in levels.items()) or theme.NO_CHANCE
+    means = ", ".join(f"{n} {np.nanmean(values[n]):.3g}" for n in names)
+    return theme.layered(*layers).properties(
+        width=PLOT_WIDTH,
+        height=200,
+        title=theme.title(title, f"{unit}; dashed: chance ({said})", width=PLOT_WIDTH),
+        description=theme.alt_description(
+            f"{title} by layer", f"Means: {means}", f"Chance: {said}"
+        ),
+    )
+
+
+def _spread(layer: np.ndarray, expert: np.ndarray, n_experts: int) -> np.ndarray:
+    """Places on the layer axis at which a layer's experts stand side by side."""
+    return layer + (expert - (n_experts - 1) / 2) / n_experts * 0.84
+
+
+def _layer_axis(labels: Sequence[str]) -> alt.Axis:
+    quoted = ",".join(f"'{label}'" for label in labels)
+    every = max(1, -(-len(labels) * 16 // PLOT_WIDTH))
+    return alt.Axis(
+        values=list(range(0, len(labels), every)),
+        labelExpr=f"[{quoted}][datum.value]",
+        labelAngle=-90 if len(labels) > 16 else 0,
+        grid=False,
+    )
+
+
+def _log_lift(lift: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.clip(np.log2(lift), -2, 2)
+
+
+def _pair_name(token: int, pieces_a: Sequence[str], pieces_b: Sequence[str]) -> str:
+    a = visible(pieces_a[token]) if token < len(pieces_a) else ""
+    b = visible(pieces_b[token]) if token < len(pieces_b) else ""
+    return f"{token} {a}" if a == b else f"{token} {a or '–'} | {b or '–'}"
