@@ -1,0 +1,382 @@
+"""Statistics of a trace: which experts a text used, how evenly, and how close the choices were.
+
+Axes: layer (L), token (T), expert (E), choice (K, the experts a token was sent to).
+Most functions take `tokens`, a slice of the token axis: `prompt_tokens(trace)`
+and `generated_tokens(trace)` keep the text that was given apart from the text
+that was made. Chance levels treat tokens as independent, which neighbouring
+tokens of a text are not: a value outside its band says that the choices are
+uneven for *this text*, not that the experts differ in general.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lens.errors import LensError
+from lens.traces import RoutedTokens, Trace
+
+ALL = slice(None)
+
+
+def prompt_tokens(trace: Trace) -> slice:
+    """The tokens that were given."""
+    return slice(0, trace.prompt_length)
+
+
+def generated_tokens(trace: Trace) -> slice:
+    """The tokens that were generated; may be none."""
+    return slice(trace.prompt_length, None)
+
+
+def _chosen(
+    trace: RoutedTokens, tokens: slice, least: int = 1
+) -> tuple[Int[np.ndarray, "layer token choice"], int]:
+    """The chosen experts of a part of the trace, and the number of experts there are."""
+    experts = trace.experts[:, tokens]
+    if experts.shape[1] < least:
+        raise LensError(
+            f"Routing statistics: {experts.shape[1]} tokens in this part of the trace; expected at "
+            f"least {least}. Choose a longer text or another part."
+        )
+    return experts, trace.router_logits.shape[2]
+
+
+def _counts(experts: np.ndarray, n_experts: int) -> Int[np.ndarray, "layer expert"]:
+    """How many (token, choice) assignments each expert of each layer received."""
+    n_layers = experts.shape[0]
+    flat = experts.reshape(n_layers, -1) + n_experts * np.arange(n_layers)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=n_layers * n_experts)
+    return counts.reshape(n_layers, n_experts)
+
+
+# --- how evenly the experts are used --------------------------------------------
+
+
+def load(trace: RoutedTokens, *, tokens: slice = ALL) -> Float[np.ndarray, "layer expert"]:
+    """Share of the (token, choice) assignments that each expert received.
+
+    Reading it: shares of a layer sum to 1; even use is 1 / n_experts, and
+    1 / top_k is the most there can be (an expert chosen for every token).
+    `load_interval` says how far even use strays by chance.
+
+    Raises:
+      LensError: no tokens in the part asked for.
+    """
+    experts, n_experts = _chosen(trace, tokens)
+    return _counts(experts, n_experts) / (experts.shape[1] * experts.shape[2])
+
+
+def load_interval(
+    n_tokens: int,
+    top_k: int,
+    n_experts: int,
+    *,
+    level: float = 0.95,
+    comparisons: int = 1,
+) -> tuple[float, float]:
+    """The band of loads that even, independent choices give an expert.
+
+    A token picks each expert with probability K/E, so the tokens that pick one
+    are Binomial(T, K/E), exactly; the band holds at least `level` of it, with at
+    most (1 - level) / 2 beyond each end. With several experts in view some leave
+    their band by chance: one in twenty at 95 %, unless `comparisons` gives the
+    number looked at together (Bonferroni).
+
+    Returns:
+      Lowest and highest share, in the units of `load`.
+    """
+    from scipy.special import bdtr, bdtrc
+
+    if not (n_tokens >= 1 and 1 <= top_k <= n_experts and 0 < level < 1 and comparisons >= 1):
+        raise LensError(
+            f"Load interval: found {n_tokens} tokens, top_k {top_k}, {n_experts} experts, level "
+            f"{level}, {comparisons} comparisons; expected at least one token, top_k at most the "
+            "number of experts and a level between 0 and 1."
+        )
+    tail = (1 - level) / 2 / comparisons
+    count, p = np.arange(n_tokens + 1), top_k / n_experts
+    low = np.argmax(bdtr(count, n_tokens, p) >= tail)  # P(at most count)
+    high = np.argmax(bdtrc(count, n_tokens, p) <= tail)  # P(more than count)
+    return float(low) / (n_tokens * top_k), float(high) / (n_tokens * top_k)
+
+
+def effective_experts(trace: RoutedTokens, *, tokens: slice = ALL) -> Float[np.ndarray, " layer"]:
+    """exp(H) of the load: the number of equally used experts that would be as uneven.
+
+    Reading it: from top_k (the same experts for every token) to n_experts (even
+    use). A short text lies below n_experts by chance alone, by about a share
+    (E − K) / (2 T K) when choices are even.
+    """
+    shares = load(trace, tokens=tokens)
+    return np.exp(-np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0).sum(1))
+
+
+# --- how close the choices were -------------------------------------------------
+
+
+def entropy(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
+    """Entropy of each token's distribution over all experts, in nats.
+
+    Reading it: 0 when one expert takes everything, ln(n_experts) (2.08 for 8)
+    when the router does not prefer any.
+    """
+    p = np.asarray(trace.router_probs, dtype=np.float64)
+    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=-1)
+
+
+def _ordered_logits(trace: RoutedTokens) -> np.ndarray:
+    logits = np.asarray(trace.router_logits, dtype=np.float64)
+    return np.sort(logits, axis=-1)[..., ::-1]
+
+
+def margin(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
+    """How close the choice of experts was: z_K − z_{K+1} of the ordered router logits.
+
+    With two experts a token, the second against the third largest. Adding a
+    number to all logits leaves it unchanged. Reading it: a change of the logits
+    smaller than the margin cannot change which experts are chosen; 0 is a tie.
+
+    Raises:
+      LensError: every expert is used by every token, so nothing was chosen.
+    """
+    top_k, n_experts = trace.experts.shape[2], trace.router_logits.shape[2]
+    if top_k >= n_experts:
+        raise LensError(
+            f"Margin: all {n_experts} experts are used by every token, so no choice was close. "
+            "Look at the lead instead."
+        )
+    z = _ordered_logits(trace)
+    return z[..., top_k - 1] - z[..., top_k]
+
+
+def lead(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
+    """z_1 − z_2 of the ordered router logits: what decides the mix of the two.
+
+    Reading it: 0 mixes the two evenly; the first choice's share of the two is
+    1 / (1 + e^−lead), so 2.2 gives it nine tenths.
+    """
+    z = _ordered_logits(trace)
+    return z[..., 0] - z[..., 1]
+
+
+def gate_share(trace: RoutedTokens) -> Float[np.ndarray, "layer token choice"]:
+    """Each chosen expert's part of its token's mix: p_k / Σ p over the chosen.
+
+    Grok-1 does not renormalise its gates, but the norm after the experts cancels
+    their sum, so the mix is what reaches the residual stream.
+    """
+    gates = np.asarray(trace.gates, dtype=np.float64)
+    total = gates.sum(axis=-1, keepdims=True)
+    even = np.full_like(gates, 1 / gates.shape[-1])
+    return np.divide(gates, total, out=even, where=total > 0)
+
+
+# --- which experts go together --------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CoSelection:
+    """Pairs of experts that the same tokens chose.
+
+    Attributes:
+      counts: tokens that chose both; on the diagonal, tokens that chose the one.
+      expected: tokens that would, given the loads alone, see `coselection`.
+      lift: counts / expected; NaN on the diagonal and where nothing is expected.
+      n_tokens: tokens counted.
+    """
+
+    counts: Int[np.ndarray, "layer expert expert"]
+    expected: Float[np.ndarray, "layer expert expert"]
+    lift: Float[np.ndarray, "layer expert expert"]
+    n_tokens: int
+
+
+def coselection(trace: RoutedTokens, *, tokens: slice = ALL) -> CoSelection:
+    """Which experts of a layer are chosen together more often than their loads explain.
+
+    The plain product n_a · n_b / T is no chance level here: a token must choose
+    K different experts, so even use of 8 by pairs gives 1/28 of the tokens to a
+    pair, not 1/16. Expected counts come from the least committal choice of K
+    different experts that has these loads, P(S) ∝ Π_{e∈S} w_e, its weights
+    fitted so that every expert is chosen as often as it was:
+
+        expected_ab = T · w_a w_b e_{K−2}(w without a, b) / e_K(w),
+
+    e_j the elementary symmetric polynomial of degree j.
+
+    Reading it: 1 is what the loads explain, 2 twice as often together. Counts
+    of a few tokens vary by their square root.
+
+    Raises:
+      LensError: no tokens in the part asked for.
+    """
+    experts, n_experts = _chosen(trace, tokens)
+    n_layers, n_tokens, top_k = experts.shape
+    counts = np.empty((n_layers, n_experts, n_experts), dtype=np.int64)
+    expected = np.empty((n_layers, n_experts, n_experts))
+    for layer in range(n_layers):
+        chosen = np.zeros((n_tokens, n_experts))
+        np.put_along_axis(chosen, experts[layer], 1, axis=1)
+        counts[layer] = np.rint(chosen.T @ chosen)
+        expected[layer] = n_tokens * _joint_inclusion(counts[layer].diagonal() / n_tokens, top_k)
+    pairs = expected.copy()
+    pairs[:, np.arange(n_experts), np.arange(n_experts)] = 0
+    possible = pairs > 1e-9
+    lift = np.divide(counts, pairs, out=np.full_like(pairs, np.nan), where=possible)
+    return CoSelection(counts, expected, lift, n_tokens)
+
+
+def _symmetric(weights: np.ndarray, degree: int) -> np.ndarray:
+    """Elementary symmetric polynomials of degree 0 … `degree` of the last axis."""
+    poly = np.zeros((*weights.shape[:-1], degree + 1))
+    poly[..., 0] = 1
+    for i in range(weights.shape[-1]):
+        poly[..., 1:] += poly[..., :-1] * weights[..., i, None]
+    return poly
+
+
+def _joint_inclusion(share: Float[np.ndarray, " expert"], top_k: int) -> np.ndarray:
+    """P(a and b chosen) of the maximum-entropy choice of `top_k` with P(a chosen) = share.
+
+    Source: S. Chen, A. Dempster and J. Liu, "Weighted finite population sampling to
+    maximize entropy", Biometrika 81 (1994): the weights and their fixed point.
+    """
+    joint = np.diag(share).astype(float)
+    always, never = share > 1 - 1e-12, share < 1e-12
+    joint[always] = share  # an expert chosen by every token is with every choice
+    joint[:, always] = share[:, None]
+    rest = np.flatnonzero(~always & ~never)
+    k = top_k - int(always.sum())
+    if k < 2 or len(rest) <= k:
+        return joint
+    p = share[rest]
+    without = ~np.eye(len(rest), dtype=bool)
+    others = np.array([np.flatnonzero(row) for row in without])
+    w = p / (1 - p)
+    for _ in range(2000):
+        w = w / np.exp(np.log(w).mean())
+        found = w * _symmetric(w[others], k - 1)[:, -1] / _symmetric(w, k)[-1]
+        if np.max(np.abs(found - p)) < 1e-9:
+            break
+        w = w * p / found
+    total = _symmetric(w, k)[-1]
+    i, j = np.triu_indices(len(rest), 1)
+    apart = others[i]
+    left = apart[apart != j[:, None]].reshape(len(i), -1)  # all experts but two
+    both = w[i] * w[j] * _symmetric(w[left], k - 2)[:, -1] / total
+    joint[rest[i], rest[j]] = joint[rest[j], rest[i]] = both
+    return joint
+
+
+# --- order of the text ----------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatRate:
+    """How often a token's experts are those of the token before it.
+
+    Attributes:
+      first: share of neighbours with the same first choice.
+      any: share of neighbours that have at least one choice in common.
+      chance_first: value of `first` for even, independent choices: 1 / E.
+      chance_any: value of `any`: 1 − C(E − K, K) / C(E, K).
+      shuffled_first: value of `first` for the same choices in random order.
+      shuffled_any: value of `any` for the same choices in random order.
+    """
+
+    first: Float[np.ndarray, " layer"]
+    any: Float[np.ndarray, " layer"]
+    chance_first: float
+    chance_any: float
+    shuffled_first: Float[np.ndarray, " layer"]
+    shuffled_any: Float[np.ndarray, " layer"]
+
+
+def repeat_rate(trace: RoutedTokens, *, tokens: slice = ALL) -> RepeatRate:
+    """Share of neighbouring tokens that go to the same experts.
+
+    Reading it: for top 2 of 8, even and independent choices repeat the first in
+    12.5 % and share either in 46.4 % of the neighbours. Uneven loads alone raise
+    both; the shuffled values, exact means over all orders of these tokens, hold
+    the loads fixed, so what exceeds them is due to the order of the text.
+
+    Raises:
+      LensError: fewer than two tokens in the part asked for.
+    """
+    experts, n_experts = _chosen(trace, tokens, least=2)
+    n_layers, n_tokens, top_k = experts.shape
+    same_first = experts[:, 1:, 0] == experts[:, :-1, 0]
+    shared = (experts[:, 1:, :, None] == experts[:, :-1, None, :]).any(axis=(2, 3))
+    counts = _counts(experts[:, :, :1], n_experts)
+    pairs = n_tokens * (n_tokens - 1)
+    shuffled_any = np.empty(n_layers)
+    for layer in range(n_layers):
+        sets, times = np.unique(np.sort(experts[layer], axis=1), axis=0, return_counts=True)
+        member = np.zeros((len(sets), n_experts))
+        np.put_along_axis(member, sets, 1, axis=1)
+        meet = (member @ member.T) > 0.5
+        shuffled_any[layer] = (times @ meet @ times - n_tokens) / pairs
+    return RepeatRate(
+        first=same_first.mean(axis=1),
+        any=shared.mean(axis=1),
+        chance_first=1 / n_experts,
+        chance_any=1 - math.comb(n_experts - top_k, top_k) / math.comb(n_experts, top_k),
+        shuffled_first=(counts * (counts - 1)).sum(axis=1) / pairs,
+        shuffled_any=shuffled_any,
+    )
+
+
+# --- from layer to layer --------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """How tokens move between the first choices of consecutive layers of a list.
+
+    Attributes:
+      layers: rows of the trace, in order.
+      counts: `counts[i, a, b]`, tokens whose first choice is a in layers[i] and b
+        in layers[i + 1].
+      expected: the same if the two layers chose independently: n_a · n_b / T.
+      n_tokens: tokens counted.
+    """
+
+    layers: tuple[int, ...]
+    counts: Int[np.ndarray, "step expert expert"]
+    expected: Float[np.ndarray, "step expert expert"]
+    n_tokens: int
+
+
+def paths(
+    trace: RoutedTokens, layers: Sequence[int] | None = None, *, tokens: slice = ALL
+) -> Paths:
+    """Transitions of first choices along `layers` (rows of the trace; default all).
+
+    Expert numbers carry no meaning across layers: a strong cell says that one
+    group of tokens stays together, not that one expert continues another.
+
+    Raises:
+      LensError: fewer than two layers, one the trace does not have, or no tokens.
+    """
+    experts, n_experts = _chosen(trace, tokens)
+    n_layers, n_tokens, _ = experts.shape
+    rows = tuple(range(n_layers)) if layers is None else tuple(int(layer) for layer in layers)
+    if len(rows) < 2 or any(not 0 <= row < n_layers for row in rows):
+        raise LensError(
+            f"Paths: found the layers {list(rows)[:20]}; expected at least two, from 0 to "
+            f"{n_layers - 1}."
+        )
+    first = experts[list(rows), :, 0]
+    counts = np.stack(
+        [
+            np.bincount(a * n_experts + b, minlength=n_experts**2).reshape(n_experts, n_experts)
+            for a, b in zip(first[:-1], first[1:], strict=True)
+        ]
+    )
+    expected = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:, None, :] / n_tokens
+    return Paths(rows, counts, expected, n_tokens)
