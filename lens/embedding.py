@@ -162,7 +162,9 @@ def _umap(
     distances: np.ndarray, dims: int, seed: int, neighbours: int, min_dist: float
 ) -> np.ndarray:
     with warnings.catch_warnings():
-        # Said on every fit with given distances, though nobody maps new points.
+        # UMAP says that a part of it that isn't used here lacks its library, and on
+        # every fit with given distances that it could not map new points.
+        warnings.filterwarnings("ignore", message="Tensorflow not installed")
         warnings.filterwarnings("ignore", message="using precomputed metric")
         from umap import UMAP
 

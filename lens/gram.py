@@ -86,21 +86,25 @@ class RouterGram:
         return float(np.trace(flat) ** 2 / np.vdot(flat, flat))
 
 
-def router_gram(routers: RouterSet, view: str = "canonical") -> RouterGram:
+def router_gram(
+    routers: RouterSet, view: str = "canonical", *, max_columns: int = MAX_COLUMNS
+) -> RouterGram:
     """The Gram matrix of all router columns: the one product that touches d_model.
 
     Args:
       routers: the set.
       view: "canonical" (what softmax can see; the default) or "raw".
+      max_columns: router columns that are compared at most; the result takes
+        8 bytes times their square.
 
     Raises:
       LensError: a column vanishes in this view, or there are too many columns.
     """
     n_columns = routers.n_layers * routers.n_experts
-    if n_columns > MAX_COLUMNS:
+    if n_columns > max_columns:
         raise LensError(
             f"{routers.n_layers} layers of {routers.n_experts} experts are {n_columns:,} router "
-            f"columns; at most {MAX_COLUMNS:,} are compared at once. Save fewer layers."
+            f"columns; at most {max_columns:,} are compared at once. Save fewer layers."
         )
     gram = gram_of_columns(routers.columns(view), routers.layer_ids)
     if view == "canonical":

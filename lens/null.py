@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
+from lens.gram import RouterGram
 from lens.routers import check_view
 from lens.similarity import check_metric, pair_similarity
 
@@ -159,6 +160,11 @@ def chance_level(
     if metric == "matched_cosine":
         method += ", matched anew in every draw"
     return chance_of(samples, seed, method)
+
+
+def typical_norm(gram: RouterGram) -> float:
+    """Median over layers of the Frobenius norm of a router, for `chance_level`."""
+    return float(np.median(np.sqrt((gram.norms**2).sum(axis=1))))
 
 
 def percentile(value: float, samples: Float[np.ndarray, " draw"]) -> float:

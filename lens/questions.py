@@ -220,7 +220,7 @@ def breadth_answer(routers: RouterSet, gram: RouterGram) -> Answer:
 @lru_cache(maxsize=8)
 def _random_spreads(d_model: int, n_experts: int, top_k: int) -> Float[np.ndarray, " draw"]:
     """Spread of breadth in random routers of this size: weights of equal variance everywhere."""
-    draws = 200 if n_experts <= MANY_EXPERTS else 32
+    draws = 200 if n_experts <= MANY_EXPERTS else 64
     rng = np.random.default_rng(SEED)
     own = centered(gaussian_grams(rng, draws, d_model, n_experts))
     shares, _ = selected_share(own, top_k, batches=BATCHES)
@@ -228,9 +228,13 @@ def _random_spreads(d_model: int, n_experts: int, top_k: int) -> Float[np.ndarra
 
 
 def _means_of(samples: Float[np.ndarray, " draw"], n: int) -> Float[np.ndarray, " draw"]:
-    """Means of n values each, drawn from the samples anew for every mean."""
+    """Means of n values each, drawn from the samples anew for every mean.
+
+    The samples' own mean is uncertain too; that is drawn along.
+    """
     rng = np.random.default_rng(SEED + 1)
-    return rng.choice(samples, (DRAWS, n)).mean(axis=1)
+    means = rng.choice(samples, (DRAWS, n)).mean(axis=1)
+    return means + rng.choice(samples, (DRAWS, len(samples))).mean(axis=1) - samples.mean()
 
 
 def _shuffles(n: int) -> np.ndarray:

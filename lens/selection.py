@@ -72,13 +72,8 @@ def chosen(
     """
     n_experts, n_points = logits.shape
     if n_experts > MANY_EXPERTS:
-        mask = np.zeros((n_points, n_experts), np.int8)
-        kept = np.argpartition(logits.T, n_experts - top_k, axis=1)[:, n_experts - top_k :]
-        np.put_along_axis(mask, kept, 1, axis=1)
-        if mirrored:
-            last = np.argpartition(logits.T, top_k - 1, axis=1)[:, :top_k]
-            np.put_along_axis(mask, last, np.take_along_axis(mask, last, 1) + 1, axis=1)
-        return mask.T
+        mask = _largest(logits, top_k)
+        return mask + _largest(-logits, top_k) if mirrored else mask
     above = np.zeros((n_experts, n_points), np.int8)  # how many logits are larger
     for i in range(n_experts):
         for j in range(i):
@@ -89,6 +84,21 @@ def chosen(
     if mirrored:
         mask += above >= n_experts - top_k
     return mask
+
+
+def _largest(
+    logits: Float[np.ndarray, "expert point"], top_k: int
+) -> Float[np.ndarray, "expert point"]:
+    """1 for the `top_k` largest logits of each point, else 0; ties go to the first expert."""
+    rows = np.ascontiguousarray(logits.T)
+    kth = len(logits) - top_k
+    mask = (rows >= np.sort(rows, axis=1)[:, kth, None]).astype(np.int8)
+    tied = np.flatnonzero(mask.sum(axis=1) != top_k)
+    if tied.size:
+        order = np.argsort(-rows[tied], axis=1, kind="stable")
+        mask[tied] = 0
+        mask[tied[:, None], order[:, :top_k]] = 1
+    return mask.T
 
 
 def selected_share(

@@ -1,0 +1,157 @@
+"""The analyses with Streamlit's caches in front of them: same names, no logic.
+
+Every door takes the router set where the function behind it takes a Gram matrix.
+Keys are `RouterSet.key`, the hash of everything in a set that can change a
+result, and plain options: Streamlit itself hashes only a sample of big arrays,
+so that sets which differ in one weight would share an entry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import clustering, embedding, experts, gram, matching, null, questions, selection
+from lens import similarity as measures
+from lens.clustering import LayerTree
+from lens.embedding import LayerMap
+from lens.experts import ExpertMeasures
+from lens.gram import RouterGram
+from lens.matching import ExpertChains
+from lens.null import Chance
+from lens.questions import Answer
+from lens.routers import RouterSet
+from lens.selection import Breadth
+from lens.similarity import AdjacentLayers, LayerPair
+
+# A Gram matrix of so many router columns takes 512 MiB; larger sets are for the report.
+MAX_COLUMNS = 8192
+DRAWS = 200
+SEED = 0
+
+_KEYS: dict[Any, Any] = {RouterSet: lambda routers: routers.key}
+# One for each page, view and option that a few people look at in turn.
+_data = st.cache_data(hash_funcs=_KEYS, max_entries=64, show_spinner=False)
+_few = st.cache_resource(hash_funcs=_KEYS, max_entries=4, show_spinner=False)
+
+
+@_few
+def router_gram(routers: RouterSet, view: str = "canonical") -> RouterGram:
+    return gram.router_gram(routers, view, max_columns=MAX_COLUMNS)
+
+
+@_data
+def layer_similarity(
+    routers: RouterSet, metric: str = "cka", view: str = "canonical"
+) -> np.ndarray:
+    return measures.layer_similarity(router_gram(routers, view), metric)
+
+
+@_data
+def layer_pair(routers: RouterSet, a: int, b: int, view: str = "canonical") -> LayerPair:
+    return measures.layer_pair(router_gram(routers, view), a, b)
+
+
+@_data
+def adjacent_layers(
+    routers: RouterSet, metric: str = "cka", view: str = "canonical"
+) -> AdjacentLayers:
+    return measures.adjacent_layers(router_gram(routers, view), metric)
+
+
+@_data
+def expert_similarity_across_layers(routers: RouterSet, view: str = "canonical") -> np.ndarray:
+    return measures.expert_similarity_across_layers(router_gram(routers, view))
+
+
+@_data
+def expert_cosine(routers: RouterSet, view: str = "canonical") -> np.ndarray:
+    return measures.expert_cosine(router_gram(routers, view))
+
+
+@_data
+def expert_correlation(routers: RouterSet, view: str = "canonical") -> np.ndarray:
+    return measures.expert_correlation(router_gram(routers, view))
+
+
+@_data
+def expert_measures(routers: RouterSet, view: str = "canonical") -> ExpertMeasures:
+    return experts.expert_measures(routers, router_gram(routers, view), view)
+
+
+@_data
+def breadth(routers: RouterSet, view: str = "canonical") -> Breadth:
+    return selection.breadth(router_gram(routers, view), routers.top_k, biases=routers.biases)
+
+
+@_data
+def expert_chains(routers: RouterSet, view: str = "canonical") -> ExpertChains:
+    return matching.expert_chains(router_gram(routers, view))
+
+
+@_data
+def nearest_experts(
+    routers: RouterSet, layer: int, expert: int, n: int = 10, view: str = "canonical"
+) -> list[tuple[int, int, float]]:
+    return matching.nearest_experts(router_gram(routers, view), layer, expert, n)
+
+
+@_data
+def layer_tree(
+    routers: RouterSet, metric: str = "cka", method: str = "average", view: str = "canonical"
+) -> LayerTree:
+    return clustering.layer_tree(router_gram(routers, view), metric, method)
+
+
+@_data
+def classic_tree(routers: RouterSet) -> LayerTree:
+    return clustering.classic_tree(routers)
+
+
+@_data
+def layer_map(
+    routers: RouterSet,
+    method: str = "mds",
+    *,
+    metric: str = "cka",
+    view: str = "canonical",
+    dims: int = 2,
+    seed: int = 42,
+    perplexity: float | None = None,
+    neighbours: int = 15,
+    min_dist: float = 0.1,
+) -> LayerMap:
+    return embedding.layer_map(
+        routers,
+        router_gram(routers, view),
+        method,
+        metric=metric,
+        dims=dims,
+        seed=seed,
+        perplexity=perplexity,
+        neighbours=neighbours,
+        min_dist=min_dist,
+    )
+
+
+@_data
+def chance_samples(
+    metric: str, routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
+) -> np.ndarray:
+    norm = null.typical_norm(router_gram(routers, view))
+    return null.chance_samples(metric, routers.d_model, routers.n_experts, draws, seed, norm, view)
+
+
+@_data
+def chance_level(
+    metric: str, routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
+) -> Chance:
+    norm = null.typical_norm(router_gram(routers, view))
+    return null.chance_level(metric, routers.d_model, routers.n_experts, draws, seed, norm, view)
+
+
+@_data
+def four_questions(routers: RouterSet) -> list[Answer]:
+    return questions.four_questions(routers, router_gram(routers, "canonical"))
