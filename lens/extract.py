@@ -1,0 +1,199 @@
+"""The routers of a checkpoint, as the `.npz` that every analysis starts from.
+
+    python -m lens.extract --checkpoint DIR --output routers.npz
+
+Of a checkpoint's files only the router of each layer and the scale of the norm
+that feeds it are opened: 128 of Grok-1's 770, 14 MB of 318 GB. The others need
+not be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from grok.checkpoint import Checkpoint, moe_norm_path, open_checkpoint, router_path
+from grok.config import GROK_1
+from grok.errors import GrokError
+from lens.errors import LensError
+from lens.routers import RouterSet, save_routers
+
+Progress = Callable[[int, int], None]
+"""Called with the number of files read so far and the number to read."""
+
+
+def extract_routers(
+    path: str | os.PathLike[str],
+    *,
+    norms: bool = True,
+    progress: Progress | None = None,
+) -> RouterSet:
+    """The routers of a checkpoint, in the order of its layers.
+
+    File order is not layer order (files are sorted as text: 0, 1, 10, 11, … 2),
+    and all layers have the same shapes, so every file is asked for by the
+    parameter it holds. bfloat16 values become the same float32 values.
+
+    Args:
+      path: the folder that holds `ckpt-0`, or `ckpt-0` itself; without a
+        `config.json` beside it the checkpoint is taken to be Grok-1.
+      norms: whether to read the norm scales too; without them the canonical
+        routers lack their diagonal, and the set says that they are unknown.
+      progress: told about every file.
+
+    Raises:
+      LensError: a layer is missing, a file is damaged, of another shape or dtype,
+        foreign, or not finite, or two layers have the same router.
+    """
+    try:
+        return _extract(open_checkpoint(path), norms, progress)
+    except GrokError as error:
+        raise LensError(str(error)) from error
+
+
+def needed_paths(checkpoint: Checkpoint, norms: bool = True) -> list[str]:
+    """Parameters that extraction reads: every router, and every norm that feeds one."""
+    layers = range(checkpoint.config.n_layers)
+    kinds = (router_path, moe_norm_path) if norms else (router_path,)
+    return [path(layer) for layer in layers for path in kinds]
+
+
+def _extract(checkpoint: Checkpoint, norms: bool, progress: Progress | None) -> RouterSet:
+    paths = needed_paths(checkpoint, norms)
+    _check_present(checkpoint, paths)
+    found: dict[str, np.ndarray] = {}
+    owner: dict[bytes, str] = {}
+    for path in paths:
+        tensor = checkpoint.read(path)
+        assert isinstance(tensor, np.ndarray)  # read() refuses quantized values here
+        found[path] = tensor.astype(np.float32, copy=False)
+        if path.endswith("router/w"):
+            values = np.ascontiguousarray(found[path])
+            first = owner.setdefault(hashlib.sha256(values.data).digest(), path)
+            if first != path:
+                raise LensError(
+                    f"{checkpoint.file(path)} ({path}): the same router to the last bit as "
+                    f"{checkpoint.file(first).name} ({first}); expected one of its own in each "
+                    "layer. A file was copied over another; get both again."
+                )
+        if progress is not None:
+            progress(len(found), len(paths))
+    config = checkpoint.config
+    layers = range(config.n_layers)
+    name = checkpoint.folder.resolve().name
+    return RouterSet(
+        np.stack([found[router_path(layer)] for layer in layers]),
+        np.stack([found[moe_norm_path(layer)] for layer in layers]) if norms else None,
+        top_k=config.top_k,
+        source="Grok-1 checkpoint" if config == GROK_1 else f"checkpoint '{name}'",
+    )
+
+
+def _check_present(checkpoint: Checkpoint, paths: Sequence[str]) -> None:
+    missing = [path for path in paths if not checkpoint.file(path).is_file()]
+    if missing:
+        named = ", ".join(f"{checkpoint.file(path).name} ({path})" for path in missing[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        config = checkpoint.config
+        raise LensError(
+            f"{checkpoint.ckpt_dir}: {len(missing)} of the {len(paths)} router and norm files of a "
+            f"model with {config.n_layers} layers are not there: {named}{more}. Complete the "
+            "download or copy; if the model has another number of layers, put its config.json "
+            "beside ckpt-0."
+        )
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a place that cannot take the file, before anything is read."""
+    if output.is_dir():
+        raise LensError(f"{output}: this is a folder; expected the name of a file to write.")
+    if output.suffix != ".npz":
+        raise LensError(f"{output}: expected a name that ends in .npz.")
+    if output.exists() and not output.is_file():
+        raise LensError(f"{output}: this is no ordinary file, so it is not replaced.")
+    folder = output.parent
+    if not folder.is_dir():
+        raise LensError(
+            f"{output}: there is no folder {folder} to write it in. "
+            "Make it first, or choose another."
+        )
+    if not os.access(folder, os.W_OK):
+        raise LensError(f"{output}: the folder {folder} cannot be written. Choose another.")
+
+
+def _report(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\rReading routers: {done} of {total} files", end=end, file=sys.stderr, flush=True)
+
+
+def summary(routers: RouterSet, n_files: int, n_bytes: int) -> str:
+    """One line on what was read."""
+    n_layers, d_model, n_experts = routers.routers.shape
+    norms = "without" if routers.norm_scales is None else "with"
+    return (
+        f"{n_layers} layers of routers [{d_model}, {n_experts}], top {routers.top_k}, {norms} norm "
+        f"scales; {n_bytes:,} bytes read from {n_files} files; SHA-256 {routers.sha256}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, or 2 when something was refused."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lens.extract",
+        description="Reads the routers of a Grok-1-format checkpoint and writes them as one .npz.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder that holds ckpt-0, or ckpt-0 itself",
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="the .npz to write"
+    )
+    parser.add_argument(
+        "--no-norms",
+        action="store_true",
+        help="leave out the norm scales (where only the router files were downloaded)",
+    )
+    options = parser.parse_args(arguments)
+    on_terminal = sys.stderr.isatty()
+    started = False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal started
+        started = done < total
+        _report(done, total)
+
+    try:
+        _check_output(options.output)
+        routers = extract_routers(
+            options.checkpoint,
+            norms=not options.no_norms,
+            progress=progress if on_terminal else None,
+        )
+        save_routers(routers, options.output)
+    except LensError as error:
+        if started:
+            print(file=sys.stderr)
+        print(f"Nothing was written. {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
+    checkpoint = open_checkpoint(options.checkpoint)
+    files = [checkpoint.file(path) for path in needed_paths(checkpoint, not options.no_norms)]
+    n_bytes = sum(file.stat().st_size for file in files)
+    print(f"{options.output}: {summary(routers, len(files), n_bytes)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
