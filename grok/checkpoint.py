@@ -174,11 +174,10 @@ class Checkpoint:
                 f"{where}: shape {list(tensor.shape)}; expected {list(shape)}. "
                 "Check that config.json belongs to this checkpoint."
             )
-        floats = tensor
+        floats = tensor.scales if isinstance(tensor, QuantizedWeight8bit) else tensor
         if isinstance(tensor, QuantizedWeight8bit):
             if not is_matrix(path):
                 raise CheckpointError(f"{where}: int8 weight; expected a plain float array.")
-            floats = tensor.scales
         elif tensor.dtype not in (np.float32, BFLOAT16):
             raise CheckpointError(f"{where}: dtype {tensor.dtype}; expected float32 or bfloat16.")
         bad = _count_non_finite(floats)
@@ -215,7 +214,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         folder, ckpt_dir = given.resolve().parent, given
     else:
         raise CheckpointError(
-            f"{given}: there is no such folder. Give the folder that holds ckpt-0, or ckpt-0 itself."
+            f"{given}: there is no such folder. "
+            "Give the folder that holds ckpt-0, or ckpt-0 itself."
         )
     indices = [int(m[1]) for name in os.listdir(ckpt_dir) if (m := _FILE.fullmatch(name))]
     if not indices:

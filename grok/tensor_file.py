@@ -27,6 +27,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # Pickle text of a dtype -> numpy dtype. Nothing else occurs in Grok-1's format.
 _DTYPES = {"i1": np.dtype(np.int8), "f4": np.dtype("<f4"), "bfloat16": BFLOAT16}
 _PICKLE_OVERHEAD = 64 * 1024
+_MAX_RANK = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,12 @@ class _Array:
             raise CheckpointError("an array's pickled state is malformed") from None
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise CheckpointError("an array's pickled state is malformed")
-        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-            raise CheckpointError(f"an array's shape is {shape!r}")
+        if (
+            not isinstance(shape, tuple)
+            or len(shape) > _MAX_RANK
+            or not all(type(n) is int and n >= 0 for n in shape)
+        ):
+            raise CheckpointError(f"an array's shape is {repr(shape)[:80]}")
         count = 1
         for n in shape:
             count *= n
@@ -146,18 +151,99 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# What a plain array's pickle is made of in protocols 2 to 4. Others build lists,
+# sets and references that no tensor holds, and some exhaust memory in few bytes.
+_OPCODES = frozenset(
+    code[0]
+    for code in (
+        pickle.PROTO,
+        pickle.FRAME,
+        pickle.STOP,
+        pickle.MARK,
+        pickle.GLOBAL,
+        pickle.STACK_GLOBAL,
+        pickle.NONE,
+        pickle.NEWTRUE,
+        pickle.NEWFALSE,
+        pickle.BININT,
+        pickle.BININT1,
+        pickle.BININT2,
+        pickle.LONG1,
+        pickle.BINUNICODE,
+        pickle.SHORT_BINUNICODE,
+        pickle.BINBYTES,
+        pickle.BINBYTES8,
+        pickle.SHORT_BINBYTES,
+        pickle.EMPTY_TUPLE,
+        pickle.TUPLE,
+        pickle.TUPLE1,
+        pickle.TUPLE2,
+        pickle.TUPLE3,
+        pickle.EMPTY_DICT,
+        pickle.SETITEM,
+        pickle.SETITEMS,
+        pickle.MEMOIZE,
+        pickle.BINPUT,
+        pickle.LONG_BINPUT,
+        pickle.BINGET,
+        pickle.LONG_BINGET,
+        pickle.REDUCE,
+        pickle.NEWOBJ,
+        pickle.BUILD,
+    )
+)
+_PureUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Dispatch(dict[int, Callable[[Any], None]]):
+    def __missing__(self, opcode: int) -> Callable[[Any], None]:
+        raise CheckpointError(
+            f"refused: pickle instruction {bytes([opcode])!r}, which no Grok-1 tensor needs. "
+            "Nothing was executed"
+        )
+
+
+class _Unpickler(_PureUnpickler):
+    """The pure-Python unpickler, cut down to what tensors need.
+
+    The built-in one can be crashed by a few bytes: it allocates for any memo
+    index and hashes tuples of any depth.
+    """
+
+    dispatch = _Dispatch(
+        (code, step) for code, step in _PureUnpickler.dispatch.items() if code in _OPCODES
+    )
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
         except KeyError:
             raise CheckpointError(
-                f"refused: the file asks for {module}.{name}, which no Grok-1 tensor needs. "
-                "Nothing was executed. Don't use this file; get it again from its publisher"
+                f"refused: the file asks for {module[:80]}.{name[:80]}, which no Grok-1 tensor "
+                "needs. Nothing was executed. Don't use this file; get it again from its publisher"
             ) from None
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise CheckpointError("refused: the file holds a persistent reference")
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], _Array | _Dtype | _Quantized):
+            raise CheckpointError("refused: the file sets attributes of something that has none")
+        super().load_build()
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        keys = items[::2]
+        if type(self.stack[-1]) is not dict or any(type(key) is not str for key in keys):
+            raise CheckpointError("refused: the file fills something else than named attributes")
+        self.stack[-1].update(zip(keys, items[1::2], strict=True))
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
 
 class _Measured:
@@ -165,28 +251,22 @@ class _Measured:
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream = stream
-        self._left = size
+        self.left = size
 
     def read(self, n: int = -1) -> bytes:
         self._check(n)
         data = self._stream.read(n)
-        self._left -= len(data)
+        self.left -= len(data)
         return data
-
-    def readinto(self, buffer: Any) -> int:
-        self._check(len(buffer))
-        n = self._stream.readinto(buffer)  # type: ignore[attr-defined]
-        self._left -= n
-        return n
 
     def readline(self) -> bytes:
         line = self._stream.readline(1024)
-        self._left -= len(line)
+        self.left -= len(line)
         return line
 
     def _check(self, n: int) -> None:
-        if n > self._left:
-            raise CheckpointError(f"truncated: {n} more bytes are due and {self._left} are there")
+        if n > self.left:
+            raise CheckpointError(f"truncated: {n} more bytes are due and {self.left} are there")
 
 
 def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
@@ -208,7 +288,12 @@ def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
                 f"the file has {size} bytes; a tensor of this place has {max_bytes}"
             )
         with file.open("rb") as stream:
-            found = _Unpickler(_Measured(stream, size)).load()  # type: ignore[arg-type]
+            measured = _Measured(stream, size)
+            found = _Unpickler(measured).load()
+            if measured.left:
+                raise CheckpointError(
+                    f"{measured.left} bytes are left after the tensor; expected its end"
+                )
         return _finished(found)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}.") from None
@@ -285,7 +370,10 @@ _QUANTIZED = _Global("__main__", "QuantizedWeight8bit")
 _B = b"b"
 
 
-class _Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
+_PurePickler: Any = pickle._Pickler  # type: ignore[attr-defined]
+
+
+class _Pickler(_PurePickler):
     """The pure-Python pickler, taught to write the format's globals by name."""
 
     def reducer_override(self, value: Any) -> Any:

@@ -1,0 +1,63 @@
+"""The model as three pure functions of their parameters: embed, one layer, unembed.
+
+One decoder layer is the unit that is compiled: all layers share one program,
+which is applied to each layer's parameters in turn. Parameters are keyed by
+their checkpoint path, those of a layer by the path within it ("router/w").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from grok.config import GrokConfig
+from grok.modules import Cache, DecoderLayer, Dispatch, Embed, LayerTrace, Unembed
+from grok.moe import run_selected
+
+Params = Mapping[str, Any]
+
+
+def _nested(params: Params, prefix: str = "") -> hk.Params:
+    """{"moe/linear/w": x} -> {"prefix/moe/linear": {"w": x}}, as Haiku keeps them."""
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in params.items():
+        module, name = (prefix + path).rsplit("/", 1)
+        nested.setdefault(module, {})[name] = value
+    return nested
+
+
+def embed(config: GrokConfig, params: Params, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """Residual stream before the first layer. [B, T] -> [B, T, D]."""
+    model = hk.transform(lambda t: Embed(config)(t, dtype))
+    return model.apply(_nested(params), None, tokens)
+
+
+def unembed(config: GrokConfig, params: Params, h: jax.Array) -> jax.Array:
+    """Logits of the residual stream after the last layer. [B, T, D] -> [B, T, V]."""
+    model = hk.transform(lambda x: Unembed(config)(x))
+    return model.apply(_nested(params), None, h)
+
+
+def layer(
+    config: GrokConfig,
+    params: Params,
+    h: jax.Array,
+    start: jax.Array,
+    key_is_token: jax.Array,
+    cache: Cache,
+    *,
+    dispatch: Dispatch = run_selected,
+) -> tuple[jax.Array, LayerTrace, Cache]:
+    """One decoder layer; see `grok.modules.DecoderLayer`."""
+    model = hk.transform(lambda *args: DecoderLayer(config, dispatch)(*args))
+    return model.apply(_nested(params, "decoder_layer/"), None, h, start, key_is_token, cache)
+
+
+def empty_cache(config: GrokConfig, batch: int, length: int, dtype: Any) -> Cache:
+    """Room for `length` positions of one layer."""
+    shape = (batch, length, config.n_kv_heads, config.d_head)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

@@ -1,0 +1,254 @@
+"""Grok-1's layers as Haiku modules.
+
+Axes: B sequences, T tokens of this call, S cached positions, L layers, D d_model,
+H query heads, J key/value heads, P d_head, E experts, K experts a token.
+
+Every rounding stands where Grok-1 has it: activations in the dtype of the residual
+stream, norms, rotations, softmax and the router in float32. Parameters carry
+the names they have in a checkpoint, so a decoder layer takes the tensors of one
+layer as they were read, int8 or float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from grok.config import GrokConfig
+from grok.moe import HIGHEST, Choice, Experts, Weight, choose, float_values, run_selected
+
+NORM_EPSILON = 1e-5
+SOFT_CAP = 30.0
+MASKED = -1e30
+ROPE_BASE = 10000.0
+
+Dispatch = Callable[[jax.Array, jax.Array, jax.Array, Experts], jax.Array]
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer. keys, values: [B, S, J, P] in the activation dtype."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class LayerTrace(NamedTuple):
+    """What one layer computed on its way.
+
+    router_input, attn_out, moe_out: [B, T, D], the latter two before their post-norms;
+    choice: router logits, probabilities, experts, gates.
+    """
+
+    router_input: jax.Array
+    choice: Choice
+    attn_out: jax.Array
+    moe_out: jax.Array
+
+
+class RMSNorm(hk.Module):
+    """x / sqrt(mean(x²) + eps) * scale, computed in float32, returned in the dtype of x."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = hk.get_parameter("scale", x.shape[-1:], jnp.float32, init=jnp.ones)
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(mean_square + NORM_EPSILON)
+        return (normed * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class Linear(hk.Module):
+    """x @ w in the dtype of x; w is float or int8 with grouped scales. No bias."""
+
+    def __init__(self, size: int, name: str) -> None:
+        super().__init__(name)
+        self.size = size
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        w = matrix((x.shape[-1], self.size))
+        return jnp.dot(x, float_values(w, x.dtype).astype(x.dtype), precision=HIGHEST)
+
+
+def matrix(shape: tuple[int, ...]) -> Weight:
+    """The parameter `w` of the current module, initialised at 1/sqrt(rows)."""
+    init = hk.initializers.TruncatedNormal(shape[-2] ** -0.5)
+    return hk.get_parameter("w", shape, jnp.float32, init=init)
+
+
+def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rotary embedding, half-split: pairs (i, i + P/2) turn by position / base^(2i/P).
+
+    Args:
+        x: [B, T, heads, P].
+        positions: [T].
+    """
+    half = x.shape[-1] // 2
+    frequency = ROPE_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    phase = positions.astype(jnp.float32)[:, None, None] * frequency  # [T, 1, P/2]
+    cos, sin = jnp.cos(phase), jnp.sin(phase)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(hk.Module):
+    """Grouped-query attention over the cache, logits capped at ±30 before the mask."""
+
+    def __init__(self, config: GrokConfig, name: str = "multi_head_attention") -> None:
+        super().__init__(name)
+        self.config = config
+
+    def __call__(
+        self, x: jax.Array, start: jax.Array, key_is_token: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        c = self.config
+        b, t, _ = x.shape
+        positions = start + jnp.arange(t)
+        query = Linear(c.n_heads * c.d_head, "query")(x).reshape(b, t, c.n_heads, c.d_head)
+        key = Linear(c.n_kv_heads * c.d_head, "key")(x).reshape(b, t, c.n_kv_heads, c.d_head)
+        value = Linear(c.n_kv_heads * c.d_head, "value")(x).reshape(b, t, c.n_kv_heads, c.d_head)
+        query, key = rotate(query, positions), rotate(key, positions)
+        cache = Cache(
+            jax.lax.dynamic_update_slice_in_dim(cache.keys, key, start, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(cache.values, value, start, axis=1),
+        )
+        query = query.reshape(b, t, c.n_kv_heads, c.n_heads // c.n_kv_heads, c.d_head)
+        logits = jnp.einsum(
+            "btjgp,bsjp->bjgts", query, cache.keys, precision=HIGHEST
+        )  # in the activation dtype
+        logits = logits.astype(jnp.float32) * c.attention_multiplier
+        logits = SOFT_CAP * jnp.tanh(logits / SOFT_CAP)
+        causal = jnp.arange(cache.keys.shape[1])[None, :] <= positions[:, None]  # [T, S]
+        allowed = causal[None, None, None] & key_is_token[:, None, None, None, :]
+        weights = jax.nn.softmax(jnp.where(allowed, logits, MASKED), axis=-1).astype(x.dtype)
+        out = jnp.einsum("bjgts,bsjp->btjgp", weights, cache.values, precision=HIGHEST)
+        out = Linear(c.d_model, "linear")(out.reshape(b, t, c.n_heads * c.d_head))
+        return out, cache
+
+
+class ExpertMatrices(hk.Module):
+    """The stacked weights of one of the experts' three products."""
+
+    def __call__(self, shape: tuple[int, ...]) -> Weight:
+        return matrix(shape)
+
+
+class Router(hk.Module):
+    """Chooses `top_k` of the experts for every token."""
+
+    def __init__(self, config: GrokConfig, name: str = "router") -> None:
+        super().__init__(name)
+        self.config = config
+
+    def __call__(self, x: jax.Array) -> Choice:
+        c = self.config
+        init = hk.initializers.TruncatedNormal(c.d_model**-0.5)
+        w = hk.get_parameter("w", (c.d_model, c.n_experts), jnp.float32, init=init)
+        return choose(x, w, c.top_k)
+
+
+class Mixture(hk.Module):
+    """The experts' part of a layer; computes the chosen ones only."""
+
+    def __init__(self, config: GrokConfig, dispatch: Dispatch, name: str = "moe") -> None:
+        super().__init__(name)
+        self.config, self.dispatch = config, dispatch
+
+    def __call__(self, x: jax.Array, choice: Choice) -> jax.Array:
+        c = self.config
+        up, down = (c.n_experts, c.d_model, c.d_ff), (c.n_experts, c.d_ff, c.d_model)
+        weights = Experts(
+            gelu=ExpertMatrices("linear")(up),
+            linear=ExpertMatrices("linear_v")(up),
+            down=ExpertMatrices("linear_1")(down),
+        )
+        rows = x.reshape(-1, c.d_model)  # [B * T, D]
+        experts = choice.experts.reshape(-1, c.top_k)
+        gates = choice.gates.reshape(-1, c.top_k)
+        return self.dispatch(rows, experts, gates, weights).astype(x.dtype).reshape(x.shape)
+
+
+class DecoderLayer(hk.Module):
+    """h += norm_1(attention(norm(h))), then h += norm_3(mixture(norm_2(h)))."""
+
+    def __init__(
+        self,
+        config: GrokConfig,
+        dispatch: Dispatch = run_selected,
+        name: str = "decoder_layer",
+    ) -> None:
+        super().__init__(name)
+        self.config, self.dispatch = config, dispatch
+
+    def __call__(
+        self, h: jax.Array, start: jax.Array, key_is_token: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, LayerTrace, Cache]:
+        """One layer.
+
+        Args:
+            h: residual stream [B, T, D].
+            start: position of the first of the T tokens.
+            key_is_token: [B, S], False at padding; attention never reads those keys.
+            cache: this layer's keys and values, [B, S, J, P].
+
+        Returns:
+            The residual stream after the layer, what was computed, the filled cache.
+        """
+        normed = RMSNorm("rms_norm")(h)
+        attn_out, cache = Attention(self.config)(normed, start, key_is_token, cache)
+        h = h + RMSNorm("rms_norm_1")(attn_out)
+        router_input = RMSNorm("rms_norm_2")(h)
+        choice = Router(self.config)(router_input)
+        moe_out = Mixture(self.config, self.dispatch)(router_input, choice)
+        h = h + RMSNorm("rms_norm_3")(moe_out)
+        return h, LayerTrace(router_input, choice, attn_out, moe_out), cache
+
+
+class InOutEmbed(hk.Module):
+    """Token embedding, tied with the decoder; both carry a multiplier."""
+
+    def __init__(self, config: GrokConfig, name: str = "in_out_embed") -> None:
+        super().__init__(name)
+        self.config = config
+
+    def _table(self) -> jax.Array:
+        c = self.config
+        init = hk.initializers.RandomNormal(c.d_model**-0.5)
+        shape = (c.vocab_size, c.d_model)
+        return hk.get_parameter("embeddings", shape, jnp.float32, init=init)
+
+    def encode(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """[B, T] -> [B, T, D]; the multiplier is rounded to `dtype` as well."""
+        rows = self._table()[tokens].astype(dtype)
+        return rows * jnp.asarray(self.config.embedding_multiplier, dtype)
+
+    def decode(self, h: jax.Array) -> jax.Array:
+        """[B, T, D] -> logits [B, T, V] in the dtype of h."""
+        logits = jnp.einsum("btd,vd->btv", h, self._table().astype(h.dtype), precision=HIGHEST)
+        return logits * jnp.asarray(self.config.output_multiplier, h.dtype)
+
+
+class Embed(hk.Module):
+    """What stands before the first decoder layer."""
+
+    def __init__(self, config: GrokConfig, name: str = "language_model") -> None:
+        super().__init__(name)
+        self.config = config
+
+    def __call__(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Token ids [B, T] -> residual stream before the first layer [B, T, D]."""
+        return InOutEmbed(self.config).encode(tokens, dtype)
+
+
+class Unembed(hk.Module):
+    """What stands after the last decoder layer."""
+
+    def __init__(self, config: GrokConfig, name: str = "language_model") -> None:
+        super().__init__(name)
+        self.config = config
+
+    def __call__(self, h: jax.Array) -> jax.Array:
+        """Residual stream after the last layer [B, T, D] -> logits [B, T, V]."""
+        return InOutEmbed(self.config).decode(RMSNorm("rms_norm")(h))

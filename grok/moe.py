@@ -1,0 +1,198 @@
+"""Selection of experts and the products of the selected ones alone.
+
+Axes: N token rows, K experts a token, E experts, D d_model, F d_ff, C rows of a
+block, M blocks. Two dispatches give the same sums:
+
+- `run_selected` sorts the N * K assignments by expert and walks over blocks of
+  rows that share one; empty blocks are not visited, so the work follows the
+  number of assignments. Exact for any load; not differentiable.
+- `run_with_capacity` gives every expert the same number of rows and drops what
+  exceeds it. Differentiable; for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grok.tensor_file import QuantizedWeight8bit
+
+jax.tree_util.register_dataclass(QuantizedWeight8bit, ["weight", "scales"], [])
+
+Weight = Any  # jax.Array or QuantizedWeight8bit of jax arrays
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Experts(NamedTuple):
+    """Weights of the experts of one layer, each an array or an int8 weight.
+
+    gelu, linear: [E, D, F]; down: [E, F, D].
+    """
+
+    gelu: Weight
+    linear: Weight
+    down: Weight
+
+
+class Choice(NamedTuple):
+    """What the router decided. logits, probs: [..., E]; experts, gates: [..., K]."""
+
+    logits: jax.Array
+    probs: jax.Array
+    experts: jax.Array
+    gates: jax.Array
+
+
+def float_values(weight: Weight, activation: Any) -> jax.Array:
+    """The weight as floats: int8 times its group's scale.
+
+    Computed in the wider of the dtypes of the scales and of the activations, so
+    bfloat16 scales round the product under bfloat16 activations only.
+    """
+    if not isinstance(weight, QuantizedWeight8bit):
+        return weight
+    values = weight.weight
+    scales = weight.scales.astype(jnp.promote_types(weight.scales.dtype, activation))
+    *lead, rows, columns = values.shape
+    groups = scales.shape[-2]
+    grouped = values.astype(scales.dtype).reshape(*lead, groups, rows // groups, columns)
+    return (grouped * scales[..., :, None, :]).reshape(values.shape)
+
+
+def choose(router_input: jax.Array, router: jax.Array, top_k: int) -> Choice:
+    """Softmax over all experts, then the `top_k` largest; gates are not renormalised.
+
+    The product is in full float32: a reduced-precision one flips experts.
+    """
+    logits = jnp.dot(
+        router_input.astype(jnp.float32), router.astype(jnp.float32), precision=HIGHEST
+    )  # [..., E]
+    probs = jax.nn.softmax(logits, axis=-1)
+    gates, experts = jax.lax.top_k(probs, top_k)  # [..., K], largest first
+    return Choice(logits, probs, experts.astype(jnp.int32), gates)
+
+
+def expert_output(x: jax.Array, gelu: Weight, linear: Weight, down: Weight) -> jax.Array:
+    """down(gelu(x) * linear(x)) of one expert for its rows. [C, D] -> [C, D] float32.
+
+    Products keep the wider dtype of rows and weights; from the first products on
+    everything is float32.
+    """
+    first = _product(x, float_values(gelu, x.dtype)).astype(jnp.float32)  # [C, F]
+    second = _product(x, float_values(linear, x.dtype)).astype(jnp.float32)
+    hidden = jax.nn.gelu(first, approximate=True) * second
+    return _product(hidden, float_values(down, x.dtype))
+
+
+def _product(x: jax.Array, w: jax.Array) -> jax.Array:
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    return jnp.dot(x.astype(dtype), w.astype(dtype), precision=HIGHEST)
+
+
+def block_rows(assignments: int, n_experts: int) -> int:
+    """Rows of a block: about twice the mean load, so that most experts need one block."""
+    return int(min(256, max(1, 2 ** int(np.ceil(np.log2(2 * assignments / n_experts))))))
+
+
+class _Plan(NamedTuple):
+    token: jax.Array  # [M * C] row of x that each slot reads; N where the slot is empty
+    expert: jax.Array  # [M] expert of each block
+    n_blocks: jax.Array  # blocks in use
+    slot: jax.Array  # [N * K] slot of each assignment; M * C where no block here has it
+
+
+def plan_blocks(experts: jax.Array, n_experts: int, rows: int) -> _Plan:
+    """Groups assignments by expert into blocks of `rows`.
+
+    Args:
+        experts: [N, K]; an id of `n_experts` or more belongs to no expert here.
+    """
+    n, k = experts.shape
+    flat = jnp.minimum(experts.reshape(-1), n_experts)  # [N * K]
+    n_blocks_max = min(n * k, n * k // rows + n_experts)
+    n_slots = n_blocks_max * rows
+    order = jnp.argsort(flat, stable=True)
+    counts = jnp.bincount(flat, length=n_experts + 1)  # the last one counts the strangers
+    blocks = -(-counts[:n_experts] // rows)
+    first_block = jnp.concatenate([jnp.zeros(1, blocks.dtype), jnp.cumsum(blocks)])  # [E + 1]
+    first_row = jnp.concatenate([jnp.zeros(1, counts.dtype), jnp.cumsum(counts)[:-1]])
+    sorted_expert = flat[order]
+    rank = jnp.arange(n * k) - first_row[sorted_expert]
+    slot = jnp.where(
+        sorted_expert < n_experts, first_block[sorted_expert] * rows + rank, n_slots
+    ).astype(jnp.int32)
+    token = jnp.full(n_slots, n, jnp.int32).at[slot].set(order // k, mode="drop")
+    expert = jnp.searchsorted(first_block[1:], jnp.arange(n_blocks_max), side="right")
+    slot_of = jnp.zeros(n * k, jnp.int32).at[order].set(slot)
+    return _Plan(token, jnp.minimum(expert, n_experts - 1), first_block[-1], slot_of)
+
+
+def run_selected(x: jax.Array, experts: jax.Array, gates: jax.Array, weights: Experts) -> jax.Array:
+    """Gate-weighted sum of the chosen experts' outputs, computing those alone.
+
+    Args:
+        x: [N, D].
+        experts: [N, K]; ids of E or more are skipped.
+        gates: [N, K], cast to the dtype of x when applied.
+        weights: of E experts.
+
+    Returns:
+        [N, D] float32.
+    """
+    n, d = x.shape
+    k = experts.shape[1]
+    n_experts = weights.gelu.shape[0]
+    rows = block_rows(n * k, n_experts)
+    plan = plan_blocks(experts, n_experts, rows)
+    padded = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])
+    sorted_rows = padded[plan.token]  # [M * C, D]
+
+    def one_block(i: jax.Array, out: jax.Array) -> jax.Array:
+        block = jax.lax.dynamic_slice_in_dim(sorted_rows, i * rows, rows)
+        take: Callable[[jax.Array], jax.Array] = lambda w: jax.lax.dynamic_index_in_dim(  # noqa: E731
+            w, plan.expert[i], keepdims=False
+        )
+        own = Experts(*jax.tree.map(take, tuple(weights)))
+        result = expert_output(block, own.gelu, own.linear, own.down)
+        return jax.lax.dynamic_update_slice_in_dim(
+            out, result.astype(jnp.float32), i * rows, axis=0
+        )
+
+    out = jnp.zeros((sorted_rows.shape[0], d), jnp.float32)
+    out = jax.lax.fori_loop(0, plan.n_blocks, one_block, out)
+    picked = out.at[plan.slot].get(mode="fill", fill_value=0).reshape(n, k, d)
+    return jnp.sum(picked * gates.astype(x.dtype).astype(jnp.float32)[..., None], axis=1)
+
+
+def run_with_capacity(
+    x: jax.Array, experts: jax.Array, gates: jax.Array, weights: Experts, *, factor: float = 1.5
+) -> jax.Array:
+    """As `run_selected` with room for `factor` times the mean load; the rest is dropped.
+
+    Differentiable in x, gates and float weights.
+    """
+    n, d = x.shape
+    k = experts.shape[1]
+    n_experts = weights.gelu.shape[0]
+    capacity = min(n, max(1, int(np.ceil(factor * n * k / n_experts))))
+    flat = experts.reshape(-1)
+    hot = jax.nn.one_hot(flat, n_experts, dtype=jnp.int32)  # [N * K, E]
+    rank = (jnp.cumsum(hot, axis=0) * hot).sum(-1) - 1  # place among its expert's rows
+    n_slots = n_experts * capacity
+    slot = jnp.where(rank < capacity, flat * capacity + rank, n_slots)
+    token = jnp.full(n_slots, n, jnp.int32).at[slot].set(jnp.arange(n * k) // k, mode="drop")
+    padded = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])
+    grouped = padded[token].reshape(n_experts, capacity, d)
+    first = jnp.einsum("ecd,edf->ecf", grouped, float_values(weights.gelu, x.dtype).astype(x.dtype))
+    second = jnp.einsum(
+        "ecd,edf->ecf", grouped, float_values(weights.linear, x.dtype).astype(x.dtype)
+    )
+    hidden = jax.nn.gelu(first, approximate=True) * second
+    out = jnp.einsum("ecf,efd->ecd", hidden, float_values(weights.down, x.dtype).astype(x.dtype))
+    out = out.reshape(n_slots, d)
+    picked = out.at[slot].get(mode="fill", fill_value=0).reshape(n, k, d)
+    return jnp.sum(picked.astype(jnp.float32) * gates[..., None].astype(jnp.float32), axis=1)

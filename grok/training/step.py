@@ -1,0 +1,238 @@
+"""One training step of a small Grok-1-architecture model.
+
+The layers' parameters are stacked on a leading axis [L, ...] and scanned; the
+layer itself is `grok.forward.layer` with room-limited dispatch, so what is
+trained is what runs. Loss = next-token cross entropy + balance + router z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from grok import forward
+from grok.checkpoint import EMBEDDING, FINAL_NORM, layer_path
+from grok.config import GrokConfig
+from grok.modules import DecoderLayer
+from grok.moe import run_selected, run_with_capacity
+
+POST_NORMS = ("rms_norm_1/scale", "rms_norm_3/scale")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training run; written into the model card.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: sequences a step.
+        length: tokens a sequence.
+        long_steps: the last steps use `long_length` and proportionally fewer sequences.
+        long_length: tokens a sequence there.
+        learning_rate: peak, after `warmup` steps, then a cosine down to a twentieth.
+        warmup: steps of linear rise.
+        weight_decay: on matrices; norms and routers have none.
+        balance: weight of the load-balancing loss, summed over layers.
+        router_z: weight of the squared log-partition of the router, summed over layers.
+        capacity: rows an expert has room for, over its mean load.
+        seed: of the initial weights and of the order of the data.
+    """
+
+    steps: int = 2500
+    batch: int = 32
+    length: int = 128
+    long_steps: int = 250
+    long_length: int = 512
+    learning_rate: float = 3e-3
+    warmup: int = 100
+    weight_decay: float = 0.1
+    balance: float = 0.03
+    router_z: float = 1e-4
+    capacity: float = 1.25
+    seed: int = 0
+
+
+class TrainState(NamedTuple):
+    """Parameters, optimiser state and the number of finished steps."""
+
+    params: dict[str, Any]
+    opt_state: Any
+    step: jax.Array
+
+
+class Losses(NamedTuple):
+    """Per-token cross entropy in nats, balance and z terms, load [L, E] (sums to 1 a layer)."""
+
+    cross_entropy: jax.Array
+    balance: jax.Array
+    router_z: jax.Array
+    load: jax.Array
+
+
+def initial_params(config: GrokConfig, seed: int) -> dict[str, Any]:
+    """Random weights: {"io": {path: array}, "layers": {leaf: [L, ...]}}.
+
+    Post-norm scales start at 1/sqrt(2L), so that the L layers add up to a stream
+    of about unit size.
+    """
+    key = jax.random.key(seed)
+    shape = (1, 2)
+    h = jnp.zeros((*shape, config.d_model))
+    cache = forward.empty_cache(config, *shape, jnp.float32)
+    args = (h, jnp.int32(0), jnp.ones(shape, bool), cache)
+    one_layer = hk.transform(lambda *a: DecoderLayer(config)(*a))
+
+    def flat(key: jax.Array) -> dict[str, jax.Array]:
+        nested = one_layer.init(key, *args)
+        return {
+            f"{module}/{name}".removeprefix("decoder_layer/"): value
+            for module, values in nested.items()
+            for name, value in values.items()
+        }
+
+    layers = jax.vmap(flat)(jax.random.split(key, config.n_layers))
+    for name in POST_NORMS:
+        layers[name] = jnp.full_like(layers[name], (2 * config.n_layers) ** -0.5)
+    table = jax.random.normal(jax.random.fold_in(key, 1), (config.vocab_size, config.d_model))
+    io = {EMBEDDING: table * config.d_model**-0.5, FINAL_NORM: jnp.ones(config.d_model)}
+    return {"io": io, "layers": layers}
+
+
+def run(
+    config: GrokConfig,
+    params: Mapping[str, Any],
+    tokens: jax.Array,
+    *,
+    dtype: Any = jnp.float32,
+    capacity: float | None = None,
+) -> tuple[jax.Array, Any]:
+    """Logits [B, T, V] and every layer's `Choice` (leading axis L).
+
+    Args:
+        capacity: room an expert has over its mean load; None computes every choice.
+    """
+    dispatch = run_selected if capacity is None else partial(run_with_capacity, factor=capacity)
+    b, t = tokens.shape
+    is_token = tokens > 0
+    cache = forward.empty_cache(config, b, t, dtype)
+
+    def one(h: jax.Array, weights: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
+        h, trace, _ = forward.layer(
+            config, weights, h, jnp.int32(0), is_token, cache, dispatch=dispatch
+        )
+        return h, trace.choice
+
+    h = forward.embed(config, {EMBEDDING: params["io"][EMBEDDING]}, tokens, dtype)
+    h, choices = jax.lax.scan(one, h, params["layers"])
+    return forward.unembed(config, params["io"], h), choices
+
+
+def losses(
+    config: GrokConfig,
+    recipe: Recipe,
+    params: Mapping[str, Any],
+    batch: jax.Array,
+    dtype: Any,
+    axis: str | None = None,
+) -> tuple[jax.Array, Losses]:
+    """Total loss of a batch [B, T + 1] and its parts.
+
+    Balance is E · Σ_e (share of assignments to e) · (mean probability of e), 1 when even,
+    taken over the whole batch (of all devices along `axis`), so an expert may take one
+    domain as long as the batch as a whole is spread.
+    """
+
+    def over_devices(x: jax.Array) -> jax.Array:
+        return x if axis is None else jax.lax.pmean(x, axis)
+
+    logits, choices = run(config, params, batch[:, :-1], dtype=dtype, capacity=recipe.capacity)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), batch[:, 1:]
+    )
+    hot = jax.nn.one_hot(choices.experts, config.n_experts)  # [L, B, T, K, E]
+    load = over_devices(hot.mean(axis=(1, 2, 3)))  # [L, E]
+    probs = over_devices(choices.probs.mean(axis=(1, 2)))  # [L, E]
+    balance = config.n_experts * (load * probs).sum(-1)  # [L]
+    z = jnp.square(jax.nn.logsumexp(choices.logits, axis=-1)).mean(axis=(1, 2))  # [L]
+    parts = Losses(entropy.mean(), balance.mean(), z.mean(), load)
+    total = parts.cross_entropy + recipe.balance * balance.sum() + recipe.router_z * z.sum()
+    return total, parts
+
+
+def optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW with clipping; decay on matrices alone."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        recipe.learning_rate,
+        min(recipe.warmup, max(1, recipe.steps // 2)),
+        max(recipe.steps, 2),
+        recipe.learning_rate / 20,
+    )
+
+    def decayed(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "scale" not in str(path[-1]) and "router" not in str(path[-1]), params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay, mask=decayed),
+    )
+
+
+def initial_state(config: GrokConfig, recipe: Recipe) -> TrainState:
+    """State before the first step."""
+    params = initial_params(config, recipe.seed)
+    return TrainState(params, optimizer(recipe).init(params), jnp.int32(0))
+
+
+def make_step(config: GrokConfig, recipe: Recipe, dtype: Any) -> Any:
+    """A compiled (state, batch [B, T + 1]) -> (state, Losses, gradient norm).
+
+    Sequences are split over all devices when they divide evenly (on a CPU, devices made of
+    cores keep every core busy through the elementwise parts); otherwise one device works.
+    """
+    transform = optimizer(recipe)
+    n_devices = len(jax.devices())
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+
+    def gradient(params: Any, batch: jax.Array) -> tuple[Any, Losses]:
+        if n_devices == 1 or batch.shape[0] % n_devices:
+            whole = jax.grad(partial(losses, config, recipe), has_aux=True)
+            return whole(params, batch, dtype)
+
+        def share(params: Any, batch: jax.Array) -> tuple[Any, Losses]:
+            local = jax.grad(partial(losses, config, recipe, axis="data"), has_aux=True)
+            return jax.lax.pmean(local(params, batch, dtype), "data")
+
+        specs = {"in_specs": (P(), P("data")), "out_specs": P()}
+        return jax.shard_map(share, mesh=mesh, check_vma=False, **specs)(params, batch)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Losses, jax.Array]:
+        grads, parts = gradient(state.params, batch)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, opt_state, state.step + 1), parts, optax.global_norm(grads)
+
+    replicated = NamedSharding(mesh, P())
+    return lambda state, batch: step(*jax.device_put((state, batch), replicated))
+
+
+def by_path(config: GrokConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The trained weights keyed by checkpoint path."""
+    out = {path: np.asarray(value) for path, value in params["io"].items()}
+    for leaf, stacked in params["layers"].items():
+        for index in range(config.n_layers):
+            out[layer_path(index, leaf)] = np.asarray(stacked[index])
+    return out
