@@ -28,7 +28,7 @@ from lens.similarity import AdjacentLayers, LayerPair
 
 # A Gram matrix of so many router columns takes 512 MiB; larger sets are for the report.
 MAX_COLUMNS = 8192
-DRAWS = 200
+DRAWS = 1000
 SEED = 0
 
 _KEYS: dict[Any, Any] = {RouterSet: lambda routers: routers.key}
