@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lens.null import Chance
 
 MAP_NAMES = {"pca": "PCA", "mds": "classical MDS", "tsne": "t-SNE", "umap": "UMAP"}
-# Layers up to which every point of a map carries its label.
-LABELLED_POINTS = 80
+# Points of a map that carry their label; of more layers every second, third … one.
+LABELLED_POINTS = 32
 
 
 def layer_dendrogram(
@@ -37,7 +37,7 @@ def layer_dendrogram(
     Args:
       cut: a number of groups; a rule is drawn at the height that gives so many.
     """
-    step = theme.cell_step(len(labels), 480)
+    step = theme.cell_step(len(labels), 480, high=64)
     chart = _tree(tree, labels, cut, step, show_labels=True)
     groups = f" Orange: cut into {cut} groups." if cut else ""
     fit = f"cophenetic correlation {tree.cophenetic:.2f} (1: the tree keeps all distances)"
@@ -66,7 +66,7 @@ def dendrogram_with_heatmap(
     Returns:
       A chart with the selection "pick" of the fields la and lb.
     """
-    step = theme.cell_step(len(labels), 480)
+    step = theme.cell_step(len(labels), 480, high=64)
     above = _tree(tree, labels, cut, step, show_labels=False)
     heatmap = layer_similarity_heatmap(similarity, list(tree.order), labels, metric, chance, picked)
     text = heatmap.title.to_dict()
@@ -108,6 +108,7 @@ def layer_scatter(
     points = np.asarray(layer_map.points, dtype=float)[:, list(axes)]
     n_layers = len(points)
     name = MAP_NAMES.get(layer_map.method, layer_map.method)
+    every = -(-n_layers // LABELLED_POINTS)
     (x_low, x_high), (y_low, y_high) = _square(points)
     x = alt.X(
         "x:Q",
@@ -124,6 +125,7 @@ def layer_scatter(
     data = {
         "layer": np.arange(n_layers),
         "name": list(labels),
+        "label": [n if i % every == 0 else "" for i, n in enumerate(labels)],
         "x": points[:, 0],
         "y": points[:, 1],
         "cluster": np.zeros(n_layers, int) if clusters is None else np.asarray(clusters),
@@ -155,12 +157,11 @@ def layer_scatter(
         layers.append(
             base.mark_text(fontSize=8, color=theme.ON_LIGHT, tooltip=None).encode(text="cluster:N")
         )
-    if n_layers <= LABELLED_POINTS:
-        layers.append(
-            base.mark_text(
-                dx=8, dy=-7, align="left", fontSize=9, color=theme.MID_GREY, tooltip=None
-            ).encode(text="name:N")
-        )
+    layers.append(
+        base.mark_text(
+            dx=8, dy=-7, align="left", fontSize=9, color=theme.MID_GREY, tooltip=None
+        ).encode(text="label:N")
+    )
     if picked is not None:
         ring = {"x": [points[picked, 0]], "y": [points[picked, 1]]}
         layers.append(
@@ -168,7 +169,9 @@ def layer_scatter(
             .mark_point(size=260, color=theme.ORANGE, strokeWidth=3, tooltip=None)
             .encode(x=x, y=y)
         )
-    settings = ", ".join(f"{key} {_setting(v)}" for key, v in layer_map.settings.items())
+    settings = ", ".join(
+        f"{key.replace('_', ' ')} {_setting(v)}" for key, v in layer_map.settings.items()
+    )
     trust = f"trustworthiness {layer_map.trustworthiness:.2f} (1: neighbours kept; chance near 0.5)"
     return theme.layered(*layers).properties(
         width=440,

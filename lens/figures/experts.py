@@ -29,28 +29,42 @@ class MeasureText:
 
     Attributes:
       title: the quantity.
-      unit: its unit or definition, for the second line.
+      short: its name at an axis.
+      unit: its unit or definition, and what is known of chance, for the second line.
       diverging: coloured from the chance level in both directions.
     """
 
     title: str
+    short: str
     unit: str
     diverging: bool
 
 
 MEASURES: Mapping[str, MeasureText] = {
-    "norm": MeasureText("L2 norm of the router column", "units of the weights", False),
-    "variance": MeasureText("Variance of the router column", "weights squared", False),
+    "norm": MeasureText(
+        "L2 norm of the router column",
+        "L2 norm",
+        "units of the weights; no chance level, for the scale of weights is free",
+        False,
+    ),
+    "variance": MeasureText(
+        "Variance of the router column",
+        "variance",
+        "weights squared; no chance level, for the scale of weights is free",
+        False,
+    ),
     "l1_l2": MeasureText(
-        "L1 / L2 of the router column", "no unit; Gaussian weights: √(2d/π)", True
+        "L1 / L2 of the router column", "L1 / L2", "no unit; Gaussian weights: √(2d/π)", True
     ),
     "breadth": MeasureText(
-        "Probability of being selected", "under an isotropic prior; mean K / E", True
+        "Probability of being selected", "P(selected)", "under an isotropic prior; mean K / E", True
     ),
     "max_similarity": MeasureText(
-        "Highest cosine with an expert of another layer", "cosine", False
+        "Highest cosine with an expert of another layer", "highest cosine", "cosine", False
     ),
-    "load": MeasureText("Load", "share of (token, slot) assignments; even share 1 / E", True),
+    "load": MeasureText(
+        "Load", "load", "share of (token, slot) assignments; even share 1 / E", True
+    ),
 }
 
 
@@ -75,7 +89,7 @@ def expert_map(
     Returns:
       A chart with the selection "pick" of the fields layer and expert.
     """
-    text = MEASURES.get(measure, MeasureText(measure, "", False))
+    text = MEASURES.get(measure, MeasureText(measure, measure, "", False))
     n_layers, n_experts = values.shape
     shown, group = _representatives(np.asarray(values, dtype=float))
     layer, row = (grid.ravel() for grid in np.indices(shown.shape))
@@ -103,7 +117,7 @@ def expert_map(
         ),
     )
     cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title=measure.replace("_", " "), scale=scale),
+        color=alt.Color("value:Q", title=text.short, scale=scale),
         tooltip=[
             alt.Tooltip("name:N", title="expert"),
             alt.Tooltip("value:Q", title=text.title, format=".4~g"),
@@ -113,7 +127,8 @@ def expert_map(
     layers = [cells.add_params(pick)]
     if picked is not None:
         ring = {"x": [labels[picked[0]]], "y": [row_names[picked[1] // group]]}
-        layers += theme.outlined(base, ring)
+        layers += theme.outlined(base, ring, step_x)
+    level = "" if chance is None else f"; {theme.chance_text(chance)}"
     grouped = f"Rows of {group} experts show the one farthest from the median." * (group > 1)
     width = step_x * n_layers
     return theme.layered(*layers).properties(
@@ -121,13 +136,13 @@ def expert_map(
         height=alt.Step(step_y),
         title=theme.title(
             text.title,
-            f"{text.unit}; {theme.chance_text(chance)}; {PER_INDEX}. {grouped}".lstrip("; "),
+            f"{text.unit}{level}; {PER_INDEX}. {grouped}".lstrip("; "),
             width=width,
         ),
         description=theme.alt_description(
             f"{text.title} of {n_experts} experts in each of {n_layers} layers",
             f"Values from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}",
-            theme.chance_text(chance),
+            "" if chance is None else theme.chance_text(chance),
         ),
     )
 
@@ -164,15 +179,15 @@ def expert_similarity_across_layers(
         "value": panels[:, a, b].ravel(),
     }
     domain = theme.fitted_domain(np.asarray(data["value"]), middle=0.0)
-    step = theme.cell_step(len(starts), 180, low=2, high=28)
+    step = theme.cell_step(len(starts), 200, low=2, high=28)
     left_out = len(similarity) - len(chosen)
     columns = 4 if step * len(starts) < 240 else 3
     cells = (
         alt.Chart(theme.embed(data))
         .mark_rect()
         .encode(
-            x=alt.X("b:O", title=None, sort=names, axis=theme.axis_labels(-90)),
-            y=alt.Y("a:O", title=None, sort=names, axis=theme.axis_labels()),
+            x=alt.X("b:O", title=None, sort=names, axis=theme.axis_labels(-90, ticks=step > 8)),
+            y=alt.Y("a:O", title=None, sort=names, axis=theme.axis_labels(ticks=step > 8)),
             color=alt.Color("value:Q", title="cosine", scale=theme.diverging(domain, 0.0)),
             tooltip=[
                 alt.Tooltip("panel:N", title="expert index"),
@@ -254,7 +269,7 @@ def expert_correlation_matrix(
     layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
     if picked is not None and picked[0] // block != picked[1] // block:
         ring = {"a": [names[picked[0] // block]], "b": [names[picked[1] // block]]}
-        layers += theme.outlined(base, ring)
+        layers += theme.outlined(base, ring, step)
     if step >= 28:
         layers.append(
             base.mark_text(fontSize=10, tooltip=None).encode(
@@ -370,8 +385,8 @@ def breadth_against_load(
         height=380,
         title=theme.title(
             "Breadth against load",
-            f"shares of a layer's selections; correlation {correlation:.2f}; dashed: equal; "
-            f"cross: even share 1/{n_experts}",
+            f"shares of a layer's selections; correlation {theme.short(correlation)}; dashed: "
+            f"equal; cross: even share 1/{n_experts}",
             width=380,
         ),
         description=theme.alt_description(
@@ -392,7 +407,7 @@ def _statistic(
     text = MEASURES[name]
     n_layers, n_experts = values.shape
     x = alt.X("x:O", title=None, sort=list(labels), axis=theme.axis_labels(-90))
-    y = alt.Y("value:Q", title=name.replace("_", " "), scale=alt.Scale(zero=False))
+    y = alt.Y("value:Q", title=text.short, scale=alt.Scale(zero=False))
     per_layer = {
         "x": labels,
         "value": values.mean(axis=1),

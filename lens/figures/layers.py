@@ -75,7 +75,7 @@ def layer_similarity_heatmap(
     a, b = a[a != b], b[a != b]
     names = np.asarray(labels)
     data = {"la": a, "lb": b, "a": names[a], "b": names[b], "value": similarity[a, b]}
-    step = theme.cell_step(n_layers, 480)
+    step = theme.cell_step(n_layers, 480, high=64)
     pick = alt.selection_point(name="pick", fields=["la", "lb"], empty=False)
     base = alt.Chart(theme.embed(data)).encode(
         x=alt.X("b:O", title="layer", scale=alt.Scale(domain=shown), axis=theme.axis_labels(-90)),
@@ -93,9 +93,9 @@ def layer_similarity_heatmap(
     layers = [cells.add_params(pick)]
     if picked is not None and picked[0] != picked[1]:
         ring = {"a": [labels[picked[0]]], "b": [labels[picked[1]]]}
-        layers += theme.outlined(base, ring)
+        layers += theme.outlined(base, ring, step)
     in_order = "layer order" if order is None else "clustered order"
-    reading = f"{entry.label}, {theme.chance_text(chance)}; the diagonal is left out; {in_order}"
+    reading = f"{entry.label}, {theme.chance_text(chance)}; the diagonal is left out; {in_order}."
     spread = "fitted to these data" if domain else "the same for every router set"
     return theme.layered(*layers).properties(
         width=alt.Step(step),
@@ -233,7 +233,7 @@ def pair_matrix(
     layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
     partner = np.asarray(pair.partner)
     ring = {"a": list(labels_a), "b": [labels_b[k] for k in partner]}
-    layers += theme.outlined(base, ring)
+    layers += theme.outlined(base, ring, step)
     if step >= 28:
         layers.append(
             base.mark_text(fontSize=10, tooltip=None).encode(
@@ -342,7 +342,9 @@ def _key(scale: alt.Scale) -> alt.Color:
         "key:N",
         title=None,
         scale=scale,
-        legend=alt.Legend(orient="bottom", columns=2, labelLimit=360, symbolType="square"),
+        legend=alt.Legend(
+            orient="bottom", columns=2, labelLimit=360, symbolType="square", symbolOpacity=1
+        ),
     )
 
 

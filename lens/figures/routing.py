@@ -19,7 +19,7 @@ from lens.figures import theme
 
 # Cells of a token map; each may carry a digit, which is a mark too.
 MAX_CELLS = theme.MAX_MARKS // 2
-GAP = "┆ generated"
+GAP = "generated:"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def token_window(
 
 def visible(piece: str) -> str:
     """A token's piece with blanks and control characters made visible."""
-    swaps = {"▁": "␣", " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+    swaps = {"▁": "·", " ": "·", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
     shown = "".join(swaps.get(c, c) for c in piece)
     shown = "".join("�" if unicodedata.category(c) in ("Cc", "Cs", "Co") else c for c in shown)
     return shown if len(shown) <= 24 else shown[:23] + "…"
@@ -145,7 +145,7 @@ def token_layer_map(
         digits = base.mark_text(fontSize=min(11, step * 0.7), tooltip=None)
         layers.append(digits.encode(text="value:N", color=theme.ink_colour()))
     if picked is not None and picked[0] in window:
-        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]})
+        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]}, step)
     part = _window_text(window, n_tokens)
     chance = _token_chance(what, n_experts)
     return theme.layered(*layers).properties(
@@ -224,12 +224,13 @@ def token_strip(
     if picked is not None and picked in window:
         at = picked - window.start
         box = {"x": [left[at]], "x2": [right[at]], "line": [line[at]]}
-        layers += theme.outlined(boxes, box)
+        layers += theme.outlined(boxes, box, 24)
     part = _window_text(window, len(pieces))
     return theme.layered(*layers).properties(
         width=width,
         height=alt.Step(24),
-        title=theme.title("Tokens", f"␣ blank, ⏎ new line. {part}", width=width),
+        view=alt.ViewBackground(stroke=None),
+        title=theme.title("Tokens", f"· stands for a blank. {part}", width=width),
         description=theme.alt_description(
             f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"
         ),
@@ -356,7 +357,7 @@ def _with_gap(names: list[str], window: range, prompt_length: int | None) -> lis
 
 
 def _token_axis() -> alt.Axis:
-    return theme.axis_labels(-60, labelLimit=110)
+    return theme.axis_labels(-90, labelLimit=110)
 
 
 def _token_domain(values: np.ndarray, what: str, n_experts: int | None) -> tuple[float, float]:
@@ -372,7 +373,9 @@ def _token_chance(what: str, n_experts: int | None) -> str:
         return ""
     if what == "entropy":
         return f"Even gates: {np.log(n_experts):.2f}. "
-    if what in ("top1_prob", "top1"):
+    if what == "top1":
+        return f"Even use: each on 1/{n_experts} of the tokens. "
+    if what == "top1_prob":
         return f"Even gates: 1/{n_experts} = {1 / n_experts:.3g}. "
     return ""
 

@@ -98,8 +98,8 @@ def chance_text(chance: Any) -> str:
     if chance is None:
         return NO_CHANCE
     if isinstance(chance, int | float | np.floating):
-        return f"chance {_short(float(chance))}"
-    return f"chance {_short(chance.mean)} (95 % {_short(chance.low)} to {_short(chance.high)})"
+        return f"chance {short(float(chance))}"
+    return f"chance {short(chance.mean)} (95 % {short(chance.low)} to {short(chance.high)})"
 
 
 def chance_mean(chance: Any) -> float | None:
@@ -109,7 +109,7 @@ def chance_mean(chance: Any) -> float | None:
     return float(getattr(chance, "mean", chance))
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
@@ -184,18 +184,25 @@ def ink_colour() -> Any:
 
 
 def axis_labels(angle: float | None = None, **options: Any) -> alt.Axis:
-    """A discrete axis that leaves labels out rather than drawing them over each other."""
+    """A discrete axis that leaves out every other label rather than draw them over each other."""
     if angle is not None:
         options["labelAngle"] = angle
-    return alt.Axis(labelOverlap="greedy", grid=False, **options)
+    return alt.Axis(labelOverlap="parity", grid=False, **options)
 
 
-def outlined(base: alt.Chart, columns: Mapping[str, Any]) -> list[alt.Chart]:
-    """Outlines of cells in the encoding of `base`: white over black, so they show on any colour."""
+def outlined(base: alt.Chart, columns: Mapping[str, Any], step: float) -> list[alt.Chart]:
+    """Outlines of cells in the encoding of `base`: white over black, so they show on any colour.
+
+    Args:
+      base: a chart with the places of cells and nothing else encoded.
+      columns: the cells to outline, in the fields of `base`.
+      step: side of a cell in pixels; narrow cells get thin lines.
+    """
     rings = base.properties(data=embed(columns))
+    black, white = (4.0, 1.8) if step >= 14 else (2.6, 1.2)
     return [
-        rings.mark_rect(filled=False, stroke="#000000", strokeWidth=4, tooltip=None),
-        rings.mark_rect(filled=False, stroke="#FFFFFF", strokeWidth=1.8, tooltip=None),
+        rings.mark_rect(filled=False, stroke="#000000", strokeWidth=black, tooltip=None),
+        rings.mark_rect(filled=False, stroke="#FFFFFF", strokeWidth=white, tooltip=None),
     ]
 
 

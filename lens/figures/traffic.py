@@ -224,13 +224,12 @@ def routing_paths(
     y_axis = alt.Axis(tickMinStep=1, format="d", grid=False)
     y = alt.Y("source:Q", title="expert (index in its layer)", scale=y_scale, axis=y_axis)
     top = float(tokens.max()) if len(tokens) else 1.0
-    width = alt.Size(
-        "tokens:Q", title="tokens", scale=alt.Scale(domain=[0, top], range=[0.3, 9], clamp=True)
-    )
+    widths = alt.Scale(domain=[0, top], range=[0, 9], clamp=True)
+    width = alt.Size("tokens:Q", scale=widths, legend=None)
     pick = alt.selection_point(name="pick", fields=["layer", "source", "target"], empty=False)
     flows = (
         alt.Chart(theme.embed(data))
-        .mark_rule(color=theme.BLUE, opacity=0.5, strokeCap="round")
+        .mark_rule(color=theme.BLUE, opacity=0.4, strokeCap="round")
         .encode(
             x=x,
             x2="x2:Q",
@@ -314,13 +313,15 @@ def compare_maps(
             "x:O",
             title="token of the first prompt | of the second",
             scale=alt.Scale(domain=[names[t] for t in window]),
-            axis=theme.axis_labels(-60, labelLimit=140),
+            axis=theme.axis_labels(-90, labelLimit=140),
         ),
         y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
     )
     name = "first choice differs" if what == "top1" else f"{text.title}: first − second"
     cells = base.mark_rect(invalid=None).encode(
-        color=alt.Color("value:Q", title=name, scale=theme.diverging((-reach, reach), 0.0)),
+        color=alt.Color(
+            "value:Q", title="first − second", scale=theme.diverging((-reach, reach), 0.0)
+        ),
         tooltip=[
             alt.Tooltip("x:N", title="tokens"),
             alt.Tooltip("y:N", title="layer"),
@@ -330,7 +331,7 @@ def compare_maps(
     pick = alt.selection_point(name="pick", fields=["token", "layer"], empty=False)
     layers = [cells.add_params(pick)]
     if picked is not None and picked[0] in window:
-        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]})
+        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]}, step)
     mean = float(np.nanmean(difference)) if np.isfinite(difference).any() else float("nan")
     return theme.layered(*layers).properties(
         width=alt.Step(step),

@@ -1,0 +1,243 @@
+"""Every figure and every table of a router set as files, without a browser.
+
+    python -m lens.report --input routers.npz --output-dir figures [--trace trace.npz]
+
+Each figure is written as PNG and SVG, each table as CSV. `report.json` lists the files
+and says what they were computed from; images carry the same inside. All of it is made
+in a folder of its own first and moved into place at the end, so that a failed run
+leaves nothing behind and an earlier report as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from lens import figures, report_parts
+from lens.errors import LensError
+from lens.report_parts import Part, Settings
+from lens.routers import VIEWS, RouterSet, load_routers
+from lens.similarity import LAYER_METRICS
+from lens.traces import Trace, load_trace
+
+INDEX = "report.json"
+FORMAT_VERSION = 1
+PNG_SCALE = 2
+CLEAR_LINE = "\r\033[K"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+      folder: where.
+      files: names in it, the index included.
+      skipped: names of figures that could not be made, and why.
+    """
+
+    folder: Path
+    files: list[str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(
+    routers: RouterSet,
+    folder: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    trace: Trace | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Writes all figures and tables into a folder, whole or not at all.
+
+    Files of other names that are in the folder already stay.
+
+    Args:
+      routers: the set.
+      folder: made if it does not exist; its parent has to.
+      settings: view, metric and seed.
+      trace: adds the figures of a prompt.
+      progress: called with files done, files in all, and the next name.
+
+    Raises:
+      LensError: the folder cannot be written.
+    """
+    settings = settings or Settings()
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise LensError(f"{target} is a file; expected a folder, or a name not taken yet.")
+    parts = [*report_parts.router_parts(routers, settings)]
+    if trace is not None:
+        parts += report_parts.trace_parts(trace, routers, settings)
+    about = _about(routers, settings, trace)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise LensError(
+            f"{target}: {error.strerror}. Choose a folder that you may write to."
+        ) from error
+    try:
+        entries, skipped = _write_parts(parts, work, about, progress)
+        index = {**about, "files": entries, "skipped": skipped}
+        text = json.dumps(index, indent=1, ensure_ascii=False)
+        (work / INDEX).write_text(text + "\n", encoding="utf-8")
+        names = sorted(path.name for path in work.iterdir())
+        _move_in(work, target)
+    except OSError as error:
+        raise LensError(
+            f"{target}: {error.strerror}. Nothing was changed; free some space or choose another "
+            "folder."
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Report(target, names, skipped)
+
+
+def _write_parts(
+    parts: Sequence[Part],
+    work: Path,
+    about: dict[str, Any],
+    progress: Callable[[int, int, str], None] | None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    entries: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    for done, part in enumerate(parts):
+        if progress is not None:
+            progress(done, len(parts), part.name)
+        try:
+            made = part.make()
+        except LensError as error:
+            skipped[part.name] = str(error)
+            continue
+        note = {**about, "figure": part.name, "settings": {**about["settings"], **part.settings}}
+        for suffix, content in _contents(made, note):
+            (work / f"{part.name}{suffix}").write_bytes(content)
+            entry = {"file": f"{part.name}{suffix}", "settings": note["settings"]}
+            if not isinstance(made, str):
+                entry["description"] = figures.alt_text(made)
+            entries.append(entry)
+    return entries, skipped
+
+
+def _contents(made: alt.TopLevelMixin | str, note: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    if isinstance(made, str):
+        yield ".csv", made.encode("utf-8")
+        return
+    yield ".png", figures.figure_png(made, PNG_SCALE, note=note)
+    yield ".svg", figures.figure_svg(made, note=note).encode("utf-8")
+
+
+def _move_in(work: Path, target: Path) -> None:
+    """Moves finished files into the target; if one cannot be moved, takes all back."""
+    if not target.exists():
+        os.chmod(work, 0o777 & ~_umask())
+        os.rename(work, target)
+        return
+    kept = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    moved: list[str] = []
+    try:
+        for path in sorted(work.iterdir()):
+            place = target / path.name
+            if place.exists():
+                os.rename(place, kept / path.name)
+            moved.append(path.name)
+            os.rename(path, place)
+    except OSError:
+        for name in moved:
+            (target / name).unlink(missing_ok=True)
+            if (kept / name).exists():
+                os.rename(kept / name, target / name)
+        raise
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _about(routers: RouterSet, settings: Settings, trace: Trace | None) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "program": f"grok-moe-lens {report_parts.version()}",
+        "source": routers.source,
+        "sha256": routers.sha256,
+        "n_layers": routers.n_layers,
+        "n_experts": routers.n_experts,
+        "d_model": routers.d_model,
+        "top_k": routers.top_k,
+        "layer_ids": np.asarray(routers.layer_ids).tolist(),
+        "norm_scales": "known" if routers.norm_scales is not None else "unknown",
+        "settings": {"view": settings.view, "metric": settings.metric, "seed": settings.seed},
+    }
+    if trace is not None:
+        about["trace"] = {
+            "model_sha256": trace.model_sha256,
+            "n_tokens": trace.n_tokens,
+            "prompt_length": trace.prompt_length,
+        }
+    return about
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lens.report",
+        description="Write every figure (PNG, SVG) and table (CSV) of a router set.",
+    )
+    parser.add_argument("--input", required=True, metavar="FILE", help="routers .npz")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder for the files")
+    parser.add_argument("--trace", metavar="FILE", help="trace .npz: adds the figures of a prompt")
+    parser.add_argument(
+        "--view", choices=VIEWS, default="canonical", help="which form of the routers is compared"
+    )
+    parser.add_argument(
+        "--metric", choices=list(LAYER_METRICS), default="cka", help="similarity of layers"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of t-SNE and UMAP (default 42)")
+    return parser
+
+
+def _terminal_progress(done: int, total: int, name: str) -> None:
+    print(f"{CLEAR_LINE}[{done + 1}/{total}] {name}", end="", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, or 2 with a message on an expected failure."""
+    options = _parser().parse_args(arguments)
+    shown = sys.stderr.isatty()
+    try:
+        if not 0 <= options.seed < 2**32:
+            raise LensError(f"--seed: found {options.seed}; expected 0 to {2**32 - 1}.")
+        routers = load_routers(Path(options.input))
+        trace = load_trace(Path(options.trace)) if options.trace else None
+        settings = Settings(options.view, options.metric, options.seed)
+        progress = _terminal_progress if shown else None
+        report = write_report(routers, options.output_dir, settings, trace=trace, progress=progress)
+    except LensError as error:
+        print(f"{CLEAR_LINE * shown}lens.report: {error}", file=sys.stderr)
+        return 2
+    if shown:
+        print(CLEAR_LINE, end="", file=sys.stderr)
+    for name, reason in report.skipped.items():
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    print(f"{len(report.files)} files in {report.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
