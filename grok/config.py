@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,11 @@ from grok.errors import ConfigError
 
 BUNDLED_MODEL = Path(__file__).resolve().parent / "demo"
 """Folder of the small trained model that ships with the project."""
+
+# Far above any model; a config beyond them is damaged or made to exhaust memory.
+MAX_LAYERS = 4096
+MAX_SIZE = 2**31
+MAX_FACTOR = 1e6
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,11 @@ class GrokConfig:
             "context_length",
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; expected a whole number of at least 1.")
+            limit = MAX_LAYERS if name == "n_layers" else MAX_SIZE
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+                raise ConfigError(
+                    f"{name} is {value!r:.40}; expected a whole number from 1 to {limit}."
+                )
         for name in (
             "widening",
             "embedding_multiplier",
@@ -82,10 +89,11 @@ class GrokConfig:
             if (
                 not isinstance(value, int | float)
                 or isinstance(value, bool)
-                or not math.isfinite(value)
-                or value <= 0
+                or not 0 < value <= MAX_FACTOR
             ):
-                raise ConfigError(f"{name} is {value!r}; expected a positive number.")
+                raise ConfigError(
+                    f"{name} is {value!r:.40}; expected a positive number up to {MAX_FACTOR}."
+                )
         for name in ("pad_token", "eos_token"):
             value = getattr(self, name)
             if (
@@ -94,7 +102,7 @@ class GrokConfig:
                 or not 0 <= value < self.vocab_size
             ):
                 raise ConfigError(
-                    f"{name} is {value!r}; expected a token id from 0 to {self.vocab_size - 1}."
+                    f"{name} is {value!r:.40}; expected a token id from 0 to {self.vocab_size - 1}."
                 )
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(

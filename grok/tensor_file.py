@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 import struct
 import tempfile
 from collections.abc import Callable
@@ -253,8 +254,9 @@ class _Measured:
         self._stream = stream
         self.left = size
 
-    def read(self, n: int = -1) -> bytes:
-        self._check(n)
+    def read(self, n: int) -> bytes:
+        if n > self.left:
+            raise CheckpointError(f"truncated: {n} more bytes are due and {self.left} are there")
         data = self._stream.read(n)
         self.left -= len(data)
         return data
@@ -263,10 +265,6 @@ class _Measured:
         line = self._stream.readline(1024)
         self.left -= len(line)
         return line
-
-    def _check(self, n: int) -> None:
-        if n > self.left:
-            raise CheckpointError(f"truncated: {n} more bytes are due and {self.left} are there")
 
 
 def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
@@ -282,7 +280,10 @@ def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
             that is not one of the format's. Nothing the file names is executed.
     """
     try:
-        size = file.stat().st_size
+        found_file = file.stat()
+        if not stat.S_ISREG(found_file.st_mode):
+            raise CheckpointError("this is no ordinary file")
+        size = found_file.st_size
         if max_bytes is not None and size > max_bytes + _PICKLE_OVERHEAD:
             raise CheckpointError(
                 f"the file has {size} bytes; a tensor of this place has {max_bytes}"
