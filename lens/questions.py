@@ -197,6 +197,12 @@ def breadth_answer(routers: RouterSet, gram: RouterGram) -> Answer:
             "equally broad."
         )
         return _unasked(BREADTH, sentence, name, page, params)
+    if 2 * top_k == n_experts and routers.biases is None:
+        sentence = (
+            f"Can't be told from the weights: with top {top_k} of {n_experts} every expert is "
+            "selected half of the time under an isotropic prior, whatever its weights."
+        )
+        return _unasked(BREADTH, sentence, name, page, params)
     shares, _ = selected_share(gram.own, top_k, batches=BATCHES, biases=routers.biases)
     spread = np.ptp(shares, axis=1)
     effect = float(spread.mean())
