@@ -1,0 +1,360 @@
+"""Experts: how experts differ within a layer, and which are alike across layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import cached, figures, routing, tables
+from lens.experts import ExpertMeasures
+from lens.null import cosine_percentile
+from lens.routers import RouterSet
+from pages import data_source, links, parts, traces
+
+HOW_TO_READ = """
+One cell is one expert of one layer, written L12·E3. **Numbers of experts carry no meaning across
+layers**: a column of the map is no entity, only cells are.
+
+- **Breadth**: the probability that a token is sent to the expert, `P(z_k among the top K)` with
+  `z ~ N(0, W̃ᵀW̃)`, under an isotropic prior of the residual stream. It sums to K over a layer;
+  chance is K / E. Unchanged by a scale per layer and by what all columns share. With a trace at
+  hand the measured load stands beside it.
+- **Norm**: `‖w̃_k‖₂`, in units of the weights. Logits grow with it.
+- **Nearest elsewhere**: the largest cosine with an expert of another layer. Chance is the median
+  of the largest of as many cosines of unrelated directions.
+- **Variance** and **L1 / L2** are the classic measures; Gaussian weights give L1 / L2 = √(2d/π).
+- **Load**: share of the (token, slot) assignments in the last trace; the even share is 1 / E.
+
+The card lists the nearest experts of other layers. A percentile says where a cosine lies among
+those of unrelated directions; the largest of n is expected near 100·(1 − 1/n). Matches are the
+partners in the best one-to-one matching with the layer before and after.
+"""
+
+MEASURES = {
+    "breadth": "Breadth",
+    "norm": "Norm",
+    "max_similarity": "Nearest elsewhere",
+    "variance": "Variance",
+    "l1_l2": "L1 / L2",
+    "load": "Load",
+}
+NEAREST = 8
+
+
+def pick_expert(mark: Mapping[str, Any]) -> None:
+    """A clicked cell becomes the expert shown."""
+    links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
+
+
+def measured_load(routers: RouterSet) -> np.ndarray | None:
+    """Load of every expert in the trace shown last, if these routers made it."""
+    trace = traces.shown()
+    if trace is None or trace.model_sha256 != routers.sha256:
+        return None
+    return routing.load(trace)
+
+
+def expert_map(
+    routers: RouterSet,
+    measures: ExpertMeasures,
+    load: np.ndarray | None,
+    measure: str,
+    view: str,
+    picked: tuple[int, int],
+) -> None:
+    """One measure of all experts."""
+    values = getattr(measures, measure) if measure != "load" or load is None else load
+    chance = 1 / routers.n_experts if measure == "load" else measures.baselines.get(measure)
+    labels = parts.layer_labels(routers)
+    names = [f"E{expert}" for expert in range(routers.n_experts)]
+    parts.figure(
+        figures.expert_map(values, labels, measure, chance, picked),
+        "expert_map",
+        routers,
+        words=(measure, view),
+        table=lambda: tables.matrix_csv(values, labels, names, "layer"),
+        on_pick=pick_expert,
+    )
+
+
+def card(
+    routers: RouterSet,
+    measures: ExpertMeasures,
+    load: np.ndarray | None,
+    view: str,
+    layer: int,
+    expert: int,
+) -> None:
+    """One expert: its numbers, its nearest experts, its matches in the neighbouring layers."""
+    facts = [
+        ("Breadth", f"{measures.breadth[layer, expert]:.3f}"),
+        ("Norm", f"{measures.norm[layer, expert]:.3g}"),
+        ("L1 / L2", f"{measures.l1_l2[layer, expert]:.3g}"),
+    ]
+    if load is not None:
+        facts.append(("Load", f"{load[layer, expert]:.1%}"))
+    with st.container(horizontal=True, gap="small"):
+        for name, value in facts:
+            st.metric(name, value, width="content")
+    st.caption(
+        f"Chance: breadth {measures.baselines['breadth']:.3f}, "
+        f"L1 / L2 {measures.baselines['l1_l2']:.3g}. Breadth {measures.breadth_method}."
+    )
+    nearest = cached.nearest_experts(routers, layer, expert, NEAREST, view)
+    if nearest:
+        st.markdown("Nearest experts of other layers")
+        st.dataframe(
+            {
+                "expert": [routers.label(a, e) for a, e, _ in nearest],
+                "cosine": [cosine for _, _, cosine in nearest],
+                "percentile": [cosine_percentile(c, routers.d_model) for _, _, c in nearest],
+            },
+            hide_index=True,
+            column_config={
+                "cosine": st.column_config.NumberColumn(format="%.3f"),
+                "percentile": st.column_config.NumberColumn(
+                    "chance percentile", format="%.2f", help="Among cosines of unrelated directions"
+                ),
+            },
+            key="nearest_experts",
+        )
+    matches = []
+    for neighbour in (layer - 1, layer + 1):
+        if 0 <= neighbour < routers.n_layers:
+            pair = cached.layer_pair(routers, layer, neighbour, view)
+            partner = routers.label(neighbour, int(pair.partner[expert]))
+            matches.append(f"{partner} (cosine {pair.matched[expert]:.3f})")
+    if matches:
+        st.markdown("Matched in the neighbouring layers: " + ", ".join(matches))
+
+
+def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None, view: str) -> None:
+    """All experts in a table that can be sorted; a chosen row is shown in the card."""
+    layers, experts = (grid.ravel().tolist() for grid in np.indices(measures.norm.shape))
+    columns: dict[str, Any] = {
+        "expert": [routers.label(a, e) for a, e in zip(layers, experts, strict=True)]
+    }
+    for measure, name in MEASURES.items():
+        values = load if measure == "load" else getattr(measures, measure)
+        if values is not None:
+            columns[name] = values.ravel()
+
+    def picked() -> None:
+        rows = st.session_state["expert_table"].selection.rows
+        if rows:
+            links.choose(layer=layers[rows[0]], expert=experts[rows[0]])
+
+    st.dataframe(
+        columns,
+        hide_index=True,
+        height=420,
+        key="expert_table",
+        on_select=picked,
+        selection_mode="single-row",
+        column_config={
+            name: st.column_config.NumberColumn(format="%.4g") for name in list(columns)[1:]
+        },
+    )
+    labels = parts.layer_labels(routers)
+    parts.downloads.row(
+        "expert_measures",
+        parts.downloads.file_stem("expert_measures", routers.sha256, view),
+        table=lambda: tables.expert_measures_csv(measures, labels),
+    )
+
+
+def within(routers: RouterSet, view: str, layer: int) -> None:
+    """Experts of one layer against each other."""
+    scope = links.choice(
+        "within",
+        "Compare",
+        ["cosine", "correlation", "mean"],
+        "cosine",
+        shown={
+            "cosine": "Cosine in the layer",
+            "correlation": "Correlation in the layer",
+            "mean": "Mean over layers (classic)",
+        }.__getitem__,
+        widget="segments",
+    )
+    matrix = (
+        cached.expert_cosine(routers, view)
+        if scope == "cosine"
+        else cached.expert_correlation(routers, view)
+    )
+    shown = matrix.mean(axis=0) if scope == "mean" else matrix[layer]
+    label = None if scope == "mean" else routers.label(layer)
+    names = [f"E{expert}" for expert in range(routers.n_experts)]
+    parts.figure(
+        figures.expert_correlation_matrix(
+            shown,
+            layer_label=label,
+            measure="cosine" if scope == "cosine" else "correlation",
+        ),
+        "expert_correlation_matrix",
+        routers,
+        words=(scope, label or "all", view),
+        table=lambda: tables.matrix_csv(shown, names, names, "expert"),
+    )
+
+
+def across(routers: RouterSet, view: str) -> None:
+    """The classic comparison by index, labelled as such."""
+    st.caption(
+        "Classic: compares experts that share a number. Numbers carry no meaning across layers; "
+        "the chains follow experts by what they read."
+    )
+    similarity = cached.expert_similarity_across_layers(routers, view)
+    labels = parts.layer_labels(routers)
+    parts.figure(
+        figures.expert_similarity_across_layers(similarity, labels, view=view),
+        "expert_similarity_across_layers",
+        routers,
+        words=(view,),
+        table=lambda: tables.across_layers_csv(similarity, labels),
+    )
+
+
+def chains(routers: RouterSet, view: str, layer: int, expert: int) -> None:
+    """The chain of matches through the chosen expert, layer by layer."""
+    found = cached.expert_chains(routers, view)
+    chain = int(np.flatnonzero(found.expert[:, layer] == expert)[0])
+    members = found.expert[chain]
+    scores = found.score[chain]
+    chance = cached.chance_level("matched_cosine", routers, view)
+    st.markdown(
+        f"The chain of best matches through **{routers.label(layer, expert)}**: each layer's "
+        "expert with its partner in the next layer."
+    )
+    if chance is not None:
+        st.caption(
+            f"Chance: a matched cosine of unrelated layers is {chance.mean:.3g} on average over "
+            f"their experts (95 % of layer pairs {chance.low:.3g} to {chance.high:.3g})."
+        )
+    columns = {
+        "from": [routers.label(a, int(members[a])) for a in range(len(scores))],
+        "to": [routers.label(a + 1, int(members[a + 1])) for a in range(len(scores))],
+        "cosine": scores,
+    }
+    st.dataframe(
+        columns,
+        hide_index=True,
+        key="chain_table",
+        column_config={"cosine": st.column_config.NumberColumn(format="%.3f")},
+    )
+    parts.downloads.row(
+        "expert_chain",
+        parts.downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
+        table=lambda: tables.table_csv(columns),
+    )
+
+
+def show() -> None:
+    """The page."""
+    routers = data_source.current()
+    view = data_source.current_view()
+    parts.heading("Experts", parts.finding(routers, "/experts"), HOW_TO_READ, routers, view=view)
+    measures = cached.expert_measures(routers, view)
+    load = measured_load(routers)
+    usable = [
+        name
+        for name in MEASURES
+        if (name != "load" or load is not None)
+        and (name != "max_similarity" or routers.n_layers > 1)
+    ]
+    measure = links.choice(
+        "measure",
+        "Measure",
+        usable,
+        "breadth",
+        shown=MEASURES.__getitem__,
+        widget="segments",
+    )
+    left, right = st.columns([3, 2], gap="medium")
+    with right, st.container(border=True):
+        first, second = st.columns(2)
+        with first:
+            layer = parts.layer_choice(routers)
+        with second:
+            expert = parts.expert_choice(routers)
+        card(routers, measures, load, view, layer, expert)
+    with left:
+        expert_map(routers, measures, load, measure, view, (layer, expert))
+    for tab, place in links.tabs("tab", tab_names(routers)):
+        with place:
+            draw_tab(tab, routers, measures, load, view, (layer, expert))
+    parts.share(routers)
+
+
+def tab_names(routers: RouterSet) -> dict[str, str]:
+    """The tabs that these routers have something for."""
+    names = {"table": "Table", "within": "Within a layer"}
+    if routers.n_layers > 1:
+        names |= {"chains": "Chains of matches", "by_index": "By index (classic)"}
+    return names | {"classic": "Variance and norms", "load": "Load"}
+
+
+def draw_tab(
+    tab: str,
+    routers: RouterSet,
+    measures: ExpertMeasures,
+    load: np.ndarray | None,
+    view: str,
+    picked: tuple[int, int],
+) -> None:
+    """What the open tab shows."""
+    layer, expert = picked
+    if tab == "table":
+        table(routers, measures, load, view)
+    elif tab == "within":
+        within(routers, view, layer)
+    elif tab == "chains":
+        chains(routers, view, layer, expert)
+    elif tab == "by_index":
+        across(routers, view)
+    elif tab == "classic":
+        classic(routers, measures, view, expert)
+    else:
+        breadth_and_load(routers, measures, load, view, picked)
+
+
+def classic(routers: RouterSet, measures: ExpertMeasures, view: str, expert: int) -> None:
+    """Variance, norm and L1/L2 of all experts."""
+    labels = parts.layer_labels(routers)
+    parts.figure(
+        figures.expert_variance_analysis(measures, labels, expert=expert),
+        "expert_variance_analysis",
+        routers,
+        words=(view,),
+        table=lambda: tables.expert_measures_csv(measures, labels),
+    )
+
+
+def breadth_and_load(
+    routers: RouterSet,
+    measures: ExpertMeasures,
+    load: np.ndarray | None,
+    view: str,
+    picked: tuple[int, int],
+) -> None:
+    """What the weights promise against what a text did."""
+    if load is None:
+        st.info("Run a prompt on the Live routing page with these routers' model to see it.")
+        st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
+        return
+    measured, labels = load, parts.layer_labels(routers)
+    names = [f"E{expert}" for expert in range(routers.n_experts)]
+    parts.figure(
+        figures.breadth_against_load(measures.breadth, measured, labels, picked=picked),
+        "breadth_against_load",
+        routers,
+        words=(view,),
+        table=lambda: tables.matrix_csv(measured, labels, names, "layer"),
+        on_pick=pick_expert,
+    )
+
+
+show()

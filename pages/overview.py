@@ -1,0 +1,109 @@
+"""Overview: what is loaded, and what its routers say to the four questions."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lens import cached
+from lens.questions import Answer
+from lens.routers import RouterSet
+from pages import data_source, parts
+
+PAGES = {
+    "/layers": ("pages/layers.py", "Layers", ":material/grid_on:"),
+    "/experts": ("pages/experts.py", "Experts", ":material/hub:"),
+    "/clustering": ("pages/clustering.py", "Clustering", ":material/account_tree:"),
+    "/live_routing": ("pages/live_routing.py", "Live routing", ":material/alt_route:"),
+}
+
+HOW_TO_READ = """
+A Mixture-of-Experts layer sends each token to a few of its experts. The **router** decides
+which: one column of weights for each expert, read against the token's normalised residual.
+
+- **Canonical router** `diag(γ)·W·(I − 11ᵀ/E)`: the scale of the norm before it folded in, and
+  what all columns of a layer share removed, since softmax cannot see it.
+- **Effect**: the number that the sentence rests on. **Chance**: what the same number is when
+  there is nothing to find, with the range that holds 95 % of such cases.
+- **p**: how often chance alone reaches the effect.
+
+Numbers of experts carry no meaning across layers: they can be permuted within a layer without
+changing the model. The four answers do not depend on them.
+"""
+
+
+def describe(routers: RouterSet) -> None:
+    """The shape and origin of what is loaded, as a row of figures."""
+    facts = [
+        ("Layers", f"{routers.n_layers}"),
+        ("Experts a layer", f"{routers.n_experts}"),
+        ("Experts a token", f"{routers.top_k}"),
+        ("Width", f"{routers.d_model:,}"),
+        ("Norm scales", "known" if routers.norm_scales is not None else "unknown"),
+    ]
+    with st.container(horizontal=True, gap="small"):
+        for name, value in facts:
+            st.metric(name, value, border=True, width=150)
+    st.caption(
+        f"Source: {routers.source} · {routers.score} gates · SHA-256 `{routers.sha256[:16]}`"
+    )
+
+
+def finding(answers: list[Answer]) -> str:
+    """How many of the questions have an answer beyond chance, and the clearest of them."""
+    found = [answer for answer in answers if answer.distinguishable]
+    if not found:
+        first = answers[0]
+        return (
+            f"None of the {len(answers)} questions has an answer beyond chance; for one, "
+            f"{first.effect_name} is {first.effect:.3g} where chance gives {first.null_low:.3g} to "
+            f"{first.null_high:.3g}."
+        )
+    clearest = min(found, key=lambda answer: answer.p_value)
+    return (
+        f"{len(found)} of {len(answers)} questions have an answer beyond chance. Clearest: "
+        f"{clearest.effect_name} is {clearest.effect:.3g}, where chance gives "
+        f"{clearest.null_low:.3g} to {clearest.null_high:.3g} (p {p_text(clearest.p_value)})."
+    )
+
+
+def card(answer: Answer, place: int) -> None:
+    """One question with its answer, its place among chance and the way to the view."""
+    with st.container(border=True, height="stretch", gap="small"):
+        with st.container(
+            horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+        ):
+            st.markdown(f"**{place}. {answer.question}**", width="content")
+            if answer.distinguishable:
+                st.badge("beyond chance", icon=":material/check:", color="green")
+            else:
+                st.badge("not distinguishable from chance", color="gray")
+        st.markdown(answer.sentence)
+        path, name, icon = PAGES[answer.page]
+        params = {key: str(value) for key, value in answer.params.items()}
+        if answer.page == "/experts" and "measure" not in params:
+            params["tab"] = "chains"
+        st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as it is usually written."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.2g}"
+
+
+routers = data_source.current()
+answers = cached.four_questions(routers)
+parts.heading("Overview", finding(answers), HOW_TO_READ, routers)
+describe(routers)
+st.subheader("Four questions", anchor=False)
+for row in (answers[:2], answers[2:]):
+    for column, answer in zip(st.columns(2), row, strict=False):
+        with column:
+            card(answer, answers.index(answer) + 1)
+st.subheader("Watch it route", anchor=False)
+with st.container(border=True):
+    st.markdown(
+        "Type a text and see, token by token and layer by layer, which experts the model chose "
+        "and how close each choice was."
+    )
+    st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
+parts.share(routers)

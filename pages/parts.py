@@ -1,0 +1,168 @@
+"""Pieces that every page is made of: heading, explanation, figure with its downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import altair as alt
+import numpy as np
+import streamlit as st
+
+from lens import cached
+from lens.figures import alt_text
+from lens.routers import RouterSet
+from pages import downloads, links
+
+
+def project_version() -> str:
+    """The installed version, or "source" in a working copy."""
+    try:
+        return version("grok-moe-lens")
+    except PackageNotFoundError:
+        return "source"
+
+
+def layer_labels(routers: RouterSet) -> list[str]:
+    """The names of all layers, in order."""
+    return [routers.label(layer) for layer in range(routers.n_layers)]
+
+
+def layer_choice(
+    routers: RouterSet, name: str = "layer", label: str = "Layer", default: int = 0
+) -> int:
+    """One layer by its row; the address holds the model's own number of it."""
+    ids = [str(i) for i in np.asarray(routers.layer_ids)]
+    return links.choice(
+        name,
+        label,
+        range(routers.n_layers),
+        default,
+        text=ids.__getitem__,
+        shown=routers.label,
+    )
+
+
+def expert_choice(routers: RouterSet) -> int:
+    """One expert by its number in the layer."""
+    return links.choice(
+        "expert", "Expert", range(routers.n_experts), 0, shown=lambda expert: f"E{expert}"
+    )
+
+
+def finding(routers: RouterSet, page: str) -> str:
+    """The answers that this page shows in detail, as its first lines."""
+    return " ".join(
+        answer.sentence for answer in cached.four_questions(routers) if answer.page == page
+    )
+
+
+def heading(
+    title: str, finding: str, how_to_read: str, routers: RouterSet, *, view: str | None = None
+) -> None:
+    """The page's name, its finding in a sentence, and what explains and shares it."""
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+    ):
+        st.title(title, anchor=False, width="content")
+        with st.container(horizontal=True, width="content", gap="small"):
+            with st.popover("How to read", icon=":material/menu_book:"):
+                st.markdown(how_to_read)
+            share = st.popover("Share", icon=":material/link:")
+    st.session_state["share"] = share
+    st.subheader(finding, anchor=False)
+    if view is not None:
+        unknown = "" if routers.norm_scales is not None else " · norm scales unknown, taken as 1"
+        st.caption(f"{view.capitalize()} routers{unknown}")
+
+
+def share(routers: RouterSet) -> None:
+    """Fill the Share popover; call it when the page's choices have been made."""
+    place = st.session_state.pop("share", None)
+    if place is None:
+        return
+    with place:
+        st.caption("This view, with the data's hash and the version:")
+        address = links.permalink(routers.sha256, project_version())()
+        st.code(address, language=None, wrap_lines=True)
+
+
+def note(routers: RouterSet) -> Callable[[], str]:
+    """Provenance of a figure, made when asked for: link, data, version."""
+    link = links.permalink(routers.sha256, project_version())
+    words = f"data sha256 {routers.sha256} | Grok MoE Lens {project_version()}"
+    return lambda: f"{link()} | {words}"
+
+
+def figure(
+    chart: alt.TopLevelMixin,
+    key: str,
+    routers: RouterSet,
+    *,
+    words: tuple[str, ...] = (),
+    table: Callable[[], str] | None = None,
+    on_pick: Callable[[Mapping[str, Any]], None] | None = None,
+    stretch: bool = False,
+    sha256: str | None = None,
+    provenance: Callable[[], str] | None = None,
+) -> None:
+    """A chart with its alternative text, its selection and its downloads.
+
+    `on_pick` receives the fields of the mark that was clicked, before the page
+    is drawn again.
+    """
+    arguments: dict[str, Any] = {
+        "key": key,
+        "alt": alt_text(chart),
+        "width": "stretch" if stretch else "content",
+    }
+    if on_pick is not None:
+
+        def picked() -> None:
+            marks = st.session_state[key].selection.get("pick") or []
+            if marks:
+                on_pick(marks[-1])
+
+        arguments.update(on_select=picked, selection_mode="pick")
+    spec = specification(chart)
+    spec.pop("description", None)  # `alt` takes its place
+    # Streamlit would fit titles, axes and legends into the height of the plot.
+    spec["autosize"] = {"type": "fit-x" if stretch else "pad", "contains": "padding"}
+    st.vega_lite_chart(spec=spec, **arguments)
+    downloads.row(
+        key,
+        downloads.file_stem(key, sha256 or routers.sha256, *words),
+        chart=chart,
+        table=table,
+        note=provenance or note(routers),
+    )
+
+
+def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """The chart as Vega-Lite with its data in place.
+
+    Altair gathers the data of joined charts under names, or at the top; Streamlit
+    would take the text found there for a table.
+    """
+    spec = chart.to_dict()
+    named = spec.pop("datasets", {})
+
+    def place(part: Any) -> None:
+        if isinstance(part, dict):
+            data = part.get("data")
+            if isinstance(data, dict) and data.get("name") in named:
+                data["values"] = named[data.pop("name")]
+            for inner in part.values():
+                place(inner)
+        elif isinstance(part, list):
+            for inner in part:
+                place(inner)
+
+    place(spec)
+    children = spec.get("layer") or spec.get("vconcat") or spec.get("hconcat") or []
+    if children and "data" in spec:
+        shared = spec.pop("data")
+        for child in children:
+            child.setdefault("data", shared)
+    return spec

@@ -1,0 +1,319 @@
+"""Figures of one trace: token strip, map, cell, load, co-selection, order, paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import figures, routing, tables
+from lens.routers import RouterSet
+from pages import links, parts
+
+VALUES: dict[str, tuple[str, Callable[[Any], np.ndarray]]] = {
+    "margin": ("Margin", routing.margin),
+    "top1": ("First choice", lambda trace: trace.experts[:, :, 0]),
+    "entropy": ("Entropy", routing.entropy),
+    "top1_prob": ("Largest gate", lambda trace: trace.gates[:, :, 0]),
+    "lead": ("Lead", routing.lead),
+}
+
+
+class View:
+    """A trace with what its figures have in common."""
+
+    def __init__(self, trace: Any, routers: RouterSet, labels: list[str]) -> None:
+        self.trace = trace
+        self.routers = routers
+        self.labels = labels
+        self.pieces = [str(piece) for piece in trace.pieces]
+        self.n_layers, self.n_tokens, self.n_experts = trace.router_logits.shape
+        self.top_k = trace.experts.shape[2]
+
+    def figure(self, chart: Any, key: str, **options: Any) -> None:
+        """A figure whose files carry the hash of the model that made the trace."""
+        sha256 = self.trace.model_sha256
+        parts.figure(
+            chart,
+            key,
+            self.routers,
+            sha256=sha256,
+            provenance=lambda: f"model sha256 {sha256} | Grok MoE Lens {parts.project_version()}",
+            **options,
+        )
+
+    def even(self) -> float:
+        """Share of each expert when all are used alike."""
+        return 1 / self.n_experts
+
+
+def pick_token(mark: Mapping[str, Any]) -> None:
+    """A clicked token becomes the token shown."""
+    links.choose(token=int(mark["token"]))
+
+
+def pick_cell(mark: Mapping[str, Any]) -> None:
+    """A clicked cell becomes the token and the layer shown."""
+    links.choose(token=int(mark["token"]), layer=int(mark["layer"]))
+
+
+def selectors(view: View) -> tuple[int, int, str]:
+    """Token, layer and value, by list and by keyboard."""
+    ids = [label.removeprefix("L") for label in view.labels]
+    first, second, third = st.columns([3, 2, 5], vertical_alignment="bottom")
+    with first:
+        token = links.choice(
+            "token",
+            "Token",
+            range(view.n_tokens),
+            min(view.trace.prompt_length, view.n_tokens) - 1,
+            shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
+        )
+    with second:
+        layer = links.choice(
+            "layer",
+            "Layer",
+            range(view.n_layers),
+            0,
+            text=ids.__getitem__,
+            shown=view.labels.__getitem__,
+        )
+    with third:
+        what = links.choice(
+            "what",
+            "Map shows",
+            list(VALUES),
+            "margin",
+            shown=lambda name: VALUES[name][0],
+            widget="segments",
+        )
+    return token, layer, what
+
+
+def strip(view: View, token: int, layer: int) -> None:
+    """The text as tokens, coloured by the margin in the chosen layer."""
+    values = routing.margin(view.trace)[layer]
+    view.figure(
+        figures.token_strip(
+            view.pieces,
+            values,
+            picked=token,
+            prompt_length=view.trace.prompt_length,
+            width=1080,
+        ),
+        "token_strip",
+        on_pick=pick_token,
+        table=lambda: tables.table_csv(
+            {
+                "token": np.arange(view.n_tokens),
+                "piece": view.pieces,
+                f"margin in {view.labels[layer]} (logits)": values,
+            }
+        ),
+    )
+
+
+def token_map(view: View, token: int, layer: int, what: str) -> None:
+    """One value for every token in every layer."""
+    values = VALUES[what][1](view.trace)
+    view.figure(
+        figures.token_layer_map(
+            values,
+            what,
+            view.pieces,
+            view.labels,
+            (token, layer),
+            prompt_length=view.trace.prompt_length,
+            n_experts=view.n_experts,
+        ),
+        "token_layer_map",
+        words=(what,),
+        on_pick=pick_cell,
+        table=lambda: tables.token_layer_csv(values, what, view.pieces, view.labels),
+    )
+
+
+def cell(view: View, token: int, layer: int) -> None:
+    """One token in one layer: what the router said, and what the model expects next."""
+    trace = view.trace
+    experts = [int(e) for e in trace.experts[layer, token]]
+    gates = trace.gates[layer, token]
+    share = routing.gate_share(trace)[layer, token]
+    names = " and ".join(f"**{view.labels[layer]}·E{e}**" for e in experts)
+    mix = " : ".join(f"{s:.0%}" for s in share)
+    raw = ", ".join(f"{g:.3f}" for g in gates)
+    st.markdown(
+        f"Token {token} “{figures.visible(view.pieces[token])}” goes to {names}. "
+        f"Mix {mix}, raw gates {raw}, margin {routing.margin(trace)[layer, token]:.3f} logits."
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        view.figure(
+            figures.cell_probabilities(
+                trace.router_probs[layer, token],
+                experts,
+                label=view.labels[layer],
+                piece=view.pieces[token],
+            ),
+            "cell_probabilities",
+            words=(view.labels[layer], f"token{token}"),
+            table=lambda: tables.table_csv(
+                {
+                    "expert": np.arange(view.n_experts),
+                    "router logit": trace.router_logits[layer, token],
+                    "gate (probability)": trace.router_probs[layer, token],
+                    "chosen": np.isin(np.arange(view.n_experts), experts),
+                }
+            ),
+        )
+    with right:
+        candidates(view, token)
+
+
+def candidates(view: View, token: int) -> None:
+    """The tokens that the model thinks come next."""
+    trace = view.trace
+    ids = [int(i) for i in trace.candidates[token]]
+    if not ids:
+        st.caption("The trace holds no candidates for the next token.")
+        return
+    names = (
+        [str(piece) for piece in trace.candidate_pieces[token]]
+        if trace.candidate_pieces is not None
+        else [f"id {i}" for i in ids]
+    )
+    following = int(trace.tokens[token + 1]) if token + 1 < view.n_tokens else None
+    view.figure(
+        figures.candidate_bars(
+            names,
+            trace.candidate_probs[token],
+            after=view.pieces[token],
+            chosen=ids.index(following) if following in ids else None,
+        ),
+        "next_token_candidates",
+        words=(f"token{token}",),
+        table=lambda: tables.table_csv(
+            {"token id": ids, "piece": names, "probability": trace.candidate_probs[token]}
+        ),
+    )
+
+
+def load(view: View, layer: int) -> None:
+    """Each expert's share of the assignments against its chance band."""
+    share = routing.load(view.trace)
+    low, high = routing.load_interval(view.n_tokens, view.top_k, view.n_experts)
+    view.figure(
+        figures.load_by_layer(share, low, high, view.labels),
+        "load_by_layer",
+        on_pick=lambda mark: links.choose(layer=int(mark["layer"]), expert=int(mark["expert"])),
+        table=lambda: tables.load_csv(share, view.labels, low, high),
+    )
+
+
+def coselection(view: View, layer: int) -> None:
+    """Which experts of the chosen layer are chosen together."""
+    if view.top_k < 2:
+        st.caption("Each token has one expert, so none are chosen together.")
+        return
+    found = routing.coselection(view.trace)
+    names = [f"E{expert}" for expert in range(view.n_experts)]
+    view.figure(
+        figures.coselection_matrix(
+            found.lift[layer], found.counts[layer], label=view.labels[layer]
+        ),
+        "coselection",
+        words=(view.labels[layer],),
+        table=lambda: tables.matrix_csv(found.lift[layer], names, names, "lift of pair"),
+    )
+
+
+def order(view: View) -> None:
+    """How evenly experts are used, and how far neighbouring tokens share them."""
+    repeat = routing.repeat_rate(view.trace)
+    left, right = st.columns(2, gap="large")
+    with left:
+        values = {"first choice": repeat.first, "any choice": repeat.any}
+        view.figure(
+            figures.layer_lines(
+                values,
+                view.labels,
+                title="Neighbouring tokens with the same expert",
+                unit="share of neighbouring tokens",
+                chance={"first choice": repeat.chance_first, "any choice": repeat.chance_any},
+            ),
+            "repeat_rate",
+            stretch=True,
+            table=lambda: tables.table_csv(
+                {
+                    "layer": view.labels,
+                    **values,
+                    "first choice, tokens shuffled": repeat.shuffled_first,
+                    "any choice, tokens shuffled": repeat.shuffled_any,
+                }
+            ),
+        )
+    with right:
+        effective = {"effective experts": routing.effective_experts(view.trace)}
+        view.figure(
+            figures.layer_lines(
+                effective,
+                view.labels,
+                title="Effective number of experts",
+                unit="exp(entropy of the load)",
+                chance={"effective experts": float(view.n_experts)},
+            ),
+            "effective_experts",
+            stretch=True,
+            table=lambda: tables.table_csv({"layer": view.labels, **effective}),
+        )
+
+
+def paths(view: View, layer: int) -> None:
+    """Where tokens go between the first choices of consecutive layers."""
+    if view.n_layers < 2:
+        st.caption("The trace has one layer, so there are no paths.")
+        return
+    most = min(view.n_layers, 12)
+    first = min(max(layer - most // 2, 0), view.n_layers - most)
+    rows = list(range(first, first + most))
+    found = routing.paths(view.trace, rows)
+    step, source, target = (grid.ravel() for grid in np.indices(found.counts.shape))
+    view.figure(
+        figures.routing_paths(found.counts, [view.labels[row] for row in rows]),
+        "routing_paths",
+        table=lambda: tables.table_csv(
+            {
+                "from layer": [view.labels[rows[s]] for s in step],
+                "from expert": source,
+                "to expert": target,
+                "tokens": found.counts.ravel(),
+                "expected if independent": found.expected.ravel(),
+            }
+        ),
+    )
+
+
+def compare(view: View, other: View, what: str) -> None:
+    """Two prompts, token by token from the start."""
+    n = min(view.n_tokens, other.n_tokens)
+    if (view.n_layers, view.n_experts) != (other.n_layers, other.n_experts):
+        st.info("These traces come from models of different shapes; they cannot be aligned.")
+        return
+    first, second = (VALUES[what][1](v.trace)[:, :n] for v in (view, other))
+    difference = first != second if what == "top1" else first - second
+    view.figure(
+        figures.compare_maps(
+            difference.astype(float), what, view.pieces[:n], other.pieces[:n], view.labels
+        ),
+        "compare_prompts",
+        words=(what,),
+        on_pick=pick_cell,
+        table=lambda: tables.token_layer_csv(
+            difference.astype(float),
+            what,
+            [f"{a} | {b}" for a, b in zip(view.pieces[:n], other.pieces[:n], strict=True)],
+            view.labels,
+        ),
+    )

@@ -1,0 +1,219 @@
+"""The routing traces of this session, and the way to a new one.
+
+Prompts and traces live in the session's state alone: not in the address, not in
+a log, not in a cache that another session could read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from grok.checkpoint import open_checkpoint
+from grok.config import GrokConfig
+from grok.errors import GrokError, PromptError
+from lens import routing
+from lens.routers import RouterSet
+from lens.traces import Trace
+from pages import data_source
+
+LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
+DEFAULT_LIMIT = 512
+LONGEST_TEXT = 50_000  # characters the prompt box takes; the token limit comes on top
+SLOTS = {"first": "Prompt", "second": "Second prompt", "file": "Saved trace"}
+
+
+def prompt_limit() -> int:
+    """Most tokens that a prompt may have here."""
+    try:
+        limit = int(os.environ.get(LIMIT_VARIABLE, ""))
+    except ValueError:
+        return DEFAULT_LIMIT
+    return limit if limit > 0 else DEFAULT_LIMIT
+
+
+def kept() -> dict[str, Any]:
+    """The traces of this session, by slot."""
+    traces = dict(st.session_state.get("traces", {}))
+    saved = data_source.uploaded_trace()
+    if saved is not None:
+        traces["file"] = saved[1]
+    return {slot: traces[slot] for slot in SLOTS if slot in traces}
+
+
+def keep(slot: str, trace: Any) -> None:
+    """Keep a trace for this session; None drops the one there was."""
+    traces = st.session_state.setdefault("traces", {})
+    if trace is None:
+        traces.pop(slot, None)
+    else:
+        traces[slot] = trace
+
+
+def shown() -> Trace | Any | None:
+    """The trace looked at last, or None."""
+    traces = kept()
+    slot = st.session_state.get("trace_shown", "first")
+    return traces.get(slot) or next(iter(traces.values()), None)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A checkpoint that prompts can be run on."""
+
+    name: str
+    path: str
+    config: GrokConfig
+    has_tokenizer: bool
+
+
+def model_choices() -> dict[str, ModelChoice]:
+    """The configured checkpoint, if it can be opened, and the bundled model."""
+    found = {}
+    named = data_source.configured().checkpoint
+    paths = [("checkpoint", "Configured checkpoint", named)] if named else []
+    bundled = "Bundled model" if data_source.is_trained() else "Example model (untrained)"
+    paths.append(("bundled", bundled, str(data_source.bundled_checkpoint())))
+    for key, name, path in paths:
+        try:
+            checkpoint = open_checkpoint(path)
+        except GrokError as error:
+            st.error(str(error), icon=":material/error:")
+            continue
+        found[key] = ModelChoice(
+            name, str(path), checkpoint.config, checkpoint.tokenizer_file is not None
+        )
+    return found
+
+
+def memory_problem(choice: ModelChoice, dtype: str) -> str | None:
+    """Why the model cannot run on this machine, or None when it can."""
+    from grok import runner
+
+    needed = runner.memory_needed(choice.config, dtype)
+    there = runner.device_memory()
+    if there is not None and needed <= there:
+        return None
+    if there is None and needed <= host_memory():
+        return None
+    have = "no accelerator" if there is None else f"{there / 2**30:,.0f} GiB of device memory"
+    return (
+        f"This checkpoint ({choice.config.n_parameters() / 1e9:,.1f} B parameters) needs about "
+        f"{needed / 2**30:,.0f} GiB of accelerator memory; this machine has {have}. Its routers "
+        "can be explored on the other pages. For live routing use the bundled model, or make a "
+        "trace where the model fits (python -m grok.run --checkpoint DIR --prompt TEXT --trace "
+        "OUT.npz) and open it in the sidebar."
+    )
+
+
+def host_memory() -> int:
+    """Bytes of main memory that a model on the CPU may take: half of what there is."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (ValueError, OSError, AttributeError):
+        return 8 * 2**30
+
+
+def token_ids(text: str) -> list[int]:
+    """Token ids typed as numbers, for a model without a tokenizer.
+
+    Raises:
+        PromptError: something else than whole numbers was typed.
+    """
+    words = [word for word in re.split(r"[\s,;]+", text.strip()) if word]
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise PromptError(
+            "This model has no tokenizer, so it takes token ids: whole numbers with commas "
+            f"between them, as in 5, 17, 3. Found {text.strip()[:40]!r}."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a prompt is to be run."""
+
+    model: ModelChoice
+    dtype: str
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+def run(request: Request, text: str, on_wait: Callable[[int], None]) -> Any:
+    """The trace of one prompt, by the model that all sessions share.
+
+    Raises:
+        GrokError: the prompt or the model cannot be used; the text says why.
+    """
+    if not text.strip():
+        raise PromptError("The prompt is empty. Type a text, or choose an example.")
+    from grok.cached import shared_model
+
+    shared = shared_model(request.model.path, request.dtype)
+    model = shared.model
+    prompt: Any = model.encode(text) if request.model.has_tokenizer else token_ids(text)
+    limit = prompt_limit()
+    if len(prompt) > limit:
+        raise PromptError(
+            f"The prompt has {len(prompt):,} tokens; at most {limit:,} are traced here. Shorten "
+            f"it, or start the app with a larger {LIMIT_VARIABLE}."
+        )
+    if request.max_new_tokens:
+        return shared.generate(
+            prompt,
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            on_wait=on_wait,
+        ).trace
+    return shared.trace(prompt, on_wait=on_wait)
+
+
+def file_bytes(trace: Any) -> bytes:
+    """The trace as an .npz."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.npz"
+        trace.save(path)
+        return path.read_bytes()
+
+
+def labels(trace: Any, routers: RouterSet) -> list[str]:
+    """Names of the trace's layers: the routers' own where these made the trace."""
+    n_layers = trace.router_logits.shape[0]
+    if trace.model_sha256 == routers.sha256:
+        return [routers.label(layer) for layer in range(n_layers)]
+    return [f"L{layer}" for layer in range(n_layers)]
+
+
+def finding(trace: Any, names: list[str]) -> str:
+    """What stands out in the routing of a text, beside what chance gives."""
+    n_layers, n_tokens, n_experts = trace.router_logits.shape
+    top_k = trace.experts.shape[2]
+    load = routing.load(trace)
+    low, high = routing.load_interval(n_tokens, top_k, n_experts, comparisons=load.size)
+    layer, expert = np.unravel_index(np.argmax(load), load.shape)
+    most = float(load[layer, expert])
+    verdict = "more than" if most > high else "not distinguishable from"
+    text = (
+        f"Of {n_tokens:,} tokens, {names[layer]}·E{expert} took the largest share, {most:.0%} of "
+        f"its layer's assignments: {verdict} chance (even {1 / n_experts:.1%}; by chance no expert "
+        f"above {high:.0%} in 95 % of texts)."
+    )
+    if n_tokens > 1:
+        repeat = routing.repeat_rate(trace)
+        text += (
+            f" Neighbouring tokens share their first expert in {repeat.first.mean():.0%} of cases "
+            f"(chance {repeat.chance_first:.1%}; same tokens shuffled "
+            f"{repeat.shuffled_first.mean():.0%})."
+        )
+    return text
