@@ -159,7 +159,7 @@ def _use_all_cores(jax: Any) -> None:
 def _save(work: Path, settings: dict[str, Any], state: Any) -> None:
     import jax
 
-    leaves = {f"leaf{i:04d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
+    leaves: Any = {f"leaf{i:04d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
     text = np.array(json.dumps(settings, sort_keys=True))
     write_whole(work / "state.npz", lambda stream: np.savez(stream, settings=text, **leaves))
 

@@ -93,7 +93,7 @@ def initial_params(config: GrokConfig, seed: int) -> dict[str, Any]:
     one_layer = hk.transform(lambda *a: DecoderLayer(config)(*a))
 
     def flat(key: jax.Array) -> dict[str, jax.Array]:
-        nested = one_layer.init(key, *args)
+        nested: Mapping[str, Mapping[str, Any]] = one_layer.init(key, *args)  # type: ignore[assignment]
         return {
             f"{module}/{name}".removeprefix("decoder_layer/"): value
             for module, values in nested.items()
@@ -215,8 +215,10 @@ def make_step(config: GrokConfig, recipe: Recipe, dtype: Any) -> Any:
             local = jax.grad(partial(losses, config, recipe, axis="data"), has_aux=True)
             return jax.lax.pmean(local(params, batch, dtype), "data")
 
-        specs = {"in_specs": (P(), P("data")), "out_specs": P()}
-        return jax.shard_map(share, mesh=mesh, check_vma=False, **specs)(params, batch)
+        over_data = jax.shard_map(
+            share, mesh=mesh, check_vma=False, in_specs=(P(), P("data")), out_specs=P()
+        )
+        return over_data(params, batch)
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Losses, jax.Array]:

@@ -1,0 +1,138 @@
+"""`python -m grok.run`: traces a prompt's routing and, when asked, continues it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grok.errors import GrokError, PromptError
+from grok.sampling import check_sampling
+
+if TYPE_CHECKING:
+    from grok.trace import RoutingTrace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code, 2 for input that it cannot use."""
+    args = _parser().parse_args(argv)
+    try:
+        prompt = args.prompt if args.tokens is None else _ids(args.tokens)
+        check_sampling(args.temperature, args.top_p)
+        if args.max_new_tokens < 0:
+            raise PromptError(f"--max-new-tokens is {args.max_new_tokens}; expected 0 or more.")
+        if args.trace is not None and not args.trace.parent.is_dir():
+            raise GrokError(f"--trace {args.trace}: that folder does not exist.")
+        _run(args, prompt)
+    except GrokError as error:
+        print(f"grok.run: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m grok.run", description=__doc__)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds ckpt-0, or ckpt-0 itself (default: the bundled model)",
+    )
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--prompt", metavar="TEXT")
+    given.add_argument("--tokens", metavar="5,17,3", help="token ids instead of text")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="a SentencePiece model")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=0, metavar="N", help="0 only traces (default)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 is greedy")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trace", type=Path, metavar="OUT.npz", help="save the routing here")
+    return parser
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise PromptError(f"--tokens is {text!r:.80}; expected numbers such as 5,17,3.") from None
+
+
+def _run(args: argparse.Namespace, prompt: str | list[int]) -> None:
+    from grok.runner import load
+
+    model = load(args.checkpoint, dtype=args.dtype, tokenizer=args.tokenizer, progress=_progress())
+    if args.max_new_tokens == 0:
+        trace = model.trace_routing(prompt)
+        text = None
+    else:
+        generation = model.generate(
+            prompt,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            seed=args.seed,
+        )
+        trace, text = generation.trace, generation.text
+    config = model.config
+    print(
+        f"{model.name}: {config.n_layers} layers, {config.n_experts} experts, "
+        f"top {config.top_k}, {model.dtype}, routers {model.sha256[:12]}"
+    )
+    if model.tokenizer is None:
+        print("no tokenizer beside ckpt-0 and no --tokenizer: tokens are shown as ids")
+    print(_table(trace))
+    if text is not None:
+        print(f"\ncontinuation: {text!r}")
+    if args.trace is not None:
+        trace.save(args.trace)
+        print(f"saved {args.trace}")
+
+
+def _progress():  # type: ignore[no-untyped-def]
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        print(f"\rreading tensors {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _table(trace: RoutingTrace) -> str:
+    """Tokens down, layers across, the chosen experts in each cell (largest gate first)."""
+    n_layers, n_tokens, _ = trace.experts.shape
+    cells = [
+        ["-".join(str(e) for e in trace.experts[layer, t]) for layer in range(n_layers)]
+        for t in range(n_tokens)
+    ]
+    names = [repr(str(piece))[1:-1] for piece in trace.pieces]
+    width = max(len("token"), *(len(name) for name in names))
+    heads = [f"L{layer}" for layer in range(n_layers)]
+    columns = [max(len(heads[i]), *(len(row[i]) for row in cells)) for i in range(n_layers)]
+    lines = ["token".ljust(width) + "  " + " ".join(map(str.rjust, heads, columns))]
+    for t, (name, row) in enumerate(zip(names, cells, strict=True)):
+        mark = " " if t < trace.prompt_length else "+"
+        lines.append(name.ljust(width) + mark + " " + " ".join(map(str.rjust, row, columns)))
+    last = ", ".join(
+        f"{str(piece)!r} {prob:.3f}"
+        for piece, prob in zip(
+            trace.candidate_pieces[-1, :5], trace.candidate_probs[-1, :5], strict=True
+        )
+    )
+    return "\n".join(
+        [
+            "experts chosen by each token in each layer, largest gate first (+ generated):",
+            *lines,
+            f"most probable next tokens: {last}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

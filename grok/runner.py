@@ -1,0 +1,507 @@
+"""A loaded model: prompt in, routing out.
+
+`load` reads every tensor once and places it on the devices. A call pads its
+tokens to a bucket, so a new length inside a bucket compiles nothing; one
+compiled layer serves all layers. Nothing about a call is kept in the model, so
+calls may come from several threads, one at a time (see `grok.turnstile`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from grok import forward
+from grok.checkpoint import (
+    EMBEDDING,
+    FINAL_NORM,
+    Checkpoint,
+    moe_norm_path,
+    open_checkpoint,
+    router_path,
+)
+from grok.config import BUNDLED_MODEL, GrokConfig
+from grok.errors import DeviceError, GrokError, PromptError
+from grok.modules import Cache, Dispatch
+from grok.moe import Choice
+from grok.sampling import check_sampling, next_token
+from grok.sharding import (
+    device_memory,
+    dispatch_over,
+    initialize_distributed,
+    make_mesh,
+    memory_needed,
+    place,
+)
+from grok.tokenizer import Tokenizer
+from grok.trace import RoutingTrace, routers_sha256
+
+__all__ = [
+    "Forward",
+    "Generation",
+    "Model",
+    "Step",
+    "bucket",
+    "check_memory",
+    "device_memory",
+    "load",
+    "memory_needed",
+]
+
+SMALLEST_BUCKET = 16
+DTYPES = ("bfloat16", "float32")
+
+Progress = Callable[[int, int], None]
+
+
+def bucket(length: int) -> int:
+    """The padded length for `length` tokens: the next power of two, at least 16."""
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+# --- compiled parts ----------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"))
+def _embed(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
+    return forward.embed(config, params, tokens, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnames=("config", "dispatch", "mesh"), donate_argnames=("cache",))
+def _layer(
+    config: GrokConfig,
+    params: Any,
+    h: jax.Array,
+    start: jax.Array,
+    key_is_token: jax.Array,
+    cache: Cache,
+    dispatch: Dispatch,
+    mesh: Mesh,
+) -> tuple[jax.Array, Choice, Cache]:
+    h, trace, cache = forward.layer(
+        config, params, h, start, key_is_token, cache, dispatch=dispatch
+    )
+    if mesh.size > 1:  # every process and device can read what leaves the layer
+        h, choice = jax.lax.with_sharding_constraint((h, trace.choice), NamedSharding(mesh, P()))
+    else:
+        choice = trace.choice
+    return h, choice, cache
+
+
+class _Head(NamedTuple):
+    logits: jax.Array  # [B, T, V]
+    candidates: jax.Array  # [B, T, C]
+    candidate_probs: jax.Array  # [B, T, C]
+
+
+@partial(jax.jit, static_argnames=("config", "n_candidates", "mesh"))
+def _head(config: GrokConfig, params: Any, h: jax.Array, n_candidates: int, mesh: Mesh) -> _Head:
+    logits = forward.unembed(config, params, h)
+    probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    top, ids = jax.lax.top_k(probs, n_candidates)
+    head = _Head(logits, ids.astype(jnp.int32), top)
+    if mesh.size > 1:
+        head = jax.lax.with_sharding_constraint(head, NamedSharding(mesh, P()))
+    return head
+
+
+# --- results -----------------------------------------------------------------
+
+
+class Forward(NamedTuple):
+    """One pass, on the host. logits [B, T, V] float32; router_logits, router_probs
+    [L, B, T, E]; experts, gates [L, B, T, K]; candidates, candidate_probs [B, T, C]."""
+
+    logits: np.ndarray
+    router_logits: np.ndarray
+    router_probs: np.ndarray
+    experts: np.ndarray
+    gates: np.ndarray
+    candidates: np.ndarray
+    candidate_probs: np.ndarray
+
+
+class Step(NamedTuple):
+    """One generated token, and the routing of the tokens that were read to choose it.
+
+    Attributes:
+        token: the id.
+        piece: its piece.
+        read: the tokens read in this step [T]: the prompt at first, then one.
+        routing: their routing, batch axis of 1.
+    """
+
+    token: int
+    piece: str
+    read: np.ndarray
+    routing: Forward
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A continuation.
+
+    Attributes:
+        new_tokens: generated ids, the end-of-sequence token included when it came.
+        text: their text; ids separated by spaces when there is no tokenizer.
+        trace: routing of the prompt and of all generated tokens but the last, which the
+            model never read.
+    """
+
+    new_tokens: list[int]
+    text: str
+    trace: RoutingTrace
+
+
+# --- the model ---------------------------------------------------------------
+
+
+class Model:
+    """A model on its devices. Made by `load`.
+
+    Attributes:
+        config: its shape.
+        tokenizer: None when there is none; then prompts are token ids.
+        dtype: of activations, "bfloat16" or "float32".
+        sha256: hash over routers and pre-MoE norms, as in a routers `.npz`.
+        mesh: the ("data", "model") mesh.
+        name: name of the checkpoint's folder.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: str,
+        tokenizer: Tokenizer | None,
+        mesh: Mesh,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = checkpoint.config
+        self.tokenizer = tokenizer
+        self.dtype = dtype
+        self.mesh = mesh
+        self.name = checkpoint.folder.resolve().name
+        self._dispatch = dispatch_over(mesh)
+        params: dict[str, Any] = {}
+        routers: dict[str, np.ndarray] = {}
+        decides = {
+            path
+            for layer in range(self.config.n_layers)
+            for path in (router_path(layer), moe_norm_path(layer))
+        }
+        for i, path in enumerate(checkpoint.paths):
+            tensor = checkpoint.read(path)
+            if path in decides:
+                routers[path] = np.asarray(tensor).astype(np.float32)
+            params[path] = place(self.config, path, tensor, mesh)
+            if progress is not None:
+                progress(i + 1, len(checkpoint.paths))
+        layers = range(self.config.n_layers)
+        self.sha256 = routers_sha256(
+            np.stack([routers[router_path(i)] for i in layers]),
+            np.stack([routers[moe_norm_path(i)] for i in layers]),
+        )
+        self._io = {path: params[path] for path in (EMBEDDING, FINAL_NORM)}
+        self._layers: list[Mapping[str, Any]] = [
+            {
+                path.split("/", 2)[2]: value
+                for path, value in params.items()
+                if path.startswith(f"transformer/decoder_layer_{i}/")
+            }
+            for i in layers
+        ]
+
+    # text and tokens
+
+    def encode(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
+        """Token ids [T] int32 of text, or ids as they are, checked.
+
+        Raises:
+            PromptError: empty, not valid Unicode, ids outside the vocabulary, longer than the
+                context, or text without a tokenizer.
+        """
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise PromptError(
+                    "This checkpoint has no tokenizer, so a prompt must be token ids. Put "
+                    "tokenizer.model beside ckpt-0, or name one with --tokenizer FILE."
+                )
+            tokens = self.tokenizer.encode(prompt)
+        else:
+            tokens = _as_ids(prompt, self.config.vocab_size)
+        if tokens.size == 0:
+            raise PromptError("The prompt is empty. Type at least one character or token.")
+        if tokens.size > self.config.context_length:
+            raise PromptError(
+                f"The prompt has {tokens.size} tokens; this model's context holds "
+                f"{self.config.context_length}. Shorten it."
+            )
+        return tokens
+
+    def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
+        """The pieces of ids, #id without a tokenizer."""
+        if self.tokenizer is None:
+            return [f"#{int(token)}" for token in tokens]
+        return self.tokenizer.pieces(tokens)
+
+    def text(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, the ids themselves without a tokenizer."""
+        if self.tokenizer is None:
+            return " ".join(str(int(token)) for token in tokens)
+        return self.tokenizer.decode(tokens)
+
+    # passes
+
+    def forward(self, tokens: np.ndarray, *, candidates: int = 1) -> Forward:
+        """One pass over sequences of one length; token 0 is padding.
+
+        Args:
+            tokens: [B, T]; T is used as it is, not padded to a bucket.
+            candidates: next tokens to keep.
+        """
+        b, t = tokens.shape
+        caches = self._caches(b, t)
+        return self._pass(tokens, 0, tokens > 0, caches, candidates)
+
+    def trace_routing(
+        self, prompt: str | Sequence[int] | np.ndarray, *, candidates: int = 10
+    ) -> RoutingTrace:
+        """The routing of a prompt, and the most probable next tokens after each token.
+
+        Args:
+            prompt: text, or token ids.
+            candidates: next tokens to keep, C.
+
+        Raises:
+            PromptError: see `encode`.
+        """
+        tokens = self.encode(prompt)
+        n = bucket(tokens.size)
+        padded = np.zeros((1, n), np.int32)
+        padded[0, : tokens.size] = tokens
+        result = self._pass(padded, 0, padded > 0, self._caches(1, n), self._count(candidates))
+        return self._trace([(tokens, result)], tokens.size, {"max_new_tokens": 0})
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | np.ndarray,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        candidates: int = 10,
+    ) -> Iterator[Step]:
+        """Generates token by token; ends at `max_new_tokens` or after the end-of-sequence token.
+
+        Args:
+            prompt: text, or token ids.
+            max_new_tokens: at least 1.
+            temperature: 0 is greedy (of ties the first id).
+            top_p: nucleus; 1 keeps all tokens.
+            seed: of the draws; the same seed and settings give the same tokens.
+            candidates: next tokens to keep in the routing.
+
+        Raises:
+            PromptError: unusable prompt or settings, or no room for the new tokens.
+        """
+        tokens = self.encode(prompt)
+        check_sampling(temperature, top_p)
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
+        room = self.config.context_length - tokens.size
+        if max_new_tokens > room:
+            raise PromptError(
+                f"The prompt has {tokens.size} tokens, so there is room for {room} new ones in "
+                f"this model's context; {max_new_tokens} were asked for."
+            )
+        return self._stream(tokens, max_new_tokens, temperature, top_p, seed, candidates)
+
+    def _stream(
+        self,
+        tokens: np.ndarray,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        candidates: int,
+    ) -> Iterator[Step]:
+        n = bucket(tokens.size)
+        caches = self._caches(1, max(n, bucket(tokens.size + max_new_tokens)))
+        length = caches[0].keys.shape[1]
+        key_is_token = np.ones((1, length), bool)
+        key_is_token[0, : tokens.size] = tokens > 0
+        padded = np.zeros((1, n), np.int32)
+        padded[0, : tokens.size] = tokens
+        rng = np.random.default_rng(seed)
+        read, given, start = tokens, padded, 0
+        for _ in range(max_new_tokens):
+            routing = self._pass(given, start, key_is_token, caches, self._count(candidates))
+            start += read.size
+            token = next_token(routing.logits[0, read.size - 1], temperature, top_p, rng)
+            yield Step(token, self.pieces([token])[0], read, routing)
+            if token == self.config.eos_token:
+                return
+            key_is_token[0, start] = token > 0
+            read = np.array([token], np.int32)
+            given = read[None]
+
+    def generate(
+        self, prompt: str | Sequence[int] | np.ndarray, *, max_new_tokens: int, **options: Any
+    ) -> Generation:
+        """A continuation with its routing; arguments and errors as for `stream`."""
+        steps = list(self.stream(prompt, max_new_tokens=max_new_tokens, **options))
+        return self.collect(steps, {"max_new_tokens": max_new_tokens, **options})
+
+    def collect(self, steps: Sequence[Step], settings: Mapping[str, Any]) -> Generation:
+        """The `Generation` of the steps of one `stream`."""
+        passes = [(step.read, step.routing) for step in steps]
+        new = [step.token for step in steps]
+        trace = self._trace(passes, steps[0].read.size, settings)
+        return Generation(new, self.text(new), trace)
+
+    # internals
+
+    def _count(self, candidates: int) -> int:
+        return max(1, min(candidates, self.config.vocab_size))
+
+    def _caches(self, batch: int, length: int) -> list[Cache]:
+        dtype = jnp.dtype(self.dtype)
+        return [forward.empty_cache(self.config, batch, length, dtype) for _ in self._layers]
+
+    def _pass(
+        self,
+        tokens: np.ndarray,
+        start: int,
+        key_is_token: np.ndarray,
+        caches: list[Cache],
+        candidates: int,
+    ) -> Forward:
+        """Reads `tokens` [B, T] at `start`; `caches` is filled in place."""
+        h = _embed(self.config, {EMBEDDING: self._io[EMBEDDING]}, tokens, self.dtype)
+        where, keys = np.int32(start), np.array(key_is_token)
+        choices = []
+        for i, params in enumerate(self._layers):
+            h, choice, caches[i] = _layer(
+                self.config, params, h, where, keys, caches[i], self._dispatch, self.mesh
+            )
+            choices.append(choice)
+        head = _head(self.config, self._io, h, candidates, self.mesh)
+        head, choices = jax.device_get((head, choices))
+        router_logits, router_probs, experts, gates = (
+            np.stack(parts) for parts in zip(*choices, strict=True)
+        )
+        return Forward(
+            logits=head.logits.astype(np.float32),
+            router_logits=router_logits,
+            router_probs=router_probs,
+            experts=experts,
+            gates=gates,
+            candidates=head.candidates,
+            candidate_probs=head.candidate_probs,
+        )
+
+    def _trace(
+        self,
+        passes: Sequence[tuple[np.ndarray, Forward]],
+        prompt_length: int,
+        settings: Mapping[str, Any],
+    ) -> RoutingTrace:
+        tokens = np.concatenate([read for read, _ in passes])
+
+        def joined(name: str, axis: int) -> np.ndarray:
+            parts = []
+            for read, routing in passes:
+                one = np.take(getattr(routing, name), 0, axis=axis - 1)  # the only sequence
+                parts.append(np.take(one, np.arange(read.size), axis=axis - 1))
+            return np.concatenate(parts, axis=axis - 1)
+
+        candidates = joined("candidates", 1)
+        rows = [self.pieces(row) for row in candidates]
+        return RoutingTrace(
+            tokens=tokens,
+            pieces=np.array(self.pieces(tokens), dtype=np.str_),
+            prompt_length=prompt_length,
+            router_logits=joined("router_logits", 2),
+            router_probs=joined("router_probs", 2),
+            experts=joined("experts", 2),
+            gates=joined("gates", 2),
+            candidates=candidates,
+            candidate_probs=joined("candidate_probs", 1),
+            candidate_pieces=np.array(rows, dtype=np.str_),
+            model_sha256=self.sha256,
+            settings={"model": self.name, "dtype": self.dtype, **settings},
+        )
+
+
+def _as_ids(prompt: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
+    ids = np.asarray(prompt)
+    if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
+        raise PromptError(f"Token ids must be one row of whole numbers; found {prompt!r:.80}.")
+    if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
+        bad = int(ids[(ids < 0) | (ids >= vocab_size)][0])
+        raise PromptError(f"Token id {bad} is outside the vocabulary, 0 to {vocab_size - 1}.")
+    return ids.astype(np.int32)
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str = "bfloat16",
+    tokenizer: str | os.PathLike[str] | None = None,
+    mesh: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Reads a checkpoint onto the devices there are.
+
+    Args:
+        path: folder that holds `ckpt-0`, or `ckpt-0` itself; the bundled model when None.
+        dtype: of activations, "bfloat16" (as Grok-1 runs) or "float32".
+        tokenizer: a SentencePiece file; by default `tokenizer.model` beside `ckpt-0`.
+        mesh: (data, model) sizes; by default all devices, split as the experts allow.
+        progress: called with (tensors read, tensors in all).
+
+    Raises:
+        GrokError: an unusable checkpoint, tokenizer or mesh, or too little memory, with what
+            was found, what was expected and what to do.
+    """
+    if dtype not in DTYPES:
+        raise GrokError(f"dtype is {dtype!r}; expected bfloat16 or float32.")
+    initialize_distributed()
+    checkpoint = open_checkpoint(path if path is not None else BUNDLED_MODEL)
+    check_memory(checkpoint)
+    file = Path(tokenizer) if tokenizer is not None else checkpoint.tokenizer_file
+    vocabulary = Tokenizer(file, checkpoint.config.vocab_size) if file is not None else None
+    return Model(checkpoint, dtype, vocabulary, make_mesh(checkpoint.config, mesh), progress)
+
+
+def check_memory(checkpoint: Checkpoint) -> None:
+    """Refuses a model that the devices cannot hold, before anything is read.
+
+    Raises:
+        DeviceError: with the bytes needed and the bytes there are.
+    """
+    needed, there = memory_needed(checkpoint.config), device_memory() * jax.process_count()
+    if needed > there:
+        raise DeviceError(
+            f"This model's weights take {needed / 1e9:,.0f} GB; the devices here hold "
+            f"{there / 1e9:,.0f} GB ({len(jax.devices())} x {jax.devices()[0].device_kind}). "
+            "Run it where there is room (for Grok-1 eight 80 GB GPUs), or open a saved trace."
+        )
+    missing = checkpoint.missing()
+    if missing:
+        raise GrokError(
+            f"{checkpoint.ckpt_dir}: {len(missing)} of {len(checkpoint.paths)} tensor files are "
+            f"missing, the first is {checkpoint.file(missing[0]).name} ({missing[0]}). Complete "
+            "the download. (The routers alone can be studied with python -m lens.extract.)"
+        )

@@ -1,0 +1,62 @@
+"""Text to token ids and back, by the SentencePiece model that lies beside a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from grok.errors import PromptError, TokenizerError
+
+
+class Tokenizer:
+    """A SentencePiece model. Encoding adds no beginning-of-sequence token, as in Grok-1.
+
+    Raises:
+        TokenizerError: the file is missing, is no SentencePiece model, or has more pieces
+            than the model has embeddings.
+    """
+
+    def __init__(self, file: Path, vocab_size: int) -> None:
+        import sentencepiece
+
+        if not file.is_file():
+            raise TokenizerError(f"{file}: there is no such tokenizer file.")
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
+        except (RuntimeError, OSError) as error:
+            raise TokenizerError(f"{file}: not a SentencePiece model ({error}).") from None
+        self.n_pieces = int(self._model.get_piece_size())
+        if self.n_pieces > vocab_size:
+            raise TokenizerError(
+                f"{file}: has {self.n_pieces} pieces, but the model embeds {vocab_size} tokens. "
+                "Use the tokenizer that belongs to this checkpoint."
+            )
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids [T] int32.
+
+        Raises:
+            PromptError: the text holds half a surrogate pair, which is no Unicode text.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"The prompt's character {error.start} is half of a surrogate pair and not "
+                "valid Unicode. Remove it."
+            ) from None
+        return np.asarray(self._model.encode(text), dtype=np.int32)
+
+    def piece(self, token: int) -> str:
+        """The piece of one id, "▁" for a space; ids without one are written #id."""
+        return str(self._model.id_to_piece(token)) if token < self.n_pieces else f"#{token}"
+
+    def pieces(self, tokens: Iterable[int]) -> list[str]:
+        """The pieces of ids."""
+        return [self.piece(int(token)) for token in tokens]
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """Text of ids; ids without a piece are left out."""
+        return str(self._model.decode([int(t) for t in tokens if int(t) < self.n_pieces]))

@@ -1,0 +1,98 @@
+"""The routing of one token sequence, and the `.npz` that the explorer opens. No JAX needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grok.errors import GrokError
+from grok.tensor_file import write_whole
+
+FORMAT_VERSION = 1
+
+
+def routers_sha256(routers: np.ndarray, norm_scales: np.ndarray | None) -> str:
+    """Identity of a set of routers, the same as in a routers `.npz`.
+
+    SHA-256 over "NAME|SHAPE|float32|" and the little-endian float32 values in C order, of
+    `routers` [L, d_model, E] and then of `norm_scales` [L, d_model] when known.
+    """
+    digest = hashlib.sha256()
+    for name, array in (("routers", routers), ("norm_scales", norm_scales)):
+        if array is not None:
+            values = np.ascontiguousarray(array, "<f4")
+            digest.update(f"{name}|{','.join(map(str, values.shape))}|float32|".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingTrace:
+    """What every router decided about every token.
+
+    Axes: L layers, T tokens, E experts, K experts a token, C candidates.
+
+    Attributes:
+        tokens: ids [T] int32; the first `prompt_length` are the prompt, the rest was generated.
+        pieces: text pieces [T].
+        prompt_length: tokens of the prompt.
+        router_logits: [L, T, E] float32.
+        router_probs: softmax over all experts [L, T, E] float32.
+        experts: chosen experts [L, T, K] int32, largest gate first.
+        gates: their probabilities, not renormalised [L, T, K] float32.
+        candidates: most probable next tokens after each token [T, C] int32.
+        candidate_probs: their probabilities [T, C] float32.
+        candidate_pieces: their pieces [T, C].
+        model_sha256: hash over the routers (and pre-MoE norms) that decided.
+        settings: how the run was made: dtype, temperature, seed and so on.
+    """
+
+    tokens: np.ndarray
+    pieces: np.ndarray
+    prompt_length: int
+    router_logits: np.ndarray
+    router_probs: np.ndarray
+    experts: np.ndarray
+    gates: np.ndarray
+    candidates: np.ndarray
+    candidate_probs: np.ndarray
+    candidate_pieces: np.ndarray
+    model_sha256: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The entries of the `.npz`, none of them an object array."""
+        return {
+            "format_version": np.int32(FORMAT_VERSION),
+            "tokens": self.tokens.astype(np.int32),
+            "pieces": self.pieces.astype(np.str_),
+            "prompt_length": np.int32(self.prompt_length),
+            "router_logits": self.router_logits.astype(np.float32),
+            "router_probs": self.router_probs.astype(np.float32),
+            "experts": self.experts.astype(np.int32),
+            "gates": self.gates.astype(np.float32),
+            "candidates": self.candidates.astype(np.int32),
+            "candidate_probs": self.candidate_probs.astype(np.float32),
+            "candidate_pieces": self.candidate_pieces.astype(np.str_),
+            "model_sha256": np.str_(self.model_sha256),
+            "settings": np.str_(json.dumps(self.settings, sort_keys=True)),
+        }
+
+    def save(self, file: str | Path) -> None:
+        """Writes the trace, whole or not at all.
+
+        Raises:
+            GrokError: the folder does not exist or cannot be written.
+        """
+        file = Path(file)
+        if not file.parent.is_dir() or file.is_dir():
+            raise GrokError(f"{file}: not a file in an existing folder; the trace was not saved.")
+        try:
+            write_whole(file, lambda stream: np.savez_compressed(stream, **self.arrays()))
+        except OSError as error:
+            raise GrokError(f"{file}: the trace was not saved ({error.strerror}).") from error
