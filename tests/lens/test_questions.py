@@ -1,0 +1,115 @@
+"""The four questions: planted answers are found, noise is not, few layers are called few."""
+
+import re
+
+import numpy as np
+import pytest
+
+from lens.gram import router_gram
+from lens.questions import Answer, adjacent_answer, four_questions
+from lens.routers import RouterSet
+
+RNG = np.random.default_rng(31)
+ADJACENT, DEPTH, SAME, BREADTH = range(4)
+
+
+def answers(routers: np.ndarray, **settings: object) -> list[Answer]:
+    found = RouterSet(np.asarray(routers, np.float32), **settings)
+    return four_questions(found, router_gram(found))
+
+
+def noise(n_layers: int = 12, d_model: int = 120, n_experts: int = 8) -> np.ndarray:
+    return RNG.standard_normal((n_layers, d_model, n_experts))
+
+
+def drifting() -> np.ndarray:
+    """Each layer a little changed from the one before, experts relabelled."""
+    layer, layers = RNG.standard_normal((120, 8)), []
+    for _ in range(12):
+        layer = 0.8 * layer + 0.6 * RNG.standard_normal((120, 8))
+        layers.append(layer[:, RNG.permutation(8)])
+    return np.stack(layers)
+
+
+def test_layers_that_drift_answer_the_first_three_questions_with_yes():
+    found = answers(drifting())
+    for index in (ADJACENT, DEPTH, SAME):
+        answer = found[index]
+        assert answer.sentence.startswith("Yes")
+        assert answer.p_value <= 0.002 and answer.distinguishable
+        assert answer.effect > answer.null_high > answer.null_low
+
+
+def test_experts_of_unequal_length_answer_the_fourth_with_yes_and_only_the_fourth():
+    found = answers(noise() * np.linspace(0.7, 1.3, 8))
+    assert [answer.sentence.startswith("Yes") for answer in found] == [False, False, False, True]
+
+
+def test_independent_layers_are_called_not_distinguishable_from_chance():
+    p_values = np.array([[a.p_value for a in answers(noise())] for _ in range(40)])
+    # Were the tests off, p-values would crowd at one end.
+    assert (p_values < 0.05).sum() <= 16  # 8 expected of 160
+    assert ((p_values.mean(axis=0) > 0.3) & (p_values.mean(axis=0) < 0.75)).all()
+    for answer in answers(noise()):
+        if answer.p_value >= 0.05:
+            assert answer.sentence.startswith("Not distinguishable from chance")
+            assert not answer.distinguishable
+
+
+def test_layers_in_shuffled_order_are_alike_in_pairs_but_not_as_neighbours():
+    family = np.array([0, 1] * 6)
+    layers = RNG.standard_normal((2, 120, 8))[family] + 0.5 * noise()
+    found = answers(layers)
+    assert found[ADJACENT].p_value > 0.9  # neighbours are of different families
+    assert found[DEPTH].p_value > 0.05
+
+
+def test_every_sentence_states_effect_null_and_p():
+    for answer in answers(drifting()):
+        assert re.search(r"in 95 % of 999 draws; p [=≤] 0\.\d+\.$", answer.sentence)
+        assert f"{answer.effect:.3g}" in answer.sentence
+        assert answer.page in ("/layers", "/clustering", "/experts")
+        assert answer.question.endswith("?")
+
+
+def test_the_first_effect_is_the_difference_of_the_two_means():
+    similarity = np.corrcoef(RNG.standard_normal((8, 20)))
+    near = np.diagonal(similarity, 1).mean()
+    far = similarity[np.triu_indices(8, 2)].mean()
+    assert adjacent_answer(similarity).effect == pytest.approx(near - far)
+
+
+def test_answers_ignore_labels_scales_and_shared_columns():
+    layers = drifting()
+    changed = np.stack([layer[:, RNG.permutation(8)] for layer in layers])
+    changed = changed * RNG.uniform(0.5, 2, (12, 1, 1)) + RNG.standard_normal((12, 120, 1))
+    for before, after in zip(answers(layers), answers(changed), strict=True):
+        assert after.effect == pytest.approx(before.effect, abs=2e-3)
+
+
+def test_the_same_routers_get_the_same_answers():
+    layers = noise()
+    assert answers(layers) == answers(layers)
+
+
+@pytest.mark.parametrize("n_layers, askable", [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4)])
+def test_with_few_layers_a_question_says_how_many_it_needs(n_layers, askable):
+    found = answers(noise(n_layers))
+    assert len(found) == 4
+    unasked = [answer for answer in found if np.isnan(answer.p_value)]
+    assert len(unasked) == 4 - askable
+    for answer in unasked:
+        assert re.search(r"it needs at least \d layers, and there (is|are) \d", answer.sentence)
+        assert np.isnan(answer.effect) and not answer.distinguishable
+
+
+def test_breadth_is_not_asked_where_weights_cannot_tell():
+    assert "every token is sent to all 2 experts" in answers(noise(6, 20, 2))[BREADTH].sentence
+    assert "half of the time" in answers(noise(6, 20, 4))[BREADTH].sentence
+    biased = answers(noise(6, 20, 4), biases=RNG.standard_normal((6, 4)).astype(np.float32))
+    assert biased[BREADTH].distinguishable
+
+
+def test_many_experts_and_few_dimensions_are_answered_too():
+    for answer in answers(noise(7, 24, 20), top_k=4):
+        assert np.isfinite([answer.effect, answer.null_low, answer.p_value]).all()
