@@ -233,8 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if shown:
         print(CLEAR_LINE, end="", file=sys.stderr)
-    for name, reason in report.skipped.items():
-        print(f"skipped {name}: {reason}", file=sys.stderr)
+    for reason in dict.fromkeys(report.skipped.values()):
+        names = [name for name, why in report.skipped.items() if why == reason]
+        print(f"skipped {', '.join(names)}: {reason}", file=sys.stderr)
     print(f"{len(report.files)} files in {report.folder}")
     return 0
 

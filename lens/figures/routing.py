@@ -101,7 +101,7 @@ def token_layer_map(
       A chart with the selection "pick" of the fields token and layer.
     """
     text = TOKEN_VALUES[what]
-    values = np.asarray(values)
+    values = np.asarray(values, dtype=int if what == "top1" else float)
     n_layers, n_tokens = values.shape
     _same_length(pieces, n_tokens)
     window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None, start=start)
