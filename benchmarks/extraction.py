@@ -1,0 +1,156 @@
+"""What extraction reads, holds and takes on a checkpoint of Grok-1's full size.
+
+    python -m benchmarks.extraction
+
+Makes a folder of all 770 files: the 128 that hold routers and norms are real
+and of the released shape (random values), the others sparse, of the released
+size. Then runs the command `python -m lens.extract` on it and compares it with
+the same command stopped after its imports (`--help`) and with a plain read of
+the 128 files. All runs are fresh processes, alternating, in one go; files are
+in the page cache for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from grok.checkpoint import (
+    expected_shape,
+    is_matrix,
+    moe_norm_path,
+    router_path,
+    tensor_paths,
+)
+from grok.config import GROK_1
+from grok.tensor_file import write_tensor
+from lens.extract import extract_routers
+
+ROOT = Path(__file__).resolve().parent.parent
+REPEATS = 7
+LIMIT_READ = 1.02
+LIMIT_MEMORY = 150e6
+
+# Runs the module as `python -m` does, then says what the kernel counted.
+_CHILD = """
+import runpy, sys
+try:
+    runpy.run_module("lens.extract", run_name="__main__", alter_sys=True)
+except SystemExit as stopped:
+    code = stopped.code
+counts = dict(line.split(":") for line in open("/proc/self/io"))
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print("COUNTED", code or 0, int(counts["rchar"]), int(status["VmHWM"].split()[0]) * 1024)
+"""
+
+
+def make_checkpoint(folder: Path) -> list[Path]:
+    """The 770 files of a full-size checkpoint; returns the 128 that are real."""
+    ckpt = folder / "ckpt-0"
+    ckpt.mkdir(parents=True)
+    needed = {path(layer) for layer in range(64) for path in (router_path, moe_norm_path)}
+    rng = np.random.default_rng(0)
+    real = []
+    for i, path in enumerate(tensor_paths(GROK_1.n_layers)):
+        file = ckpt / f"tensor{i:05d}_000"
+        shape = expected_shape(GROK_1, path)
+        if path in needed:
+            values = rng.standard_normal(shape, np.float32)
+            write_tensor(file, values if values.ndim == 2 else 1 + values / 10)
+            real.append(file)
+        else:
+            n_bytes = int(np.prod(shape, dtype=np.int64)) * (1 if is_matrix(path) else 4)
+            with file.open("wb") as stream:
+                stream.truncate(n_bytes)
+    return real
+
+
+def run_command(*arguments: str) -> tuple[int, int, float]:
+    """Bytes read, peak resident bytes and seconds of one run of the command."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = time.perf_counter() - started
+    _, code, n_read, peak = done.stdout.splitlines()[-1].split()
+    if code != "0":
+        raise RuntimeError(f"lens.extract ended with {code}: {done.stderr}")
+    return int(n_read), int(peak), seconds
+
+
+def plain_read(files: list[Path]) -> float:
+    """Seconds to read the files whole, one after another."""
+    started = time.perf_counter()
+    for file in files:
+        file.read_bytes()
+    return time.perf_counter() - started
+
+
+def machine() -> str:
+    """Processor, cores and versions, in one line."""
+    name = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return (
+        f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy "
+        f"{np.__version__}"
+    )
+
+
+def main() -> int:
+    """Measures and prints the table; returns 1 when a limit is not held."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        files = make_checkpoint(folder)
+        n_bytes = sum(file.stat().st_size for file in files)
+        whole = sum(file.stat().st_size for file in (folder / "ckpt-0").iterdir())
+        command = ["--checkpoint", str(folder), "--output", str(Path(temporary) / "routers.npz")]
+        run_command("--help"), run_command(*command), plain_read(files)  # warm
+        imports, runs, reads, parts = [], [], [], []
+        for _ in range(REPEATS):
+            imports.append(run_command("--help"))
+            runs.append(run_command(*command))
+            reads.append(plain_read(files))
+            started = time.perf_counter()
+            extract_routers(folder)
+            parts.append(time.perf_counter() - started)
+    read = statistics.median(run[0] - alone[0] for run, alone in zip(runs, imports, strict=True))
+    peak = statistics.median(run[1] - alone[1] for run, alone in zip(runs, imports, strict=True))
+    seconds = [run[2] - alone[2] for run, alone in zip(runs, imports, strict=True)]
+    rows = [
+        ("files in the checkpoint", f"770, {whole / 1e9:,.1f} GB (sparse but for 128)"),
+        ("bytes of the 128 files", f"{n_bytes:,}"),
+        ("bytes read", f"{read:,.0f}"),
+        (f"bytes read / bytes of the files (limit {LIMIT_READ})", f"{read / n_bytes:.4f}"),
+        (
+            f"peak memory over the imports alone (limit {LIMIT_MEMORY / 1e6:.0f} MB)",
+            f"{peak / 1e6:.1f} MB",
+        ),
+        ("command, start to end", f"{statistics.median(run[2] for run in runs) * 1e3:.0f} ms"),
+        ("of that, without start and imports", f"{statistics.median(seconds) * 1e3:.0f} ms"),
+        ("of that, reading, checking and hashing", f"{statistics.median(parts) * 1e3:.0f} ms"),
+        ("plain read of the 128 files", f"{statistics.median(reads) * 1e3:.0f} ms"),
+    ]
+    print(f"Extraction from a full-size checkpoint, median of {REPEATS} runs\n{machine()}\n")
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+    return int(read / n_bytes > LIMIT_READ or peak > LIMIT_MEMORY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
