@@ -68,10 +68,10 @@ class RoutingTrace:
     def arrays(self) -> dict[str, np.ndarray]:
         """The entries of the `.npz`, none of them an object array."""
         return {
-            "format_version": np.int32(FORMAT_VERSION),
+            "format_version": np.array(FORMAT_VERSION, np.int32),
             "tokens": self.tokens.astype(np.int32),
             "pieces": self.pieces.astype(np.str_),
-            "prompt_length": np.int32(self.prompt_length),
+            "prompt_length": np.array(self.prompt_length, np.int32),
             "router_logits": self.router_logits.astype(np.float32),
             "router_probs": self.router_probs.astype(np.float32),
             "experts": self.experts.astype(np.int32),
@@ -79,8 +79,8 @@ class RoutingTrace:
             "candidates": self.candidates.astype(np.int32),
             "candidate_probs": self.candidate_probs.astype(np.float32),
             "candidate_pieces": self.candidate_pieces.astype(np.str_),
-            "model_sha256": np.str_(self.model_sha256),
-            "settings": np.str_(json.dumps(self.settings, sort_keys=True)),
+            "model_sha256": np.array(self.model_sha256),
+            "settings": np.array(json.dumps(self.settings, sort_keys=True)),
         }
 
     def save(self, file: str | Path) -> None:
@@ -93,6 +93,7 @@ class RoutingTrace:
         if not file.parent.is_dir() or file.is_dir():
             raise GrokError(f"{file}: not a file in an existing folder; the trace was not saved.")
         try:
-            write_whole(file, lambda stream: np.savez_compressed(stream, **self.arrays()))
+            arrays: Any = self.arrays()
+            write_whole(file, lambda stream: np.savez_compressed(stream, **arrays))
         except OSError as error:
             raise GrokError(f"{file}: the trace was not saved ({error.strerror}).") from error

@@ -1,0 +1,160 @@
+"""From trained float weights to the folder that ships: int8, measured, with its card.
+
+The float weights are written as a checkpoint too, and both go through the same
+runner, so the comparison of float and int8 is one of weights alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grok.checkpoint import is_matrix, write_checkpoint
+from grok.config import GrokConfig
+from grok.runner import Model, load
+from grok.tensor_file import BFLOAT16, QuantizedWeight8bit, Tensor
+from grok.training import card, evaluation
+from grok.training.corpus import WEIGHTS, Domain, EncodedDomain
+from grok.training.step import by_path
+
+GROUPED = ("multi_head_attention/linear/w", "moe/linear_1/w")
+GROUPS = 8
+WINDOW = 256
+SAMPLING: dict[str, Any] = {"max_new_tokens": 60, "temperature": 0.8, "top_p": 0.95, "seed": 0}
+
+
+def quantize(weight: np.ndarray, groups: int) -> QuantizedWeight8bit:
+    """Nearest int8 of each column and group of rows, the largest value at 127.
+
+    The scale is rounded to bfloat16 first, so that rounding costs no accuracy of the int8.
+
+    Args:
+        weight: float [..., K, N].
+        groups: G, dividing K.
+    """
+    *lead, rows, columns = weight.shape
+    grouped = weight.astype(np.float32).reshape(*lead, groups, rows // groups, columns)
+    largest = np.abs(grouped).max(axis=-2)  # [..., G, N]
+    scales = np.where(largest > 0, largest / 127, 1).astype(BFLOAT16)
+    steps = np.rint(grouped / scales.astype(np.float32)[..., None, :])
+    return QuantizedWeight8bit(
+        np.clip(steps, -127, 127).astype(np.int8).reshape(weight.shape), scales
+    )
+
+
+def quantized_tensors(weights: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Every matrix as int8 in the groups of the release; embedding, norms, routers float32."""
+    return {
+        path: quantize(value, GROUPS if path.endswith(GROUPED) else 1)
+        if is_matrix(path)
+        else value.astype(np.float32)
+        for path, value in weights.items()
+    }
+
+
+def export(
+    config: GrokConfig,
+    params: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    domains: Mapping[str, Domain],
+    encoded: Mapping[str, EncodedDomain],
+    tokenizer_file: Path,
+    output: Path,
+    work: Path,
+) -> None:
+    """Writes the int8 checkpoint, the tokenizer, the card and `card.json` to `output`.
+
+    Args:
+        config: shape of the model.
+        params: trained weights, as `grok.training.step` keeps them.
+        settings: of the run, for the card.
+        domains, encoded: the text, for its held-out part.
+        tokenizer_file: SentencePiece model of the run.
+        output: appears whole, when everything is measured.
+        work: folder of the run; intermediate checkpoints go there.
+    """
+    weights = by_path(config, params)
+    extra = {"tokenizer.model": tokenizer_file}
+    models = {}
+    for name, tensors in (("float", weights), ("int8", quantized_tensors(weights))):
+        folder = work / name
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_checkpoint(folder, config, tensors, extra_files=extra)
+        models[name] = load(folder, dtype="float32", mesh=(1, 1))
+    results = measure(models, settings, domains, encoded, work)
+    card.write_card(results, work / "int8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.exists():
+        output.rmdir()
+    shutil.move(work / "int8", output)
+    print(f"exported {output}", flush=True)
+
+
+def measure(
+    models: Mapping[str, Model],
+    settings: Mapping[str, Any],
+    domains: Mapping[str, Domain],
+    encoded: Mapping[str, EncodedDomain],
+    work: Path,
+) -> dict[str, Any]:
+    """The results that the card is written from; "float" and "int8" are the `models`."""
+    bundled = models["int8"]
+    if bundled.tokenizer is None:
+        raise ValueError("the exported model has no tokenizer")
+    windows = evaluation.heldout_windows(encoded, WINDOW)
+    measured = {}
+    for name, model in models.items():
+        print(f"measuring {name} weights on held-out text", flush=True)
+        measured[name] = evaluation.measure(_forward(model), windows)
+    samples = [
+        {
+            "domain": domain,
+            "prompt": prompt,
+            "continuation": bundled.generate(prompt, **SAMPLING).text,
+            **SAMPLING,
+        }
+        for domain, prompt in card.PROMPTS
+    ]
+    folder = work / "int8"
+    size = sum(file.stat().st_size for file in (folder / "ckpt-0").iterdir())
+    pieces = evaluation.token_bytes(_sentencepiece(folder / "tokenizer.model"))
+    return {
+        "model": card.model_facts(bundled.config, checkpoint_bytes=size, sha256=bundled.sha256),
+        "data": card.data_facts(domains, encoded, WEIGHTS),
+        "training": {**settings, **_progress_facts(work)},
+        "evaluation": evaluation.evaluation_summary(
+            measured, encoded, windows, pieces, bundled.config.n_experts
+        ),
+        "samples": samples,
+    }
+
+
+def _sentencepiece(file: Path) -> Any:
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(file))
+
+
+def _forward(model: Model) -> evaluation.Forward:
+    def forward(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        result = model.forward(tokens)
+        return result.logits, result.experts
+
+    return forward
+
+
+def _progress_facts(work: Path) -> dict[str, Any]:
+    """What the log of the run says: tokens read, hours spent, last losses."""
+    file = work / "metrics.jsonl"
+    if not file.exists():
+        return {}
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    by_step = {line["step"]: line for line in lines}  # a resumed run may log a step twice
+    last = [by_step[step]["loss"] for step in sorted(by_step)[-10:]]
+    return {"last_training_loss": round(float(np.mean(last)), 4), "logged_steps": max(by_step)}
