@@ -464,3 +464,23 @@ def test_messages_name_the_file_without_its_folders(tmp_path):
     with pytest.raises(LensError, match=r"^mine\.npz: router_probs") as error:
         load_trace(folder / "mine.npz")
     assert "private" not in str(error.value)
+
+
+def test_a_trace_saved_by_the_runner_opens_unchanged(tmp_path):
+    from grok.trace import RoutingTrace
+
+    arrays = trace_arrays()
+    del arrays["format_version"]
+    made = RoutingTrace(
+        **{
+            **arrays,
+            "prompt_length": int(arrays["prompt_length"]),
+            "model_sha256": str(arrays["model_sha256"]),
+            "settings": {"dtype": "float32", "note": "ünïcode"},
+        }
+    )
+    made.save(tmp_path / "trace.npz")
+    trace = load_trace(tmp_path / "trace.npz")
+    for name in set(arrays) - {"settings"}:
+        np.testing.assert_array_equal(getattr(trace, name), getattr(made, name), err_msg=name)
+    assert trace.settings == made.settings
