@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -87,11 +88,11 @@ def timings(routers: RouterSet, repeats: int = REPEATS) -> list[Timing]:
         ("the Gram product, raw", lambda: router_gram(routers, "raw")),
         ("all expert cosines", cosines),
         *(
-            (f"layer similarity: {name}", lambda name=name: layer_similarity(gram, name))
+            (f"layer similarity: {name}", partial(layer_similarity, gram, name))
             for name in LAYER_METRICS
         ),
         *(
-            (f"chance level: {name}", lambda name=name: chance(name))
+            (f"chance level: {name}", partial(chance, name))
             for name in ("cka", "matched_cosine", "principal_angles")
         ),
         ("adjacent layers", lambda: adjacent_layers(gram)),
@@ -110,7 +111,7 @@ def timings(routers: RouterSet, repeats: int = REPEATS) -> list[Timing]:
     ]
     found = [Timing(name, best_of(function, repeats)) for name, function in measures]
     for method in ("tsne", "umap"):
-        milliseconds = best_of(lambda method=method: layer_map(routers, gram, method), 1)
+        milliseconds = best_of(partial(layer_map, routers, gram, method), 1)
         found.append(Timing(f"map: {method} (not in the total)", milliseconds, counted=False))
     return found
 

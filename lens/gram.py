@@ -153,7 +153,7 @@ def _check_canonical(routers: RouterSet, gram: RouterGram) -> None:
     gone = gram.norms <= VANISHED * raw
     if gone.any():
         layer, expert = (int(i) for i in np.argwhere(gone)[0])
-        name = routers.layer_ids[layer] if routers.layer_ids is not None else layer
+        name = routers.layer_ids[layer]
         raise LensError(
             f"Layer {name}, expert {expert}: the router column equals the mean of its layer's "
             "columns, so nothing is left of it in the canonical view; expected experts that "

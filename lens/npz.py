@@ -23,6 +23,7 @@ from lens.errors import LensError
 
 MAX_BYTES = 512 * 2**20
 MAX_MEMBERS = 64
+MAX_TEXT = 2**20  # bytes of a single value
 
 Source = str | os.PathLike[str] | IO[bytes]
 
@@ -38,6 +39,10 @@ class Npz:
     def __contains__(self, name: str) -> bool:
         return name in self.members
 
+    def names(self) -> str:
+        """The names of the arrays, for a message."""
+        return plain(", ".join(sorted(self.members)), 300) or "no arrays"
+
     def array(self, name: str, advice: str) -> np.ndarray:
         """The array called `name`, in native byte order and C order.
 
@@ -46,9 +51,8 @@ class Npz:
             than it has, or cannot be decompressed. `advice` ends the message.
         """
         if name not in self.members:
-            found = ", ".join(sorted(self.members)) or "no arrays"
             raise LensError(
-                f"{self.where}: there is no array '{name}' (found: {found[:300]}). {advice}"
+                f"{self.where}: there is no array '{name}' (found: {self.names()}). {advice}"
             )
         info = self.members[name]
         try:
@@ -73,8 +77,8 @@ class Npz:
         if default is not None and name not in self.members:
             return default
         value = self.array(name, advice)
-        if value.dtype.kind not in kinds or value.size != 1:
-            expected = "one text" if kinds == "U" else "one whole number"
+        if value.dtype.kind not in kinds or value.size != 1 or value.nbytes > MAX_TEXT:
+            expected = "one short text" if kinds == "U" else "one whole number"
             raise LensError(
                 f"{name}: found shape {value.shape} of {value.dtype}; expected {expected}. {advice}"
             )
@@ -122,6 +126,11 @@ def _read_npy(stream: IO[bytes], file_size: int) -> np.ndarray:
     return array
 
 
+def plain(text: str, limit: int) -> str:
+    """Text from a file without what could act as markup where a message is shown."""
+    return "".join(c if c.isalnum() or c in " _.,-" else "?" for c in text[:limit])
+
+
 def name_of(source: Source) -> str:
     """The name to call a source by in messages: a file's name without its folders."""
     name: Any = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
@@ -129,7 +138,7 @@ def name_of(source: Source) -> str:
         text = Path(os.fspath(name)).name
     except TypeError:
         text = ""
-    return "".join(c for c in text if c.isprintable())[:120] or "the uploaded file"
+    return plain(text, 120) or "the uploaded file"
 
 
 @contextmanager
@@ -172,8 +181,8 @@ def open_npz(source: Source, *, max_bytes: int = MAX_BYTES) -> Iterator[Npz]:
         for info in infos:
             name = info.filename.removesuffix(".npy")
             if info.flag_bits & 0x1:
-                raise LensError(f"{where}: member '{name[:80]}' is encrypted. {advice}")
+                raise LensError(f"{where}: member '{plain(name, 80)}' is encrypted. {advice}")
             if name in members:
-                raise LensError(f"{where}: two members are called '{name[:80]}'. {advice}")
+                raise LensError(f"{where}: two members are called '{plain(name, 80)}'. {advice}")
             members[name] = info
         yield Npz(where, archive, members)

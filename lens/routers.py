@@ -19,14 +19,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.npz import Npz, Source, open_npz
+from lens.npz import Npz, Source, open_npz, plain
 
 VIEWS = ("canonical", "raw")
 SCORES = ("softmax", "sigmoid")
 FORMAT_VERSION = 1
 MAX_LAYERS = 512
 MAX_EXPERTS = 1024
-MAX_SOURCE = 500
+MAX_SOURCE = 500  # characters
 ADVICE = "Extract the routers again; see README, 'Routers'."
 
 
@@ -72,7 +72,7 @@ class RouterSet:
 
     routers: Float[np.ndarray, "layer d_model expert"]
     norm_scales: Float[np.ndarray, "layer d_model"] | None = None
-    layer_ids: Int[np.ndarray, " layer"] | None = None
+    layer_ids: Int[np.ndarray, " layer"] = None  # type: ignore[assignment]  # filled in when absent
     top_k: int = 2
     score: Literal["softmax", "sigmoid"] = "softmax"
     biases: Float[np.ndarray, "layer expert"] | None = None
@@ -104,7 +104,8 @@ class RouterSet:
             )
         if self.score not in SCORES:
             raise LensError(
-                f"score: found {str(self.score)[:40]!r}; expected 'softmax' or 'sigmoid'. {ADVICE}"
+                f"score: found '{plain(str(self.score), 40)}'; expected 'softmax' or 'sigmoid'. "
+                f"{ADVICE}"
             )
         _check_columns(routers, layer_ids)
         source = "".join(c for c in str(self.source) if c.isprintable())[:MAX_SOURCE]
@@ -148,7 +149,6 @@ class RouterSet:
 
     def label(self, layer: int, expert: int | None = None) -> str:
         """The name shown for row `layer`, or for one of its experts: "L12" or "L12·E3"."""
-        assert self.layer_ids is not None
         name = f"L{self.layer_ids[layer]}"
         return name if expert is None else f"{name}·E{expert}"
 
@@ -254,10 +254,9 @@ def kind_of_npz(source: Source) -> Literal["routers", "trace"]:
             return "routers"
         if "router_logits" in npz or "tokens" in npz:
             return "trace"
-        found = ", ".join(sorted(npz.members))[:300] or "no arrays"
         raise LensError(
-            f"{npz.where}: found {found}; expected an array 'routers' (a router set) or 'tokens' "
-            "and 'router_logits' (a trace). Make the file with lens.extract or grok.run."
+            f"{npz.where}: found {npz.names()}; expected an array 'routers' (a router set) or "
+            "'tokens' and 'router_logits' (a trace). Make the file with lens.extract or grok.run."
         )
 
 
@@ -293,7 +292,7 @@ def _from_npz(npz: Npz) -> RouterSet:
     found = RouterSet(
         routers=npz.array("routers", ADVICE),
         norm_scales=optional("norm_scales"),
-        layer_ids=optional("layer_ids"),
+        layer_ids=optional("layer_ids"),  # type: ignore[arg-type]
         top_k=npz.scalar("top_k", "iu", ADVICE, 2),
         score=npz.scalar("score", "U", ADVICE, "softmax"),
         biases=optional("biases"),
@@ -302,8 +301,8 @@ def _from_npz(npz: Npz) -> RouterSet:
     declared = npz.scalar("sha256", "U", ADVICE, found.sha256)
     if declared.lower() != found.sha256:
         raise LensError(
-            f"sha256: the file says {declared[:12]!r}… and its arrays give {found.sha256[:12]!r}…, "
-            f"so it was altered or damaged after it was written. {ADVICE}"
+            f"sha256: the file says '{plain(declared, 12)}…' and its arrays give "
+            f"'{found.sha256[:12]}…', so it was altered or damaged after it was written. {ADVICE}"
         )
     return found
 

@@ -202,9 +202,10 @@ REFUSED = {
     "top_k 0": ({"routers": weights(), "top_k": 0}, "top_k: found 0"),
     "top_k text": ({"routers": weights(), "top_k": "2"}, "top_k: found shape .* one whole number"),
     "score": ({"routers": weights(), "score": "relu"}, "'softmax' or 'sigmoid'"),
-    "score number": ({"routers": weights(), "score": 1}, "expected one text"),
+    "score number": ({"routers": weights(), "score": 1}, "expected one short text"),
     "version": ({"routers": weights(), "format_version": 2}, "found 2; this version reads 1"),
     "sha256": ({"routers": weights(), "sha256": "0" * 64}, "altered or damaged"),
+    "source too long": ({"routers": weights(), "source": "x" * 300_000}, "expected one short text"),
     "no routers": ({"weights": weights()}, r"no array 'routers' \(found: weights\)"),
 }
 
@@ -307,6 +308,14 @@ def test_members_that_are_too_many_or_twice_there_are_refused():
         load_routers(zipped(many))
     with pytest.raises(LensError, match="two members are called 'routers'"):
         load_routers(zipped({"routers.npy": npy(weights()), "routers": npy(weights())}))
+
+
+def test_names_from_a_file_cannot_act_as_markup_in_a_message():
+    file = npz(**{"![](https://example.org/x)<b>": weights()})
+    with pytest.raises(LensError) as error:
+        load_routers(file)
+    assert "????https???example.org?x??b?" in str(error.value)
+    assert not set("[]<>:/!") & set(str(error.value).partition("found: ")[2].partition(")")[0])
 
 
 def test_saving_leaves_nothing_behind_when_it_fails(tmp_path, monkeypatch):
