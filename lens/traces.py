@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.npz import Npz, Source, open_npz
+from lens.npz import Npz, Source, open_npz, plain
 
 FORMAT_VERSION = 1
 MAX_LAYERS = 512
@@ -125,7 +125,7 @@ class Trace:
         sha256 = str(self.model_sha256).lower()
         if not _SHA256.fullmatch(sha256):
             raise LensError(
-                f"model_sha256: found {sha256[:20]!r}; expected 64 hexadecimal digits. {ADVICE}"
+                f"model_sha256: found '{plain(sha256, 20)}'; expected 64 hexadecimal digits. {ADVICE}"
             )
         if not isinstance(self.settings, dict):
             raise LensError(
@@ -230,7 +230,7 @@ def _settings(text: str) -> dict[str, Any]:
         json.dumps(found, ensure_ascii=False).encode()  # refuses halves of surrogate pairs
     except (ValueError, RecursionError) as error:
         raise LensError(
-            f"settings: the text is not JSON ({text[:40]!r}…); expected an object such as "
+            f"settings: the text is not JSON ('{plain(text, 40)}'…); expected an object such as "
             f'{{"dtype": "bfloat16"}}. {ADVICE}'
         ) from error
     if not isinstance(found, dict):

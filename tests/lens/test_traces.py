@@ -369,6 +369,13 @@ def test_settings_that_are_no_json_object_are_refused(text):
         load_trace(saved(trace_arrays(), settings=np.array(text, dtype=f"U{len(text) or 1}")))
 
 
+def test_texts_from_a_file_cannot_act_as_markup_in_a_message():
+    for change in ({"settings": np.str_("<b>[x](y)")}, {"model_sha256": np.str_("<b>[x](y)")}):
+        with pytest.raises(LensError, match="'.b..x..y.'") as error:
+            load_trace(saved(trace_arrays(), **change))
+        assert not set("<[(") & set(str(error.value).split(";")[0].replace("JSON (", ""))
+
+
 def test_very_long_settings_are_refused():
     with pytest.raises(LensError, match="settings: 100,011 characters"):
         load_trace(saved(trace_arrays(), settings=np.str_(json.dumps({"note": "x" * 99_999}))))
