@@ -125,7 +125,8 @@ class Trace:
         sha256 = str(self.model_sha256).lower()
         if not _SHA256.fullmatch(sha256):
             raise LensError(
-                f"model_sha256: found '{plain(sha256, 20)}'; expected 64 hexadecimal digits. {ADVICE}"
+                f"model_sha256: found '{plain(sha256, 20)}'; expected 64 hexadecimal digits. "
+                f"{ADVICE}"
             )
         if not isinstance(self.settings, dict):
             raise LensError(
