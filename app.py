@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages import data_source, links
+from pages.parts import data_source, links
 
 PAGES = [
     st.Page("pages/overview.py", title="Overview", icon=":material/home:", default=True),
@@ -29,13 +29,14 @@ PAGES = [
     ),
 ]
 
-ICON = Path(__file__).resolve().parent / "pages" / "icon.svg"
+ICON = Path(__file__).resolve().parent / "pages" / "parts" / "icon.svg"
 SIDEBAR_WIDTH = 270
 STYLE = """<style>
-.stMainBlockContainer { padding: 3.2rem 2.5rem 4rem; max-width: 1500px; }
+.stMainBlockContainer { padding: 4.2rem 2.5rem 4rem; max-width: 1500px; }
 [data-testid="stVegaLiteChart"] { overflow-x: auto; }
 h1 { padding-top: 0 !important; }
-@media (max-width: 640px) { .stMainBlockContainer { padding: 3.5rem 1rem 3rem; } }
+[data-testid="stMetricValue"] { font-size: 1.6rem; }
+@media (max-width: 640px) { .stMainBlockContainer { padding: 4.2rem 1rem 3rem; } }
 </style>"""
 
 st.set_page_config(

@@ -14,7 +14,7 @@ from lens.embedding import MIN_LAYERS, LayerMap
 from lens.errors import LensError
 from lens.routers import RouterSet
 from lens.similarity import LAYER_METRICS
-from pages import data_source, links, parts
+from pages.parts import data_source, downloads, layout, links
 
 HOW_TO_READ = """
 **Tree.** Layers join from the most alike upwards; the height is the distance at which two groups
@@ -89,7 +89,7 @@ def tree_figure(
     routers: RouterSet, tree: LayerTree, view: str, metric: str, linkage: str, cut: int
 ) -> None:
     """The tree, on the heatmap it orders."""
-    labels = parts.layer_labels(routers)
+    labels = layout.layer_labels(routers)
     picked = (int(links.chosen("layer", 0)), int(links.chosen("other", 1)))
     if max(picked) >= routers.n_layers:
         picked = (0, 1)
@@ -103,7 +103,7 @@ def tree_figure(
             tree, similarity, labels, metric, chance, cut, picked
         )
         pick = pick_pair
-    parts.figure(
+    layout.figure(
         chart,
         "layer_dendrogram",
         routers,
@@ -133,7 +133,7 @@ def groups(routers: RouterSet, tree: LayerTree, clusters: np.ndarray) -> None:
             help="How well the tree keeps all distances",
             width=150,
         )
-    labels = parts.layer_labels(routers)
+    labels = layout.layer_labels(routers)
     numbers = sorted(set(clusters.tolist()))
     st.dataframe(
         {
@@ -148,9 +148,9 @@ def groups(routers: RouterSet, tree: LayerTree, clusters: np.ndarray) -> None:
         key="groups",
         column_config={"members": st.column_config.TextColumn(width="large")},
     )
-    parts.downloads.row(
+    downloads.row(
         "layer_clusters",
-        parts.downloads.file_stem("layer_clusters", routers.sha256),
+        downloads.file_stem("layer_clusters", routers.sha256),
         table=lambda: tables.clusters_csv(labels, {"group": clusters}),
     )
 
@@ -218,9 +218,9 @@ def layer_map(routers: RouterSet, view: str, metric: str, clusters: np.ndarray) 
     except LensError as error:
         st.info(str(error))
         return
-    labels = parts.layer_labels(routers)
+    labels = layout.layer_labels(routers)
     layer = int(links.chosen("layer", 0))
-    parts.figure(
+    layout.figure(
         figures.layer_scatter(
             found,
             labels,
@@ -237,7 +237,7 @@ def layer_map(routers: RouterSet, view: str, metric: str, clusters: np.ndarray) 
     explained = found.explained
     if explained is not None:
         with st.expander("Variance explained"):
-            parts.figure(
+            layout.figure(
                 figures.explained_variance(found),
                 "explained_variance",
                 routers,
@@ -253,10 +253,11 @@ def layer_map(routers: RouterSet, view: str, metric: str, clusters: np.ndarray) 
 
 def show() -> None:
     """The page."""
+    links.through_app()
     routers = data_source.current()
     view = data_source.current_view()
-    parts.heading(
-        "Clustering", parts.finding(routers, "/clustering"), HOW_TO_READ, routers, view=view
+    layout.heading(
+        "Clustering", layout.finding(routers, "/clustering"), HOW_TO_READ, routers, view=view
     )
     if routers.n_layers < 2:
         st.info("This router set has one layer, so there is nothing to group.")
@@ -274,7 +275,7 @@ def show() -> None:
         groups(routers, tree, clusters)
     st.divider()
     layer_map(routers, view, metric, clusters)
-    parts.share(routers)
+    layout.share(routers)
 
 
 show()

@@ -12,7 +12,7 @@ from lens import cached, figures, routing, tables
 from lens.experts import ExpertMeasures
 from lens.null import cosine_percentile
 from lens.routers import RouterSet
-from pages import data_source, links, parts, traces
+from pages.parts import data_source, downloads, layout, links, traces
 
 HOW_TO_READ = """
 One cell is one expert of one layer, written L12·E3. **Numbers of experts carry no meaning across
@@ -68,9 +68,9 @@ def expert_map(
     """One measure of all experts."""
     values = getattr(measures, measure) if measure != "load" or load is None else load
     chance = 1 / routers.n_experts if measure == "load" else measures.baselines.get(measure)
-    labels = parts.layer_labels(routers)
+    labels = layout.layer_labels(routers)
     names = [f"E{expert}" for expert in range(routers.n_experts)]
-    parts.figure(
+    layout.figure(
         figures.expert_map(values, labels, measure, chance, picked),
         "expert_map",
         routers,
@@ -158,10 +158,10 @@ def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None,
             name: st.column_config.NumberColumn(format="%.4g") for name in list(columns)[1:]
         },
     )
-    labels = parts.layer_labels(routers)
-    parts.downloads.row(
+    labels = layout.layer_labels(routers)
+    downloads.row(
         "expert_measures",
-        parts.downloads.file_stem("expert_measures", routers.sha256, view),
+        downloads.file_stem("expert_measures", routers.sha256, view),
         table=lambda: tables.expert_measures_csv(measures, labels),
     )
 
@@ -188,7 +188,7 @@ def within(routers: RouterSet, view: str, layer: int) -> None:
     shown = matrix.mean(axis=0) if scope == "mean" else matrix[layer]
     label = None if scope == "mean" else routers.label(layer)
     names = [f"E{expert}" for expert in range(routers.n_experts)]
-    parts.figure(
+    layout.figure(
         figures.expert_correlation_matrix(
             shown,
             layer_label=label,
@@ -208,8 +208,8 @@ def across(routers: RouterSet, view: str) -> None:
         "the chains follow experts by what they read."
     )
     similarity = cached.expert_similarity_across_layers(routers, view)
-    labels = parts.layer_labels(routers)
-    parts.figure(
+    labels = layout.layer_labels(routers)
+    layout.figure(
         figures.expert_similarity_across_layers(similarity, labels, view=view),
         "expert_similarity_across_layers",
         routers,
@@ -245,18 +245,19 @@ def chains(routers: RouterSet, view: str, layer: int, expert: int) -> None:
         key="chain_table",
         column_config={"cosine": st.column_config.NumberColumn(format="%.3f")},
     )
-    parts.downloads.row(
+    downloads.row(
         "expert_chain",
-        parts.downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
+        downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
         table=lambda: tables.table_csv(columns),
     )
 
 
 def show() -> None:
     """The page."""
+    links.through_app()
     routers = data_source.current()
     view = data_source.current_view()
-    parts.heading("Experts", parts.finding(routers, "/experts"), HOW_TO_READ, routers, view=view)
+    layout.heading("Experts", layout.finding(routers, "/experts"), HOW_TO_READ, routers, view=view)
     measures = cached.expert_measures(routers, view)
     load = measured_load(routers)
     usable = [
@@ -277,16 +278,16 @@ def show() -> None:
     with right, st.container(border=True):
         first, second = st.columns(2)
         with first:
-            layer = parts.layer_choice(routers)
+            layer = layout.layer_choice(routers)
         with second:
-            expert = parts.expert_choice(routers)
+            expert = layout.expert_choice(routers)
         card(routers, measures, load, view, layer, expert)
     with left:
         expert_map(routers, measures, load, measure, view, (layer, expert))
     for tab, place in links.tabs("tab", tab_names(routers)):
         with place:
             draw_tab(tab, routers, measures, load, view, (layer, expert))
-    parts.share(routers)
+    layout.share(routers)
 
 
 def tab_names(routers: RouterSet) -> dict[str, str]:
@@ -323,8 +324,8 @@ def draw_tab(
 
 def classic(routers: RouterSet, measures: ExpertMeasures, view: str, expert: int) -> None:
     """Variance, norm and L1/L2 of all experts."""
-    labels = parts.layer_labels(routers)
-    parts.figure(
+    labels = layout.layer_labels(routers)
+    layout.figure(
         figures.expert_variance_analysis(measures, labels, expert=expert),
         "expert_variance_analysis",
         routers,
@@ -345,9 +346,9 @@ def breadth_and_load(
         st.info("Run a prompt on the Live routing page with these routers' model to see it.")
         st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
         return
-    measured, labels = load, parts.layer_labels(routers)
+    measured, labels = load, layout.layer_labels(routers)
     names = [f"E{expert}" for expert in range(routers.n_experts)]
-    parts.figure(
+    layout.figure(
         figures.breadth_against_load(measures.breadth, measured, labels, picked=picked),
         "breadth_against_load",
         routers,

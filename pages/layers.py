@@ -12,7 +12,7 @@ from lens import cached, figures, tables
 from lens.null import Chance, percentile
 from lens.routers import RouterSet
 from lens.similarity import LAYER_METRICS
-from pages import data_source, links, parts
+from pages.parts import data_source, layout, links
 
 HOW_TO_READ = """
 **Heatmap.** One cell for each pair of layers; the diagonal is left out. Colours have the same
@@ -80,9 +80,9 @@ def pair_selectors(routers: RouterSet) -> tuple[int, int]:
     """The two layers compared, by list."""
     first, second = st.columns(2)
     with first:
-        layer = parts.layer_choice(routers)
+        layer = layout.layer_choice(routers)
     with second:
-        other = parts.layer_choice(routers, "other", "Compared with", default=1)
+        other = layout.layer_choice(routers, "other", "Compared with", default=1)
     return layer, other
 
 
@@ -104,13 +104,14 @@ def heatmap(
     if colours == "fitted":
         others = ~np.eye(len(similarity), dtype=bool)
         domain = figures.fitted_domain(similarity[others])
-    labels = parts.layer_labels(routers)
-    parts.figure(
+    labels = layout.layer_labels(routers)
+    layout.figure(
         figures.layer_similarity_heatmap(
             similarity, leaves, labels, metric, chance, picked, domain=domain
         ),
         "layer_similarity_heatmap",
         routers,
+        scale=0.93,
         words=(metric, view),
         table=lambda: tables.layer_similarity_csv(similarity, labels, metric),
         on_pick=pick_pair,
@@ -134,7 +135,7 @@ def pair_detail(
     matched = cached.chance_level("matched_cosine", routers, view)
     pairs, angles = st.tabs(["Experts", "Principal angles and chance"])
     with pairs:
-        parts.figure(
+        layout.figure(
             figures.pair_matrix(pair, labels_a, labels_b, chance=matched),
             "pair_matrix",
             routers,
@@ -144,7 +145,7 @@ def pair_detail(
     with angles:
         if chance is not None:
             samples = cached.chance_samples(metric, routers, view)
-            parts.figure(
+            layout.figure(
                 figures.null_place(value, chance, name=name, samples=samples),
                 "null_place",
                 routers,
@@ -168,10 +169,10 @@ def place_in_chance(routers: RouterSet, metric: str, view: str, value: float) ->
 def neighbours(routers: RouterSet, view: str, metric: str, chance: Chance | None) -> None:
     """Each layer beside the next."""
     adjacent = cached.adjacent_layers(routers, metric, view)
-    labels = parts.layer_labels(routers)
+    labels = layout.layer_labels(routers)
     similarity, change = st.tabs(["Similarity of neighbours", "Change between neighbours"])
     with similarity:
-        parts.figure(
+        layout.figure(
             figures.adjacent_layer_similarity(adjacent, chance, labels, metric=metric),
             "adjacent_layer_similarity",
             routers,
@@ -180,7 +181,7 @@ def neighbours(routers: RouterSet, view: str, metric: str, chance: Chance | None
             on_pick=pick_pair,
         )
     with change:
-        parts.figure(
+        layout.figure(
             figures.layer_change(adjacent, labels),
             "layer_change",
             routers,
@@ -192,11 +193,12 @@ def neighbours(routers: RouterSet, view: str, metric: str, chance: Chance | None
 
 def show() -> None:
     """The page."""
+    links.through_app()
     routers = data_source.current()
     view = data_source.current_view()
-    parts.heading(
+    layout.heading(
         "Layers",
-        parts.finding(routers, "/layers"),
+        layout.finding(routers, "/layers"),
         HOW_TO_READ.format(metrics=metrics_text()),
         routers,
         view=view,
@@ -216,7 +218,7 @@ def show() -> None:
     with left:
         heatmap(routers, view, metric, order, colours, chance, (layer, other))
     neighbours(routers, view, metric, chance)
-    parts.share(routers)
+    layout.share(routers)
 
 
 show()

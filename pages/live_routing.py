@@ -9,7 +9,7 @@ import streamlit as st
 from grok.errors import GrokError
 from lens.errors import LensError
 from lens.routers import RouterSet
-from pages import data_source, links, parts, routing_views, traces
+from pages.parts import data_source, layout, links, routing_views, traces
 
 HOW_TO_READ = """
 Each layer's router scores every expert for every token; the K best are used. `p = softmax(z)` over
@@ -49,24 +49,30 @@ def use_example() -> None:
         st.session_state["prompt"] = text
 
 
-def model_controls() -> tuple[traces.ModelChoice | None, str]:
-    """The model to run, and its number format."""
+def model_controls() -> traces.ModelChoice | None:
+    """The model to run: the configured checkpoint where it fits, else the bundled one."""
     choices = traces.model_choices()
     if not choices:
-        return None, "bfloat16"
-    key = next(iter(choices))
+        return None
+    problem = None
+    if "checkpoint" in choices:
+        with st.spinner("Looking at what this machine can hold …"):
+            problem = traces.problem_of(choices["checkpoint"])
+    if problem is not None:
+        st.warning(
+            f"{problem}\n\nThe other pages show this checkpoint's routers all the same. Here, the "
+            "bundled model runs your prompts, and a trace saved elsewhere (python -m grok.run "
+            "--checkpoint DIR --prompt TEXT --trace OUT.npz) opens from the sidebar.",
+            icon=":material/memory:",
+            title="The configured checkpoint cannot run on this machine",
+        )
+        choices.pop("checkpoint")
+    key = next(iter(choices), None)
     if len(choices) > 1:
         key = links.choice(
-            "model", "Model", list(choices), key, shown=lambda name: choices[name].name
+            "model", "Model", list(choices), key, shown=lambda name: choices[str(name)].name
         )
-    choice = choices[key]
-    if key == "checkpoint":
-        with st.spinner("Looking at this machine's memory …"):
-            problem = traces.memory_problem(choice, "bfloat16")
-        if problem:
-            st.warning(problem, icon=":material/memory:")
-            return None, "bfloat16"
-    return choice, "bfloat16"
+    return choices.get(str(key))
 
 
 def form(choice: traces.ModelChoice) -> None:
@@ -113,29 +119,35 @@ def form(choice: traces.ModelChoice) -> None:
 
 def run(request: traces.Request, text: str, second: str) -> None:
     """Run one or two prompts and keep what came out for this session."""
-    waiting = st.empty()
+    place = st.empty()
 
-    def on_wait(position: int) -> None:
-        if position > 0:
-            waiting.info(
-                f"Waiting for the model: position {position} in the queue.",
+    def on_wait(ahead: int) -> None:
+        if ahead > 0:
+            place.info(
+                f"Waiting for the model, position {ahead} in the queue.",
                 icon=":material/hourglass_top:",
             )
         else:
-            waiting.empty()
+            place.empty()
+
+    def on_load(done: int, total: int) -> None:
+        place.progress(done / total, f"Loading the model: {done} of {total} tensors")
 
     try:
-        with st.spinner("Running the model … the first run loads it", show_time=True):
-            traces.keep("first", traces.run(request, text, on_wait))
-            traces.keep("second", traces.run(request, second, on_wait) if second.strip() else None)
-        st.session_state["trace_shown"] = "first"
-        for name in ("token",):
-            st.session_state.pop(name, None)
-            st.session_state.get(links.STORE, {}).pop(name, None)
+        with st.spinner(
+            "Running the model; the first run of a session may load it", show_time=True
+        ):
+            first = traces.run(request, text, on_wait, on_load)
+            other = traces.run(request, second, on_wait, on_load) if second.strip() else None
     except GrokError as error:
         st.error(str(error), icon=":material/error:")
+        return
     finally:
-        waiting.empty()
+        place.empty()
+    traces.keep("first", first)
+    traces.keep("second", other)
+    st.session_state["trace_shown"] = "first"
+    links.forget("token")
 
 
 def choose_trace(kept: dict[str, Any]) -> Any:
@@ -214,15 +226,16 @@ def comparison(view: routing_views.View, kept: dict[str, Any], what: str) -> Non
 
 def show() -> None:
     """The page."""
+    links.through_app()
     routers = data_source.current()
     head = st.container()
-    choice, _ = model_controls()
+    choice = model_controls()
     if choice is not None:
         form(choice)
     kept = traces.kept()
     if not kept:
         with head:
-            parts.heading(
+            layout.heading(
                 "Live routing",
                 "Type a text to see which experts each token goes to, and how close each choice "
                 "was.",
@@ -243,14 +256,14 @@ def show() -> None:
             icon=":material/download:",
         )
     with head:
-        parts.heading(
+        layout.heading(
             "Live routing",
             traces.finding(trace, traces.labels(trace, routers)),
             HOW_TO_READ,
             routers,
         )
     results(trace, kept, routers)
-    parts.share(routers)
+    layout.share(routers)
 
 
 show()

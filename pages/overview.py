@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from lens import cached
+from lens import cached, figures, tables
 from lens.questions import Answer
 from lens.routers import RouterSet
-from pages import data_source, parts
+from pages.parts import data_source, layout, links
 
 PAGES = {
     "/layers": ("pages/layers.py", "Layers", ":material/grid_on:"),
@@ -60,7 +60,7 @@ def finding(answers: list[Answer]) -> str:
         )
     clearest = min(found, key=lambda answer: answer.p_value)
     return (
-        f"{len(found)} of {len(answers)} questions have an answer beyond chance. Clearest: "
+        f"{len(found)} of {len(answers)} questions answered beyond chance. Clearest: "
         f"{clearest.effect_name} is {clearest.effect:.3g}, where chance gives "
         f"{clearest.null_low:.3g} to {clearest.null_high:.3g} (p {p_text(clearest.p_value)})."
     )
@@ -75,8 +75,6 @@ def card(answer: Answer, place: int) -> None:
             st.markdown(f"**{place}. {answer.question}**", width="content")
             if answer.distinguishable:
                 st.badge("beyond chance", icon=":material/check:", color="green")
-            else:
-                st.badge("not distinguishable from chance", color="gray")
         st.markdown(answer.sentence)
         path, name, icon = PAGES[answer.page]
         params = {key: str(value) for key, value in answer.params.items()}
@@ -85,20 +83,54 @@ def card(answer: Answer, place: int) -> None:
         st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
 
 
+def glance(routers: RouterSet) -> None:
+    """Which layers are alike, and how broad their experts are."""
+    labels = layout.layer_labels(routers)
+    names = [f"E{expert}" for expert in range(routers.n_experts)]
+    left, right = st.columns(2, gap="medium")
+    if routers.n_layers > 1:
+        similarity = cached.layer_similarity(routers, "cka", "canonical")
+        chance = cached.chance_level("cka", routers, "canonical")
+        with left:
+            layout.figure(
+                figures.layer_similarity_heatmap(similarity, None, labels, "cka", chance),
+                "layer_similarity_heatmap",
+                routers,
+                scale=0.66,
+                words=("cka",),
+                table=lambda: tables.layer_similarity_csv(similarity, labels, "cka"),
+            )
+    measures = cached.expert_measures(routers, "canonical")
+    with right:
+        layout.figure(
+            figures.expert_map(
+                measures.breadth, labels, "breadth", measures.baselines.get("breadth")
+            ),
+            "expert_map",
+            routers,
+            scale=0.66,
+            words=("breadth",),
+            table=lambda: tables.matrix_csv(measures.breadth, labels, names, "layer"),
+        )
+
+
 def p_text(p_value: float) -> str:
     """A p-value as it is usually written."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.2g}"
 
 
+links.through_app()
 routers = data_source.current()
 answers = cached.four_questions(routers)
-parts.heading("Overview", finding(answers), HOW_TO_READ, routers)
+layout.heading("Overview", finding(answers), HOW_TO_READ, routers)
 describe(routers)
 st.subheader("Four questions", anchor=False)
 for row in (answers[:2], answers[2:]):
     for column, answer in zip(st.columns(2), row, strict=False):
         with column:
             card(answer, answers.index(answer) + 1)
+st.subheader("At a glance", anchor=False)
+glance(routers)
 st.subheader("Watch it route", anchor=False)
 with st.container(border=True):
     st.markdown(
@@ -106,4 +138,4 @@ with st.container(border=True):
         "and how close each choice was."
     )
     st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
-parts.share(routers)
+layout.share(routers)

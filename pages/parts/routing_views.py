@@ -10,7 +10,7 @@ import streamlit as st
 
 from lens import figures, routing, tables
 from lens.routers import RouterSet
-from pages import links, parts
+from pages.parts import layout, links
 
 VALUES: dict[str, tuple[str, Callable[[Any], np.ndarray]]] = {
     "margin": ("Margin", routing.margin),
@@ -35,12 +35,12 @@ class View:
     def figure(self, chart: Any, key: str, **options: Any) -> None:
         """A figure whose files carry the hash of the model that made the trace."""
         sha256 = self.trace.model_sha256
-        parts.figure(
+        layout.figure(
             chart,
             key,
             self.routers,
             sha256=sha256,
-            provenance=lambda: f"model sha256 {sha256} | Grok MoE Lens {parts.project_version()}",
+            provenance=lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
             **options,
         )
 

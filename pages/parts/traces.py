@@ -23,7 +23,7 @@ from grok.errors import GrokError, PromptError
 from lens import routing
 from lens.routers import RouterSet
 from lens.traces import Trace
-from pages import data_source
+from pages.parts import data_source
 
 LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
 DEFAULT_LIMIT = 512
@@ -94,32 +94,18 @@ def model_choices() -> dict[str, ModelChoice]:
     return found
 
 
-def memory_problem(choice: ModelChoice, dtype: str) -> str | None:
-    """Why the model cannot run on this machine, or None when it can."""
-    from grok import runner
+def problem_of(choice: ModelChoice) -> str | None:
+    """Why the model cannot run on this machine, or None; looked up once a session."""
+    known = st.session_state.setdefault("model_problems", {})
+    if choice.path not in known:
+        from grok.runner import check_memory
 
-    needed = runner.memory_needed(choice.config, dtype)
-    there = runner.device_memory()
-    if there is not None and needed <= there:
-        return None
-    if there is None and needed <= host_memory():
-        return None
-    have = "no accelerator" if there is None else f"{there / 2**30:,.0f} GiB of device memory"
-    return (
-        f"This checkpoint ({choice.config.n_parameters() / 1e9:,.1f} B parameters) needs about "
-        f"{needed / 2**30:,.0f} GiB of accelerator memory; this machine has {have}. Its routers "
-        "can be explored on the other pages. For live routing use the bundled model, or make a "
-        "trace where the model fits (python -m grok.run --checkpoint DIR --prompt TEXT --trace "
-        "OUT.npz) and open it in the sidebar."
-    )
-
-
-def host_memory() -> int:
-    """Bytes of main memory that a model on the CPU may take: half of what there is."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (ValueError, OSError, AttributeError):
-        return 8 * 2**30
+        try:
+            check_memory(open_checkpoint(choice.path))
+            known[choice.path] = None
+        except GrokError as error:
+            known[choice.path] = str(error)
+    return known[choice.path]
 
 
 def token_ids(text: str) -> list[int]:
@@ -149,8 +135,19 @@ class Request:
     seed: int
 
 
-def run(request: Request, text: str, on_wait: Callable[[int], None]) -> Any:
+def run(
+    request: Request,
+    text: str,
+    on_wait: Callable[[int], object],
+    on_load: Callable[[int, int], None],
+) -> Any:
     """The trace of one prompt, by the model that all sessions share.
+
+    Args:
+        request: the model and the settings.
+        text: the prompt, or token ids where the model has no tokenizer.
+        on_wait: told how many prompts are ahead.
+        on_load: told how many of the model's tensors have been read.
 
     Raises:
         GrokError: the prompt or the model cannot be used; the text says why.
@@ -159,9 +156,8 @@ def run(request: Request, text: str, on_wait: Callable[[int], None]) -> Any:
         raise PromptError("The prompt is empty. Type a text, or choose an example.")
     from grok.cached import shared_model
 
-    shared = shared_model(request.model.path, request.dtype)
-    model = shared.model
-    prompt: Any = model.encode(text) if request.model.has_tokenizer else token_ids(text)
+    shared = shared_model(request.model.path, request.dtype, _progress=on_load)
+    prompt = shared.model.encode(text if request.model.has_tokenizer else token_ids(text))
     limit = prompt_limit()
     if len(prompt) > limit:
         raise PromptError(

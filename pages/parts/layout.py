@@ -13,7 +13,7 @@ import streamlit as st
 from lens import cached
 from lens.figures import alt_text
 from lens.routers import RouterSet
-from pages import downloads, links
+from pages.parts import downloads, links
 
 
 def project_version() -> str:
@@ -104,13 +104,14 @@ def figure(
     table: Callable[[], str] | None = None,
     on_pick: Callable[[Mapping[str, Any]], None] | None = None,
     stretch: bool = False,
+    scale: float = 1.0,
     sha256: str | None = None,
     provenance: Callable[[], str] | None = None,
 ) -> None:
     """A chart with its alternative text, its selection and its downloads.
 
     `on_pick` receives the fields of the mark that was clicked, before the page
-    is drawn again.
+    is drawn again. `scale` makes the cells of a heatmap smaller on the page.
     """
     arguments: dict[str, Any] = {
         "key": key,
@@ -129,6 +130,10 @@ def figure(
     spec.pop("description", None)  # `alt` takes its place
     # Streamlit would fit titles, axes and legends into the height of the plot.
     spec["autosize"] = {"type": "fit-x" if stretch else "pad", "contains": "padding"}
+    for side in ("width", "height"):
+        step = spec.get(side)
+        if isinstance(step, dict) and "step" in step:
+            spec[side] = {"step": step["step"] * scale}
     st.vega_lite_chart(spec=spec, **arguments)
     downloads.row(
         key,

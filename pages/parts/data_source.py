@@ -16,11 +16,11 @@ from grok.errors import GrokError
 from lens.errors import LensError
 from lens.routers import RouterSet, kind_of_npz, load_routers
 from lens.traces import Trace, load_trace
-from pages import links
+from pages.parts import links
 
 ROUTERS_VARIABLE = "GROK_LENS_ROUTERS"
 CHECKPOINT_VARIABLE = "GROK_LENS_CHECKPOINT"
-EXAMPLE = Path(__file__).resolve().parents[1] / "tests" / "data" / "tiny12"
+EXAMPLE = Path(__file__).resolve().parents[2] / "tests" / "data" / "tiny12"
 
 NAMES = {
     "bundled": "Bundled model",

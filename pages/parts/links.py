@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import streamlit as st
 from streamlit.elements.lib.mutable_tab_container import TabContainer
+from streamlit.runtime.pages_manager import PagesManager
 
 Option = TypeVar("Option")
 Widget = Literal["select", "segments", "radio"]
@@ -21,6 +22,18 @@ Widget = Literal["select", "segments", "radio"]
 STORE = "link_values"  # name -> value chosen last, on whichever page
 WRITTEN = "link_written"  # name -> text that this app put into the address
 LONGEST = 40
+
+
+def through_app() -> None:
+    """Make sure that a page runs inside `app.py`; every page calls this first.
+
+    Streamlit takes a folder called pages for its older kind of app until `app.py`
+    has run once. The first visitor of a server who opens a link to a page would
+    get that page alone, without data source and navigation.
+    """
+    if getattr(PagesManager, "uses_pages_directory", False):
+        PagesManager.uses_pages_directory = False
+        st.rerun()
 
 
 def begin() -> None:
@@ -137,6 +150,12 @@ def choose(**values: Any) -> None:
     st.session_state.setdefault(STORE, {}).update(values)
     for name, value in values.items():
         st.session_state[name] = value
+
+
+def forget(name: str) -> None:
+    """Let a choice fall back to its default."""
+    st.session_state.pop(name, None)
+    st.session_state.get(STORE, {}).pop(name, None)
 
 
 def chosen(name: str, default: Any = None) -> Any:

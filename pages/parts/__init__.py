@@ -1,0 +1,1 @@
+"""What the pages share: choices, data source, layout, downloads, traces. No maths."""
