@@ -8,6 +8,7 @@ import pytest
 from lens.gram import router_gram
 from lens.questions import Answer, adjacent_answer, four_questions
 from lens.routers import RouterSet
+from lens.similarity import layer_similarity
 
 RNG = np.random.default_rng(31)
 ADJACENT, DEPTH, SAME, BREADTH = range(4)
@@ -113,3 +114,13 @@ def test_breadth_is_not_asked_where_weights_cannot_tell():
 def test_many_experts_and_few_dimensions_are_answered_too():
     for answer in answers(noise(7, 24, 20), top_k=4):
         assert np.isfinite([answer.effect, answer.null_low, answer.p_value]).all()
+
+
+def test_the_third_answer_sets_adjacent_pairs_beside_all_others():
+    layers = RouterSet(drifting().astype(np.float32))
+    gram = router_gram(layers)
+    similarity = layer_similarity(gram, "matched_cosine")
+    others = np.mean([similarity[a, b] for a in range(12) for b in range(a + 2, 12)])
+    answer = four_questions(layers, gram)[SAME]
+    assert answer.effect == pytest.approx(np.diagonal(similarity, 1).mean())
+    assert f"(other pairs of layers: {others:.3g})" in answer.sentence
