@@ -84,12 +84,14 @@ def write_report(
     about = _about(routers, settings, trace)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise LensError(
             f"{target}: {error.strerror}. Choose a folder that you may write to."
         ) from error
+    work = holder / "report"
     try:
+        work.mkdir()  # with the permissions of any new folder, unlike its holder
         entries, skipped = _write_parts(parts, work, about, progress)
         index = {**about, "files": entries, "skipped": skipped}
         text = json.dumps(index, indent=1, ensure_ascii=False)
@@ -102,7 +104,7 @@ def write_report(
             "folder."
         ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(holder, ignore_errors=True)
     return Report(target, names, skipped)
 
 
@@ -127,6 +129,7 @@ def _write_parts(
             (work / f"{part.name}{suffix}").write_bytes(content)
             entry = {"file": f"{part.name}{suffix}", "settings": note["settings"]}
             if not isinstance(made, str):
+                entry["title"] = made.title["text"]
                 entry["description"] = figures.alt_text(made)
             entries.append(entry)
     return entries, skipped
@@ -143,7 +146,6 @@ def _contents(made: alt.TopLevelMixin | str, note: dict[str, Any]) -> Iterator[t
 def _move_in(work: Path, target: Path) -> None:
     """Moves finished files into the target; if one cannot be moved, takes all back."""
     if not target.exists():
-        os.chmod(work, 0o777 & ~_umask())
         os.rename(work, target)
         return
     kept = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -163,12 +165,6 @@ def _move_in(work: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(kept, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _about(routers: RouterSet, settings: Settings, trace: Trace | None) -> dict[str, Any]:

@@ -40,8 +40,10 @@ def layer_dendrogram(
     step = theme.cell_step(len(labels), 480, high=64)
     chart = _tree(tree, labels, cut, step, show_labels=True)
     groups = f" Orange: cut into {cut} groups." if cut else ""
+    groups += " The axis does not start at 0." * (_foot(tree) > 0)
     fit = f"cophenetic correlation {tree.cophenetic:.2f} (1: the tree keeps all distances)"
     return chart.properties(
+        autosize=theme.NATURAL,
         title=theme.title(
             title,
             f"height: distance at which groups join; {fit}.{groups} A tree always shows groups: "
@@ -70,12 +72,14 @@ def dendrogram_with_heatmap(
     above = _tree(tree, labels, cut, step, show_labels=False)
     heatmap = layer_similarity_heatmap(similarity, list(tree.order), labels, metric, chance, picked)
     text = heatmap.title.to_dict()
-    heatmap.title = alt.Undefined
+    heatmap.title = heatmap.autosize = alt.Undefined
     groups = f"Orange: cut into {cut} groups." if cut else ""
+    groups += " The axis of the tree does not start at 0." * (_foot(tree) > 0)
     return (
         alt.vconcat(above, heatmap, spacing=4)
         .resolve_scale(x="independent", color="independent")
         .properties(
+            autosize=theme.NATURAL,
             title=theme.title(
                 "Tree and similarity of layers",
                 " ".join(text["subtitle"]),
@@ -176,6 +180,7 @@ def layer_scatter(
     return theme.layered(*layers).properties(
         width=440,
         height=440,
+        autosize=theme.NATURAL,
         title=theme.title(f"Map of layers: {name}", f"{trust}; {reading}", settings, width=440),
         description=theme.alt_description(
             f"{name} map of {n_layers} layers", trust, f"Settings: {settings}" * bool(settings)
@@ -214,6 +219,7 @@ def explained_variance(layer_map: LayerMap) -> alt.LayerChart:
     return theme.layered(bars, line).properties(
         width=alt.Step(theme.cell_step(len(share), 360, low=8, high=60)),
         height=180,
+        autosize=theme.NATURAL,
         title=theme.title("Variance on each axis", "bars: share; line: running sum"),
         description=theme.alt_description(
             f"The first {len(share)} axes hold {share.sum():.0%} of the variance"
@@ -257,13 +263,15 @@ def _tree(
         scale=places,
         axis=axis if show_labels else None,
     )
-    y = alt.Y("y0:Q", title="distance", scale=alt.Scale(zero=True, nice=False))
-    lines = (
-        alt.Chart(theme.embed({"x0": x0, "y0": y0, "x1": x1, "y1": y1}))
+    foot = _foot(tree)
+    y = alt.Y("y0:Q", title="distance", scale=alt.Scale(domainMin=foot, zero=False, nice=False))
+    lines = {"x0": x0, "y0": np.maximum(y0, foot), "x1": x1, "y1": np.maximum(y1, foot)}
+    segments = (
+        alt.Chart(theme.embed(lines))
         .mark_rule(color=theme.MID_GREY, strokeWidth=1.4, strokeCap="square")
         .encode(x=x, x2="x1:Q", y=y, y2="y1:Q", tooltip=[alt.Tooltip("y1:Q", title="distance")])
     )
-    layers = [lines]
+    layers = [segments]
     if cut is not None:
         rule = alt.Chart(theme.embed({"y0": [cut_height(tree, cut)]}))
         layers.append(
@@ -272,6 +280,13 @@ def _tree(
     return theme.layered(*layers).properties(
         width=step * n_layers, height=220 if show_labels else 130
     )
+
+
+def _foot(tree: LayerTree) -> float:
+    """Where the distance axis starts: 0, or just below the merges when all are far from 0."""
+    heights = np.asarray(tree.linkage, dtype=float)[:, 2]
+    low, high = float(heights.min()), float(heights.max())
+    return low - 0.25 * (high - low) if high > low > 0.5 * high else 0.0
 
 
 def _tree_text(tree: LayerTree, labels: Sequence[str], cut: int | None) -> str:

@@ -134,6 +134,7 @@ def expert_map(
     return theme.layered(*layers).properties(
         width=alt.Step(step_x),
         height=alt.Step(step_y),
+        autosize=theme.NATURAL,
         title=theme.title(
             text.title,
             f"{text.unit}{level}; {PER_INDEX}. {grouped}".lstrip("; "),
@@ -200,6 +201,7 @@ def expert_similarity_across_layers(
     )
     facet = alt.Facet("panel:N", title=None, sort=[f"E{e}" for e in chosen])
     return cells.facet(facet=facet, columns=columns).properties(
+        autosize=theme.NATURAL,
         title=theme.title(
             "Similarity across layers, index by index",
             f"cosine of {view} router columns; chance 0 ± 1/√d; classic view: {PER_INDEX}.",
@@ -281,6 +283,7 @@ def expert_correlation_matrix(
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(step),
+        autosize=theme.NATURAL,
         title=theme.title(
             f"Experts against experts, {where}",
             f"{measure} of router columns; {theme.chance_text(middle)} (middle of the colours); "
@@ -309,6 +312,7 @@ def expert_variance_analysis(
     ]
     last = panels[-1]
     return alt.vconcat(*panels[:-1], last, spacing=14).properties(
+        autosize=theme.NATURAL,
         title=theme.title(
             "Weight statistics of experts",
             "One point per expert; the line runs through the layers' means. "
@@ -383,6 +387,7 @@ def breadth_against_load(
     return theme.layered(*layers).properties(
         width=380,
         height=380,
+        autosize=theme.NATURAL,
         title=theme.title(
             "Breadth against load",
             f"shares of a layer's selections; correlation {theme.short(correlation)}; dashed: "

@@ -100,6 +100,7 @@ def layer_similarity_heatmap(
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(step),
+        autosize=theme.NATURAL,
         title=theme.title(
             "Similarity of layers", reading, f"Colours: {spread}.", width=step * n_layers
         ),
@@ -151,6 +152,7 @@ def adjacent_layer_similarity(
     return theme.layered(*layers).properties(
         width=PLOT_WIDTH,
         height=240,
+        autosize=theme.FLEXIBLE,
         title=theme.title(
             "Similarity of adjacent layers",
             f"{entry.label}; {theme.chance_text(chance)}.",
@@ -178,6 +180,7 @@ def layer_change(adjacent: AdjacentLayers, labels: Sequence[str]) -> alt.LayerCh
     return theme.layered(line, points.add_params(pick)).properties(
         width=PLOT_WIDTH,
         height=180,
+        autosize=theme.FLEXIBLE,
         title=theme.title(
             "Change from layer to layer",
             "‖next router − this router‖ in units of the weights; expert by expert, so it also "
@@ -244,6 +247,7 @@ def pair_matrix(
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(step),
+        autosize=theme.NATURAL,
         title=theme.title(
             f"Experts of {labels_a[0].split('·')[0]} against {labels_b[0].split('·')[0]}",
             f"cosine; outlined: the best one-to-one matching, mean {mean:.3f}; matched mean, "
@@ -295,6 +299,7 @@ def null_place(
     return theme.layered(*layers).properties(
         width=420,
         height=90 if samples is not None else 40,
+        autosize=theme.FLEXIBLE,
         title=theme.title(
             f"{name}: {value:.4f}",
             f"orange: this value, {verdict} the band; grey: {theme.chance_text(chance)}, "

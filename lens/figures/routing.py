@@ -151,6 +151,7 @@ def token_layer_map(
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(theme.cell_step(n_layers, 420, low=14 if is_choice else 6, high=24)),
+        autosize=theme.NATURAL,
         title=theme.title(
             f"{text.title} of every token in every layer",
             f"{text.unit}. {chance}{part}",
@@ -230,6 +231,7 @@ def token_strip(
         width=width,
         height=alt.Step(24),
         view=alt.ViewBackground(stroke=None),
+        autosize=theme.NATURAL,
         title=theme.title("Tokens", f"· stands for a blank. {part}", width=width),
         description=theme.alt_description(
             f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"
@@ -283,6 +285,7 @@ def cell_probabilities(
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=190,
+        autosize=theme.NATURAL,
         title=theme.title(
             f"{label}: gates of {visible(piece)}" if piece else f"{label}: gates",
             f"outlined: chosen ({chosen_names}), mixed {mix}; dashed: 1/{n_experts}",
@@ -321,8 +324,9 @@ def candidate_bars(
     numbers = base.mark_text(align="left", dx=4, fontSize=10, color=theme.MID_GREY, tooltip=None)
     follows = "orange: the one that came next" if chosen is not None else "probabilities"
     return theme.layered(bars, numbers.encode(text=alt.Text("value:Q", format=".3f"))).properties(
-        width=300,
+        width=420,
         height=alt.Step(18),
+        autosize=theme.FLEXIBLE,
         title=theme.title(
             f"Next token after {visible(after)}" if after else "Next token", follows, width=300
         ),

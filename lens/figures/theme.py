@@ -43,6 +43,13 @@ Scheme = Literal["viridis", "cividis"]
 # Marks that a browser still draws without a wait.
 MAX_MARKS = 20_000
 
+# How a chart fills its place. Natural: the plot has the size asked for, and axes and
+# legends come on top. Flexible: all together have the width asked for, which a page may
+# set; the plot keeps its height. Without either Streamlit fits all into both, and a plot
+# under a long title is left with a few pixels.
+NATURAL = alt.AutoSizeParams(type="pad", contains="content")
+FLEXIBLE = alt.AutoSizeParams(type="fit-x", contains="padding")
+
 NO_CHANCE = "chance level not computed"
 
 

@@ -89,6 +89,7 @@ def load_by_layer(
     return theme.layered(*layers).properties(
         width=PLOT_WIDTH,
         height=240,
+        autosize=theme.FLEXIBLE,
         title=theme.title(
             "Load of every expert",
             f"share of (token, slot) assignments; dashed: even share 1/{n_experts}; grey: 95 % "
@@ -169,6 +170,7 @@ def coselection_matrix(
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(step),
+        autosize=theme.NATURAL,
         title=theme.title(
             f"Experts chosen together, {label}",
             "lift: tokens that chose both, over what the two loads alone would give; chance 1",
@@ -258,6 +260,7 @@ def routing_paths(
     return theme.layered(*layers).properties(
         width=float(np.clip(90 * n_steps, 200, PLOT_WIDTH)),
         height=float(np.clip(26 * n_experts, 120, 420)),
+        autosize=theme.FLEXIBLE,
         title=theme.title(
             "Paths through the layers",
             f"first choices; width: tokens (of {total}); the {len(tokens)} largest flows; an even "
@@ -336,6 +339,7 @@ def compare_maps(
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(theme.cell_step(n_layers, 420, low=6, high=24)),
+        autosize=theme.NATURAL,
         title=theme.title(
             f"Two prompts: {text.title.lower()}",
             f"{name}; {text.unit}; mean {mean:+.3f}; 0: alike",
@@ -394,6 +398,7 @@ def layer_lines(
     return theme.layered(*layers).properties(
         width=PLOT_WIDTH,
         height=200,
+        autosize=theme.FLEXIBLE,
         title=theme.title(title, f"{unit}; dashed: chance ({said})", width=PLOT_WIDTH),
         description=theme.alt_description(
             f"{title} by layer", f"Means: {means}", f"Chance: {said}"

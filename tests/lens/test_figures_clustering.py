@@ -7,7 +7,7 @@ import pytest
 from figure_reading import first, mark, rows, selection, title_text, views
 
 from lens import figures
-from lens.clustering import cut_tree, layer_tree
+from lens.clustering import cut_tree, layer_tree, tree_of_distances
 from lens.embedding import LayerMap, layer_map
 from lens.errors import LensError
 from lens.figures.clustering import cut_height
@@ -31,10 +31,27 @@ def gram(routers):
 def test_dendrogram_draws_three_lines_a_merge_up_to_its_height(gram):
     tree = layer_tree(gram)
     lines = rows(first(figures.layer_dendrogram(tree, LABELS), "rule"))
+    bars = sorted(line["y0"] for line in lines if line["y0"] == line["y1"])
     assert len(lines) == 3 * 5
-    tops = sorted({line["y1"] for line in lines} & {line["y0"] for line in lines} - {0.0})
-    assert max(line["y1"] for line in lines) == pytest.approx(tree.linkage[-1, 2], rel=1e-5)
-    assert tops
+    assert bars == pytest.approx(sorted(tree.linkage[:, 2]), rel=1e-5)
+
+
+def test_a_tree_of_layers_far_from_each_other_is_drawn_from_just_below_its_merges(gram):
+    tree = layer_tree(gram)
+    chart = figures.layer_dendrogram(tree, LABELS)
+    heights = tree.linkage[:, 2]
+    lines = first(chart, "rule")
+    foot = lines["encoding"]["y"]["scale"]["domainMin"]
+    assert 0.5 * heights.min() < foot < heights.min()
+    assert min(line["y0"] for line in rows(lines)) == pytest.approx(foot, rel=1e-5)
+    assert "does not start at 0" in title_text(chart)
+
+
+def test_a_tree_with_near_layers_is_drawn_from_zero():
+    tree = tree_of_distances(np.array([[0, 0.1, 1.0], [0.1, 0, 0.9], [1.0, 0.9, 0]]), "average")
+    chart = figures.layer_dendrogram(tree, LABELS[:3])
+    assert first(chart, "rule")["encoding"]["y"]["scale"]["domainMin"] == 0
+    assert "does not start at 0" not in title_text(chart)
 
 
 @pytest.mark.parametrize("clusters", [1, 2, 4, 6])

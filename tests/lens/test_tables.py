@@ -1,0 +1,107 @@
+"""Tables hold the numbers exactly, under headers with units."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from lens import tables
+from lens.clustering import layer_tree
+from lens.experts import expert_measures
+from lens.gram import router_gram
+from lens.matching import expert_chains
+from lens.routers import RouterSet
+from lens.similarity import adjacent_layers, expert_correlation, layer_similarity
+
+LABELS = ["L1", "L4", "L5", "L9"]
+
+
+@pytest.fixture
+def routers() -> RouterSet:
+    return RouterSet(np.random.default_rng(0).normal(size=(4, 24, 3)).astype(np.float32))
+
+
+def read(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def test_float32_values_come_back_exactly():
+    values = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    back = np.array([row[0] for row in read(tables.table_csv({"x": values}))[1:]], np.float32)
+    assert np.array_equal(back, values)
+
+
+def test_text_with_commas_quotes_and_line_ends_comes_back():
+    pieces = ["a,b", 'say "x"', "two\nlines", "мир"]
+    assert [row[0] for row in read(tables.table_csv({"piece": pieces}))[1:]] == pieces
+
+
+def test_values_that_are_not_numbers_are_empty_fields():
+    assert read(tables.table_csv({"a": ["x"] * 3, "b": [np.nan, np.inf, 1.5]}))[1:] == [
+        ["x", ""],
+        ["x", ""],
+        ["x", "1.5"],
+    ]
+
+
+def test_columns_of_different_lengths_are_refused():
+    with pytest.raises(ValueError):
+        tables.table_csv({"a": [1], "b": [1, 2]})
+
+
+def test_similarity_table_is_the_matrix_with_labels(routers):
+    similarity = layer_similarity(router_gram(routers))
+    header, *body = read(tables.layer_similarity_csv(similarity, LABELS, "cka"))
+    assert header == ["CKA (0 to 1)", *LABELS]
+    assert [row[0] for row in body] == LABELS
+    assert np.array([row[1:] for row in body], float) == pytest.approx(similarity, rel=1e-8)
+
+
+def test_adjacent_table_names_both_layers_and_the_rule(routers):
+    adjacent = adjacent_layers(router_gram(routers))
+    header, *body = read(tables.adjacent_csv(adjacent, LABELS, "cka"))
+    assert [row[:2] for row in body] == [["L1", "L4"], ["L4", "L5"], ["L5", "L9"]]
+    assert [float(row[3]) for row in body] == pytest.approx(adjacent.change_l2)
+    assert "units of the weights" in header[3]
+    assert {row[4] for row in body} <= {"0", "1"}
+
+
+def test_measures_table_has_a_row_for_each_expert(routers):
+    measures = expert_measures(routers, router_gram(routers))
+    header, *body = read(tables.expert_measures_csv(measures, LABELS))
+    assert [row[:2] for row in body] == [[a, str(e)] for a in LABELS for e in range(3)]
+    assert [float(row[2]) for row in body] == pytest.approx(measures.norm.ravel())
+    assert all("(" in name for name in header[1:])
+
+
+def test_expert_pairs_table_has_the_mean_over_layers_and_each_layer(routers):
+    values = expert_correlation(router_gram(routers))
+    header, *body = read(tables.expert_pairs_csv(values, LABELS))
+    assert "classic" in header[2]
+    assert [row[:2] for row in body] == [["0", "1"], ["0", "2"], ["1", "2"]]
+    assert float(body[1][2]) == pytest.approx(values[:, 0, 2].mean())
+    assert float(body[1][4]) == pytest.approx(values[1, 0, 2])
+
+
+def test_chain_table_has_a_score_for_each_step_and_none_after_the_last(routers):
+    chains = expert_chains(router_gram(routers))
+    _, *body = read(tables.chains_csv(chains, LABELS))
+    assert len(body) == 3 * 4
+    for row in body:
+        chain, layer = int(row[0]), LABELS.index(row[1])
+        assert int(row[2]) == chains.expert[chain, layer]
+        if layer == 3:
+            assert row[3] == ""
+        else:
+            assert float(row[3]) == pytest.approx(chains.score[chain, layer])
+
+
+def test_tree_table_names_layers_and_earlier_merges(routers):
+    tree = layer_tree(router_gram(routers))
+    _, *body = read(tables.linkage_csv(tree, LABELS))
+    named = [name for row in body for name in row[1:3]]
+    assert sorted(named) == sorted([*LABELS, "merge 0", "merge 1"])
+    assert body[-1][4] == "4"
