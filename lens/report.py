@@ -129,7 +129,7 @@ def _write_parts(
             (work / f"{part.name}{suffix}").write_bytes(content)
             entry = {"file": f"{part.name}{suffix}", "settings": note["settings"]}
             if not isinstance(made, str):
-                entry["title"] = made.title["text"]
+                entry["title"] = figures.chart_title(made)
                 entry["description"] = figures.alt_text(made)
             entries.append(entry)
     return entries, skipped

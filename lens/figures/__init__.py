@@ -11,13 +11,11 @@ from lens.figures.clustering import (
     layer_dendrogram,
     layer_scatter,
 )
-from lens.figures.experts import (
-    breadth_against_load,
+from lens.figures.expert_pairs import (
     expert_correlation_matrix,
-    expert_map,
     expert_similarity_across_layers,
-    expert_variance_analysis,
 )
+from lens.figures.experts import breadth_against_load, expert_map, expert_variance_analysis
 from lens.figures.export import figure_png, figure_svg
 from lens.figures.layers import (
     adjacent_layer_similarity,
@@ -26,22 +24,10 @@ from lens.figures.layers import (
     null_place,
     pair_matrix,
 )
-from lens.figures.routing import (
-    candidate_bars,
-    cell_probabilities,
-    token_layer_map,
-    token_strip,
-    token_window,
-    visible,
-)
-from lens.figures.theme import OKABE_ITO, alt_text, expert_names, fitted_domain
-from lens.figures.traffic import (
-    compare_maps,
-    coselection_matrix,
-    layer_lines,
-    load_by_layer,
-    routing_paths,
-)
+from lens.figures.routing import compare_maps, token_layer_map, token_window, visible
+from lens.figures.theme import OKABE_ITO, alt_text, chart_title, expert_names, fitted_domain
+from lens.figures.tokens import candidate_bars, cell_probabilities, token_strip
+from lens.figures.traffic import coselection_matrix, layer_lines, load_by_layer, routing_paths
 
 __all__ = [
     "OKABE_ITO",
@@ -50,6 +36,7 @@ __all__ = [
     "breadth_against_load",
     "candidate_bars",
     "cell_probabilities",
+    "chart_title",
     "compare_maps",
     "coselection_matrix",
     "dendrogram_with_heatmap",

@@ -50,6 +50,7 @@ MAX_MARKS = 20_000
 NATURAL = alt.AutoSizeParams(type="pad", contains="content")
 FLEXIBLE = alt.AutoSizeParams(type="fit-x", contains="padding")
 
+PER_INDEX = "an expert's index is not the same expert in another layer"
 NO_CHANCE = "chance level not computed"
 
 
@@ -222,6 +223,18 @@ def unit_names(labels: Sequence[str], layer: np.ndarray, expert: np.ndarray) -> 
 def layered(*layers: alt.Chart) -> alt.LayerChart:
     """Charts drawn over each other, the first at the bottom."""
     return alt.LayerChart(layer=list(layers))
+
+
+def row_names(count: int, group: int) -> list[str]:
+    """Names of rows that hold one expert index, or a group of neighbouring ones."""
+    if group == 1:
+        return [f"E{e}" for e in range(count)]
+    return [f"E{e}–{min(e + group, count) - 1}" for e in range(0, count, group)]
+
+
+def chart_title(chart: alt.TopLevelMixin) -> str:
+    """The first line of a figure's title."""
+    return str(chart.to_dict()["title"]["text"])
 
 
 def alt_text(chart: alt.TopLevelMixin) -> str:

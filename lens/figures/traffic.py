@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.figures import theme
-from lens.figures.routing import TOKEN_VALUES, token_window, visible
 
 PLOT_WIDTH = 680
 
@@ -274,84 +273,6 @@ def routing_paths(
     )
 
 
-def compare_maps(
-    difference: Float[np.ndarray, "layer token"],
-    what: str,
-    pieces_a: Sequence[str],
-    pieces_b: Sequence[str],
-    labels: Sequence[str],
-    *,
-    picked: tuple[int, int] | None = None,
-    start: int | None = None,
-) -> alt.LayerChart:
-    """The first prompt's map minus the second's, token by token; grey where one has ended.
-
-    Args:
-      difference: of the aligned tokens; with what = "top1", 1 where the choice
-        differs and 0 where it does not.
-      pieces_a, pieces_b: the tokens of both, aligned ("" where there is none).
-
-    Returns:
-      A chart with the selection "pick" of the fields token and layer.
-    """
-    text = TOKEN_VALUES[what]
-    difference = np.asarray(difference, dtype=float)
-    n_layers, n_tokens = difference.shape
-    window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None, start=start)
-    names = [_pair_name(t, pieces_a, pieces_b) for t in range(n_tokens)]
-    layer, place = (grid.ravel() for grid in np.indices((n_layers, len(window))))
-    token = place + window.start
-    values = difference[layer, token]
-    reach = 1.0 if what == "top1" else theme.fitted_domain(difference, middle=0.0)[1]
-    data = {
-        "token": token,
-        "layer": layer,
-        "x": np.asarray(names)[token],
-        "y": np.asarray(labels)[layer],
-        "value": values,
-    }
-    step = theme.cell_step(len(window), 680, low=9, high=30)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X(
-            "x:O",
-            title="token of the first prompt | of the second",
-            scale=alt.Scale(domain=[names[t] for t in window]),
-            axis=theme.axis_labels(-90, labelLimit=140),
-        ),
-        y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
-    )
-    name = "first choice differs" if what == "top1" else f"{text.title}: first − second"
-    cells = base.mark_rect(invalid=None).encode(
-        color=alt.Color(
-            "value:Q", title="first − second", scale=theme.diverging((-reach, reach), 0.0)
-        ),
-        tooltip=[
-            alt.Tooltip("x:N", title="tokens"),
-            alt.Tooltip("y:N", title="layer"),
-            alt.Tooltip("value:Q", title=name, format=".4f"),
-        ],
-    )
-    pick = alt.selection_point(name="pick", fields=["token", "layer"], empty=False)
-    layers = [cells.add_params(pick)]
-    if picked is not None and picked[0] in window:
-        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]}, step)
-    mean = float(np.nanmean(difference)) if np.isfinite(difference).any() else float("nan")
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(theme.cell_step(n_layers, 420, low=6, high=24)),
-        autosize=theme.NATURAL,
-        title=theme.title(
-            f"Two prompts: {text.title.lower()}",
-            f"{name}; {text.unit}; mean {mean:+.3f}; 0: alike",
-            width=step * len(window),
-        ),
-        description=theme.alt_description(
-            f"Heatmap of the difference in {text.title.lower()} between two prompts",
-            f"Mean {mean:+.3f}",
-        ),
-    )
-
-
 def layer_lines(
     values: Mapping[str, Float[np.ndarray, " layer"]],
     labels: Sequence[str],
@@ -425,9 +346,3 @@ def _layer_axis(labels: Sequence[str]) -> alt.Axis:
 def _log_lift(lift: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.clip(np.log2(lift), -2, 2)
-
-
-def _pair_name(token: int, pieces_a: Sequence[str], pieces_b: Sequence[str]) -> str:
-    a = visible(pieces_a[token]) if token < len(pieces_a) else ""
-    b = visible(pieces_b[token]) if token < len(pieces_b) else ""
-    return f"{token} {a}" if a == b else f"{token} {a or '–'} | {b or '–'}"
