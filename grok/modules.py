@@ -3,8 +3,11 @@
 Axes: B sequences, T tokens of this call, S cached positions, L layers, D d_model,
 H query heads, J key/value heads, P d_head, E experts, K experts a token.
 
-Every rounding stands where Grok-1 has it: activations in the dtype of the residual
-stream, norms, rotations, softmax and the router in float32. Parameters carry
+Every rounding stands where Grok-1 has it when compiled: activations in the dtype of
+the cache; norms, rotations, softmax and the router in float32. The residual stream
+is stored in the activation dtype, but the norm that reads a sum right after it is
+formed reads it before that rounding (the compiler fuses the two). So the stream
+goes from layer to layer as float32 and is rounded where something is added to it. Parameters carry
 the names they have in a checkpoint, so a decoder layer takes the tensors of one
 layer as they were read, int8 or float.
 """
@@ -12,7 +15,7 @@ layer as they were read, int8 or float.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -49,15 +52,20 @@ class LayerTrace(NamedTuple):
     moe_out: jax.Array
 
 
-class RMSNorm(hk.Module):
+def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     """x / sqrt(mean(x²) + eps) * scale, computed in float32, returned in the dtype of x."""
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(mean_square + NORM_EPSILON)
+    return (normed * scale.astype(jnp.float32)).astype(x.dtype)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+
+class RMSNorm(hk.Module):
+    """`rms_norm` with a learned scale, rounded to `dtype`."""
+
+    def __call__(self, x: jax.Array, dtype: Any) -> jax.Array:
         scale = hk.get_parameter("scale", x.shape[-1:], jnp.float32, init=jnp.ones)
-        wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(mean_square + NORM_EPSILON)
-        return (normed * scale.astype(jnp.float32)).astype(x.dtype)
+        return rms_norm(x.astype(jnp.float32), scale).astype(dtype)
 
 
 class Linear(hk.Module):
@@ -188,21 +196,26 @@ class DecoderLayer(hk.Module):
         """One layer.
 
         Args:
-            h: residual stream [B, T, D].
+            h: residual stream [B, T, D] float32, not yet rounded to the activation dtype.
             start: position of the first of the T tokens.
             key_is_token: [B, S], False at padding; attention never reads those keys.
-            cache: this layer's keys and values, [B, S, J, P].
+            cache: this layer's keys and values, [B, S, J, P] in the activation dtype.
 
         Returns:
             The residual stream after the layer, what was computed, the filled cache.
         """
-        normed = RMSNorm("rms_norm")(h)
+        dtype = cache.keys.dtype
+
+        def add(stream: jax.Array, branch: jax.Array) -> jax.Array:
+            return stream.astype(dtype).astype(jnp.float32) + branch.astype(jnp.float32)
+
+        normed = RMSNorm("rms_norm")(h, dtype)
         attn_out, cache = Attention(self.config)(normed, start, key_is_token, cache)
-        h = h + RMSNorm("rms_norm_1")(attn_out)
-        router_input = RMSNorm("rms_norm_2")(h)
+        h = add(h, RMSNorm("rms_norm_1")(attn_out, dtype))
+        router_input = RMSNorm("rms_norm_2")(h, dtype)
         choice = Router(self.config)(router_input)
         moe_out = Mixture(self.config, self.dispatch)(router_input, choice)
-        h = h + RMSNorm("rms_norm_3")(moe_out)
+        h = add(h, RMSNorm("rms_norm_3")(moe_out, dtype))
         return h, LayerTrace(router_input, choice, attn_out, moe_out), cache
 
 
@@ -219,10 +232,10 @@ class InOutEmbed(hk.Module):
         shape = (c.vocab_size, c.d_model)
         return hk.get_parameter("embeddings", shape, jnp.float32, init=init)
 
-    def encode(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """[B, T] -> [B, T, D]; the multiplier is rounded to `dtype` as well."""
-        rows = self._table()[tokens].astype(dtype)
-        return rows * jnp.asarray(self.config.embedding_multiplier, dtype)
+    def encode(self, tokens: jax.Array, dtype: Any) -> jax.Array:
+        """[B, T] -> [B, T, D] float32; table and multiplier are rounded to `dtype`."""
+        rows = self._table()[tokens].astype(dtype).astype(jnp.float32)
+        return rows * jnp.asarray(self.config.embedding_multiplier, dtype).astype(jnp.float32)
 
     def decode(self, h: jax.Array) -> jax.Array:
         """[B, T, D] -> logits [B, T, V] in the dtype of h."""
@@ -237,7 +250,7 @@ class Embed(hk.Module):
         super().__init__(name)
         self.config = config
 
-    def __call__(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def __call__(self, tokens: jax.Array, dtype: Any) -> jax.Array:
         """Token ids [B, T] -> residual stream before the first layer [B, T, D]."""
         return InOutEmbed(self.config).encode(tokens, dtype)
 
@@ -249,6 +262,6 @@ class Unembed(hk.Module):
         super().__init__(name)
         self.config = config
 
-    def __call__(self, h: jax.Array) -> jax.Array:
-        """Residual stream after the last layer [B, T, D] -> logits [B, T, V]."""
-        return InOutEmbed(self.config).decode(RMSNorm("rms_norm")(h))
+    def __call__(self, h: jax.Array, dtype: Any) -> jax.Array:
+        """Residual stream after the last layer [B, T, D] -> logits [B, T, V] in `dtype`."""
+        return InOutEmbed(self.config).decode(RMSNorm("rms_norm")(h, dtype))

@@ -23,8 +23,9 @@ from jax.sharding import PartitionSpec as P
 from grok import forward
 from grok.checkpoint import EMBEDDING, FINAL_NORM, layer_path
 from grok.config import GrokConfig
-from grok.modules import DecoderLayer
-from grok.moe import run_selected, run_with_capacity
+from grok.modules import DecoderLayer, rms_norm
+from grok.moe import Choice, run_with_capacity
+from grok.training.loss import mean_cross_entropy
 
 POST_NORMS = ("rms_norm_1/scale", "rms_norm_3/scale")
 
@@ -48,10 +49,10 @@ class Recipe:
         seed: of the initial weights and of the order of the data.
     """
 
-    steps: int = 2500
+    steps: int = 2000
     batch: int = 32
     length: int = 128
-    long_steps: int = 250
+    long_steps: int = 200
     long_length: int = 512
     learning_rate: float = 3e-3
     warmup: int = 100
@@ -108,33 +109,33 @@ def initial_params(config: GrokConfig, seed: int) -> dict[str, Any]:
     return {"io": io, "layers": layers}
 
 
-def run(
+def run_layers(
     config: GrokConfig,
     params: Mapping[str, Any],
     tokens: jax.Array,
     *,
     dtype: Any = jnp.float32,
-    capacity: float | None = None,
-) -> tuple[jax.Array, Any]:
-    """Logits [B, T, V] and every layer's `Choice` (leading axis L).
+    capacity: float,
+) -> tuple[jax.Array, Choice]:
+    """The residual stream after the last layer [B, T, D] and every layer's `Choice` [L, ...].
 
     Args:
-        capacity: room an expert has over its mean load; None computes every choice.
+        capacity: room an expert has, over its mean load.
     """
-    dispatch = run_selected if capacity is None else partial(run_with_capacity, factor=capacity)
+    dispatch = partial(run_with_capacity, factor=capacity)
     b, t = tokens.shape
     is_token = tokens > 0
     cache = forward.empty_cache(config, b, t, dtype)
 
-    def one(h: jax.Array, weights: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
+    def one(h: jax.Array, weights: Mapping[str, jax.Array]) -> tuple[jax.Array, Choice]:
         h, trace, _ = forward.layer(
             config, weights, h, jnp.int32(0), is_token, cache, dispatch=dispatch
         )
         return h, trace.choice
 
     h = forward.embed(config, {EMBEDDING: params["io"][EMBEDDING]}, tokens, dtype)
-    h, choices = jax.lax.scan(one, h, params["layers"])
-    return forward.unembed(config, params["io"], h), choices
+    # Unrolled, the layers run about twice as fast on a CPU as in a loop.
+    return jax.lax.scan(one, h, params["layers"], unroll=config.n_layers)
 
 
 def losses(
@@ -155,16 +156,16 @@ def losses(
     def over_devices(x: jax.Array) -> jax.Array:
         return x if axis is None else jax.lax.pmean(x, axis)
 
-    logits, choices = run(config, params, batch[:, :-1], dtype=dtype, capacity=recipe.capacity)
-    entropy = optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), batch[:, 1:]
-    )
+    h, choices = run_layers(config, params, batch[:, :-1], dtype=dtype, capacity=recipe.capacity)
+    rows = rms_norm(h, params["io"][FINAL_NORM]).reshape(-1, config.d_model)
+    table = params["io"][EMBEDDING].astype(rows.dtype)
+    entropy = mean_cross_entropy(rows, table, batch[:, 1:].reshape(-1), config.output_multiplier)
     hot = jax.nn.one_hot(choices.experts, config.n_experts)  # [L, B, T, K, E]
     load = over_devices(hot.mean(axis=(1, 2, 3)))  # [L, E]
     probs = over_devices(choices.probs.mean(axis=(1, 2)))  # [L, E]
     balance = config.n_experts * (load * probs).sum(-1)  # [L]
     z = jnp.square(jax.nn.logsumexp(choices.logits, axis=-1)).mean(axis=(1, 2))  # [L]
-    parts = Losses(entropy.mean(), balance.mean(), z.mean(), load)
+    parts = Losses(entropy, balance.mean(), z.mean(), load)
     total = parts.cross_entropy + recipe.balance * balance.sum() + recipe.router_z * z.sum()
     return total, parts
 
