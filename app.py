@@ -34,6 +34,7 @@ SIDEBAR_WIDTH = 270
 STYLE = """<style>
 .stMainBlockContainer { padding: 4.2rem 2.5rem 4rem; max-width: 1500px; }
 [data-testid="stVegaLiteChart"] { overflow-x: auto; }
+[class*="st-key-"][class*="_downloads"] { margin-top: -1.1rem; }
 h1 { padding-top: 0 !important; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
 @media (max-width: 640px) { .stMainBlockContainer { padding: 4.2rem 1rem 3rem; } }

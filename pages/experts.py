@@ -95,7 +95,7 @@ def card(
         ("L1 / L2", f"{measures.l1_l2[layer, expert]:.3g}"),
     ]
     if load is not None:
-        facts.append(("Load", f"{load[layer, expert]:.1%}"))
+        facts.append(("Load", layout.percent(load[layer, expert], 1)))
     with st.container(horizontal=True, gap="small"):
         for name, value in facts:
             st.metric(name, value, width="content")

@@ -106,12 +106,13 @@ def form(choice: traces.ModelChoice) -> None:
                 seed = st.number_input("Sampling seed", 0, 9999, 0, key="sampling_seed")
             with four:
                 dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype")
-        submitted = st.form_submit_button(
-            "Run", type="primary", icon=":material/play_arrow:", help="Ctrl+Enter"
-        )
-        st.caption(
-            f"Up to {traces.prompt_limit():,} tokens. The prompt stays in this browser session."
-        )
+        with st.container(horizontal=True, vertical_alignment="center"):
+            submitted = st.form_submit_button(
+                "Run", type="primary", icon=":material/play_arrow:", help="Ctrl+Enter"
+            )
+            st.caption(
+                f"Up to {traces.prompt_limit():,} tokens. The prompt stays in this browser session."
+            )
     if submitted:
         request = traces.Request(choice, str(dtype), int(new_tokens), float(temperature), int(seed))
         run(request, text, second)

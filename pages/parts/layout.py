@@ -24,6 +24,11 @@ def project_version() -> str:
         return "source"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share as it is written in a sentence: "12.5 %", with a space that doesn't break."""
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
 def layer_labels(routers: RouterSet) -> list[str]:
     """The names of all layers, in order."""
     return [routers.label(layer) for layer in range(routers.n_layers)]
@@ -133,7 +138,7 @@ def figure(
     for side in ("width", "height"):
         step = spec.get(side)
         if isinstance(step, dict) and "step" in step:
-            spec[side] = {"step": step["step"] * scale}
+            spec[side] = {"step": max(3, round(step["step"] * scale))}
     st.vega_lite_chart(spec=spec, **arguments)
     downloads.row(
         key,

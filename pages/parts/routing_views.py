@@ -142,7 +142,7 @@ def cell(view: View, token: int, layer: int) -> None:
     gates = trace.gates[layer, token]
     share = routing.gate_share(trace)[layer, token]
     names = " and ".join(f"**{view.labels[layer]}·E{e}**" for e in experts)
-    mix = " : ".join(f"{s:.0%}" for s in share)
+    mix = " : ".join(layout.percent(s) for s in share)
     raw = ", ".join(f"{g:.3f}" for g in gates)
     st.markdown(
         f"Token {token} “{figures.visible(view.pieces[token])}” goes to {names}. "

@@ -24,6 +24,7 @@ from lens import routing
 from lens.routers import RouterSet
 from lens.traces import Trace
 from pages.parts import data_source
+from pages.parts.layout import percent
 
 LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
 DEFAULT_LIMIT = 512
@@ -201,15 +202,16 @@ def finding(trace: Any, names: list[str]) -> str:
     most = float(load[layer, expert])
     verdict = "more than" if most > high else "not distinguishable from"
     text = (
-        f"Of {n_tokens:,} tokens, {names[layer]}·E{expert} took the largest share, {most:.0%} of "
-        f"its layer's assignments: {verdict} chance (even {1 / n_experts:.1%}; by chance no expert "
-        f"above {high:.0%} in 95 % of texts)."
+        f"Of {n_tokens:,} tokens, {names[layer]}·E{expert} took the largest share, "
+        f"{percent(most)} of its layer's assignments: {verdict} chance (even "
+        f"{percent(1 / n_experts, 1)}; by chance no expert above {percent(high)} in 95\u00a0% of "
+        "texts)."
     )
     if n_tokens > 1:
         repeat = routing.repeat_rate(trace)
         text += (
-            f" Neighbouring tokens share their first expert in {repeat.first.mean():.0%} of cases "
-            f"(chance {repeat.chance_first:.1%}; same tokens shuffled "
-            f"{repeat.shuffled_first.mean():.0%})."
+            f" Neighbouring tokens share their first expert in {percent(repeat.first.mean())} "
+            f"of cases (chance {percent(repeat.chance_first, 1)}; same tokens shuffled "
+            f"{percent(repeat.shuffled_first.mean())})."
         )
     return text
