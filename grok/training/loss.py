@@ -36,7 +36,9 @@ def _with_gradients(
     n, d = h.shape
     rows = math.gcd(n, BLOCK)
 
-    def block(d_table: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple:
+    def block(
+        d_table: jax.Array, part: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         x, target = part
         logits = ((x @ table.T) * multiplier).astype(jnp.float32)  # [rows, V]
         largest = logits.max(axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Measured claims: each module's `main` prints a table; ratios come from one run."""
