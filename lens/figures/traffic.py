@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from lens.figures import theme
 
 PLOT_WIDTH = 680
+# Experts of the paths figure; of more, only those that a drawn flow touches.
+MAX_NODES = 2000
 
 
 def load_by_layer(
@@ -246,6 +248,10 @@ def routing_paths(
         )
     )
     arrived = np.concatenate([counts.sum(axis=2), counts[-1:].sum(axis=1)])  # [n_steps + 1, E]
+    if np.count_nonzero(arrived) > MAX_NODES:
+        drawn = np.zeros_like(arrived)
+        drawn[step, source] = drawn[step + 1, target] = 1
+        arrived = drawn
     place, expert = np.nonzero(arrived)
     nodes = {"x": place, "source": expert, "digit": expert}
     base = alt.Chart(theme.embed(nodes)).encode(x=x, y=y)

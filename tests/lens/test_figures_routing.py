@@ -163,6 +163,15 @@ def test_paths_are_the_largest_flows_and_no_empty_ones():
     assert selection(chart)["fields"] == ["layer", "source", "target"]
 
 
+def test_paths_through_many_experts_draw_only_those_on_a_drawn_flow():
+    counts = np.ones((127, 256, 256), dtype=np.int8)
+    chart = figures.routing_paths(counts, [f"L{i}" for i in range(128)], most=50)
+    nodes = {(n["x"], n["digit"]) for n in rows(first(chart, "circle"))}
+    flows = rows(first(chart, "rule"))
+    ends = {(f["layer"], f["source"]) for f in flows}
+    assert nodes == ends | {(f["layer"] + 1, f["target"]) for f in flows}
+
+
 def test_comparison_names_both_tokens_where_they_differ(values):
     chart = figures.compare_maps(values - 1, "margin", PIECES, [*PIECES[:4], "x"], LABELS)
     cells = first(chart, "rect")
