@@ -89,9 +89,9 @@ def test_a_large_heatmap_is_specified_in_a_fraction_of_a_second():
     import time
 
     labels = [f"L{i}" for i in range(64)]
-    start = time.perf_counter()
+    start = time.process_time()
     figures.layer_similarity_heatmap(np.zeros((64, 64)), None, labels, "cka").to_dict()
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def luminance(colour: str) -> float:
