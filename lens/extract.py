@@ -10,7 +10,6 @@ not be there.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -68,15 +67,16 @@ def _extract(checkpoint: Checkpoint, norms: bool, progress: Progress | None) -> 
     paths = needed_paths(checkpoint, norms)
     _check_present(checkpoint, paths)
     found: dict[str, np.ndarray] = {}
-    owner: dict[bytes, str] = {}
+    alike: dict[bytes, list[str]] = {}  # routers by their first rows, compared whole if those agree
     for path in paths:
         tensor = checkpoint.read(path)
         assert isinstance(tensor, np.ndarray)  # read() refuses quantized values here
         found[path] = tensor.astype(np.float32, copy=False)
         if path.endswith("router/w"):
-            values = np.ascontiguousarray(found[path])
-            first = owner.setdefault(hashlib.sha256(values.data).digest(), path)
-            if first != path:
+            group = alike.setdefault(found[path][:2].tobytes(), [])
+            first = next((p for p in group if np.array_equal(found[p], found[path])), None)
+            group.append(path)
+            if first is not None:
                 raise LensError(
                     f"{checkpoint.file(path)} ({path}): the same router to the last bit as "
                     f"{checkpoint.file(first).name} ({first}); expected one of its own in each "
