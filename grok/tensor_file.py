@@ -9,11 +9,9 @@ official loader reads them.
 
 from __future__ import annotations
 
-import os
 import pickle
 import stat
 import struct
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from grok.errors import CheckpointError
+from grok.files import write_whole
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # Pickle text of a dtype -> numpy dtype. Nothing else occurs in Grok-1's format.
@@ -437,16 +436,3 @@ def write_tensor(file: Path, tensor: Tensor) -> None:
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}.") from None
     write_whole(file, lambda stream: _Pickler(stream, protocol=4).dump_tensor(tensor))
-
-
-def write_whole(file: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes `file` through a temporary sibling that replaces it only when complete."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-        os.chmod(name, 0o644)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from grok.errors import GrokError
-from grok.tensor_file import write_whole
+from grok.files import write_whole
 
 FORMAT_VERSION = 1
 

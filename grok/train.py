@@ -21,7 +21,7 @@ import numpy as np
 
 from grok.config import GrokConfig
 from grok.errors import GrokError
-from grok.tensor_file import write_whole
+from grok.files import write_whole
 from grok.training.step import Recipe
 
 SMALL = GrokConfig(

@@ -17,8 +17,8 @@ import numpy as np
 
 from grok.config import GrokConfig
 from grok.errors import GrokError
+from grok.files import write_whole
 from grok.training.corpus import FILE_DOMAINS, Domain, EncodedDomain
-from grok.training.files import write_whole
 
 # Beginnings for the sampled continuations, at least one a domain, written for the
 # purpose and not quoted from the texts.

@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from grok.errors import GrokError
-from grok.training.files import write_whole
+from grok.files import write_whole
 from grok.training.sources import arithmetic, python_source
 
 DOMAINS = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grok.errors import GrokError
-from grok.training.files import write_whole
+from grok.files import write_whole
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
