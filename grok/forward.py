@@ -31,14 +31,14 @@ def _nested(params: Params, prefix: str = "") -> hk.Params:
 
 
 def embed(config: GrokConfig, params: Params, tokens: jax.Array, dtype: Any) -> jax.Array:
-    """Residual stream before the first layer. [B, T] -> [B, T, D]."""
+    """Residual stream before the first layer, in float32. [B, T] -> [B, T, D]."""
     model = hk.transform(lambda t: Embed(config)(t, dtype))
     return model.apply(_nested(params), None, tokens)
 
 
-def unembed(config: GrokConfig, params: Params, h: jax.Array) -> jax.Array:
+def unembed(config: GrokConfig, params: Params, h: jax.Array, dtype: Any) -> jax.Array:
     """Logits of the residual stream after the last layer. [B, T, D] -> [B, T, V]."""
-    model = hk.transform(lambda x: Unembed(config)(x))
+    model = hk.transform(lambda x: Unembed(config)(x, dtype))
     return model.apply(_nested(params), None, h)
 
 

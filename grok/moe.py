@@ -79,13 +79,13 @@ def choose(router_input: jax.Array, router: jax.Array, top_k: int) -> Choice:
 def expert_output(x: jax.Array, gelu: Weight, linear: Weight, down: Weight) -> jax.Array:
     """down(gelu(x) * linear(x)) of one expert for its rows. [C, D] -> [C, D] float32.
 
-    Products keep the wider dtype of rows and weights; from the first products on
-    everything is float32.
+    The first products keep the wider dtype of rows and weights; from there on
+    everything is float32, int8 times scale of the last weight included.
     """
     first = _product(x, float_values(gelu, x.dtype)).astype(jnp.float32)  # [C, F]
     second = _product(x, float_values(linear, x.dtype)).astype(jnp.float32)
     hidden = jax.nn.gelu(first, approximate=True) * second
-    return _product(hidden, float_values(down, x.dtype))
+    return _product(hidden, float_values(down, hidden.dtype))
 
 
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:

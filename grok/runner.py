@@ -72,12 +72,22 @@ def bucket(length: int) -> int:
 # --- compiled parts ----------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
+# The roundings that the model writes down are kept, so results do not depend on how
+# the compiler fuses.
+_AS_WRITTEN = {"xla_allow_excess_precision": False}
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=_AS_WRITTEN)
 def _embed(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
     return forward.embed(config, params, tokens, jnp.dtype(dtype))
 
 
-@partial(jax.jit, static_argnames=("config", "dispatch", "mesh"), donate_argnames=("cache",))
+@partial(
+    jax.jit,
+    static_argnames=("config", "dispatch", "mesh"),
+    donate_argnames=("cache",),
+    compiler_options=_AS_WRITTEN,
+)
 def _layer(
     config: GrokConfig,
     params: Any,
@@ -104,9 +114,15 @@ class _Head(NamedTuple):
     candidate_probs: jax.Array  # [B, T, C]
 
 
-@partial(jax.jit, static_argnames=("config", "n_candidates", "mesh"))
-def _head(config: GrokConfig, params: Any, h: jax.Array, n_candidates: int, mesh: Mesh) -> _Head:
-    logits = forward.unembed(config, params, h)
+@partial(
+    jax.jit,
+    static_argnames=("config", "n_candidates", "dtype", "mesh"),
+    compiler_options=_AS_WRITTEN,
+)
+def _head(
+    config: GrokConfig, params: Any, h: jax.Array, n_candidates: int, dtype: str, mesh: Mesh
+) -> _Head:
+    logits = forward.unembed(config, params, h, jnp.dtype(dtype))
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     top, ids = jax.lax.top_k(probs, n_candidates)
     head = _Head(logits, ids.astype(jnp.int32), top)
@@ -396,7 +412,7 @@ class Model:
                 self.config, params, h, where, keys, caches[i], self._dispatch, self.mesh
             )
             choices.append(choice)
-        head = _head(self.config, self._io, h, candidates, self.mesh)
+        head = _head(self.config, self._io, h, candidates, self.dtype, self.mesh)
         head, choices = jax.device_get((head, choices))
         router_logits, router_probs, experts, gates = (
             np.stack(parts) for parts in zip(*choices, strict=True)

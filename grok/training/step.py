@@ -157,7 +157,7 @@ def losses(
         return x if axis is None else jax.lax.pmean(x, axis)
 
     h, choices = run_layers(config, params, batch[:, :-1], dtype=dtype, capacity=recipe.capacity)
-    rows = rms_norm(h, params["io"][FINAL_NORM]).reshape(-1, config.d_model)
+    rows = rms_norm(h, params["io"][FINAL_NORM]).astype(dtype).reshape(-1, config.d_model)
     table = params["io"][EMBEDDING].astype(rows.dtype)
     entropy = mean_cross_entropy(rows, table, batch[:, 1:].reshape(-1), config.output_multiplier)
     hot = jax.nn.one_hot(choices.experts, config.n_experts)  # [L, B, T, K, E]
