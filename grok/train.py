@@ -133,7 +133,7 @@ def train(
                 "tokens_per_s": round(rate),
                 "load_min": round(float(load.min()), 4),
                 "load_max": round(float(load.max()), 4),
-                "load_min_per_layer": [round(float(x), 3) for x in load.min(1)],
+                "load": np.round(load, 3).tolist(),  # [L, E], shares of the assignments
             }
             with (work / "metrics.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
