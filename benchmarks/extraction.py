@@ -1,6 +1,6 @@
 """What extraction reads, holds and takes on a checkpoint of Grok-1's full size.
 
-    python -m benchmarks.extraction
+    python -m benchmarks extraction
 
 Makes a folder of all 770 files: the 128 that hold routers and norms are real
 and of the released shape (random values), the others sparse, of the released
@@ -12,17 +12,17 @@ in the page cache for all of them.
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.rows import Row, exit_code, table
 from grok.checkpoint import (
     expected_shape,
     is_matrix,
@@ -37,7 +37,7 @@ from lens.extract import extract_routers
 ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 7
 LIMIT_READ = 1.02
-LIMIT_MEMORY = 150e6
+LIMIT_MEMORY = 150.0  # MB
 
 # Runs the module as `python -m` does, then says what the kernel counted.
 _CHILD = """
@@ -98,21 +98,8 @@ def plain_read(files: list[Path]) -> float:
     return time.perf_counter() - started
 
 
-def machine() -> str:
-    """Processor, cores and versions, in one line."""
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return (
-        f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy "
-        f"{np.__version__}"
-    )
-
-
-def main() -> int:
-    """Measures and prints the table; returns 1 when a limit is not held."""
+def measured() -> list[Row]:
+    """Reads, peak memory and times, medians of alternating runs."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         files = make_checkpoint(folder)
@@ -131,25 +118,25 @@ def main() -> int:
     read = statistics.median(run[0] - alone[0] for run, alone in zip(runs, imports, strict=True))
     peak = statistics.median(run[1] - alone[1] for run, alone in zip(runs, imports, strict=True))
     seconds = [run[2] - alone[2] for run, alone in zip(runs, imports, strict=True)]
-    rows = [
-        ("files in the checkpoint", f"770, {whole / 1e9:,.1f} GB (sparse but for 128)"),
-        ("bytes of the 128 files", f"{n_bytes:,}"),
-        ("bytes read", f"{read:,.0f}"),
-        (f"bytes read / bytes of the files (limit {LIMIT_READ})", f"{read / n_bytes:.4f}"),
-        (
-            f"peak memory over the imports alone (limit {LIMIT_MEMORY / 1e6:.0f} MB)",
-            f"{peak / 1e6:.1f} MB",
-        ),
-        ("command, start to end", f"{statistics.median(run[2] for run in runs) * 1e3:.0f} ms"),
-        ("of that, without start and imports", f"{statistics.median(seconds) * 1e3:.0f} ms"),
-        ("of that, reading, checking and hashing", f"{statistics.median(parts) * 1e3:.0f} ms"),
-        ("plain read of the 128 files", f"{statistics.median(reads) * 1e3:.0f} ms"),
+    return [
+        Row("files in the checkpoint", 770, "", digits=0, note=f"{whole / 1e9:,.1f} GB, 128 real"),
+        Row("bytes of the 128 files", n_bytes, "", digits=0),
+        Row("bytes read", read, "", digits=0),
+        Row("bytes read / bytes of the files", read / n_bytes, "", limit=LIMIT_READ, digits=4),
+        Row("peak memory over the imports alone", peak / 1e6, "MB", limit=LIMIT_MEMORY),
+        Row("command, start to end", 1e3 * statistics.median(run[2] for run in runs), "ms"),
+        Row("of that, without start and imports", 1e3 * statistics.median(seconds), "ms"),
+        Row("of that, reading, checking and hashing", 1e3 * statistics.median(parts), "ms"),
+        Row("plain read of the 128 files", 1e3 * statistics.median(reads), "ms"),
     ]
-    print(f"Extraction from a full-size checkpoint, median of {REPEATS} runs\n{machine()}\n")
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:<{width}}  {value}")
-    return int(read / n_bytes > LIMIT_READ or peak > LIMIT_MEMORY)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints the table; returns 1 when a limit is not held."""
+    print(f"Extraction from a full-size checkpoint, median of {REPEATS} runs")
+    rows = measured()
+    print(table(rows))
+    return exit_code(rows)
 
 
 if __name__ == "__main__":

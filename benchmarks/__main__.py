@@ -1,0 +1,74 @@
+"""`python -m benchmarks [NAME ...]`: runs the benchmarks, all of them or those named.
+
+States the machine, prints one table for each, and ends with 1 when a stated limit
+is broken. Times depend on what else runs; ratios come from one run each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.machine import machine
+
+CLAIMS = {
+    "extraction": "what extraction reads, holds and takes on a full-size checkpoint",
+    "measures": "the time of all static measures on routers of Grok-1's size",
+    "live": "first and later traces, generation, and what dispatch saves",
+    "app": "server start, page switches and reruns, seen from a browser",
+}
+WITH_CHECKPOINT = {"live", "app"}
+
+
+def listing() -> str:
+    """The names and what they measure."""
+    width = max(map(len, CLAIMS))
+    return "\n".join(f"{name:<{width}}  {claim}" for name, claim in CLAIMS.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 1 when a limit is broken, 2 for unusable input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="model of live and app (default: the bundled one)",
+    )
+    args = parser.parse_args(argv)
+    if args.list:
+        print(listing())
+        return 0
+    unknown = [name for name in args.names if name not in CLAIMS]
+    if unknown:
+        print(
+            f"benchmarks: there is no {', '.join(map(repr, unknown))}; "
+            f"expected one of {', '.join(CLAIMS)}.",
+            file=sys.stderr,
+        )
+        return 2
+    print(machine(), flush=True)
+    worst = 0
+    for name in dict.fromkeys(args.names or CLAIMS):
+        print(f"\n== {name}", flush=True)
+        options = (
+            ["--checkpoint", str(args.checkpoint)]
+            if args.checkpoint is not None and name in WITH_CHECKPOINT
+            else []
+        )
+        worst = max(worst, importlib.import_module(f"benchmarks.{name}").main(options))
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
