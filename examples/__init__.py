@@ -1,0 +1,1 @@
+"""Short scripts that start from nothing: `python -m examples.NAME`."""
