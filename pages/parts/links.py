@@ -21,6 +21,7 @@ Widget = Literal["select", "segments", "radio"]
 
 STORE = "link_values"  # name -> value chosen last, on whichever page
 WRITTEN = "link_written"  # name -> text that this app put into the address
+ASKED = "link_asked"  # name -> text that the address asks for and no widget has shown yet
 LONGEST = 40
 
 
@@ -37,10 +38,13 @@ def through_app() -> None:
 
 
 def begin() -> None:
-    """Start one run: no choice has been made on this page yet."""
+    """Start one run: take in what the address asks for, until a widget can show it."""
     state = st.session_state
-    state.setdefault(STORE, {})
-    state.setdefault(WRITTEN, {})
+    written = state.setdefault(WRITTEN, {})
+    asked = state.setdefault(ASKED, {})
+    for name, text in st.query_params.items():
+        if text != written.get(name):
+            asked[name] = text
     if "link_data" not in state:
         state["link_data"] = st.query_params.get("data")
     state["link_shown"] = {}
@@ -200,9 +204,9 @@ def _prepare(
 ) -> None:
     """Put into the session state what the widget `name` should show in this run."""
     state = st.session_state
-    store, written = state.setdefault(STORE, {}), state.setdefault(WRITTEN, {})
-    asked = st.query_params.get(name)
-    if asked is not None and asked != written.get(name):
+    store = state.setdefault(STORE, {})
+    asked = state.setdefault(ASKED, {}).pop(name, None)
+    if asked is not None:
         value = parse(asked)
         if value is None:
             state.setdefault("link_notices", []).append(
@@ -210,12 +214,10 @@ def _prepare(
                 f"have. Showing {shown(default)}."
             )
         state[name] = default if value is None else value
-        written[name] = asked
         return
-    if name not in state:
-        state[name] = store.get(name, default)
-    if not valid(state[name]):
-        state[name] = default
+    value = state[name] if name in state else store.get(name, default)
+    # Assigned even when unchanged: the widget of another page doesn't hand its value on.
+    state[name] = value if valid(value) else default
 
 
 def _record(name: str, value: Any, text: str, default: str) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,7 @@ def run(
     """
     if not text.strip():
         raise PromptError("The prompt is empty. Type a text, or choose an example.")
-    from grok.cached import shared_model
-
-    shared = shared_model(request.model.path, request.dtype, _progress=on_load)
+    shared = _loaded(request.model.path, request.dtype, on_load)
     prompt = shared.model.encode(text if request.model.has_tokenizer else token_ids(text))
     limit = prompt_limit()
     if len(prompt) > limit:
@@ -174,6 +173,31 @@ def run(
             on_wait=on_wait,
         ).trace
     return shared.trace(prompt, on_wait=on_wait)
+
+
+def _loaded(checkpoint: str, dtype: str, on_load: Callable[[int, int], None]) -> Any:
+    """The shared model, read in another thread while this one shows how far it is.
+
+    What a cached function draws is replayed to everybody who gets its result, so the
+    progress must not be drawn from inside it.
+    """
+    from grok.cached import shared_model
+
+    read: list[tuple[int, int]] = []
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        model = pool.submit(
+            shared_model,
+            checkpoint,
+            dtype,
+            _progress=lambda done, total: read.append((done, total)),
+        )
+        while not wait([model], timeout=0.1).done:
+            if read:
+                on_load(*read[-1])
+        return model.result()
+    finally:
+        pool.shutdown(wait=False)
 
 
 def file_bytes(trace: Any) -> bytes:

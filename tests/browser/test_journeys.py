@@ -1,0 +1,262 @@
+"""Whole journeys in a real browser against the real server."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from lens.extract import extract_routers
+from lens.gram import router_gram
+from lens.routers import RouterSet, save_routers
+from lens.similarity import layer_similarity
+from lens.traces import load_trace
+from pages.parts import data_source
+
+PATHS = {
+    "Overview": "/",
+    "Layers": "/layers",
+    "Experts": "/experts",
+    "Clustering": "/clustering",
+    "Live routing": "/live_routing",
+}
+TEXT = "The old harbour was quiet."
+IDS = "5, 17, 3, 42, 99"
+
+
+@pytest.fixture(scope="module")
+def routers() -> RouterSet:
+    return extract_routers(data_source.bundled_checkpoint())
+
+
+def prompts() -> tuple[str, str]:
+    """Two prompts that the bundled model takes: text, or ids where it has no tokenizer."""
+    return (TEXT, "def f(x):\n    return x") if data_source.is_trained() else (IDS, "8, 9, 10")
+
+
+def heading(page: Page, name: str) -> None:
+    expect(page.get_by_role("heading", name=name, level=1, exact=True)).to_be_visible()
+
+
+def settled(page: Page) -> None:
+    """The script has run to its end and what it drew is shown."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+
+
+def mark(page: Page, key: str, words: str):
+    """The mark of a chart whose description holds these words."""
+    return page.locator(f".st-key-{key} [aria-label*='{words}']").first
+
+
+def run_prompt(page: Page, text: str) -> None:
+    box = page.get_by_role("textbox").first
+    box.fill(text)
+    box.press("Control+Enter")
+    expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
+    settled(page)
+
+
+def download(page: Page, place, label: str) -> bytes:
+    with page.expect_download() as coming:
+        place.get_by_role("button", name=label, exact=False).first.click()
+    return Path(coming.value.path()).read_bytes()
+
+
+def test_every_page_is_reached_by_its_link_and_by_its_address(visit):
+    page = visit("/")
+    for name, path in PATHS.items():
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+        heading(page, name)
+        settled(page)
+        assert page.url.split("?")[0].endswith(path)
+        page.reload()
+        heading(page, name)
+
+
+def test_a_clicked_cell_becomes_a_link_that_survives_a_reload(visit, routers):
+    page = visit("/layers")
+    settled(page)
+    mark(page, "layer_similarity_heatmap", "layer: L2; with layer: L5").click()
+    value = layer_similarity(router_gram(routers), "cka")[2, 5]
+    detail = page.get_by_text(re.compile(rf"L2 with L5: CKA {value:.3f}"))
+    expect(detail).to_be_visible()
+    expect(page).to_have_url(re.compile(r"layer=2.*other=5|other=5.*layer=2"))
+    page.reload()
+    expect(detail).to_be_visible()
+
+
+def test_an_expert_is_chosen_by_click_and_stays_on_the_other_pages(visit):
+    page = visit("/experts")
+    settled(page)
+    mark(page, "expert_map", "layer: L4; expert: L4·E6").click()
+    expect(page).to_have_url(re.compile("expert=6"))
+    expect(page).to_have_url(re.compile("layer=4"))
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Layers").click()
+    heading(page, "Layers")
+    expect(page).to_have_url(re.compile("layers.*layer=4"))
+
+
+def test_a_prompt_shows_the_experts_that_the_runner_gives(visit):
+    from grok import load
+
+    model = load(data_source.bundled_checkpoint())
+    text = prompts()[0]
+    ids = text if data_source.is_trained() else [int(i) for i in text.split(",")]
+    expected = model.trace_routing(ids)
+    page = visit("/live_routing?layer=3")
+    run_prompt(page, text)
+    last = len(expected.tokens) - 1
+    cell = page.get_by_text(re.compile(rf"^Token {last} "))
+    for expert in expected.experts[3, last]:
+        expect(cell).to_contain_text(f"L3·E{expert}")
+    assert "17" not in page.url and "harbour" not in page.url
+    data = download(page, page.locator(".st-key-save_trace"), "Save trace")
+    trace = load_trace(io.BytesIO(data))
+    np.testing.assert_array_equal(trace.experts, expected.experts)
+    np.testing.assert_array_equal(trace.tokens, expected.tokens)
+
+
+def test_downloads_of_a_figure_open_and_carry_the_hash(visit, routers):
+    page = visit("/layers?metric=matched_cosine")
+    settled(page)
+    place = page.locator(".st-key-layer_similarity_heatmap_downloads")
+    table = download(page, place, "CSV").decode()
+    rows = [line.split(",") for line in table.strip().splitlines()]
+    assert len(rows) == routers.n_layers + 1
+    expected = layer_similarity(router_gram(routers), "matched_cosine")[0, 1]
+    assert float(rows[1][2]) == pytest.approx(expected, rel=1e-6)
+    png = download(page, place, "PNG")
+    assert png.startswith(b"\x89PNG") and routers.sha256.encode() in png
+    svg = download(page, place, "SVG").decode()
+    assert "<svg" in svg and routers.sha256 in svg and "metric=matched_cosine" in svg
+
+
+def test_two_browsers_with_different_prompts_each_see_their_own_tokens(visit):
+    first, second = visit("/live_routing"), visit("/live_routing")
+    for page, text in zip((first, second), prompts(), strict=True):
+        page.get_by_role("textbox").first.fill(text)
+    for page in (first, second):
+        page.get_by_role("textbox").first.press("Control+Enter")
+    seen = []
+    for page in (first, second):
+        expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
+        settled(page)
+        data = download(page, page.locator(".st-key-save_trace"), "Save trace")
+        seen.append(load_trace(io.BytesIO(data)))
+    if data_source.is_trained():
+        assert "harbour" in "".join(seen[0].pieces)
+        assert "return" in "".join(seen[1].pieces)
+    else:
+        assert seen[0].tokens.tolist() == [5, 17, 3, 42, 99]
+        assert seen[1].tokens.tolist() == [8, 9, 10]
+
+
+def upload(page: Page, name: str, data: bytes) -> None:
+    page.get_by_text("Open a file").click()
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
+        {"name": name, "mimeType": "application/octet-stream", "buffer": data}
+    )
+
+
+def uploads(tmp_path: Path) -> dict[str, bytes]:
+    weights = np.random.default_rng(3).standard_normal((5, 32, 4)).astype(np.float32)
+    save_routers(RouterSet(weights, source="a test"), tmp_path / "good.npz")
+    good = (tmp_path / "good.npz").read_bytes()
+    pickled, misshapen = io.BytesIO(), io.BytesIO()
+    np.savez(pickled, routers=np.array([{"a": 1}, None], dtype=object))
+    np.savez(misshapen, routers=weights[0])
+    return {
+        "good": good,
+        "truncated": good[: len(good) // 2],
+        "pickled": pickled.getvalue(),
+        "misshapen": misshapen.getvalue(),
+    }
+
+
+def test_a_good_upload_is_shown_and_seen_by_its_own_session_alone(visit, tmp_path):
+    page = visit("/layers")
+    upload(page, "good.npz", uploads(tmp_path)["good"])
+    expect(page.get_by_text("Router set opened.")).to_be_visible()
+    expect(page.get_by_text("5 layers × 4 experts")).to_be_visible()
+    expect(page.get_by_text("norm scales unknown", exact=True)).to_be_visible()
+    other = visit("/layers?source=upload")
+    settled(other)
+    expect(other.get_by_text("5 layers × 4 experts")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("truncated", "not a complete .npz file"),
+        ("pickled", "object"),
+        ("misshapen", "expected .layer, d_model, expert."),
+    ],
+)
+def test_a_bad_upload_is_explained_and_the_data_stays(visit, tmp_path, kind, message):
+    page = visit("/layers")
+    settled(page)
+    before = page.get_by_test_id("stSidebar").get_by_text("SHA-256").inner_text()
+    upload(page, f"{kind}.npz", uploads(tmp_path)[kind])
+    alert = page.get_by_test_id("stSidebar").get_by_role("alert")
+    expect(alert).to_contain_text(re.compile(message))
+    expect(alert).not_to_contain_text("Traceback")
+    assert page.get_by_test_id("stSidebar").get_by_text("SHA-256").inner_text() == before
+
+
+def test_a_saved_trace_is_uploaded_and_shown(visit):
+    page = visit("/live_routing")
+    run_prompt(page, prompts()[0])
+    data = download(page, page.locator(".st-key-save_trace"), "Save trace")
+    assert zipfile.is_zipfile(io.BytesIO(data))
+    other = visit("/live_routing")
+    upload(other, "trace.npz", data)
+    expect(other.get_by_text("Trace opened")).to_be_visible()
+    expect(other.get_by_text(re.compile(r"^Of \d+ tokens"))).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [420, 1440])
+def test_pages_read_in_light_and_dark_wide_and_narrow(visit, scheme, width):
+    page = visit("/", color_scheme=scheme, viewport={"width": width, "height": 900})
+    background = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
+    levels = [int(level) for level in re.findall(r"\d+", background)[:3]]
+    assert (sum(levels) < 200) == (scheme == "dark")
+    settled(page)
+    overflow = page.get_by_test_id("stMain").evaluate("e => e.scrollWidth - e.clientWidth")
+    assert overflow <= 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/layers?layer=abc&metric=zzz", "/experts?layer=999&expert=-1", "/clustering?clusters=1e9"],
+)
+def test_nonsense_in_a_link_gives_the_page_and_no_traceback(visit, address):
+    page = visit(address)
+    settled(page)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    expect(page.get_by_test_id("stVegaLiteChart").first).to_be_visible()
+    expect(page).not_to_have_url(re.compile("abc|zzz|999|-1|1e9"))
+
+
+def test_a_layer_is_chosen_by_keyboard_alone(visit):
+    page = visit("/layers")
+    settled(page)
+    box = page.get_by_role("combobox", name=re.compile("Compared with"))
+    box.focus()
+    page.keyboard.type("L7")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("other=7"))
+
+
+def test_an_over_long_prompt_gets_a_clear_message(visit):
+    page = visit("/live_routing")
+    text = "word " * 700 if data_source.is_trained() else "5 " * 700
+    page.get_by_role("textbox").first.fill(text)
+    page.get_by_role("textbox").first.press("Control+Enter")
+    expect(page.get_by_role("alert").first).to_contain_text("at most 512")

@@ -1,0 +1,64 @@
+"""A running app without a browser, at any page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.runtime.pages_manager import PagesManager
+from streamlit.testing.v1 import AppTest
+
+from lens.extract import extract_routers
+from lens.routers import RouterSet
+from pages.parts import data_source
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def bundled_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data source but the bundled one, whatever the environment says."""
+    monkeypatch.delenv(data_source.ROUTERS_VARIABLE, raising=False)
+    monkeypatch.delenv(data_source.CHECKPOINT_VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+
+
+@pytest.fixture
+def served_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has had a visitor: from then on Streamlit runs app.py for every page."""
+    start = PagesManager.__init__
+
+    def started(self: PagesManager, *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **options)
+        PagesManager.uses_pages_directory = False
+
+    monkeypatch.setattr(PagesManager, "__init__", started)
+
+
+@pytest.fixture(scope="session")
+def routers() -> RouterSet:
+    """What the app shows by default."""
+    return extract_routers(data_source.bundled_checkpoint())
+
+
+@pytest.fixture
+def open_page(served_before: None) -> Open:
+    """Opens the app at a page, with query parameters and session state."""
+
+    def open_at(page: str = "overview", *, state: dict | None = None, **query: str) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        app.run()
+        for name, value in (state or {}).items():
+            app.session_state[name] = value
+        for name, value in query.items():
+            app.query_params[name] = value
+        if page != "overview":
+            app.switch_page(f"pages/{page}.py")
+        return app.run()
+
+    return open_at

@@ -1,0 +1,201 @@
+"""Every page with default data, in the raw view, with other sets, with nonsense in the link."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from lens.gram import router_gram
+from lens.questions import four_questions
+from lens.routers import RouterSet, save_routers
+from lens.similarity import LAYER_METRICS
+
+APP = str(Path(__file__).resolve().parents[2] / "app.py")
+PAGES = ("overview", "layers", "experts", "clustering", "live_routing")
+TABS = ("table", "within", "chains", "by_index", "classic", "load")
+
+
+def finding(app: AppTest) -> str:
+    return app.subheader[0].value
+
+
+def fine(app: AppTest) -> bool:
+    return not app.exception and not app.error and bool(app.title)
+
+
+def small_set(n_layers: int, n_experts: int = 4, top_k: int = 1, **more: object) -> RouterSet:
+    weights = np.random.default_rng(1).standard_normal((n_layers, 24, n_experts))
+    return RouterSet(weights.astype(np.float32), top_k=top_k, source="made for a test", **more)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_with_the_bundled_model(open_page, page):
+    app = open_page(page)
+    assert fine(app)
+    assert app.title[0].value.lower().replace(" ", "_") == page
+    assert app.sidebar.selectbox or app.sidebar.caption
+
+
+@pytest.mark.parametrize(
+    "page, places", [("layers", [0]), ("clustering", [1]), ("experts", [2, 3])]
+)
+def test_the_first_line_is_what_lens_answers(open_page, routers, page, places):
+    answers = four_questions(routers, router_gram(routers))
+    shown = finding(open_page(page))
+    for place in places:
+        assert answers[place].page == f"/{page}"
+        assert answers[place].sentence in shown
+
+
+def test_the_overview_answers_all_four_questions_and_says_how_many_beat_chance(open_page, routers):
+    answers = four_questions(routers, router_gram(routers))
+    app = open_page()
+    text = "\n".join(element.value for element in app.markdown)
+    for answer in answers:
+        assert answer.question in text
+        assert answer.sentence in text
+    beyond = sum(answer.distinguishable for answer in answers)
+    assert finding(app).startswith(f"{beyond} of 4" if beyond else "None of the 4")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_raw_view_is_labelled_and_works(open_page, page):
+    app = open_page(page, view="raw")
+    assert fine(app)
+    if page in ("layers", "experts", "clustering"):
+        assert any(caption.value.startswith("Raw routers") for caption in app.caption)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_uploaded_set_without_norms_is_shown_and_labelled(open_page, page):
+    routers = small_set(5)
+    app = open_page(page, state={"uploaded_routers": routers}, source="upload")
+    assert fine(app)
+    side = "\n".join(element.value for element in app.sidebar.caption)
+    assert routers.sha256[:12] in side
+    assert "5 layers × 4 experts" in side
+    assert any("norm scales unknown" in element.value for element in app.sidebar.markdown)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("page", PAGES)
+def test_sets_of_very_few_layers_open(open_page, page, n_layers):
+    app = open_page(page, state={"uploaded_routers": small_set(n_layers)}, source="upload")
+    assert fine(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"layer": "abc", "other": "-1", "expert": "99", "metric": "zzz"},
+        {"layer": "999", "view": "nonsense", "measure": "%00", "clusters": "1e9"},
+        {"map": "ga", "seed": "x", "axes": "9", "linkage": "?", "tab": "no", "token": "-5"},
+        {"source": "/etc/passwd", "order": "", "colours": "<b>", "what": "x" * 5000},
+    ],
+)
+def test_nonsense_in_the_address_falls_back_to_the_defaults(open_page, page, query):
+    app = open_page(page, **query)
+    assert fine(app)
+    assert not set(query.values()) & set(app.query_params.values())
+
+
+def test_a_notice_names_what_the_link_asked_for(open_page):
+    app = open_page("layers", layer="999")
+    assert any("999" in toast.value and "L0" in toast.value for toast in app.toast)
+
+
+def test_a_link_restores_metric_layers_and_order(open_page):
+    app = open_page("layers", metric="matched_cosine", layer="3", other="7", order="clustered")
+    assert fine(app)
+    assert app.selectbox(key="metric").value == "matched_cosine"
+    assert (app.selectbox(key="layer").value, app.selectbox(key="other").value) == (3, 7)
+    assert app.query_params["metric"] in ("matched_cosine", ["matched_cosine"])
+
+
+def test_the_layer_in_the_address_is_the_models_own_number(open_page):
+    routers = replace(small_set(4), layer_ids=np.array([10, 20, 30, 40]))
+    app = open_page("layers", state={"uploaded_routers": routers}, source="upload", layer="30")
+    assert app.selectbox(key="layer").value == 2
+    assert app.query_params["layer"] in ("30", ["30"])
+
+
+def test_a_layer_chosen_on_one_page_is_chosen_on_the_next(open_page):
+    app = open_page("layers", layer="5")
+    app.switch_page("pages/experts.py").run()
+    assert fine(app)
+    assert app.selectbox(key="layer").value == 5
+
+
+@pytest.mark.parametrize("metric", LAYER_METRICS)
+@pytest.mark.parametrize("page", ["layers", "clustering"])
+def test_every_metric_is_shown_in_both_views(open_page, page, metric):
+    for view in ("canonical", "raw"):
+        assert fine(open_page(page, metric=metric, view=view))
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_tab_of_the_experts_opens_by_its_link(open_page, tab):
+    app = open_page("experts", tab=tab, layer="2", expert="3")
+    assert fine(app)
+
+
+@pytest.mark.parametrize("linkage", ["average", "complete", "single", "ward", "classic"])
+def test_every_tree_is_cut_into_as_many_groups_as_asked(open_page, linkage):
+    app = open_page("clustering", linkage=linkage, clusters="4")
+    assert fine(app)
+    assert len(app.dataframe[0].value) == 4
+
+
+def test_umap_and_tsne_wait_for_the_button(open_page):
+    app = open_page("clustering", map="tsne")
+    assert fine(app)
+    charts = len(app.get("vega_lite_chart"))
+    next(button for button in app.button if button.label == "Run t-SNE").click().run()
+    assert fine(app)
+    assert len(app.get("vega_lite_chart")) == charts + 1
+
+
+def test_a_router_file_named_by_the_environment_is_the_default(open_page, tmp_path, monkeypatch):
+    routers = small_set(6)
+    save_routers(routers, tmp_path / "routers.npz")
+    monkeypatch.setenv("GROK_LENS_ROUTERS", str(tmp_path / "routers.npz"))
+    app = open_page("layers")
+    assert fine(app)
+    assert any(routers.sha256[:12] in caption.value for caption in app.sidebar.caption)
+
+
+def test_a_router_file_that_is_missing_is_an_error_with_a_way_out(open_page, monkeypatch):
+    monkeypatch.setenv("GROK_LENS_ROUTERS", "/nowhere/routers.npz")
+    app = open_page("layers")
+    assert not app.exception
+    assert re.search("no such file", app.error[0].value)
+    app.sidebar.selectbox(key="source").select("bundled").run()
+    assert fine(app)
+
+
+def test_a_checkpoint_named_by_the_environment_gives_its_routers(open_page, monkeypatch):
+    folder = Path(__file__).resolve().parents[1] / "data" / "tiny3"
+    monkeypatch.setenv("GROK_LENS_CHECKPOINT", str(folder))
+    app = open_page("experts")
+    assert fine(app)
+    assert any("3 layers × 8 experts" in caption.value for caption in app.sidebar.caption)
+
+
+def test_the_first_visitor_of_a_server_gets_a_page_inside_the_app():
+    app = AppTest.from_file(APP, default_timeout=60).run()
+    app.switch_page("pages/layers.py").run()
+    assert fine(app)
+    assert any("SHA-256" in caption.value for caption in app.sidebar.caption)
+
+
+def test_a_link_made_with_other_data_says_so(open_page):
+    app = AppTest.from_file(APP, default_timeout=60)
+    app.query_params["data"] = "0123456789ab"
+    app.run()
+    assert any("0123456789ab" in warning.value for warning in app.sidebar.warning)
