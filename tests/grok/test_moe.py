@@ -1,0 +1,252 @@
+"""The chosen experts are computed, all of them, and nothing else."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grok.moe import (
+    Experts,
+    block_rows,
+    choose,
+    float_values,
+    plan_blocks,
+    run_selected,
+    run_with_capacity,
+)
+from grok.tensor_file import QuantizedWeight8bit, dequantize
+
+D, F = 16, 24
+compiled = jax.jit(run_selected)
+
+
+def float_experts(n_experts: int, seed: int = 0) -> Experts:
+    rng = np.random.default_rng(seed)
+
+    def one(*shape: int) -> np.ndarray:
+        return (rng.standard_normal((n_experts, *shape)) * shape[0] ** -0.5).astype(np.float32)
+
+    return Experts(gelu=one(D, F), linear=one(D, F), down=one(F, D))
+
+
+def quantized(weight: np.ndarray, groups: int) -> QuantizedWeight8bit:
+    """int8 values with one float32 scale per column and group of rows."""
+    e, rows, columns = weight.shape
+    grouped = weight.reshape(e, groups, rows // groups, columns)
+    scales = np.abs(grouped).max(axis=2, keepdims=True) / 127
+    values = np.rint(grouped / scales).astype(np.int8).reshape(weight.shape)
+    return QuantizedWeight8bit(values, scales[:, :, 0].astype(np.float32))
+
+
+def naive(x: np.ndarray, experts: np.ndarray, gates: np.ndarray, weights: Experts) -> np.ndarray:
+    """The sum over a token's experts, token by token, in float64; unknown ids add nothing."""
+    out = np.zeros(x.shape)
+    for token, row in enumerate(x.astype(np.float64)):
+        for expert, gate in zip(experts[token], gates[token], strict=True):
+            if expert < len(weights.gelu):
+                first = row @ weights.gelu[expert]
+                tanh = np.tanh(np.sqrt(2 / np.pi) * (first + 0.044715 * first**3))
+                hidden = 0.5 * first * (1 + tanh) * (row @ weights.linear[expert])
+                out[token] += gate * (hidden @ weights.down[expert])
+    return out
+
+
+def random_choice(
+    n: int, k: int, n_experts: int, seed: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x [N, D], K different experts a token [N, K], gates [N, K]."""
+    rng = np.random.default_rng(seed)
+    experts = np.stack([rng.permutation(n_experts)[:k] for _ in range(n)]).astype(np.int32)
+    x = rng.standard_normal((n, D)).astype(np.float32)
+    return x, experts, rng.uniform(size=(n, k)).astype(np.float32)
+
+
+def assert_close(got: jax.Array, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(np.asarray(got), wanted, atol=1e-5, rtol=1e-5)
+
+
+# --- the same sums as token by token ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "n_experts"),
+    [(1, 1, 1), (1, 2, 8), (5, 1, 8), (7, 2, 3), (33, 2, 8), (9, 4, 4), (600, 2, 8)],
+)
+def test_selected_experts_give_what_a_loop_over_tokens_gives(n, k, n_experts):
+    x, experts, gates = random_choice(n, k, n_experts)
+    weights = float_experts(n_experts)
+    assert_close(compiled(x, experts, gates, weights), naive(x, experts, gates, weights))
+
+
+@pytest.mark.parametrize("expert", [0, 3, 7])
+def test_all_tokens_may_choose_the_same_expert(expert):
+    x, _, gates = random_choice(33, 1, 8)
+    experts, weights = np.full((33, 1), expert, np.int32), float_experts(8)
+    assert_close(compiled(x, experts, gates, weights), naive(x, experts, gates, weights))
+
+
+def test_ids_of_other_devices_experts_add_nothing():
+    x, experts, gates = random_choice(33, 2, 8)
+    weights = float_experts(5)  # 5, 6 and 7 live elsewhere
+    assert_close(compiled(x, experts, gates, weights), naive(x, experts, gates, weights))
+    strangers = np.full((33, 2), 5, np.int32)
+    assert not np.asarray(compiled(x, strangers, gates, weights)).any()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_int8_weights_give_what_their_float_values_give(groups):
+    x, experts, gates = random_choice(33, 2, 8)
+    int8 = Experts(*(quantized(weight, groups) for weight in float_experts(8)))
+    floats = Experts(*(dequantize(weight) for weight in int8))
+    got = compiled(x, experts, gates, int8)
+    assert_close(got, naive(x, experts, gates, floats))
+    assert_close(got, np.asarray(compiled(x, experts, gates, floats)))
+
+
+def test_a_scale_belongs_to_its_group_of_rows_and_column():
+    values = np.ones((2, 6, 3), np.int8)
+    scales = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    weight = QuantizedWeight8bit(values, scales)
+    got = np.asarray(float_values(weight, jnp.float32))
+    assert np.array_equal(got, np.repeat(scales, 3, axis=1))
+
+
+def test_bfloat16_scales_round_the_weight_under_bfloat16_activations_alone():
+    weight = QuantizedWeight8bit(
+        np.array([[127, 3]], np.int8), np.array([[0.1015625, 1.0078125]], jnp.bfloat16)
+    )
+    exact = np.array([[127 * 0.1015625, 3 * 1.0078125]], np.float32)
+    assert np.array_equal(np.asarray(float_values(weight, jnp.float32)), exact)
+    rounded = np.asarray(float_values(weight, jnp.bfloat16))
+    assert rounded.dtype == jnp.bfloat16
+    assert np.array_equal(rounded, exact.astype(jnp.bfloat16))
+    assert not np.array_equal(rounded.astype(np.float32), exact)
+
+
+# --- the choice ------------------------------------------------------------------------
+
+
+def test_gates_are_the_largest_probabilities_over_all_experts_and_not_renormalised():
+    rng = np.random.default_rng(0)
+    x, router = rng.standard_normal((40, D)), rng.standard_normal((D, 8))
+    choice = choose(jnp.asarray(x, jnp.float32), jnp.asarray(router, jnp.float32), 2)
+    logits = x @ router
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(choice.logits, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(choice.probs, probs, rtol=1e-4)
+    np.testing.assert_allclose(choice.gates, -np.sort(-probs, axis=-1)[:, :2], rtol=1e-4)
+    assert np.array_equal(choice.experts, np.argsort(-probs, axis=-1)[:, :2])
+    assert choice.gates.sum(-1).max() < 1
+
+
+# --- work follows the assignments --------------------------------------------------------
+
+
+planned = jax.jit(plan_blocks, static_argnums=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "n_experts", "rows"), [(1, 1, 1, 1), (7, 2, 3, 4), (20, 2, 8, 8), (9, 3, 5, 1)]
+)
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_every_assignment_has_one_slot_in_a_block_of_its_expert(n, k, n_experts, rows, data):
+    ids = st.integers(0, n_experts + 2)  # some of them experts of other devices
+    drawn = data.draw(st.lists(ids, min_size=n * k, max_size=n * k))
+    experts = np.array(drawn, np.int32).reshape(n, k)
+    plan = jax.tree.map(np.asarray, planned(experts, n_experts, rows))
+    flat = experts.reshape(-1)
+    own = flat < n_experts
+    counts = np.bincount(flat[own], minlength=n_experts)
+    assert plan.n_blocks == (-(-counts // rows)).sum()  # no block is empty
+    assert plan.n_blocks <= flat.size // rows + n_experts
+    assert plan.n_blocks <= len(plan.expert) and len(plan.token) == len(plan.expert) * rows
+    slots = plan.slot[own]
+    assert len(set(slots)) == own.sum() and (slots < plan.n_blocks * rows).all()
+    assert np.array_equal(plan.expert[slots // rows], flat[own])
+    assert np.array_equal(plan.token[slots], np.flatnonzero(own) // experts.shape[1])
+    assert (plan.slot[~own] == len(plan.token)).all()  # nowhere
+    assert (plan.token < n).sum() == own.sum()  # the other slots read the row of zeros
+
+
+@pytest.mark.parametrize(("assigned", "n_experts"), [(1, 8), (16, 8), (66, 8), (2048, 8), (3, 64)])
+def test_blocks_hold_about_twice_the_mean_load(assigned, n_experts):
+    rows = block_rows(assigned, n_experts)
+    assert 1 <= rows <= 256
+    assert rows in (1, 256) or 1 <= rows / (2 * assigned / n_experts) < 2
+
+
+def test_the_compiled_loop_runs_once_for_every_block_in_use(monkeypatch):
+    """Counted by a callback inside the expert's product, not by the plan's own word."""
+    from grok import moe
+
+    ran = []
+    original = moe.expert_output
+
+    def counted(x, *weights):
+        jax.debug.callback(lambda: ran.append(1))
+        return original(x, *weights)
+
+    monkeypatch.setattr(moe, "expert_output", counted)
+    x, experts, gates = random_choice(32, 2, 8)
+    for ids, blocks in [
+        (np.zeros_like(experts), 4),  # 64 rows of one expert, 16 a block
+        (experts, 8),  # every expert once
+        (np.full_like(experts, 8), 0),  # none of them here
+    ]:
+        ran.clear()
+        jax.block_until_ready(jax.jit(lambda *a: run_selected(*a))(x, ids, gates, float_experts(8)))
+        jax.effects_barrier()
+        assert len(ran) == blocks
+
+
+# --- with capacity, for training ---------------------------------------------------------
+
+
+def test_with_room_for_all_both_dispatches_give_the_same():
+    x, experts, gates = random_choice(33, 2, 8)
+    weights = float_experts(8)
+    roomy = jax.jit(partial(run_with_capacity, factor=8.0))(x, experts, gates, weights)
+    assert_close(roomy, np.asarray(compiled(x, experts, gates, weights)))
+
+
+def test_what_exceeds_the_capacity_is_dropped_and_nothing_else():
+    x, _, gates = random_choice(12, 1, 4)
+    experts = np.array([0] * 9 + [1, 2, 3], np.int32)[:, None]  # room for 3 rows each
+    weights = float_experts(4)
+    tight = jax.jit(partial(run_with_capacity, factor=1.0))
+    got = np.asarray(tight(x, experts, gates, weights))
+    wanted = naive(x, experts, gates, weights)
+    wanted[3:9] = 0
+    assert_close(got, wanted)
+
+
+def test_its_gradients_are_those_of_all_experts_computed_densely():
+    x, experts, gates = random_choice(17, 2, 4)
+    weights = float_experts(4)
+    target = np.random.default_rng(5).standard_normal((17, D)).astype(np.float32)
+
+    def dense(x, experts, gates, weights):
+        hidden = jax.nn.gelu(jnp.einsum("nd,edf->enf", x, weights.gelu), approximate=True)
+        hidden = hidden * jnp.einsum("nd,edf->enf", x, weights.linear)
+        out = jnp.einsum("enf,efd->end", hidden, weights.down)
+        mix = (jax.nn.one_hot(experts, 4) * gates[..., None]).sum(1)  # [N, E]
+        return jnp.einsum("end,ne->nd", out, mix)
+
+    def gradients(dispatch):
+        def loss(x, gates, weights):
+            return jnp.sum(dispatch(x, experts, gates, weights) * target)
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(x, gates, weights)
+
+    roomy = partial(run_with_capacity, factor=4.0)
+    wanted = jax.tree.leaves(gradients(dense))
+    assert len(wanted) == 5
+    for got, want in zip(jax.tree.leaves(gradients(roomy)), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
