@@ -12,6 +12,8 @@ the same weights and rows, each dispatch compiled into the same layer:
 
 The last lines set the time of a trace beside what the machine can do: operations
 over its measured rate of matrix products, bytes of weights over its rate of copying.
+A share above 100 % says that other work on the machine disturbed the rates, which
+take longer to measure than a trace; only a quiet machine gives these lines meaning.
 """
 
 from __future__ import annotations
