@@ -1,0 +1,188 @@
+"""One caller at a time, in the order they came; nobody waits for ever, nobody's place leaks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from grok.cached import SharedModel
+from grok.errors import BusyError, PromptError
+from grok.turnstile import Turnstile
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited 20 s"
+        time.sleep(0.002)
+
+
+def started(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+class Inside:
+    """Someone who stays inside until told to leave."""
+
+    def __init__(self, line: Turnstile) -> None:
+        self.leave = threading.Event()
+        inside = threading.Event()
+
+        def stay() -> None:
+            with line.turn():
+                inside.set()
+                self.leave.wait(20)
+
+        self.thread = started(stay)
+        assert inside.wait(20)
+
+    def go(self) -> None:
+        self.leave.set()
+        self.thread.join(20)
+
+
+def test_callers_pass_one_at_a_time_in_the_order_they_came():
+    line, order, together = Turnstile(), [], []
+    first = Inside(line)
+
+    def caller(number: int) -> None:
+        with line.turn():
+            together.append(1)
+            assert len(together) == 1
+            order.append(number)
+            time.sleep(0.005)
+            together.pop()
+
+    threads = []
+    for number in range(6):
+        threads.append(started(lambda number=number: caller(number)))  # type: ignore[misc]
+        until(lambda number=number: line.in_line == number + 2)  # type: ignore[misc]
+    first.go()
+    for thread in threads:
+        thread.join(20)
+    assert order == list(range(6))
+    assert line.in_line == 0
+
+
+def test_those_who_wait_are_told_how_many_are_ahead_each_time_it_changes():
+    line, told = Turnstile(), []
+    first, between = Inside(line), threading.Event()
+    second = started(lambda: run_until(line, between))
+    until(lambda: line.in_line == 2)
+    third = started(lambda: enter(line, told.append))
+    until(lambda: told == [2])
+    first.go()
+    until(lambda: told == [2, 1])
+    between.set()
+    second.join(20)
+    third.join(20)
+    assert told == [2, 1]  # and nothing when it is its turn
+
+
+def run_until(line: Turnstile, event: threading.Event) -> None:
+    with line.turn():
+        event.wait(20)
+
+
+def enter(line: Turnstile, on_wait: Callable[[int], object] | None = None) -> None:
+    with line.turn(on_wait):
+        pass
+
+
+def test_a_caller_who_need_not_wait_is_told_nothing():
+    told: list[int] = []
+    enter(Turnstile(), told.append)
+    assert told == []
+
+
+def test_a_full_queue_turns_the_next_one_away_at_once():
+    line = Turnstile(most_waiting=1)
+    first = Inside(line)
+    waiting = started(lambda: enter(line))
+    until(lambda: line.in_line == 2)
+    with pytest.raises(BusyError, match="busy and 1 others wait already. Try again"):
+        enter(line)
+    first.go()
+    waiting.join(20)
+    enter(line)  # there is room again
+
+
+def test_a_caller_who_waited_too_long_gives_up_its_place():
+    line = Turnstile(timeout=0.05)
+    first = Inside(line)
+    for on_wait in (None, lambda ahead: None):
+        with pytest.raises(BusyError, match="busy for 0 seconds"):
+            enter(line, on_wait)
+    assert line.in_line == 1
+    first.go()
+    enter(line)
+
+
+def test_one_who_gives_up_lets_those_behind_move_up():
+    line = Turnstile(timeout=20)
+    first, told = Inside(line), []
+    waits = [started(lambda: pytest.raises(ZeroDivisionError, enter, line, lambda a: 1 / 0))]
+    waits[0].join(20)  # its callback failed, so it left
+    waits.append(started(lambda: enter(line, told.append)))
+    until(lambda: told == [1])
+    first.go()
+    waits[1].join(20)
+    assert line.in_line == 0
+
+
+def test_an_error_inside_frees_the_place():
+    line = Turnstile(most_waiting=0)
+    with pytest.raises(ZeroDivisionError), line.turn():
+        1 / 0  # noqa: B018
+    assert line.in_line == 0
+    enter(line)
+
+
+# --- the shared model ------------------------------------------------------------------
+
+
+def test_two_peoples_prompts_never_mix(tiny3):
+    shared, rng = SharedModel(tiny3), np.random.default_rng(0)
+    prompts = [rng.integers(1, 512, size).tolist() for size in (3, 9, 12, 16) * 3]
+    alone = [tiny3.trace_routing(prompt) for prompt in prompts]
+    traces: dict[int, object] = {}
+
+    def person(which: int) -> None:
+        for number in range(which, len(prompts), 3):
+            traces[number] = shared.trace(prompts[number])
+
+    threads = [started(lambda which=which: person(which)) for which in range(3)]  # type: ignore[misc]
+    for thread in threads:
+        thread.join(120)
+    for number, wanted in enumerate(alone):
+        got = traces[number].arrays()  # type: ignore[attr-defined]
+        for name, array in wanted.arrays().items():
+            assert np.array_equal(got[name], array), (number, name)
+
+
+def test_a_continuation_keeps_the_model_until_it_ends_and_then_lets_go(tiny3):
+    shared = SharedModel(tiny3)
+    steps = shared.stream([5, 17], max_new_tokens=3)
+    next(steps)
+    assert shared.line.in_line == 1
+    steps.close()  # the reader went away
+    assert shared.line.in_line == 0
+    assert shared.generate([5, 17], max_new_tokens=3).trace.tokens.size == 4
+    assert shared.line.in_line == 0
+
+
+def test_an_unusable_prompt_is_refused_without_waiting(tiny3):
+    shared = SharedModel(tiny3)
+    first = Inside(shared.line)
+    with pytest.raises(PromptError, match="empty"):
+        shared.trace([])
+    with pytest.raises(PromptError, match="no tokenizer"):
+        shared.generate("text", max_new_tokens=1)
+    assert shared.line.in_line == 1
+    first.go()
