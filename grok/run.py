@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         prompt = args.prompt if args.tokens is None else _ids(args.tokens)
-        check_sampling(args.temperature, args.top_p)
+        check_sampling(args.temperature, args.top_p, args.seed)
         if args.max_new_tokens < 0:
             raise PromptError(f"--max-new-tokens is {args.max_new_tokens}; expected 0 or more.")
         if args.trace is not None and not args.trace.parent.is_dir():

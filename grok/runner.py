@@ -332,7 +332,7 @@ class Model:
             PromptError: unusable prompt or settings, or no room for the new tokens.
         """
         tokens = self.encode(prompt)
-        check_sampling(temperature, top_p)
+        check_sampling(temperature, top_p, seed)
         if max_new_tokens < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
         room = self.config.context_length - tokens.size
@@ -461,7 +461,10 @@ class Model:
 
 
 def _as_ids(prompt: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
-    ids = np.asarray(prompt)
+    try:
+        ids = np.asarray(prompt)
+    except ValueError:  # rows of several lengths
+        ids = np.asarray(list(prompt), dtype=object)
     if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
         raise PromptError(f"Token ids must be one row of whole numbers; found {prompt!r:.80}.")
     if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):

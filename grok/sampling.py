@@ -7,16 +7,19 @@ import numpy as np
 from grok.errors import PromptError
 
 
-def check_sampling(temperature: float, top_p: float) -> None:
+def check_sampling(temperature: float, top_p: float, seed: int) -> None:
     """Refuses settings no distribution has.
 
     Raises:
-        PromptError: temperature is negative or not finite, or top_p is not in (0, 1].
+        PromptError: temperature is negative or not finite, top_p is not in (0, 1], or the
+            seed is negative.
     """
     if not (np.isfinite(temperature) and temperature >= 0):
         raise PromptError(f"temperature is {temperature}; expected 0 (greedy) or more.")
     if not 0 < top_p <= 1:
         raise PromptError(f"top_p is {top_p}; expected more than 0 and at most 1.")
+    if seed < 0:
+        raise PromptError(f"seed is {seed}; expected 0 or more.")
 
 
 def next_token(
