@@ -33,7 +33,12 @@ ICON = Path(__file__).resolve().parent / "pages" / "parts" / "icon.svg"
 SIDEBAR_WIDTH = 270
 STYLE = """<style>
 .stMainBlockContainer { padding: 4.2rem 2.5rem 4rem; max-width: 1500px; }
-[data-testid="stVegaLiteChart"] { overflow-x: auto; }
+[data-testid="stElementContainer"]:has([data-testid="stVegaLiteChart"]),
+[data-testid="stElementContainer"] div:has(> [data-testid="stVegaLiteChart"]),
+[data-testid="stFullScreenFrame"]:has([data-testid="stVegaLiteChart"]) {
+  max-width: 100%; min-width: 0;
+}
+[data-testid="stVegaLiteChart"] { overflow-x: auto; overflow-y: hidden; max-width: 100%; }
 [class*="st-key-"][class*="_downloads"] { margin-top: -1.1rem; }
 h1 { padding-top: 0 !important; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }

@@ -182,12 +182,13 @@ def sidebar() -> None:
                 "routing page or `python -m grok.run --trace`. Files are checked, never executed, "
                 "and seen by this browser session alone.",
             )
-            if "upload_error" in st.session_state:
-                st.error(st.session_state["upload_error"], icon=":material/error:")
-            elif st.session_state.get("upload_kind") == "trace":
-                st.success("Trace opened: see Live routing.", icon=":material/check:")
-            elif st.session_state.get("upload_kind") == "routers":
-                st.success("Router set opened.", icon=":material/check:")
+        # Below the expander: it closes when the list of sources above it appears.
+        if "upload_error" in st.session_state:
+            st.error(st.session_state["upload_error"], icon=":material/error:")
+        elif st.session_state.get("upload_kind") == "trace":
+            st.success("Trace opened: see Live routing.", icon=":material/check:")
+        elif st.session_state.get("upload_kind") == "routers":
+            st.success("Router set opened.", icon=":material/check:")
 
 
 def _describe() -> None:
