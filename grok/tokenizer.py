@@ -24,7 +24,10 @@ class Tokenizer:
         if not file.is_file():
             raise TokenizerError(f"{file}: there is no such tokenizer file.")
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
+            model = file.read_bytes()
+            if not model:  # SentencePiece would take it for a model of no pieces
+                raise TokenizerError(f"{file}: not a SentencePiece model (the file is empty).")
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, OSError) as error:
             raise TokenizerError(f"{file}: not a SentencePiece model ({error}).") from None
         self.n_pieces = int(self._model.get_piece_size())
