@@ -113,17 +113,33 @@ def tree_figure(
     )
 
 
+def layer_ranges(labels: list[str], rows: list[int]) -> str:
+    """Layers in words, neighbours joined: "L0–L4, L7"."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][-1] + 1:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return ", ".join(
+        labels[run[0]] if len(run) == 1 else f"{labels[run[0]]}–{labels[run[-1]]}" for run in runs
+    )
+
+
 def groups(routers: RouterSet, tree: LayerTree, clusters: np.ndarray) -> None:
     """The groups of the cut, and how much they mean."""
     depth = depth_agreement(clusters)
     compact = silhouette(tree.distances, clusters)
     with st.container(horizontal=True, gap="medium"):
         st.metric(
-            "Silhouette", f"{compact:.2f}", help="1: compact and apart, 0: no groups", width=150
+            "Silhouette",
+            f"{compact:.2f}".replace("-", "−"),
+            help="1: compact and apart, 0: no groups",
+            width=150,
         )
         st.metric(
             "Agreement with depth",
-            f"{depth:.2f}",
+            f"{depth:.2f}".replace("-", "−"),
             help="Adjusted Rand index against thirds of depth; chance 0",
             width=190,
         )
@@ -140,7 +156,7 @@ def groups(routers: RouterSet, tree: LayerTree, clusters: np.ndarray) -> None:
             "group": numbers,
             "layers": [int((clusters == number).sum()) for number in numbers],
             "members": [
-                ", ".join(labels[row] for row in np.flatnonzero(clusters == number))
+                layer_ranges(labels, np.flatnonzero(clusters == number).tolist())
                 for number in numbers
             ],
         },

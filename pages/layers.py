@@ -11,7 +11,7 @@ import streamlit as st
 from lens import cached, figures, tables
 from lens.null import Chance, percentile
 from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS
+from lens.similarity import LAYER_METRICS, LayerPair
 from pages.parts import data_source, layout, links
 
 HOW_TO_READ = """
@@ -132,27 +132,41 @@ def pair_detail(
         f"**{routers.label(layer)} with {routers.label(other)}**: {name} **{value:.3f}**"
         + (f", {place_in_chance(routers, metric, view, value)}" if chance is not None else "")
     )
-    matched = cached.chance_level("matched_cosine", routers, view)
-    pairs, angles = st.tabs(["Experts", "Principal angles and chance"])
-    with pairs:
+    for tab, place in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
+        with place:
+            if tab == "experts":
+                matched = cached.chance_level("matched_cosine", routers, view)
+                layout.figure(
+                    figures.pair_matrix(pair, labels_a, labels_b, chance=matched),
+                    "pair_matrix",
+                    routers,
+                    words=(routers.label(layer), routers.label(other), view),
+                    table=lambda: tables.pair_csv(pair, labels_a, labels_b),
+                )
+            else:
+                pair_in_chance(routers, view, metric, chance, value, pair)
+
+
+def pair_in_chance(
+    routers: RouterSet,
+    view: str,
+    metric: str,
+    chance: Chance | None,
+    value: float,
+    pair: LayerPair,
+) -> None:
+    """A pair's similarity among those of unrelated layers, and its principal angles."""
+    if chance is not None:
+        samples = cached.chance_samples(metric, routers, view)
         layout.figure(
-            figures.pair_matrix(pair, labels_a, labels_b, chance=matched),
-            "pair_matrix",
+            figures.null_place(value, chance, name=LAYER_METRICS[metric].label, samples=samples),
+            "null_place",
             routers,
-            words=(routers.label(layer), routers.label(other), view),
-            table=lambda: tables.pair_csv(pair, labels_a, labels_b),
+            words=(metric, routers.label(pair.a), routers.label(pair.b)),
+            table=lambda: tables.table_csv({"similarity of unrelated layers": samples}),
         )
-    with angles:
-        if chance is not None:
-            samples = cached.chance_samples(metric, routers, view)
-            layout.figure(
-                figures.null_place(value, chance, name=name, samples=samples),
-                "null_place",
-                routers,
-                words=(metric, routers.label(layer), routers.label(other)),
-            )
-        st.markdown("Cosines of the principal angles, largest first")
-        st.code("  ".join(f"{angle:.3f}" for angle in pair.angles), language=None, wrap_lines=True)
+    st.markdown("Cosines of the principal angles, largest first")
+    st.code("  ".join(f"{angle:.3f}" for angle in pair.angles), language=None, wrap_lines=True)
 
 
 def place_in_chance(routers: RouterSet, metric: str, view: str, value: float) -> str:
@@ -170,25 +184,19 @@ def neighbours(routers: RouterSet, view: str, metric: str, chance: Chance | None
     """Each layer beside the next."""
     adjacent = cached.adjacent_layers(routers, metric, view)
     labels = layout.layer_labels(routers)
-    similarity, change = st.tabs(["Similarity of neighbours", "Change between neighbours"])
-    with similarity:
-        layout.figure(
-            figures.adjacent_layer_similarity(adjacent, chance, labels, metric=metric),
-            "adjacent_layer_similarity",
-            routers,
-            words=(metric, view),
-            table=lambda: tables.adjacent_csv(adjacent, labels, metric),
-            on_pick=pick_pair,
-        )
-    with change:
-        layout.figure(
-            figures.layer_change(adjacent, labels),
-            "layer_change",
-            routers,
-            words=(view,),
-            table=lambda: tables.adjacent_csv(adjacent, labels, metric),
-            on_pick=pick_pair,
-        )
+    names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
+    for tab, place in links.tabs("next", names):
+        with place:
+            layout.figure(
+                figures.adjacent_layer_similarity(adjacent, chance, labels, metric=metric)
+                if tab == "similarity"
+                else figures.layer_change(adjacent, labels),
+                "adjacent_layer_similarity" if tab == "similarity" else "layer_change",
+                routers,
+                words=(metric, view),
+                table=lambda: tables.adjacent_csv(adjacent, labels, metric),
+                on_pick=pick_pair,
+            )
 
 
 def show() -> None:

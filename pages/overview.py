@@ -55,14 +55,14 @@ def finding(answers: list[Answer]) -> str:
         first = answers[0]
         return (
             f"None of the {len(answers)} questions has an answer beyond chance; for one, "
-            f"{first.effect_name} is {first.effect:.3g} where chance gives {first.null_low:.3g} to "
-            f"{first.null_high:.3g}."
+            f"{first.effect_name} is {signed(first.effect)} where chance gives {signed(first.null_low)} to "
+            f"{signed(first.null_high)}."
         )
     clearest = min(found, key=lambda answer: answer.p_value)
     return (
         f"{len(found)} of {len(answers)} questions answered beyond chance. Clearest: "
-        f"{clearest.effect_name} is {clearest.effect:.3g}, where chance gives "
-        f"{clearest.null_low:.3g} to {clearest.null_high:.3g} (p {p_text(clearest.p_value)})."
+        f"{clearest.effect_name} is {signed(clearest.effect)}, where chance gives "
+        f"{signed(clearest.null_low)} to {signed(clearest.null_high)} (p {p_text(clearest.p_value)})."
     )
 
 
@@ -108,7 +108,7 @@ def glance(routers: RouterSet) -> None:
             ),
             "expert_map",
             routers,
-            scale=0.66,
+            scale=0.66 if routers.n_layers <= 32 else 0.5,
             words=("breadth",),
             table=lambda: tables.matrix_csv(measures.breadth, labels, names, "layer"),
         )
@@ -116,7 +116,12 @@ def glance(routers: RouterSet) -> None:
 
 def p_text(p_value: float) -> str:
     """A p-value as it is usually written."""
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.2g}"
+    return "≤ 0.001" if p_value <= 0.001 else f"= {p_value:.2g}"
+
+
+def signed(value: float) -> str:
+    """A number to three digits, with a real minus."""
+    return f"{value:.3g}".replace("-", "−")
 
 
 links.through_app()
