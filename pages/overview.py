@@ -55,14 +55,15 @@ def finding(answers: list[Answer]) -> str:
         first = answers[0]
         return (
             f"None of the {len(answers)} questions has an answer beyond chance; for one, "
-            f"{first.effect_name} is {signed(first.effect)} where chance gives {signed(first.null_low)} to "
-            f"{signed(first.null_high)}."
+            f"{first.effect_name} is {signed(first.effect)} where chance gives "
+            f"{signed(first.null_low)} to {signed(first.null_high)}."
         )
     clearest = min(found, key=lambda answer: answer.p_value)
     return (
         f"{len(found)} of {len(answers)} questions answered beyond chance. Clearest: "
         f"{clearest.effect_name} is {signed(clearest.effect)}, where chance gives "
-        f"{signed(clearest.null_low)} to {signed(clearest.null_high)} (p {p_text(clearest.p_value)})."
+        f"{signed(clearest.null_low)} to {signed(clearest.null_high)} "
+        f"(p {p_text(clearest.p_value)})."
     )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import streamlit as st
 from streamlit.elements.lib.mutable_tab_container import TabContainer
 from streamlit.runtime.pages_manager import PagesManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 Option = TypeVar("Option")
 Widget = Literal["select", "segments", "radio"]
@@ -42,13 +43,29 @@ def begin() -> None:
     state = st.session_state
     written = state.setdefault(WRITTEN, {})
     asked = state.setdefault(ASKED, {})
-    for name, text in st.query_params.items():
+    address, by_history = _address()
+    for name, text in address.items():
         if text != written.get(name):
             asked[name] = text
+    if by_history:  # the default stands for what the address of then does not name
+        for name in set(written) - set(address):
+            forget(name)
     if "link_data" not in state:
         state["link_data"] = st.query_params.get("data")
     state["link_shown"] = {}
     state["link_notices"] = []
+
+
+def _address() -> tuple[dict[str, str], bool]:
+    """The parameters in the address, and whether the back or forward button led there.
+
+    Within a page Streamlit leaves `st.query_params` as they were when those buttons
+    are pressed; the run's own query string has the new ones.
+    """
+    context = get_script_run_ctx()
+    if context is None or not getattr(context, "is_history_navigation", False):
+        return dict(st.query_params.items()), False
+    return dict(parse_qsl(context.query_string)), True
 
 
 def choice(

@@ -265,3 +265,16 @@ def test_an_over_long_prompt_gets_a_clear_message(visit):
     page.get_by_role("textbox").first.fill(text)
     page.get_by_role("textbox").first.press("Control+Enter")
     expect(page.get_by_role("alert").first).to_contain_text(re.compile("at most 512|context holds"))
+
+
+def test_back_and_forward_undo_and_redo_a_choice(visit):
+    page = visit("/layers")
+    settled(page)
+    clustered = page.get_by_role("radio", name="Clustered")
+    page.get_by_text("Clustered", exact=True).click()
+    expect(page).to_have_url(re.compile("order=clustered"))
+    page.go_back()
+    expect(clustered).not_to_be_checked()
+    expect(page).not_to_have_url(re.compile("order="))
+    page.go_forward()
+    expect(clustered).to_be_checked()

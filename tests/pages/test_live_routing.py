@@ -145,3 +145,15 @@ def test_a_checkpoint_without_its_tensors_is_explained_and_the_bundled_model_off
     run_prompt(app, IDS)
     assert not app.error
     assert "first" in app.session_state["traces"]
+
+
+def test_a_checkpoint_that_does_not_fit_says_what_is_needed(open_page, small_model, monkeypatch):
+    from grok import runner
+
+    monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(small_model.parent / "tiny3"))
+    monkeypatch.setattr(runner, "device_memory", lambda: 1)
+    app = open_page("live_routing")
+    assert not app.exception and not app.error
+    assert "GB" in app.warning[0].value
+    assert "bundled model" in app.warning[0].value
+    assert app.text_area(key="prompt") is not None

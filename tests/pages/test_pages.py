@@ -33,22 +33,22 @@ def small_set(n_layers: int, n_experts: int = 4, top_k: int = 1, **more: object)
     return RouterSet(weights.astype(np.float32), top_k=top_k, source="made for a test", **more)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_opens_with_the_bundled_model(open_page, page):
-    app = open_page(page)
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_with_the_bundled_model(open_page, name):
+    app = open_page(name)
     assert fine(app)
-    assert app.title[0].value.lower().replace(" ", "_") == page
+    assert app.title[0].value.lower().replace(" ", "_") == name
     assert app.sidebar.selectbox or app.sidebar.caption
 
 
 @pytest.mark.parametrize(
-    "page, places", [("layers", [0]), ("clustering", [1]), ("experts", [2, 3])]
+    "name, places", [("layers", [0]), ("clustering", [1]), ("experts", [2, 3])]
 )
-def test_the_first_line_is_what_lens_answers(open_page, routers, page, places):
+def test_the_first_line_is_what_lens_answers(open_page, routers, name, places):
     answers = four_questions(routers, router_gram(routers))
-    shown = finding(open_page(page))
+    shown = finding(open_page(name))
     for place in places:
-        assert answers[place].page == f"/{page}"
+        assert answers[place].page == f"/{name}"
         assert answers[place].sentence in shown
 
 
@@ -63,18 +63,18 @@ def test_the_overview_answers_all_four_questions_and_says_how_many_beat_chance(o
     assert finding(app).startswith(f"{beyond} of 4" if beyond else "None of the 4")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_raw_view_is_labelled_and_works(open_page, page):
-    app = open_page(page, view="raw")
+@pytest.mark.parametrize("name", PAGES)
+def test_the_raw_view_is_labelled_and_works(open_page, name):
+    app = open_page(name, view="raw")
     assert fine(app)
-    if page in ("layers", "experts", "clustering"):
+    if name in ("layers", "experts", "clustering"):
         assert any(caption.value.startswith("Raw routers") for caption in app.caption)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_an_uploaded_set_without_norms_is_shown_and_labelled(open_page, page):
+@pytest.mark.parametrize("name", PAGES)
+def test_an_uploaded_set_without_norms_is_shown_and_labelled(open_page, name):
     routers = small_set(5)
-    app = open_page(page, state={"uploaded_routers": routers}, source="upload")
+    app = open_page(name, state={"uploaded_routers": routers}, source="upload")
     assert fine(app)
     side = "\n".join(element.value for element in app.sidebar.caption)
     assert routers.sha256[:12] in side
@@ -83,13 +83,13 @@ def test_an_uploaded_set_without_norms_is_shown_and_labelled(open_page, page):
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-@pytest.mark.parametrize("page", PAGES)
-def test_sets_of_very_few_layers_open(open_page, page, n_layers):
-    app = open_page(page, state={"uploaded_routers": small_set(n_layers)}, source="upload")
+@pytest.mark.parametrize("name", PAGES)
+def test_sets_of_very_few_layers_open(open_page, name, n_layers):
+    app = open_page(name, state={"uploaded_routers": small_set(n_layers)}, source="upload")
     assert fine(app)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize(
     "query",
     [
@@ -99,8 +99,8 @@ def test_sets_of_very_few_layers_open(open_page, page, n_layers):
         {"source": "/etc/passwd", "order": "", "colours": "<b>", "what": "x" * 5000},
     ],
 )
-def test_nonsense_in_the_address_falls_back_to_the_defaults(open_page, page, query):
-    app = open_page(page, **query)
+def test_nonsense_in_the_address_falls_back_to_the_defaults(open_page, name, query):
+    app = open_page(name, **query)
     assert fine(app)
     assert not set(query.values()) & set(app.query_params.values())
 
@@ -133,10 +133,10 @@ def test_a_layer_chosen_on_one_page_is_chosen_on_the_next(open_page):
 
 
 @pytest.mark.parametrize("metric", LAYER_METRICS)
-@pytest.mark.parametrize("page", ["layers", "clustering"])
-def test_every_metric_is_shown_in_both_views(open_page, page, metric):
+@pytest.mark.parametrize("name", ["layers", "clustering"])
+def test_every_metric_is_shown_in_both_views(open_page, name, metric):
     for view in ("canonical", "raw"):
-        assert fine(open_page(page, metric=metric, view=view))
+        assert fine(open_page(name, metric=metric, view=view))
 
 
 @pytest.mark.parametrize("tab", TABS)
