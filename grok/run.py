@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PromptError(f"--max-new-tokens is {args.max_new_tokens}; expected 0 or more.")
         if args.trace is not None and not args.trace.parent.is_dir():
             raise GrokError(f"--trace {args.trace}: that folder does not exist.")
+        if args.trace is not None and args.trace.is_dir():
+            raise GrokError(f"--trace {args.trace}: is a folder; expected a file to write.")
         _run(args, prompt)
     except GrokError as error:
         print(f"grok.run: {error}", file=sys.stderr)
