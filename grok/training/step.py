@@ -226,7 +226,7 @@ def make_step(config: GrokConfig, recipe: Recipe, dtype: Any) -> Any:
         grads, parts = gradient(state.params, batch)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), parts, optax.global_norm(grads)
+        return TrainState(params, opt_state, state.step + 1), parts, optax.tree.norm(grads)
 
     replicated = NamedSharding(mesh, P())
     return lambda state, batch: step(*jax.device_put((state, batch), replicated))
