@@ -106,20 +106,21 @@ def train(
     settings = {**asdict(recipe), "dtype": compute}
     state = initial_state(SMALL, recipe)
     state = _restored(work, settings, state)
-    step = make_step(SMALL, recipe, compute)
+    steps = [make_step(SMALL, recipe, compute, focused=focused) for focused in (False, True)]
+    n_steps = recipe.steps + recipe.focus_steps
     long_batch = max(1, recipe.batch * recipe.length // recipe.long_length)
     short = text.Batches(encoded, recipe.batch, recipe.length, recipe.seed)
     long = text.Batches(encoded, long_batch, recipe.long_length, recipe.seed)
     print(
         f"{SMALL.n_parameters():,} parameters, {jax.default_backend()} x {len(jax.devices())}, "
-        f"{compute}; from step {int(state.step)} of {recipe.steps}",
+        f"{compute}; from step {int(state.step)} of {n_steps}",
         flush=True,
     )
     spent = time.perf_counter()
-    for index in range(int(state.step), recipe.steps):
-        batches = short if index < recipe.steps - recipe.long_steps else long
-        tokens, _ = batches.batch(index)
-        state, parts, gradient_norm = step(state, tokens)
+    for index in range(int(state.step), n_steps):
+        is_long = recipe.steps - recipe.long_steps <= index < recipe.steps
+        tokens, _ = (long if is_long else short).batch(index)
+        state, parts, gradient_norm = steps[index >= recipe.steps](state, tokens)
         if index < 10 or index % 10 == 9:
             load = np.asarray(parts.load)
             now = time.perf_counter()
@@ -128,6 +129,7 @@ def train(
             line = {
                 "step": index + 1,
                 "loss": round(float(parts.cross_entropy), 4),
+                "sequence_entropy": round(float(parts.sequence_entropy), 4),
                 "balance": round(float(parts.balance), 4),
                 "gradient_norm": round(float(gradient_norm), 3),
                 "tokens_per_s": round(rate),
@@ -138,12 +140,13 @@ def train(
             with (work / "metrics.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             print(
-                f"step {line['step']:5d}  loss {line['loss']:.3f}  balance {line['balance']:.3f}  "
+                f"step {line['step']:5d}  loss {line['loss']:.3f}  "
+                f"sequence entropy {line['sequence_entropy']:.3f}  balance {line['balance']:.3f}  "
                 f"load {line['load_min']:.3f} to {line['load_max']:.3f}  "
                 f"{line['tokens_per_s']:,} tokens/s",
                 flush=True,
             )
-        if (index + 1) % save_every == 0 or index + 1 == recipe.steps:
+        if (index + 1) % save_every == 0 or index + 1 == n_steps:
             _save(work, settings, state)
 
     from grok.training.export import export
