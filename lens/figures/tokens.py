@@ -162,7 +162,12 @@ def candidate_bars(
     hit = np.arange(len(names)) == (-1 if chosen is None else chosen)
     data = {"name": names, "value": probs, "next": hit}
     base = alt.Chart(theme.embed(data)).encode(
-        y=alt.Y("name:O", title=None, sort=names, axis=alt.Axis(grid=False, ticks=False)),
+        y=alt.Y(
+            "name:O",
+            title=None,
+            sort=names,
+            axis=alt.Axis(grid=False, ticks=False, labelOverlap=False),
+        ),
         x=alt.X("value:Q", title="probability", scale=alt.Scale(zero=True)),
     )
     bars = base.mark_bar().encode(
