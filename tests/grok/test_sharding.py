@@ -255,9 +255,7 @@ def test_two_processes_give_the_numbers_of_one(tiny3, tmp_path):
         command = [sys.executable, "-c", PROCESS, str(DATA / "tiny3")]
         command += [str(tmp_path / f"{index}.npz"), ",".join(map(str, prompt))]
         started.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-            )
+            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         )
     try:
         errors = [process.communicate(timeout=180)[1] for process in started]
