@@ -186,10 +186,11 @@ Python source and arithmetic need no file. A run that was stopped goes on where 
 of this card are in `card.json`, unrounded; the card is written from them and never by hand."""
 
 _FOCUS = """\
-The last steps, the focus steps, add the entropy of each sequence's mean router probabilities to the
-loss, with the weight given as focus: the tokens of one text are drawn to the same experts, while the
-balance term keeps the load of the whole batch even. No domain label enters, but that experts follow
-the domain as closely as shown below was in this way asked for, and did not come by itself."""
+The last steps, the focus steps, add the entropy of each sequence's mean router probabilities to
+the loss, with the weight given as focus: the tokens of one text are drawn to the same experts,
+while the balance term keeps the load of the whole batch even. No domain label enters, but that
+experts follow the domain as closely as shown below was in this way asked for, and did not come by
+itself."""
 
 _LIMITS = """\
 The weights and this card are under the project's licence, Apache-2.0. The literary texts are in
