@@ -11,15 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from grok import forward
 from grok.checkpoint import (
@@ -30,10 +28,10 @@ from grok.checkpoint import (
     open_checkpoint,
     router_path,
 )
-from grok.config import BUNDLED_MODEL, GrokConfig
+from grok.config import BUNDLED_MODEL
 from grok.errors import DeviceError, GrokError, PromptError
-from grok.modules import Cache, Dispatch
-from grok.moe import Choice
+from grok.modules import Cache
+from grok.passes import Forward, bucket, embed_pass, head_pass, layer_pass
 from grok.sampling import check_sampling, next_token
 from grok.sharding import (
     device_memory,
@@ -58,93 +56,12 @@ __all__ = [
     "memory_needed",
 ]
 
-SMALLEST_BUCKET = 16
 DTYPES = ("bfloat16", "float32")
 
 Progress = Callable[[int, int], None]
 
 
-def bucket(length: int) -> int:
-    """The padded length for `length` tokens: the next power of two, at least 16."""
-    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
-
-
-# --- compiled parts ----------------------------------------------------------
-
-
-# The roundings that the model writes down are kept, so results do not depend on how
-# the compiler fuses.
-_AS_WRITTEN = {"xla_allow_excess_precision": False}
-
-
-@partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=_AS_WRITTEN)
-def _embed(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
-    return forward.embed(config, params, tokens, jnp.dtype(dtype))
-
-
-@partial(
-    jax.jit,
-    static_argnames=("config", "dispatch", "mesh"),
-    donate_argnames=("cache",),
-    compiler_options=_AS_WRITTEN,
-)
-def _layer(
-    config: GrokConfig,
-    params: Any,
-    h: jax.Array,
-    start: jax.Array,
-    key_is_token: jax.Array,
-    cache: Cache,
-    dispatch: Dispatch,
-    mesh: Mesh,
-) -> tuple[jax.Array, Choice, Cache]:
-    h, trace, cache = forward.layer(
-        config, params, h, start, key_is_token, cache, dispatch=dispatch
-    )
-    if mesh.size > 1:  # every process and device can read what leaves the layer
-        h, choice = jax.lax.with_sharding_constraint((h, trace.choice), NamedSharding(mesh, P()))
-    else:
-        choice = trace.choice
-    return h, choice, cache
-
-
-class _Head(NamedTuple):
-    logits: jax.Array  # [B, T, V]
-    candidates: jax.Array  # [B, T, C]
-    candidate_probs: jax.Array  # [B, T, C]
-
-
-@partial(
-    jax.jit,
-    static_argnames=("config", "n_candidates", "dtype", "mesh"),
-    compiler_options=_AS_WRITTEN,
-)
-def _head(
-    config: GrokConfig, params: Any, h: jax.Array, n_candidates: int, dtype: str, mesh: Mesh
-) -> _Head:
-    logits = forward.unembed(config, params, h, jnp.dtype(dtype))
-    probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    top, ids = jax.lax.top_k(probs, n_candidates)
-    head = _Head(logits, ids.astype(jnp.int32), top)
-    if mesh.size > 1:
-        head = jax.lax.with_sharding_constraint(head, NamedSharding(mesh, P()))
-    return head
-
-
 # --- results -----------------------------------------------------------------
-
-
-class Forward(NamedTuple):
-    """One pass, on the host. logits [B, T, V] float32; router_logits, router_probs
-    [L, B, T, E]; experts, gates [L, B, T, K]; candidates, candidate_probs [B, T, C]."""
-
-    logits: np.ndarray
-    router_logits: np.ndarray
-    router_probs: np.ndarray
-    experts: np.ndarray
-    gates: np.ndarray
-    candidates: np.ndarray
-    candidate_probs: np.ndarray
 
 
 class Step(NamedTuple):
@@ -404,15 +321,15 @@ class Model:
         candidates: int,
     ) -> Forward:
         """Reads `tokens` [B, T] at `start`; `caches` is filled in place."""
-        h = _embed(self.config, {EMBEDDING: self._io[EMBEDDING]}, tokens, self.dtype)
+        h = embed_pass(self.config, {EMBEDDING: self._io[EMBEDDING]}, tokens, self.dtype)
         where, keys = np.int32(start), np.array(key_is_token)
         choices = []
         for i, params in enumerate(self._layers):
-            h, choice, caches[i] = _layer(
+            h, choice, caches[i] = layer_pass(
                 self.config, params, h, where, keys, caches[i], self._dispatch, self.mesh
             )
             choices.append(choice)
-        head = _head(self.config, self._io, h, candidates, self.dtype, self.mesh)
+        head = head_pass(self.config, self._io, h, candidates, self.dtype, self.mesh)
         head, choices = jax.device_get((head, choices))
         router_logits, router_probs, experts, gates = (
             np.stack(parts) for parts in zip(*choices, strict=True)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok import forward, runner
+from grok import forward, passes, runner
 from grok.checkpoint import EMBEDDING
 from grok.moe import run_selected
 
@@ -112,14 +112,14 @@ def run(
     config = config or model.config
     one = replace(config, n_layers=1)  # models that differ in depth share what is compiled
     cache = model._caches(*tokens.shape)[0]
-    h = between(runner._embed(one, {EMBEDDING: model._io[EMBEDDING]}, tokens, model.dtype))
+    h = between(passes.embed_pass(one, {EMBEDDING: model._io[EMBEDDING]}, tokens, model.dtype))
     resid, traces = [h], []
     for index in order or range(len(model._layers)):
         h, trace = _layer(one, model._layers[index], h, tokens > 0, cache, dispatch)
         h = between(h)
         resid.append(h)
         traces.append(trace)
-    head = runner._head(one, model._io, h, 1, model.dtype, model.mesh)
+    head = passes.head_pass(one, model._io, h, 1, model.dtype, model.mesh)
 
     def stacked(parts: list[Any]) -> np.ndarray:
         return np.stack([np.asarray(part).astype(np.float32) for part in parts])

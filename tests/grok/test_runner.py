@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import grok
-from grok import runner
+from grok import passes, runner
 from grok.checkpoint import (
     Checkpoint,
     dequantize,
@@ -32,7 +32,7 @@ PROMPT = [5, 17, 3, 211, 80, 400, 9]
 
 def compiled() -> tuple[int, ...]:
     """Programs compiled so far for the three parts of a pass."""
-    parts = (runner._embed, runner._layer, runner._head)
+    parts = (passes.embed_pass, passes.layer_pass, passes.head_pass)
     return tuple(part._cache_size() for part in parts)
 
 
@@ -50,7 +50,7 @@ def same_routing(a: RoutingTrace, b: RoutingTrace, tolerance: float = 2e-5) -> b
 
 def test_buckets_are_powers_of_two_from_sixteen():
     lengths = (1, 15, 16, 17, 32, 33, 513, 8192)
-    assert [runner.bucket(n) for n in lengths] == [16, 16, 16, 32, 32, 64, 1024, 8192]
+    assert [passes.bucket(n) for n in lengths] == [16, 16, 16, 32, 32, 64, 1024, 8192]
 
 
 def test_a_new_length_inside_a_bucket_compiles_nothing(tiny3):

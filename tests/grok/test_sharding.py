@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import grok
-from grok import forward, runner
+from grok import forward, passes
 from grok.checkpoint import (
     EMBEDDING,
     dequantize,
@@ -90,9 +90,9 @@ def test_by_default_all_devices_are_used(model):
 def test_on_a_mesh_too_decoding_compiles_one_program_for_all_steps(model):
     sharded = model("shard8", mesh=(2, 4))
     sharded.generate(PROMPT, max_new_tokens=3)
-    before = runner._layer._cache_size()
+    before = passes.layer_pass._cache_size()
     sharded.generate([*PROMPT, 7, 7], max_new_tokens=9)  # of the same buckets
-    assert runner._layer._cache_size() == before
+    assert passes.layer_pass._cache_size() == before
 
 
 # --- what lies where ---------------------------------------------------------------------

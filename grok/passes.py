@@ -1,0 +1,104 @@
+"""One pass over the layers, compiled in three parts that all calls share.
+
+Axes: L layers, B sequences, T tokens, V vocabulary, E experts, K experts a token,
+C candidates.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from grok import forward
+from grok.config import GrokConfig
+from grok.modules import Cache, Dispatch
+from grok.moe import Choice
+
+SMALLEST_BUCKET = 16
+
+# The roundings that the model writes down are kept, so results do not depend on how
+# the compiler fuses.
+_AS_WRITTEN = {"xla_allow_excess_precision": False}
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=_AS_WRITTEN)
+def embed_pass(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
+    """Residual stream before the first layer; see `grok.forward.embed`."""
+    return forward.embed(config, params, tokens, jnp.dtype(dtype))
+
+
+@partial(
+    jax.jit,
+    static_argnames=("config", "dispatch", "mesh"),
+    donate_argnames=("cache",),
+    compiler_options=_AS_WRITTEN,
+)
+def layer_pass(
+    config: GrokConfig,
+    params: Any,
+    h: jax.Array,
+    start: jax.Array,
+    key_is_token: jax.Array,
+    cache: Cache,
+    dispatch: Dispatch,
+    mesh: Mesh,
+) -> tuple[jax.Array, Choice, Cache]:
+    """One decoder layer, of which the router's choice is kept; see `grok.forward.layer`."""
+    h, trace, cache = forward.layer(
+        config, params, h, start, key_is_token, cache, dispatch=dispatch
+    )
+    if mesh.size > 1:  # every process and device can read what leaves the layer
+        h, choice = jax.lax.with_sharding_constraint((h, trace.choice), NamedSharding(mesh, P()))
+    else:
+        choice = trace.choice
+    return h, choice, cache
+
+
+class Head(NamedTuple):
+    """What follows the last layer, on the devices."""
+
+    logits: jax.Array  # [B, T, V]
+    candidates: jax.Array  # [B, T, C]
+    candidate_probs: jax.Array  # [B, T, C]
+
+
+@partial(
+    jax.jit,
+    static_argnames=("config", "n_candidates", "dtype", "mesh"),
+    compiler_options=_AS_WRITTEN,
+)
+def head_pass(
+    config: GrokConfig, params: Any, h: jax.Array, n_candidates: int, dtype: str, mesh: Mesh
+) -> Head:
+    """Logits, and the `n_candidates` most probable next tokens."""
+    logits = forward.unembed(config, params, h, jnp.dtype(dtype))
+    probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    top, ids = jax.lax.top_k(probs, n_candidates)
+    head = Head(logits, ids.astype(jnp.int32), top)
+    if mesh.size > 1:
+        head = jax.lax.with_sharding_constraint(head, NamedSharding(mesh, P()))
+    return head
+
+
+class Forward(NamedTuple):
+    """One pass, on the host. logits [B, T, V] float32; router_logits, router_probs
+    [L, B, T, E]; experts, gates [L, B, T, K]; candidates, candidate_probs [B, T, C]."""
+
+    logits: np.ndarray
+    router_logits: np.ndarray
+    router_probs: np.ndarray
+    experts: np.ndarray
+    gates: np.ndarray
+    candidates: np.ndarray
+    candidate_probs: np.ndarray
+
+
+def bucket(length: int) -> int:
+    """The padded length for `length` tokens: the next power of two, at least 16."""
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
