@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 START_LIMIT = 60  # seconds
 PATIENCE = 60_000  # milliseconds that a busy machine may take
 
@@ -24,7 +24,7 @@ expect.set_options(timeout=PATIENCE)
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict) -> dict:
-    """Debian's Chromium where there is one, else Playwright's own."""
+    """The Chromium that CHROMIUM names or Debian ships, else Playwright's own."""
     own = {"executable_path": CHROMIUM} if Path(CHROMIUM).exists() else {}
     return {**browser_type_launch_args, **own, "args": ["--no-sandbox"]}
 
