@@ -19,7 +19,7 @@ import numpy as np
 from lens.clustering import classic_tree, cut_tree, depth_agreement, layer_tree, silhouette
 from lens.embedding import layer_map
 from lens.experts import expert_measures
-from lens.gram import RouterGram, router_gram
+from lens.gram import router_gram
 from lens.matching import expert_chains, nearest_experts
 from lens.null import chance_level, chance_samples
 from lens.questions import four_questions
@@ -74,7 +74,7 @@ def timings(routers: RouterSet, repeats: int = REPEATS) -> list[Timing]:
     gram = router_gram(routers)
 
     def cosines() -> np.ndarray:
-        return RouterGram(gram.dot, gram.sums, gram.d_model).cosines
+        return np.stack([gram.cosine_row(layer) for layer in range(gram.n_layers)])
 
     def chance(metric: str) -> object:
         chance_samples.cache_clear()

@@ -26,8 +26,6 @@ from lens.routers import RouterSet
 from lens.selection import Breadth
 from lens.similarity import AdjacentLayers, LayerPair
 
-# A Gram matrix of so many router columns takes 512 MiB; larger sets are for the report.
-MAX_COLUMNS = 8192
 DRAWS = 1000
 SEED = 0
 
@@ -39,7 +37,7 @@ _few = st.cache_resource(hash_funcs=_KEYS, max_entries=4, show_spinner=False)
 
 @_few
 def router_gram(routers: RouterSet, view: str = "canonical") -> RouterGram:
-    return gram.router_gram(routers, view, max_columns=MAX_COLUMNS)
+    return gram.router_gram(routers, view)
 
 
 @_data

@@ -64,8 +64,9 @@ def expert_measures(
     squares = np.einsum("lee->le", gram.own)
     absolute = np.abs(routers.columns(view)).sum(axis=1).astype(np.float64)
     selected = breadth(gram, routers.top_k, biases=routers.biases)
-    by_index = np.einsum("aebe->eab", gram.dot)
-    across = np.einsum("ell->e", by_index) / n_layers - by_index.sum(axis=(1, 2)) / n_layers**2
+    # Σ_ab ⟨w_a, w_b⟩ over layers is the square of the sum of the columns.
+    total = np.einsum("l,led->ed", gram.scale, gram.columns)
+    across = squares.sum(axis=0) / n_layers - (total * total).sum(axis=1) / n_layers**2
     baselines = {
         "l1_l2": float(np.sqrt(2 * d_model / np.pi)),
         "breadth": routers.top_k / n_experts,
@@ -78,7 +79,9 @@ def expert_measures(
         l1_l2=absolute / gram.norms,
         breadth=selected.probability,
         max_similarity=_max_similarity(gram),
-        cross_layer_variance=np.maximum(across / d_model, 0),
+        cross_layer_variance=np.maximum(across / d_model, 0)
+        if n_layers > 1
+        else np.zeros(n_experts),
         breadth_method=selected.method,
         baselines=baselines,
     )
@@ -88,9 +91,10 @@ def _max_similarity(gram: RouterGram) -> Float[np.ndarray, "layer expert"]:
     if gram.n_layers == 1:
         return np.full((1, gram.n_experts), np.nan)
     largest = np.empty((gram.n_layers, gram.n_experts))
-    for layer, cosines in enumerate(gram.cosines):  # [E, L, E]
-        others = np.delete(cosines, layer, axis=1)
-        largest[layer] = others.max(axis=(1, 2))
+    for layer in range(gram.n_layers):
+        cosines = gram.cosine_row(layer)
+        cosines[:, layer] = -1
+        largest[layer] = cosines.max(axis=(1, 2))
     return largest
 
 

@@ -1,7 +1,9 @@
-"""One product of all router columns with all others; every static measure starts here.
+"""Inner products of all router columns; every static measure starts here.
 
-Axes: layer (L), expert (E). `dot[a, i, b, j]` is the inner product of expert i of
-layer a with expert j of layer b.
+Axes: layer (L), expert (E), d_model (d). Up to `HELD_COLUMNS` router columns all
+inner products are computed at once and held. Above that only each layer's own
+block is, and a layer's products with the others are computed when asked for: the
+columns of 128 layers of 256 experts would take 8.6 GB of products.
 """
 
 from __future__ import annotations
@@ -15,86 +17,110 @@ from jaxtyping import Float
 from lens.errors import LensError
 from lens.routers import RouterSet
 
-MAX_COLUMNS = 16384
+HELD_COLUMNS = 4096
+MAX_COLUMNS = 32768
 # Below this share of its length before centring, a canonical column is rounding.
 VANISHED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class RouterGram:
-    """Inner products of all router columns, and what is read off them.
+    """Inner products of router columns, and what is read off them.
 
-    The product runs in float32 and is then kept as float64: cosines are good to
+    Products run in float32 and are then kept as float64: cosines are good to
     about 1e-6, far below their spread of 1/√d under chance.
 
     Attributes:
-      dot: inner products.
+      own: each layer's columns with each other.
       sums: sum of each column over d_model, for Pearson correlations.
-      d_model: length of the columns.
+      columns: the columns, each layer divided by its `scale`.
+      scale: a power of two for each layer, so that neither huge nor tiny weights
+        leave float32's range in a product.
+      held: all inner products, None above `HELD_COLUMNS` columns.
       layer_ids: the model's numbers of the layers, for messages.
     """
 
-    dot: Float[np.ndarray, "layer expert layer expert"]
+    own: Float[np.ndarray, "layer expert expert"]
     sums: Float[np.ndarray, "layer expert"]
-    d_model: int
+    columns: Float[np.ndarray, "layer expert d_model"]
+    scale: Float[np.ndarray, " layer"]
+    held: Float[np.ndarray, "layer expert layer expert"] | None
     layer_ids: np.ndarray | None = None
 
     @property
     def n_layers(self) -> int:
-        return self.dot.shape[0]
+        return self.own.shape[0]
 
     @property
     def n_experts(self) -> int:
-        return self.dot.shape[1]
+        return self.own.shape[1]
 
     @property
-    def blocks(self) -> Float[np.ndarray, "layer layer expert expert"]:
-        """The same numbers as one expert × expert block per pair of layers (a view)."""
-        return self.dot.transpose(0, 2, 1, 3)
-
-    @cached_property
-    def own(self) -> Float[np.ndarray, "layer expert expert"]:
-        """Each layer's block with itself."""
-        layers = np.arange(self.n_layers)
-        return self.dot[layers, :, layers, :]
+    def d_model(self) -> int:
+        return self.columns.shape[2]
 
     @cached_property
     def norms(self) -> Float[np.ndarray, "layer expert"]:
         """L2 norm of every column."""
         return np.sqrt(np.einsum("lee->le", self.own))
 
-    @cached_property
-    def cosines(self) -> Float[np.ndarray, "layer expert layer expert"]:
-        """Cosine similarity of every column with every other, within [-1, 1]."""
-        unit = 1 / self.norms
-        cosines = self.dot * unit[:, :, None, None]
-        cosines *= unit
+    def row(self, layer: int, start: int = 0) -> Float[np.ndarray, "expert other expert"]:
+        """Inner products of a layer's columns with those of the layers from row `start` on."""
+        if self.held is not None:
+            return self.held[layer, :, start:]
+        others = self.columns[start:]
+        product = self.columns[layer] @ others.reshape(-1, self.d_model).T
+        blocks = product.astype(np.float64).reshape(self.n_experts, -1, self.n_experts)
+        blocks *= (self.scale[layer] * self.scale[start:])[:, None]
+        if start <= layer:
+            blocks[:, layer - start] = self.own[layer]
+        return blocks
+
+    def pair(self, a: int, b: int) -> Float[np.ndarray, "expert expert"]:
+        """Inner products of the columns of layer a (rows) with those of layer b."""
+        if self.held is not None:
+            return self.held[a, :, b]
+        if a == b:
+            return self.own[a]
+        product = (self.columns[a] @ self.columns[b].T).astype(np.float64)
+        return product * (self.scale[a] * self.scale[b])
+
+    def cosine_row(self, layer: int) -> Float[np.ndarray, "expert other expert"]:
+        """Cosines of a layer's columns with those of all layers, within [-1, 1]."""
+        cosines = self.row(layer) / self.norms[layer][:, None, None]
+        cosines /= self.norms
         np.clip(cosines, -1, 1, out=cosines)
-        flat = cosines.reshape(self.n_layers * self.n_experts, -1)
-        np.fill_diagonal(flat, 1)
+        np.fill_diagonal(cosines[:, layer], 1)
+        return cosines
+
+    def cosine_pair(self, a: int, b: int) -> Float[np.ndarray, "expert expert"]:
+        """Cosines of the columns of layer a (rows) with those of layer b, within [-1, 1]."""
+        cosines = self.pair(a, b) / (self.norms[a][:, None] * self.norms[b])
+        np.clip(cosines, -1, 1, out=cosines)
+        if a == b:
+            np.fill_diagonal(cosines, 1)
         return cosines
 
     @cached_property
-    def effective_dimension(self) -> float:
-        """Number of directions that the columns share out between them: (tr S)² / tr S².
-
-        S is the second moment of all columns over the residual stream. Between 1
-        and the number of columns; a small value says that few shared directions
-        carry most of the weight, which by itself makes unrelated layers look alike.
-        """
-        flat = self.dot.reshape(self.n_layers * self.n_experts, -1)
-        return float(np.trace(flat) ** 2 / np.vdot(flat, flat))
+    def own_cosines(self) -> Float[np.ndarray, "layer expert expert"]:
+        """Cosines between the columns of each layer."""
+        return np.stack([self.cosine_pair(layer, layer) for layer in range(self.n_layers)])
 
 
 def router_gram(
-    routers: RouterSet, view: str = "canonical", *, max_columns: int = MAX_COLUMNS
+    routers: RouterSet,
+    view: str = "canonical",
+    *,
+    max_columns: int = MAX_COLUMNS,
+    held_columns: int = HELD_COLUMNS,
 ) -> RouterGram:
-    """The Gram matrix of all router columns: the one product that touches d_model.
+    """The inner products of all router columns: the products that touch d_model.
 
     Args:
       routers: the set.
       view: "canonical" (what softmax can see; the default) or "raw".
-      max_columns: router columns that are compared at most; the result takes
+      max_columns: router columns that are compared at most.
+      held_columns: up to so many, all products are computed now and held, in
         8 bytes times their square.
 
     Raises:
@@ -104,9 +130,9 @@ def router_gram(
     if n_columns > max_columns:
         raise LensError(
             f"{routers.n_layers} layers of {routers.n_experts} experts are {n_columns:,} router "
-            f"columns; at most {max_columns:,} are compared at once. Save fewer layers."
+            f"columns; at most {max_columns:,} are compared. Save fewer layers."
         )
-    gram = gram_of_columns(routers.columns(view), routers.layer_ids)
+    gram = gram_of_columns(routers.columns(view), routers.layer_ids, held_columns=held_columns)
     if view == "canonical":
         _check_canonical(routers, gram)
     return gram
@@ -115,12 +141,10 @@ def router_gram(
 def gram_of_columns(
     columns: Float[np.ndarray, "layer d_model expert"],
     layer_ids: np.ndarray | None = None,
+    *,
+    held_columns: int = HELD_COLUMNS,
 ) -> RouterGram:
-    """The Gram matrix of columns given as an array.
-
-    Each layer is divided by a power of two before the product and multiplied
-    back after it, so that neither huge nor tiny weights leave float32's range.
-    """
+    """The inner products of columns given as an array, see `router_gram`."""
     n_layers, d_model, n_experts = columns.shape
     flat = columns.transpose(0, 2, 1).astype(np.float32, order="C")  # [L, E, d]
     peak = np.maximum(flat.max(axis=(1, 2)), -flat.min(axis=(1, 2))).astype(np.float64)
@@ -133,15 +157,44 @@ def gram_of_columns(
         )
     exponent = np.frexp(peak)[1]
     flat = np.ldexp(flat, -exponent[:, None, None], out=flat)
-    sums = flat.sum(axis=2, dtype=np.float64)
-    flat = flat.reshape(n_layers * n_experts, d_model)
-    dot = (flat @ flat.T).astype(np.float64).reshape(n_layers, n_experts, n_layers, n_experts)
+    flat.flags.writeable = False
     scale = np.ldexp(1.0, exponent)
-    if not (exponent == exponent[0]).all() or exponent[0] != 0:
-        dot *= scale[:, None, None, None]
-        dot *= scale[:, None]
-        sums *= scale[:, None]
-    return RouterGram(dot, sums, d_model, layer_ids)
+    sums = flat.sum(axis=2, dtype=np.float64) * scale[:, None]
+    if n_layers * n_experts <= held_columns:
+        rows = flat.reshape(n_layers * n_experts, d_model)
+        dot = (rows @ rows.T).astype(np.float64).reshape(n_layers, n_experts, n_layers, n_experts)
+        if not (exponent == 0).all():
+            dot *= scale[:, None, None, None]
+            dot *= scale[:, None]
+        layers = np.arange(n_layers)
+        return RouterGram(dot[layers, :, layers, :], sums, flat, scale, dot, layer_ids)
+    own = (flat @ flat.transpose(0, 2, 1)).astype(np.float64) * (scale**2)[:, None, None]
+    return RouterGram(own, sums, flat, scale, None, layer_ids)
+
+
+def effective_dimension(
+    gram: RouterGram, cka: Float[np.ndarray, "layer layer"] | None = None
+) -> float:
+    """Number of directions that the columns share out between them: (tr S)² / tr S².
+
+    S is the second moment of all columns over the residual stream. Between 1 and
+    the number of columns; a small value says that few shared directions carry
+    most of the weight, which by itself makes unrelated layers look alike.
+
+    Args:
+      gram: the inner products.
+      cka: CKA of all pairs of layers, if known: it holds what tr S² needs, which
+        otherwise takes all products again where they are not held.
+    """
+    size = np.sqrt(np.einsum("lef,lef->l", gram.own, gram.own))
+    total = np.einsum("lee->", gram.own)
+    if cka is not None:
+        return float(total**2 / (size @ cka @ size))
+    squares = 0.0
+    for layer in range(gram.n_layers):
+        after = gram.row(layer, layer + 1)
+        squares += size[layer] ** 2 + 2 * np.vdot(after, after)
+    return float(total**2 / squares)
 
 
 def _check_canonical(routers: RouterSet, gram: RouterGram) -> None:

@@ -80,7 +80,7 @@ def match_layers(
       The partner of each expert of a, and the cosine between the two.
     """
     a, b = check_layer(gram, a), check_layer(gram, b)
-    return assign(gram.cosines[a, :, b, :])
+    return assign(gram.cosine_pair(a, b))
 
 
 def expert_chains(gram: RouterGram) -> ExpertChains:
@@ -122,7 +122,7 @@ def nearest_experts(
             f"expert: {expert} was asked for; expected 0 to {gram.n_experts - 1}. Choose an expert "
             "of this router set."
         )
-    cosines = gram.cosines[layer, expert].copy()
+    cosines = gram.cosine_row(layer)[expert]
     if other_layers:
         cosines[layer] = -np.inf
     else:

@@ -141,7 +141,7 @@ def chance_level(
 
     It is the null of isotropic weights. Directions that all layers share, such
     as a few dominant dimensions of the residual stream, raise similarities above
-    it by themselves; `RouterGram.effective_dimension` says whether to expect so.
+    it by themselves; `lens.gram.effective_dimension` says whether to expect so.
 
     Args:
       metric: an id of `lens.similarity.LAYER_METRICS`.

@@ -210,7 +210,7 @@ def layer_similarity(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray,
         values = compare(
             tuple(part[a] for part in known),
             tuple(part[rest] for part in known),
-            gram.blocks[a, rest],
+            gram.row(a, a + 1).transpose(1, 0, 2),
         )
         similarity[a, rest] = similarity[rest, a] = values
     low, high = LAYER_METRICS[metric].domain
@@ -236,7 +236,10 @@ def expert_similarity_across_layers(gram: RouterGram) -> Float[np.ndarray, "expe
     expert; `lens.matching.expert_chains` follows experts by what they read.
     Reading it: chance is 0 with spread 1/√d.
     """
-    return np.einsum("aebe->eab", gram.cosines).copy()
+    across = np.empty((gram.n_experts, gram.n_layers, gram.n_layers))
+    for layer in range(gram.n_layers):
+        across[:, layer] = np.einsum("ebe->eb", gram.cosine_row(layer))
+    return across
 
 
 def expert_cosine(gram: RouterGram) -> Float[np.ndarray, "layer expert expert"]:
@@ -247,8 +250,7 @@ def expert_cosine(gram: RouterGram) -> Float[np.ndarray, "layer expert expert"]:
     view unrelated experts sit near -1 / (n_experts - 1), since the part common
     to all was removed; near 0 in the raw view.
     """
-    layers = np.arange(gram.n_layers)
-    return gram.cosines[layers, :, layers, :]
+    return gram.own_cosines.copy()
 
 
 def expert_correlation(gram: RouterGram) -> Float[np.ndarray, "layer expert expert"]:
@@ -311,7 +313,7 @@ def adjacent_layers(gram: RouterGram, metric: str = "cka") -> AdjacentLayers:
         marked[1:] = np.abs(change) > 2 * change.std()
     squares = _trace(gram.own)
     first, second = np.arange(n - 1), np.arange(1, n)
-    cross = np.einsum("lee->l", gram.dot[first, :, second, :])
+    cross = np.array([np.trace(gram.pair(layer, layer + 1)) for layer in range(n - 1)])
     distance = np.sqrt(np.maximum(squares[:-1] + squares[1:] - 2 * cross, 0))
     others = similarity[np.triu_indices(n, 2)]
     return AdjacentLayers(
@@ -351,7 +353,7 @@ class LayerPair:
 def layer_pair(gram: RouterGram, a: int, b: int) -> LayerPair:
     """Everything about two layers that one cell of the similarity matrix sums up."""
     a, b = check_layer(gram, a), check_layer(gram, b)
-    own_a, own_b, cross = gram.own[a], gram.own[b], gram.dot[a, :, b, :]
+    own_a, own_b, cross = gram.own[a], gram.own[b], gram.pair(a, b)
     partner, matched = match_layers(gram, a, b)
     overlap = _whitener(own_a) @ cross @ _whitener(own_b)
     rank = int(min(_rank(own_a), _rank(own_b)))
@@ -359,7 +361,7 @@ def layer_pair(gram: RouterGram, a: int, b: int) -> LayerPair:
     return LayerPair(
         a=a,
         b=b,
-        cosines=gram.cosines[a, :, b, :].copy(),
+        cosines=gram.cosine_pair(a, b),
         partner=partner,
         matched=matched,
         angles=angles,

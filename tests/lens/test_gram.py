@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.gram import gram_of_columns, router_gram, standardized_gram
+from lens.gram import (
+    RouterGram,
+    effective_dimension,
+    gram_of_columns,
+    router_gram,
+    standardized_gram,
+)
 from lens.routers import RouterSet
+from lens.similarity import layer_similarity
 
 RNG = np.random.default_rng(3)
 L, D, E = 4, 60, 5
@@ -16,16 +23,28 @@ ROUTERS = RouterSet(
 )
 
 
+def cosines(gram: RouterGram) -> np.ndarray:
+    return np.stack([gram.cosine_row(layer) for layer in range(gram.n_layers)])
+
+
+@pytest.mark.parametrize("held", [0, 10_000])
 @pytest.mark.parametrize("view", ["canonical", "raw"])
-def test_every_entry_is_the_inner_product_of_two_columns(view):
-    gram = router_gram(ROUTERS, view)
+def test_every_entry_is_the_inner_product_of_two_columns(view, held):
+    gram = router_gram(ROUTERS, view, held_columns=held)
+    assert (gram.held is None) == (held == 0)
     columns = ROUTERS.columns(view).astype(np.float64)
     expected = np.einsum("ade,bdf->aebf", columns, columns)
-    np.testing.assert_allclose(gram.dot, expected, atol=1e-5 * np.abs(expected).max())
+    near = 1e-5 * np.abs(expected).max()
+    for a in range(L):
+        np.testing.assert_allclose(gram.row(a), expected[a], atol=near)
+        np.testing.assert_allclose(gram.row(a, 2), expected[a, :, 2:], atol=near)
+        np.testing.assert_allclose(gram.own[a], expected[a, :, a], atol=near)
+        for b in range(L):
+            np.testing.assert_allclose(gram.pair(a, b), expected[a, :, b], atol=near)
+            near_one = gram.cosine_row(a)[:, b]
+            np.testing.assert_allclose(gram.cosine_pair(a, b), near_one, atol=1e-6)
     np.testing.assert_allclose(gram.sums, columns.sum(axis=1), atol=1e-4)
     np.testing.assert_allclose(gram.norms, np.linalg.norm(columns, axis=1), rtol=1e-5)
-    np.testing.assert_array_equal(gram.own[2], gram.dot[2, :, 2, :])
-    np.testing.assert_array_equal(gram.blocks[1, 3], gram.dot[1, :, 3, :])
 
 
 def test_cosines_are_exact_to_a_millionth_at_full_width():
@@ -33,7 +52,7 @@ def test_cosines_are_exact_to_a_millionth_at_full_width():
     columns = routers.columns().astype(np.float64)
     columns /= np.linalg.norm(columns, axis=1, keepdims=True)
     expected = np.einsum("ade,bdf->aebf", columns, columns)
-    np.testing.assert_allclose(router_gram(routers).cosines, expected, atol=1e-6)
+    np.testing.assert_allclose(cosines(router_gram(routers)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
@@ -41,16 +60,18 @@ def test_tiny_and_huge_weights_keep_their_cosines(scale):
     scaled = RouterSet(ROUTERS.routers * np.float32(scale))
     plain = RouterSet(ROUTERS.routers)
     gram = router_gram(scaled)
-    np.testing.assert_allclose(gram.cosines, router_gram(plain).cosines, atol=1e-6)
+    np.testing.assert_allclose(cosines(gram), cosines(router_gram(plain)), atol=1e-6)
     np.testing.assert_allclose(gram.norms, router_gram(plain).norms * scale, rtol=1e-5)
+    unheld = router_gram(scaled, held_columns=0)
+    np.testing.assert_allclose(cosines(unheld), cosines(gram), atol=1e-6)
 
 
 def test_a_vector_shared_by_all_columns_changes_the_raw_view_alone():
     shared = ROUTERS.routers + 3 * RNG.standard_normal((L, D, 1)).astype(np.float32)
     offset = RouterSet(shared, norm_scales=ROUTERS.norm_scales)
-    same = router_gram(offset).cosines - router_gram(ROUTERS).cosines
+    same = cosines(router_gram(offset)) - cosines(router_gram(ROUTERS))
     assert np.abs(same).max() < 1e-5
-    raw = router_gram(offset, "raw").cosines - router_gram(ROUTERS, "raw").cosines
+    raw = cosines(router_gram(offset, "raw")) - cosines(router_gram(ROUTERS, "raw"))
     assert np.abs(raw).max() > 0.3
 
 
@@ -60,7 +81,7 @@ def test_equal_experts_vanish_from_the_canonical_view_with_an_error_and_not_from
     equal = RouterSet(routers, ROUTERS.norm_scales, ROUTERS.layer_ids)
     with pytest.raises(LensError, match="Layer 4, expert 0: .* equals the mean .* the raw view"):
         router_gram(equal)
-    assert np.isfinite(router_gram(equal, "raw").cosines).all()
+    assert np.isfinite(cosines(router_gram(equal, "raw"))).all()
 
 
 def test_norm_scales_that_leave_float32_are_named():
@@ -70,8 +91,8 @@ def test_norm_scales_that_leave_float32_are_named():
 
 
 def test_more_columns_than_fit_in_memory_are_refused():
-    many = RouterSet(RNG.standard_normal((20, 2, 1024)).astype(np.float32))
-    with pytest.raises(LensError, match="20,480 router columns; at most 16,384"):
+    many = RouterSet(RNG.standard_normal((40, 2, 1024)).astype(np.float32))
+    with pytest.raises(LensError, match="40,960 router columns; at most 32,768"):
         router_gram(many)
     with pytest.raises(LensError, match="at most 10 are compared"):
         router_gram(ROUTERS, max_columns=10)
@@ -79,10 +100,12 @@ def test_more_columns_than_fit_in_memory_are_refused():
 
 def test_the_effective_dimension_counts_directions():
     isotropic = gram_of_columns(RNG.standard_normal((4, 4000, 8)).astype(np.float32))
-    assert 31 < isotropic.effective_dimension < 32
+    assert 31 < effective_dimension(isotropic) < 32
     shared = np.zeros((4, 400, 8), np.float32)
     shared[:, 7] = RNG.standard_normal((4, 8))
-    assert gram_of_columns(shared).effective_dimension == pytest.approx(1)
+    assert effective_dimension(gram_of_columns(shared, held_columns=0)) == pytest.approx(1)
+    cka = layer_similarity(isotropic, "cka")
+    assert effective_dimension(isotropic, cka) == pytest.approx(effective_dimension(isotropic))
 
 
 def test_standardised_inner_products_are_those_of_a_standard_scaler():

@@ -38,7 +38,7 @@ def test_planted_experts_are_found_under_their_new_labels():
 def test_no_other_assignment_has_a_larger_total():
     noise = router_gram(RouterSet(RNG.standard_normal((2, 20, E)).astype(np.float32)))
     partner, cosine = match_layers(noise, 0, 1)
-    block = noise.cosines[0, :, 1, :]
+    block = noise.cosine_pair(0, 1)
     best = max(block[np.arange(E), list(order)].sum() for order in itertools.permutations(range(E)))
     assert sorted(partner) == list(range(E))
     assert cosine.sum() == pytest.approx(best)
@@ -51,7 +51,7 @@ def test_chains_follow_planted_experts_through_all_layers():
     np.testing.assert_array_equal(chains.expert[LABELS[0]], LABELS.T)
     for chain, layer in itertools.product(range(E), range(L - 1)):
         here, there = chains.expert[chain, layer : layer + 2]
-        assert chains.score[chain, layer] == GRAM.cosines[layer, here, layer + 1, there]
+        assert chains.score[chain, layer] == GRAM.cosine_pair(layer, layer + 1)[here, there]
 
 
 def test_a_single_layer_has_chains_without_links():
@@ -66,7 +66,7 @@ def test_the_nearest_experts_are_the_planted_copies_in_order_of_their_cosine():
     assert {(layer, e) for layer, e, _ in nearest} == copies
     cosines = [cosine for *_, cosine in nearest]
     assert cosines == sorted(cosines, reverse=True)
-    assert cosines[0] == GRAM.cosines[2, expert, nearest[0][0], nearest[0][1]]
+    assert cosines[0] == GRAM.cosine_row(2)[expert, nearest[0][0], nearest[0][1]]
 
 
 def test_nearest_experts_leave_out_the_own_layer_unless_asked():

@@ -155,7 +155,7 @@ def test_an_unknown_metric_is_refused_with_the_names_of_those_there_are():
 def test_pair_similarity_of_blocks_equals_the_matrix_of_all_layers():
     gram = router_gram(ROUTERS)
     for metric in LAYER_METRICS:
-        found = pair_similarity(metric, gram.own[:1], gram.own[3:4], gram.blocks[0, 3:4])
+        found = pair_similarity(metric, gram.own[:1], gram.own[3:4], gram.pair(0, 3)[None])
         assert found[0] == pytest.approx(layer_similarity(gram, metric)[0, 3], abs=1e-12)
 
 
