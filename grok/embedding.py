@@ -145,7 +145,7 @@ class TokenEmbedding:
             return into
         try:
             stream.seek(self.offset + start * self.d_model * self.dtype.itemsize)
-            view = memoryview(into.reshape(-1).view(np.uint8))
+            view = into.reshape(-1).view(np.uint8).data
             while view:
                 n: int = stream.readinto(view)  # type: ignore[attr-defined]
                 if not n:

@@ -1,0 +1,82 @@
+"""One token through every router, on the direct path: see `lens.vocabulary`.
+
+Axes: layer (L), expert (E), choice (K), d_model (d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lens.extreme_tokens import margins, selection_thresholds
+from lens.multiple import benjamini_hochberg
+from lens.routers import RouterSet
+from lens.vocabulary import (
+    ArrayRows,
+    ReadoutSettings,
+    check_fit,
+    inverse_rms,
+    lengths,
+    unit_rows,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenReading:
+    """One token on the direct path, through every router.
+
+    Attributes:
+      push: in logits.
+      margin: see `Readout`.
+      chosen: the experts that would be selected, largest logit first.
+      z: push / ‖w̃‖: 0 ± 1 for a random direction.
+      p: of |push|, for a random direction of the expert's length; in closed form:
+        cos² of unrelated directions is Beta(1/2, (d − 1)/2).
+      q: `p` after Benjamini and Hochberg over all experts.
+    """
+
+    push: Float[np.ndarray, "layer expert"]
+    margin: Float[np.ndarray, "layer expert"]
+    chosen: Int[np.ndarray, "layer choice"]
+    z: Float[np.ndarray, "layer expert"]
+    p: Float[np.ndarray, "layer expert"]
+    q: Float[np.ndarray, "layer expert"]
+
+
+def token_reading(
+    routers: RouterSet,
+    row: Float[np.ndarray, " d_model"],
+    multiplier: float = 1.0,
+    view: str = "canonical",
+) -> TokenReading:
+    """What every expert makes of one token's embedding, on the direct path.
+
+    Args:
+      row: the embedding, without the multiplier.
+
+    Raises:
+      LensError: the row does not fit the routers or is not finite.
+    """
+    rows = ArrayRows(np.asarray(row, np.float32)[None], multiplier)
+    check_fit(routers, rows, ReadoutSettings(view))
+    from scipy.special import betainc
+
+    columns = unit_rows(routers, view)
+    norm = lengths(columns, routers)
+    inverse, _ = inverse_rms(rows.array, multiplier, 0)
+    push = (columns @ rows.array[0] * inverse[0]).reshape(norm.shape)
+    scores = push if routers.biases is None else push + routers.biases
+    last, following = selection_thresholds(scores[:, :, None], routers.top_k)
+    length = float(np.linalg.norm(rows.array[0].astype(np.float64)) * inverse[0])
+    cosine = push / (norm * length) if length else np.zeros(norm.shape)
+    p = betainc((routers.d_model - 1) / 2, 0.5, np.clip(1 - cosine**2, 0, 1))
+    return TokenReading(
+        push=push,
+        margin=margins(scores, last, following),
+        chosen=np.argsort(-scores, axis=1, kind="stable")[:, : routers.top_k],
+        z=push / norm,
+        p=p,
+        q=benjamini_hochberg(p),
+    )
