@@ -312,6 +312,9 @@ class _Locator(_Unpickler):
         replaced = _ALLOWED["numpy.core.multiarray", "_reconstruct"]
         return _reconstruct if found is replaced else found
 
+    def load_short_binbytes(self) -> None:
+        self._note(self.read(1)[0])
+
     def load_binbytes(self) -> None:
         self._note(int.from_bytes(self.read(4), "little"))
 
@@ -329,6 +332,7 @@ class _Locator(_Unpickler):
         else:
             self._skimmed.skip(size)
 
+    dispatch[pickle.SHORT_BINBYTES[0]] = load_short_binbytes
     dispatch[pickle.BINBYTES[0]] = load_binbytes
     dispatch[pickle.BINBYTES8[0]] = load_binbytes8
 
