@@ -65,8 +65,8 @@ def expert_measures(
     absolute = np.abs(routers.columns(view)).sum(axis=1).astype(np.float64)
     selected = breadth(gram, routers.top_k, biases=routers.biases)
     # Σ_ab ⟨w_a, w_b⟩ over layers is the square of the sum of the columns.
-    total = np.einsum("l,led->ed", gram.scale, gram.columns)
-    across = squares.sum(axis=0) / n_layers - (total * total).sum(axis=1) / n_layers**2
+    of_sum = sum(np.einsum("ebe->e", gram.row(layer)) for layer in range(n_layers))
+    across = squares.sum(axis=0) / n_layers - of_sum / n_layers**2
     baselines = {
         "l1_l2": float(np.sqrt(2 * d_model / np.pi)),
         "breadth": routers.top_k / n_experts,

@@ -33,18 +33,21 @@ class RouterGram:
     Attributes:
       own: each layer's columns with each other.
       sums: sum of each column over d_model, for Pearson correlations.
-      columns: the columns, each layer divided by its `scale`.
-      scale: a power of two for each layer, so that neither huge nor tiny weights
-        leave float32's range in a product.
+      d_model: length of the columns.
       held: all inner products, None above `HELD_COLUMNS` columns.
+      columns: the columns, each layer divided by its `scale`; None where the
+        products are held.
+      scale: a power of two for each layer, so that neither huge nor tiny weights
+        leave float32's range in a product; None where the products are held.
       layer_ids: the model's numbers of the layers, for messages.
     """
 
     own: Float[np.ndarray, "layer expert expert"]
     sums: Float[np.ndarray, "layer expert"]
-    columns: Float[np.ndarray, "layer expert d_model"]
-    scale: Float[np.ndarray, " layer"]
-    held: Float[np.ndarray, "layer expert layer expert"] | None
+    d_model: int
+    held: Float[np.ndarray, "layer expert layer expert"] | None = None
+    columns: Float[np.ndarray, "layer expert d_model"] | None = None
+    scale: Float[np.ndarray, " layer"] | None = None
     layer_ids: np.ndarray | None = None
 
     @property
@@ -55,10 +58,6 @@ class RouterGram:
     def n_experts(self) -> int:
         return self.own.shape[1]
 
-    @property
-    def d_model(self) -> int:
-        return self.columns.shape[2]
-
     @cached_property
     def norms(self) -> Float[np.ndarray, "layer expert"]:
         """L2 norm of every column."""
@@ -68,6 +67,7 @@ class RouterGram:
         """Inner products of a layer's columns with those of the layers from row `start` on."""
         if self.held is not None:
             return self.held[layer, :, start:]
+        assert self.columns is not None and self.scale is not None  # what is held has neither
         others = self.columns[start:]
         product = self.columns[layer] @ others.reshape(-1, self.d_model).T
         blocks = product.astype(np.float64).reshape(self.n_experts, -1, self.n_experts)
@@ -82,6 +82,7 @@ class RouterGram:
             return self.held[a, :, b]
         if a == b:
             return self.own[a]
+        assert self.columns is not None and self.scale is not None
         product = (self.columns[a] @ self.columns[b].T).astype(np.float64)
         return product * (self.scale[a] * self.scale[b])
 
@@ -167,9 +168,10 @@ def gram_of_columns(
             dot *= scale[:, None, None, None]
             dot *= scale[:, None]
         layers = np.arange(n_layers)
-        return RouterGram(dot[layers, :, layers, :], sums, flat, scale, dot, layer_ids)
+        own = dot[layers, :, layers, :]
+        return RouterGram(own, sums, d_model, held=dot, layer_ids=layer_ids)
     own = (flat @ flat.transpose(0, 2, 1)).astype(np.float64) * (scale**2)[:, None, None]
-    return RouterGram(own, sums, flat, scale, None, layer_ids)
+    return RouterGram(own, sums, d_model, columns=flat, scale=scale, layer_ids=layer_ids)
 
 
 def effective_dimension(

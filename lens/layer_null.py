@@ -1,0 +1,292 @@
+"""Which pairs of layers are more alike than chance: every pair beside its null.
+
+Axes: layer (L), draw, expert (E).
+
+The null is the rotation null (`lens.rotation`): each pair keeps the two routers as
+they are and lies at a random angle. A thousand draws of it for all pairs take seconds,
+because one set of random corners serves every pair. The permutation null
+(`lens.permutation`) costs a product of all columns a draw; its pairs are pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from lens.errors import LensError
+from lens.gram import RouterGram
+from lens.matching import SUBSET_EXPERTS, mean_matched
+from lens.multiple import benjamini_hochberg, tail_p
+from lens.rotation import corners, spectrum
+from lens.similarity import check_metric, layer_similarity
+
+DRAWS = 1000
+SEED = 0
+MAX_DRAWS = 100_000
+# A batch of drawn blocks in memory, in numbers.
+BATCH = 2**23
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is to do; may raise to stop."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNull:
+    """All pairs of layers against what unrelated ones give.
+
+    Attributes:
+      metric: id of the similarity.
+      mean, sd: of the null of each pair; not a number on the diagonal.
+      z: similarity less the mean, over the spread: how many spreads beyond chance.
+      p: share of unrelated pairs at least as alike, see `lens.multiple.tail_p`.
+      q: the same, adjusted for all pairs being looked at (Benjamini–Hochberg).
+      draws: how many there were, of each pair (rotation) or of the set (permutation).
+      seed: of the random numbers.
+      method: what was drawn, for people.
+    """
+
+    metric: str
+    mean: Float[np.ndarray, "layer layer"]
+    sd: Float[np.ndarray, "layer layer"]
+    z: Float[np.ndarray, "layer layer"]
+    p: Float[np.ndarray, "layer layer"]
+    q: Float[np.ndarray, "layer layer"]
+    draws: int
+    seed: int
+    method: str
+
+    def found(self, level: float = 0.05) -> int:
+        """How many pairs are more alike than chance at this false discovery rate."""
+        return int(np.count_nonzero(self.q[np.triu_indices(len(self.q), 1)] <= level))
+
+
+def check_draws(draws: int) -> int:
+    """A number of draws as given, or an error that says how many can be asked for."""
+    if not 19 <= draws <= MAX_DRAWS:
+        raise LensError(f"draws: found {draws}; expected 19 to {MAX_DRAWS:,}.")
+    return int(draws)
+
+
+def affordable_draws(metric: str, n_layers: int, n_experts: int, draws: int = DRAWS) -> int:
+    """As many draws as asked for, fewer where every one takes long assignments.
+
+    Matching more than 10 experts takes one assignment a pair and draw, about 0.4 µs
+    times E² each; the number is cut so that all pairs stay near 20 seconds.
+    """
+    if metric != "matched_cosine" or n_experts <= SUBSET_EXPERTS:
+        return draws
+    pairs = max(n_layers * (n_layers - 1) / 2, 1)
+    return int(np.clip(20 / (pairs * 0.4e-6 * n_experts**2), 19, draws))
+
+
+def layer_null(
+    gram: RouterGram,
+    metric: str = "cka",
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+    progress: Progress | None = None,
+) -> LayerNull:
+    """Every pair of layers against the rotation null.
+
+    Unchanged by what leaves the metric unchanged. Reading it: z of 2 is twice the
+    spread of unrelated pairs above their mean; q of at most 0.05 marks the pairs of
+    which at most one in twenty is expected to be there by chance.
+
+    Args:
+      gram: inner products of the view to be compared.
+      metric: an id of `lens.similarity.LAYER_METRICS`.
+      draws: random rotations of each pair. Metrics that match experts do it anew in each.
+      seed: of the rotations.
+      progress: told about every layer that is done.
+
+    Raises:
+      LensError: unknown metric, or a number of draws that cannot be asked for.
+    """
+    check_draws(draws)
+    similarity = layer_similarity(gram, metric)
+    n = gram.n_layers
+    mean, sd, skewness, reached = (np.full((n, n), np.nan) for _ in range(4))
+    for a, values in _rows(gram, metric, draws, np.random.default_rng(seed)):
+        rest = slice(a + 1, None)
+        centre = values.mean(axis=0)
+        apart = values - centre
+        spread = np.sqrt((apart * apart).mean(axis=0))
+        cubed = np.einsum("dp,dp,dp->p", apart, apart, apart) / draws
+        mean[a, rest], sd[a, rest] = centre, spread
+        safe = np.maximum(spread, 1e-300)
+        skewness[a, rest] = cubed / safe**3
+        reached[a, rest] = np.count_nonzero(values >= similarity[a, rest] - 1e-12, axis=0)
+        if progress is not None:
+            progress(a + 1, n - 1)
+    if draws < 200 and n > 2:  # too few draws to tell the skewness of one pair
+        skewness[:] = np.nanmean(skewness)
+    method = "each layer turned at random"
+    if metric == "matched_cosine":
+        method += ", matched anew in every draw"
+    return _summary(metric, similarity, mean, sd, skewness, reached, draws, draws, seed, method)
+
+
+def permutation_null(
+    gram: RouterGram,
+    sets: Iterable[RouterGram],
+    against: LayerNull,
+    *,
+    seed: int = SEED,
+    progress: Callable[[int], None] | None = None,
+) -> LayerNull:
+    """Every pair of layers against the permutation null, its pairs pooled.
+
+    A draw costs a product of all columns, so there are few. Every pair of a draw
+    is measured in the mean and spread of its own rotation null, and all of them
+    together are the null of each pair: 2,016 values a draw for 64 layers. Pooling
+    assumes that shuffling changes all pairs alike, in those units.
+
+    Args:
+      gram: inner products of the view to be compared.
+      sets: draws, from `lens.permutation.permuted_sets`; stop early by ending it.
+      against: the rotation null of the same set and metric.
+      seed: the one that `sets` was made with, to be kept with the result.
+      progress: told about every draw.
+
+    Raises:
+      LensError: there were no draws.
+    """
+    metric = against.metric
+    similarity = layer_similarity(gram, metric)
+    upper = np.triu_indices(gram.n_layers, 1)
+    pool = []
+    for drawn in sets:
+        values = layer_similarity(drawn, metric)[upper]
+        pool.append((values - against.mean[upper]) / against.sd[upper])
+        if progress is not None:
+            progress(len(pool))
+    if not pool:
+        raise LensError("Permutation null: no draws were made; expected at least one.")
+    pooled = np.concatenate(pool)
+    centre, spread = pooled.mean(), pooled.std()
+    skew = float(((pooled - centre) ** 3).mean() / spread**3)
+    reached = np.full(similarity.shape, np.nan)
+    pooled.sort()
+    z = (similarity[upper] - against.mean[upper]) / against.sd[upper]
+    reached[upper] = len(pooled) - np.searchsorted(pooled, z - 1e-9)
+    return _summary(
+        metric,
+        similarity,
+        against.mean + centre * against.sd,
+        spread * against.sd,
+        np.full(similarity.shape, skew),
+        reached,
+        len(pooled),
+        len(pool),
+        seed,
+        f"coordinates of each layer shuffled, {len(pooled):,} pairs pooled",
+    )
+
+
+def _summary(
+    metric: str,
+    similarity: np.ndarray,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    skewness: np.ndarray,
+    reached: np.ndarray,
+    values: int,
+    draws: int,
+    seed: int,
+    method: str,
+) -> LayerNull:
+    upper = np.triu_indices(len(similarity), 1)
+    z = np.full(similarity.shape, np.nan)
+    z[upper] = (similarity[upper] - mean[upper]) / np.maximum(sd[upper], 1e-300)
+    p, q = np.full_like(z, np.nan), np.full_like(z, np.nan)
+    p[upper] = tail_p(z[upper], skewness[upper], reached[upper], values)
+    q[upper] = benjamini_hochberg(p[upper])
+    whole = [_mirrored(part) for part in (mean, sd, z, p, q)]
+    return LayerNull(metric, *whole, draws=draws, seed=seed, method=method)
+
+
+def _mirrored(upper: np.ndarray) -> np.ndarray:
+    """A symmetric matrix from its part above the diagonal; the diagonal is not a number."""
+    whole = np.where(np.tri(len(upper), dtype=bool), upper.T, upper)
+    np.fill_diagonal(whole, np.nan)
+    return whole
+
+
+def null_of_pair(
+    gram: RouterGram, a: int, b: int, metric: str, *, draws: int = DRAWS, seed: int = SEED
+) -> Float[np.ndarray, " draw"]:
+    """Similarities of two layers of the set after each was turned at random; sorted."""
+    pair = RouterGram(gram.own[[a, b]], gram.sums[[a, b]], gram.d_model)
+    rng = np.random.default_rng(seed)
+    _, values = next(_rows(pair, metric, check_draws(draws), rng))
+    return np.sort(values[:, 0])
+
+
+def adjacent_null(
+    gram: RouterGram, metric: str = "cka", *, draws: int = DRAWS, seed: int = SEED
+) -> Float[np.ndarray, "draw pair"]:
+    """Similarities of adjacent layers, draw by draw, if every layer were turned at random.
+
+    Each pair gets rotations of its own: turning all layers makes those of adjacent
+    pairs independent of each other, so a row is one draw of the whole series.
+    """
+    rng = np.random.default_rng(seed)
+    columns = []
+    for layer in range(gram.n_layers - 1):
+        two = [layer, layer + 1]
+        pair = RouterGram(gram.own[two], gram.sums[two], gram.d_model)
+        _, values = next(_rows(pair, metric, check_draws(draws), rng))
+        columns.append(values[:, 0])
+    return np.stack(columns, axis=1) if columns else np.empty((draws, 0))
+
+
+def _rows(
+    gram: RouterGram, metric: str, draws: int, rng: np.random.Generator
+) -> Iterator[tuple[int, Float[np.ndarray, "draw pair"]]]:
+    """For every layer but the last, its drawn similarities with the layers after it."""
+    check_metric(metric)
+    n, n_experts = gram.n_layers, gram.n_experts
+    if n < 2:
+        return
+    values, roots = spectrum(gram.own, gram.d_model)
+    rank = values.shape[1]
+    turns = corners(rng, draws, gram.d_model, rank, rank)
+    squares = np.einsum("lr->l", values)  # of the whole router
+    if metric in ("cka", "principal_angles"):
+        weights, size = values, np.sqrt(np.einsum("lr,lr->l", values, values))
+        if metric == "principal_angles":
+            weights = (values > 0).astype(float)
+            size = weights.sum(axis=1)
+        squared = turns**2
+        for a in range(n - 1):
+            after = slice(a + 1, None)
+            both = np.minimum(size[a], size[after]) if metric != "cka" else size[a] * size[after]
+            yield a, (weights[a] @ squared) @ weights[after].T / both
+    elif metric == "matched_cosine":
+        unit = roots / np.sqrt(np.einsum("ler,ler->le", roots, roots))[:, :, None]
+        unit, narrow = unit.astype(np.float32), turns.astype(np.float32)
+        batch = max(1, BATCH // (draws * n_experts**2))
+        for a in range(n - 1):
+            half = (unit[a] @ narrow).reshape(-1, rank)  # [draw · E, R]
+            parts = []
+            for start in range(a + 1, n, batch):
+                some = unit[start : start + batch]
+                cosines = half @ some.reshape(-1, rank).T
+                blocks = cosines.reshape(draws, n_experts, len(some), n_experts)
+                parts.append(mean_matched(blocks.transpose(0, 2, 1, 3)))
+            yield a, np.concatenate(parts, axis=1)
+    else:  # what depends on the trace of the product alone; weights sum to 0 as in `null`
+        flat = turns.reshape(draws, -1)
+        for a in range(n - 1):
+            after = slice(a + 1, None)
+            mixed = roots[a].T @ roots[after]  # [pair, R, R]
+            trace = flat @ mixed.reshape(len(mixed), -1).T
+            if metric == "euclidean":
+                distance = np.sqrt(np.maximum(squares[a] + squares[after] - 2 * trace, 0))
+                yield a, 1 / (1 + distance)
+            else:
+                yield a, trace / np.sqrt(squares[a] * squares[after])
