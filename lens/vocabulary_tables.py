@@ -1,0 +1,83 @@
+"""Read-outs of the vocabulary as CSV text; see `lens.tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lens.tables import table_csv
+from lens.token_reading import TokenReading
+from lens.vocabulary import TESTS, Readout
+
+Piece = Callable[[int], str]
+
+
+def tokens_csv(
+    readout: Readout, labels: Sequence[str], piece: Piece | None, kept: int | None = None
+) -> str:
+    """One row for each of the most extreme tokens of every expert, at both ends."""
+    n_layers, n_experts, n_ranks = readout.top.shape
+    ranks = np.arange(n_ranks if kept is None else min(kept, n_ranks))
+    columns: dict[str, list[Any]] = {}
+    for end in ("top", "bottom"):
+        for layer, expert in np.ndindex(n_layers, n_experts):
+            ids = getattr(readout, end)[layer, expert, ranks]
+            low, high = readout.chance_band(layer, expert, end)
+            rows = {
+                "layer": [labels[layer]] * len(ranks),
+                "expert (index in its layer)": [expert] * len(ranks),
+                "end": [end] * len(ranks),
+                "rank": ranks + 1,
+                "token (id)": ids,
+                "piece": ["" if piece is None else piece(int(t)) for t in ids],
+                "push (logits)": getattr(readout, f"{end}_push")[layer, expert, ranks],
+                "margin (logits)": getattr(readout, f"{end}_margin")[layer, expert, ranks],
+                "chance, low (2.5 %)": low[ranks],
+                "chance, high (97.5 %)": high[ranks],
+            }
+            for name, values in rows.items():
+                columns.setdefault(name, []).extend(values)
+    return table_csv(columns)
+
+
+def listening_csv(readout: Readout, labels: Sequence[str]) -> str:
+    """One row for each expert: how much it listens to the vocabulary, and chance beside it."""
+    layer, expert = (grid.ravel() for grid in np.indices(readout.share.shape))
+    columns: dict[str, Any] = {
+        "layer": np.asarray(labels)[layer],
+        "expert (index in its layer)": expert,
+        "length of the column (units of the weights)": readout.norm.ravel(),
+        "mean push (logits)": readout.mean.ravel(),
+        "spread of the push (logits)": readout.sd.ravel(),
+        "largest push (logits)": readout.top_push[..., 0].ravel(),
+        "smallest push (logits)": readout.bottom_push[..., 0].ravel(),
+        "share of tokens that would select it (0 to 1)": readout.share.ravel(),
+        "share of a layer turned at random, low (2.5 %)": readout.share_low.ravel(),
+        "share of a layer turned at random, high (97.5 %)": readout.share_high.ravel(),
+    }
+    for test, p, q in zip(TESTS, readout.p, readout.q, strict=True):
+        columns[f"p of {test} ({readout.draws} random directions)"] = p.ravel()
+        columns[f"q of {test} (Benjamini-Hochberg over all)"] = q.ravel()
+    return table_csv(columns)
+
+
+def reading_csv(reading: TokenReading, labels: Sequence[str]) -> str:
+    """One row for each expert: what it makes of one token."""
+    layer, expert = (grid.ravel() for grid in np.indices(reading.push.shape))
+    order = np.zeros(reading.push.shape, int)
+    rows = np.arange(len(reading.chosen))[:, None]
+    order[rows, reading.chosen] = np.arange(1, reading.chosen.shape[1] + 1)
+    return table_csv(
+        {
+            "layer": np.asarray(labels)[layer],
+            "expert (index in its layer)": expert,
+            "push (logits)": reading.push.ravel(),
+            "margin (logits)": reading.margin.ravel(),
+            "choice (1: first; 0: not selected)": order.ravel(),
+            "z (push / length of the column; random direction: 0 ± 1)": reading.z.ravel(),
+            "p": reading.p.ravel(),
+            "q (Benjamini-Hochberg over all)": reading.q.ravel(),
+        }
+    )
