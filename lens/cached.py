@@ -13,18 +13,35 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import clustering, embedding, experts, gram, matching, null, questions, selection
+from lens import (
+    bootstrap,
+    chains,
+    clustering,
+    embedding,
+    experts,
+    gram,
+    layer_null,
+    matching,
+    null,
+    questions,
+    selection,
+)
 from lens import similarity as measures
+from lens import transitions as changes
+from lens.bootstrap import Interval, Intervals
+from lens.chains import SignificantChains
 from lens.clustering import LayerTree
 from lens.embedding import LayerMap
 from lens.experts import ExpertMeasures
 from lens.gram import RouterGram
+from lens.layer_null import LayerNull
 from lens.matching import ExpertChains
 from lens.null import Chance
 from lens.questions import Answer
 from lens.routers import RouterSet
 from lens.selection import Breadth
 from lens.similarity import AdjacentLayers, LayerPair
+from lens.transitions import Transitions
 
 DRAWS = 1000
 SEED = 0
@@ -151,5 +168,104 @@ def chance_level(
 
 
 @_data
-def four_questions(routers: RouterSet) -> list[Answer]:
-    return questions.four_questions(routers, router_gram(routers, "canonical"))
+def four_questions(
+    routers: RouterSet, draws: int = questions.DRAWS, seed: int = SEED
+) -> list[Answer]:
+    gram_ = router_gram(routers, "canonical")
+    return questions.four_questions(routers, gram_, draws=draws, seed=seed)
+
+
+@_data
+def effective_dimension(routers: RouterSet, view: str = "canonical") -> float:
+    similarity = layer_similarity(routers, "cka", view)
+    return gram.effective_dimension(router_gram(routers, view), similarity)
+
+
+# --- against chance; matching many experts is drawn as often as it can be afforded ---
+
+
+@_data
+def layer_null_of(
+    routers: RouterSet,
+    metric: str = "cka",
+    view: str = "canonical",
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> LayerNull:
+    draws = layer_null.affordable_draws(metric, routers.n_layers, routers.n_experts, draws)
+    return layer_null.layer_null(router_gram(routers, view), metric, draws=draws, seed=seed)
+
+
+@_data
+def null_of_pair(
+    routers: RouterSet,
+    a: int,
+    b: int,
+    metric: str = "cka",
+    view: str = "canonical",
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> np.ndarray:
+    draws = layer_null.affordable_draws(metric, 2, routers.n_experts, draws)
+    gram_ = router_gram(routers, view)
+    return layer_null.null_of_pair(gram_, a, b, metric, draws=draws, seed=seed)
+
+
+@_data
+def adjacent_null(
+    routers: RouterSet,
+    metric: str = "cka",
+    view: str = "canonical",
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> np.ndarray:
+    draws = layer_null.affordable_draws(metric, routers.n_layers, routers.n_experts, draws)
+    return layer_null.adjacent_null(router_gram(routers, view), metric, draws=draws, seed=seed)
+
+
+@_data
+def transitions(
+    routers: RouterSet,
+    metric: str = "cka",
+    view: str = "canonical",
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Transitions:
+    draws = layer_null.affordable_draws(metric, routers.n_layers, routers.n_experts, draws)
+    return changes.transitions(router_gram(routers, view), metric, draws=draws, seed=seed)
+
+
+@_data
+def pair_interval(
+    routers: RouterSet,
+    a: int,
+    b: int,
+    metric: str = "cka",
+    view: str = "canonical",
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Interval:
+    draws = bootstrap.affordable_draws(1, routers.d_model, routers.n_experts, draws)
+    columns = routers.columns(view)
+    return bootstrap.pair_interval(columns, a, b, metric, draws=draws, seed=seed)
+
+
+@_data
+def adjacent_intervals(
+    routers: RouterSet,
+    metric: str = "cka",
+    view: str = "canonical",
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Intervals:
+    n_pairs = max(routers.n_layers - 1, 1)
+    draws = bootstrap.affordable_draws(n_pairs, routers.d_model, routers.n_experts, draws)
+    columns = routers.columns(view)
+    return bootstrap.adjacent_intervals(columns, metric, draws=draws, seed=seed)
+
+
+@_data
+def significant_chains(
+    routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
+) -> SignificantChains:
+    return chains.significant_chains(router_gram(routers, view), draws=draws, seed=seed)

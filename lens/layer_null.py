@@ -205,8 +205,17 @@ def _summary(
     p, q = np.full_like(z, np.nan), np.full_like(z, np.nan)
     p[upper] = tail_p(z[upper], skewness[upper], reached[upper], values)
     q[upper] = benjamini_hochberg(p[upper])
-    whole = [_mirrored(part) for part in (mean, sd, z, p, q)]
-    return LayerNull(metric, *whole, draws=draws, seed=seed, method=method)
+    return LayerNull(
+        metric=metric,
+        mean=_mirrored(mean),
+        sd=_mirrored(sd),
+        z=_mirrored(z),
+        p=_mirrored(p),
+        q=_mirrored(q),
+        draws=draws,
+        seed=seed,
+        method=method,
+    )
 
 
 def _mirrored(upper: np.ndarray) -> np.ndarray:
