@@ -1,13 +1,15 @@
 """The four questions that the first page answers, each with its null.
 
-Every answer is one sentence with an effect, what chance gives, and a p-value.
-"Not distinguishable from chance" is an answer.
+Every answer is one sentence with an effect, what chance gives, and a p-value. The four
+are asked together: an answer is a finding when its p-value, adjusted by Holm's method
+for there being four, is below 1 %, so that routers without any structure give no finding
+at all in 99 of 100 cases. "Not distinguishable from chance" is an answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,17 +18,19 @@ from jaxtyping import Float
 
 from lens.clustering import depth_terciles
 from lens.gram import RouterGram
-from lens.null import centered, chance_samples, gaussian_grams
+from lens.layer_null import adjacent_null, affordable_draws
+from lens.multiple import SMALLEST, holm, monte_carlo_p, tail_p
+from lens.null import centered, gaussian_grams
 from lens.routers import RouterSet
 from lens.selection import MANY_EXPERTS, selected_share
 from lens.similarity import layer_similarity
 
 DRAWS = 999
 SEED = 0
-LEVEL = 0.05
+LEVEL = 0.01
 MIN_ADJACENT = 4
 MIN_DEPTH = 6
-# The spread of breadth and its null are read off the same points.
+# Breadth and its null are read off the same points.
 BATCHES = 2
 
 ADJACENT = "Do adjacent layers have similar routing patterns?"
@@ -46,7 +50,9 @@ class Answer:
         too few layers to ask.
       effect_name: what it is.
       null_mean, null_low, null_high: mean, 2.5 % and 97.5 % quantile by chance.
-      p_value: share of chance results at least as large, counting the data as one.
+      p_value: probability that chance gives so large an effect.
+      p_adjusted: the same for the four questions together (Holm).
+      draws, seed: of the null.
       page: where the numbers can be looked at.
       params: settings of that page that show them.
     """
@@ -59,34 +65,62 @@ class Answer:
     null_low: float
     null_high: float
     p_value: float
+    p_adjusted: float
+    draws: int
+    seed: int
     page: str
     params: dict[str, Any] = field(default_factory=dict)
 
     @property
     def distinguishable(self) -> bool:
-        """Whether chance gives so large an effect in fewer than 1 case in 20."""
-        return self.p_value < LEVEL
+        """Whether it is a finding: below 1 % with Holm's correction for four questions."""
+        return self.p_adjusted < LEVEL
 
 
-def four_questions(routers: RouterSet, gram: RouterGram) -> list[Answer]:
+Words = Callable[[bool, str], str]
+"""The sentence, given whether it is a finding and its p-values in words."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its numbers, before the four are judged together."""
+
+    question: str
+    effect_name: str
+    effect: float
+    null: Float[np.ndarray, " draw"]
+    p_value: float
+    page: str
+    params: dict[str, Any]
+    words: Words
+
+
+def four_questions(
+    routers: RouterSet, gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED
+) -> list[Answer]:
     """The answers for one router set.
-
-    The four p-values are each for itself, not corrected for there being four.
 
     Args:
       routers: the set.
-      gram: its canonical Gram matrix; the nulls are of canonical routers.
+      gram: its canonical inner products; the nulls are of canonical routers.
+      draws: of each null. With fewer than 399 no p-value is small enough for a
+        finding among four.
+      seed: of the draws.
     """
     similarity = layer_similarity(gram, "cka")
-    return [
-        adjacent_answer(similarity),
-        depth_answer(similarity),
-        same_expert_answer(gram),
-        breadth_answer(routers, gram),
+    asked = [
+        ask_adjacent(similarity, draws, seed),
+        ask_depth(similarity, draws, seed),
+        ask_same_expert(gram, draws, seed),
+        ask_breadth(routers, gram, seed),
     ]
+    adjusted = holm(np.array([one.p_value for one in asked]))
+    return [_answer(one, float(p), draws, seed) for one, p in zip(asked, adjusted, strict=True)]
 
 
-def adjacent_answer(similarity: Float[np.ndarray, "layer layer"]) -> Answer:
+def ask_adjacent(
+    similarity: Float[np.ndarray, "layer layer"], draws: int = DRAWS, seed: int = SEED
+) -> Asked:
     """Whether neighbours are more alike than other pairs, against shuffled layer orders."""
     name = "mean CKA of adjacent layers minus that of all other pairs"
     page, params = "/layers", {"metric": "cka"}
@@ -101,7 +135,7 @@ def adjacent_answer(similarity: Float[np.ndarray, "layer layer"]) -> Answer:
         return beside / (n - 1) - (total - beside) / (n_pairs - n + 1)
 
     effect = float(effects(np.arange(n)[None])[0])
-    null = effects(_shuffles(n))
+    null = effects(_shuffles(n, draws, seed))
     neighbours = float(np.diagonal(similarity, 1).mean())
 
     def words(real: bool, p: str) -> str:
@@ -117,10 +151,12 @@ def adjacent_answer(similarity: Float[np.ndarray, "layer layer"]) -> Answer:
             f"{against}."
         )
 
-    return _answer(ADJACENT, name, effect, null, page, params, words)
+    return _asked(ADJACENT, name, effect, null, page, params, words)
 
 
-def depth_answer(similarity: Float[np.ndarray, "layer layer"]) -> Answer:
+def ask_depth(
+    similarity: Float[np.ndarray, "layer layer"], draws: int = DRAWS, seed: int = SEED
+) -> Asked:
     """Whether the first and the last third of the layers form groups, against shuffled depths."""
     name = "mean CKA within the early and the late third minus that between them"
     page, params = "/clustering", {"metric": "cka"}
@@ -142,7 +178,7 @@ def depth_answer(similarity: Float[np.ndarray, "layer layer"]) -> Answer:
         return inside / n_inside, between
 
     within, between = (float(part[0]) for part in parts(np.arange(n)[None]))
-    inside, across = parts(_shuffles(n))
+    inside, across = parts(_shuffles(n, draws, seed))
     null = inside - across
 
     def words(real: bool, p: str) -> str:
@@ -158,11 +194,14 @@ def depth_answer(similarity: Float[np.ndarray, "layer layer"]) -> Answer:
             f"{_number(within - between)}; {against}."
         )
 
-    return _answer(DEPTH, name, within - between, null, page, params, words)
+    return _asked(DEPTH, name, within - between, null, page, params, words)
 
 
-def same_expert_answer(gram: RouterGram) -> Answer:
-    """Whether the matched experts of adjacent layers read alike, against unrelated routers."""
+def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> Asked:
+    """Whether the matched experts of adjacent layers read alike, against layers turned at random.
+
+    Every draw turns each layer and matches anew; each layer keeps its own geometry.
+    """
     name = "mean matched cosine of adjacent layers' experts"
     page, params = "/experts", {"metric": "matched_cosine"}
     n = gram.n_layers
@@ -170,25 +209,34 @@ def same_expert_answer(gram: RouterGram) -> Answer:
         return _too_few(SAME_EXPERT, name, page, params, n, 2)
     similarity = layer_similarity(gram, "matched_cosine")
     effect = float(np.diagonal(similarity, 1).mean())
-    pairs = chance_samples("matched_cosine", gram.d_model, gram.n_experts, DRAWS + 1, SEED)
-    null = _means_of(pairs, n - 1)
+    budget = affordable_draws("matched_cosine", 2, gram.n_experts, 3 * n * draws)
+    draws = max(budget // (3 * n), 19)
+    null = adjacent_null(gram, "matched_cosine", draws=draws, seed=seed).mean(axis=1)
     others = similarity[np.triu_indices(n, 2)]
 
     def words(real: bool, p: str) -> str:
         found = f"experts matched between adjacent layers have a mean cosine of {_number(effect)}"
         if others.size:
             found += f" (other pairs of layers: {_number(float(others.mean()))})"
-        against = f"unrelated routers, matched the same way, give {_band(null)}; {p}"
+        against = f"layers turned at random, matched the same way, give {_band(null)}; {p}"
         if real:
             return f"Yes, to that extent: {found}; {against}."
         return f"Not distinguishable from chance: {found}; {against}."
 
-    return _answer(SAME_EXPERT, name, effect, null, page, params, words)
+    asked = _asked(SAME_EXPERT, name, effect, null, page, params, words)
+    if draws >= 399:
+        return asked
+    # Many experts allow few draws, but their mean is close to normal.
+    return replace(asked, p_value=_tail(effect, null))
 
 
-def breadth_answer(routers: RouterSet, gram: RouterGram) -> Answer:
-    """Whether experts differ in how often they'd be selected, against random routers."""
-    name = "largest minus smallest selection probability in a layer, averaged over layers"
+def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked:
+    """Whether the broadest of all experts is broader than that of as many random routers.
+
+    The largest selection probability of a layer is set against those of random
+    routers, p; the smallest p of L layers counts as 1 − (1 − p)^L.
+    """
+    name = "largest selection probability of any expert, less that of balance"
     page, params = "/experts", {"measure": "breadth"}
     n_experts, top_k = gram.n_experts, routers.top_k
     if top_k == n_experts:
@@ -204,90 +252,117 @@ def breadth_answer(routers: RouterSet, gram: RouterGram) -> Answer:
         )
         return _unasked(BREADTH, sentence, name, page, params)
     shares, _ = selected_share(gram.own, top_k, batches=BATCHES, biases=routers.biases)
-    spread = np.ptp(shares, axis=1)
-    effect = float(spread.mean())
-    null = _means_of(_random_spreads(gram.d_model, n_experts, top_k), gram.n_layers)
+    even = top_k / n_experts
+    layer, expert = (int(i) for i in np.unravel_index(np.argmax(shares), shares.shape))
+    broadest, typical = float(shares.max()), float(shares.max(axis=1).mean())
+    pool = _random_largest(gram.d_model, n_experts, top_k, seed)
+    p_value = float(-np.expm1(gram.n_layers * np.log1p(-_tail(broadest, pool))))
+    rng = np.random.default_rng(seed)
+    null = rng.choice(pool, (DRAWS, gram.n_layers)).max(axis=1) - even
 
     def words(real: bool, p: str) -> str:
-        low, high = float(shares.min()), float(shares.max())
+        name_of = routers.label(layer, expert)
         found = (
-            f"under an isotropic prior an expert is selected with probability {_number(low)} to "
-            f"{_number(high)} (balance: {_number(top_k / n_experts)}), and within a layer these "
-            f"differ by {_number(effect)} on average"
+            f"under an isotropic prior {name_of} is selected with probability "
+            f"{_number(broadest)}, {_number(broadest - even)} above balance "
+            f"({_number(even)}), and the broadest expert of a layer with "
+            f"{_number(typical)} on average"
         )
-        against = f"random routers give {_band(null)}; {p}"
+        against = f"the broadest of as many random routers is above it by {_band(null)}; {p}"
         if real:
             return f"Yes: {found}; {against}."
         return f"Not distinguishable from chance: {found}; {against}."
 
-    return _answer(BREADTH, name, effect, null, page, params, words)
+    effect = broadest - even
+    return Asked(BREADTH, name, effect, null, p_value, page, params, words)
 
 
 @lru_cache(maxsize=8)
-def _random_spreads(d_model: int, n_experts: int, top_k: int) -> Float[np.ndarray, " draw"]:
-    """Spread of breadth in random routers of this size: weights of equal variance everywhere."""
-    draws = 200 if n_experts <= MANY_EXPERTS else 64
-    rng = np.random.default_rng(SEED)
+def _random_largest(
+    d_model: int, n_experts: int, top_k: int, seed: int
+) -> Float[np.ndarray, " draw"]:
+    """Largest selection probability of random routers: weights of equal variance everywhere."""
+    draws = 1000 if n_experts <= MANY_EXPERTS else 128
+    rng = np.random.default_rng(seed)
     own = centered(gaussian_grams(rng, draws, d_model, n_experts))
     shares, _ = selected_share(own, top_k, batches=BATCHES)
-    return np.ptp(shares, axis=1)
+    return shares.max(axis=1)
 
 
-def _means_of(samples: Float[np.ndarray, " draw"], n: int) -> Float[np.ndarray, " draw"]:
-    """Means of n values each, drawn from the samples anew for every mean.
+def _tail(value: float, draws: Float[np.ndarray, " draw"]) -> float:
+    """p-value of one value by `lens.multiple.tail_p`."""
+    apart = draws - draws.mean()
+    spread = float(apart.std())
+    if spread < 1e-9:  # all draws agree: a value is one of them, or none of them at all
+        return 1.0 if value <= draws.max() + 1e-6 else SMALLEST
+    skew = float((apart**3).mean() / spread**3)
+    reached = np.count_nonzero(draws >= value)
+    z = np.array((value - draws.mean()) / spread)
+    return float(tail_p(z, skew, np.array(reached), len(draws)))
 
-    The samples' own mean is uncertain too; that is drawn along.
-    """
-    rng = np.random.default_rng(SEED + 1)
-    means = rng.choice(samples, (DRAWS, n)).mean(axis=1)
-    return means + rng.choice(samples, (DRAWS, len(samples))).mean(axis=1) - samples.mean()
 
-
-def _shuffles(n: int) -> np.ndarray:
+def _shuffles(n: int, draws: int, seed: int) -> np.ndarray:
     """Random orders of the layers, one a row."""
-    rng = np.random.default_rng(SEED)
-    return rng.permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1)
+    rng = np.random.default_rng(seed)
+    return rng.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
 
 
-def _answer(
+def _asked(
     question: str,
     name: str,
     effect: float,
     null: Float[np.ndarray, " draw"],
     page: str,
     params: dict[str, Any],
-    words: Callable[[bool, str], str],
-) -> Answer:
-    """The answer to a question whose larger effects speak for "yes"."""
-    reached = int(np.count_nonzero(null >= effect - 1e-12))
-    p_value = (1 + reached) / (1 + len(null))
-    p_text = f"p {'≤' if reached == 0 else '='} {p_value:.2g}"
-    low, high = np.quantile(null, [0.025, 0.975])
-    return Answer(
-        question=question,
-        sentence=words(p_value < LEVEL, p_text),
-        effect=effect,
-        effect_name=name,
-        null_mean=float(null.mean()),
-        null_low=float(low),
-        null_high=float(high),
-        p_value=p_value,
-        page=page,
-        params=params,
-    )
+    words: Words,
+) -> Asked:
+    """A question whose larger effects speak for "yes"."""
+    p_value = float(monte_carlo_p(effect, null))
+    return Asked(question, name, effect, null, p_value, page, params, words)
 
 
 def _too_few(
     question: str, name: str, page: str, params: dict[str, Any], found: int, needed: int
-) -> Answer:
+) -> Asked:
     there = "there is 1" if found == 1 else f"there are {found}"
     sentence = f"Can't be asked here: it needs at least {needed} layers, and {there}."
     return _unasked(question, sentence, name, page, params)
 
 
-def _unasked(question: str, sentence: str, name: str, page: str, params: dict[str, Any]) -> Answer:
+def _unasked(question: str, sentence: str, name: str, page: str, params: dict[str, Any]) -> Asked:
     nan = float("nan")
-    return Answer(question, sentence, nan, name, nan, nan, nan, nan, page, params)
+    return Asked(
+        question, name, nan, np.full(1, nan), nan, page, params, lambda _real, _p: sentence
+    )
+
+
+def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
+    low, high = np.quantile(asked.null, [0.025, 0.975])
+    least = 1 / (1 + len(asked.null))  # that so many draws can give
+    of_four = _p_number(p_adjusted, 1.0 if asked.p_value <= least else 0.0)
+    p_text = f"p {_p_number(asked.p_value, least)} (for four questions {of_four})"
+    return Answer(
+        question=asked.question,
+        sentence=asked.words(p_adjusted < LEVEL, p_text),
+        effect=asked.effect,
+        effect_name=asked.effect_name,
+        null_mean=float(asked.null.mean()),
+        null_low=float(low),
+        null_high=float(high),
+        p_value=asked.p_value,
+        p_adjusted=p_adjusted,
+        draws=draws,
+        seed=seed,
+        page=asked.page,
+        params=asked.params,
+    )
+
+
+def _p_number(p_value: float, least: float) -> str:
+    """A p-value to two digits; none where draws or tails can't tell it."""
+    if p_value < 1e-4:
+        return "< 0.0001"
+    return f"{'≤' if p_value <= least else '='} {p_value:.2g}"
 
 
 def _number(value: float) -> str:

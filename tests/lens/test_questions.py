@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from lens.gram import router_gram
-from lens.questions import Answer, adjacent_answer, four_questions
+from lens.multiple import holm
+from lens.questions import Answer, ask_adjacent, four_questions
 from lens.routers import RouterSet
 from lens.similarity import layer_similarity
 
@@ -32,6 +34,32 @@ def drifting() -> np.ndarray:
     return np.stack(layers)
 
 
+def blocks() -> np.ndarray:
+    """Thirds of the depth, each with a routing of its own; labels mean nothing."""
+    thirds, layers = RNG.standard_normal((3, 256, 8)), []
+    for layer in range(12):
+        mixed = 0.6 * thirds[layer // 4] + RNG.standard_normal((256, 8))
+        layers.append(mixed[:, RNG.permutation(8)])
+    return np.stack(layers)
+
+
+def matched_in_pairs() -> np.ndarray:
+    """Layers whose experts go on in the next under other labels, and no further than that."""
+    layers = RNG.standard_normal((13, 256, 8))
+    chained = [0.8 * layers[i][:, RNG.permutation(8)] + layers[i + 1] for i in range(12)]
+    return np.stack(chained)
+
+
+def one_broad() -> np.ndarray:
+    layers = noise(12, 256)
+    layers[7, :, 3] *= 1.4
+    return layers
+
+
+def found_in(routers: np.ndarray) -> list[bool]:
+    return [answer.distinguishable for answer in answers(routers)]
+
+
 def test_layers_that_drift_answer_the_first_three_questions_with_yes():
     found = answers(drifting())
     for index in (ADJACENT, DEPTH, SAME):
@@ -41,20 +69,65 @@ def test_layers_that_drift_answer_the_first_three_questions_with_yes():
         assert answer.effect > answer.null_high > answer.null_low
 
 
+def test_known_blocks_of_depth_answer_the_first_three_questions_with_yes_and_not_the_fourth():
+    assert [found_in(blocks()) for _ in range(3)] == [[True, True, True, False]] * 3
+
+
+def test_known_matches_of_neighbours_are_found_though_labels_differ():
+    for _ in range(3):
+        found = answers(matched_in_pairs())
+        assert found[SAME].distinguishable and found[SAME].effect > 0.3
+        assert found[ADJACENT].distinguishable
+        assert not found[BREADTH].distinguishable
+
+
+def test_one_broad_expert_of_one_layer_is_found_and_named_and_nothing_else():
+    for _ in range(3):
+        found = answers(one_broad())
+        assert [answer.distinguishable for answer in found] == [False, False, False, True]
+        assert "L7·E3 is selected with probability 0." in found[BREADTH].sentence
+        assert 0.04 < found[BREADTH].effect < 0.1
+
+
 def test_experts_of_unequal_length_answer_the_fourth_with_yes_and_only_the_fourth():
     found = answers(noise() * np.linspace(0.7, 1.3, 8))
     assert [answer.sentence.startswith("Yes") for answer in found] == [False, False, False, True]
 
 
-def test_independent_layers_are_called_not_distinguishable_from_chance():
-    p_values = np.array([[a.p_value for a in answers(noise())] for _ in range(40)])
-    # Were the tests off, p-values would crowd at one end.
-    assert (p_values < 0.05).sum() <= 16  # 8 expected of 160
-    assert ((p_values.mean(axis=0) > 0.3) & (p_values.mean(axis=0) < 0.75)).all()
-    for answer in answers(noise()):
-        if answer.p_value >= 0.05:
-            assert answer.sentence.startswith("Not distinguishable from chance")
-            assert not answer.distinguishable
+def test_noise_has_no_finding_among_the_four_in_at_least_95_of_100_seeds():
+    p_values, findings = [], 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        found = answers(rng.standard_normal((12, 256, 8)))
+        findings += any(answer.distinguishable for answer in found)
+        p_values.append([answer.p_value for answer in found])
+        for answer in found:
+            no = "Not distinguishable from chance"
+            assert answer.sentence.startswith(no) != answer.distinguishable
+    assert findings <= 5
+    # Were a test off, its p-values would crowd at one end.
+    for column in np.array(p_values).T:
+        assert kstest(column, "uniform").pvalue > 0.005
+
+
+def test_p_values_are_adjusted_for_four_questions_by_holm():
+    found = answers(drifting())
+    expected = holm(np.array([answer.p_value for answer in found]))
+    np.testing.assert_allclose([answer.p_adjusted for answer in found], expected)
+    few = answers(noise(2))
+    assert np.isnan(few[ADJACENT].p_adjusted) and not few[ADJACENT].distinguishable
+    assert few[SAME].p_adjusted == pytest.approx(
+        holm(np.array([few[SAME].p_value, few[BREADTH].p_value]))[0]
+    )
+
+
+def test_draws_and_seed_are_settings_that_the_answers_keep():
+    layers = RouterSet(noise().astype(np.float32))
+    gram = router_gram(layers)
+    first, other = (four_questions(layers, gram, draws=499, seed=seed) for seed in (1, 2))
+    assert {(a.draws, a.seed) for a in first} == {(499, 1)}
+    assert [a.p_value for a in first] != [a.p_value for a in other]
+    assert "in 95 % of 499 draws" in first[ADJACENT].sentence
 
 
 def test_layers_in_shuffled_order_are_alike_in_pairs_but_not_as_neighbours():
@@ -67,7 +140,10 @@ def test_layers_in_shuffled_order_are_alike_in_pairs_but_not_as_neighbours():
 
 def test_every_sentence_states_effect_null_and_p():
     for answer in answers(drifting()):
-        assert re.search(r"in 95 % of 999 draws; p [=≤] 0\.\d+\.$", answer.sentence)
+        p = r"[=≤<] [\d.]+"
+        assert re.search(
+            rf"in 95 % of 999 draws; p {p} \(for four questions {p}\)\.$", answer.sentence
+        )
         assert f"{answer.effect:.3g}" in answer.sentence
         assert answer.page in ("/layers", "/clustering", "/experts")
         assert answer.question.endswith("?")
@@ -77,7 +153,7 @@ def test_the_first_effect_is_the_difference_of_the_two_means():
     similarity = np.corrcoef(RNG.standard_normal((8, 20)))
     near = np.diagonal(similarity, 1).mean()
     far = similarity[np.triu_indices(8, 2)].mean()
-    assert adjacent_answer(similarity).effect == pytest.approx(near - far)
+    assert ask_adjacent(similarity).effect == pytest.approx(near - far)
 
 
 def test_answers_ignore_labels_scales_and_shared_columns():
