@@ -15,14 +15,26 @@ Piece = Callable[[int], str]
 
 
 def tokens_csv(
-    readout: Readout, labels: Sequence[str], piece: Piece | None, kept: int | None = None
+    readout: Readout,
+    labels: Sequence[str],
+    piece: Piece | None,
+    *,
+    kept: int | None = None,
+    only: tuple[int, int] | None = None,
+    ends: Sequence[str] = ("top", "bottom"),
 ) -> str:
-    """One row for each of the most extreme tokens of every expert, at both ends."""
+    """One row for each of the most extreme tokens of every expert, or of one, at both ends.
+
+    Args:
+      kept: tokens of each expert and end; all that were kept by default.
+      only: a single expert, as (layer, expert).
+    """
     n_layers, n_experts, n_ranks = readout.top.shape
     ranks = np.arange(n_ranks if kept is None else min(kept, n_ranks))
+    experts = np.ndindex(n_layers, n_experts) if only is None else [only]
     columns: dict[str, list[Any]] = {}
-    for end in ("top", "bottom"):
-        for layer, expert in np.ndindex(n_layers, n_experts):
+    for layer, expert in experts:
+        for end in ends:
             ids = getattr(readout, end)[layer, expert, ranks]
             low, high = readout.chance_band(layer, expert, end)
             rows = {

@@ -104,7 +104,7 @@ def token_pushes(
       A chart with the selection "pick" of the field token.
     """
     low, high = band
-    names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
+    names = [f"{i + 1}.  {visible(piece)}" for i, piece in enumerate(pieces)]
     selected = np.asarray(margin) > 0
     data = {
         "name": names,

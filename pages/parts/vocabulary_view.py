@@ -1,0 +1,445 @@
+"""What each expert listens to: the tokens that push it most and least, and the way back.
+
+Texts of tokens are shown in charts, tables and plain text only: a piece may hold
+anything, and would be taken for markup elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from grok.errors import GrokError
+from lens import vocabulary_tables as tables
+from lens.errors import LensError
+from lens.figures import vocabulary as figures
+from lens.figures.routing import visible
+from lens.routers import RouterSet
+from lens.token_reading import TokenReading
+from lens.vocabulary import TESTS, Readout, ReadoutSettings
+from pages.parts import downloads, layout, links, vocabulary_source
+from pages.parts.layout import percent
+from pages.parts.vocabulary_source import Source
+
+HOW_TO_READ = """
+**The direct path.** A token's embedding `e`, times the model's multiplier `m`, goes through the
+layer's own RMSNorm and router as if nothing else were in the residual stream:
+`push = w̃ · x̂`, `x̂ = m·e / √(mean((m·e)²) + 1e-5)`, `w̃` the expert's canonical column, which holds
+the norm's scale. Exact for what the embedding contributes. **Later layers see more than the
+embedding**: attention before the first router, the output of every layer before the later ones.
+
+- **Push**: in logits, less the mean of the layer's experts, which softmax cannot see.
+- **Margin**: the expert's logit less the top-K-th largest of the other experts'. Above 0 it would
+  be selected, and the value says how much it could lose; below 0, how much it lacks.
+- **Share**: part of the vocabulary that would select the expert, every token counted once, however
+  often it occurs in texts. Even: K / E.
+- **Chance**: a random direction as long as the expert's column, through the same tokens. Embeddings
+  are no even cloud, so that random directions have favourite tokens too: a telling list of tokens
+  alone proves nothing. Bands hold 95 % of the draws at each rank; for shares the whole layer is
+  turned at random, lengths and angles kept.
+- **Spread**: standard deviation of the push over the vocabulary, in lengths of the column: whether
+  the expert tells tokens apart more than a random direction does.
+- **q**: p-values of all experts at both ends and of their spreads, after Benjamini and Hochberg;
+  up to 0.05 is called beyond chance. Where fewer than ten draws reach a value, p is read off a
+  curve fitted to the draws (Pearson III).
+- One **token** against random directions has a closed form: cos² is Beta(1/2, (d − 1)/2).
+
+Unchanged by a vector that all columns of a layer share; a layer's scale scales its pushes and
+margins alone. Experts' numbers carry no meaning across layers.
+"""
+COUNTS = (10, 20, 50)
+MEASURES = {
+    "spread": "Spread",
+    "top": "Largest push",
+    "bottom": "Smallest push",
+    "share": "Share",
+}
+READINGS = {"push": "Push", "margin": "Margin", "standing": "Against the vocabulary"}
+FIRST_WORD = "the"
+
+
+def show(routers: RouterSet, layer: int, expert: int, view: str) -> None:
+    """The tab of one expert: its tokens, all experts at a glance, and the search by token."""
+    source = vocabulary_source.find(routers)
+    if isinstance(source, str):
+        st.info(source, icon=":material/dictionary:")
+        return
+    settings = ReadoutSettings(view=view)
+    try:
+        readout = vocabulary_source.known(routers, source, settings)
+        if readout is None:
+            readout = offer(routers, source, settings)
+        if readout is not None:
+            expert_section(routers, readout, source, layer, expert)
+            everywhere(routers, readout, source, layer, expert)
+        token_section(routers, readout, source, layer, expert, view)
+    except (LensError, GrokError) as error:
+        st.error(str(error), icon=":material/error:", title="The embedding could not be read")
+
+
+def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Readout | None:
+    """Asks before an embedding of gigabytes is read; shows how far it is."""
+    place = st.empty()
+    embedding = source.embedding
+    seconds = vocabulary_source.expected_seconds(routers, source, settings)
+    with place.container(border=True):
+        st.markdown(
+            f"The token embedding has {embedding.n_tokens:,} rows, "
+            f"{embedding.n_bytes / 1e6:,.0f} MB. It is read once, in blocks, and never held whole; "
+            f"that takes about {_duration(seconds)} here. The result is kept on disk."
+        )
+        problem = vocabulary_source.can_keep()
+        if problem:
+            st.caption(problem)
+        wanted = st.button(
+            "Read the vocabulary", key="vocabulary_read", icon=":material/play_arrow:"
+        )
+    if not wanted:
+        return None
+    with place.container(border=True):
+        bar = st.progress(0.0, "Reading the vocabulary …")
+        st.button("Cancel", key="vocabulary_cancel")  # any click ends this run, and the reading
+
+        def progress(share: float, spent: float) -> None:
+            left = seconds - spent if share == 0 else spent * (1 - share) / share
+            rest = f", about {_duration(left)} left" if left > 0 else ""
+            bar.progress(share, f"Reading the vocabulary: {share:.0%}{rest}")
+
+        readout = vocabulary_source.computed(routers, source, settings, progress)
+    place.empty()
+    return readout
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))}\u00a0s"
+    return f"{round(seconds / 60)}\u00a0minutes"
+
+
+# --- one expert --------------------------------------------------------------
+
+
+def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> str:
+    """What the read-out says of one expert, beside chance."""
+    label = routers.label(layer, expert)
+    low, high = readout.chance_band(layer, expert)
+    q = dict(zip(TESTS, readout.q[:, layer, expert], strict=True))
+    beyond = {test: q[test] <= 0.05 for test in TESTS}
+    spread = readout.sd[layer, expert] / readout.norm[layer, expert]
+    usual = np.quantile(readout.chance_sd, [0.025, 0.975])
+    share, even = readout.share[layer, expert], readout.top_k / routers.n_experts
+    inside = readout.share_low[layer, expert] <= share <= readout.share_high[layer, expert]
+    verdict = {True: "more than chance", False: "not distinguishable from chance"}
+    return (
+        f"**{label}.** Its strongest token pushes it by "
+        f"{readout.top_push[layer, expert, 0]:.2f} logits: {verdict[beyond['top']]} "
+        f"({low[0]:.2f} to {high[0]:.2f} for random directions; q = {q['top']:.2g}). It tells "
+        f"tokens apart {'more than' if beyond['spread'] else 'no more than'} a random direction "
+        f"does (spread {spread:.2f}; chance {usual[0]:.2f} to {usual[1]:.2f}; "
+        f"q = {q['spread']:.2g}). The embedding alone would select it for {percent(share)} of the "
+        f"vocabulary: {'not distinguishable from' if inside else 'unlike'} the layer turned at "
+        f"random ({percent(readout.share_low[layer, expert])} to "
+        f"{percent(readout.share_high[layer, expert])}; even {percent(even)})."
+    )
+
+
+def expert_section(
+    routers: RouterSet, readout: Readout, source: Source, layer: int, expert: int
+) -> None:
+    """The tokens of one expert, at both ends."""
+    st.markdown(finding(routers, readout, layer, expert))
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+    ):
+        count = links.choice(
+            "tokens",
+            "Tokens",
+            [n for n in COUNTS if n <= readout.top.shape[2]] or [readout.top.shape[2]],
+            min(COUNTS[0], readout.top.shape[2]),
+            widget="segments",
+        )
+        with st.popover("How to read this tab", icon=":material/menu_book:"):
+            st.markdown(HOW_TO_READ)
+    st.caption(caption(readout, source))
+    for end, place in zip(("top", "bottom"), st.columns(2, gap="medium"), strict=True):
+        with place:
+            end_of(routers, readout, source, (layer, expert), end, count)
+
+
+def caption(readout: Readout, source: Source) -> str:
+    """What the numbers were computed from."""
+    settings = readout.settings
+    text = (
+        f"{readout.n_tokens:,} tokens, the embedding alone (direct path); "
+        f"{readout.draws:,} random directions in {readout.frames} frames, seed {settings.seed}"
+    )
+    if settings.view == "raw":
+        text += (
+            ". Raw view: columns as stored, without the norm's scale and with what all experts "
+            "share: pushes and selections are not the model's"
+        )
+    if readout.silent:
+        text += f". {readout.silent:,} tokens have no embedding (all zero)"
+    if source.problem:
+        text += f". Tokens are shown by their ids: {source.problem}"
+    elif source.tokenizer is None:
+        text += ". Tokens are shown by their ids: this checkpoint has no tokenizer"
+    return text
+
+
+def end_of(
+    routers: RouterSet,
+    readout: Readout,
+    source: Source,
+    picked: tuple[int, int],
+    end: str,
+    count: int,
+) -> None:
+    """Chart and table of one end; a click on either shows that token below."""
+    label = routers.label(*picked)
+    tokens = getattr(readout, end)[picked][:count]
+    push = getattr(readout, f"{end}_push")[picked][:count]
+    margin = getattr(readout, f"{end}_margin")[picked][:count]
+    low, high = (side[:count] for side in readout.chance_band(*picked, end))
+    texts = [source.piece(int(token)) for token in tokens]
+    labels = layout.layer_labels(routers)
+    layout.figure(
+        figures.token_pushes(
+            texts, tokens, push, margin, (low, high), label=label, end=end, draws=readout.draws
+        ),
+        f"tokens_{end}",
+        routers,
+        words=(label, readout.settings.view),
+        table=lambda: tables.tokens_csv(
+            readout, labels, source.piece, kept=count, only=picked, ends=(end,)
+        ),
+        on_pick=pick_token,
+        stretch=True,
+    )
+
+    def picked_row() -> None:
+        rows = st.session_state[f"tokens_{end}_table"].selection.rows
+        if rows:
+            links.choose(vocab=int(tokens[rows[0]]))
+
+    st.dataframe(
+        {
+            "token": [visible(text) for text in texts],
+            "id": tokens,
+            "push": push,
+            "margin": margin,
+            "chance up to" if end == "top" else "chance down to": high if end == "top" else low,
+        },
+        hide_index=True,
+        height=min(count, 10) * 35 + 38,
+        key=f"tokens_{end}_table",
+        on_select=picked_row,
+        selection_mode="single-row",
+        column_config={
+            name: st.column_config.NumberColumn(format="%.3f")
+            for name in ("push", "margin", "chance up to", "chance down to")
+        }
+        | {"id": st.column_config.NumberColumn(format="%d")},
+    )
+
+
+def pick_token(mark: Mapping[str, Any]) -> None:
+    """A clicked bar becomes the token shown."""
+    links.choose(vocab=int(mark["token"]))
+
+
+def pick_expert(mark: Mapping[str, Any]) -> None:
+    """A clicked cell becomes the expert shown."""
+    links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
+
+
+# --- all experts -------------------------------------------------------------
+
+
+def everywhere(
+    routers: RouterSet, readout: Readout, source: Source, layer: int, expert: int
+) -> None:
+    """How much every expert listens, and what to."""
+    st.divider()
+    st.markdown("#### All experts")
+    counts = [int(np.count_nonzero(readout.beyond_chance(test))) for test in TESTS]
+    n_experts = readout.share.size
+    st.markdown(
+        f"Of {n_experts} experts, {counts[2]} tell tokens apart more than chance, {counts[0]} have "
+        f"a strongest token and {counts[1]} a weakest one beyond chance (q ≤ 0.05 over all "
+        f"{3 * n_experts} questions: on average at most 5\u00a0% of them wrongly)."
+    )
+    measure = links.choice(
+        "listening",
+        "Map",
+        list(MEASURES),
+        "spread",
+        shown=MEASURES.__getitem__,
+        widget="segments",
+    )
+    labels = layout.layer_labels(routers)
+    layout.figure(
+        figures.vocabulary_map(readout, labels, measure, picked=(layer, expert)),
+        "vocabulary_map",
+        routers,
+        words=(measure, readout.settings.view),
+        table=lambda: tables.listening_csv(readout, labels),
+        on_pick=pick_expert,
+    )
+    if routers.n_experts <= figures.WRITTEN_EXPERTS:
+        with st.expander("First tokens of every expert", icon=":material/table:"):
+            needed = np.unique(readout.top[..., :3])
+            words = {int(token): source.piece(int(token)) for token in needed}
+            layout.figure(
+                figures.written_tokens(readout, labels, words),
+                "vocabulary_written",
+                routers,
+                words=(readout.settings.view,),
+                table=lambda: tables.tokens_csv(readout, labels, source.piece),
+                on_pick=pick_expert,
+            )
+
+
+# --- one token ---------------------------------------------------------------
+
+
+def token_section(
+    routers: RouterSet,
+    readout: Readout | None,
+    source: Source,
+    layer: int,
+    expert: int,
+    view: str,
+) -> None:
+    """From a token to the experts that it pushes."""
+    st.divider()
+    st.markdown("#### Which experts hear a token?")
+    text_place, id_place, measure_place = st.columns([2, 1, 2], vertical_alignment="bottom")
+    with text_place:
+        if source.tokenizer is None:
+            st.text("Without a tokenizer, give the token's id.")
+        else:
+            st.text_input(
+                "Find a token",
+                key="vocabulary_text",
+                max_chars=200,
+                placeholder="text, or an id as #123",
+                on_change=partial(search, source),
+            )
+    with id_place:
+        token = links.number(
+            "vocab", "Token id", 0, source.embedding.n_tokens - 1, default_token(source)
+        )
+    with measure_place:
+        what = links.choice(
+            "reading",
+            "Show",
+            [name for name in READINGS if name != "standing" or readout is not None],
+            "push",
+            shown=READINGS.__getitem__,
+            widget="segments",
+        )
+    search_results(source, token)
+    reading = vocabulary_source.reading(routers, source, token, view)
+    piece = source.piece(token)
+    labels = layout.layer_labels(routers)
+    standing = None
+    if readout is not None:
+        spread = np.where(readout.sd > 0, readout.sd, np.nan)
+        standing = np.nan_to_num((reading.push - readout.mean) / spread)
+    beyond = int(np.count_nonzero(reading.q <= 0.05))
+    st.text(f"Token {token}: {visible(piece)}")
+    st.markdown(
+        f"{beyond} of {reading.q.size} experts are pushed up or down by it beyond a random "
+        "direction (q ≤ 0.05)"
+        + (": not distinguishable from chance." if beyond == 0 else ".")
+        + " A click on a cell shows what else that expert listens to."
+    )
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        layout.figure(
+            figures.token_expert_map(
+                reading, labels, piece, what, standing=standing, picked=(layer, expert)
+            ),
+            "token_experts",
+            routers,
+            scale=1.0 if routers.n_layers <= 32 else 0.78,
+            words=(what, str(token), view),
+            table=lambda: tables.reading_csv(reading, labels),
+            on_pick=pick_expert,
+        )
+    with right:
+        selections(routers, reading)
+
+
+def default_token(source: Source) -> int:
+    """The token shown at first: a common word, where there is a tokenizer."""
+    if source.tokenizer is None:
+        return 0
+    return int(next(iter(source.tokenizer.encode(FIRST_WORD)), 0))
+
+
+def search(source: Source) -> None:
+    """Takes in what was typed: the first match is shown, the others are offered."""
+    state = st.session_state
+    state.pop("vocabulary_notice", None)
+    state["vocabulary_matches"] = []
+    text = str(state.get("vocabulary_text") or "")
+    try:
+        found = vocabulary_source.matches(source, text)
+    except GrokError as error:
+        state["vocabulary_notice"] = str(error)
+        return
+    if found:
+        state["vocabulary_matches"] = found
+        links.choose(vocab=found[0])
+    elif text.strip():
+        state["vocabulary_notice"] = "No token is written so, or holds this text."
+
+
+def search_results(source: Source, token: int) -> None:
+    """The tokens that were found, to choose another."""
+    state = st.session_state
+    if "vocabulary_notice" in state:
+        st.warning(state["vocabulary_notice"], icon=":material/search_off:")
+    found = [t for t in state.get("vocabulary_matches", []) if t < source.embedding.n_tokens]
+    if len(found) < 2 or token not in found:
+        return
+    state["vocabulary_match"] = token
+
+    def chosen() -> None:
+        links.choose(vocab=int(state["vocabulary_match"]))
+
+    st.selectbox(
+        "Found (what the text is cut into first, then tokens that hold it)",
+        found,
+        key="vocabulary_match",
+        format_func=lambda t: f"{visible(source.piece(t))}  #{t}",
+        on_change=chosen,
+    )
+
+
+def selections(routers: RouterSet, reading: TokenReading) -> None:
+    """The experts that the token would select, layer by layer."""
+    order = np.arange(routers.n_layers)
+    chosen = {
+        f"choice {k + 1}": [f"E{e}" for e in reading.chosen[:, k]]
+        for k in range(min(routers.top_k, 4))
+    }
+    last = reading.margin[order, reading.chosen[:, -1]]
+    st.dataframe(
+        {"layer": layout.layer_labels(routers), **chosen, "margin of the last": last},
+        hide_index=True,
+        height=min(routers.n_layers, 11) * 35 + 38,
+        key="token_selections",
+        column_config={"margin of the last": st.column_config.NumberColumn(format="%.3f")},
+    )
+    downloads.row(
+        "token_selections",
+        downloads.file_stem("token_selections", routers.sha256, "csv"),
+        table=lambda: tables.reading_csv(reading, layout.layer_labels(routers)),
+    )
