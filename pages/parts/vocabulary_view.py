@@ -139,7 +139,7 @@ def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> st
         f"{readout.top_push[layer, expert, 0]:.2f} logits: {verdict[beyond['top']]} "
         f"({low[0]:.2f} to {high[0]:.2f} for random directions; q = {q['top']:.2g}). It tells "
         f"tokens apart {'more than' if beyond['spread'] else 'no more than'} a random direction "
-        f"does (spread {spread:.2f}; chance {usual[0]:.2f} to {usual[1]:.2f}; "
+        f"does (spread {spread:.3f}; chance {usual[0]:.3f} to {usual[1]:.3f}; "
         f"q = {q['spread']:.2g}). The embedding alone would select it for {percent(share)} of the "
         f"vocabulary: {'not distinguishable from' if inside else 'unlike'} the layer turned at "
         f"random ({percent(readout.share_low[layer, expert])} to "
@@ -359,7 +359,7 @@ def token_section(
         + (": not distinguishable from chance." if beyond == 0 else ".")
         + " A click on a cell shows what else that expert listens to."
     )
-    left, right = st.columns([3, 2], gap="medium")
+    left, right = st.columns([2, 1], gap="medium")
     with left:
         layout.figure(
             figures.token_expert_map(

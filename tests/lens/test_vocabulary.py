@@ -257,6 +257,36 @@ def test_shares_of_routers_turned_at_random_lie_in_their_band() -> None:
     np.testing.assert_allclose(readout.share.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("d_model", [24, 4], ids=["wide", "narrower than a layer's experts"])
+def test_bands_of_shares_are_those_of_layers_turned_as_a_whole(d_model: int) -> None:
+    rng = np.random.default_rng(11)
+    weights = rng.standard_normal((1, d_model, 6)) * np.array([0.2, 0.5, 1, 1, 2, 5])
+    weights[0, :, 3] += 2 * weights[0, :, 2]
+    routers = RouterSet(weights.astype(np.float32))
+    rows = words(400, d_model)
+    readout = vocabulary_readout(routers, ArrayRows(rows), ReadoutSettings(draws=6000))
+    normed = rows / np.sqrt((rows.astype(float) ** 2).mean(axis=1, keepdims=True) + 1e-5)
+    shares = []
+    for turn in stats.special_ortho_group(d_model, seed=3).rvs(1000):
+        logits = normed @ turn @ routers.columns()[0]
+        best = np.argsort(-logits, axis=1)[:, :2]
+        shares.append([(best == expert).any(axis=1).mean() for expert in range(6)])
+    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(readout.share_low[0], low, atol=0.05)
+    np.testing.assert_allclose(readout.share_high[0], high, atol=0.05)
+
+
+def test_tokens_sampled_for_bands_of_shares_do_not_depend_on_the_blocks() -> None:
+    routers, embedding = noise(2, 8, 3), ArrayRows(words(9000, 8))
+    settings = replace(FEW, kept=1)
+    bands = []
+    for block_bytes in (40_000, 70_000, 10**8):
+        found = vocabulary_readout(routers, embedding, settings, block_bytes=block_bytes)
+        bands.append((found.share_low, found.share_high))
+    np.testing.assert_allclose(bands[0], bands[2], atol=1e-3)
+    np.testing.assert_allclose(bands[1], bands[2], atol=1e-3)
+
+
 def test_random_frames_are_orthonormal_and_evenly_spread() -> None:
     frames = random_frames(12, 5, 3000, seed=4)
     assert frames.shape == (600, 5, 12)
