@@ -32,7 +32,7 @@ from lens.errors import LensError
 from lens.extreme_tokens import Largest, margins, selection_counts, selection_thresholds
 from lens.multiple import benjamini_hochberg
 from lens.routers import RouterSet, check_view
-from lens.vocabulary_null import SAMPLE, extreme_p, random_frames, share_band
+from lens.vocabulary_null import SAMPLE, band, extreme_p, random_frames, share_band
 
 EPSILON = 1e-5  # of the model's RMSNorm
 BLOCK_BYTES = 96 * 2**20
@@ -152,7 +152,7 @@ class Readout:
     ) -> tuple[Float[np.ndarray, " rank"], Float[np.ndarray, " rank"]]:
         """95 % band of the push at every rank, for a random direction as long as the expert's."""
         drawn = self.chance_top if end == "top" else self.chance_bottom
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0) * self.norm[layer, expert]
+        low, high = band(drawn) * self.norm[layer, expert]
         return low, high
 
     @cached_property

@@ -59,8 +59,13 @@ def share_band(
         scores = roots @ frame + biases
         last, following = selection_thresholds(scores, routers.top_k)
         shares.append(selection_counts(scores, last, following, routers.top_k) / frame.shape[1])
-    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+    low, high = band(np.asarray(shares))
     return low, high
+
+
+def band(drawn: Float[np.ndarray, "draw ..."]) -> Float[np.ndarray, "side ..."]:
+    """The limits between which one more draw lies in 95 of 100 cases, however few the draws."""
+    return np.quantile(drawn, [0.025, 0.975], axis=0, method="weibull")
 
 
 def extreme_p(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:

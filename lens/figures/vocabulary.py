@@ -18,6 +18,7 @@ from lens.errors import LensError
 from lens.figures import theme
 from lens.figures.experts import _representatives
 from lens.figures.routing import visible
+from lens.vocabulary_null import band as chance_band
 
 if TYPE_CHECKING:
     from lens.token_reading import TokenReading
@@ -237,7 +238,7 @@ def vocabulary_map(
             "bottom": readout.bottom_push[..., 0],
         }[measure]
         values, middle = own / readout.norm, float(drawn.mean())
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = chance_band(drawn)
         beyond = readout.beyond_chance(measure)
         level = (
             f"chance {theme.short(middle)} (95 % of {readout.draws:,} random directions "

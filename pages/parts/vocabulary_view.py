@@ -21,6 +21,7 @@ from lens.figures.routing import visible
 from lens.routers import RouterSet
 from lens.token_reading import TokenReading
 from lens.vocabulary import TESTS, Readout, ReadoutSettings
+from lens.vocabulary_null import band
 from pages.parts import downloads, layout, links, vocabulary_source
 from pages.parts.layout import percent
 from pages.parts.vocabulary_source import Source
@@ -130,7 +131,7 @@ def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> st
     q = dict(zip(TESTS, readout.q[:, layer, expert], strict=True))
     beyond = {test: q[test] <= 0.05 for test in TESTS}
     spread = readout.sd[layer, expert] / readout.norm[layer, expert]
-    usual = np.quantile(readout.chance_sd, [0.025, 0.975])
+    usual = band(readout.chance_sd)
     share, even = readout.share[layer, expert], readout.top_k / routers.n_experts
     inside = readout.share_low[layer, expert] <= share <= readout.share_high[layer, expert]
     verdict = {True: "more than chance", False: "not distinguishable from chance"}
