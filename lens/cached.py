@@ -192,7 +192,7 @@ def layer_null_of(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> LayerNull:
-    draws = layer_null.affordable_draws(metric, routers.n_layers, routers.n_experts, draws)
+    draws = layer_null.affordable_draws("cka", 1, routers.n_experts, draws)  # pools the others
     return layer_null.layer_null(router_gram(routers, view), metric, draws=draws, seed=seed)
 
 
@@ -206,7 +206,7 @@ def null_of_pair(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> np.ndarray:
-    draws = layer_null.affordable_draws(metric, 2, routers.n_experts, draws)
+    draws = layer_null.affordable_draws(metric, 1, routers.n_experts, draws)
     gram_ = router_gram(routers, view)
     return layer_null.null_of_pair(gram_, a, b, metric, draws=draws, seed=seed)
 
@@ -219,7 +219,7 @@ def adjacent_null(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> np.ndarray:
-    draws = layer_null.affordable_draws(metric, routers.n_layers, routers.n_experts, draws)
+    draws = layer_null.affordable_draws(metric, routers.n_layers - 1, routers.n_experts, draws)
     return layer_null.adjacent_null(router_gram(routers, view), metric, draws=draws, seed=seed)
 
 
@@ -231,7 +231,7 @@ def transitions(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Transitions:
-    draws = layer_null.affordable_draws(metric, routers.n_layers, routers.n_experts, draws)
+    draws = layer_null.affordable_draws(metric, routers.n_layers - 1, routers.n_experts, draws)
     return changes.transitions(router_gram(routers, view), metric, draws=draws, seed=seed)
 
 

@@ -26,8 +26,9 @@ from lens.similarity import check_metric, layer_similarity
 DRAWS = 1000
 SEED = 0
 MAX_DRAWS = 100_000
-# A batch of drawn blocks in memory, in numbers.
+# A batch of drawn blocks in memory, and the corners of all draws, in numbers.
 BATCH = 2**23
+KEPT_CORNERS = 2**23
 
 Progress = Callable[[int, int], None]
 """Called with how much is done and how much there is to do; may raise to stop."""
@@ -70,16 +71,23 @@ def check_draws(draws: int) -> int:
     return int(draws)
 
 
-def affordable_draws(metric: str, n_layers: int, n_experts: int, draws: int = DRAWS) -> int:
-    """As many draws as asked for, fewer where every one takes long assignments.
+def affordable_draws(metric: str, n_pairs: int, n_experts: int, draws: int = DRAWS) -> int:
+    """As many draws as asked for, fewer where many experts make every one of them long.
 
-    Matching more than 10 experts takes one assignment a pair and draw, about 0.4 µs
-    times E² each; the number is cut so that all pairs stay near 20 seconds.
+    Corners of E × E numbers are kept for all draws at once: 64 MiB of them, 512 draws
+    for 128 experts. Matching more than 10 experts takes one assignment a pair and
+    draw besides; all together stay near 10 seconds. A draw of many experts is a sum of
+    many terms, so that fewer tell as much.
     """
-    if metric != "matched_cosine" or n_experts <= SUBSET_EXPERTS:
-        return draws
-    pairs = max(n_layers * (n_layers - 1) / 2, 1)
-    return int(np.clip(20 / (pairs * 0.4e-6 * n_experts**2), 19, draws))
+    most = max(KEPT_CORNERS // n_experts**2, 19)
+    if metric == "matched_cosine" and n_experts > SUBSET_EXPERTS:
+        most = min(most, max(_affordable_matchings(n_experts) // max(n_pairs, 1), 19))
+    return min(most, draws)
+
+
+def _affordable_matchings(n_experts: int) -> int:
+    """Assignments of random cosines that take about 10 seconds: 0.5 ms each of 128 experts."""
+    return int(10 / (1.1e-8 * n_experts**2.2))
 
 
 def layer_null(
@@ -91,6 +99,9 @@ def layer_null(
     progress: Progress | None = None,
 ) -> LayerNull:
     """Every pair of layers against the rotation null.
+
+    Matching more than 10 experts takes an assignment a pair and draw; there the pairs are
+    pooled: random pairs of layers are drawn, about 10 seconds of them, and stand for all.
 
     Unchanged by what leaves the metric unchanged. Reading it: z of 2 is twice the
     spread of unrelated pairs above their mean; q of at most 0.05 marks the pairs of
@@ -109,8 +120,11 @@ def layer_null(
     check_draws(draws)
     similarity = layer_similarity(gram, metric)
     n = gram.n_layers
+    if metric == "matched_cosine" and gram.n_experts > SUBSET_EXPERTS and n > 1:
+        return _pooled_matchings(gram, similarity, draws, seed, progress)
     mean, sd, skewness, reached = (np.full((n, n), np.nan) for _ in range(4))
-    for a, values in _rows(gram, metric, draws, np.random.default_rng(seed)):
+    turns = _corners(gram, draws, np.random.default_rng(seed))
+    for a, values in _rows(gram, metric, turns):
         rest = slice(a + 1, None)
         centre = values.mean(axis=0)
         apart = values - centre
@@ -122,12 +136,73 @@ def layer_null(
         reached[a, rest] = np.count_nonzero(values >= similarity[a, rest] - 1e-12, axis=0)
         if progress is not None:
             progress(a + 1, n - 1)
-    if draws < 200 and n > 2:  # too few draws to tell the skewness of one pair
+    known = _known_skewness(gram, metric)
+    if known is not None:
+        skewness = known
+    elif draws < 200 and n > 2:  # too few draws to tell the skewness of one pair
         skewness[:] = np.nanmean(skewness)
     method = "each layer turned at random"
     if metric == "matched_cosine":
         method += ", matched anew in every draw"
     return _summary(metric, similarity, mean, sd, skewness, reached, draws, draws, seed, method)
+
+
+def _known_skewness(gram: RouterGram, metric: str) -> Float[np.ndarray, "layer layer"] | None:
+    """Skewness of the null of metrics that sum squares, None where it has to be drawn.
+
+    A thousand draws leave an error of 0.08 in it, which a tail far out multiplies. The
+    entries of a corner are close to independent normals where d_model is well above
+    E, so that Σ λ_ai λ_bj Q_ij² has the third moment of a weighted sum of χ²:
+    √8 · Σw³ / (Σw²)^(3/2), and the sums over w = λ_a λ_b factorise.
+    """
+    if metric not in ("cka", "principal_angles") or gram.d_model < 4 * gram.n_experts:
+        return None
+    weights, _ = spectrum(gram.own, gram.d_model)
+    if metric == "principal_angles":
+        weights = (weights > 0).astype(float)
+    one = (weights**3).sum(axis=1) / (weights**2).sum(axis=1) ** 1.5
+    return np.sqrt(8) * one[:, None] * one
+
+
+def _pooled_matchings(
+    gram: RouterGram,
+    similarity: Float[np.ndarray, "layer layer"],
+    draws: int,
+    seed: int,
+    progress: Progress | None,
+) -> LayerNull:
+    """The matched cosine of many experts against random pairs of layers, turned at random."""
+    rng = np.random.default_rng(seed)
+    n_draws = min(draws, 50)
+    upper = np.triu_indices(gram.n_layers, 1)
+    wanted = max(_affordable_matchings(gram.n_experts) // n_draws, 4)
+    chosen = rng.permutation(len(upper[0]))[:wanted]
+    turns = _corners(gram, n_draws, rng)
+    pool = []
+    for done, pair in enumerate(chosen):
+        two = [upper[0][pair], upper[1][pair]]
+        routers = RouterGram(gram.own[two], gram.sums[two], gram.d_model)
+        pool.append(next(_rows(routers, "matched_cosine", turns))[1][:, 0])
+        if progress is not None:
+            progress(done + 1, len(chosen))
+    values = np.concatenate(pool)
+    mean, sd = float(values.mean()), float(values.std())
+    skew = float(((values - mean) ** 3).mean() / sd**3)
+    same = np.ones_like(similarity)
+    values.sort()
+    reached = len(values) - np.searchsorted(values, similarity - 1e-12).astype(float)
+    return _summary(
+        "matched_cosine",
+        similarity,
+        mean * same,
+        sd * same,
+        skew * same,
+        reached,
+        len(values),
+        n_draws,
+        seed,
+        f"layers turned at random and matched anew, {len(chosen)} pairs of layers pooled",
+    )
 
 
 def permutation_null(
@@ -230,8 +305,8 @@ def null_of_pair(
 ) -> Float[np.ndarray, " draw"]:
     """Similarities of two layers of the set after each was turned at random; sorted."""
     pair = RouterGram(gram.own[[a, b]], gram.sums[[a, b]], gram.d_model)
-    rng = np.random.default_rng(seed)
-    _, values = next(_rows(pair, metric, check_draws(draws), rng))
+    turns = _corners(pair, check_draws(draws), np.random.default_rng(seed))
+    _, values = next(_rows(pair, metric, turns))
     return np.sort(values[:, 0])
 
 
@@ -241,29 +316,42 @@ def adjacent_null(
     """Similarities of adjacent layers, draw by draw, if every layer were turned at random.
 
     Each pair gets rotations of its own: turning all layers makes those of adjacent
-    pairs independent of each other, so a row is one draw of the whole series.
+    pairs independent of each other, so a row is one draw of the whole series. With more
+    than 16 experts the pairs take the same rotations in random order.
     """
     rng = np.random.default_rng(seed)
+    check_draws(draws)
+    many = gram.n_experts > 16
+    turns = _corners(gram, draws, rng) if many else None
     columns = []
     for layer in range(gram.n_layers - 1):
         two = [layer, layer + 1]
         pair = RouterGram(gram.own[two], gram.sums[two], gram.d_model)
-        _, values = next(_rows(pair, metric, check_draws(draws), rng))
-        columns.append(values[:, 0])
+        drawn = _corners(gram, draws, rng) if turns is None else turns
+        _, values = next(_rows(pair, metric, drawn))
+        columns.append(rng.permutation(values[:, 0]) if many else values[:, 0])
     return np.stack(columns, axis=1) if columns else np.empty((draws, 0))
 
 
+def _corners(
+    gram: RouterGram, draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw rank rank"]:
+    """As many random corners as asked for, of as many directions as the layers can have."""
+    rank = min(gram.n_experts, gram.d_model)
+    return corners(rng, draws, gram.d_model, rank, rank)
+
+
 def _rows(
-    gram: RouterGram, metric: str, draws: int, rng: np.random.Generator
+    gram: RouterGram, metric: str, turns: Float[np.ndarray, "draw rank rank"]
 ) -> Iterator[tuple[int, Float[np.ndarray, "draw pair"]]]:
     """For every layer but the last, its drawn similarities with the layers after it."""
     check_metric(metric)
-    n, n_experts = gram.n_layers, gram.n_experts
+    n, n_experts, draws = gram.n_layers, gram.n_experts, len(turns)
     if n < 2:
         return
     values, roots = spectrum(gram.own, gram.d_model)
     rank = values.shape[1]
-    turns = corners(rng, draws, gram.d_model, rank, rank)
+    turns = turns[:, :rank, :rank]  # a corner of a corner
     squares = np.einsum("lr->l", values)  # of the whole router
     if metric in ("cka", "principal_angles"):
         weights, size = values, np.sqrt(np.einsum("lr,lr->l", values, values))

@@ -209,8 +209,7 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
         return _too_few(SAME_EXPERT, name, page, params, n, 2)
     similarity = layer_similarity(gram, "matched_cosine")
     effect = float(np.diagonal(similarity, 1).mean())
-    budget = affordable_draws("matched_cosine", 2, gram.n_experts, 3 * n * draws)
-    draws = max(budget // (3 * n), 19)
+    draws = affordable_draws("matched_cosine", n - 1, gram.n_experts, draws)
     null = adjacent_null(gram, "matched_cosine", draws=draws, seed=seed).mean(axis=1)
     others = similarity[np.triu_indices(n, 2)]
 

@@ -202,6 +202,8 @@ def layer_similarity(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray,
       LensError: there is no such metric.
     """
     prepare, compare = _METRICS[check_metric(metric)]
+    if metric == "principal_angles" and gram.held is None:
+        return _shared_subspaces(gram)
     shift = gram.sums.sum(axis=1) / np.sqrt(gram.d_model * gram.n_experts)
     known = prepare(gram.own, shift)
     similarity = np.ones((gram.n_layers, gram.n_layers))
@@ -215,6 +217,23 @@ def layer_similarity(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray,
         similarity[a, rest] = similarity[rest, a] = values
     low, high = LAYER_METRICS[metric].domain
     return np.clip(similarity, low, high)
+
+
+def _shared_subspaces(gram: RouterGram) -> Float[np.ndarray, "layer layer"]:
+    """Principal angles of many columns: orthonormal columns once, then one product a layer."""
+    assert gram.columns is not None and gram.scale is not None
+    rank = _rank(gram.own)
+    whiten = _whitener(gram.own) * gram.scale[:, None, None]
+    frames = whiten.astype(np.float32) @ gram.columns  # [L, E, d], of rank E - 1
+    unit = np.ones(gram.n_layers)
+    turned = RouterGram(gram.own, gram.sums, gram.d_model, columns=frames, scale=unit)
+    similarity = np.ones((gram.n_layers, gram.n_layers))
+    for a in range(gram.n_layers - 1):
+        rest = slice(a + 1, None)
+        overlap = turned.row(a, a + 1)
+        values = np.einsum("ibj,ibj->b", overlap, overlap) / np.minimum(rank[a], rank[rest])
+        similarity[a, rest] = similarity[rest, a] = values
+    return np.clip(similarity, 0, 1)
 
 
 def layer_distances(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray, "layer layer"]:

@@ -61,12 +61,16 @@ def test_one_pair_and_adjacent_pairs_have_the_same_null(metric):
 
 
 @pytest.mark.parametrize("metric", ["cka", "matched_cosine", "principal_angles"])
-def test_planted_pairs_are_found_among_many_and_noise_is_not(metric):
-    layers = columns(14, 200, 8)
-    assert layer_null(gram_of_columns(layers), metric).found() == 0
+def test_planted_pairs_are_found_among_many_and_noise_rarely(metric):
+    false_alarms = 0
+    for seed in range(20):
+        layers = columns(14, 200, 8)
+        false_alarms += layer_null(gram_of_columns(layers), metric, seed=seed).found() > 0
+    assert false_alarms <= 4  # 1 expected
     layers[9] = 0.6 * layers[2][:, RNG.permutation(8)] + 0.8 * layers[9]
     found = layer_null(gram_of_columns(layers), metric)
-    assert found.found() == 1 and found.q[2, 9] <= 0.01 and found.z[9, 2] > 5
+    assert found.q[2, 9] <= 0.001 and found.z[9, 2] > 5
+    assert 1 <= found.found() <= 4
 
 
 def test_permuted_coordinates_give_the_same_null_to_gaussian_weights():
@@ -134,10 +138,26 @@ def test_numbers_of_draws_out_of_range_are_refused():
             layer_null(gram(2), draws=draws)
 
 
-def test_draws_are_cut_where_matching_many_experts_would_take_minutes():
-    assert affordable_draws("cka", 128, 256) == 1000
-    assert affordable_draws("matched_cosine", 64, 8) == 1000
-    assert 19 <= affordable_draws("matched_cosine", 48, 128) < 100
+def test_draws_are_cut_where_many_experts_would_take_gigabytes_or_minutes():
+    assert affordable_draws("cka", 63, 64) == 1000
+    assert affordable_draws("cka", 127, 256) == 128
+    assert affordable_draws("matched_cosine", 63, 8) == 1000
+    assert 100 < affordable_draws("matched_cosine", 47, 128) < 512
+    assert 19 <= affordable_draws("matched_cosine", 127, 256) < 60
+
+
+def test_matches_of_many_experts_are_pooled_over_pairs(monkeypatch):
+    routers = gram(4, 60, 12)
+    monkeypatch.setattr("lens.layer_null._affordable_matchings", lambda _experts: 300)
+    found = layer_null(routers, "matched_cosine")
+    drawn = np.concatenate(
+        [null_of_pair(routers, a, b, "matched_cosine", draws=100) for a, b in ((0, 1), (2, 3))]
+    )
+    upper = np.triu_indices(4, 1)
+    np.testing.assert_allclose(found.mean[upper], drawn.mean(), atol=0.3 * drawn.std())
+    np.testing.assert_allclose(found.sd[upper], drawn.std(), rtol=0.3)
+    assert "6 pairs of layers pooled" in found.method and found.draws == 50
+    assert (found.p[upper] > 0).all() and found.found() == 0
 
 
 @pytest.mark.parametrize("n_experts", [2, 5, 8, 10])

@@ -239,3 +239,12 @@ def test_a_pair_holds_what_its_cell_sums_up(view, n_angles):
     np.testing.assert_allclose(pair.angles, expected, atol=1e-4)
     with pytest.raises(LensError, match="row 6 was asked for; expected 0 to 5"):
         layer_pair(gram, 0, L)
+
+
+@pytest.mark.parametrize("metric", LAYER_METRICS)
+@pytest.mark.parametrize("view", ["canonical", "raw"])
+def test_sets_too_large_to_hold_have_the_same_similarities(metric, view):
+    held, asked = router_gram(ROUTERS, view), router_gram(ROUTERS, view, held_columns=0)
+    np.testing.assert_allclose(
+        layer_similarity(asked, metric), layer_similarity(held, metric), atol=2e-5
+    )
