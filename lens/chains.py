@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.gram import RouterGram
-from lens.layer_null import DRAWS, SEED, check_draws
+from lens.layer_null import DRAWS, MANY_EXPERTS, SEED, check_draws
 from lens.matching import assign, match_layers
 from lens.multiple import benjamini_hochberg, tail_p
-from lens.rotation import unrelated_cross
+from lens.rotation import layer_corners, unrelated_cross
 
 LEVEL = 0.05
 # Matched cosines drawn for each link, over all experts of a layer.
@@ -121,10 +121,14 @@ def significant_chains(
     partner = np.empty(shape, np.int64)
     score, p = np.empty(shape), np.empty(shape)
     rng = np.random.default_rng(seed)
+    many = n_experts > MANY_EXPERTS  # whose corners are long to draw, and serve all links
+    turns = layer_corners(gram, draws, rng)
     pool = []
     for link in range(n_layers - 1):
         partner[link], score[link] = match_layers(gram, link, link + 1)
-        cross = unrelated_cross(gram, link, link + 1, draws, rng)
+        if link and not many:
+            turns = layer_corners(gram, draws, rng)
+        cross = unrelated_cross(gram, link, link + 1, turns)
         cross /= gram.norms[link][:, None] * gram.norms[link + 1]
         null = np.concatenate([assign(cosines)[1] for cosines in cross])
         null.sort()

@@ -20,7 +20,7 @@ from lens.errors import LensError
 from lens.gram import RouterGram
 from lens.matching import SUBSET_EXPERTS, mean_matched
 from lens.multiple import benjamini_hochberg, tail_p
-from lens.rotation import corners, spectrum
+from lens.rotation import layer_corners, spectrum
 from lens.similarity import check_metric, layer_similarity
 
 DRAWS = 1000
@@ -29,6 +29,8 @@ MAX_DRAWS = 100_000
 # A batch of drawn blocks in memory, and the corners of all draws, in numbers.
 BATCH = 2**23
 KEPT_CORNERS = 2**23
+# With more experts all pairs of a series share their corners.
+MANY_EXPERTS = 16
 
 Progress = Callable[[int, int], None]
 """Called with how much is done and how much there is to do; may raise to stop."""
@@ -123,7 +125,7 @@ def layer_null(
     if metric == "matched_cosine" and gram.n_experts > SUBSET_EXPERTS and n > 1:
         return _pooled_matchings(gram, similarity, draws, seed, progress)
     mean, sd, skewness, reached = (np.full((n, n), np.nan) for _ in range(4))
-    turns = _corners(gram, draws, np.random.default_rng(seed))
+    turns = layer_corners(gram, draws, np.random.default_rng(seed))
     for a, values in _rows(gram, metric, turns):
         rest = slice(a + 1, None)
         centre = values.mean(axis=0)
@@ -177,7 +179,7 @@ def _pooled_matchings(
     upper = np.triu_indices(gram.n_layers, 1)
     wanted = max(_affordable_matchings(gram.n_experts) // n_draws, 4)
     chosen = rng.permutation(len(upper[0]))[:wanted]
-    turns = _corners(gram, n_draws, rng)
+    turns = layer_corners(gram, n_draws, rng)
     pool = []
     for done, pair in enumerate(chosen):
         two = [upper[0][pair], upper[1][pair]]
@@ -305,7 +307,7 @@ def null_of_pair(
 ) -> Float[np.ndarray, " draw"]:
     """Similarities of two layers of the set after each was turned at random; sorted."""
     pair = RouterGram(gram.own[[a, b]], gram.sums[[a, b]], gram.d_model)
-    turns = _corners(pair, check_draws(draws), np.random.default_rng(seed))
+    turns = layer_corners(pair, check_draws(draws), np.random.default_rng(seed))
     _, values = next(_rows(pair, metric, turns))
     return np.sort(values[:, 0])
 
@@ -321,24 +323,16 @@ def adjacent_null(
     """
     rng = np.random.default_rng(seed)
     check_draws(draws)
-    many = gram.n_experts > 16
-    turns = _corners(gram, draws, rng) if many else None
+    many = gram.n_experts > MANY_EXPERTS
+    turns = layer_corners(gram, draws, rng) if many else None
     columns = []
     for layer in range(gram.n_layers - 1):
         two = [layer, layer + 1]
         pair = RouterGram(gram.own[two], gram.sums[two], gram.d_model)
-        drawn = _corners(gram, draws, rng) if turns is None else turns
+        drawn = layer_corners(gram, draws, rng) if turns is None else turns
         _, values = next(_rows(pair, metric, drawn))
         columns.append(rng.permutation(values[:, 0]) if many else values[:, 0])
     return np.stack(columns, axis=1) if columns else np.empty((draws, 0))
-
-
-def _corners(
-    gram: RouterGram, draws: int, rng: np.random.Generator
-) -> Float[np.ndarray, "draw rank rank"]:
-    """As many random corners as asked for, of as many directions as the layers can have."""
-    rank = min(gram.n_experts, gram.d_model)
-    return corners(rng, draws, gram.d_model, rank, rank)
 
 
 def _rows(

@@ -54,13 +54,24 @@ def spectrum(
     return values, vectors[:, :, :rank] * np.sqrt(values)[:, None, :]
 
 
+def layer_corners(
+    gram: RouterGram, draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw rank rank"]:
+    """Random corners of as many directions as a layer of the set can span."""
+    rank = min(gram.n_experts, gram.d_model)
+    return corners(rng, draws, gram.d_model, rank, rank)
+
+
 def unrelated_cross(
-    gram: RouterGram, a: int, b: int, draws: int, rng: np.random.Generator
+    gram: RouterGram, a: int, b: int, turns: Float[np.ndarray, "draw rank rank"]
 ) -> Float[np.ndarray, "draw expert expert"]:
-    """Inner products between two layers of the set after each was turned at random."""
+    """Inner products between two layers of the set after each was turned at random.
+
+    `turns` are corners from `layer_corners`, one a draw.
+    """
     _, roots = spectrum(gram.own[[a, b]], gram.d_model)
     rank = roots.shape[2]
-    return roots[0] @ corners(rng, draws, gram.d_model, rank, rank) @ roots[1].T
+    return roots[0] @ turns[:, :rank, :rank] @ roots[1].T
 
 
 def unrelated_sets(gram: RouterGram, draws: int, seed: int) -> Iterator[RouterGram]:

@@ -5,7 +5,7 @@ import pytest
 
 from lens.gram import gram_of_columns
 from lens.permutation import permuted_sets
-from lens.rotation import corners, spectrum, unrelated_cross, unrelated_sets
+from lens.rotation import corners, layer_corners, spectrum, unrelated_cross, unrelated_sets
 
 RNG = np.random.default_rng(43)
 
@@ -58,7 +58,7 @@ def test_drawn_sets_keep_each_layer_and_relate_layers_as_rotations_in_full_do(d_
     gram = gram_of_columns(columns)
     drawn = [found.row(0)[:, 1] for found in unrelated_sets(gram, 1500, 1)]
     slow = [gram_of_columns(turned(columns)).pair(0, 1) for _ in range(1500)]
-    pairs = unrelated_cross(gram, 0, 1, 1500, RNG)
+    pairs = unrelated_cross(gram, 0, 1, layer_corners(gram, 1500, RNG))
     for values in (drawn, pairs):
         squares = np.square(values).mean(axis=0)
         np.testing.assert_allclose(squares, np.square(slow).mean(axis=0), rtol=0.25)
