@@ -121,7 +121,9 @@ def token_pushes(
             "name:O",
             title=None,
             sort=names,
-            axis=alt.Axis(grid=False, ticks=False, labelOverlap=False, labelLimit=190),
+            axis=alt.Axis(
+                grid=False, ticks=False, labelOverlap=False, labelLimit=190, labelFlush=False
+            ),
         )
     )
     x = alt.X("push:Q", title="push (logits)", scale=alt.Scale(zero=True))
@@ -136,19 +138,21 @@ def token_pushes(
     ]
     colour = alt.condition("datum.selected === 'yes'", alt.value(theme.BLUE), alt.value(PALE_BLUE))
     pick = alt.selection_point(name="pick", fields=["token"], empty=False)
-    bars = base.mark_bar(size=11).encode(x=x, color=colour, tooltip=tooltip)
-    chance = base.mark_bar(size=18, color=theme.BAND_GREY, opacity=0.45).encode(
-        x=alt.X("low:Q"), x2="high:Q", tooltip=tooltip
+    bars = base.mark_bar(size=11, tooltip=None).encode(x=x, color=colour)
+    chance = base.mark_bar(size=18, color=theme.BAND_GREY, opacity=0.45, tooltip=None).encode(
+        x=alt.X("low:Q"), x2="high:Q"
     )
+    # What lies on top gets the pointer: a whole row, so that short bars are easy to hit too.
+    row = base.mark_rect(color=theme.BAND_GREY, opacity=0.001).encode(tooltip=tooltip)
     what = "most" if end == "top" else "least"
-    return theme.layered(bars, chance.add_params(pick)).properties(
+    return theme.layered(bars, chance, row.add_params(pick)).properties(
         width=420,
         height=alt.Step(18),
         autosize=theme.FLEXIBLE,
         title=theme.title(
             f"{label}: tokens that push it {what}",
-            f"{DIRECT}; dark: it would be selected; grey: 95 % of {draws:,} random directions at "
-            "this rank",
+            f"{DIRECT}; dark: selected",
+            f"grey: 95 % of {draws:,} random directions at this rank",
             width=330,
         ),
         description=theme.alt_description(

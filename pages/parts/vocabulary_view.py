@@ -138,8 +138,9 @@ def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> st
     return (
         f"**{label}.** Its strongest token pushes it by "
         f"{readout.top_push[layer, expert, 0]:.2f} logits: {verdict[beyond['top']]} "
-        f"({low[0]:.2f} to {high[0]:.2f} for random directions; q = {q['top']:.2g}). It tells "
-        f"tokens apart {'more than' if beyond['spread'] else 'no more than'} a random direction "
+        f"({low[0]:.2f} to {high[0]:.2f} for random directions; q = {q['top']:.2g} "
+        f"over all experts). It tells tokens apart "
+        f"{'more than' if beyond['spread'] else 'no more than'} a random direction "
         f"does (spread {spread:.3f}; chance {usual[0]:.3f} to {usual[1]:.3f}; "
         f"q = {q['spread']:.2g}). The embedding alone would select it for {percent(share)} of the "
         f"vocabulary: {'not distinguishable from' if inside else 'unlike'} the layer turned at "
