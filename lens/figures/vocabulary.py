@@ -7,8 +7,7 @@ vocabulary. A selection is one on the direct path: by the embedding alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
 from lens.figures import theme
-from lens.figures.experts import _representatives
+from lens.figures.expert_grid import DIRECT, GridText, expert_grid
 from lens.figures.routing import visible
 from lens.vocabulary_null import band as chance_band
 
@@ -24,25 +23,9 @@ if TYPE_CHECKING:
     from lens.token_reading import TokenReading
     from lens.vocabulary import Readout
 
-DIRECT = "direct path, the embedding alone"
 PALE_BLUE = "#A9C9E6"
 WRITTEN_EXPERTS = 16  # columns of tokens that can still be read
 LONGEST = 11  # characters of a piece in a cell
-
-
-@dataclass(frozen=True)
-class GridText:
-    """How a value of a (layer, expert) cell is titled.
-
-    Attributes:
-      title: the quantity.
-      short: its name at the legend.
-      unit: unit and reading, for the second line.
-    """
-
-    title: str
-    short: str
-    unit: str
 
 
 READINGS: Mapping[str, GridText] = {
@@ -191,7 +174,7 @@ def token_expert_map(
     text = READINGS[what]
     shown = visible(piece)
     beyond = int(np.count_nonzero(reading.q <= 0.05))
-    return _grid(
+    return expert_grid(
         np.asarray(values),
         labels,
         text,
@@ -249,7 +232,7 @@ def vocabulary_map(
             f"{theme.short(low)} to {theme.short(high)}); dots: beyond chance, q ≤ 0.05"
         )
     at = np.argwhere(beyond)
-    return _grid(
+    return expert_grid(
         np.asarray(values, dtype=float),
         labels,
         text,
@@ -341,82 +324,3 @@ def written_tokens(
 
 def _cut(piece: str) -> str:
     return piece if len(piece) <= LONGEST else piece[: LONGEST - 1] + "…"
-
-
-def _grid(
-    values: Float[np.ndarray, "layer expert"],
-    labels: Sequence[str],
-    text: GridText,
-    *,
-    title: str,
-    middle: float,
-    level: str,
-    marks: tuple[np.ndarray, np.ndarray, np.ndarray],
-    picked: tuple[int, int] | None,
-    description: str,
-    lowest: float = -np.inf,
-) -> alt.LayerChart:
-    """Layers across, experts down, coloured from `middle`, with signs on some cells."""
-    n_layers, n_experts = values.shape
-    shown, group = _representatives(values)
-    layer, row = (grid.ravel() for grid in np.indices(shown.shape))
-    expert = shown.ravel()
-    names, row_names = np.asarray(labels), np.asarray(theme.row_names(n_experts, group))
-    cells = values[layer, expert]
-    low, high = theme.fitted_domain(values, middle=middle)
-    scale = theme.diverging((max(low, lowest), high), middle)
-    data: dict[str, Any] = {
-        "layer": layer,
-        "expert": expert,
-        "name": theme.unit_names(labels, layer, expert),
-        "x": names[layer],
-        "y": row_names[row],
-        "value": cells,
-    }
-    step_x = theme.cell_step(n_layers, 680, high=40)
-    step_y = theme.cell_step(len(row_names), 320, high=26)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("x:O", title="layer", sort=list(labels), axis=theme.axis_labels(-90)),
-        y=alt.Y(
-            "y:O",
-            title="expert (index in its layer)",
-            sort=row_names.tolist(),
-            axis=theme.axis_labels(),
-        ),
-    )
-    tooltip = [
-        alt.Tooltip("name:N", title="expert"),
-        alt.Tooltip("value:Q", title=text.short, format=".4~g"),
-    ]
-    pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
-    boxes = base.mark_rect().encode(
-        color=alt.Color("value:Q", title=text.short, scale=scale), tooltip=tooltip
-    )
-    layers: list[alt.Chart] = [boxes.add_params(pick)]
-    at_layer, at_expert, sign = marks
-    if len(at_layer):
-        signs = {
-            "x": names[at_layer],
-            "y": row_names[at_expert // group],
-            "sign": sign,
-            "ink": theme.ink(values[at_layer, at_expert], scale),
-        }
-        size = min(13.0, 0.8 * min(step_x, step_y) + 2)
-        layers.append(
-            base.properties(data=theme.embed(signs))
-            .mark_text(fontSize=size, fontWeight="bold", tooltip=None)
-            .encode(text="sign:N", color=theme.ink_colour())
-        )
-    if picked is not None:
-        ring = {"x": [labels[picked[0]]], "y": [str(row_names[picked[1] // group])]}
-        layers += theme.outlined(base, ring, step_x)
-    grouped = f" Rows of {group} experts show the one farthest from the median." * (group > 1)
-    return theme.layered(*layers).properties(
-        width=alt.Step(step_x),
-        height=alt.Step(step_y),
-        autosize=theme.NATURAL,
-        title=theme.title(
-            title, f"{text.unit}; {level}; {DIRECT}.{grouped}", width=step_x * n_layers
-        ),
-        description=theme.alt_description(description),
-    )

@@ -1,0 +1,169 @@
+"""One token and the experts that it pushes: the search, the map, the selections.
+
+See `pages.parts.vocabulary_view`: texts of tokens never go where markup is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from grok.errors import GrokError
+from lens import vocabulary_tables as tables
+from lens.figures import vocabulary as figures
+from lens.figures.routing import visible
+from lens.routers import RouterSet
+from lens.token_reading import TokenReading
+from lens.vocabulary import Readout
+from pages.parts import downloads, layout, links, vocabulary_source
+from pages.parts.vocabulary_source import Source
+
+READINGS = {"push": "Push", "margin": "Margin", "standing": "Against the vocabulary"}
+FIRST_WORD = "the"
+
+
+def pick_expert(mark: Mapping[str, Any]) -> None:
+    """A clicked cell becomes the expert shown."""
+    links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
+
+
+def show(
+    routers: RouterSet,
+    readout: Readout | None,
+    source: Source,
+    layer: int,
+    expert: int,
+    view: str,
+) -> None:
+    """From a token to the experts that it pushes."""
+    st.divider()
+    st.markdown("#### Which experts hear a token?")
+    text_place, id_place, measure_place = st.columns([2, 1, 2], vertical_alignment="bottom")
+    with text_place:
+        if source.tokenizer is None:
+            st.text("Without a tokenizer, give the token's id.")
+        else:
+            st.text_input(
+                "Find a token",
+                key="vocabulary_text",
+                max_chars=200,
+                placeholder="text, or an id as #123",
+                on_change=partial(search, source),
+            )
+    with id_place:
+        token = links.number(
+            "vocab", "Token id", 0, source.embedding.n_tokens - 1, default_token(source)
+        )
+    with measure_place:
+        what = links.choice(
+            "reading",
+            "Show",
+            [name for name in READINGS if name != "standing" or readout is not None],
+            "push",
+            shown=READINGS.__getitem__,
+            widget="segments",
+        )
+    search_results(source, token)
+    reading = vocabulary_source.reading(routers, source, token, view)
+    piece = source.piece(token)
+    labels = layout.layer_labels(routers)
+    standing = None
+    if readout is not None:
+        spread = np.where(readout.sd > 0, readout.sd, np.nan)
+        standing = np.nan_to_num((reading.push - readout.mean) / spread)
+    beyond = int(np.count_nonzero(reading.q <= 0.05))
+    st.text(f"Token {token}: {visible(piece)}")
+    st.markdown(
+        f"{beyond} of {reading.q.size} experts are pushed up or down by it beyond a random "
+        "direction (q ≤ 0.05)"
+        + (": not distinguishable from chance." if beyond == 0 else ".")
+        + " A click on a cell shows what else that expert listens to."
+    )
+    left, right = st.columns([2, 1], gap="medium")
+    with left:
+        layout.figure(
+            figures.token_expert_map(
+                reading, labels, piece, what, standing=standing, picked=(layer, expert)
+            ),
+            "token_experts",
+            routers,
+            scale=1.0 if routers.n_layers <= 32 else 0.78,
+            words=(what, str(token), view),
+            table=lambda: tables.reading_csv(reading, labels),
+            on_pick=pick_expert,
+        )
+    with right:
+        selections(routers, reading)
+
+
+def default_token(source: Source) -> int:
+    """The token shown at first: a common word, where there is a tokenizer."""
+    if source.tokenizer is None:
+        return 0
+    return int(next(iter(source.tokenizer.encode(FIRST_WORD)), 0))
+
+
+def search(source: Source) -> None:
+    """Takes in what was typed: the first match is shown, the others are offered."""
+    state = st.session_state
+    state.pop("vocabulary_notice", None)
+    state["vocabulary_matches"] = []
+    text = str(state.get("vocabulary_text") or "")
+    try:
+        found = vocabulary_source.matches(source, text)
+    except GrokError as error:
+        state["vocabulary_notice"] = str(error)
+        return
+    if found:
+        state["vocabulary_matches"] = found
+        links.choose(vocab=found[0])
+    elif text.strip():
+        state["vocabulary_notice"] = "No token is written so, or holds this text."
+
+
+def search_results(source: Source, token: int) -> None:
+    """The tokens that were found, to choose another."""
+    state = st.session_state
+    if "vocabulary_notice" in state:
+        st.warning(state["vocabulary_notice"], icon=":material/search_off:")
+    found = [t for t in state.get("vocabulary_matches", []) if t < source.embedding.n_tokens]
+    if len(found) < 2 or token not in found:
+        return
+    state["vocabulary_match"] = token
+
+    def chosen() -> None:
+        links.choose(vocab=int(state["vocabulary_match"]))
+
+    st.selectbox(
+        "Found (what the text is cut into first, then tokens that hold it)",
+        found,
+        key="vocabulary_match",
+        format_func=lambda t: f"{visible(source.piece(t))}  #{t}",
+        on_change=chosen,
+    )
+
+
+def selections(routers: RouterSet, reading: TokenReading) -> None:
+    """The experts that the token would select, layer by layer."""
+    order = np.arange(routers.n_layers)
+    chosen = {
+        f"choice {k + 1}": [f"E{e}" for e in reading.chosen[:, k]]
+        for k in range(min(routers.top_k, 4))
+    }
+    last = reading.margin[order, reading.chosen[:, -1]]
+    st.dataframe(
+        {"layer": layout.layer_labels(routers), **chosen, "margin of the last": last},
+        hide_index=True,
+        height=min(routers.n_layers, 11) * 35 + 38,
+        key="token_selections",
+        column_config={"margin of the last": st.column_config.NumberColumn(format="%.3f")},
+    )
+    downloads.row(
+        "token_selections",
+        downloads.file_stem("token_selections", routers.sha256, "csv"),
+        table=lambda: tables.reading_csv(reading, layout.layer_labels(routers)),
+    )
