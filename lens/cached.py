@@ -98,7 +98,7 @@ def expert_measures(routers: RouterSet, view: str = "canonical") -> ExpertMeasur
 
 @_data
 def breadth(routers: RouterSet, view: str = "canonical") -> Breadth:
-    return selection.breadth(router_gram(routers, view), routers.top_k, biases=routers.biases)
+    return selection.breadth(router_gram(routers, view), routers.top_k, biases=routers.logit_biases)
 
 
 @_data

@@ -63,7 +63,7 @@ def expert_measures(
     d_model, n_experts, n_layers = gram.d_model, gram.n_experts, gram.n_layers
     squares = np.einsum("lee->le", gram.own)
     absolute = np.abs(routers.columns(view)).sum(axis=1).astype(np.float64)
-    selected = breadth(gram, routers.top_k, biases=routers.biases)
+    selected = breadth(gram, routers.top_k, biases=routers.logit_biases)
     # Σ_ab ⟨w_a, w_b⟩ over layers is the square of the sum of the columns.
     of_sum = sum(np.einsum("ebe->e", gram.row(layer)) for layer in range(n_layers))
     across = squares.sum(axis=0) / n_layers - of_sum / n_layers**2

@@ -1,10 +1,12 @@
-"""The routers of a checkpoint, as the `.npz` that every analysis starts from.
+"""The routers of a model, as the `.npz` that every analysis starts from.
 
     python -m lens.extract --checkpoint DIR --output routers.npz
+    python -m lens.extract --safetensors DIR_OR_FILE --output routers.npz
 
-Of a checkpoint's files only the router of each layer and the scale of the norm
+Of a Grok-1-format checkpoint's files only the router of each layer and the scale of the norm
 that feeds it are opened: 128 of Grok-1's 770, 14 MB of 318 GB. The others need
-not be there.
+not be there. Other models' safetensors files are read by byte ranges, see
+`lens.extract_safetensors`.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ import numpy as np
 from grok.checkpoint import Checkpoint, moe_norm_path, open_checkpoint, router_path
 from grok.config import GROK_1
 from grok.errors import GrokError
+from lens.caveats import caveats
 from lens.errors import LensError
-from lens.routers import RouterSet, save_routers
+from lens.extract_safetensors import extract_safetensors
+from lens.layouts import LAYOUTS
+from lens.routers import SCORES, RouterSet, save_routers
 
 Progress = Callable[[int, int], None]
 """Called with the number of files read so far and the number to read."""
@@ -132,28 +137,45 @@ def _report(done: int, total: int) -> None:
     print(f"\rReading routers: {done} of {total} files", end=end, file=sys.stderr, flush=True)
 
 
-def summary(routers: RouterSet, n_files: int, n_bytes: int) -> str:
+def summary(routers: RouterSet, n_bytes: int, n_files: int | None = None) -> str:
     """One line on what was read."""
     n_layers, d_model, n_experts = routers.routers.shape
     norms = "without" if routers.norm_scales is None else "with"
+    biases = "" if routers.biases is None else ", with biases"
+    files = "" if n_files is None else f" from {n_files} files"
     return (
-        f"{n_layers} layers of routers [{d_model}, {n_experts}], top {routers.top_k}, {norms} norm "
-        f"scales; {n_bytes:,} bytes read from {n_files} files; SHA-256 {routers.sha256}"
+        f"{n_layers} layers of routers [{d_model}, {n_experts}], top {routers.top_k}, "
+        f"{routers.score}, {norms} norm scales{biases}; {n_bytes:,} bytes read{files}; "
+        f"SHA-256 {routers.sha256}"
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 when something was refused."""
+def _cost(path: Path, norms: bool) -> tuple[int, int]:
+    """Bytes and files that extraction reads."""
+    checkpoint = open_checkpoint(path)
+    files = [checkpoint.file(name) for name in needed_paths(checkpoint, norms)]
+    return sum(file.stat().st_size for file in files), len(files)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    families = "; ".join(layout.families for layout in LAYOUTS)
     parser = argparse.ArgumentParser(
         prog="python -m lens.extract",
-        description="Reads the routers of a Grok-1-format checkpoint and writes them as one .npz.",
+        description="Reads the routers of a model and writes them as one .npz.",
+        epilog=f"Layouts of safetensors files that are known: {families}.",
     )
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--checkpoint",
-        required=True,
         type=Path,
         metavar="DIR",
-        help="folder that holds ckpt-0, or ckpt-0 itself",
+        help="Grok-1-format: the folder that holds ckpt-0, or ckpt-0 itself",
+    )
+    source.add_argument(
+        "--safetensors",
+        type=Path,
+        metavar="DIR_OR_FILE",
+        help="another model: the folder of its safetensors files and config.json, or one file",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="the .npz to write"
@@ -163,7 +185,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="leave out the norm scales (where only the router files were downloaded)",
     )
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        metavar="N",
+        help="experts a token, where no config.json beside safetensors files says it",
+    )
+    parser.add_argument(
+        "--score", choices=SCORES, help="likewise, what turns logits into gates (default softmax)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, or 2 when something was refused."""
+    options = _options(arguments)
     on_terminal = sys.stderr.isatty()
     started = False
 
@@ -174,11 +210,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         _check_output(options.output)
-        routers = extract_routers(
-            options.checkpoint,
-            norms=not options.no_norms,
-            progress=progress if on_terminal else None,
-        )
+        shown = progress if on_terminal else None
+        if options.safetensors is not None:
+            routers, n_bytes = extract_safetensors(
+                options.safetensors,
+                norms=not options.no_norms,
+                top_k=options.top_k,
+                score=options.score,
+                progress=shown,
+            )
+            said = summary(routers, n_bytes)
+        else:
+            if options.top_k is not None or options.score is not None:
+                raise LensError("--top-k and --score are for --safetensors alone; leave them out.")
+            routers = extract_routers(
+                options.checkpoint, norms=not options.no_norms, progress=shown
+            )
+            said = summary(routers, *_cost(options.checkpoint, not options.no_norms))
         save_routers(routers, options.output)
     except LensError as error:
         if started:
@@ -188,10 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was written.", file=sys.stderr)
         return 130
-    checkpoint = open_checkpoint(options.checkpoint)
-    files = [checkpoint.file(path) for path in needed_paths(checkpoint, not options.no_norms)]
-    n_bytes = sum(file.stat().st_size for file in files)
-    print(f"{options.output}: {summary(routers, len(files), n_bytes)}")
+    print(f"{options.output}: {said}")
+    for sentence in caveats(routers):
+        print(sentence)
     return 0
 
 

@@ -244,13 +244,13 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
             "equally broad."
         )
         return _unasked(BREADTH, sentence, name, page, params)
-    if 2 * top_k == n_experts and routers.biases is None:
+    if 2 * top_k == n_experts and routers.logit_biases is None:
         sentence = (
             f"Can't be told from the weights: with top {top_k} of {n_experts} every expert is "
             "selected half of the time under an isotropic prior, whatever its weights."
         )
         return _unasked(BREADTH, sentence, name, page, params)
-    shares, _ = selected_share(gram.own, top_k, batches=BATCHES, biases=routers.biases)
+    shares, _ = selected_share(gram.own, top_k, batches=BATCHES, biases=routers.logit_biases)
     even = top_k / n_experts
     layer, expert = (int(i) for i in np.unravel_index(np.argmax(shares), shares.shape))
     broadest, typical = float(shares.max()), float(shares.max(axis=1).mean())

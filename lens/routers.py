@@ -62,7 +62,8 @@ class RouterSet:
       layer_ids: the model's own numbers of these layers (default 0, 1, …).
       top_k: experts a token.
       score: what turns logits into gates.
-      biases: added to the logits when experts are chosen, None for none.
+      biases: None for none. With softmax they are added to the logits; with sigmoid
+        to the gates while experts are chosen, and to nothing else.
       source: where the weights came from, for people.
 
     Raises:
@@ -146,6 +147,11 @@ class RouterSet:
             digest.update(b"|biases|")
             digest.update(np.ascontiguousarray(self.biases, dtype="<f4").data)
         return digest.hexdigest()
+
+    @property
+    def logit_biases(self) -> Float[np.ndarray, "layer expert"] | None:
+        """The biases where they are added to logits; None for those added to sigmoids."""
+        return self.biases if self.score == "softmax" else None
 
     def label(self, layer: int, expert: int | None = None) -> str:
         """The name shown for row `layer`, or for one of its experts: "L12" or "L12·E3"."""

@@ -279,7 +279,7 @@ def test_the_command_writes_a_file_that_opens(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     routers = load_routers(output)
     assert routers.sha256 == extract_routers(DATA / "tiny12").sha256
-    assert "12 layers of routers [64, 8], top 2, with norm scales" in done.stdout
+    assert "12 layers of routers [64, 8], top 2, softmax, with norm scales" in done.stdout
     assert routers.sha256 in done.stdout
     checkpoint = open_checkpoint(DATA / "tiny12")
     n_bytes = sum(
