@@ -126,7 +126,7 @@ def layer_null(
         return _pooled_matchings(gram, similarity, draws, seed, progress)
     mean, sd, skewness, reached = (np.full((n, n), np.nan) for _ in range(4))
     turns = layer_corners(gram, draws, np.random.default_rng(seed))
-    for a, values in _rows(gram, metric, turns):
+    for a, values in turned_similarities(gram, metric, turns):
         rest = slice(a + 1, None)
         centre = values.mean(axis=0)
         apart = values - centre
@@ -184,7 +184,7 @@ def _pooled_matchings(
     for done, pair in enumerate(chosen):
         two = [upper[0][pair], upper[1][pair]]
         routers = RouterGram(gram.own[two], gram.sums[two], gram.d_model)
-        pool.append(next(_rows(routers, "matched_cosine", turns))[1][:, 0])
+        pool.append(next(turned_similarities(routers, "matched_cosine", turns))[1][:, 0])
         if progress is not None:
             progress(done + 1, len(chosen))
     values = np.concatenate(pool)
@@ -308,7 +308,7 @@ def null_of_pair(
     """Similarities of two layers of the set after each was turned at random; sorted."""
     pair = RouterGram(gram.own[[a, b]], gram.sums[[a, b]], gram.d_model)
     turns = layer_corners(pair, check_draws(draws), np.random.default_rng(seed))
-    _, values = next(_rows(pair, metric, turns))
+    _, values = next(turned_similarities(pair, metric, turns))
     return np.sort(values[:, 0])
 
 
@@ -330,12 +330,12 @@ def adjacent_null(
         two = [layer, layer + 1]
         pair = RouterGram(gram.own[two], gram.sums[two], gram.d_model)
         drawn = layer_corners(gram, draws, rng) if turns is None else turns
-        _, values = next(_rows(pair, metric, drawn))
+        _, values = next(turned_similarities(pair, metric, drawn))
         columns.append(rng.permutation(values[:, 0]) if many else values[:, 0])
     return np.stack(columns, axis=1) if columns else np.empty((draws, 0))
 
 
-def _rows(
+def turned_similarities(
     gram: RouterGram, metric: str, turns: Float[np.ndarray, "draw rank rank"]
 ) -> Iterator[tuple[int, Float[np.ndarray, "draw pair"]]]:
     """For every layer but the last, its drawn similarities with the layers after it."""

@@ -242,7 +242,13 @@ def layer_distances(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray, 
     √(2 − 2·s), which for CKA and for the cosine is the Euclidean distance
     between unit vectors; for "euclidean" the distance itself.
     """
-    similarity = layer_similarity(gram, metric)
+    return distances_of(layer_similarity(gram, metric), metric)
+
+
+def distances_of(
+    similarity: Float[np.ndarray, "layer layer"], metric: str
+) -> Float[np.ndarray, "layer layer"]:
+    """The distances of `layer_distances`, of similarities that are known already."""
     if metric == "euclidean":
         return 1 / similarity - 1
     return np.sqrt(np.maximum(2 - 2 * similarity, 0))
