@@ -10,15 +10,34 @@ uneven for *this text*, not that the experts differ in general.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.coselection import CoSelection, coselection
 from lens.errors import LensError
+from lens.repeats import RepeatRate, repeat_rate
 from lens.traces import RoutedTokens, Trace
+
+__all__ = [
+    "CoSelection",
+    "Paths",
+    "RepeatRate",
+    "coselection",
+    "effective_experts",
+    "entropy",
+    "gate_share",
+    "generated_tokens",
+    "lead",
+    "load",
+    "load_interval",
+    "margin",
+    "paths",
+    "prompt_tokens",
+    "repeat_rate",
+]
 
 ALL = slice(None)
 
@@ -174,161 +193,6 @@ def gate_share(trace: RoutedTokens) -> Float[np.ndarray, "layer token choice"]:
     total = gates.sum(axis=-1, keepdims=True)
     even = np.full_like(gates, 1 / gates.shape[-1])
     return np.divide(gates, total, out=even, where=total > 0)
-
-
-# --- which experts go together --------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class CoSelection:
-    """Pairs of experts that the same tokens chose.
-
-    Attributes:
-      counts: tokens that chose both; on the diagonal, tokens that chose the one.
-      expected: tokens that would, given the loads alone, see `coselection`.
-      lift: counts / expected; NaN on the diagonal and where nothing is expected.
-      n_tokens: tokens counted.
-    """
-
-    counts: Int[np.ndarray, "layer expert expert"]
-    expected: Float[np.ndarray, "layer expert expert"]
-    lift: Float[np.ndarray, "layer expert expert"]
-    n_tokens: int
-
-
-def coselection(trace: RoutedTokens, *, tokens: slice = ALL) -> CoSelection:
-    """Which experts of a layer are chosen together more often than their loads explain.
-
-    The plain product n_a · n_b / T is no chance level here: a token must choose
-    K different experts, so even use of 8 by pairs gives 1/28 of the tokens to a
-    pair, not 1/16. Expected counts come from the least committal choice of K
-    different experts that has these loads, P(S) ∝ Π_{e∈S} w_e, its weights
-    fitted so that every expert is chosen as often as it was:
-
-        expected_ab = T · w_a w_b e_{K−2}(w without a, b) / e_K(w),
-
-    e_j the elementary symmetric polynomial of degree j.
-
-    Reading it: 1 is what the loads explain, 2 twice as often together. Counts
-    of a few tokens vary by their square root.
-
-    Raises:
-      LensError: no tokens in the part asked for.
-    """
-    experts, n_experts = _chosen(trace, tokens)
-    n_layers, n_tokens, top_k = experts.shape
-    counts = np.empty((n_layers, n_experts, n_experts), dtype=np.int64)
-    expected = np.empty((n_layers, n_experts, n_experts))
-    for layer in range(n_layers):
-        chosen = np.zeros((n_tokens, n_experts))
-        np.put_along_axis(chosen, experts[layer], 1, axis=1)
-        counts[layer] = np.rint(chosen.T @ chosen)
-        expected[layer] = n_tokens * _joint_inclusion(counts[layer].diagonal() / n_tokens, top_k)
-    pairs = expected.copy()
-    pairs[:, np.arange(n_experts), np.arange(n_experts)] = 0
-    possible = pairs > 1e-9
-    lift = np.divide(counts, pairs, out=np.full_like(pairs, np.nan), where=possible)
-    return CoSelection(counts, expected, lift, n_tokens)
-
-
-def _symmetric(weights: np.ndarray, degree: int) -> np.ndarray:
-    """Elementary symmetric polynomials of degree 0 … `degree` of the last axis."""
-    poly = np.zeros((*weights.shape[:-1], degree + 1))
-    poly[..., 0] = 1
-    for i in range(weights.shape[-1]):
-        poly[..., 1:] += poly[..., :-1] * weights[..., i, None]
-    return poly
-
-
-def _joint_inclusion(share: Float[np.ndarray, " expert"], top_k: int) -> np.ndarray:
-    """P(a and b chosen) of the maximum-entropy choice of `top_k` with P(a chosen) = share.
-
-    Source: S. Chen, A. Dempster and J. Liu, "Weighted finite population sampling to
-    maximize entropy", Biometrika 81 (1994): the weights and their fixed point.
-    """
-    joint = np.diag(share).astype(float)
-    always, never = share > 1 - 1e-12, share < 1e-12
-    joint[always] = share  # an expert chosen by every token is with every choice
-    joint[:, always] = share[:, None]
-    rest = np.flatnonzero(~always & ~never)
-    k = top_k - int(always.sum())
-    if k < 2 or len(rest) <= k:
-        return joint
-    p = share[rest]
-    without = ~np.eye(len(rest), dtype=bool)
-    others = np.array([np.flatnonzero(row) for row in without])
-    w = p / (1 - p)
-    for _ in range(2000):
-        w = w / np.exp(np.log(w).mean())
-        found = w * _symmetric(w[others], k - 1)[:, -1] / _symmetric(w, k)[-1]
-        if np.max(np.abs(found - p)) < 1e-9:
-            break
-        w = w * p / found
-    total = _symmetric(w, k)[-1]
-    i, j = np.triu_indices(len(rest), 1)
-    apart = others[i]
-    left = apart[apart != j[:, None]].reshape(len(i), -1)  # all experts but two
-    both = w[i] * w[j] * _symmetric(w[left], k - 2)[:, -1] / total
-    joint[rest[i], rest[j]] = joint[rest[j], rest[i]] = both
-    return joint
-
-
-# --- order of the text ----------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class RepeatRate:
-    """How often a token's experts are those of the token before it.
-
-    Attributes:
-      first: share of neighbours with the same first choice.
-      any: share of neighbours that have at least one choice in common.
-      chance_first: value of `first` for even, independent choices: 1 / E.
-      chance_any: value of `any`: 1 − C(E − K, K) / C(E, K).
-      shuffled_first: value of `first` for the same choices in random order.
-      shuffled_any: value of `any` for the same choices in random order.
-    """
-
-    first: Float[np.ndarray, " layer"]
-    any: Float[np.ndarray, " layer"]
-    chance_first: float
-    chance_any: float
-    shuffled_first: Float[np.ndarray, " layer"]
-    shuffled_any: Float[np.ndarray, " layer"]
-
-
-def repeat_rate(trace: RoutedTokens, *, tokens: slice = ALL) -> RepeatRate:
-    """Share of neighbouring tokens that go to the same experts.
-
-    Reading it: for top 2 of 8, even and independent choices repeat the first in
-    12.5 % and share either in 46.4 % of the neighbours. Uneven loads alone raise
-    both; the shuffled values, exact means over all orders of these tokens, hold
-    the loads fixed, so what exceeds them is due to the order of the text.
-
-    Raises:
-      LensError: fewer than two tokens in the part asked for.
-    """
-    experts, n_experts = _chosen(trace, tokens, least=2)
-    n_layers, n_tokens, top_k = experts.shape
-    same_first = experts[:, 1:, 0] == experts[:, :-1, 0]
-    shared = (experts[:, 1:, :, None] == experts[:, :-1, None, :]).any(axis=(2, 3))
-    counts = _counts(experts[:, :, :1], n_experts)
-    pairs = n_tokens * (n_tokens - 1)
-    shuffled_any = np.empty(n_layers)
-    for layer in range(n_layers):
-        sets, times = np.unique(np.sort(experts[layer], axis=1), axis=0, return_counts=True)
-        member = np.zeros((len(sets), n_experts))
-        np.put_along_axis(member, sets, 1, axis=1)
-        meet = (member @ member.T) > 0.5
-        shuffled_any[layer] = (times @ meet @ times - n_tokens) / pairs
-    return RepeatRate(
-        first=same_first.mean(axis=1),
-        any=shared.mean(axis=1),
-        chance_first=1 / n_experts,
-        chance_any=1 - math.comb(n_experts - top_k, top_k) / math.comb(n_experts, top_k),
-        shuffled_first=(counts * (counts - 1)).sum(axis=1) / pairs,
-        shuffled_any=shuffled_any,
-    )
 
 
 # --- from layer to layer --------------------------------------------------------

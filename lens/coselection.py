@@ -1,0 +1,259 @@
+"""Which experts are chosen together, beside what their loads alone explain.
+
+Axes: layer (L), token (T), expert (E), choice (K), set (different choices of K experts).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lens.errors import LensError
+from lens.multiple import SMALLEST, benjamini_hochberg
+from lens.traces import RoutedTokens
+
+# Different choices up to which their joint distribution is gone through whole.
+HELD_SETS = 5000
+
+
+@dataclass(frozen=True, eq=False)
+class CoSelection:
+    """Pairs of experts that the same tokens chose.
+
+    Attributes:
+      counts: tokens that chose both; on the diagonal, tokens that chose the one.
+      expected: tokens that would, given the loads alone, see `coselection`.
+      lift: counts / expected; NaN on the diagonal and where nothing is expected.
+      n_tokens: tokens counted.
+    """
+
+    counts: Int[np.ndarray, "layer expert expert"]
+    expected: Float[np.ndarray, "layer expert expert"]
+    lift: Float[np.ndarray, "layer expert expert"]
+    n_tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class PairTest:
+    """p-values of pairs, see `pair_test`.
+
+    Attributes:
+      z: (counts − expected) / sd.
+      p: two-sided; NaN on the diagonal and where a count cannot vary.
+      q: over all pairs of all layers, after Benjamini and Hochberg.
+      sd: of a count, when the loads alone decide.
+      method: for people.
+    """
+
+    z: Float[np.ndarray, "layer expert expert"]
+    p: Float[np.ndarray, "layer expert expert"]
+    q: Float[np.ndarray, "layer expert expert"]
+    sd: Float[np.ndarray, "layer expert expert"]
+    method: str
+
+
+def coselection(trace: RoutedTokens, *, tokens: slice = slice(None)) -> CoSelection:
+    """Which experts of a layer are chosen together more often than their loads explain.
+
+    The plain product n_a · n_b / T is no chance level here: a token must choose
+    K different experts, so even use of 8 by pairs gives 1/28 of the tokens to a
+    pair, not 1/16. Expected counts come from the least committal choice of K
+    different experts that has these loads, P(S) ∝ Π_{e∈S} w_e, its weights
+    fitted so that every expert is chosen as often as it was:
+
+        expected_ab = T · w_a w_b e_{K−2}(w without a, b) / e_K(w),
+
+    e_j the elementary symmetric polynomial of degree j.
+
+    Reading it: 1 is what the loads explain, 2 twice as often together. Counts
+    of a few tokens vary by their square root; `pair_test` has p-values.
+
+    Raises:
+      LensError: no tokens in the part asked for.
+    """
+    experts = trace.experts[:, tokens]
+    return coselection_of(pair_counts(experts, trace.router_logits.shape[2]), experts.shape[1:])
+
+
+def pair_counts(
+    experts: Int[np.ndarray, "layer token choice"], n_experts: int
+) -> Int[np.ndarray, "layer expert expert"]:
+    """Tokens that chose both experts of a pair; on the diagonal, those that chose the one."""
+    n_layers, n_tokens, _ = experts.shape
+    counts = np.empty((n_layers, n_experts, n_experts), dtype=np.int64)
+    for layer in range(n_layers):
+        chosen = np.zeros((n_tokens, n_experts))
+        np.put_along_axis(chosen, experts[layer].astype(np.int64), 1, axis=1)
+        counts[layer] = np.rint(chosen.T @ chosen)
+    return counts
+
+
+def coselection_of(
+    counts: Int[np.ndarray, "layer expert expert"], tokens_and_choices: tuple[int, ...]
+) -> CoSelection:
+    """`coselection` from counts of pairs: of several texts, for instance, added up.
+
+    Args:
+      counts: as `pair_counts` gives them.
+      tokens_and_choices: how many tokens were counted, and how many choices each had.
+    """
+    n_tokens, top_k = tokens_and_choices
+    if n_tokens < 1:
+        raise LensError(
+            "Routing statistics: 0 tokens in this part of the trace; expected at least 1. Choose "
+            "a longer text or another part."
+        )
+    n_experts = counts.shape[1]
+    expected = np.empty(counts.shape)
+    for layer, own in enumerate(counts):
+        expected[layer] = n_tokens * _joint_inclusion(own.diagonal() / n_tokens, top_k)
+    pairs = expected.copy()
+    pairs[:, np.arange(n_experts), np.arange(n_experts)] = 0
+    possible = pairs > 1e-9
+    lift = np.divide(counts, pairs, out=np.full_like(pairs, np.nan), where=possible)
+    return CoSelection(counts, expected, lift, n_tokens)
+
+
+def pair_test(found: CoSelection) -> PairTest:
+    """How rare a pair's count is when tokens choose independently and by the loads alone.
+
+    Under P(S) ∝ Π w_e a count of T independent tokens varies; since the weights were
+    fitted to the loads, only what the loads leave free does. Its spread and skewness are
+    those of a pair's indicator less its regression on the indicators of the experts, times
+    √T and 1/√T. The p-value is read off a Pearson type III distribution with them: exact in
+    its first three moments, and none is reported below 1e-12. Beyond 5,000 different
+    choices of K experts the count is taken as binomial, which is a little cautious.
+
+    Neighbouring tokens of a text are not independent, so small p-values say that pairs are
+    uneven for this text.
+    """
+    counts, n_tokens = found.counts, found.n_tokens
+    n_layers, n_experts, _ = counts.shape
+    top_k = round(float(counts[0].diagonal().sum() / n_tokens))
+    sd, skewness = np.zeros(counts.shape), np.zeros(counts.shape)
+    whole = math.comb(n_experts, top_k) <= HELD_SETS
+    for layer in range(n_layers):
+        share = found.expected[layer] / n_tokens
+        if whole:
+            sd[layer], skewness[layer] = _residual_moments(share.diagonal(), top_k)
+        else:
+            variance = np.clip(share * (1 - share), 0, None)
+            sd[layer] = np.sqrt(variance)
+            third = np.divide(
+                1 - 2 * share, sd[layer], out=np.zeros_like(share), where=sd[layer] > 0
+            )
+            skewness[layer] = third
+    sd, skewness = sd * np.sqrt(n_tokens), skewness / np.sqrt(n_tokens)
+    asked = ~np.eye(n_experts, dtype=bool) & (sd > 1e-6) & (found.expected > 1e-9)
+    z = np.divide(counts - found.expected, sd, out=np.full(sd.shape, np.nan), where=asked)
+    p = _two_sided(z, skewness)
+    upper = np.triu(np.ones((n_experts, n_experts), dtype=bool), 1)
+    q = np.full(p.shape, np.nan)
+    q[:, upper] = benjamini_hochberg(p[:, upper])
+    q = np.where(np.isnan(q), q.transpose(0, 2, 1), q)
+    method = "loads fitted, independent tokens"
+    return PairTest(z, p, q, sd, method if whole else f"{method}, binomial counts")
+
+
+def _two_sided(z: np.ndarray, skewness: np.ndarray) -> np.ndarray:
+    from scipy.stats import pearson3
+
+    with np.errstate(invalid="ignore"):
+        above, below = pearson3.sf(z, skewness), pearson3.cdf(z, skewness)
+    p = np.clip(2 * np.minimum(above, below), SMALLEST, 1)
+    return np.where(np.isnan(z), np.nan, p)
+
+
+def _residual_moments(share: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Spread and skewness, for one token, of each pair's indicator less what the loads fix."""
+    n_experts = len(share)
+    sets = np.array(list(combinations(range(n_experts), top_k)))
+    member = np.zeros((len(sets), n_experts))
+    np.put_along_axis(member, sets, 1, axis=1)
+    chance = _set_chances(member, share, top_k)
+    i, j = np.triu_indices(n_experts, 1)
+    single, both = member - chance @ member, member[:, i] * member[:, j]
+    both -= chance @ both
+    weighted = single * chance[:, None]
+    slope = np.linalg.lstsq(weighted.T @ single, weighted.T @ both, rcond=1e-10)[0]
+    left = both - single @ slope
+    variance = np.clip(chance @ left**2, 0, None)
+    variance[variance < 1e-12] = 0
+    third = chance @ left**3
+    skew = np.divide(third, variance**1.5, out=np.zeros_like(third), where=variance > 0)
+    sd, skewness = np.zeros((n_experts, n_experts)), np.zeros((n_experts, n_experts))
+    sd[i, j] = sd[j, i] = np.sqrt(variance)
+    skewness[i, j] = skewness[j, i] = skew
+    return sd, skewness
+
+
+def _set_chances(member: np.ndarray, share: np.ndarray, top_k: int) -> np.ndarray:
+    """P(S) of the maximum-entropy choice with these shares; sets that cannot occur get 0."""
+    always, never = share > 1 - 1e-12, share < 1e-12
+    weights, k = _weights(share, top_k)
+    possible = (member[:, never].sum(axis=1) == 0) & (member[:, always].all(axis=1))
+    rest = ~always & ~never
+    logs = member[:, rest] @ np.log(weights) if rest.any() else np.zeros(len(member))
+    chance = np.where(possible, np.exp(logs - logs[possible].max()), 0)
+    return chance / chance.sum()
+
+
+def _symmetric(weights: np.ndarray, degree: int) -> np.ndarray:
+    """Elementary symmetric polynomials of degree 0 … `degree` of the last axis."""
+    poly = np.zeros((*weights.shape[:-1], degree + 1))
+    poly[..., 0] = 1
+    for i in range(weights.shape[-1]):
+        poly[..., 1:] += poly[..., :-1] * weights[..., i, None]
+    return poly
+
+
+def _joint_inclusion(share: Float[np.ndarray, " expert"], top_k: int) -> np.ndarray:
+    """P(a and b chosen) of the maximum-entropy choice of `top_k` with P(a chosen) = share.
+
+    Source: S. Chen, A. Dempster and J. Liu, "Weighted finite population sampling to
+    maximize entropy", Biometrika 81 (1994): the weights and their fixed point.
+    """
+    joint = np.diag(share).astype(float)
+    always, never = share > 1 - 1e-12, share < 1e-12
+    joint[always] = share  # an expert chosen by every token is with every choice
+    joint[:, always] = share[:, None]
+    rest = np.flatnonzero(~always & ~never)
+    k = top_k - int(always.sum())
+    if k < 2 or len(rest) <= k:
+        return joint
+    w, _ = _weights(share, top_k)
+    others = _others(len(rest))
+    total = _symmetric(w, k)[-1]
+    i, j = np.triu_indices(len(rest), 1)
+    apart = others[i]
+    left = apart[apart != j[:, None]].reshape(len(i), -1)  # all experts but two
+    both = w[i] * w[j] * _symmetric(w[left], k - 2)[:, -1] / total
+    joint[rest[i], rest[j]] = joint[rest[j], rest[i]] = both
+    return joint
+
+
+def _others(count: int) -> Int[np.ndarray, "expert other"]:
+    """For each of `count` experts, all but that one."""
+    return np.array([np.flatnonzero(row) for row in ~np.eye(count, dtype=bool)]).reshape(count, -1)
+
+
+def _weights(share: Float[np.ndarray, " expert"], top_k: int) -> tuple[np.ndarray, int]:
+    """Weights of the experts that are neither always nor never chosen, and choices left to them."""
+    always, never = share > 1 - 1e-12, share < 1e-12
+    p = share[~always & ~never]
+    k = top_k - int(always.sum())
+    w = p / (1 - p)
+    if len(p) <= k or k < 1:
+        return w, k
+    others = _others(len(p))
+    for _ in range(2000):
+        w = w / np.exp(np.log(w).mean())
+        found = w * _symmetric(w[others], k - 1)[:, -1] / _symmetric(w, k)[-1]
+        if np.max(np.abs(found - p)) < 1e-9:
+            break
+        w = w * p / found
+    return w, k

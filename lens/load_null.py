@@ -1,0 +1,142 @@
+"""How sure a measured load is, and how even the use of experts is beside even chance.
+
+Axes: layer (L), token (T), expert (E), choice (K), draw.
+
+Tokens are taken as independent, which neighbouring tokens of a text are not: intervals of
+a running text are too narrow. Those over several texts (`lens.trace_folder`) are not.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+
+from lens.errors import LensError
+from lens.routing import effective_experts, load
+from lens.shuffles import DRAWS, SEED, AgainstChance, against_chance, checked_draws
+from lens.traces import RoutedTokens
+
+HELD_SETS = 5000
+# Random choices that are drawn at once, and in all.
+AT_ONCE = 2**22
+IN_ALL = 2e8
+
+
+def share_interval(
+    trace: RoutedTokens,
+    *,
+    level: float = 0.95,
+    comparisons: int | None = None,
+    tokens: slice = slice(None),
+) -> tuple[Float[np.ndarray, "layer expert"], Float[np.ndarray, "layer expert"]]:
+    """Interval of each expert's load: the loads that a sample of this size leaves possible.
+
+    A token chooses an expert or does not, so the tokens that do are Binomial(T, q) if they
+    are independent; the interval of q is Clopper and Pearson's, exact, and load = q / K.
+    All experts of a layer together are one multinomial-like sample: each gets a share
+    1 / E of the error (Bonferroni), so that a layer's intervals hold together at `level`.
+
+    Reading it: even use, 1 / E, outside an interval is not what this text's tokens would
+    give by chance. Neighbouring tokens are alike, so a text says less than its length.
+
+    Args:
+      trace: the tokens.
+      level: with which all intervals of a layer hold.
+      comparisons: intervals that are to hold together; by default the experts of a layer,
+        1 for each by itself.
+      tokens: the part of the text.
+
+    Returns:
+      Lowest and highest load.
+    """
+    from scipy.special import betaincinv
+
+    share = load(trace, tokens=tokens)
+    n_experts, top_k = share.shape[1], trace.experts.shape[2]
+    comparisons = n_experts if comparisons is None else comparisons
+    if not (0 < level < 1 and comparisons >= 1):
+        raise LensError(
+            f"Interval of the load: found level {level:g} and {comparisons} comparisons; expected "
+            "a level between 0 and 1 and at least one comparison."
+        )
+    n = trace.experts[:, tokens].shape[1]
+    count = np.rint(share * n * top_k)
+    tail = (1 - level) / 2 / comparisons
+    low = np.where(count > 0, betaincinv(np.maximum(count, 1), n - count + 1, tail), 0)
+    high = np.where(count < n, betaincinv(count + 1, np.maximum(n - count, 1), 1 - tail), 1)
+    return low / top_k, high / top_k
+
+
+def even_use(
+    trace: RoutedTokens,
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+    tokens: slice = slice(None),
+) -> AgainstChance:
+    """Effective number of experts beside that of tokens which choose evenly at random.
+
+    exp(H) of a short text lies below E by chance alone; the null draws, for as many tokens,
+    K different experts each, all choices equally likely.
+
+    Reading it: below the band, the text uses the experts unevenly (p is one-sided). Above
+    it would be more even than chance, as a trained balance may be.
+    """
+    experts = trace.experts[:, tokens]
+    n_experts = trace.router_logits.shape[2]
+    value = effective_experts(trace, tokens=tokens)
+    _, n_tokens, top_k = experts.shape
+    counts = even_counts(n_tokens, top_k, n_experts, checked_draws(draws), seed)
+    shares = counts / (n_tokens * top_k)
+    logs = np.log(np.where(shares > 0, shares, 1))
+    drawn = np.exp(-(shares * logs).sum(axis=1))
+    method = f"{n_tokens:,} tokens choose {top_k} of {n_experts} evenly, {len(drawn):,} times"
+    return against_chance(
+        value,
+        np.repeat(drawn[:, None], len(value), axis=1),
+        seed=seed,
+        method=method,
+        tail="lower",
+    )
+
+
+def even_counts(
+    n_tokens: int, top_k: int, n_experts: int, draws: int, seed: int
+) -> Float[np.ndarray, "draw expert"]:
+    """Tokens that choose each expert when all choices of `top_k` experts are equally likely.
+
+    Where there are at most 5,000 choices, from their multinomial distribution; else token
+    by token, and then fewer draws (at least 199) of long texts.
+    """
+    rng = np.random.default_rng(seed)
+    if math.comb(n_experts, top_k) <= HELD_SETS:
+        sets = np.array(list(combinations(range(n_experts), top_k)))
+        member = np.zeros((len(sets), n_experts))
+        np.put_along_axis(member, sets, 1, axis=1)
+        return rng.multinomial(n_tokens, np.full(len(sets), 1 / len(sets)), size=draws) @ member
+    draws = int(max(min(draws, IN_ALL / (n_tokens * top_k * top_k)), min(draws, 199)))
+    counts = np.zeros((draws, n_experts))
+    for draw in range(draws):
+        for start in range(0, n_tokens, AT_ONCE // top_k):
+            n = min(AT_ONCE // top_k, n_tokens - start)
+            chosen = random_choices(rng, n, top_k, n_experts)
+            counts[draw] += np.bincount(chosen.ravel(), minlength=n_experts)
+    return counts
+
+
+def random_choices(
+    rng: np.random.Generator, n_tokens: int, top_k: int, n_experts: int
+) -> np.ndarray:
+    """`top_k` different experts for each token, every set equally likely.
+
+    Source: R. Floyd, in J. Bentley, "A sample of brilliance", CACM 30 (1987).
+    """
+    chosen = np.empty((n_tokens, top_k), dtype=np.int64)
+    for place, last in enumerate(range(n_experts - top_k, n_experts)):
+        drawn = rng.integers(0, last + 1, n_tokens)
+        taken = (chosen[:, :place] == drawn[:, None]).any(axis=1)
+        chosen[:, place] = np.where(taken, last, drawn)
+    return chosen
