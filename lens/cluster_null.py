@@ -1,0 +1,377 @@
+"""What trees of unrelated layers look like: silhouettes and cophenetic correlation by chance.
+
+Axes: draw, k (numbers of groups, from 2 on), layer (L).
+
+Any set of layers can be drawn as a tree and cut into groups. So the same tree is drawn
+and cut again for layers turned at random, each of which keeps its own router. What it
+tests is that layers are unrelated: groups pass, and so does a slow change along depth,
+which is no groups. How compact the groups are, the silhouette itself says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lens.clustering import LayerTree, depth_agreement, depth_terciles, silhouette
+from lens.gram import RouterGram, standardized_gram
+from lens.layer_null import affordable_draws, check_draws, layer_null, turned_similarities
+from lens.matching import SUBSET_EXPERTS
+from lens.multiple import monte_carlo_p
+from lens.rotation import layer_corners, unrelated_sets
+from lens.routers import RouterSet
+from lens.similarity import LAYER_METRICS, distances_of, layer_similarity
+
+DRAWS = 200
+SEED = 0
+MOST_GROUPS = 12
+LEVEL = 0.05
+# Below this silhouette groups are not compact, however far beyond chance
+# (Kaufman and Rousseeuw, 1990).
+WEAK = 0.25
+# So many draws share one generator; they can be made, kept and shown block by block.
+BLOCK = 25
+# Up to so many columns whole sets are turned: 5 ms a draw. Beyond, pair by pair.
+WHOLE_COLUMNS = 512
+MOMENT_DRAWS = 400
+
+WHOLE = "every layer turned at random, the set clustered anew"
+PAIRS = "similarities of layers turned at random pair by pair, the set clustered anew"
+SHUFFLED = "coordinates of every layer shuffled, the set clustered anew"
+
+
+@dataclass(frozen=True, eq=False)
+class GroupNull:
+    """How compact the groups of a tree are, for every number of groups, beside chance.
+
+    Attributes:
+      k: numbers of groups.
+      silhouette: of the tree cut into k groups.
+      mean, low, high: of unrelated layers: mean, 2.5 % and 97.5 % quantile.
+      p: share of unrelated sets whose cut into k groups is at least as compact.
+      p_any: the same, with all k looked at together (maximum statistic): below 5 %
+        for any k in one of twenty unrelated sets.
+      cophenetic: of the tree; not a number with 2 layers.
+      cophenetic_band: its mean, 2.5 % and 97.5 % quantile by chance.
+      cophenetic_p: share of unrelated sets whose tree keeps its distances as well.
+      draws: unrelated sets that were clustered.
+      seed: of the random numbers.
+      method: what was drawn, for people.
+    """
+
+    k: Int[np.ndarray, " k"]
+    silhouette: Float[np.ndarray, " k"]
+    mean: Float[np.ndarray, " k"]
+    low: Float[np.ndarray, " k"]
+    high: Float[np.ndarray, " k"]
+    p: Float[np.ndarray, " k"]
+    p_any: Float[np.ndarray, " k"]
+    cophenetic: float
+    cophenetic_band: tuple[float, float, float]
+    cophenetic_p: float
+    draws: int
+    seed: int
+    method: str
+
+    @property
+    def best(self) -> int | None:
+        """Place in `k` of the largest silhouette above chance; of those beyond chance, if any."""
+        above = self.silhouette - self.mean
+        if not np.isfinite(above).any():
+            return None
+        found = self.p_any <= LEVEL
+        return int(np.nanargmax(np.where(found, above, np.nan) if found.any() else above))
+
+
+def group_numbers(n_layers: int) -> Int[np.ndarray, " k"]:
+    """Numbers of groups that have a silhouette: 2 to 12, and fewer than layers."""
+    return np.arange(2, min(MOST_GROUPS, n_layers - 1) + 1)
+
+
+def tree_scores(
+    distances: Float[np.ndarray, "layer layer"], method: str
+) -> Float[np.ndarray, " score"]:
+    """Silhouettes of every cut of a tree, and its cophenetic correlation last."""
+    from scipy.cluster.hierarchy import linkage
+
+    condensed = distances[np.triu_indices(len(distances), 1)]
+    return _scores(distances, linkage(condensed, method=method))
+
+
+def _scores(distances: np.ndarray, merges: np.ndarray) -> np.ndarray:
+    from scipy.cluster.hierarchy import cophenet, fcluster
+
+    cuts = group_numbers(len(distances))
+    scores = [silhouette(distances, fcluster(merges, k, criterion="maxclust")) for k in cuts]
+    heights = cophenet(merges)
+    condensed = distances[np.triu_indices(len(distances), 1)]
+    varied = np.ptp(heights) > 0 and np.ptp(condensed) > 0
+    fit = np.corrcoef(heights, condensed)[0, 1] if varied else np.nan
+    return np.array([*scores, fit])
+
+
+@dataclass(frozen=True, eq=False)
+class PairMoments:
+    """How similar each pair of layers is by chance: mean, spread and skewness of its null."""
+
+    mean: Float[np.ndarray, " pair"]
+    sd: Float[np.ndarray, " pair"]
+    skewness: float
+
+
+def pair_moments(gram: RouterGram, metric: str) -> PairMoments | None:
+    """What draws of a set too large to be turned as a whole need; None for others."""
+    if gram.n_layers * gram.n_experts <= WHOLE_COLUMNS or gram.n_layers < 2:
+        return None
+    upper = np.triu_indices(gram.n_layers, 1)
+    if metric == "matched_cosine" and gram.n_experts > SUBSET_EXPERTS:
+        null = layer_null(gram, metric, draws=affordable_draws(metric, 1, gram.n_experts))
+        return PairMoments(null.mean[upper], null.sd[upper], 0.0)
+    draws = affordable_draws(metric, len(upper[0]), gram.n_experts, MOMENT_DRAWS)
+    turns = layer_corners(gram, draws, np.random.default_rng(SEED))
+    rows = [values for _, values in turned_similarities(gram, metric, turns)]
+    values = np.concatenate(rows, axis=1)
+    mean, sd = values.mean(axis=0), values.std(axis=0)
+    skewness = float((((values - mean) / np.maximum(sd, 1e-300)) ** 3).mean())
+    return PairMoments(mean, sd, skewness)
+
+
+def unrelated_distances(
+    gram: RouterGram, metric: str, draws: int, seed: int, moments: PairMoments | None = None
+) -> Iterator[Float[np.ndarray, "layer layer"]]:
+    """Distances between the layers of the set after each was turned at random.
+
+    Up to 512 columns whole sets are turned, exactly. Beyond, each pair of layers gets a
+    similarity of its own from a gamma distribution (Pearson's type III) with the mean,
+    the spread and the skewness of its null: rotations of many layers are independent
+    pair by pair, and what hangs together in triples of pairs vanishes with
+    L / (d_model · E).
+
+    Args:
+      gram: inner products of the set.
+      metric: an id of `lens.similarity.LAYER_METRICS`.
+      draws: how many.
+      seed: of the random numbers.
+      moments: `pair_moments` of the same set and metric, if known already.
+    """
+    n = gram.n_layers
+    moments = moments or pair_moments(gram, metric)
+    if moments is None:
+        for turned in unrelated_sets(gram, draws, seed):
+            yield distances_of(layer_similarity(turned, metric), metric)
+        return
+    rng = np.random.default_rng(seed)
+    upper = np.triu_indices(n, 1)
+    skew = moments.skewness
+    low, high = LAYER_METRICS[metric].domain
+    for _ in range(draws):
+        if abs(skew) < 0.01:
+            noise = rng.standard_normal(len(upper[0]))
+        else:
+            shape = 4 / skew**2
+            noise = np.sign(skew) * (rng.gamma(shape, size=len(upper[0])) - shape) / shape**0.5
+        similarity = np.eye(n)
+        similarity[upper] = np.clip(moments.mean + moments.sd * noise, low, high)
+        yield distances_of(np.maximum(similarity, similarity.T), metric)
+
+
+def unrelated_classic(
+    routers: RouterSet, draws: int, seed: int
+) -> Iterator[Float[np.ndarray, "layer layer"]]:
+    """Distances of the classic tree after the coordinates of every layer were shuffled."""
+    rng = np.random.default_rng(seed)
+    raw = routers.routers
+    shuffled = np.empty_like(raw)
+    for _ in range(draws):
+        for layer in range(routers.n_layers):
+            np.take(raw[layer], rng.permutation(routers.d_model), axis=0, out=shuffled[layer])
+        inner = standardized_gram(RouterSet(shuffled.copy(), top_k=routers.top_k))
+        squares = np.diag(inner)
+        distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * inner, 0))
+        np.fill_diagonal(distances, 0)
+        yield (distances + distances.T) / 2
+
+
+def blocks(draws: int, seed: int, size: int = BLOCK) -> list[tuple[int, int]]:
+    """Draws in blocks, each with its number and a seed of its own, so that they can be
+    made one after the other, kept, and shown early."""
+    count = -(-draws // size)
+    seeds = np.random.SeedSequence(seed).generate_state(count).tolist()
+    return [(min(size, draws - i * size), seeds[i]) for i in range(count)]
+
+
+def unrelated_scores(
+    gram: RouterGram,
+    metric: str,
+    method: str,
+    draws: int,
+    seed: int,
+    moments: PairMoments | None = None,
+) -> Float[np.ndarray, "draw score"]:
+    """`tree_scores` of one block of unrelated sets."""
+    drawn = unrelated_distances(gram, metric, draws, seed, moments)
+    return np.stack([tree_scores(distances, method) for distances in drawn])
+
+
+def unrelated_classic_scores(
+    routers: RouterSet, draws: int, seed: int
+) -> Float[np.ndarray, "draw score"]:
+    """`tree_scores` of one block of unrelated sets for the classic tree."""
+    return np.stack([tree_scores(d, "ward") for d in unrelated_classic(routers, draws, seed)])
+
+
+def summary(
+    tree: LayerTree, drawn: Float[np.ndarray, "draw score"], seed: int, method: str = WHOLE
+) -> GroupNull:
+    """A tree beside the scores of unrelated sets; early ones can be summed up as well.
+
+    With s_k the silhouette of the cut into k groups, in units of the spread of all draws
+    and the observed one together, p_any of k is the share of sets whose largest s
+    reaches s_k, the observed set counted as one of them.
+    """
+    observed = _scores(tree.distances, tree.linkage)
+    draws = len(drawn)
+    with_it = np.vstack([observed, drawn])[:, :-1]
+    silhouettes = observed[:-1]
+    spread = with_it.std(axis=0)
+    scaled = (with_it - with_it.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
+    scaled = np.where(np.isnan(scaled), -np.inf, scaled)
+    if scaled.shape[1]:
+        largest = scaled[1:].max(axis=1, keepdims=True)
+        p_any = monte_carlo_p(np.where(np.isnan(silhouettes), np.nan, scaled[0]), largest)
+        low, high = np.nanquantile(drawn[:, :-1], [0.025, 0.975], axis=0)
+    else:
+        p_any = low = high = np.empty(0)
+    fits = drawn[:, -1]
+    known = not np.isnan(fits).any()
+    band = (fits.mean(), *np.quantile(fits, [0.025, 0.975])) if known else (np.nan,) * 3
+    return GroupNull(
+        k=group_numbers(len(tree.order)),
+        silhouette=silhouettes,
+        mean=drawn[:, :-1].mean(axis=0),
+        low=low,
+        high=high,
+        p=monte_carlo_p(silhouettes, drawn[:, :-1]),
+        p_any=p_any,
+        cophenetic=float(observed[-1]),
+        cophenetic_band=(float(band[0]), float(band[1]), float(band[2])),
+        cophenetic_p=float(monte_carlo_p(observed[-1], fits)) if known else float("nan"),
+        draws=draws,
+        seed=seed,
+        method=method,
+    )
+
+
+def null_method(gram: RouterGram) -> str:
+    """What `unrelated_scores` draws for a set of this size, in words."""
+    return WHOLE if gram.n_layers * gram.n_experts <= WHOLE_COLUMNS else PAIRS
+
+
+def group_null(
+    gram: RouterGram,
+    tree: LayerTree,
+    metric: str = "cka",
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> GroupNull:
+    """Silhouettes of a tree for every number of groups, beside those of unrelated layers.
+
+    Args:
+      gram: inner products of the view that the tree was made of.
+      tree: from `lens.clustering.layer_tree`, of this gram and metric.
+      metric: an id of `lens.similarity.LAYER_METRICS`.
+      draws: unrelated sets; each is clustered and cut in the same way.
+      seed: of the random numbers.
+
+    Raises:
+      LensError: unknown metric, or a number of draws that cannot be asked for.
+    """
+    check_draws(draws)
+    moments = pair_moments(gram, metric)
+    parts = [
+        unrelated_scores(gram, metric, tree.method, n, own, moments)
+        for n, own in blocks(draws, seed)
+    ]
+    return summary(tree, np.concatenate(parts), seed, null_method(gram))
+
+
+@dataclass(frozen=True)
+class DepthAgreement:
+    """Whether groups of layers are the early, middle and late thirds, beside chance.
+
+    Attributes:
+      value: adjusted Rand index, see `lens.clustering.depth_agreement`.
+      mean, low, high: of shuffled depths: mean, 2.5 % and 97.5 % quantile.
+      p: share of shuffled depths that agree as well.
+      draws, seed: of the shuffles.
+    """
+
+    value: float
+    mean: float
+    low: float
+    high: float
+    p: float
+    draws: int
+    seed: int
+
+
+def depth_agreement_null(
+    labels: Int[np.ndarray, " layer"], *, draws: int = 999, seed: int = SEED
+) -> DepthAgreement:
+    """Adjusted Rand index of groups against depth, with the groups fixed and depths shuffled.
+
+    Reading it: chance is 0 on average; p is the share of random orders of the layers
+    whose thirds agree with the groups as well as the real ones.
+    """
+    check_draws(draws)
+    n = len(labels)
+    members = np.eye(int(labels.max()) + 1)[labels]  # [L, group]
+    orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
+    # How many layers of each group fall into each third of a shuffled depth.
+    table = np.zeros((draws, members.shape[1], 3))
+    terciles = depth_terciles(n)
+    for third in range(3):
+        table[:, :, third] = members[orders[:, terciles == third]].sum(axis=1)
+
+    def pairs(counts: np.ndarray) -> np.ndarray:
+        return counts * (counts - 1) / 2
+
+    together = pairs(table).sum(axis=(1, 2))
+    rows = pairs(members.sum(axis=0)).sum()
+    columns = pairs(np.bincount(terciles, minlength=3)).sum()
+    everything = max(n * (n - 1) / 2, 1)
+    expected, largest = rows * columns / everything, (rows + columns) / 2
+    drawn = np.ones(draws) if largest == expected else (together - expected) / (largest - expected)
+    value = depth_agreement(labels)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    p_value = float(monte_carlo_p(value, drawn))
+    return DepthAgreement(value, float(drawn.mean()), float(low), float(high), p_value, draws, seed)
+
+
+def in_words(null: GroupNull) -> str:
+    """The finding: how many groups stand out, how compact they are, what chance gives."""
+    best = null.best
+    if best is None:
+        return "Too few layers, or layers too much alike, to tell groups apart."
+    value, groups = null.silhouette[best], int(null.k[best])
+    p_value = float(null.p_any[best])
+    least = 1 / (1 + null.draws)
+    p_text = f"p {'≤' if p_value <= least + 1e-12 else '='} {p_value:.2g}"
+    cuts = "" if len(null.k) == 1 else f" for {len(null.k)} cuts together"
+    against = (
+        f"silhouette {_number(value)}, unrelated layers give {_number(null.low[best])} to "
+        f"{_number(null.high[best])} in 95 % of {null.draws} draws; {p_text}{cuts}"
+    )
+    if not p_value <= LEVEL:
+        return f"No number of groups is distinguishable from chance: at best {groups}, {against}."
+    if value < WEAK:
+        return f"No compact groups, though layers are not unrelated: at best {groups}, {against}."
+    return f"{groups} groups stand out: {against}."
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}".replace("-", "−") if abs(value) < 0.1 else f"{value:.2f}"
