@@ -25,6 +25,7 @@ from lens import (
     null,
     questions,
     selection,
+    within,
 )
 from lens import similarity as measures
 from lens import transitions as changes
@@ -42,6 +43,7 @@ from lens.routers import RouterSet
 from lens.selection import Breadth
 from lens.similarity import AdjacentLayers, LayerPair
 from lens.transitions import Transitions
+from lens.within import WithinLayers
 
 DRAWS = 1000
 SEED = 0
@@ -269,3 +271,10 @@ def significant_chains(
     routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> SignificantChains:
     return chains.significant_chains(router_gram(routers, view), draws=draws, seed=seed)
+
+
+@_data
+def within_layers(
+    routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
+) -> WithinLayers:
+    return within.within_layers(router_gram(routers, view), view, draws=draws, seed=seed)

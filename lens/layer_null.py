@@ -213,55 +213,46 @@ def permutation_null(
     against: LayerNull,
     *,
     seed: int = SEED,
-    progress: Callable[[int], None] | None = None,
-) -> LayerNull:
-    """Every pair of layers against the permutation null, its pairs pooled.
+) -> Iterator[LayerNull]:
+    """Every pair of layers against the permutation null, its pairs pooled: draw by draw.
 
-    A draw costs a product of all columns, so there are few. Every pair of a draw
-    is measured in the mean and spread of its own rotation null, and all of them
-    together are the null of each pair: 2,016 values a draw for 64 layers. Pooling
-    assumes that shuffling changes all pairs alike, in those units.
+    A draw costs a product of all columns, so there are few, and the result so far is
+    given after each. Every pair of a draw is measured in the mean and spread of its
+    own rotation null, and all of them together are the null of each pair: 2,016 values
+    a draw for 64 layers. Pooling assumes that shuffling changes all pairs alike, in
+    those units.
 
     Args:
       gram: inner products of the view to be compared.
-      sets: draws, from `lens.permutation.permuted_sets`; stop early by ending it.
+      sets: draws, from `lens.permutation.permuted_sets`.
       against: the rotation null of the same set and metric.
       seed: the one that `sets` was made with, to be kept with the result.
-      progress: told about every draw.
-
-    Raises:
-      LensError: there were no draws.
     """
     metric = against.metric
     similarity = layer_similarity(gram, metric)
     upper = np.triu_indices(gram.n_layers, 1)
-    pool = []
-    for drawn in sets:
-        values = layer_similarity(drawn, metric)[upper]
-        pool.append((values - against.mean[upper]) / against.sd[upper])
-        if progress is not None:
-            progress(len(pool))
-    if not pool:
-        raise LensError("Permutation null: no draws were made; expected at least one.")
-    pooled = np.concatenate(pool)
-    centre, spread = pooled.mean(), pooled.std()
-    skew = float(((pooled - centre) ** 3).mean() / spread**3)
-    reached = np.full(similarity.shape, np.nan)
-    pooled.sort()
     z = (similarity[upper] - against.mean[upper]) / against.sd[upper]
-    reached[upper] = len(pooled) - np.searchsorted(pooled, z - 1e-9)
-    return _summary(
-        metric,
-        similarity,
-        against.mean + centre * against.sd,
-        spread * against.sd,
-        np.full(similarity.shape, skew),
-        reached,
-        len(pooled),
-        len(pool),
-        seed,
-        f"coordinates of each layer shuffled, {len(pooled):,} pairs pooled",
-    )
+    pooled = np.empty(0)
+    for draws, drawn in enumerate(sets, start=1):
+        values = layer_similarity(drawn, metric)[upper]
+        pooled = np.append(pooled, (values - against.mean[upper]) / against.sd[upper])
+        pooled.sort()
+        centre, spread = pooled.mean(), max(float(pooled.std()), 1e-9)
+        skew = float(((pooled - centre) ** 3).mean() / spread**3)
+        reached = np.full(similarity.shape, np.nan)
+        reached[upper] = len(pooled) - np.searchsorted(pooled, z - 1e-9)
+        yield _summary(
+            metric,
+            similarity,
+            against.mean + centre * against.sd,
+            spread * against.sd,
+            np.full(similarity.shape, skew),
+            reached,
+            len(pooled),
+            draws,
+            seed,
+            f"coordinates of each layer shuffled, {len(pooled):,} pairs pooled",
+        )
 
 
 def _summary(

@@ -17,11 +17,14 @@ from jaxtyping import Float, Int
 from lens.similarity import LAYER_METRICS
 
 if TYPE_CHECKING:
+    from lens.chains import SignificantChains
     from lens.clustering import LayerTree
     from lens.embedding import LayerMap
     from lens.experts import ExpertMeasures
+    from lens.layer_null import LayerNull
     from lens.matching import ExpertChains
     from lens.similarity import AdjacentLayers, LayerPair
+    from lens.transitions import Transitions
 
 
 def table_csv(columns: Mapping[str, Any]) -> str:
@@ -49,9 +52,46 @@ def layer_similarity_csv(
     return matrix_csv(similarity, labels, labels, f"{entry.label} ({low:g} to {high:g})")
 
 
-def adjacent_csv(adjacent: AdjacentLayers, labels: Sequence[str], metric: str) -> str:
+def layer_null_csv(
+    null: LayerNull, similarity: Float[np.ndarray, "layer layer"], labels: Sequence[str]
+) -> str:
+    """One row for each pair of layers: similarity, its null, z, p and q."""
+    a, b = np.triu_indices(len(labels), 1)
+    entry = LAYER_METRICS[null.metric]
+    low, high = entry.domain
+    return table_csv(
+        {
+            "layer": np.asarray(labels)[a],
+            "with layer": np.asarray(labels)[b],
+            f"{entry.label} ({low:g} to {high:g})": similarity[a, b],
+            f"mean by chance ({null.method}; {null.draws} draws, seed {null.seed})": null.mean[
+                a, b
+            ],
+            "spread by chance": null.sd[a, b],
+            "z (spreads)": null.z[a, b],
+            "p": null.p[a, b],
+            "q (Benjamini–Hochberg over all pairs)": null.q[a, b],
+        }
+    )
+
+
+def adjacent_csv(
+    adjacent: AdjacentLayers,
+    labels: Sequence[str],
+    metric: str,
+    found: Transitions | None = None,
+) -> str:
     """One row for each pair of adjacent layers."""
     pairs = np.asarray(adjacent.pairs)
+    against: dict[str, Any] = {}
+    if found is not None:
+        against = {
+            "change from the pair before": found.change,
+            f"p of the change, all pairs together ({found.draws} draws, seed {found.seed})": (
+                found.p
+            ),
+            "transition (beyond chance and |Δ| > 2σ; 1 yes, 0 no)": found.found.astype(int),
+        }
     return table_csv(
         {
             "layer": np.asarray(labels)[pairs[:, 0]],
@@ -62,6 +102,7 @@ def adjacent_csv(adjacent: AdjacentLayers, labels: Sequence[str], metric: str) -
                 adjacent.classic_transitions, dtype=int
             ),
         }
+        | against
     )
 
 
@@ -123,6 +164,31 @@ def chains_csv(chains: ExpertChains, labels: Sequence[str]) -> str:
             "layer": np.asarray(labels)[layer],
             "expert (index in its layer)": np.asarray(chains.expert).ravel(),
             "cosine with its match in the next layer (−1 to 1)": score.ravel(),
+        }
+    )
+
+
+def significant_chains_csv(found: SignificantChains, labels: Sequence[str]) -> str:
+    """One row for each match between adjacent layers, and the chain it belongs to."""
+    link, expert = (grid.ravel() for grid in np.indices(found.score.shape))
+    number = {
+        (chain.first + i, e): n
+        for n, chain in enumerate(found.chains)
+        for i, e in enumerate(chain.experts)
+    }
+    return table_csv(
+        {
+            "chain": [number[int(a), int(e)] for a, e in zip(link, expert, strict=True)],
+            "layer": np.asarray(labels)[link],
+            "expert (index in its layer)": expert,
+            "next layer": [labels[int(a) + 1] for a in link],
+            "matched expert": found.partner[link, expert],
+            "cosine (−1 to 1)": found.score[link, expert],
+            f"p ({found.draws} draws a link, seed {found.seed})": found.p[link, expert],
+            "q (Benjamini–Hochberg over all links)": found.q[link, expert],
+            f"beats chance (q ≤ {found.level:g}; 1 yes, 0 no)": (
+                found.q[link, expert] <= found.level
+            ).astype(int),
         }
     )
 

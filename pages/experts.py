@@ -9,10 +9,20 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures, routing, tables
+from lens.chains import Chain
 from lens.experts import ExpertMeasures
 from lens.null import cosine_percentile
 from lens.routers import RouterSet
-from pages.parts import data_source, downloads, layout, links, traces
+from pages.parts import (
+    data_source,
+    downloads,
+    layout,
+    links,
+    null_settings,
+    traces,
+    vocabulary_view,
+)
+from pages.parts.null_settings import NullSettings
 
 HOW_TO_READ = """
 One cell is one expert of one layer, written L12·E3. **Numbers of experts carry no meaning across
@@ -20,7 +30,9 @@ layers**: a column of the map is no entity, only cells are.
 
 - **Breadth**: the probability that a token is sent to the expert, `P(z_k among the top K)` with
   `z ~ N(0, W̃ᵀW̃)`, under an isotropic prior of the residual stream. It sums to K over a layer;
-  chance is K / E. Unchanged by a scale per layer and by what all columns share. With a trace at
+  chance is K / E. Unchanged by a scale per layer and by what all columns share. For top 1 or 2 of
+  at most 16 experts by orthant probabilities, `P(k in the top 2) = Σ_{j≠k} P(z_k > z_m for all
+  m ∉ {k, j}) − (E − 2)·P(k is first)`, else from a sample; the card says which. With a trace at
   hand the measured load stands beside it.
 - **Norm**: `‖w̃_k‖₂`, in units of the weights. Logits grow with it.
 - **Nearest elsewhere**: the largest cosine with an expert of another layer. Chance is the median
@@ -31,6 +43,15 @@ layers**: a column of the map is no entity, only cells are.
 The card lists the nearest experts of other layers. A percentile says where a cosine lies among
 those of unrelated directions; the largest of n is expected near 100·(1 − 1/n). Matches are the
 partners in the best one-to-one matching with the layer before and after.
+
+**Chains.** Experts are followed from layer to layer by the matching that makes the sum of cosines
+largest. A match is a link when unrelated layers, turned at random and matched the same way, rarely
+give its cosine: q ≤ 0.05 over all links (Benjamini–Hochberg). A chain is born where no link leads
+in and ends where none leads on. A very long column lends a little of its direction, reversed, to
+all others once their mean is off; where it goes on, weak links of the others can beat chance too.
+
+**Within a layer.** Unrelated columns less their mean have a cosine of −1 / (E − 1), give or take
+1 / √d. Dots mark pairs that are other than that (two-sided, q ≤ 0.05 within the layer).
 """
 
 MEASURES = {
@@ -167,7 +188,7 @@ def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None,
     )
 
 
-def within(routers: RouterSet, view: str, layer: int) -> None:
+def within(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> None:
     """Experts of one layer against each other."""
     scope = links.choice(
         "within",
@@ -181,20 +202,43 @@ def within(routers: RouterSet, view: str, layer: int) -> None:
         }.__getitem__,
         widget="segments",
     )
-    matrix = (
-        cached.expert_cosine(routers, view)
-        if scope == "cosine"
-        else cached.expert_correlation(routers, view)
-    )
+    names = [f"E{expert}" for expert in range(routers.n_experts)]
+    if scope == "cosine":
+        found = cached.within_layers(routers, view, settings.draws, settings.seed)
+        upper = np.triu_indices(routers.n_experts, 1)
+        beyond = int((found.q[layer][upper] <= 0.05).sum())
+        everywhere = int((found.q[:, upper[0], upper[1]] <= 0.05).any(axis=1).sum())
+        st.markdown(
+            f"**{beyond} of {len(upper[0]):,} pairs of {routers.label(layer)}** are other than "
+            f"chance ({found.baseline:.3f} ± {found.sd:.3f}; {found.draws:,} draws, seed "
+            f"{found.seed}); {everywhere} of {routers.n_layers} layers have such pairs."
+        )
+        layout.figure(
+            figures.expert_cosines_against_chance(
+                found.cosines[layer],
+                found.q[layer],
+                found.baseline,
+                layer_label=routers.label(layer),
+            ),
+            "expert_correlation_matrix",
+            routers,
+            words=(scope, routers.label(layer), view),
+            table=lambda: tables.table_csv(
+                {
+                    "expert": upper[0],
+                    "with expert": upper[1],
+                    "cosine (−1 to 1)": found.cosines[layer][upper],
+                    "p (two-sided)": found.p[layer][upper],
+                    "q (within the layer)": found.q[layer][upper],
+                }
+            ),
+        )
+        return
+    matrix = cached.expert_correlation(routers, view)
     shown = matrix.mean(axis=0) if scope == "mean" else matrix[layer]
     label = None if scope == "mean" else routers.label(layer)
-    names = [f"E{expert}" for expert in range(routers.n_experts)]
     layout.figure(
-        figures.expert_correlation_matrix(
-            shown,
-            layer_label=label,
-            measure="cosine" if scope == "cosine" else "correlation",
-        ),
+        figures.expert_correlation_matrix(shown, layer_label=label, measure="correlation"),
         "expert_correlation_matrix",
         routers,
         words=(scope, label or "all", view),
@@ -219,37 +263,65 @@ def across(routers: RouterSet, view: str) -> None:
     )
 
 
-def chains(routers: RouterSet, view: str, layer: int, expert: int) -> None:
-    """The chain of matches through the chosen expert, layer by layer."""
-    found = cached.expert_chains(routers, view)
-    chain = int(np.flatnonzero(found.expert[:, layer] == expert)[0])
-    members = found.expert[chain]
-    scores = found.score[chain]
-    chance = cached.chance_level("matched_cosine", routers, view)
-    st.markdown(
-        f"The chain of best matches through **{routers.label(layer, expert)}**: each layer's "
-        "expert with its partner in the next layer."
+def chain_in_words(routers: RouterSet, chain: Chain) -> str:
+    """Where a chain is born, where it ends, and how strong its links are."""
+    if len(chain) == 1:
+        return "none of its matches beats chance: it is a chain of its own."
+    first, last = routers.label(chain.first), routers.label(chain.last)
+    return (
+        f"born in {first}, ends in {last}, {len(chain)} layers; cosines "
+        f"{min(chain.scores):.3f} to {max(chain.scores):.3f}."
     )
-    if chance is not None:
-        st.caption(
-            f"Chance: a matched cosine of unrelated layers is {chance.mean:.3g} on average over "
-            f"their experts (95 % of layer pairs {chance.low:.3g} to {chance.high:.3g})."
+
+
+def chains(routers: RouterSet, view: str, layer: int, expert: int, settings: NullSettings) -> None:
+    """Chains of matches that beat chance, and the one through the chosen expert."""
+    found = cached.significant_chains(routers, view, settings.draws, settings.seed)
+    longest = found.chains[0]
+    st.markdown(
+        f"**{found.n_beyond:,} of {found.q.size:,} matches between adjacent layers beat chance** "
+        f"(false discovery rate 5 %); the longest chain goes through {len(longest)} of "
+        f"{routers.n_layers} layers. {routers.label(layer, expert)}: "
+        f"{chain_in_words(routers, found.chain_of(layer, expert))}"
+    )
+    labels = layout.layer_labels(routers)
+    if found.n_beyond:
+        layout.figure(
+            figures.expert_chains(found, labels, (layer, expert)),
+            "expert_chains",
+            routers,
+            words=(view,),
+            table=lambda: tables.significant_chains_csv(found, labels),
+            on_pick=pick_expert,
         )
-    columns = {
-        "from": [routers.label(a, int(members[a])) for a in range(len(scores))],
-        "to": [routers.label(a + 1, int(members[a + 1])) for a in range(len(scores))],
-        "cosine": scores,
-    }
+    chain = found.chain_of(layer, expert)
+    rows = range(max(chain.first - 1, 0), min(chain.last + 1, routers.n_layers - 1))
+    columns: dict[str, list[Any]] = {"from": [], "to": [], "cosine": [], "p": [], "q": []}
+    for row in rows:
+        here = chain.expert_at(row)
+        if here is None:  # the match that leads to the first of the chain
+            here = int(np.flatnonzero(found.partner[row] == chain.experts[0])[0])
+        columns["from"].append(routers.label(row, here))
+        columns["to"].append(routers.label(row + 1, int(found.partner[row, here])))
+        columns["cosine"].append(found.score[row, here])
+        columns["p"].append(found.p[row, here])
+        columns["q"].append(found.q[row, here])
+    columns["beats chance"] = [bool(q <= found.level) for q in columns["q"]]
+    st.caption("The chain through the chosen expert, with the matches before and after it:")
     st.dataframe(
         columns,
         hide_index=True,
         key="chain_table",
-        column_config={"cosine": st.column_config.NumberColumn(format="%.3f")},
+        column_config={
+            "cosine": st.column_config.NumberColumn(format="%.3f"),
+            "p": st.column_config.NumberColumn(format="%.2g"),
+            "q": st.column_config.NumberColumn(format="%.2g", help="Adjusted for all links"),
+        },
     )
     downloads.row(
         "expert_chain",
         downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
-        table=lambda: tables.table_csv(columns),
+        table=lambda: tables.significant_chains_csv(found, labels),
     )
 
 
@@ -258,7 +330,14 @@ def show() -> None:
     links.through_app()
     routers = data_source.current()
     view = data_source.current_view()
-    layout.heading("Experts", layout.finding(routers, "/experts"), HOW_TO_READ, routers, view=view)
+    layout.heading(
+        "Experts",
+        layout.finding(routers, "/experts"),
+        HOW_TO_READ,
+        routers,
+        view=view,
+        chance=True,
+    )
     measures = cached.expert_measures(routers, view)
     load = measured_load(routers)
     usable = [
@@ -285,6 +364,9 @@ def show() -> None:
         card(routers, measures, load, view, layer, expert)
     with left:
         expert_map(routers, measures, load, measure, view, (layer, expert))
+        if measure != "load":
+            other = cached.expert_measures(routers, "raw" if view == "canonical" else "canonical")
+            layout.ranking_note(getattr(measures, measure), getattr(other, measure), "experts")
     for tab, place in links.tabs("tab", tab_names(routers)):
         with place:
             draw_tab(tab, routers, measures, load, view, (layer, expert))
@@ -293,7 +375,7 @@ def show() -> None:
 
 def tab_names(routers: RouterSet) -> dict[str, str]:
     """The tabs that these routers have something for."""
-    names = {"table": "Table", "within": "Within a layer"}
+    names = {"table": "Table", "listens": "Listens to", "within": "Within a layer"}
     if routers.n_layers > 1:
         names |= {"chains": "Chains of matches", "by_index": "By index (classic)"}
     return names | {"classic": "Variance and norms", "load": "Load"}
@@ -309,12 +391,15 @@ def draw_tab(
 ) -> None:
     """What the open tab shows."""
     layer, expert = picked
+    settings = null_settings.current()
     if tab == "table":
         table(routers, measures, load, view)
+    elif tab == "listens":
+        vocabulary_view.show(routers, layer, expert, view)
     elif tab == "within":
-        within(routers, view, layer)
+        within(routers, view, layer, settings)
     elif tab == "chains":
-        chains(routers, view, layer, expert)
+        chains(routers, view, layer, expert, settings)
     elif tab == "by_index":
         across(routers, view)
     elif tab == "classic":

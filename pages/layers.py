@@ -9,26 +9,49 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures, tables
-from lens.null import Chance, percentile
+from lens.layer_null import LayerNull, permutation_null
+from lens.null import Chance, chance_of, percentile
+from lens.permutation import permuted_sets
 from lens.routers import RouterSet
 from lens.similarity import LAYER_METRICS, LayerPair
-from pages.parts import data_source, layout, links
+from pages.parts import data_source, layout, links, null_settings
+from pages.parts.null_settings import NullSettings
 
 HOW_TO_READ = """
 **Heatmap.** One cell for each pair of layers; the diagonal is left out. Colours have the same
 scale for every data set of a metric, so that figures compare; "fitted" spreads them over these
-data. Grey or the middle of the scale is chance.
+data. Against chance, the colour is `z = (s − mean) / sd` of the pair's own null.
+
+**Null: turned layers** (the default). Each layer is turned by a random rotation of its own: its
+spectrum and the angles between its experts stay, how it lies to other layers becomes arbitrary.
+**Null: shuffled coordinates.** Each layer's coordinates are put into a random order, the same for
+all its columns: this also keeps how unevenly its weight is spread over them. A draw costs a new
+product of all columns, so there are few, and all pairs are pooled.
+
+**p** is the share of draws at least as alike; far out, where no draw reaches, it is read off a
+Pearson type III curve through the draws. **q** is p adjusted for all pairs (Benjamini–Hochberg):
+of the pairs with q ≤ 0.05 at most one in twenty is expected to be there by chance.
 
 **The pair.** Cosines between the experts of the two layers. Outlined cells are the best
 one-to-one matching; labels of experts mean nothing across layers, so the diagonal has no
-special role. Principal angles say how much of the two routers' spaces coincides.
+special role. Principal angles say how much of the two routers' spaces coincides. The **interval**
+takes the d coordinates anew with replacement, 2s − 2m + quantiles of s*, m their mean: how far the
+value depends on which coordinates are looked at. It is corrected for what resampling adds, about
+the chance level, and so may lie below the value.
 
-**Neighbours.** Similarity of each layer with the next, above the band that holds 95 % of
-unrelated pairs. The rule |Δ| > 2σ is the classic marker of transitions; it marks about 4.6 % of
-pairs in pure noise.
+**Neighbours.** Similarity of each layer with the next above its null band. A **transition** changes
+by more than 2σ of the series, and by more than the largest change anywhere in 95 % of series of
+unrelated layers (max-statistic). The first rule alone marks 2.8 of 62 pairs in pure noise.
+
+**Effective dimension** `(tr S)² / tr S²`, S the second moment of all columns: a few shared
+directions that carry most of the weight make it small, and make unrelated layers look alike.
 
 {metrics}
 """
+
+COLOURS = {"fixed": "Fixed scale", "fitted": "Fitted", "z": "Against chance", "beyond": "Beyond it"}
+NULLS = {"rotation": "Turned layers", "permutation": "Shuffled coordinates"}
+PERMUTATIONS = (10, 20, 50, 100)
 
 
 def metrics_text() -> str:
@@ -39,8 +62,8 @@ def metrics_text() -> str:
     )
 
 
-def controls() -> tuple[str, str, str]:
-    """Metric, order and colours."""
+def controls() -> tuple[str, str, str, str]:
+    """Metric, order, colours and null."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         metric = links.choice(
             "metric",
@@ -63,12 +86,22 @@ def controls() -> tuple[str, str, str]:
         colours = links.choice(
             "colours",
             "Colours",
-            ["fixed", "fitted"],
+            list(COLOURS),
             "fixed",
-            shown={"fixed": "Fixed scale", "fitted": "Fitted"}.__getitem__,
+            shown=COLOURS.__getitem__,
             widget="segments",
         )
-    return metric, order, colours
+        null = links.choice(
+            "null",
+            "Null",
+            list(NULLS),
+            "rotation",
+            shown=NULLS.__getitem__,
+            widget="segments",
+            help="What unrelated layers are. Turned layers are fast; shuffled coordinates cost a "
+            "product of all columns a draw.",
+        )
+    return metric, order, colours, null
 
 
 def pick_pair(mark: Mapping[str, Any]) -> None:
@@ -86,6 +119,51 @@ def pair_selectors(routers: RouterSet) -> tuple[int, int]:
     return layer, other
 
 
+def layer_null(
+    routers: RouterSet, view: str, metric: str, kind: str, settings: NullSettings
+) -> LayerNull:
+    """The null of all pairs; the rotation null until the permutation null was run."""
+    rotation = cached.layer_null_of(routers, metric, view, settings.draws, settings.seed)
+    if kind == "rotation":
+        return rotation
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        draws = links.choice(
+            "permutations", "Shuffles", PERMUTATIONS, 20, shown=str, widget="segments"
+        )
+        start = st.button("Shuffle", type="primary", icon=":material/play_arrow:")
+    run = (routers.key, view, metric, draws, settings.seed)
+    kept = st.session_state.setdefault("permutation_nulls", {})
+    if start:
+        place = st.empty()
+        gram = cached.router_gram(routers, view)
+        sets = permuted_sets(routers.columns(view), draws, settings.seed)
+        for found in permutation_null(gram, sets, rotation, seed=settings.seed):
+            place.progress(
+                found.draws / draws,
+                f"{found.draws} of {draws} shuffles: {found.found()} pairs beyond chance so far",
+            )
+            kept[run] = found
+        place.empty()
+        for old in list(kept)[:-8]:
+            del kept[old]
+    if run not in kept:
+        st.caption("Not run yet with these settings; until then the figures use turned layers.")
+        return rotation
+    return kept[run]
+
+
+def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
+    """How many pairs are beyond chance, and the effective dimension beside it."""
+    pairs = routers.n_layers * (routers.n_layers - 1) // 2
+    dimension = cached.effective_dimension(routers, view)
+    columns = routers.n_layers * routers.n_experts
+    st.markdown(
+        f"**{null.found()} of {pairs:,} pairs of layers are more alike than chance** at a false "
+        f"discovery rate of 5 % ({null.method}; {null.draws:,} draws, seed {null.seed}). "
+        f"Effective dimension {dimension:,.0f} of {columns:,} columns."
+    )
+
+
 def heatmap(
     routers: RouterSet,
     view: str,
@@ -93,6 +171,7 @@ def heatmap(
     order: str,
     colours: str,
     chance: Chance | None,
+    null: LayerNull,
     picked: tuple[int, int],
 ) -> None:
     """Similarity of all pairs of layers."""
@@ -100,26 +179,41 @@ def heatmap(
     leaves = None
     if order == "clustered" and routers.n_layers > 2:
         leaves = cached.layer_tree(routers, metric, "average", view).order.tolist()
-    domain = None
-    if colours == "fitted":
-        others = ~np.eye(len(similarity), dtype=bool)
-        domain = figures.fitted_domain(similarity[others])
     labels = layout.layer_labels(routers)
-    layout.figure(
-        figures.layer_similarity_heatmap(
+    if colours in ("z", "beyond"):
+        chart: Any = figures.layer_null_heatmap(
+            null, similarity, leaves, labels, picked, only_beyond=colours == "beyond"
+        )
+    else:
+        domain = None
+        if colours == "fitted":
+            others = ~np.eye(len(similarity), dtype=bool)
+            domain = figures.fitted_domain(similarity[others])
+        chart = figures.layer_similarity_heatmap(
             similarity, leaves, labels, metric, chance, picked, domain=domain
-        ),
+        )
+    layout.figure(
+        chart,
         "layer_similarity_heatmap",
         routers,
         scale=0.93,
-        words=(metric, view),
-        table=lambda: tables.layer_similarity_csv(similarity, labels, metric),
+        words=(metric, view) + ((colours,) if colours in ("z", "beyond") else ()),
+        table=lambda: tables.layer_null_csv(null, similarity, labels),
         on_pick=pick_pair,
     )
+    other = cached.layer_similarity(routers, metric, "raw" if view == "canonical" else "canonical")
+    upper = np.triu_indices(routers.n_layers, 1)
+    layout.ranking_note(similarity[upper], other[upper], "pairs of layers")
 
 
 def pair_detail(
-    routers: RouterSet, view: str, metric: str, chance: Chance | None, layer: int, other: int
+    routers: RouterSet,
+    view: str,
+    metric: str,
+    null: LayerNull,
+    settings: NullSettings,
+    layer: int,
+    other: int,
 ) -> None:
     """Two layers expert by expert, and where their similarity lies among chance."""
     name = LAYER_METRICS[metric].label
@@ -128,9 +222,15 @@ def pair_detail(
     labels_a, labels_b = (
         figures.expert_names(routers.label(row), routers.n_experts) for row in (layer, other)
     )
+    interval = cached.pair_interval(
+        routers, layer, other, metric, view, settings.draws, settings.seed
+    )
+    p, q = null.p[layer, other], null.q[layer, other]
+    verdict = "more alike than chance" if q <= 0.05 else "not distinguishable from chance"
     st.markdown(
-        f"**{routers.label(layer)} with {routers.label(other)}**: {name} **{value:.3f}**"
-        + (f", {place_in_chance(routers, metric, view, value)}" if chance is not None else "")
+        f"**{routers.label(layer)} with {routers.label(other)}**: {name} **{value:.3f}** "
+        f"(95 % of coordinates drawn anew {interval.low:.3f} to {interval.high:.3f}), "
+        f"z {null.z[layer, other]:.1f}, p {p_text(p)}, q {p_text(q)}: {verdict}."
     )
     for tab, place in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
         with place:
@@ -144,57 +244,65 @@ def pair_detail(
                     table=lambda: tables.pair_csv(pair, labels_a, labels_b),
                 )
             else:
-                pair_in_chance(routers, view, metric, chance, value, pair)
+                pair_in_chance(routers, view, metric, settings, value, pair)
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as it is usually written."""
+    return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
 
 
 def pair_in_chance(
     routers: RouterSet,
     view: str,
     metric: str,
-    chance: Chance | None,
+    settings: NullSettings,
     value: float,
     pair: LayerPair,
 ) -> None:
-    """A pair's similarity among those of unrelated layers, and its principal angles."""
-    if chance is not None:
-        samples = cached.chance_samples(metric, routers, view)
-        layout.figure(
-            figures.null_place(value, chance, name=LAYER_METRICS[metric].label, samples=samples),
-            "null_place",
-            routers,
-            words=(metric, routers.label(pair.a), routers.label(pair.b)),
-            table=lambda: tables.table_csv({"similarity of unrelated layers": samples}),
-        )
+    """A pair's similarity among those of the same two layers turned at random, and its angles."""
+    samples = cached.null_of_pair(
+        routers, pair.a, pair.b, metric, view, settings.draws, settings.seed
+    )
+    chance = chance_of(samples, settings.seed, "the two layers turned at random")
+    layout.figure(
+        figures.null_place(value, chance, name=LAYER_METRICS[metric].label, samples=samples),
+        "null_place",
+        routers,
+        words=(metric, routers.label(pair.a), routers.label(pair.b)),
+        table=lambda: tables.table_csv({"similarity of the two layers turned at random": samples}),
+    )
+    place = percentile(value, samples)
+    st.caption(f"The value lies above {place:.1f} % of {len(samples):,} draws.")
     st.markdown("Cosines of the principal angles, largest first")
     st.code("  ".join(f"{angle:.3f}" for angle in pair.angles), language=None, wrap_lines=True)
 
 
-def place_in_chance(routers: RouterSet, metric: str, view: str, value: float) -> str:
-    """Where a similarity lies among those of unrelated layers, in words."""
-    samples = cached.chance_samples(metric, routers, view)
-    place = percentile(value, samples)
-    if place >= 100:
-        return f"above all {len(samples)} draws of unrelated layers"
-    if place <= 0:
-        return f"below all {len(samples)} draws of unrelated layers"
-    return f"above {place:.0f} % of unrelated layers"
-
-
-def neighbours(routers: RouterSet, view: str, metric: str, chance: Chance | None) -> None:
+def neighbours(routers: RouterSet, view: str, metric: str, settings: NullSettings) -> None:
     """Each layer beside the next."""
     adjacent = cached.adjacent_layers(routers, metric, view)
     labels = layout.layer_labels(routers)
+    found = cached.transitions(routers, metric, view, settings.draws, settings.seed)
     names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
     for tab, place in links.tabs("next", names):
         with place:
+            if tab == "similarity":
+                chart: Any = figures.adjacent_against_chance(
+                    adjacent,
+                    cached.adjacent_null(routers, metric, view, settings.draws, settings.seed),
+                    found,
+                    labels,
+                    metric,
+                    cached.adjacent_intervals(routers, metric, view, settings.draws, settings.seed),
+                )
+            else:
+                chart = figures.layer_change(adjacent, labels)
             layout.figure(
-                figures.adjacent_layer_similarity(adjacent, chance, labels, metric=metric)
-                if tab == "similarity"
-                else figures.layer_change(adjacent, labels),
+                chart,
                 "adjacent_layer_similarity" if tab == "similarity" else "layer_change",
                 routers,
                 words=(metric, view),
-                table=lambda: tables.adjacent_csv(adjacent, labels, metric),
+                table=lambda: tables.adjacent_csv(adjacent, labels, metric, found),
                 on_pick=pick_pair,
             )
 
@@ -210,22 +318,26 @@ def show() -> None:
         HOW_TO_READ.format(metrics=metrics_text()),
         routers,
         view=view,
+        chance=True,
     )
     if routers.n_layers < 2:
         st.info("This router set has one layer, so there is nothing to compare it with.")
         return
-    metric, order, colours = controls()
+    metric, order, colours, kind = controls()
+    settings = null_settings.current()
     chance = cached.chance_level(metric, routers, view)
+    null = layer_null(routers, view, metric, kind, settings)
+    pairs_in_words(routers, null, view)
     left, right = st.columns([11, 9], gap="medium")
     with right:
         layer, other = pair_selectors(routers)
         if layer == other:
             st.info("Choose two different layers, or click a cell of the heatmap.")
         else:
-            pair_detail(routers, view, metric, chance, layer, other)
+            pair_detail(routers, view, metric, null, settings, layer, other)
     with left:
-        heatmap(routers, view, metric, order, colours, chance, (layer, other))
-    neighbours(routers, view, metric, chance)
+        heatmap(routers, view, metric, order, colours, chance, null, (layer, other))
+    neighbours(routers, view, metric, settings)
     layout.share(routers)
 
 

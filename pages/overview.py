@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
 
 from lens import cached, figures, tables
@@ -24,7 +25,15 @@ which: one column of weights for each expert, read against the token's normalise
   what all columns of a layer share removed, since softmax cannot see it.
 - **Effect**: the number that the sentence rests on. **Chance**: what the same number is when
   there is nothing to find, with the range that holds 95 % of such cases.
-- **p**: how often chance alone reaches the effect.
+- **p**: how often chance alone reaches the effect. Four questions are asked at once: an answer
+  counts when its p, adjusted for that by Holm's method, is below 1 %, so that routers without
+  structure give no finding in 99 of 100 cases.
+- **Effective dimension** `(tr S)² / tr S²`, S the second moment of all router columns: how many
+  directions they share out between them. A small one says that a few common directions carry most
+  of the weight, which alone makes layers look alike.
+
+The nulls: shuffled orders of the layers (questions 1 and 2), every layer turned at random with the
+matching repeated (3), random routers of equal variance (4).
 
 Numbers of experts carry no meaning across layers: they can be permuted within a layer without
 changing the model. The four answers do not depend on them.
@@ -33,12 +42,14 @@ changing the model. The four answers do not depend on them.
 
 def describe(routers: RouterSet) -> None:
     """The shape and origin of what is loaded, as a row of figures."""
+    dimension = cached.effective_dimension(routers)
     facts = [
         ("Layers", f"{routers.n_layers}"),
         ("Experts a layer", f"{routers.n_experts}"),
         ("Experts a token", f"{routers.top_k}"),
         ("Width", f"{routers.d_model:,}"),
         ("Norm scales", "known" if routers.norm_scales is not None else "unknown"),
+        ("Effective dim.", f"{dimension:,.0f} of {routers.n_layers * routers.n_experts:,}"),
     ]
     with st.container(horizontal=True, gap="small"):
         for name, value in facts:
@@ -63,7 +74,7 @@ def finding(answers: list[Answer]) -> str:
         f"{len(found)} of {len(answers)} questions answered beyond chance. Clearest: "
         f"{clearest.effect_name} is {signed(clearest.effect)}, where chance gives "
         f"{signed(clearest.null_low)} to {signed(clearest.null_high)} "
-        f"(p {p_text(clearest.p_value)})."
+        f"(p {p_text(clearest)}, adjusted for four questions)."
     )
 
 
@@ -76,6 +87,8 @@ def card(answer: Answer, place: int) -> None:
             st.markdown(f"**{place}. {answer.question}**", width="content")
             if answer.distinguishable:
                 st.badge("beyond chance", icon=":material/check:", color="green")
+            elif not np.isnan(answer.p_value):
+                st.badge("not beyond chance", color="gray")
         st.markdown(answer.sentence)
         path, name, icon = PAGES[answer.page]
         params = {key: str(value) for key, value in answer.params.items()}
@@ -115,9 +128,12 @@ def glance(routers: RouterSet) -> None:
         )
 
 
-def p_text(p_value: float) -> str:
-    """A p-value as it is usually written."""
-    return "≤ 0.001" if p_value <= 0.001 else f"= {p_value:.2g}"
+def p_text(answer: Answer) -> str:
+    """The adjusted p-value as it is usually written."""
+    if answer.p_adjusted < 1e-4:
+        return "< 0.0001"
+    least = answer.p_value * (1 + answer.draws) <= 1.0001  # no draw reached the effect
+    return f"{'≤' if least else '='} {answer.p_adjusted:.2g}"
 
 
 def signed(value: float) -> str:
@@ -127,8 +143,8 @@ def signed(value: float) -> str:
 
 links.through_app()
 routers = data_source.current()
-answers = cached.four_questions(routers)
-layout.heading("Overview", finding(answers), HOW_TO_READ, routers)
+answers = layout.answers(routers)
+layout.heading("Overview", finding(answers), HOW_TO_READ, routers, chance=True)
 describe(routers)
 st.subheader("Four questions", anchor=False)
 for row in (answers[:2], answers[2:]):

@@ -5,6 +5,7 @@ description for readers who do not see it (`alt_text`). Where a click means
 something, the chart has a selection named "pick".
 """
 
+from lens.figures.chains import expert_chains, expert_cosines_against_chance
 from lens.figures.clustering import (
     dendrogram_with_heatmap,
     explained_variance,
@@ -17,6 +18,7 @@ from lens.figures.expert_pairs import (
 )
 from lens.figures.experts import breadth_against_load, expert_map, expert_variance_analysis
 from lens.figures.export import figure_png, figure_svg
+from lens.figures.layer_null import adjacent_against_chance, layer_null_heatmap
 from lens.figures.layers import (
     adjacent_layer_similarity,
     layer_change,
@@ -31,6 +33,7 @@ from lens.figures.traffic import coselection_matrix, layer_lines, load_by_layer,
 
 __all__ = [
     "OKABE_ITO",
+    "adjacent_against_chance",
     "adjacent_layer_similarity",
     "alt_text",
     "breadth_against_load",
@@ -40,7 +43,9 @@ __all__ = [
     "compare_maps",
     "coselection_matrix",
     "dendrogram_with_heatmap",
+    "expert_chains",
     "expert_correlation_matrix",
+    "expert_cosines_against_chance",
     "expert_map",
     "expert_names",
     "expert_similarity_across_layers",
@@ -52,6 +57,7 @@ __all__ = [
     "layer_change",
     "layer_dendrogram",
     "layer_lines",
+    "layer_null_heatmap",
     "layer_scatter",
     "layer_similarity_heatmap",
     "load_by_layer",

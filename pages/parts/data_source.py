@@ -20,7 +20,6 @@ from pages.parts import links
 
 ROUTERS_VARIABLE = "GROK_LENS_ROUTERS"
 CHECKPOINT_VARIABLE = "GROK_LENS_CHECKPOINT"
-EXAMPLE = Path(__file__).resolve().parents[2] / "tests" / "data" / "tiny12"
 
 NAMES = {
     "bundled": "Bundled model",
@@ -54,13 +53,8 @@ def configured() -> Configured:
 
 
 def bundled_checkpoint() -> Path:
-    """The model that ships with the project; the small test model until that is there."""
-    return BUNDLED_MODEL if (BUNDLED_MODEL / "ckpt-0").is_dir() else EXAMPLE
-
-
-def is_trained() -> bool:
-    """Whether the bundled model is the trained one."""
-    return bundled_checkpoint() == BUNDLED_MODEL
+    """The model that ships with the project."""
+    return BUNDLED_MODEL
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the routers of the checkpoint …")
@@ -156,20 +150,17 @@ def sidebar() -> None:
     with st.sidebar:
         st.markdown("**Data**")
         sources = available()
-        names = {**NAMES}
-        if not is_trained():
-            names["bundled"] = "Example model (untrained)"
         if len(sources) > 1:
             links.choice(
                 "source",
                 "Routers from",
                 sources,
                 sources[0],
-                shown=names.__getitem__,
+                shown=NAMES.__getitem__,
                 collapsed=True,
             )
         else:
-            st.caption(names[sources[0]])
+            st.caption(NAMES[sources[0]])
         _describe()
         view()
         with st.expander("Open a file", icon=":material/upload_file:"):

@@ -11,9 +11,12 @@ import numpy as np
 import streamlit as st
 
 from lens import cached
+from lens.caveats import caveats
 from lens.figures import alt_text
+from lens.questions import Answer
+from lens.ranking import ranking_change
 from lens.routers import RouterSet
-from pages.parts import downloads, links
+from pages.parts import downloads, links, null_settings
 
 
 def project_version() -> str:
@@ -56,30 +59,54 @@ def expert_choice(routers: RouterSet) -> int:
     )
 
 
+def answers(routers: RouterSet) -> list[Answer]:
+    """The four questions, with the draws and the seed that are set."""
+    null = null_settings.current()
+    return cached.four_questions(routers, null.draws - 1, null.seed)
+
+
 def finding(routers: RouterSet, page: str) -> str:
     """The answers that this page shows in detail, as its first lines."""
-    return " ".join(
-        answer.sentence for answer in cached.four_questions(routers) if answer.page == page
-    )
+    return " ".join(answer.sentence for answer in answers(routers) if answer.page == page)
+
+
+def ranking_note(canonical: np.ndarray, raw: np.ndarray, what: str) -> None:
+    """A warning where a ranking on screen is another in the other view."""
+    change = ranking_change(canonical, raw)
+    if change.changes:
+        st.caption(f":material/swap_vert: {change.sentence(what)}")
 
 
 def heading(
-    title: str, finding: str, how_to_read: str, routers: RouterSet, *, view: str | None = None
+    title: str,
+    finding: str,
+    how_to_read: str,
+    routers: RouterSet,
+    *,
+    view: str | None = None,
+    chance: bool = False,
 ) -> None:
-    """The page's name, its finding in a sentence, and what explains and shares it."""
+    """The page's name, its finding in a sentence, and what explains and shares it.
+
+    `chance` offers the number of draws and the seed of the page's nulls.
+    """
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
         st.title(title, anchor=False, width="content")
         with st.container(horizontal=True, width="content", gap="small"):
+            if chance:
+                null_settings.popover()
             with st.popover("How to read", icon=":material/menu_book:"):
                 st.markdown(how_to_read)
             share = st.popover("Share", icon=":material/link:")
     st.session_state["share"] = share
     st.subheader(finding, anchor=False)
     if view is not None:
-        unknown = "" if routers.norm_scales is not None else " · norm scales unknown, taken as 1"
-        st.caption(f"{view.capitalize()} routers{unknown}")
+        raw = " (weights as stored; softmax cannot see what their columns share)"
+        st.caption(f"{view.capitalize()} routers{raw if view == 'raw' else ''}")
+    for sentence in caveats(routers):
+        st.caption(f":material/info: {sentence}")
 
 
 def share(routers: RouterSet) -> None:

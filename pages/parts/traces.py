@@ -82,8 +82,7 @@ def model_choices() -> dict[str, ModelChoice]:
     found = {}
     named = data_source.configured().checkpoint
     paths = [("checkpoint", "Configured checkpoint", named)] if named else []
-    bundled = "Bundled model" if data_source.is_trained() else "Example model (untrained)"
-    paths.append(("bundled", bundled, str(data_source.bundled_checkpoint())))
+    paths.append(("bundled", "Bundled model", str(data_source.bundled_checkpoint())))
     for key, name, path in paths:
         try:
             checkpoint = open_checkpoint(path)

@@ -26,7 +26,6 @@ PATHS = {
     "Live routing": "/live_routing",
 }
 TEXT = "The old harbour was quiet."
-IDS = "5, 17, 3, 42, 99"
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +33,7 @@ def routers() -> RouterSet:
     return extract_routers(data_source.bundled_checkpoint())
 
 
-def prompts() -> tuple[str, str]:
-    """Two prompts that the bundled model takes: text, or ids where it has no tokenizer."""
-    return (TEXT, "def f(x):\n    return x") if data_source.is_trained() else (IDS, "8, 9, 10")
+PROMPTS = (TEXT, "def f(x):\n    return x")
 
 
 def heading(page: Page, name: str) -> None:
@@ -111,9 +108,8 @@ def test_a_prompt_shows_the_experts_that_the_runner_gives(visit):
     from grok import load
 
     model = load(data_source.bundled_checkpoint())
-    text = prompts()[0]
-    ids = text if data_source.is_trained() else [int(i) for i in text.split(",")]
-    expected = model.trace_routing(ids)
+    text = PROMPTS[0]
+    expected = model.trace_routing(text)
     page = visit("/live_routing?layer=3")
     run_prompt(page, text)
     last = len(expected.tokens) - 1
@@ -144,7 +140,7 @@ def test_downloads_of_a_figure_open_and_carry_the_hash(visit, routers):
 
 def test_two_browsers_with_different_prompts_each_see_their_own_tokens(visit):
     first, second = visit("/live_routing"), visit("/live_routing")
-    for page, text in zip((first, second), prompts(), strict=True):
+    for page, text in zip((first, second), PROMPTS, strict=True):
         page.get_by_role("textbox").first.fill(text)
     for page in (first, second):
         page.get_by_role("textbox").first.press("Control+Enter")
@@ -154,12 +150,8 @@ def test_two_browsers_with_different_prompts_each_see_their_own_tokens(visit):
         settled(page)
         data = download(page, page.locator(".st-key-save_trace"), "Save trace")
         seen.append(load_trace(io.BytesIO(data)))
-    if data_source.is_trained():
-        assert "harbour" in "".join(seen[0].pieces)
-        assert "return" in "".join(seen[1].pieces)
-    else:
-        assert seen[0].tokens.tolist() == [5, 17, 3, 42, 99]
-        assert seen[1].tokens.tolist() == [8, 9, 10]
+    assert "harbour" in "".join(seen[0].pieces)
+    assert "return" in "".join(seen[1].pieces)
 
 
 def upload(page: Page, name: str, data: bytes) -> None:
@@ -216,7 +208,7 @@ def test_a_bad_upload_is_explained_and_the_data_stays(visit, tmp_path, kind, mes
 
 def test_a_saved_trace_is_uploaded_and_shown(visit):
     page = visit("/live_routing")
-    run_prompt(page, prompts()[0])
+    run_prompt(page, PROMPTS[0])
     data = download(page, page.locator(".st-key-save_trace"), "Save trace")
     assert zipfile.is_zipfile(io.BytesIO(data))
     other = visit("/live_routing")
@@ -261,7 +253,7 @@ def test_a_layer_is_chosen_by_keyboard_alone(visit):
 
 def test_an_over_long_prompt_gets_a_clear_message(visit):
     page = visit("/live_routing")
-    text = "word " * 700 if data_source.is_trained() else "5 " * 700
+    text = "word " * 700
     page.get_by_role("textbox").first.fill(text)
     page.get_by_role("textbox").first.press("Control+Enter")
     expect(page.get_by_role("alert").first).to_contain_text(re.compile("at most 512|context holds"))

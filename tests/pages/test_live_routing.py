@@ -13,13 +13,14 @@ from lens.traces import Trace, load_trace
 from pages.parts import data_source, traces
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
+SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
 
 
 @pytest.fixture
 def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The page runs a small model without a tokenizer, whatever model is bundled."""
-    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: data_source.EXAMPLE)
-    return data_source.EXAMPLE
+    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
+    return SMALL
 
 
 def saved_trace(n_layers: int = 3, n_tokens: int = 6, n_experts: int = 8) -> Trace:

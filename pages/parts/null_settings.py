@@ -1,0 +1,50 @@
+"""How often chance is drawn: number of draws and seed, the same on every page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from pages.parts import links
+
+DRAWS = (500, 1000, 5000)
+DEFAULT = 1000
+
+
+@dataclass(frozen=True)
+class NullSettings:
+    """Draws of every null on the page, and the seed of its random numbers."""
+
+    draws: int
+    seed: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.draws:,} draws, seed {self.seed}"
+
+
+def current() -> NullSettings:
+    """The settings chosen last, also where no widget shows them."""
+    return NullSettings(links.chosen("draws", DEFAULT), links.chosen("null_seed", 0))
+
+
+def popover() -> NullSettings:
+    """The settings behind a small button that names them."""
+    with st.popover(f"Chance: {current().text}", icon=":material/casino:"):
+        draws = links.choice(
+            "draws",
+            "Draws",
+            DRAWS,
+            DEFAULT,
+            shown=lambda n: f"{n:,}",
+            widget="segments",
+            help="More draws tell smaller p-values apart and take longer. With many experts fewer "
+            "are made; figures and tables say how many.",
+        )
+        seed = links.number("null_seed", "Seed of the draws", 0, 9999, 0)
+        st.caption(
+            "Everything that is compared with chance on this page uses these. The same seed gives "
+            "the same draws."
+        )
+    return NullSettings(draws, seed)
