@@ -19,6 +19,7 @@ from lens.routers import RouterSet
 from lens.similarity import layer_distances
 
 METHODS = ("pca", "mds", "tsne", "umap")
+SEEDED = ("tsne", "umap")
 CLASSIC = "classic"
 MIN_LAYERS = 4
 
@@ -87,7 +88,6 @@ def layer_map(
     if dims not in (2, 3):
         raise LensError(f"dims: found {dims}; expected 2 or 3.")
     settings: dict[str, Any] = {"dims": dims}
-    explained = None
     if method == "pca":
         settings["input"] = "raw routers, flattened and standardised"
         distances = standardized_distances(routers)
@@ -96,28 +96,24 @@ def layer_map(
         classic = metric == CLASSIC
         distances = standardized_distances(routers) if classic else layer_distances(gram, metric)
         settings["metric"] = metric
-        if method == "mds":
-            inner = -0.5 * distances**2
-            inner = inner - inner.mean(axis=0) - inner.mean(axis=1)[:, None] + inner.mean()
-            points, explained = _principal(inner, dims)
-        elif method == "tsne":
-            limit = (n - 1) / 3
-            if perplexity is not None and not 0 < perplexity <= limit:
-                raise LensError(
-                    f"perplexity: found {perplexity:g}; expected more than 0 and at most "
-                    f"{limit:.3g}, a third of the other layers."
-                )
-            perplexity = min(30.0, limit) if perplexity is None else float(perplexity)
-            settings |= {"perplexity": perplexity, "seed": seed}
-            points = _tsne(distances, dims, seed, perplexity)
-        else:
+        if method == "tsne":
+            settings |= {"perplexity": tsne_perplexity(n, perplexity), "seed": seed}
+        elif method == "umap":
             if not 2 <= neighbours:
                 raise LensError(f"neighbours: found {neighbours}; expected 2 or more.")
             if not 0 <= min_dist <= 1:
                 raise LensError(f"min_dist: found {min_dist:g}; expected 0 to 1.")
             neighbours = min(neighbours, n - 1)
             settings |= {"neighbours": neighbours, "min_dist": min_dist, "seed": seed}
-            points = _umap(distances, dims, seed, neighbours, min_dist)
+        points, explained = map_of_distances(
+            distances,
+            method,
+            dims=dims,
+            seed=seed,
+            perplexity=perplexity,
+            neighbours=neighbours,
+            min_dist=min_dist,
+        )
     k = trust_neighbours(n)
     settings["trust_neighbours"] = k
     return LayerMap(
@@ -127,6 +123,42 @@ def layer_map(
         method=method,
         settings=settings,
     )
+
+
+def tsne_perplexity(n_layers: int, asked: float | None) -> float:
+    """The perplexity asked for, by default 30, and never above a third of the other layers."""
+    limit = (n_layers - 1) / 3
+    if asked is not None and not 0 < asked <= limit:
+        raise LensError(
+            f"perplexity: found {asked:g}; expected more than 0 and at most {limit:.3g}, a third "
+            "of the other layers."
+        )
+    return min(30.0, limit) if asked is None else float(asked)
+
+
+def map_of_distances(
+    distances: Float[np.ndarray, "layer layer"],
+    method: str,
+    *,
+    dims: int = 2,
+    seed: int = 42,
+    perplexity: float | None = None,
+    neighbours: int = 15,
+    min_dist: float = 0.1,
+) -> tuple[Float[np.ndarray, "layer dim"], Float[np.ndarray, " dim"] | None]:
+    """Points with about these distances, and the share of variance along each dimension.
+
+    "pca" and "mds" are one here: principal axes of points with Euclidean distances are
+    what classical scaling finds. Settings are those of `layer_map`, in range.
+    """
+    if method == "tsne":
+        own = tsne_perplexity(len(distances), perplexity)
+        return _tsne(distances, dims, seed, own), None
+    if method == "umap":
+        return _umap(distances, dims, seed, min(neighbours, len(distances) - 1), min_dist), None
+    inner = -0.5 * distances**2
+    inner = inner - inner.mean(axis=0) - inner.mean(axis=1)[:, None] + inner.mean()
+    return _principal(inner, dims)
 
 
 def _principal(inner: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:

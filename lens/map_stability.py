@@ -1,0 +1,260 @@
+"""Whether a map shows the layers or its own random numbers: seeds compared, chance beside.
+
+Axes: layer (L), draw, seed, dim (the map's 2 or 3 dimensions).
+
+A map that depends on a seed is made with three, and the three are compared: how far they
+differ after the best shift, turn and scale, and whether the layers keep their nearest
+neighbours. And maps of unrelated layers, made in the same way, say how trustworthy a map
+is that has nothing to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+
+from lens.cluster_null import unrelated_classic, unrelated_distances
+from lens.embedding import (
+    CLASSIC,
+    SEEDED,
+    LayerMap,
+    layer_map,
+    map_of_distances,
+    trust_neighbours,
+    trustworthiness,
+)
+from lens.errors import LensError
+from lens.gram import RouterGram
+from lens.multiple import monte_carlo_p
+from lens.routers import RouterSet
+
+SEEDS = 3
+# Maps of unrelated layers: quick ones, and those that take a fit each.
+DRAWS = {"pca": 99, "mds": 99, "tsne": 19, "umap": 19}
+SHUFFLES = 199
+
+
+@dataclass(frozen=True)
+class TrustNull:
+    """Trustworthiness of a map beside that of maps of unrelated layers.
+
+    Attributes:
+      value: of the map.
+      mean, low, high: of maps of unrelated layers: mean, least and largest.
+      random: of points at random places, on average.
+      p: share of unrelated maps at least as trustworthy.
+      draws, seed: of the unrelated layers.
+    """
+
+    value: float
+    mean: float
+    low: float
+    high: float
+    random: float
+    p: float
+    draws: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class MapStability:
+    """How alike maps of different seeds are.
+
+    Attributes:
+      seeds: of the maps.
+      disparity: Procrustes disparity between two maps, mean over pairs: 0 the same map
+        up to shift, turn, mirror image and scale, 1 nothing in common.
+      disparity_chance: the same when the layers of one map are shuffled.
+      overlap: nearest neighbours that two maps share, as a part of those that either
+        has (Jaccard), mean over layers and pairs: 1 the same neighbours, 0 none.
+      overlap_chance: the same for neighbours at random, exactly.
+      neighbours: how many neighbours count.
+      p: share of shuffles with as little disparity, the largest over pairs of maps.
+      draws: shuffles of each pair.
+    """
+
+    seeds: tuple[int, ...]
+    disparity: float
+    disparity_chance: float
+    overlap: float
+    overlap_chance: float
+    neighbours: int
+    p: float
+    draws: int
+
+
+def random_trust(n_layers: int, k: int) -> float:
+    """Trustworthiness of points at random places, on average: about 0.5.
+
+    Every true rank from 1 to n − 1 is then as likely for a neighbour on the map, so that
+    the excess over k has the mean (n − k)(n − k − 1) / (2(n − 1)).
+    """
+    n = n_layers
+    return 1 - (n - k) * (n - k - 1) / ((n - 1) * (2 * n - 3 * k - 1))
+
+
+def trust_null(
+    routers: RouterSet,
+    gram: RouterGram,
+    found: LayerMap,
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+) -> TrustNull:
+    """Trustworthiness of a map, beside maps of unrelated layers with the same settings.
+
+    Args:
+      routers: the set of the map.
+      gram: its inner products, in the view of the map.
+      found: the map, from `lens.embedding.layer_map`.
+      draws: unrelated sets; by default 99, of t-SNE and UMAP 19.
+      seed: of the unrelated layers.
+    """
+    settings = dict(found.settings)
+    metric = settings.pop("metric", CLASSIC)
+    k = settings.pop("trust_neighbours")
+    settings.pop("input", None)
+    number = DRAWS[found.method] if draws is None else draws
+    if number < 1:
+        raise LensError(f"draws: found {number}; expected 1 or more.")
+    drawn = (
+        unrelated_classic(routers, number, seed)
+        if metric == CLASSIC or found.method == "pca"
+        else unrelated_distances(gram, metric, number, seed)
+    )
+    values = []
+    for distances in drawn:
+        points, _ = map_of_distances(distances, found.method, **settings)
+        values.append(trustworthiness(distances, points, k))
+    trust = np.array(values)
+    return TrustNull(
+        value=found.trustworthiness,
+        mean=float(trust.mean()),
+        low=float(trust.min()),
+        high=float(trust.max()),
+        random=random_trust(gram.n_layers, k),
+        p=float(monte_carlo_p(found.trustworthiness, trust)),
+        draws=number,
+        seed=seed,
+    )
+
+
+def map_stability(
+    make: Callable[[int], LayerMap],
+    seed: int,
+    *,
+    seeds: int = SEEDS,
+    draws: int = SHUFFLES,
+) -> MapStability:
+    """A map made again with the seeds that follow, and how alike the maps are.
+
+    Args:
+      make: the map of a seed, by a method that has one.
+      seed: the first.
+      seeds: how many maps.
+      draws: shuffles of the layers of one map of each pair, for chance.
+    """
+    maps = [make(seed + i) for i in range(seeds)]
+    if maps[0].method not in SEEDED:
+        raise LensError(
+            f"{maps[0].method}: this map has no seed to compare; expected one of "
+            f"{', '.join(SEEDED)}."
+        )
+    return compared([one.points for one in maps], range(seed, seed + seeds), draws=draws)
+
+
+def layer_map_stability(
+    routers: RouterSet, gram: RouterGram, method: str, *, seed: int, **settings: float
+) -> MapStability:
+    """`map_stability` of `lens.embedding.layer_map` with these settings."""
+    return map_stability(
+        lambda own: layer_map(routers, gram, method, seed=own, **settings),  # type: ignore[arg-type]
+        seed,
+    )
+
+
+def compared(
+    maps: Sequence[Float[np.ndarray, "layer dim"]],
+    seeds: Sequence[int],
+    *,
+    draws: int = SHUFFLES,
+) -> MapStability:
+    """How alike maps of the same layers are."""
+    n = len(maps[0])
+    k = trust_neighbours(n)
+    rng = np.random.default_rng(0)
+    unlike, by_chance, shared, p_values = [], [], [], []
+    for first, second in combinations(maps, 2):
+        orders = rng.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
+        value = disparities(first, second, np.arange(n)[None])[0]
+        drawn = disparities(first, second, orders)
+        unlike.append(value)
+        by_chance.append(drawn.mean())
+        p_values.append(monte_carlo_p(-value, -drawn))
+        shared.append(neighbour_overlap(first, second, k))
+    return MapStability(
+        seeds=tuple(int(own) for own in seeds),
+        disparity=float(np.mean(unlike)),
+        disparity_chance=float(np.mean(by_chance)),
+        overlap=float(np.mean(shared)),
+        overlap_chance=chance_overlap(n, k),
+        neighbours=k,
+        p=float(np.max(p_values)),
+        draws=draws,
+    )
+
+
+def disparities(
+    first: Float[np.ndarray, "layer dim"],
+    second: Float[np.ndarray, "layer dim"],
+    orders: Float[np.ndarray, "draw layer"],
+) -> Float[np.ndarray, " draw"]:
+    """Procrustes disparity of two maps, for each order of the second one's layers.
+
+    1 − (Σσ)², σ the singular values of AᵀB, A and B the maps centred and of unit norm:
+    the squared distance that the best shift, turn, mirror image and scale leave.
+    Source: Gower, 1975.
+    """
+    a, b = (_unit(points) for points in (first, second))
+    products = np.einsum("li,dlj->dij", a, b[orders])
+    sums = np.linalg.svd(products, compute_uv=False).sum(axis=1)
+    return np.clip(1 - sums**2, 0, 1)
+
+
+def _unit(points: Float[np.ndarray, "layer dim"]) -> Float[np.ndarray, "layer dim"]:
+    centred = points - points.mean(axis=0)
+    size = float(np.linalg.norm(centred))
+    return centred / size if size > 0 else centred
+
+
+def nearest_layers(points: Float[np.ndarray, "layer dim"], k: int) -> np.ndarray:
+    """Whether one layer (column) is among the k nearest of another (row) on a map."""
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    near = np.zeros(distances.shape, bool)
+    np.put_along_axis(near, np.argsort(distances, axis=1, kind="stable")[:, :k], True, axis=1)
+    return near
+
+
+def neighbour_overlap(
+    first: Float[np.ndarray, "layer dim"], second: Float[np.ndarray, "layer dim"], k: int
+) -> float:
+    """Neighbours common to two maps over those of either, mean over layers."""
+    a, b = nearest_layers(first, k), nearest_layers(second, k)
+    return float(((a & b).sum(axis=1) / (a | b).sum(axis=1)).mean())
+
+
+def chance_overlap(n_layers: int, k: int) -> float:
+    """Mean of `neighbour_overlap` when neighbours are k of the other layers at random.
+
+    Σ_i P(i) · i / (2k − i), with i the common ones of two random choices of k among
+    n − 1, which has a hypergeometric distribution.
+    """
+    from scipy.stats import hypergeom
+
+    common = np.arange(k + 1)
+    return float((hypergeom.pmf(common, n_layers - 1, k, k) * common / (2 * k - common)).sum())
