@@ -250,10 +250,11 @@ def load_prediction(
     measured = load(trace)
     top_k = trace.experts.shape[2]
     own = logit_moments(trace.router_logits) if moments is None else moments
-    if own.mean.shape != measured.shape or np.shape(isotropic) not in ((), measured.shape):
+    weights = measured.shape if isotropic is None else isotropic.shape
+    if not own.mean.shape == measured.shape == weights:
         raise LensError(
             f"Predicted load: the trace has {measured.shape} layers and experts, the prediction "
-            f"{own.mean.shape} and {np.shape(isotropic)}. Use those of one model."
+            f"{own.mean.shape} and {weights}. Use those of one model."
         )
     predicted = selection_under(own.mean, own.covariance, top_k)
     n_tokens = trace.experts.shape[1]

@@ -19,6 +19,8 @@ from lens.figures.expert_pairs import (
 from lens.figures.experts import breadth_against_load, expert_map, expert_variance_analysis
 from lens.figures.export import figure_png, figure_svg
 from lens.figures.layer_null import adjacent_against_chance, layer_null_heatmap
+from lens.figures.information import chance_lines, predicted_load
+from lens.figures.labels import label_lift, label_load
 from lens.figures.layers import (
     adjacent_layer_similarity,
     layer_change,
@@ -26,6 +28,7 @@ from lens.figures.layers import (
     null_place,
     pair_matrix,
 )
+from lens.figures.margins import margin_histogram, margin_quantiles
 from lens.figures.routing import compare_maps, token_layer_map, token_window, visible
 from lens.figures.theme import OKABE_ITO, alt_text, chart_title, expert_names, fitted_domain
 from lens.figures.tokens import candidate_bars, cell_probabilities, token_strip
@@ -39,6 +42,7 @@ __all__ = [
     "breadth_against_load",
     "candidate_bars",
     "cell_probabilities",
+    "chance_lines",
     "chart_title",
     "compare_maps",
     "coselection_matrix",
@@ -54,6 +58,8 @@ __all__ = [
     "figure_png",
     "figure_svg",
     "fitted_domain",
+    "label_lift",
+    "label_load",
     "layer_change",
     "layer_dendrogram",
     "layer_lines",
@@ -61,8 +67,11 @@ __all__ = [
     "layer_scatter",
     "layer_similarity_heatmap",
     "load_by_layer",
+    "margin_histogram",
+    "margin_quantiles",
     "null_place",
     "pair_matrix",
+    "predicted_load",
     "routing_paths",
     "token_layer_map",
     "token_strip",

@@ -22,11 +22,14 @@ def load_by_layer(
     labels: Sequence[str],
     *,
     picked: tuple[int, int] | None = None,
+    interval: tuple[Float[np.ndarray, "layer expert"], Float[np.ndarray, "layer expert"]]
+    | None = None,
 ) -> alt.LayerChart:
     """Each expert's share of a layer's (token, slot) assignments, against an even share.
 
     Args:
       low, high: where the load of an expert chosen at random falls with 95 %.
+      interval: lowest and highest load that the sample leaves possible, for each expert.
       picked: the point to ring, as (layer, expert).
 
     Returns:
@@ -48,6 +51,8 @@ def load_by_layer(
         "value": values,
         "place": places,
     }
+    if interval is not None:
+        data |= {"least": interval[0][layer, expert], "most": interval[1][layer, expert]}
     scale = alt.Scale(
         domain=["above", "within", "below"], range=[theme.ORANGE, theme.BAND_GREY, theme.BLUE]
     )
@@ -67,6 +72,11 @@ def load_by_layer(
         alt.Tooltip("value:Q", title="load", format=".4f"),
         alt.Tooltip("place:N", title="against the band"),
     ]
+    if interval is not None:
+        tooltip += [
+            alt.Tooltip("least:Q", title="interval from", format=".4f"),
+            alt.Tooltip("most:Q", title="to", format=".4f"),
+        ]
     roomy = PLOT_WIDTH / len(labels) / n_experts >= 6
     size = 46 if roomy else 14
     layers = [
@@ -79,6 +89,9 @@ def load_by_layer(
     if roomy:
         digits = base.mark_text(dy=-9, fontSize=9, color=theme.MID_GREY, tooltip=None)
         layers.append(digits.encode(text="expert:N"))
+    if interval is not None:
+        bars = base.mark_rule(color=theme.MID_GREY, size=1, opacity=0.8, tooltip=None)
+        layers.insert(2, bars.encode(y=alt.Y("least:Q", title=None), y2="most:Q"))
     if picked is not None:
         at = {
             "x": _spread(np.array([picked[0]]), np.array([picked[1]]), n_experts),
@@ -87,6 +100,7 @@ def load_by_layer(
         ring = base.properties(data=theme.embed(at))
         layers.append(ring.mark_point(size=150, color=theme.ORANGE, strokeWidth=2.5, tooltip=None))
     outside = int(np.sum((load < low) | (load > high)))
+    whiskers = "" if interval is None else "; whiskers: 95 % interval of a layer's shares together"
     return theme.layered(*layers).properties(
         width=PLOT_WIDTH,
         height=240,
@@ -95,7 +109,7 @@ def load_by_layer(
             "Load of every expert",
             f"share of (token, slot) assignments; dashed: even share 1/{n_experts}; grey: 95 % "
             f"band of choices at random ({low:.3f} to {high:.3f}); {outside} of {load.size} "
-            "outside",
+            f"outside{whiskers}",
             width=PLOT_WIDTH,
         ),
         description=theme.alt_description(
@@ -111,6 +125,7 @@ def coselection_matrix(
     counts: Int[np.ndarray, "expert expert"] | None = None,
     *,
     label: str,
+    q: Float[np.ndarray, "expert expert"] | None = None,
 ) -> alt.LayerChart:
     """How often two experts are chosen together, against what their loads alone would give.
 
@@ -118,6 +133,7 @@ def coselection_matrix(
       lift: observed over expected; 1 is chance.
       counts: tokens that chose both, for the tooltip.
       label: the layer, or "all layers".
+      q: p-values after Benjamini and Hochberg; pairs of at most 0.05 are outlined.
 
     Returns:
       A chart with the selection "pick" of the fields ea and eb.
@@ -151,6 +167,9 @@ def coselection_matrix(
     if counts is not None:
         data["tokens"] = np.asarray(counts)[a, b]
         tooltip.append(alt.Tooltip("tokens:Q", title="tokens"))
+    if q is not None:
+        data["q"] = q[a, b]
+        tooltip.append(alt.Tooltip("q:Q", title="q (Benjamini–Hochberg)", format=".2g"))
     step = theme.cell_step(n_experts, 360)
     base = alt.Chart(theme.embed(data)).encode(
         x=alt.X("b:O", title="expert", scale=alt.Scale(domain=names), axis=theme.axis_labels(0)),
@@ -168,13 +187,20 @@ def coselection_matrix(
                 text=alt.Text("lift:Q", format=".2f"), color=theme.ink_colour()
             )
         )
+    marked = ""
+    if q is not None:
+        rare = np.nan_to_num(q[a, b], nan=1) <= 0.05
+        marked = f"; outlined: q ≤ 0.05 ({np.count_nonzero(rare) // (1 if n_experts > 100 else 2)})"
+        if rare.any():
+            layers += theme.outlined(base, {"a": data["a"][rare], "b": data["b"][rare]}, step)
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(step),
         autosize=theme.NATURAL,
         title=theme.title(
             f"Experts chosen together, {label}",
-            "lift: tokens that chose both, over what the two loads alone would give; chance 1",
+            "lift: tokens that chose both, over what the two loads alone would give; chance 1"
+            + marked,
             width=step * n_experts,
         ),
         description=theme.alt_description(
