@@ -15,12 +15,15 @@ import streamlit as st
 
 from lens import (
     bootstrap,
+    branch_support,
     chains,
+    cluster_null,
     clustering,
     embedding,
     experts,
     gram,
     layer_null,
+    map_stability,
     matching,
     null,
     questions,
@@ -278,3 +281,67 @@ def within_layers(
     routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> WithinLayers:
     return within.within_layers(router_gram(routers, view), view, draws=draws, seed=seed)
+
+
+# --- trees and maps against chance: small blocks of draws, so that a page can show them early ---
+
+_blocks = st.cache_data(hash_funcs=_KEYS, max_entries=512, show_spinner=False)
+
+
+@_data
+def pair_moments(
+    routers: RouterSet, metric: str = "cka", view: str = "canonical"
+) -> cluster_null.PairMoments | None:
+    return cluster_null.pair_moments(router_gram(routers, view), metric)
+
+
+@_blocks
+def unrelated_scores(
+    routers: RouterSet, metric: str, method: str, view: str, draws: int, seed: int
+) -> np.ndarray:
+    gram_, moments = router_gram(routers, view), pair_moments(routers, metric, view)
+    return cluster_null.unrelated_scores(gram_, metric, method, draws, seed, moments)
+
+
+@_blocks
+def unrelated_classic_scores(routers: RouterSet, draws: int, seed: int) -> np.ndarray:
+    return cluster_null.unrelated_classic_scores(routers, draws, seed)
+
+
+@_blocks
+def recurrences(
+    routers: RouterSet, metric: str, method: str, view: str, draws: int, seed: int
+) -> np.ndarray:
+    members = branch_support.branches(layer_tree(routers, metric, method, view).linkage)
+    columns = routers.columns(view)
+    return branch_support.recurrences(members, columns, metric, method, draws, seed)
+
+
+@_blocks
+def unrelated_support(
+    routers: RouterSet, metric: str, method: str, view: str, draws: int, seed: int
+) -> np.ndarray:
+    columns = routers.columns(view)
+    return branch_support.unrelated_support(columns, metric, method, draws, seed)
+
+
+@_data
+def trust_null(
+    routers: RouterSet,
+    method: str,
+    *,
+    view: str = "canonical",
+    null_seed: int = SEED,
+    **settings: Any,
+) -> map_stability.TrustNull:
+    found = layer_map(routers, method, view=view, **settings)
+    return map_stability.trust_null(routers, router_gram(routers, view), found, seed=null_seed)
+
+
+@_data
+def layer_map_stability(
+    routers: RouterSet, method: str, *, view: str = "canonical", **settings: Any
+) -> map_stability.MapStability:
+    return map_stability.layer_map_stability(
+        routers, router_gram(routers, view), method, **settings
+    )
