@@ -95,7 +95,7 @@ def expert_map(
         figures.expert_map(values, labels, measure, chance, picked),
         "expert_map",
         routers,
-        scale=1.0 if routers.n_layers <= 32 else 0.78,
+        scale=0.92 if routers.n_layers <= 32 else 0.72,
         words=(measure, view),
         table=lambda: tables.matrix_csv(values, labels, names, "layer"),
         on_pick=pick_expert,

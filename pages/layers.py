@@ -196,7 +196,7 @@ def heatmap(
         chart,
         "layer_similarity_heatmap",
         routers,
-        scale=0.93,
+        scale=0.85,
         words=(metric, view) + ((colours,) if colours in ("z", "beyond") else ()),
         table=lambda: tables.layer_null_csv(null, similarity, labels),
         on_pick=pick_pair,
@@ -269,6 +269,7 @@ def pair_in_chance(
         figures.null_place(value, chance, name=LAYER_METRICS[metric].label, samples=samples),
         "null_place",
         routers,
+        stretch=True,
         words=(metric, routers.label(pair.a), routers.label(pair.b)),
         table=lambda: tables.table_csv({"similarity of the two layers turned at random": samples}),
     )
