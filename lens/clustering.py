@@ -180,17 +180,37 @@ def dendrogram_segments(
     three lines of a merge are its left leg, its bar and its right leg.
     """
     n = len(tree.order)
-    x = np.zeros(2 * n - 1)
-    y = np.zeros(2 * n - 1)
-    x[tree.order] = np.arange(n)
+    x, y = node_places(tree)
     lines = np.empty((n - 1, 3, 4))
-    for i, (first, second, height, _) in enumerate(tree.linkage):
-        left, right = sorted((int(first), int(second)), key=lambda node: x[node])
+    for i, (left, bar, right) in enumerate(dendrogram_nodes(tree)):
         lines[i] = [
-            (x[left], y[left], x[left], height),
-            (x[left], height, x[right], height),
-            (x[right], height, x[right], y[right]),
+            (x[left], y[left], x[left], y[bar]),
+            (x[left], y[bar], x[right], y[bar]),
+            (x[right], y[bar], x[right], y[right]),
         ]
-        x[n + i], y[n + i] = (x[left] + x[right]) / 2, height
     x0, y0, x1, y1 = lines.reshape(-1, 4).T.copy()
     return x0, y0, x1, y1
+
+
+def node_places(tree: LayerTree) -> tuple[np.ndarray, np.ndarray]:
+    """Place of every node, layers first and then merges: middle of its bar, and its height."""
+    n = len(tree.order)
+    x, y = np.zeros(2 * n - 1), np.zeros(2 * n - 1)
+    x[tree.order] = np.arange(n)
+    for i, (first, second, height, _) in enumerate(tree.linkage):
+        x[n + i], y[n + i] = (x[int(first)] + x[int(second)]) / 2, height
+    return x, y
+
+
+def dendrogram_nodes(tree: LayerTree) -> Int[np.ndarray, "merge 3"]:
+    """The node that each line of `dendrogram_segments` belongs to.
+
+    A leg belongs to the node below it, whose stem it is; a bar to its own merge.
+    """
+    n = len(tree.order)
+    x, _ = node_places(tree)
+    nodes = np.empty((n - 1, 3), np.int64)
+    for i, pair in enumerate(tree.linkage[:, :2].astype(int)):
+        left, right = sorted(pair.tolist(), key=lambda node: x[node])
+        nodes[i] = left, n + i, right
+    return nodes
