@@ -9,7 +9,15 @@ import streamlit as st
 from grok.errors import GrokError
 from lens.errors import LensError
 from lens.routers import RouterSet
-from pages.parts import data_source, layout, links, routing_views, traces
+from pages.parts import (
+    data_source,
+    layout,
+    links,
+    many_traces,
+    routing_shape,
+    routing_views,
+    traces,
+)
 
 HOW_TO_READ = """
 Each layer's router scores every expert for every token; the K best are used. `p = softmax(z)` over
@@ -21,10 +29,28 @@ all experts; Grok-1 keeps the gates as they are, without renormalising.
   after the experts cancels the total gate mass.
 - **Entropy** of p in nats: 0 certain, ln E when all experts are alike.
 - **Load**: share of (token, slot) assignments. The band holds 95 % of the shares that even use
-  gives by chance with as many tokens.
-- **Lift** of a pair: how often two experts are chosen together over what their loads explain; 1 is
-  chance.
-- **Repeats**: chance is 1 / E for the first choice, and 1 − C(E − K, K) / C(E, K) for any.
+  gives by chance with as many tokens; whiskers are Clopper–Pearson intervals of the share itself,
+  which hold together for a layer (Bonferroni).
+- **Effective experts** exp(H) of the load: between K and E. Even use of few tokens lies below E;
+  the band says how far.
+- **Lift** of a pair: tokens that chose both, over what the loads explain: the least committal
+  choice of K different experts with these loads, P(S) ∝ Π w_e. 1 is chance. p from the first three
+  moments of the count given the loads.
+- **Repeats**: chance is 1 / E for the first choice, and 1 − C(E − K, K) / C(E, K) for any. The band
+  is of the same tokens in random order.
+- **Information** I = Σ p(v, e) ln [p(v, e) / (p(v) p(e))] in nats, over the assignments: v the
+  token id, or a bin of positions. Counts of few tokens make it too large, so read what exceeds the
+  mean of shuffled tokens; as a share of H(expert) − ln K, what a label that fixes the choices has.
+- **Margins, null**: normal logits with the layer's measured mean and E × E covariance; compared is
+  the median over the spread √(mean variance).
+- **Predicted load** P(selected) / K with normal logits, from that mean and covariance, and from the
+  weights alone; the null relabels the experts of each layer.
+- **Labels** (many traces): load under a label over the load in all traces. The null permutes the
+  labels over whole traces, for tokens of one text are not independent.
+
+p-values of many layers, pairs or experts are adjusted by Benjamini and Hochberg (q). But for
+labels, all take the tokens of a text as independent, which neighbours are not: they speak of this
+text.
 
 Numbers of experts carry no meaning across layers. The first tokens of a text behave unlike others;
 compare texts at the same positions before you read meaning into a difference.
@@ -187,6 +213,9 @@ def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> None:
         "pairs": "Co-selection",
         "compare": "Compare",
         "order": "Order and balance",
+        "information": "Information",
+        "margins": "Margins",
+        "prediction": "Predicted load",
         "paths": "Paths",
     }
     for tab, place in links.tabs("part", names):
@@ -209,6 +238,12 @@ def draw_tab(
         comparison(view, kept, what)
     elif tab == "order":
         routing_views.order(view)
+    elif tab == "information":
+        routing_shape.information(view)
+    elif tab == "margins":
+        routing_shape.margin_distribution(view, layer)
+    elif tab == "prediction":
+        routing_shape.predicted_load(view.routers, view.trace, view.labels)
     else:
         routing_views.paths(view, layer)
 
@@ -230,6 +265,18 @@ def show() -> None:
     links.through_app()
     routers = data_source.current()
     head = st.container()
+    texts = links.choice(
+        "texts",
+        "Texts",
+        ["one", "many"],
+        "one",
+        shown={"one": "One text", "many": "Many traces"}.__getitem__,
+        widget="segments",
+        collapsed=True,
+    )
+    if texts == "many":
+        many_traces.show(head, routers, HOW_TO_READ)
+        return
     choice = model_controls()
     if choice is not None:
         form(choice)

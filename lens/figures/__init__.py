@@ -8,9 +8,7 @@ something, the chart has a selection named "pick".
 from lens.figures.chains import expert_chains, expert_cosines_against_chance
 from lens.figures.clustering import (
     dendrogram_with_heatmap,
-    explained_variance,
     layer_dendrogram,
-    layer_scatter,
 )
 from lens.figures.expert_pairs import (
     expert_correlation_matrix,
@@ -18,9 +16,10 @@ from lens.figures.expert_pairs import (
 )
 from lens.figures.experts import breadth_against_load, expert_map, expert_variance_analysis
 from lens.figures.export import figure_png, figure_svg
-from lens.figures.layer_null import adjacent_against_chance, layer_null_heatmap
+from lens.figures.groups import silhouette_by_groups
 from lens.figures.information import chance_lines, predicted_load
 from lens.figures.labels import label_lift, label_load
+from lens.figures.layer_null import adjacent_against_chance, layer_null_heatmap
 from lens.figures.layers import (
     adjacent_layer_similarity,
     layer_change,
@@ -28,6 +27,7 @@ from lens.figures.layers import (
     null_place,
     pair_matrix,
 )
+from lens.figures.maps import explained_variance, layer_scatter
 from lens.figures.margins import margin_histogram, margin_quantiles
 from lens.figures.routing import compare_maps, token_layer_map, token_window, visible
 from lens.figures.theme import OKABE_ITO, alt_text, chart_title, expert_names, fitted_domain
@@ -73,6 +73,7 @@ __all__ = [
     "pair_matrix",
     "predicted_load",
     "routing_paths",
+    "silhouette_by_groups",
     "token_layer_map",
     "token_strip",
     "token_window",

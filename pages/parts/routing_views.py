@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
-from lens import figures, routing, tables
+from lens import figures, load_null, routing, tables, trace_tables
 from lens.routers import RouterSet
 from pages.parts import layout, links
+from pages.parts import routing_statistics as statistics
 
 VALUES: dict[str, tuple[str, Callable[[Any], np.ndarray]]] = {
     "margin": ("Margin", routing.margin),
@@ -31,6 +33,11 @@ class View:
         self.pieces = [str(piece) for piece in trace.pieces]
         self.n_layers, self.n_tokens, self.n_experts = trace.router_logits.shape
         self.top_k = trace.experts.shape[2]
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the trace, for what is computed once."""
+        return statistics.trace_key(self.trace)
 
     def figure(self, chart: Any, key: str, **options: Any) -> None:
         """A figure whose files carry the hash of the model that made the trace."""
@@ -201,14 +208,24 @@ def candidates(view: View, token: int) -> None:
 
 
 def load(view: View, layer: int) -> None:
-    """Each expert's share of the assignments against its chance band."""
+    """Each expert's share of the assignments with its interval, against the chance band."""
     share = routing.load(view.trace)
     low, high = routing.load_interval(view.n_tokens, view.top_k, view.n_experts)
+    least, most = load_null.share_interval(view.trace)
+    even = view.even()
+    apart = (least > even) | (most < even)
+    st.markdown(
+        f"Even use, {layout.percent(even, 1)}, lies outside the interval of "
+        f"**{np.count_nonzero(apart)} of {share.size}** experts, in "
+        f"{np.count_nonzero(apart.any(axis=1))} of {view.n_layers} layers; by chance in about "
+        f"{0.05 * view.n_layers:.1f}. Intervals (Clopper–Pearson) hold together for each layer at "
+        f"95\u00a0% and take the {view.n_tokens:,} tokens as independent."
+    )
     view.figure(
-        figures.load_by_layer(share, low, high, view.labels),
+        figures.load_by_layer(share, low, high, view.labels, interval=(least, most)),
         "load_by_layer",
         on_pick=lambda mark: links.choose(layer=int(mark["layer"]), expert=int(mark["expert"])),
-        table=lambda: tables.load_csv(share, view.labels, low, high),
+        table=lambda: trace_tables.trace_load_csv(share, view.labels, low, high, least, most),
     )
 
 
@@ -218,55 +235,83 @@ def coselection(view: View, layer: int) -> None:
         st.caption("Each token has one expert, so none are chosen together.")
         return
     found = routing.coselection(view.trace)
-    names = [f"E{expert}" for expert in range(view.n_experts)]
+    test = statistics.pair_test(view.key, view.trace)
+    upper = np.triu(np.ones((view.n_experts, view.n_experts), dtype=bool), 1)
+    asked = np.isfinite(test.q[:, upper])
+    rare = np.nan_to_num(test.q[:, upper], nan=1) <= 0.05
+    st.markdown(
+        f"**{np.count_nonzero(rare)} of {np.count_nonzero(asked)}** pairs in all layers are chosen "
+        f"together more or less often than their loads explain (q ≤ 0.05), "
+        f"{np.count_nonzero(rare[layer])} of them in {view.labels[layer]}. Null: {test.method}; "
+        "Benjamini–Hochberg over all pairs of all layers."
+        if rare.any()
+        else f"Pairs of experts are not distinguishable from what their loads explain: none of "
+        f"{np.count_nonzero(asked)} in all layers at q ≤ 0.05. Null: {test.method}."
+    )
     view.figure(
         figures.coselection_matrix(
-            found.lift[layer], found.counts[layer], label=view.labels[layer]
+            found.lift[layer], found.counts[layer], label=view.labels[layer], q=test.q[layer]
         ),
         "coselection",
         words=(view.labels[layer],),
-        table=lambda: tables.matrix_csv(found.lift[layer], names, names, "lift of pair"),
+        table=lambda: trace_tables.pairs_csv(found, test, view.labels),
     )
 
 
 def order(view: View) -> None:
     """How evenly experts are used, and how far neighbouring tokens share them."""
-    repeat = routing.repeat_rate(view.trace)
+    repeat, test = routing.repeat_rate(view.trace), statistics.repeat_test(view.key, view.trace)
+    tests = {"first choice": test.first, "any choice": test.any}
+    found = ", ".join(
+        f"{name} in **{one.found()} of {view.n_layers}** layers (mean "
+        f"{layout.percent(one.value.mean(), 1)}, shuffled {layout.percent(one.mean.mean(), 1)})"
+        for name, one in tests.items()
+    )
+    some = test.first.found() + test.any.found() > 0
+    st.markdown(
+        (
+            f"Neighbouring tokens share experts otherwise than the same tokens in random order: "
+            f"{found}."
+            if some
+            else "How often neighbouring tokens share experts is not distinguishable from the same "
+            f"tokens in random order: {found}."
+        )
+        + f" Even, independent choices would repeat {layout.percent(repeat.chance_first, 1)} and "
+        f"{layout.percent(repeat.chance_any, 1)}. Null: {test.first.method}, seed "
+        f"{test.first.seed}."
+    )
+    use = statistics.even_use(view.key, view.trace)
     left, right = st.columns(2, gap="large")
     with left:
-        values = {"first choice": repeat.first, "any choice": repeat.any}
         view.figure(
-            figures.layer_lines(
-                values,
+            figures.chance_lines(
+                tests,
                 view.labels,
                 title="Neighbouring tokens with the same expert",
                 unit="share of neighbouring tokens",
-                chance={"first choice": repeat.chance_first, "any choice": repeat.chance_any},
             ),
             "repeat_rate",
             stretch=True,
-            table=lambda: tables.table_csv(
-                {
-                    "layer": view.labels,
-                    **values,
-                    "first choice, tokens shuffled": repeat.shuffled_first,
-                    "any choice, tokens shuffled": repeat.shuffled_any,
-                }
-            ),
+            table=lambda: trace_tables.chance_csv(tests, view.labels, "share of neighbours"),
         )
     with right:
-        effective = {"effective experts": routing.effective_experts(view.trace)}
         view.figure(
-            figures.layer_lines(
-                effective,
+            figures.chance_lines(
+                {"effective experts": use},
                 view.labels,
                 title="Effective number of experts",
                 unit="exp(entropy of the load)",
-                chance={"effective experts": float(view.n_experts)},
             ),
             "effective_experts",
             stretch=True,
-            table=lambda: tables.table_csv({"layer": view.labels, **effective}),
+            table=lambda: trace_tables.chance_csv(
+                {"effective experts": use}, view.labels, "experts"
+            ),
+        )
+        st.caption(
+            f"Below even use at q ≤ 0.05 in {use.found()} of {view.n_layers} layers. Even use of "
+            f"{view.n_tokens:,} tokens gives {use.mean[0]:.2f} on average, not {view.n_experts} "
+            f"(95\u00a0%: {use.low[0]:.2f} to {use.high[0]:.2f})."
         )
 
 

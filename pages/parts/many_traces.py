@@ -1,0 +1,372 @@
+"""Many saved traces at once: a configured folder or uploads, grouped by a label of each trace."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import figures, label_tests, tables, trace_tables
+from lens.errors import LensError
+from lens.label_tests import LabelTest
+from lens.routers import RouterSet
+from lens.trace_folder import UNLABELLED, TraceFolder, gather, load_folder, read_labels
+from lens.traces import load_trace
+from pages.parts import layout, links, routing_shape
+from pages.parts import routing_statistics as statistics
+
+TRACES_VARIABLE = "GROK_LENS_TRACES"
+LABELS_VARIABLE = "GROK_LENS_TRACE_LABELS"
+INVITATION = "Compare saved traces by label: which experts do texts of each kind use?"
+# Rows of the list of differences.
+LISTED = 12
+# Uploads: so many bytes of files at once.
+MAX_UPLOAD = 256 * 2**20
+
+
+def configured() -> tuple[str | None, str | None]:
+    """`--traces` and `--trace-labels` after `--`, else the environment variables."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--traces")
+    parser.add_argument("--trace-labels")
+    try:
+        found, _ = parser.parse_known_args(sys.argv[1:])
+    except argparse.ArgumentError:
+        found = argparse.Namespace(traces=None, trace_labels=None)
+    return (
+        found.traces or os.environ.get(TRACES_VARIABLE) or None,
+        found.trace_labels or os.environ.get(LABELS_VARIABLE) or None,
+    )
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the folder of traces …")
+def _folder(path: str, labels: str | None, state: str) -> TraceFolder:
+    return load_folder(path, labels)
+
+
+def _state_of(path: str, labels: str | None) -> str:
+    """When and how large the files are, so that a changed folder is read again."""
+    digest = hashlib.sha256()
+    names = [*Path(path).glob("*.npz"), *Path(path).glob("*/*.npz")]
+    for file in [*sorted(names), *([Path(labels)] if labels else [])]:
+        try:
+            found = file.stat()
+        except OSError:
+            continue
+        digest.update(f"{file.name}{found.st_mtime_ns}{found.st_size};".encode())
+    return digest.hexdigest()
+
+
+def _uploaded() -> TraceFolder | None:
+    """The traces uploaded in this session, read once."""
+    state = st.session_state
+    with st.expander(
+        "Open traces", icon=":material/upload_file:", expanded=configured()[0] is None
+    ):
+        files = st.file_uploader(
+            "Saved traces (.npz), several at once",
+            type=["npz"],
+            accept_multiple_files=True,
+            key="many_uploads",
+            help="Of one model. Files are checked, never executed, and seen by this browser "
+            "session alone.",
+        )
+        sheet = st.file_uploader(
+            "Labels: CSV with the columns file and label, or JSON lines (optional)",
+            type=["csv", "jsonl", "json"],
+            key="many_labels",
+        )
+    if not files:
+        state.pop("many_read", None)
+        return None
+    key = (tuple(file.file_id for file in files), sheet.file_id if sheet is not None else "")
+    if state.get("many_read", (None,))[0] != key:
+        state["many_read"] = (key, *_read(files, sheet))
+    _, folder, error = state["many_read"]
+    if error is not None:
+        st.error(error, icon=":material/error:")
+    return folder
+
+
+def _read(files: Any, sheet: Any) -> tuple[TraceFolder | None, str | None]:
+    """The uploads as a folder, or why they are none."""
+    try:
+        size = sum(file.size for file in files)
+        if size > MAX_UPLOAD:
+            raise LensError(
+                f"The files have {size:,} bytes; at most {MAX_UPLOAD:,} are opened at once here. "
+                f"Start the app with {TRACES_VARIABLE} for a folder."
+            )
+        names = [file.name for file in files]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise LensError(f"Two files are called {twice[0]}. Rename one, or open one of them.")
+        labels = dict.fromkeys(names, UNLABELLED)
+        if sheet is not None:
+            known = read_labels(sheet.getvalue())
+            missing = [name for name in names if name not in known]
+            if missing:
+                raise LensError(
+                    f"{sheet.name}: no label for {len(missing)} of {len(names)} traces: "
+                    f"{', '.join(missing[:5])}. Add a row for each."
+                )
+            labels = {name: known[name] for name in names}
+        return gather((file.name, labels[file.name], load_trace(file)) for file in files), None
+    except LensError as error:
+        return None, str(error)
+
+
+def show(head: Any, routers: RouterSet, how_to_read: str) -> None:
+    """The section: where the traces come from, and what they show together."""
+    path, labels = configured()
+    folder = _uploaded()
+    if folder is None and path and "many_read" not in st.session_state:
+        try:
+            folder = _folder(path, labels, _state_of(path, labels))
+        except LensError as error:
+            st.error(str(error), icon=":material/error:")
+    if folder is None:
+        with head:
+            layout.heading("Live routing", INVITATION, how_to_read, routers)
+        st.caption(
+            "Save traces with “Save trace” under One text, or many with `python -m grok.run "
+            f"--trace`. A folder opens with `--traces DIR` or {TRACES_VARIABLE}; its subfolders "
+            f"are the labels, or a file named by `--trace-labels` or {LABELS_VARIABLE}."
+        )
+        layout.share(routers)
+        return
+    test, why = _test(folder)
+    with head:
+        layout.heading("Live routing", finding(folder, test, why), how_to_read, routers)
+    _draw(folder, test, why, routers)
+    layout.share(routers)
+
+
+def _test(folder: TraceFolder) -> tuple[LabelTest | None, str]:
+    try:
+        return statistics.label_test(statistics.folder_key(folder), folder), ""
+    except LensError as error:
+        return None, str(error)
+
+
+def finding(folder: TraceFolder, test: LabelTest | None, why: str) -> str:
+    """What the labels have to do with the experts, with its null."""
+    what = (
+        f"{folder.n_traces:,} traces, {len(folder.tokens):,} tokens, {len(folder.labels)} "
+        f"{'label' if len(folder.labels) == 1 else 'labels'}."
+    )
+    if test is None:
+        return f"{what} Nothing to compare yet."
+    layers, cells = test.test.found(), int(np.count_nonzero(np.nan_to_num(test.q, nan=1) <= 0.05))
+    if not layers and not cells:
+        return (
+            f"{what} Labels and experts: not distinguishable from chance in any of "
+            f"{folder.n_layers} layers (labels permuted over traces)."
+        )
+    return (
+        f"{what} The label tells of the expert in {layers} of {folder.n_layers} layers, mean "
+        f"{test.test.value.mean():.3f} nats (labels permuted over traces: "
+        f"{test.test.mean.mean():.3f}); {cells} of {np.count_nonzero(np.isfinite(test.q))} loads "
+        "differ between labels (q ≤ 0.05)."
+    )
+
+
+class _Many:
+    """The traces with what their figures have in common."""
+
+    def __init__(self, folder: TraceFolder, routers: RouterSet) -> None:
+        self.folder = folder
+        self.routers = routers
+        own = folder.model_sha256 == routers.sha256 and folder.n_layers == routers.n_layers
+        self.labels = (
+            layout.layer_labels(routers) if own else [f"L{i}" for i in range(folder.n_layers)]
+        )
+        self.key = statistics.folder_key(folder)
+
+    def figure(self, chart: Any, key: str, **options: Any) -> None:
+        sha256 = self.folder.model_sha256
+        layout.figure(
+            chart,
+            key,
+            self.routers,
+            sha256=sha256,
+            provenance=lambda: (
+                f"{self.folder.n_traces} traces, model sha256 {sha256} | Grok MoE Lens "
+                f"{layout.project_version()}"
+            ),
+            **options,
+        )
+
+
+def _draw(folder: TraceFolder, test: LabelTest | None, why: str, routers: RouterSet) -> None:
+    many = _Many(folder, routers)
+    if folder.model_sha256 != routers.sha256:
+        st.caption(
+            f"The traces were made by a model with routers `{folder.model_sha256[:12]}`, not by "
+            "the routers that the other pages show."
+        )
+    _overview(many)
+    names = {"labels": "Labels", "many_information": "Information", "many_order": "Repeats"}
+    for tab, place in links.tabs("many", names):
+        with place:
+            if tab == "labels":
+                _labels(many, test, why)
+            elif tab == "many_information":
+                _information(many)
+            else:
+                _repeats(many)
+
+
+def _overview(many: _Many) -> None:
+    """One row for each label."""
+    folder = many.folder
+    effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
+    rows = []
+    for group, label in enumerate(folder.labels):
+        own = folder.label_of == group
+        rows.append(
+            {
+                "label": label,
+                "traces": int(own.sum()),
+                "tokens": int(folder.n_tokens[own].sum()),
+                "effective experts, mean over layers": round(float(effective[group].mean()), 2),
+                "margin, mean (logits)": round(float(folder.margins[own].mean()), 4),
+                "entropy, mean (nats)": round(float(folder.entropies[own].mean()), 4),
+            }
+        )
+    st.dataframe(rows, hide_index=True)
+
+
+def _labels(many: _Many, test: LabelTest | None, why: str) -> None:
+    folder = many.folder
+    ids = [label.removeprefix("L") for label in many.labels]
+    layer = links.choice(
+        "layer",
+        "Layer",
+        range(folder.n_layers),
+        0,
+        text=ids.__getitem__,
+        shown=many.labels.__getitem__,
+        width=160,
+    )
+    name = many.labels[layer]
+    load = label_tests.load_by_label(folder) if test is None else test.load
+    if test is None:
+        st.info(why)
+    else:
+        if test.note:
+            st.warning(test.note, icon=":material/warning:")
+        st.caption(
+            f"Null: {test.test.method}, seed {test.seed}; smallest p that so many traces can give: "
+            f"{test.smallest_p:.2g}. Texts of different length or with different first tokens "
+            "differ for that reason too."
+        )
+        many.figure(
+            figures.chance_lines(
+                {"label and expert": test.test},
+                many.labels,
+                title="What the label tells of the expert",
+                unit="mutual information (nats)",
+            ),
+            "label_information",
+            table=lambda: trace_tables.chance_csv({"label": test.test}, many.labels, "nats"),
+        )
+        many.figure(
+            figures.label_lift(
+                test.lift[:, layer],
+                test.q[:, layer],
+                load.share[:, layer],
+                folder.labels,
+                label=name,
+            ),
+            "label_lift",
+            words=(name,),
+            table=lambda: trace_tables.label_lift_csv(test, folder.labels, many.labels),
+        )
+    many.figure(
+        figures.label_load(
+            load.share[:, layer], load.low[:, layer], load.high[:, layer], folder.labels, label=name
+        ),
+        "label_load",
+        words=(name,),
+        table=lambda: _load_table(many, load),
+    )
+    if test is not None:
+        _differences(many, test)
+
+
+def _load_table(many: _Many, load: label_tests.LabelLoad) -> str:
+    group, layer, expert = (grid.ravel() for grid in np.indices(load.share.shape))
+    return tables.table_csv(
+        {
+            "label": np.asarray(many.folder.labels)[group],
+            "layer": np.asarray(many.labels)[layer],
+            "expert (index in its layer)": expert,
+            "load (share of assignments)": load.share.ravel(),
+            "interval over traces, low": load.low.ravel(),
+            "interval over traces, high": load.high.ravel(),
+        }
+    )
+
+
+def _differences(many: _Many, test: LabelTest) -> None:
+    """The largest differences between a label and the others, each with its q."""
+    rare = np.nan_to_num(test.q, nan=1) <= 0.05
+    if not rare.any():
+        st.caption("No expert's load under a label differs from the others at q ≤ 0.05.")
+        return
+    strength = np.where(rare, np.abs(test.difference), -1)
+    order = np.argsort(-strength, axis=None)[: min(LISTED, int(rare.sum()))]
+    group, layer, expert = np.unravel_index(order, strength.shape)
+    st.caption(f"The largest of {int(rare.sum()):,} differences at q ≤ 0.05:")
+    st.dataframe(
+        [
+            {
+                "label": many.folder.labels[g],
+                "expert": f"{many.labels[row]}·E{e}",
+                "load": round(float(test.load.share[g, row, e]), 4),
+                "difference to the other labels": round(float(test.difference[g, row, e]), 4),
+                "lift": round(float(test.lift[g, row, e]), 2),
+                "q": float(f"{test.q[g, row, e]:.2g}"),
+            }
+            for g, row, e in zip(group, layer, expert, strict=True)
+        ],
+        hide_index=True,
+    )
+
+
+def _information(many: _Many) -> None:
+    found = {"token id": statistics.folder_token_information(many.key, many.folder)}
+    st.markdown(routing_shape.information_finding(found["token id"]))
+    try:
+        found["position"] = statistics.folder_position_information(many.key, many.folder)
+        st.markdown(routing_shape.information_finding(found["position"]))
+    except LensError as error:
+        st.caption(str(error))
+    routing_shape.information_figure(found, many.labels, many.figure, "many_information")
+
+
+def _repeats(many: _Many) -> None:
+    try:
+        test = statistics.folder_repeats(many.key, many.folder)
+    except LensError as error:
+        st.info(str(error))
+        return
+    tests = {"first choice": test.first, "any choice": test.any}
+    many.figure(
+        figures.chance_lines(
+            tests,
+            many.labels,
+            title="Neighbouring tokens with the same expert",
+            unit="share of neighbouring tokens",
+        ),
+        "many_repeats",
+        table=lambda: trace_tables.chance_csv(tests, many.labels, "share of neighbours"),
+    )
+    st.caption(f"Null: {test.first.method}, seed {test.first.seed}; p two-sided.")

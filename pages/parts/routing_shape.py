@@ -1,0 +1,166 @@
+"""What a trace's experts go by: token and position, margins, and the load that moments predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import cached, figures, margins, tables, trace_tables
+from lens.errors import LensError
+from lens.information import Information
+from lens.moments import Prediction
+from lens.routers import RouterSet
+from pages.parts import layout
+from pages.parts import routing_statistics as statistics
+from pages.parts.routing_views import View
+
+
+def information(view: View) -> None:
+    """Mutual information of token id and of position with the experts."""
+    found = {"token id": statistics.token_information(view.key, view.trace)}
+    st.markdown(information_finding(found["token id"]))
+    try:
+        found["position"] = statistics.position_information(view.key, view.trace)
+        st.markdown(information_finding(found["position"]))
+    except LensError as error:
+        st.caption(str(error))
+    information_figure(found, view.labels, view.figure)
+
+
+def information_finding(found: Information) -> str:
+    """What one label of tokens tells of the experts, in a sentence with its null."""
+    test, n_layers = found.test, len(found.test.value)
+    shares = found.share[np.isfinite(found.share)]
+    some = test.found()
+    size = (
+        f"mean {test.value.mean():.3f} nats, shuffled {test.mean.mean():.3f}, excess "
+        f"{test.excess.mean():.3f}"
+    )
+    if shares.size:
+        size += f" ({layout.percent(float(shares.mean()), 1)} of what there is to know)"
+    name = found.label[0].upper() + found.label[1:]
+    verdict = (
+        f"tells of the expert in **{some} of {n_layers}** layers (q ≤ 0.05)"
+        if some
+        else "and expert: not distinguishable from chance in any layer"
+    )
+    note = f" {found.note}" if found.note else ""
+    return f"**{name}** {verdict}: {size}. Null: {test.method}, seed {test.seed}.{note}"
+
+
+def information_figure(
+    found: dict[str, Information], labels: Sequence[str], figure: Any, key: str = "information"
+) -> None:
+    """The estimates of all layers with their bands."""
+    tests = {name: one.test for name, one in found.items()}
+    figure(
+        figures.chance_lines(
+            tests, labels, title="Information about the expert", unit="mutual information (nats)"
+        ),
+        key,
+        table=lambda: trace_tables.information_csv(found, labels),
+    )
+    one = next(iter(found.values()))
+    st.caption(
+        f"Over the (token, choice) assignments of {one.n_tokens:,} tokens; {one.n_values:,} "
+        f"different values, {one.n_repeated:,} tokens share theirs with another. H(expert) is "
+        f"{one.entropy.mean():.3f} nats on average; what fixes a token's choices would have "
+        f"{one.most.mean():.3f}."
+    )
+
+
+def margin_distribution(view: View, layer: int) -> None:
+    """How close the choices are, beside normal logits of the same covariance."""
+    shape = statistics.margin_shape(view.key, view.trace)
+    test = shape.test
+    some = test.found()
+    middle = shape.levels.index(0.5)
+    sizes = (
+        f"median {np.mean(shape.quantiles[:, middle]):.3f} logits, normal "
+        f"{np.mean(shape.normal[:, middle]):.3f}, mean over layers"
+    )
+    st.markdown(
+        (
+            f"Margins differ from those of normal logits in **{some} of {view.n_layers}** layers "
+            f"(q ≤ 0.05): closer in {_count(test, below=True)}, wider in {_count(test)}; {sizes}."
+            if some
+            else "Margins are not distinguishable from those of normal logits with the same mean "
+            f"and covariance: {sizes}."
+        )
+        + f" Compared: median over spread; null: {test.method}, seed {test.seed}."
+    )
+    view.figure(
+        figures.margin_quantiles(shape.quantiles, shape.normal, shape.levels, view.labels),
+        "margin_quantiles",
+        table=lambda: trace_tables.margins_csv(shape, view.labels),
+    )
+    edges, counts, expected = margins.margin_histogram(view.trace, layer)
+    view.figure(
+        figures.margin_histogram(edges, counts, expected, label=view.labels[layer]),
+        "margin_histogram",
+        words=(view.labels[layer],),
+        table=lambda: tables.table_csv(
+            {
+                "margin from (logits)": edges[:-1],
+                "to": edges[1:],
+                "tokens": counts,
+                "expected of normal logits": expected,
+            }
+        ),
+    )
+
+
+def _count(test: Any, *, below: bool = False) -> int:
+    rare = np.nan_to_num(test.q, nan=1) <= 0.05
+    side = test.value < test.mean if below else test.value >= test.mean
+    return int(np.count_nonzero(rare & side))
+
+
+def predicted_load(routers: RouterSet, trace: Any, labels: list[str]) -> None:
+    """Measured load against what the logits' moments and what the weights alone predict.
+
+    For any page: draws sentences and figure. The weights' prediction is shown where the
+    routers made the trace.
+    """
+    view = View(trace, routers, labels)
+    own = trace.model_sha256 == routers.sha256 and routers.n_layers == view.n_layers
+    isotropic = np.asarray(cached.breadth(routers)) if own else None
+    found = statistics.load_prediction(view.key, routers.key if own else "", trace, isotropic)
+    lines = [prediction_line("the mean and covariance of this text's router logits", found.normal)]
+    names = {"logits' mean and covariance": found.normal.load}
+    if found.isotropic is not None:
+        lines.append(prediction_line("the weights alone (isotropic prior)", found.isotropic))
+        names["weights alone"] = found.isotropic.load
+    st.markdown("\n".join(f"- {line}" for line in lines))
+    st.caption(
+        f"Mean absolute error of even use: {found.even_error:.4f}; of a perfect prediction, by "
+        f"chance alone with {found.n_tokens:,} independent tokens: {found.noise_error:.4f}. Null: "
+        f"experts of each layer relabelled, {found.draws:,} times, seed {found.seed}. Normal "
+        f"logits: {found.method}."
+    )
+    note = f"normal logits: r {found.normal.correlation:.2f}"
+    if found.isotropic is not None:
+        note += f"; weights alone: r {found.isotropic.correlation:.2f}"
+    else:
+        st.caption("These routers did not make the trace, so their own prediction is not shown.")
+    view.figure(
+        figures.predicted_load(found.measured, names, labels, note=note),
+        "predicted_load",
+        table=lambda: trace_tables.predicted_load_csv(found, labels),
+    )
+
+
+def prediction_line(source: str, one: Prediction) -> str:
+    """How near one prediction comes, in a sentence with its null."""
+    if np.isnan(one.correlation):
+        return f"Predicted from {source}: every load is the same, so there is nothing to compare."
+    low, high = one.null_correlation
+    verdict = "" if one.p <= 0.05 else ", not distinguishable from chance"
+    return (
+        f"Predicted from {source}: correlation **{one.correlation:.2f}** (relabelled {low:.2f} to "
+        f"{high:.2f}, p = {one.p:.3g}{verdict}), mean absolute error {one.error:.4f} (relabelled "
+        f"{one.null_error:.4f})."
+    )

@@ -1,0 +1,92 @@
+"""Statistics of a trace with their nulls, computed once a session: keyed by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import coselection, information, label_tests, load_null, margins, moments, repeats
+from lens.trace_folder import TraceFolder
+
+# Of a session alone: what people type does not show in a cache that others read.
+_data = st.cache_data(max_entries=32, show_spinner=False, scope="session")
+
+
+def trace_key(trace: Any) -> str:
+    """Hash of what the statistics of a trace depend on."""
+    digest = hashlib.sha256()
+    for array in (trace.tokens, trace.experts, trace.router_logits):
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()
+
+
+@_data
+def pair_test(key: str, _trace: Any) -> coselection.PairTest:
+    return coselection.pair_test(coselection.coselection(_trace))
+
+
+@_data
+def repeat_test(key: str, _trace: Any) -> repeats.RepeatTest:
+    return repeats.repeat_test(_trace.experts, _trace.router_logits.shape[2])
+
+
+@_data
+def even_use(key: str, _trace: Any) -> Any:
+    return load_null.even_use(_trace)
+
+
+@_data
+def token_information(key: str, _trace: Any) -> information.Information:
+    return information.token_information(
+        _trace.tokens, _trace.experts, _trace.router_logits.shape[2]
+    )
+
+
+@_data
+def position_information(key: str, _trace: Any) -> information.Information:
+    return information.position_information(_trace.experts, _trace.router_logits.shape[2])
+
+
+@_data
+def margin_shape(key: str, _trace: Any) -> margins.MarginShape:
+    return margins.margin_shape(_trace)
+
+
+@_data
+def load_prediction(
+    key: str, routers_key: str, _trace: Any, _isotropic: np.ndarray | None
+) -> moments.LoadPrediction:
+    return moments.load_prediction(_trace, _isotropic)
+
+
+def folder_key(folder: TraceFolder) -> str:
+    """Hash of what the statistics of many traces depend on."""
+    digest = hashlib.sha256(repr((folder.names, folder.labels, folder.n_experts)).encode())
+    for array in (folder.label_of, folder.tokens, folder.trace_of, folder.experts):
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+@_data
+def label_test(key: str, _folder: TraceFolder) -> label_tests.LabelTest:
+    return label_tests.label_test(_folder)
+
+
+@_data
+def folder_token_information(key: str, _folder: TraceFolder) -> information.Information:
+    return label_tests.folder_token_information(_folder)
+
+
+@_data
+def folder_position_information(key: str, _folder: TraceFolder) -> information.Information:
+    return label_tests.folder_position_information(_folder)
+
+
+@_data
+def folder_repeats(key: str, _folder: TraceFolder) -> repeats.RepeatTest:
+    return label_tests.folder_repeats(_folder)
