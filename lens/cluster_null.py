@@ -359,8 +359,7 @@ def in_words(null: GroupNull) -> str:
         return "Too few layers, or layers too much alike, to tell groups apart."
     value, groups = null.silhouette[best], int(null.k[best])
     p_value = float(null.p_any[best])
-    least = 1 / (1 + null.draws)
-    p_text = f"p {'≤' if p_value <= least + 1e-12 else '='} {p_value:.2g}"
+    p_text = p_words(p_value, null.draws)
     cuts = "" if len(null.k) == 1 else f" for {len(null.k)} cuts together"
     against = (
         f"silhouette {_number(value)}, unrelated layers give {_number(null.low[best])} to "
@@ -371,6 +370,13 @@ def in_words(null: GroupNull) -> str:
     if value < WEAK:
         return f"No compact groups, though layers are not unrelated: at best {groups}, {against}."
     return f"{groups} groups stand out: {against}."
+
+
+def p_words(p_value: float, draws: int) -> str:
+    """A p-value of so many draws: "p = 0.03", or "p ≤ 0.005" for the least they can give."""
+    if not np.isfinite(p_value):
+        return "p unknown"
+    return f"p {'≤' if p_value <= (1 + 1e-9) / (1 + draws) else '='} {p_value:.2g}"
 
 
 def _number(value: float) -> str:
