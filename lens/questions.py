@@ -232,8 +232,9 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
 def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked:
     """Whether the broadest of all experts is broader than that of as many random routers.
 
-    The largest selection probability of a layer is set against those of random
-    routers, p; the smallest p of L layers counts as 1 − (1 − p)^L.
+    The largest selection probability of all layers is set against those of single random
+    routers, which gives p by a Pearson type III curve through them; as the largest of L
+    layers it counts as 1 − (1 − p)^L.
     """
     name = "largest selection probability of any expert, less that of balance"
     page, params = "/experts", {"measure": "breadth"}
@@ -255,7 +256,7 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
     layer, expert = (int(i) for i in np.unravel_index(np.argmax(shares), shares.shape))
     broadest, typical = float(shares.max()), float(shares.max(axis=1).mean())
     pool = _random_largest(gram.d_model, n_experts, top_k, seed)
-    p_value = float(-np.expm1(gram.n_layers * np.log1p(-_tail(broadest, pool))))
+    p_value = float(-np.expm1(gram.n_layers * np.log1p(-_smooth(broadest, pool))))
     rng = np.random.default_rng(seed)
     null = rng.choice(pool, (DRAWS, gram.n_layers)).max(axis=1) - even
 
@@ -281,7 +282,7 @@ def _random_largest(
     d_model: int, n_experts: int, top_k: int, seed: int
 ) -> Float[np.ndarray, " draw"]:
     """Largest selection probability of random routers: weights of equal variance everywhere."""
-    draws = 1000 if n_experts <= MANY_EXPERTS else 128
+    draws = 2000 if n_experts <= 8 else 1000 if n_experts <= MANY_EXPERTS else 128
     rng = np.random.default_rng(seed)
     own = centered(gaussian_grams(rng, draws, d_model, n_experts))
     shares, _ = selected_share(own, top_k, batches=BATCHES)
@@ -292,12 +293,26 @@ def _tail(value: float, draws: Float[np.ndarray, " draw"]) -> float:
     """p-value of one value by `lens.multiple.tail_p`."""
     apart = draws - draws.mean()
     spread = float(apart.std())
-    if spread < 1e-9:  # all draws agree: a value is one of them, or none of them at all
-        return 1.0 if value <= draws.max() + 1e-6 else SMALLEST
     skew = float((apart**3).mean() / spread**3)
     reached = np.count_nonzero(draws >= value)
     z = np.array((value - draws.mean()) / spread)
     return float(tail_p(z, skew, np.array(reached), len(draws)))
+
+
+def _smooth(value: float, draws: Float[np.ndarray, " draw"]) -> float:
+    """p-value off a Pearson type III curve with the mean, spread and skewness of the draws.
+
+    For the smallest of many p-values, which needs each of them finer than draws count.
+    """
+    from scipy.stats import pearson3
+
+    apart = draws - draws.mean()
+    spread = float(apart.std())
+    if spread < 1e-9:  # all draws agree: a value is one of them, or none of them at all
+        return 1.0 - SMALLEST if value <= draws.max() + 1e-6 else SMALLEST
+    skew = float((apart**3).mean() / spread**3)
+    p = float(pearson3.sf((value - draws.mean()) / spread, skew))
+    return min(max(p, SMALLEST), 1.0 - SMALLEST)
 
 
 def _shuffles(n: int, draws: int, seed: int) -> np.ndarray:
