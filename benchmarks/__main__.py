@@ -17,6 +17,7 @@ from benchmarks.machine import machine
 CLAIMS = {
     "extraction": "what extraction reads, holds and takes on a full-size checkpoint",
     "measures": "the time of all static measures on routers of Grok-1's size",
+    "science": "every measure and null: time, memory, and the obvious way beside it",
     "live": "first and later traces, generation, and what dispatch saves",
     "app": "server start, page switches and reruns, seen from a browser",
 }

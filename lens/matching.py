@@ -44,13 +44,14 @@ def assign(
 # Up to so many experts the best assignment of many matrices is found for all at once.
 SUBSET_EXPERTS = 10
 CHUNK = 2048
+MANY_MATRICES = 512  # below which one at a time is faster
 
 
 def mean_matched(cosines: Float[np.ndarray, "*batch expert expert"]) -> Float[np.ndarray, "*batch"]:
     """Mean over experts of the cosine with the partner, for each matrix of a batch."""
     n_experts = cosines.shape[-1]
     flat = cosines.reshape(-1, n_experts, n_experts)
-    if n_experts <= SUBSET_EXPERTS and len(flat) > n_experts:
+    if n_experts <= SUBSET_EXPERTS and len(flat) >= MANY_MATRICES:
         means = np.concatenate(
             [_best_totals(flat[i : i + CHUNK]) for i in range(0, len(flat), CHUNK)]
         )

@@ -204,6 +204,8 @@ def layer_similarity(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray,
     prepare, compare = _METRICS[check_metric(metric)]
     if metric == "principal_angles" and gram.held is None:
         return _shared_subspaces(gram)
+    if metric in ("cosine", "correlation", "euclidean") and gram.held is None:
+        return _flat_similarity(gram, metric)
     shift = gram.sums.sum(axis=1) / np.sqrt(gram.d_model * gram.n_experts)
     known = prepare(gram.own, shift)
     similarity = np.ones((gram.n_layers, gram.n_layers))
@@ -217,6 +219,25 @@ def layer_similarity(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray,
         similarity[a, rest] = similarity[rest, a] = values
     low, high = LAYER_METRICS[metric].domain
     return np.clip(similarity, low, high)
+
+
+def _flat_similarity(gram: RouterGram, metric: str) -> Float[np.ndarray, "layer layer"]:
+    """The label-dependent metrics of many columns: they need one inner product a pair of layers."""
+    assert gram.columns is not None and gram.scale is not None
+    flat = gram.columns.reshape(gram.n_layers, -1)
+    inner = (flat @ flat.T).astype(np.float64) * gram.scale[:, None] * gram.scale
+    squares = _trace(gram.own)
+    if metric == "euclidean":
+        distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * inner, 0))
+        similarity = 1 / (1 + distance)
+    else:
+        shift = np.zeros(gram.n_layers)
+        if metric == "correlation":
+            shift = gram.sums.sum(axis=1) / np.sqrt(gram.d_model * gram.n_experts)
+        unit = np.sqrt(squares - shift**2)
+        similarity = np.clip((inner - shift[:, None] * shift) / (unit[:, None] * unit), -1, 1)
+    np.fill_diagonal(similarity, 1)
+    return (similarity + similarity.T) / 2
 
 
 def _shared_subspaces(gram: RouterGram) -> Float[np.ndarray, "layer layer"]:

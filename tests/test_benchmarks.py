@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import science
 from benchmarks.__main__ import CLAIMS, main
 from benchmarks.live import every_slot, every_token, operations
 from benchmarks.machine import machine
@@ -25,7 +28,23 @@ def test_an_unknown_name_is_refused_before_anything_runs(
     assert main(["extraction", "sorting"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "there is no 'sorting'; expected one of extraction, measures, live, app" in shown.err
+    assert (
+        "there is no 'sorting'; expected one of extraction, measures, science, live, app"
+        in shown.err
+    )
+
+
+def test_every_measure_of_the_science_is_timed_cold_and_warm_beside_the_obvious_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(science, "WARM_SECONDS", 0.0)
+    assert science.worker((6, 40, 4)) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == len({row["name"] for row in rows}) > 20
+    assert all(row["cold"] > 0 and row["warm"] > 0 and row["peak"] >= 0 for row in rows)
+    assert sum(row["obvious"] is not None for row in rows) >= 10
+    assert sum(row["limited"] for row in rows) == len(science.NULL_METRICS)
+    assert "×" in science.line(next(row for row in rows if row["obvious"] is not None))
 
 
 def test_a_broken_limit_fails_the_command_and_a_missed_aim_does_not() -> None:

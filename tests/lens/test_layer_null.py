@@ -160,5 +160,5 @@ def test_the_best_assignments_of_a_batch_are_those_of_one_at_a_time(n_experts):
         rows, partner = linear_sum_assignment(matrices[i], maximize=True)
         assert found[i] == pytest.approx(matrices[i][rows, partner].mean())
     np.testing.assert_allclose(mean_matched(matrices.transpose(0, 2, 1)), found)
-    few = mean_matched(matrices[:2])
-    np.testing.assert_allclose(few, found[:2])
+    few = mean_matched(matrices[:40])  # one at a time
+    np.testing.assert_allclose(few, found[:40])

@@ -1,0 +1,315 @@
+"""Every measure and every null: time, memory, and the obvious way beside it.
+
+    python -m benchmarks science
+
+Three shapes: Grok-1's routers [64, 6144, 8], a model of many experts [48, 2048, 128] and
+the bundled model's [12, 128, 8]. Each shape runs in a process of its own. "Cold" is the
+first call in it, what it imports included; "warm" the best of the following calls; "peak"
+the memory allocated meanwhile. The obvious way is scikit-learn's, scipy's or a plain
+loop over the weights that gives the same numbers; where it would take minutes a part of
+it is run and multiplied, which the table marks with ~.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measures import random_routers
+from lens import (
+    bootstrap,
+    chains,
+    clustering,
+    embedding,
+    experts,
+    gram,
+    layer_null,
+    matching,
+    permutation,
+    questions,
+    rotation,
+    similarity,
+    transitions,
+    within,
+)
+from lens.gram import RouterGram
+from lens.routers import RouterSet
+
+SHAPES = ((64, 6144, 8), (48, 2048, 128), (12, 128, 8))
+GROK = SHAPES[0]
+NULL_LIMIT = 5000.0  # ms, 1,000 draws of the rotation null for all pairs at Grok-1's size
+NULL_METRICS = ("cka", "matched_cosine", "principal_angles", "cosine")
+WARM_SECONDS = 2.0  # repeated until so much time has passed, five times at most
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that is measured.
+
+    Attributes:
+      name: for the table.
+      run: computes it.
+      obvious: the same by the obvious way, or a part of it.
+      parts: how many times `obvious` would have to run to be the whole.
+      limited: whether the limit of the nulls applies.
+    """
+
+    name: str
+    run: Callable[[], object]
+    obvious: Callable[[], object] | None = None
+    parts: float = 1.0
+    limited: bool = False
+
+
+def pairs_of(n_layers: int) -> int:
+    return n_layers * (n_layers - 1) // 2
+
+
+def obvious_ways(routers: RouterSet, columns: np.ndarray) -> dict[str, tuple[Callable, float]]:
+    """What one would write first, from the weights: the call, and how many make the whole."""
+    from scipy.linalg import subspace_angles
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import pdist, squareform
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    n_layers, d_model, n_experts = columns.shape
+    flat = columns.reshape(n_layers, -1)
+    unit = columns / np.linalg.norm(columns, axis=1, keepdims=True)
+    pairs = pairs_of(n_layers)
+    rng = np.random.default_rng(0)
+
+    def cka(count: int) -> Callable:
+        def run() -> None:
+            for i in range(count):
+                a, b = columns[0], columns[1 + i % (n_layers - 1)]
+                np.linalg.norm(a.T @ b) ** 2 / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b)
+
+        return run
+
+    def matched(count: int) -> Callable:
+        def run() -> None:
+            for i in range(count):
+                cosines = unit[0].T @ unit[1 + i % (n_layers - 1)]
+                rows, partner = linear_sum_assignment(-cosines)
+                cosines[rows, partner].mean()
+
+        return run
+
+    def angles() -> None:
+        subspace_angles(columns[0][:, :-1], columns[1][:, :-1])
+
+    def null_draw() -> None:
+        """One draw for one pair: both layers turned in full dimensions."""
+        for _ in range(2):
+            np.linalg.qr(rng.standard_normal((d_model, n_experts)))
+        cka(1)()
+
+    def resampled() -> None:
+        rows = rng.integers(0, d_model, d_model)
+        a, b = columns[0][rows], columns[1][rows]
+        np.linalg.norm(a.T @ b) ** 2 / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b)
+
+    some = min(pairs, 200)
+    return {
+        "cka": (cka(some), pairs / some),
+        "matched_cosine": (matched(some), pairs / some),
+        "principal_angles": (angles, pairs),
+        "cosine": (lambda: cosine_similarity(flat), 1),
+        "correlation": (lambda: np.corrcoef(flat), 1),
+        "euclidean": (lambda: squareform(pdist(flat)), 1),
+        "null": (null_draw, 1000 * pairs),
+        "bootstrap": (resampled, 1000),
+    }
+
+
+def obvious_breadth(columns: np.ndarray, top_k: int, tokens: int) -> Callable:
+    """Residual streams drawn in full, as many as the sampled method has points."""
+
+    def run() -> None:
+        rng = np.random.default_rng(0)
+        stream = rng.standard_normal((tokens, columns.shape[1]), dtype=np.float32)
+        chosen = np.argpartition(-(stream @ columns[0]), top_k, axis=1)[:, :top_k]
+        np.bincount(chosen.ravel(), minlength=columns.shape[2])
+
+    return run
+
+
+def measures_of(routers: RouterSet) -> Iterator[Measure]:
+    """Everything that is measured at one shape, each made when it is its turn."""
+    columns = routers.columns()
+    n_layers, d_model, n_experts = columns.shape
+    rows = columns.transpose(0, 2, 1).reshape(-1, d_model)
+    yield Measure(
+        "products of all router columns", lambda: gram.router_gram(routers), lambda: rows @ rows.T
+    )
+    g: RouterGram = gram.router_gram(routers)
+    obvious = obvious_ways(routers, columns)
+    for metric in similarity.LAYER_METRICS:
+        call, parts = obvious[metric]
+        run = partial(similarity.layer_similarity, g, metric)
+        yield Measure(f"similarity: {metric}", run, call, parts)
+    for metric in NULL_METRICS:
+        draws = layer_null.affordable_draws("cka", 1, n_experts)
+        call, parts = obvious["null"]
+        yield Measure(
+            f"rotation null, all pairs, {draws} draws: {metric}",
+            partial(layer_null.layer_null, g, metric, draws=draws),
+            call if metric == "cka" else None,
+            parts * draws / 1000,
+            limited=True,
+        )
+    few = bootstrap.affordable_draws(1, d_model, n_experts)
+    some = bootstrap.affordable_draws(n_layers - 1, d_model, n_experts)
+    tree = clustering.layer_tree(g)
+    cut = clustering.cut_tree(tree, 3)
+    links = chains.significant_chains(g)
+    points = 2**12
+    yield from [
+        Measure("a whole set turned at random", lambda: next(rotation.unrelated_sets(g, 1, 0))),
+        Measure(
+            "a draw of shuffled coordinates",
+            lambda: next(permutation.permuted_sets(columns, 1, 0)),
+        ),
+        Measure("transitions (max-statistic)", lambda: transitions.transitions(g)),
+        Measure(
+            f"interval of a pair, {few} draws",
+            lambda: bootstrap.pair_interval(columns, 0, 1, draws=few),
+            obvious["bootstrap"][0],
+            float(few),
+        ),
+        Measure(
+            f"intervals of adjacent layers, {some} draws",
+            lambda: bootstrap.adjacent_intervals(columns, draws=some),
+            obvious["bootstrap"][0],
+            float(some * (n_layers - 1)),
+        ),
+        Measure("matched chains, the best match", lambda: matching.expert_chains(g)),
+        Measure(
+            f"chains that beat chance, {links.draws} draws", lambda: chains.significant_chains(g)
+        ),
+        Measure("cosines within layers, with null", lambda: within.within_layers(g)),
+        Measure(
+            "expert measures, breadth among them",
+            lambda: experts.expert_measures(routers, g),
+            obvious_breadth(columns, routers.top_k, points),
+            n_layers * (2**16 if n_experts <= 16 else 2**12) / points,
+        ),
+        Measure("tree, optimal leaf order", lambda: clustering.layer_tree(g)),
+        Measure(
+            "silhouette",
+            lambda: clustering.silhouette(tree.distances, cut),
+            lambda: _sklearn("silhouette_score")(tree.distances, cut, metric="precomputed"),
+        ),
+        Measure(
+            "agreement with depth",
+            lambda: clustering.depth_agreement(cut),
+            lambda: _sklearn("adjusted_rand_score")(cut, clustering.depth_terciles(n_layers)),
+        ),
+        Measure("map: MDS with trustworthiness", lambda: embedding.layer_map(routers, g, "mds")),
+        Measure("four questions", lambda: questions.four_questions(routers, g)),
+    ]
+
+
+def _sklearn(name: str) -> Callable:
+    from sklearn import metrics
+
+    return getattr(metrics, name)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    start = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - start)
+
+
+def best(call: Callable[[], object]) -> float:
+    """Shortest of up to five calls, fewer when they take long."""
+    spent = 0.0
+    times: list[float] = []
+    while len(times) < 5 and spent < 1000 * WARM_SECONDS:
+        times.append(timed(call))
+        spent += times[-1]
+    return min(times)
+
+
+def measure(one: Measure) -> dict[str, Any]:
+    """One row: cold, warm and obvious time in milliseconds, peak memory in MiB."""
+    cold = timed(one.run)
+    warm = best(one.run)
+    tracemalloc.start()
+    one.run()
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    obvious = None if one.obvious is None else best(one.obvious) * one.parts
+    return {
+        "name": one.name,
+        "cold": cold,
+        "warm": warm,
+        "peak": peak,
+        "obvious": obvious,
+        "exact": one.parts == 1,
+        "limited": one.limited,
+    }
+
+
+def worker(shape: tuple[int, ...]) -> int:
+    """Measures one shape and prints a row of JSON for each measure."""
+    routers = random_routers(shape)  # type: ignore[arg-type]  # three numbers
+    for one in measures_of(routers):
+        print(json.dumps(measure(one)), flush=True)
+    return 0
+
+
+def line(row: dict) -> str:
+    """A row of the table."""
+    obvious = ratio = ""
+    if row["obvious"] is not None:
+        about = "" if row["exact"] else "~"
+        obvious = f"{about}{row['obvious']:,.1f}"
+        ratio = f"{about}{row['obvious'] / row['warm']:,.1f}×"
+    return (
+        f"{row['name']:<52}{row['cold']:>11,.1f}{row['warm']:>11,.1f}{row['peak']:>9,.1f}"
+        f"{obvious:>15}{ratio:>11}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints a table a shape; returns 1 when the nulls' limit is not held."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.science")
+    parser.add_argument("--worker", metavar="L,D,E", help="measure one shape, rows as JSON")
+    options = parser.parse_args(argv)
+    if options.worker:
+        return worker(tuple(int(n) for n in options.worker.split(",")))
+    broken = False
+    for shape in SHAPES:
+        text = ",".join(map(str, shape))
+        print(f"\nRouters [{text.replace(',', ', ')}]: ms cold, ms warm, MiB peak, ms and ratio of")
+        print(f"{'the obvious way':<52}{'cold':>11}{'warm':>11}{'peak':>9}{'obvious':>15}{'':>11}")
+        command = [sys.executable, "-m", "benchmarks.science", "--worker", text]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for out in process.stdout:
+                row = json.loads(out)
+                said = line(row)
+                if shape == GROK and row["limited"]:
+                    held = row["warm"] <= NULL_LIMIT
+                    broken |= not held
+                    said += f"  limit {NULL_LIMIT:g} ms: {'held' if held else 'NOT HELD'}"
+                print(said, flush=True)
+        broken |= process.returncode != 0
+    return int(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
