@@ -88,6 +88,7 @@ def layer_map(
     if dims not in (2, 3):
         raise LensError(f"dims: found {dims}; expected 2 or 3.")
     settings: dict[str, Any] = {"dims": dims}
+    explained: np.ndarray | None
     if method == "pca":
         settings["input"] = "raw routers, flattened and standardised"
         distances = standardized_distances(routers)

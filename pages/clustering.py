@@ -8,33 +8,67 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import cached, figures, tables
-from lens.clustering import LINKAGES, LayerTree, cut_tree, depth_agreement, silhouette
-from lens.embedding import MIN_LAYERS, LayerMap
-from lens.errors import LensError
+from lens import cached, cluster_null, clustering_tables, figures, tables
+from lens.branch_support import BranchSupport
+from lens.cluster_null import DepthAgreement, GroupNull, depth_agreement_null, in_words, p_words
+from lens.clustering import LINKAGES, LayerTree, cut_tree, silhouette
 from lens.routers import RouterSet
 from lens.similarity import LAYER_METRICS
-from pages.parts import data_source, downloads, layout, links
+from pages.parts import (
+    data_source,
+    downloads,
+    layout,
+    links,
+    map_view,
+    null_settings,
+    tree_chance,
+)
+from pages.parts.later import Later
+from pages.parts.tree_chance import CLASSIC, TreeChance
 
 HOW_TO_READ = """
 **Tree.** Layers join from the most alike upwards; the height is the distance at which two groups
-join, √(2 − 2·similarity). The *cophenetic correlation* says how well the tree keeps all distances:
-near 1 it does, well below 0.7 it misleads. A tree always shows groups, chance draws one too.
+join, √(2 − 2·similarity), for the Euclidean metric the distance itself. The *cophenetic
+correlation* is Pearson's r between the heights at which layers meet and their distances: near 1
+the tree keeps all distances, well below 0.7 it misleads. A tree always shows groups, chance draws
+one too.
 
-**Cut.** The number of groups. The *silhouette* is near 1 when groups are compact and apart, near 0
-when they are not. *Agreement with depth* is the adjusted Rand index against early, middle and late
-thirds: 1 the same grouping, 0 what chance gives.
+**Support.** As many coordinates of the residual stream as there are, taken anew with replacement,
+the same ones for all layers (a row taken m times is multiplied by √m); the tree made again. The
+support of a branch is the share of such trees in which the same layers, and no others, form a
+branch. It says how little a branch hangs on which coordinates are looked at, not how likely it is
+to be true. Branches of unrelated layers, whose coordinates were shuffled layer by layer, come back
+too: coloured and numbered are branches with more support than 95 of 100 of those have.
+
+**Cut and silhouette.** For each layer (b − a) / max(a, b), with a its mean distance to its own
+group and b that to the nearest other one, 0 for a layer on its own; the mean over layers. 1:
+compact and apart; 0: arbitrary; below 0.25 groups are not compact. The grey band holds 95 % of the
+silhouettes of unrelated layers, each turned at random, clustered and cut in the same way (more
+than 512 router columns: similarities drawn pair by pair from each pair's null). p of one number of
+groups counts the draws that reach it; *p of all together* compares the largest silhouette over all
+numbers, in units of the spread of the draws: of unrelated sets one in twenty has any at 5 %. A
+small p says that layers are not unrelated. A slow change along depth gets one too; whether there
+are groups, the silhouette itself says. The number of groups is 3 until you choose another; it is
+not chosen by the silhouette, since that would be looking twice.
+
+**Agreement with depth.** Adjusted Rand index of the groups against early, middle and late thirds:
+1 the same grouping, 0 what chance gives. Its null shuffles the depths of the layers and leaves the
+groups as they are.
 
 **Maps.** Classical scaling (MDS) of the same distances and PCA are deterministic and state the
 variance they show. t-SNE and UMAP depend on their seed and settings; only small distances on them
-mean something. *Trustworthiness*: 1 when neighbours on the map are neighbours in truth, about 0.5
-when none are.
+mean something. *Trustworthiness*: 1 − 2 / (n·k·(2n − 3k − 1)) · Σ max(0, true rank − k) over the k
+nearest on the map; 1 when neighbours on the map are neighbours in truth. Points at random have
+about 0.5, but maps of unrelated layers have more: they are made in the same way and stand beside
+it. *Three seeds*: the nearest neighbours that two maps share, over those that either has
+(Jaccard), and the Procrustes disparity 1 − (Σσ)², what the best shift, turn, mirror image and
+scale leave between them: 0 the same map, 1 nothing in common.
 
 The classic variants, Ward's linkage and PCA of raw routers flattened and standardised, depend on
 how experts are numbered and on what softmax cannot see. They are here because they are known.
+Their null shuffles the coordinates of each layer.
 """
 
-CLASSIC = "classic"
 TREE_NAMES = {
     "average": "Average linkage",
     "complete": "Complete linkage",
@@ -42,8 +76,6 @@ TREE_NAMES = {
     "ward": "Ward",
     CLASSIC: "Classic: Ward on raw weights",
 }
-MAP_NAMES = {"mds": "MDS", "pca": "PCA (classic)", "umap": "UMAP", "tsne": "t-SNE"}
-AXES = {"12": (0, 1), "13": (0, 2), "23": (1, 2)}
 MOST_CLUSTERS = 12
 
 
@@ -52,14 +84,14 @@ def pick_pair(mark: Mapping[str, Any]) -> None:
     links.choose(layer=int(mark["la"]), other=int(mark["lb"]))
 
 
-def pick_layer(mark: Mapping[str, Any]) -> None:
-    """A clicked point becomes the layer of every page."""
-    links.choose(layer=int(mark["layer"]))
+def pick_groups(mark: Mapping[str, Any]) -> None:
+    """A clicked silhouette becomes the number of groups."""
+    links.choose(clusters=int(mark["groups"]))
 
 
-def controls(n_layers: int) -> tuple[str, str, int]:
-    """Metric, linkage and number of groups."""
-    first, second, third = st.columns([2, 2, 3])
+def controls(n_layers: int) -> tuple[str, str, int, TreeChance]:
+    """Metric, linkage, number of groups, and how often chance is drawn."""
+    first, second, third, fourth = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
     with first:
         metric = links.choice(
             "metric",
@@ -82,13 +114,21 @@ def controls(n_layers: int) -> tuple[str, str, int]:
             cut = links.number("clusters", "Groups", 2, most, min(3, most), slider=True)
         else:
             cut = 2
-    return metric, linkage, cut
+    with fourth:
+        chance = tree_chance.popover()
+    return metric, linkage, cut, chance
 
 
 def tree_figure(
-    routers: RouterSet, tree: LayerTree, view: str, metric: str, linkage: str, cut: int
+    routers: RouterSet,
+    tree: LayerTree,
+    view: str,
+    metric: str,
+    linkage: str,
+    cut: int,
+    support: BranchSupport | None,
 ) -> None:
-    """The tree, on the heatmap it orders."""
+    """The tree with the support of its branches, on the heatmap it orders."""
     labels = layout.layer_labels(routers)
     picked = (int(links.chosen("layer", 0)), int(links.chosen("other", 1)))
     if max(picked) >= routers.n_layers:
@@ -100,7 +140,7 @@ def tree_figure(
         similarity = cached.layer_similarity(routers, metric, view)
         chance = cached.chance_level(metric, routers, view)
         chart = figures.dendrogram_with_heatmap(
-            tree, similarity, labels, metric, chance, cut, picked
+            tree, similarity, labels, metric, chance, cut, picked, support=support
         )
         pick = pick_pair
     layout.figure(
@@ -108,8 +148,55 @@ def tree_figure(
         "layer_dendrogram",
         routers,
         words=(metric, linkage, view),
-        table=lambda: tables.linkage_csv(tree, labels),
+        table=lambda: clustering_tables.branches_csv(tree, labels, support),
         on_pick=pick,
+    )
+
+
+def branch_support(
+    later: Later,
+    routers: RouterSet,
+    tree: LayerTree,
+    view: str,
+    metric: str,
+    linkage: str,
+    draws: int,
+    seed: int,
+) -> BranchSupport | None:
+    """Support of the branches, behind a button where it takes long."""
+    if linkage == CLASSIC or routers.n_layers < 3:
+        return None
+    seconds = tree_chance.support_seconds(routers, draws)
+    if seconds > tree_chance.LONG_SECONDS:
+        run = (routers.key, view, metric, linkage, draws, seed)
+        if st.button(
+            f"Compute the support of branches (about {max(1, round(seconds / 60))} min)",
+            icon=":material/play_arrow:",
+            key="run_support",
+        ):
+            st.session_state["support_run"] = run
+        if st.session_state.get("support_run") != run:
+            return None
+    return tree_chance.support(later, routers, tree, view, metric, linkage, draws, seed)
+
+
+def support_in_words(support: BranchSupport, labels: list[str]) -> str:
+    """How many branches are stable beyond chance, and which most of all."""
+    n = len(support.support) - 1
+    found = int(support.stable.sum())
+    level = layout.percent(support.level)
+    against = (
+        f"95 in 100 branches of {support.sets} unrelated sets have {level} or less "
+        f"({support.draws} resampled trees, seed {support.seed})"
+    )
+    if not found:
+        return f"**No branch has more support than branches of unrelated layers**: {against}."
+    best = int(np.nanargmax(support.support))
+    members = layer_ranges(labels, np.flatnonzero(support.members[best]).tolist())
+    share = layout.percent(float(support.support[best]))
+    return (
+        f"**{found} of {n} branches have more support than chance**, most of all {members} with "
+        f"{share}; {against}."
     )
 
 
@@ -126,30 +213,86 @@ def layer_ranges(labels: list[str], rows: list[int]) -> str:
     )
 
 
-def groups(routers: RouterSet, tree: LayerTree, clusters: np.ndarray) -> None:
-    """The groups of the cut, and how much they mean."""
-    depth = depth_agreement(clusters)
+def judgement(
+    tree: LayerTree, clusters: np.ndarray, null: GroupNull | None, depth: DepthAgreement
+) -> None:
+    """What the groups and the tree are worth, each number beside chance and p."""
+
+    def number(value: float) -> str:
+        digits = 3 if abs(value) < 0.1 else 2
+        return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+    def row(name: str, value: float, low: float, high: float, p: str) -> str:
+        chance = "…" if np.isnan(low) else f"{number(low)} to {number(high)}"
+        return f"| {name} | {number(value)} | {chance} | {p} |"
+
     compact = silhouette(tree.distances, clusters)
-    with st.container(horizontal=True, gap="medium"):
-        st.metric(
-            "Silhouette",
-            f"{compact:.2f}".replace("-", "−"),
-            help="1: compact and apart, 0: no groups",
-            width=150,
+    cut = len(set(clusters.tolist()))
+    nan = float("nan")
+    low = high = fit_low = fit_high = nan
+    p = fit_p = "…"
+    if null is not None:
+        _, fit_low, fit_high = null.cophenetic_band
+        fit_p = p_words(null.cophenetic_p, null.draws)
+        if cut in null.k:
+            place = int(np.flatnonzero(null.k == cut)[0])
+            low, high = float(null.low[place]), float(null.high[place])
+            p = f"{p_words(float(null.p_any[place]), null.draws)}, all numbers together"
+        else:
+            p = "no silhouette"
+    st.markdown(
+        "\n".join(
+            [
+                "| | here | 95 % of chance | |",
+                "|:--|--:|--:|:--|",
+                row(f"Silhouette of {cut} groups", compact, low, high, p),
+                row(
+                    "Agreement with depth",
+                    depth.value,
+                    depth.low,
+                    depth.high,
+                    p_words(depth.p, depth.draws),
+                ),
+                row("Cophenetic correlation", tree.cophenetic, fit_low, fit_high, fit_p),
+            ]
         )
-        st.metric(
-            "Agreement with depth",
-            f"{depth:.2f}".replace("-", "−"),
-            help="Adjusted Rand index against thirds of depth; chance 0",
-            width=190,
-        )
-        st.metric(
-            "Cophenetic",
-            f"{tree.cophenetic:.2f}",
-            help="How well the tree keeps all distances",
-            width=150,
-        )
+    )
+
+
+def groups(
+    routers: RouterSet,
+    tree: LayerTree,
+    clusters: np.ndarray,
+    null: GroupNull | None,
+    words: tuple[str, ...],
+) -> None:
+    """The groups of the cut, how much they mean, and how many there should be."""
     labels = layout.layer_labels(routers)
+    settings = null_settings.current()
+    depth = depth_agreement_null(clusters, draws=settings.draws - 1, seed=settings.seed)
+    cut = len(set(clusters.tolist()))
+    if null is not None and len(null.k):
+        layout.figure(
+            figures.silhouette_by_groups(null, cut),
+            "silhouette_by_groups",
+            routers,
+            words=words,
+            table=lambda: clustering_tables.silhouette_csv(null),
+            on_pick=pick_groups,
+            stretch=True,
+        )
+        best = null.best
+        if best is not None and null.p_any[best] <= cluster_null.LEVEL:
+            number = int(null.k[best])
+            if number != cut and number <= MOST_CLUSTERS:
+                st.button(
+                    f"Cut into {number} groups, the largest silhouette above chance",
+                    type="tertiary",
+                    icon=":material/content_cut:",
+                    key="best_cut",
+                    on_click=lambda: links.choose(clusters=number),
+                )
+    judgement(tree, clusters, null, depth)
     numbers = sorted(set(clusters.tolist()))
     st.dataframe(
         {
@@ -171,127 +314,51 @@ def groups(routers: RouterSet, tree: LayerTree, clusters: np.ndarray) -> None:
     )
 
 
-def map_settings(method: str, n_layers: int) -> dict[str, Any]:
-    """The settings of a map that has some."""
-    settings: dict[str, Any] = {}
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        settings["seed"] = links.number("seed", "Seed", 0, 9999, 42)
-        if method == "tsne":
-            limit = max((n_layers - 1) // 3, 1)
-            settings["perplexity"] = links.number(
-                "perplexity", "Perplexity", 1, limit, min(30, limit)
-            )
-        else:
-            most = max(n_layers - 1, 2)
-            settings["neighbours"] = links.number(
-                "neighbours", "Neighbours", 2, most, min(15, most)
-            )
-            settings["min_dist"] = links.decimal("min_dist", "Least distance", 0.0, 1.0, 0.1)
-    return settings
-
-
-def layer_map(routers: RouterSet, view: str, metric: str, clusters: np.ndarray) -> None:
-    """Layers as points."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        method = links.choice(
-            "map", "Map", list(MAP_NAMES), "mds", shown=MAP_NAMES.__getitem__, widget="segments"
-        )
-        axes = links.choice(
-            "axes",
-            "Dimensions",
-            list(AXES),
-            "12",
-            shown={"12": "1 and 2", "13": "1 and 3", "23": "2 and 3"}.__getitem__,
-            widget="segments",
-            help="With the third dimension the map is computed in three.",
-        )
-        colour = links.choice(
-            "colour",
-            "Colour",
-            ["depth", "groups"],
-            "depth",
-            shown=str.capitalize,
-            widget="segments",
-        )
-    if routers.n_layers < MIN_LAYERS:
-        st.info(f"A map needs at least {MIN_LAYERS} layers; this router set has fewer.")
-        return
-    dims = 2 if axes == "12" else 3
-    settings: dict[str, Any] = {}
-    if method in ("tsne", "umap"):
-        settings = map_settings(method, routers.n_layers)
-        run = (routers.key, view, metric, method, dims, *settings.values())
-        if st.button(f"Run {MAP_NAMES[method]}", type="primary", icon=":material/play_arrow:"):
-            st.session_state["map_run"] = run
-        if st.session_state.get("map_run") != run:
-            st.caption("The first run takes some seconds; the rest of the page stays as it is.")
-            return
-    try:
-        with st.spinner(f"Computing {MAP_NAMES[method]} …", show_time=True):
-            found: LayerMap = cached.layer_map(
-                routers, method, metric=metric, view=view, dims=dims, **settings
-            )
-    except LensError as error:
-        st.info(str(error))
-        return
-    labels = layout.layer_labels(routers)
-    layer = int(links.chosen("layer", 0))
-    layout.figure(
-        figures.layer_scatter(
-            found,
-            labels,
-            clusters=clusters if colour == "groups" else None,
-            axes=AXES[axes],
-            picked=layer if layer < routers.n_layers else None,
-        ),
-        f"layer_{method}",
-        routers,
-        words=(metric, view),
-        table=lambda: tables.layer_map_csv(found, labels),
-        on_pick=pick_layer,
-    )
-    explained = found.explained
-    if explained is not None:
-        with st.expander("Variance explained"):
-            layout.figure(
-                figures.explained_variance(found),
-                "explained_variance",
-                routers,
-                words=(method, metric),
-                table=lambda: tables.table_csv(
-                    {
-                        "dimension": np.arange(1, len(explained) + 1),
-                        "share of variance": explained,
-                    }
-                ),
-            )
-
-
 def show() -> None:
     """The page."""
     links.through_app()
     routers = data_source.current()
     view = data_source.current_view()
     layout.heading(
-        "Clustering", layout.finding(routers, "/clustering"), HOW_TO_READ, routers, view=view
+        "Clustering",
+        layout.finding(routers, "/clustering"),
+        HOW_TO_READ,
+        routers,
+        view=view,
+        chance=True,
     )
     if routers.n_layers < 2:
         st.info("This router set has one layer, so there is nothing to group.")
         return
-    metric, linkage, cut = controls(routers.n_layers)
+    sentence = st.empty()
+    progress = st.empty()
+    later = Later()
+    seed = null_settings.current().seed
+    metric, linkage, cut, chance = controls(routers.n_layers)
     if linkage == CLASSIC:
         tree = cached.classic_tree(routers)
     else:
         tree = cached.layer_tree(routers, metric, linkage, view)
     clusters = cut_tree(tree, cut)
+    null = None
+    if routers.n_layers > 2:
+        null = tree_chance.group_null(
+            later, routers, tree, view, metric, linkage, chance.sets, seed
+        )
+    if null is not None:
+        sentence.markdown(f"**{in_words(null)}**")
     left, right = st.columns([3, 2], gap="large")
     with left:
-        tree_figure(routers, tree, view, metric, linkage, cut)
+        support = branch_support(later, routers, tree, view, metric, linkage, chance.trees, seed)
+        tree_figure(routers, tree, view, metric, linkage, cut, support)
+        if support is not None:
+            st.markdown(support_in_words(support, layout.layer_labels(routers)))
     with right:
-        groups(routers, tree, clusters)
+        groups(routers, tree, clusters, null, (metric, linkage, view))
     st.divider()
-    layer_map(routers, view, metric, clusters)
+    map_view.show(later, routers, view, metric, clusters, seed)
     layout.share(routers)
+    later.run(progress)
 
 
 show()

@@ -156,9 +156,9 @@ def _tree(
     if support is not None:
         text = alt.Chart(theme.embed(_percentages(tree, support, step, height)))
         layers.append(
-            text.mark_text(fontSize=9, dy=-6, color=theme.MID_GREY, tooltip=None).encode(
-                x=x, y=y, text="text:N"
-            )
+            text.mark_text(
+                fontSize=9, dx=3, dy=-6, align="left", color=theme.MID_GREY, tooltip=None
+            ).encode(x=x, y=y, text="text:N")
         )
     return theme.layered(*layers).properties(width=step * n_layers, height=height)
 
@@ -180,7 +180,7 @@ def _branches(
     firm, beyond, within = support_classes(support)
     stable = np.append(np.zeros(n, bool), support.stable)[nodes]
     classes = np.where(stable, np.where(shares >= FIRM, firm, beyond), within)
-    words = [f"{share:.0%}" if np.isfinite(share) else "–" for share in shares]
+    words = [_percent(share) if np.isfinite(share) else "–" for share in shares]
     named = [firm, beyond, within]
     colour = alt.Color(
         "branch:N",
@@ -203,8 +203,8 @@ def _branches(
 
 def support_classes(support: BranchSupport) -> tuple[str, str, str]:
     """Names of the classes of branches, firm ones first."""
-    level = f"{support.level:.0%}" if np.isfinite(support.level) else "unknown"
-    return f"{FIRM:.0%} or more", "beyond chance", f"within chance ({level} or less)"
+    level = _percent(support.level) if np.isfinite(support.level) else "unknown"
+    return f"{_percent(FIRM)} or more", "beyond chance", f"within chance ({level} or less)"
 
 
 def _percentages(
@@ -233,7 +233,7 @@ def _support_text(support: BranchSupport | None) -> str:
     if support is None:
         return ""
     chance = (
-        f"95 % of branches of unrelated layers have {support.level:.0%} or less"
+        f"95 % of branches of unrelated layers have {_percent(support.level)} or less"
         if np.isfinite(support.level)
         else "no branches of unrelated layers to compare with"
     )
@@ -266,3 +266,7 @@ def _tree_text(
         f"Cut into {cut} groups" if cut else "",
         stable,
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

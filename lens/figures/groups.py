@@ -92,7 +92,7 @@ def silhouette_by_groups(null: GroupNull, cut: int | None = None) -> alt.LayerCh
             y=y,
             fill=alt.Fill(
                 "finding:N",
-                title=f"all numbers together, {LEVEL:.0%}",
+                title=f"all numbers together, {100 * LEVEL:.0f} %",
                 scale=alt.Scale(domain=[BEYOND, WITHIN], range=[theme.BLUE, "#FFFFFF"]),
                 legend=alt.Legend(orient="top", titleLimit=200),
             ),

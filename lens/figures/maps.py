@@ -146,8 +146,8 @@ def _stability_text(stability: MapStability | None) -> str:
         return ""
     seeds = ", ".join(map(str, stability.seeds))
     return (
-        f"seeds {seeds} share {stability.overlap:.0%} of the {stability.neighbours} nearest "
-        f"neighbours (chance {stability.overlap_chance:.0%}); Procrustes disparity "
+        f"seeds {seeds} share {100 * stability.overlap:.0f} % of the {stability.neighbours} "
+        f"nearest neighbours (chance {100 * stability.overlap_chance:.0f} %); Procrustes disparity "
         f"{stability.disparity:.2f} (0: the same map, chance {stability.disparity_chance:.2f})"
     )
 

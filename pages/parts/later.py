@@ -1,0 +1,58 @@
+"""Slow numbers of a page: it is drawn without them, then they are made slice by slice.
+
+A page asks for each with `get`, which answers at once: with the result, or with None
+when it isn't known yet. At its end the page calls `run`, which makes what is missing for
+a while and draws the page anew, so that early draws show while the others are made, and
+a click in between loses no more than one of them. Results live in the caches of `lens.cached`;
+what is remembered here is only which of them a session has seen made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import streamlit as st
+
+Result = TypeVar("Result")
+
+FINISHED = "later_finished"
+# Seconds until the page is drawn with what there is by then, and between further drawings.
+FIRST_SLICE, NEXT_SLICE = 0.7, 4.0
+MOST_REMEMBERED = 5000
+
+
+@dataclass
+class Later:
+    """What one run of a page asked for, and what of it is missing."""
+
+    missing: list[tuple[Any, Callable[[], Any]]] = field(default_factory=list)
+    asked: int = 0
+
+    def get(self, key: Any, make: Callable[[], Result]) -> Result | None:
+        """The result of `make`, a door with a cache, if it has been made before."""
+        self.asked += 1
+        if key in st.session_state.setdefault(FINISHED, set()):
+            return make()
+        self.missing.append((key, make))
+        return None
+
+    def run(self, place: Any, text: str = "Comparing with chance …") -> None:
+        """Make what is missing for a while, show how far it is, and draw the page again."""
+        if not self.missing:
+            return
+        finished: set[Any] = st.session_state[FINISHED]
+        if len(finished) > MOST_REMEMBERED:
+            finished.clear()
+        done = self.asked - len(self.missing)
+        until = time.monotonic() + (NEXT_SLICE if done else FIRST_SLICE)
+        for key, make in self.missing:
+            place.progress(done / self.asked, f"{text} {done} of {self.asked}")
+            make()
+            finished.add(key)
+            done += 1
+            if time.monotonic() > until:
+                break
+        st.rerun()

@@ -1,0 +1,143 @@
+"""Layers as points: the choice of a map, its settings, and what chance gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import cached, clustering_tables, figures, tables
+from lens.embedding import MIN_LAYERS, SEEDED, LayerMap
+from lens.errors import LensError
+from lens.routers import RouterSet
+from pages.parts import downloads, layout, links, tree_chance
+from pages.parts.later import Later
+
+MAP_NAMES = {"mds": "MDS", "pca": "PCA (classic)", "umap": "UMAP", "tsne": "t-SNE"}
+AXES = {"12": (0, 1), "13": (0, 2), "23": (1, 2)}
+
+
+def pick_layer(mark: Mapping[str, Any]) -> None:
+    """A clicked point becomes the layer of every page."""
+    links.choose(layer=int(mark["layer"]))
+
+
+def map_settings(method: str, n_layers: int) -> dict[str, Any]:
+    """The settings of a map that has some."""
+    settings: dict[str, Any] = {}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        settings["seed"] = links.number("seed", "Seed", 0, 9999, 42)
+        if method == "tsne":
+            limit = max((n_layers - 1) // 3, 1)
+            settings["perplexity"] = links.number(
+                "perplexity", "Perplexity", 1, limit, min(30, limit)
+            )
+        else:
+            most = max(n_layers - 1, 2)
+            settings["neighbours"] = links.number(
+                "neighbours", "Neighbours", 2, most, min(15, most)
+            )
+            settings["min_dist"] = links.decimal("min_dist", "Least distance", 0.0, 1.0, 0.1)
+    return settings
+
+
+def show(
+    later: Later, routers: RouterSet, view: str, metric: str, clusters: np.ndarray, null_seed: int
+) -> None:
+    """Layers as points."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        method = links.choice(
+            "map", "Map", list(MAP_NAMES), "mds", shown=MAP_NAMES.__getitem__, widget="segments"
+        )
+        axes = links.choice(
+            "axes",
+            "Dimensions",
+            list(AXES),
+            "12",
+            shown={"12": "1 and 2", "13": "1 and 3", "23": "2 and 3"}.__getitem__,
+            widget="segments",
+            help="With the third dimension the map is computed in three.",
+        )
+        colour = links.choice(
+            "colour",
+            "Colour",
+            ["depth", "groups"],
+            "depth",
+            shown=str.capitalize,
+            widget="segments",
+        )
+    if routers.n_layers < MIN_LAYERS:
+        st.info(f"A map needs at least {MIN_LAYERS} layers; this router set has fewer.")
+        return
+    dims = 2 if axes == "12" else 3
+    settings: dict[str, Any] = {}
+    if method in ("tsne", "umap"):
+        settings = map_settings(method, routers.n_layers)
+        run = (routers.key, view, metric, method, dims, *settings.values())
+        if st.button(f"Run {MAP_NAMES[method]}", type="primary", icon=":material/play_arrow:"):
+            st.session_state["map_run"] = run
+        if st.session_state.get("map_run") != run:
+            st.caption("The first run takes some seconds; the rest of the page stays as it is.")
+            return
+    try:
+        with st.spinner(f"Computing {MAP_NAMES[method]} …", show_time=True):
+            found: LayerMap = cached.layer_map(
+                routers, method, metric=metric, view=view, dims=dims, **settings
+            )
+    except LensError as error:
+        st.info(str(error))
+        return
+    labels = layout.layer_labels(routers)
+    layer = int(links.chosen("layer", 0))
+    options = {"metric": metric, "dims": dims, **settings}
+    key = (routers.key, view, method, *options.items())
+    trust = stability = None
+    if method != "pca" or routers.routers.size <= tree_chance.MOST_WEIGHTS:
+        trust = later.get(
+            ("trust", *key, null_seed),
+            lambda: cached.trust_null(routers, method, view=view, null_seed=null_seed, **options),
+        )
+    if method in SEEDED:
+        stability = later.get(
+            ("stability", *key),
+            lambda: cached.layer_map_stability(routers, method, view=view, **options),
+        )
+    layout.figure(
+        figures.layer_scatter(
+            found,
+            labels,
+            clusters=clusters if colour == "groups" else None,
+            axes=AXES[axes],
+            picked=layer if layer < routers.n_layers else None,
+            trust=trust,
+            stability=stability,
+        ),
+        f"layer_{method}",
+        routers,
+        words=(metric, view),
+        table=lambda: tables.layer_map_csv(found, labels),
+        on_pick=pick_layer,
+    )
+    if trust is not None:
+        downloads.row(
+            "map_judgement",
+            downloads.file_stem("map_judgement", routers.sha256, method, metric),
+            table=lambda: clustering_tables.map_judgement_csv([(method, trust, stability)]),
+        )
+    explained = found.explained
+    if explained is not None:
+        with st.expander("Variance explained"):
+            layout.figure(
+                figures.explained_variance(found),
+                "explained_variance",
+                routers,
+                words=(method, metric),
+                table=lambda: tables.table_csv(
+                    {
+                        "dimension": np.arange(1, len(explained) + 1),
+                        "share of variance": explained,
+                    }
+                ),
+            )
