@@ -166,7 +166,7 @@ def label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> 
     note = ""
     if ways < 40:
         note = (
-            f"{n_traces} traces can be labelled in {ways} ways only, so no p-value is much below "
+            f"{n_traces} traces form such groups in {ways} ways only: no p-value is much below "
             f"{1 / ways:.2g}: add traces."
         )
     logs = np.log(np.where(all_load > 0, all_load, 1))
@@ -217,11 +217,13 @@ def _statistics(
 
 
 def _arrangements(sizes: np.ndarray) -> int:
-    """In how many different ways the labels can be handed to the traces."""
+    """In how many ways the traces fall into groups of these sizes, whichever label each has."""
     ways, left = 1, int(sizes.sum())
     for size in sizes:
         ways *= math.comb(left, int(size))
         left -= int(size)
+    for alike in np.unique(sizes, return_counts=True)[1]:
+        ways //= math.factorial(int(alike))
     return ways
 
 

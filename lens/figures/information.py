@@ -35,11 +35,23 @@ class Tested(Protocol):
 
 
 def chance_lines(
-    tests: Mapping[str, Tested], labels: Sequence[str], *, title: str, unit: str
+    tests: Mapping[str, Tested],
+    labels: Sequence[str],
+    *,
+    title: str,
+    unit: str,
+    width: float = PLOT_WIDTH,
 ) -> alt.LayerChart:
     """One line per named quantity through the layers, each with the band of its null.
 
     Filled points are those whose q is at most 0.05.
+
+    Args:
+      tests: name to value and null.
+      labels: of the layers.
+      title: of the figure.
+      unit: of the values.
+      width: of the figure; the lines of its title are broken for it.
     """
     names, at = list(tests), np.arange(len(labels))
     shades = list(SHADES[: len(names)])
@@ -51,7 +63,6 @@ def chance_lines(
     }
     for column in columns:
         data[column] = np.concatenate([np.asarray(getattr(tests[n], column)) for n in names])
-    data["rare"] = np.where(np.nan_to_num(data["q"], nan=1) <= 0.05, "q ≤ 0.05", "within chance")
     # A band needs two places; one layer gets a short one.
     reach = 0.3 if len(labels) == 1 else 0.0
     sides = [data["x"] - reach, data["x"] + reach] if reach else [data["x"]]
@@ -77,7 +88,7 @@ def chance_lines(
         "name:N",
         title=None,
         scale=alt.Scale(domain=names, range=shades),
-        legend=alt.Legend(orient="bottom", labelLimit=360, symbolType="circle"),
+        legend=alt.Legend(orient="bottom", labelLimit=360, symbolType="circle", symbolOpacity=1),
     )
     base = alt.Chart(theme.embed(data)).encode(
         x=x, y=alt.Y("value:Q", title=unit, scale=y_scale), color=colour
@@ -93,27 +104,26 @@ def chance_lines(
         alt.Tooltip("q:Q", title="q (Benjamini–Hochberg)", format=".2g"),
     ]
     y_of = lambda name: alt.Y(name, title=unit, scale=y_scale)  # noqa: E731
-    points = base.transform_filter("datum.value !== null")
-    fill = alt.condition("datum.q !== null && datum.q <= 0.05", alt.value(1), alt.value(0.15))
+    rare = base.transform_filter("datum.q !== null && datum.q <= 0.05")
+    other = base.transform_filter("!(datum.q !== null && datum.q <= 0.05)")
     layers = [
-        null.mark_area(opacity=0.2, tooltip=None).encode(y=y_of("low:Q"), y2="high:Q"),
-        null.mark_line(strokeDash=[5, 4], strokeWidth=1.2).encode(y=y_of("mean:Q")),
         base.mark_line(strokeWidth=1.4),
-        points.mark_point(size=44, filled=True, strokeWidth=1.4, opacity=1).encode(
-            fillOpacity=fill, stroke="name:N", tooltip=tooltip
-        ),
+        null.mark_area(fillOpacity=0.2, tooltip=None).encode(y=y_of("low:Q"), y2="high:Q"),
+        null.mark_line(strokeDash=[5, 4], strokeWidth=1.2).encode(y=y_of("mean:Q")),
+        other.mark_point(size=40, filled=False, strokeWidth=1.4).encode(tooltip=tooltip),
+        rare.mark_circle(size=52, opacity=1).encode(tooltip=tooltip),
     ]
     first = tests[names[0]]
     found = ", ".join(f"{n} {int(np.sum(np.nan_to_num(tests[n].q, nan=1) <= 0.05))}" for n in names)
     return theme.layered(*layers).properties(
-        width=PLOT_WIDTH,
+        width=width,
         height=220,
         autosize=theme.FLEXIBLE,
         title=theme.title(
             title,
-            f"{unit}; dashed and shaded: mean and 95 % band by chance ({first.draws:,} draws, seed "
-            f"{first.seed}); filled points: q ≤ 0.05, layers: {found}",
-            width=PLOT_WIDTH,
+            f"{unit}; dashed, shaded: mean and 95 % band by chance ({first.draws:,} draws, seed "
+            f"{first.seed}); filled: q ≤ 0.05, layers: {found}",
+            width=0.9 * width,
         ),
         description=theme.alt_description(
             f"{title} by layer",

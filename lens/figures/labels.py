@@ -156,8 +156,9 @@ def label_lift(
     pick = alt.selection_point(name="pick", fields=["group", "expert"], empty=False)
     layers = [cells.add_params(pick)]
     if step >= 28:
+        known = base.transform_filter("datum.lift !== null")
         layers.append(
-            base.mark_text(fontSize=10, tooltip=None).encode(
+            known.mark_text(fontSize=10, tooltip=None).encode(
                 text=alt.Text("lift:Q", format=".2f"), color=theme.ink_colour()
             )
         )

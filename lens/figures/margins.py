@@ -64,8 +64,8 @@ def margin_quantiles(
     layers = [
         base.mark_rule(size=1.2).encode(y2="q4:Q"),
         base.mark_bar(size=thick, opacity=0.85).encode(y=alt.Y("q1:Q"), y2="q3:Q"),
-        base.mark_tick(thickness=2, size=thick + 4, color=theme.MID_GREY, tooltip=None).encode(
-            y=alt.Y("q2:Q"), color=alt.value(theme.MID_GREY)
+        base.mark_tick(orient="horizontal", thickness=2, size=thick, tooltip=None).encode(
+            y=alt.Y("q2:Q"), color=alt.value(theme.ON_LIGHT)
         ),
     ]
     return theme.layered(*layers).properties(
@@ -112,7 +112,9 @@ def margin_histogram(
     steps = alt.Chart(theme.embed({**line, "order": np.arange(2 * len(expected))}))
     total = int(np.sum(counts))
     return theme.layered(
-        base.mark_bar(color=theme.BLUE, opacity=0.75).encode(x2="to:Q", tooltip=tooltip),
+        base.mark_rect(color=theme.BLUE, opacity=0.75).encode(
+            x2="to:Q", y2=alt.datum(0), tooltip=tooltip
+        ),
         steps.mark_line(color=theme.ORANGE, strokeWidth=1.8).encode(
             x=alt.X("at:Q"), y=alt.Y("expected:Q"), order="order:O"
         ),

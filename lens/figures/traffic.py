@@ -88,7 +88,8 @@ def load_by_layer(
     ]
     if roomy:
         digits = base.mark_text(dy=-9, fontSize=9, color=theme.MID_GREY, tooltip=None)
-        layers.append(digits.encode(text="expert:N"))
+        above = {} if interval is None else {"y": alt.Y("most:Q", title=None)}
+        layers.append(digits.encode(text="expert:N", **above))
     if interval is not None:
         bars = base.mark_rule(color=theme.MID_GREY, size=1, opacity=0.8, tooltip=None)
         layers.insert(2, bars.encode(y=alt.Y("least:Q", title=None), y2="most:Q"))
@@ -182,8 +183,9 @@ def coselection_matrix(
     )
     layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
     if step >= 28:
+        known = base.transform_filter("datum.lift !== null")
         layers.append(
-            base.mark_text(fontSize=10, tooltip=None).encode(
+            known.mark_text(fontSize=10, tooltip=None).encode(
                 text=alt.Text("lift:Q", format=".2f"), color=theme.ink_colour()
             )
         )

@@ -35,11 +35,10 @@ def information_finding(found: Information) -> str:
     test, n_layers = found.test, len(found.test.value)
     shares = found.share[np.isfinite(found.share)]
     some = test.found()
-    size = (
-        f"mean {test.value.mean():.3f} nats, shuffled {test.mean.mean():.3f}, excess "
-        f"{test.excess.mean():.3f}"
-    )
-    if shares.size:
+    size = f"mean {test.value.mean():.3f} nats, by chance {test.mean.mean():.3f}"
+    if some:
+        size += f", excess {test.excess.mean():.3f}"
+    if some and shares.size:
         size += f" ({layout.percent(float(shares.mean()), 1)} of what there is to know)"
     name = found.label[0].upper() + found.label[1:]
     verdict = (
@@ -159,8 +158,9 @@ def prediction_line(source: str, one: Prediction) -> str:
         return f"Predicted from {source}: every load is the same, so there is nothing to compare."
     low, high = one.null_correlation
     verdict = "" if one.p <= 0.05 else ", not distinguishable from chance"
-    return (
+    text = (
         f"Predicted from {source}: correlation **{one.correlation:.2f}** (relabelled {low:.2f} to "
         f"{high:.2f}, p = {one.p:.3g}{verdict}), mean absolute error {one.error:.4f} (relabelled "
         f"{one.null_error:.4f})."
     )
+    return text.replace(" -", " −").replace("**-", "**−")
