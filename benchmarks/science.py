@@ -235,11 +235,9 @@ def timed(call: Callable[[], object]) -> float:
 
 def best(call: Callable[[], object]) -> float:
     """Shortest of up to five calls, fewer when they take long."""
-    spent = 0.0
-    times: list[float] = []
-    while len(times) < 5 and spent < 1000 * WARM_SECONDS:
+    times = [timed(call)]
+    while len(times) < 5 and sum(times) < 1000 * WARM_SECONDS:
         times.append(timed(call))
-        spent += times[-1]
     return min(times)
 
 
