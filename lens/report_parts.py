@@ -18,13 +18,14 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from lens import clustering, figures, routing, tables
+from lens import clustering, figures, tables
 from lens import experts as expert_values
 from lens.embedding import LayerMap, layer_map
 from lens.errors import LensError
 from lens.gram import RouterGram, router_gram
 from lens.matching import expert_chains
 from lens.null import Chance, chance_level, chance_samples
+from lens.report_traces import trace_parts as trace_parts
 from lens.routers import RouterSet
 from lens.similarity import (
     LAYER_METRICS,
@@ -35,7 +36,6 @@ from lens.similarity import (
     layer_pair,
     layer_similarity,
 )
-from lens.traces import Trace
 
 # Ways to cut the tree that the table of groups lists.
 MAX_GROUPS = 8
@@ -310,91 +310,4 @@ def _clustering_parts(n: RouterNumbers) -> list[Part]:
         *map_parts("mds"),
         *map_parts("tsne"),
         *map_parts("umap"),
-    ]
-
-
-def trace_parts(trace: Trace, routers: RouterSet, settings: Settings) -> list[Part]:
-    """The figures and tables of a prompt; compared with the routers where they are its own."""
-    own = trace.model_sha256 == routers.sha256
-    same = own and (trace.n_layers, trace.n_experts) == (routers.n_layers, routers.n_experts)
-    labels = [routers.label(i) if same else f"L{i}" for i in range(trace.n_layers)]
-    pieces = [str(piece) for piece in trace.pieces]
-    load = routing.load(trace)
-    low, high = routing.load_interval(trace.n_tokens, trace.top_k, trace.n_experts)
-    values: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
-        "margin": ("margin (logits)", lambda: routing.margin(trace)),
-        "lead": ("lead (logits)", lambda: routing.lead(trace)),
-        "entropy": ("entropy (nats)", lambda: routing.entropy(trace)),
-        "top1_prob": ("largest gate (probability)", lambda: trace.gates[..., 0]),
-        "top1": ("first choice (expert index)", lambda: trace.experts[..., 0]),
-    }
-
-    def token_parts(what: str, unit: str, value: Callable[[], np.ndarray]) -> list[Part]:
-        def figure() -> alt.TopLevelMixin:
-            return figures.token_layer_map(
-                value(),
-                what,
-                pieces,
-                labels,
-                prompt_length=trace.prompt_length,
-                n_experts=trace.n_experts,
-            )
-
-        return [
-            Part(f"token_map_{what}", figure),
-            Part(f"token_{what}", lambda: tables.token_layer_csv(value(), unit, pieces, labels)),
-        ]
-
-    def together() -> alt.TopLevelMixin:
-        pairs = routing.coselection(trace)
-        counts, expected = pairs.counts.sum(axis=0), pairs.expected.sum(axis=0)
-        some = expected > 0
-        lift = np.divide(counts, expected, out=np.full(expected.shape, np.nan), where=some)
-        return figures.coselection_matrix(lift, counts, label="all layers")
-
-    def repeats() -> alt.TopLevelMixin:
-        rate = routing.repeat_rate(trace)
-        return figures.layer_lines(
-            {"same first choice": rate.first, "a choice in common": rate.any},
-            labels,
-            title="Neighbouring tokens that share experts",
-            unit="share of neighbouring tokens",
-            chance={"same first choice": rate.chance_first, "a choice in common": rate.chance_any},
-        )
-
-    def against_breadth() -> alt.TopLevelMixin:
-        if not same:
-            raise LensError(
-                "The trace was made with other routers than these, so that loads and routers "
-                "cannot be compared. Give the routers that the trace names."
-            )
-        measures = RouterNumbers(routers, settings).measures
-        return figures.breadth_against_load(measures.breadth, load, labels)
-
-    return [
-        Part("tokens", lambda: figures.token_strip(pieces, prompt_length=trace.prompt_length)),
-        *(
-            part
-            for what, (unit, value) in values.items()
-            for part in token_parts(what, unit, value)
-        ),
-        Part("load_by_layer", lambda: figures.load_by_layer(load, low, high, labels)),
-        Part("load", lambda: tables.load_csv(load, labels, low, high)),
-        Part(
-            "effective_experts",
-            lambda: figures.layer_lines(
-                {"effective experts": routing.effective_experts(trace)},
-                labels,
-                title="Effective number of experts",
-                unit="experts used evenly that would be as uneven; even use: all",
-                chance={"effective experts": float(trace.n_experts)},
-            ),
-        ),
-        Part("coselection_matrix", together),
-        Part("repeat_rates", repeats),
-        Part(
-            "routing_paths",
-            lambda: figures.routing_paths(routing.paths(trace).counts, labels),
-        ),
-        Part("breadth_against_load", against_breadth),
     ]

@@ -1,0 +1,358 @@
+"""What a report says of traces: the figures and tables of one, and of many with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import numpy as np
+
+from lens import (
+    coselection,
+    figures,
+    information,
+    label_tests,
+    load_null,
+    margins,
+    moments,
+    repeats,
+    routing,
+    tables,
+    trace_tables,
+)
+from lens.errors import LensError
+from lens.gram import router_gram
+from lens.routers import RouterSet
+from lens.selection import breadth
+from lens.shuffles import AgainstChance
+from lens.trace_folder import TraceFolder
+from lens.traces import Trace
+
+if TYPE_CHECKING:
+    from lens.report_parts import Part, Settings
+
+REPEATS = "Neighbouring tokens with the same expert"
+# Layers whose own figures a report of many traces holds.
+LAYER_FIGURES = 12
+
+
+class TraceNumbers:
+    """Everything a trace's figures show, each computed at first use."""
+
+    def __init__(self, trace: Trace, routers: RouterSet) -> None:
+        self.trace = trace
+        self.routers = routers
+        own = trace.model_sha256 == routers.sha256
+        self.same = own and (trace.n_layers, trace.n_experts) == (
+            routers.n_layers,
+            routers.n_experts,
+        )
+        self.labels = [routers.label(i) if self.same else f"L{i}" for i in range(trace.n_layers)]
+
+    @cached_property
+    def load(self) -> np.ndarray:
+        return routing.load(self.trace)
+
+    @cached_property
+    def band(self) -> tuple[float, float]:
+        trace = self.trace
+        return routing.load_interval(trace.n_tokens, trace.top_k, trace.n_experts)
+
+    @cached_property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        return load_null.share_interval(self.trace)
+
+    @cached_property
+    def pairs(self) -> tuple[coselection.CoSelection, coselection.PairTest]:
+        found = routing.coselection(self.trace)
+        return found, coselection.pair_test(found)
+
+    @cached_property
+    def repeats(self) -> dict[str, AgainstChance]:
+        test = repeats.repeat_test(self.trace.experts, self.trace.n_experts)
+        return {"first choice": test.first, "any choice": test.any}
+
+    @cached_property
+    def even_use(self) -> dict[str, AgainstChance]:
+        return {"effective experts": load_null.even_use(self.trace)}
+
+    @cached_property
+    def information(self) -> dict[str, information.Information]:
+        trace = self.trace
+        found = {
+            "token id": information.token_information(trace.tokens, trace.experts, trace.n_experts)
+        }
+        if trace.n_tokens >= 2 * information.BIN_TOKENS:
+            found["position"] = information.position_information(trace.experts, trace.n_experts)
+        return found
+
+    @cached_property
+    def margins(self) -> margins.MarginShape:
+        return margins.margin_shape(self.trace)
+
+    @cached_property
+    def prediction(self) -> moments.LoadPrediction:
+        isotropic = None
+        if self.same:
+            gram = router_gram(self.routers)
+            isotropic = breadth(gram, self.routers.top_k, biases=self.routers.biases).probability
+        return moments.load_prediction(self.trace, isotropic)
+
+
+def trace_parts(trace: Trace, routers: RouterSet, settings: Settings) -> list[Part]:
+    """The figures and tables of a prompt; compared with the routers where they are its own."""
+    n = TraceNumbers(trace, routers)
+    return [*_token_parts(n), *_statistic_parts(n), *_model_parts(n, settings)]
+
+
+def _token_parts(n: TraceNumbers) -> Iterator[Part]:
+    from lens.report_parts import Part
+
+    trace = n.trace
+    pieces = [str(piece) for piece in trace.pieces]
+    values: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
+        "margin": ("margin (logits)", lambda: routing.margin(trace)),
+        "lead": ("lead (logits)", lambda: routing.lead(trace)),
+        "entropy": ("entropy (nats)", lambda: routing.entropy(trace)),
+        "top1_prob": ("largest gate (probability)", lambda: trace.gates[..., 0]),
+        "top1": ("first choice (expert index)", lambda: trace.experts[..., 0]),
+    }
+    yield Part("tokens", lambda: figures.token_strip(pieces, prompt_length=trace.prompt_length))
+
+    def both(what: str, unit: str, value: Callable[[], np.ndarray]) -> Iterator[Part]:
+        yield Part(
+            f"token_map_{what}",
+            lambda: figures.token_layer_map(
+                value(),
+                what,
+                pieces,
+                n.labels,
+                prompt_length=trace.prompt_length,
+                n_experts=trace.n_experts,
+            ),
+        )
+        yield Part(f"token_{what}", lambda: tables.token_layer_csv(value(), unit, pieces, n.labels))
+
+    for what, (unit, value) in values.items():
+        yield from both(what, unit, value)
+
+
+def _statistic_parts(n: TraceNumbers) -> Iterator[Part]:
+    from lens.report_parts import Part
+
+    trace, labels = n.trace, n.labels
+
+    def together() -> alt.TopLevelMixin:
+        pairs = n.pairs[0]
+        counts, expected = pairs.counts.sum(axis=0), pairs.expected.sum(axis=0)
+        some = expected > 0
+        lift = np.divide(counts, expected, out=np.full(expected.shape, np.nan), where=some)
+        return figures.coselection_matrix(lift, counts, label="all layers")
+
+    def margin_figure() -> alt.TopLevelMixin:
+        shape = n.margins
+        return figures.margin_quantiles(shape.quantiles, shape.normal, shape.levels, labels)
+
+    draws = {"draws": repeats.DRAWS, "seed": repeats.SEED}
+    yield Part(
+        "load_by_layer",
+        lambda: figures.load_by_layer(n.load, *n.band, labels, interval=n.interval),
+    )
+    yield Part("load", lambda: trace_tables.trace_load_csv(n.load, labels, *n.band, *n.interval))
+    yield Part(
+        "effective_experts",
+        lambda: figures.chance_lines(
+            n.even_use, labels, title="Effective number of experts", unit="exp(entropy of the load)"
+        ),
+        draws,
+    )
+    yield Part(
+        "effective_experts_by_layer",
+        lambda: trace_tables.chance_csv(n.even_use, labels, "experts"),
+        draws,
+    )
+    yield Part("coselection_matrix", together)
+    yield Part("coselection", lambda: trace_tables.pairs_csv(*n.pairs, labels))
+    yield Part(
+        "repeat_rates",
+        lambda: figures.chance_lines(
+            n.repeats, labels, title=REPEATS, unit="share of neighbouring tokens"
+        ),
+        draws,
+    )
+    yield Part(
+        "repeat_rates_by_layer",
+        lambda: trace_tables.chance_csv(n.repeats, labels, "share of neighbours"),
+        draws,
+    )
+    yield Part(
+        "information",
+        lambda: figures.chance_lines(
+            {name: one.test for name, one in n.information.items()},
+            labels,
+            title="Information about the expert",
+            unit="mutual information (nats)",
+        ),
+        draws,
+    )
+    yield Part(
+        "information_by_layer", lambda: trace_tables.information_csv(n.information, labels), draws
+    )
+    drawn = {"draws": margins.DRAWS, "seed": margins.SEED}
+    yield Part("margin_quantiles", margin_figure, drawn)
+    yield Part("margins", lambda: trace_tables.margins_csv(n.margins, labels), drawn)
+    yield Part("routing_paths", lambda: figures.routing_paths(routing.paths(trace).counts, labels))
+
+
+def _model_parts(n: TraceNumbers, settings: Settings) -> Iterator[Part]:
+    from lens.report_parts import Part, RouterNumbers
+
+    def against_breadth() -> alt.TopLevelMixin:
+        if not n.same:
+            raise LensError(
+                "The trace was made with other routers than these, so that loads and routers "
+                "cannot be compared. Give the routers that the trace names."
+            )
+        measures = RouterNumbers(n.routers, settings).measures
+        return figures.breadth_against_load(measures.breadth, n.load, n.labels)
+
+    def predicted() -> alt.TopLevelMixin:
+        found = n.prediction
+        names = {"logits' mean and covariance": found.normal.load}
+        note = f"normal logits: r {found.normal.correlation:.2f}"
+        if found.isotropic is not None:
+            names["weights alone"] = found.isotropic.load
+            note += f"; weights alone: r {found.isotropic.correlation:.2f}"
+        return figures.predicted_load(found.measured, names, n.labels, note=note)
+
+    draws: dict[str, Any] = {"draws": moments.DRAWS, "seed": moments.SEED}
+    yield Part("breadth_against_load", against_breadth)
+    yield Part("predicted_load", predicted, draws)
+    yield Part(
+        "predicted_load_by_expert",
+        lambda: trace_tables.predicted_load_csv(n.prediction, n.labels),
+        draws,
+    )
+
+
+def trace_folder_parts(folder: TraceFolder, routers: RouterSet) -> list[Part]:
+    """The figures and tables of many traces; labels are compared where there are enough.
+
+    Names begin with "traces_". Of sets of many layers the figures of single layers are those
+    of the layers whose experts the label tells most of.
+    """
+    from lens.report_parts import Part
+
+    same = folder.model_sha256 == routers.sha256 and folder.n_layers == routers.n_layers
+    labels = [routers.label(i) if same else f"L{i}" for i in range(folder.n_layers)]
+    known: dict[str, Any] = {}
+
+    def once(name: str, make: Callable[[], Any]) -> Any:
+        if name not in known:
+            known[name] = make()
+        return known[name]
+
+    def test() -> label_tests.LabelTest:
+        return once("test", lambda: label_tests.label_test(folder))
+
+    def load() -> label_tests.LabelLoad:
+        return once("load", lambda: label_tests.load_by_label(folder))
+
+    def found() -> dict[str, information.Information]:
+        return once("information", lambda: _folder_information(folder))
+
+    def repeated() -> dict[str, AgainstChance]:
+        both = once("repeats", lambda: label_tests.folder_repeats(folder))
+        return {"first choice": both.first, "any choice": both.any}
+
+    def layer_lift(layer: int) -> Part:
+        return Part(
+            f"traces_label_lift_{labels[layer]}",
+            lambda: figures.label_lift(
+                test().lift[:, layer],
+                test().q[:, layer],
+                load().share[:, layer],
+                folder.labels,
+                label=labels[layer],
+            ),
+            by_label,
+        )
+
+    by_label: dict[str, Any] = {"draws": label_tests.DRAWS, "seed": label_tests.SEED}
+    shuffled: dict[str, Any] = {"draws": repeats.DRAWS, "seed": repeats.SEED}
+    return [
+        Part("traces", lambda: _folder_csv(folder)),
+        Part(
+            "traces_label_information",
+            lambda: figures.chance_lines(
+                {"label and expert": test().test},
+                labels,
+                title="What the label tells of the expert",
+                unit="mutual information (nats)",
+            ),
+            by_label,
+        ),
+        Part(
+            "traces_labels",
+            lambda: trace_tables.label_lift_csv(test(), folder.labels, labels),
+            by_label,
+        ),
+        *(layer_lift(layer) for layer in _telling_layers(folder)),
+        Part(
+            "traces_information",
+            lambda: figures.chance_lines(
+                {name: one.test for name, one in found().items()},
+                labels,
+                title="Information about the expert",
+                unit="mutual information (nats)",
+            ),
+            shuffled,
+        ),
+        Part(
+            "traces_information_by_layer",
+            lambda: trace_tables.information_csv(found(), labels),
+            shuffled,
+        ),
+        Part(
+            "traces_repeat_rates",
+            lambda: figures.chance_lines(
+                repeated(), labels, title=REPEATS, unit="share of neighbouring tokens"
+            ),
+            shuffled,
+        ),
+        Part(
+            "traces_repeat_rates_by_layer",
+            lambda: trace_tables.chance_csv(repeated(), labels, "share of neighbours"),
+            shuffled,
+        ),
+    ]
+
+
+def _telling_layers(folder: TraceFolder) -> list[int]:
+    """Rows of the layers that get a figure of their own, in order."""
+    if folder.n_layers <= LAYER_FIGURES:
+        return list(range(folder.n_layers))
+    share = label_tests.load_by_label(folder).share
+    spread = share.var(axis=0).sum(axis=1)
+    return sorted(int(i) for i in np.argsort(-spread)[:LAYER_FIGURES])
+
+
+def _folder_information(folder: TraceFolder) -> dict[str, information.Information]:
+    found = {"token id": label_tests.folder_token_information(folder)}
+    if len(folder.tokens) >= 2 * information.BIN_TOKENS:
+        found["position"] = label_tests.folder_position_information(folder)
+    return found
+
+
+def _folder_csv(folder: TraceFolder) -> str:
+    return tables.table_csv(
+        {
+            "trace": list(folder.names),
+            "label": np.asarray(folder.labels)[folder.label_of],
+            "tokens": folder.n_tokens,
+            "margin, mean (logits)": folder.margins.mean(axis=1),
+            "entropy, mean (nats)": folder.entropies.mean(axis=1),
+        }
+    )
