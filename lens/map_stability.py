@@ -44,7 +44,7 @@ class TrustNull:
 
     Attributes:
       value: of the map.
-      mean, low, high: of maps of unrelated layers: mean, least and largest.
+      mean, low, high: of maps of unrelated layers: mean, least and largest value.
       random: of points at random places, on average.
       p: share of unrelated maps at least as trustworthy.
       draws, seed: of the unrelated layers.

@@ -37,8 +37,6 @@ from lens.similarity import (
     layer_similarity,
 )
 
-# Ways to cut the tree that the table of groups lists.
-MAX_GROUPS = 8
 MEASURES = ("norm", "variance", "l1_l2", "breadth", "max_similarity")
 
 
@@ -177,8 +175,10 @@ class RouterNumbers:
 
 def router_parts(routers: RouterSet, settings: Settings) -> list[Part]:
     """The figures and tables of a router set."""
+    from lens.report_clustering import clustering_parts  # it needs this file's Part
+
     n = RouterNumbers(routers, settings)
-    return [*_layer_parts(n), *_expert_parts(n), *_clustering_parts(n)]
+    return [*_layer_parts(n), *_expert_parts(n), *clustering_parts(n)]
 
 
 def _layer_parts(n: RouterNumbers) -> list[Part]:
@@ -264,50 +264,4 @@ def _expert_parts(n: RouterNumbers) -> list[Part]:
         ),
         Part("expert_similarity_by_index", lambda: tables.across_layers_csv(n.across, labels)),
         Part("expert_chains", chains),
-    ]
-
-
-def _clustering_parts(n: RouterNumbers) -> list[Part]:
-    labels, metric = n.labels, n.settings.metric
-
-    def groups() -> str:
-        cuts = range(2, min(MAX_GROUPS, len(labels)) + 1)
-        return tables.clusters_csv(
-            labels, {f"group of {k}": clustering.cut_tree(n.tree, k) for k in cuts}
-        )
-
-    def map_parts(method: str) -> list[Part]:
-        seed = {"seed": n.settings.seed} if method in ("tsne", "umap") else {}
-        return [
-            Part(f"layer_{method}", lambda: figures.layer_scatter(n.map(method), labels), seed),
-            Part(
-                f"layer_{method}_places", lambda: tables.layer_map_csv(n.map(method), labels), seed
-            ),
-        ]
-
-    classic = "Tree of layers (classic: Ward, standardised raw weights)"
-    average = {"linkage": "average"}
-    return [
-        Part("layer_dendrogram", lambda: figures.layer_dendrogram(n.tree, labels), average),
-        Part(
-            "layer_dendrogram_with_heatmap",
-            lambda: figures.dendrogram_with_heatmap(n.tree, n.similarity, labels, metric, n.chance),
-            average,
-        ),
-        Part("layer_tree", lambda: tables.linkage_csv(n.tree, labels), average),
-        Part("layer_groups", groups, average),
-        Part(
-            "layer_dendrogram_classic",
-            lambda: figures.layer_dendrogram(n.classic_tree, labels, title=classic),
-            {"linkage": "ward", "view": "raw"},
-        ),
-        Part(
-            "layer_tree_classic",
-            lambda: tables.linkage_csv(n.classic_tree, labels),
-            {"linkage": "ward", "view": "raw"},
-        ),
-        *map_parts("pca"),
-        *map_parts("mds"),
-        *map_parts("tsne"),
-        *map_parts("umap"),
     ]

@@ -237,7 +237,7 @@ def judgement(
         if cut in null.k:
             place = int(np.flatnonzero(null.k == cut)[0])
             low, high = float(null.low[place]), float(null.high[place])
-            p = f"{p_words(float(null.p_any[place]), null.draws)}, all numbers together"
+            p = f"{p_words(float(null.p_any[place]), null.draws)} (all cuts)"
         else:
             p = "no silhouette"
     st.markdown(
@@ -347,7 +347,7 @@ def show() -> None:
         )
     if null is not None:
         sentence.markdown(f"**{in_words(null)}**")
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([13, 7], gap="medium")
     with left:
         support = branch_support(later, routers, tree, view, metric, linkage, chance.trees, seed)
         tree_figure(routers, tree, view, metric, linkage, cut, support)

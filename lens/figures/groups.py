@@ -100,19 +100,20 @@ def silhouette_by_groups(null: GroupNull, cut: int | None = None) -> alt.LayerCh
         )
         .add_params(alt.selection_point(name="pick", fields=["groups"], empty=False)),
     ]
-    mark = f" Orange: the cut into {cut} groups." if cut is not None else ""
-    band = f"grey: 95 % of {null.draws} draws (seed {null.seed}; {null.method})."
     return theme.layered(*layers).properties(
         width=380,
         height=220,
         autosize=theme.NATURAL,
         title=theme.title(
             "Are the groups compact?",
-            f"silhouette of each cut of the tree; {band}{mark}",
+            "silhouette of each cut of the tree",
+            f"grey: 95 % of {null.draws} unrelated sets (seed {null.seed})",
+            f"orange: the cut into {cut} groups" if cut in null.k else "",
             width=420,
         ),
         description=theme.alt_description(
             f"Silhouette for {null.k[0]} to {null.k[-1]} groups beside unrelated layers",
             in_words(null),
+            f"Chance: {null.method}",
         ),
     )

@@ -9,8 +9,10 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, clustering_tables, figures, tables
+from lens.cluster_null import LEVEL, p_words
 from lens.embedding import MIN_LAYERS, SEEDED, LayerMap
 from lens.errors import LensError
+from lens.map_stability import MapStability, TrustNull
 from lens.routers import RouterSet
 from pages.parts import downloads, layout, links, tree_chance
 from pages.parts.later import Later
@@ -22,6 +24,30 @@ AXES = {"12": (0, 1), "13": (0, 2), "23": (1, 2)}
 def pick_layer(mark: Mapping[str, Any]) -> None:
     """A clicked point becomes the layer of every page."""
     links.choose(layer=int(mark["layer"]))
+
+
+def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
+    """Whether a map keeps more than maps of unrelated layers do, and whether seeds agree."""
+    against = (
+        f"trustworthiness {trust.value:.2f}, maps of {trust.draws} unrelated sets "
+        f"{trust.low:.2f} to {trust.high:.2f}, {p_words(trust.p, trust.draws)}"
+    )
+    beyond = (
+        "**The map keeps more neighbours than maps of unrelated layers**"
+        if trust.p <= LEVEL
+        else "**As a map of neighbours it is not distinguishable from maps of unrelated layers**"
+    )
+    text = f"{beyond}: {against}."
+    if stability is not None:
+        seeds = ", ".join(map(str, stability.seeds))
+        text += (
+            f" Maps of the seeds {seeds} share {layout.percent(stability.overlap)} of the "
+            f"{stability.neighbours} nearest neighbours (chance "
+            f"{layout.percent(stability.overlap_chance)}); their disparity is "
+            f"{stability.disparity:.2f} (chance {stability.disparity_chance:.2f}, "
+            f"{p_words(stability.p, stability.draws)})."
+        )
+    return text
 
 
 def map_settings(method: str, n_layers: int) -> dict[str, Any]:
@@ -121,6 +147,7 @@ def show(
         on_pick=pick_layer,
     )
     if trust is not None:
+        st.markdown(map_in_words(trust, stability))
         downloads.row(
             "map_judgement",
             downloads.file_stem("map_judgement", routers.sha256, method, metric),
