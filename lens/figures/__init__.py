@@ -10,6 +10,7 @@ from lens.figures.clustering import (
     dendrogram_with_heatmap,
     layer_dendrogram,
 )
+from lens.figures.compare import layers_across, layers_changed
 from lens.figures.expert_pairs import (
     expert_correlation_matrix,
     expert_similarity_across_layers,
@@ -69,6 +70,8 @@ __all__ = [
     "load_by_layer",
     "margin_histogram",
     "margin_quantiles",
+    "layers_across",
+    "layers_changed",
     "null_place",
     "pair_matrix",
     "predicted_load",
