@@ -141,8 +141,10 @@ def adjacent_intervals(
 def affordable_draws(n_pairs: int, d_model: int, n_experts: int, draws: int = DRAWS) -> int:
     """As many draws as asked for, fewer where many experts make each of them slow."""
     work = n_pairs * d_model * (2.0 * n_experts) ** 2
+    at_once = d_model * n_experts * (2 * n_experts + 1) <= KEPT
     assignments = n_pairs * 0.4e-6 * n_experts**2 if n_experts > SUBSET_EXPERTS else 0.0
-    return int(np.clip(20 / (work / 5e10 + assignments), 49, draws))
+    seconds = work / (1e11 if at_once else 1e10) + assignments  # of a draw
+    return int(np.clip(4 / seconds, 49, draws))
 
 
 def _interval(
