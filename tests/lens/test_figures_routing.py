@@ -8,6 +8,7 @@ from figure_reading import first, mark, marks, rows, selection, title_text, view
 
 from lens import figures
 from lens.errors import LensError
+from lens.shuffles import against_chance
 
 LABELS = ["L0", "L4", "L8"]
 PIECES = ["▁the", "\n", "cat", '"', "мир"]
@@ -197,3 +198,118 @@ def test_layer_lines_draw_each_quantity_beside_its_own_chance():
     assert [p["value"] for p in points if p["name"] == "any"] == pytest.approx([0.4, 0.5, 0.6])
     rules = [v for v in views(chart.to_dict()) if mark(v) == "rule"]
     assert [rows(v) for v in rules] == [[{"name": "first", "value": 0.125}]]
+
+
+def beside_null(seed, n_layers=3):
+    rng = np.random.default_rng(seed)
+    value = rng.uniform(0, 1, n_layers)
+    return against_chance(value, rng.uniform(0, 0.5, (99, n_layers)), seed=4, method="draws")
+
+
+def test_chance_lines_hold_value_band_and_null_of_every_layer():
+    tests = {"one": beside_null(0), "two": beside_null(1)}
+    chart = figures.chance_lines(tests, LABELS, title="T", unit="nats")
+    assert "99 draws, seed 4" in title_text(chart)
+    points = [r for r in rows(first(chart, "circle")) if r["name"] == "two"]
+    assert [r["value"] for r in points] == pytest.approx(tests["two"].value, rel=1e-5)
+    band = [r for r in rows(first(chart, "area")) if r["name"] == "one"]
+    assert [r["low"] for r in band] == pytest.approx(tests["one"].low, rel=1e-5)
+    assert [r["high"] for r in band] == pytest.approx(tests["one"].high, rel=1e-5)
+    assert figures.figure_svg(chart).startswith("<svg")
+
+
+def test_only_rare_points_of_chance_lines_are_filled():
+    chart = figures.chance_lines({"one": beside_null(0)}, LABELS, title="T", unit="nats")
+    filters = {
+        mark(v): v["transform"][0]["filter"] for v in views(chart.to_dict()) if "transform" in v
+    }
+    assert filters["circle"] == "datum.q !== null && datum.q <= 0.05"
+    assert filters["point"] == f"!({filters['circle']})"
+
+
+def test_one_layer_still_has_a_band_with_a_width():
+    chart = figures.chance_lines({"one": beside_null(0, 1)}, ["L0"], title="T", unit="nats")
+    places = [r["x"] for r in rows(first(chart, "area"))]
+    assert max(places) > min(places)
+
+
+def test_load_whiskers_are_the_intervals():
+    load = np.array([[0.1, 0.2, 0.3, 0.4]])
+    low, high = load - 0.05, load + 0.02
+    chart = figures.load_by_layer(load, 0.15, 0.35, ["L0"], interval=(low, high))
+    points = rows(first(chart, "circle"))
+    assert [p["least"] for p in points] == pytest.approx(low[0])
+    assert [p["most"] for p in points] == pytest.approx(high[0])
+    bars = [v for v in views(chart.to_dict()) if mark(v) == "rule" and "y2" in v["encoding"]]
+    assert [v["encoding"]["y2"]["field"] for v in bars] == ["most"]
+
+
+def test_rare_pairs_are_outlined():
+    lift, q = np.full((3, 3), 1.5), np.full((3, 3), 0.5)
+    q[0, 2] = q[2, 0] = 0.01
+    chart = figures.coselection_matrix(lift, label="L4", q=q)
+    outlines = [v for v in views(chart.to_dict()) if mark(v) == "rect" and len(rows(v)) == 2]
+    assert len(outlines) == 2
+    assert {(r["a"], r["b"]) for r in rows(outlines[0])} == {("E0", "E2"), ("E2", "E0")}
+    assert "q ≤ 0.05 (1)" in title_text(chart)
+    assert (
+        len(views(figures.coselection_matrix(lift, label="L4").to_dict()))
+        == len(views(chart.to_dict())) - 2
+    )
+
+
+def test_margins_stand_beside_those_of_normal_logits():
+    measured, normal = np.arange(15.0).reshape(3, 5), np.arange(15.0).reshape(3, 5) / 2
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    boxes = rows(first(figures.margin_quantiles(measured, normal, levels, LABELS), "bar"))
+    found = {(b["layer"], b["what"]): [b[f"q{i}"] for i in range(5)] for b in boxes}
+    assert found["L4", "measured"] == [5, 6, 7, 8, 9]
+    assert found["L8", "normal logits"] == [5, 5.5, 6, 6.5, 7]
+
+
+def test_the_histogram_of_margins_starts_at_zero_and_shows_what_is_expected():
+    chart = figures.margin_histogram(
+        np.array([0.0, 1, 2]), np.array([3, 4]), np.array([5.0, 2]), label="L4"
+    )
+    bars = first(chart, "rect")
+    assert bars["encoding"]["y2"] == {"datum": 0}
+    assert [(b["from"], b["to"], b["tokens"]) for b in rows(bars)] == [(0, 1, 3), (1, 2, 4)]
+    assert [p["expected"] for p in rows(first(chart, "line"))] == [5, 5, 2, 2]
+    assert "7 tokens" in title_text(chart)
+
+
+def test_predicted_loads_are_drawn_against_the_measured():
+    measured = np.array([[0.1, 0.9], [0.4, 0.6]])
+    chart = figures.predicted_load(measured, {"a": measured / 2, "b": 1 - measured}, LABELS[:2])
+    points = rows(first(chart, "point"))
+    found = {(p["name"], p["by"]): (p["predicted"], p["measured"]) for p in points}
+    assert found["L4·E1", "a"] == pytest.approx((0.3, 0.6))
+    assert found["L0·E0", "b"] == pytest.approx((0.9, 0.1))
+    assert selection(chart)["fields"] == ["layer", "expert"]
+
+
+def test_lift_by_label_outlines_what_is_rare_and_leaves_out_what_is_unknown():
+    lift = np.array([[2.0, np.nan], [0.5, 1.0]])
+    q = np.array([[0.01, np.nan], [0.2, 0.9]])
+    chart = figures.label_lift(lift, q, np.full((2, 2), 0.5), ["code", "prose"], label="L4")
+    cells = rows(first(chart, "rect"))
+    assert {(c["a"], c["b"]): c["lift"] for c in cells} == {
+        ("code", "E0"): 2, ("code", "E1"): None, ("prose", "E0"): 0.5, ("prose", "E1"): 1
+    }  # fmt: skip
+    outlines = [v for v in views(chart.to_dict()) if mark(v) == "rect" and len(rows(v)) == 1]
+    assert rows(outlines[0]) == [{"a": "code", "b": "E0"}]
+    assert "(1 here)" in title_text(chart)
+
+
+def test_load_by_label_keeps_labels_of_one_trace_without_whiskers():
+    share = np.array([[0.5, 0.5], [0.2, 0.8]])
+    low = np.array([[0.4, 0.4], [np.nan, np.nan]])
+    chart = figures.label_load(share, low, low + 0.2, ["a", "b"], label="L0")
+    points = rows(first(chart, "circle"))
+    assert [(p["label"], p["expert"], p["load"]) for p in points] == [
+        ("a", "E0", 0.5), ("a", "E1", 0.5), ("b", "E0", 0.2), ("b", "E1", 0.8)
+    ]  # fmt: skip
+    assert [p["low"] for p in points] == [0.4, 0.4, None, None]
+    whiskers = [v for v in views(chart.to_dict()) if "transform" in v]
+    assert whiskers[0]["transform"] == [{"filter": "datum.low !== null"}]
+    assert len({p["x"] for p in points}) == 4
