@@ -173,9 +173,9 @@ def unrelated_distances(
         else:
             shape = 4 / skew**2
             noise = np.sign(skew) * (rng.gamma(shape, size=len(upper[0])) - shape) / shape**0.5
-        similarity = np.eye(n)
+        similarity = np.zeros((n, n))
         similarity[upper] = np.clip(moments.mean + moments.sd * noise, low, high)
-        yield distances_of(np.maximum(similarity, similarity.T), metric)
+        yield distances_of(similarity + similarity.T + np.eye(n), metric)
 
 
 def unrelated_classic(
