@@ -294,15 +294,16 @@ def show() -> None:
     top = st.container(horizontal=True, vertical_alignment="bottom")
     with top:
         trace = choose_trace(kept)
-        st.download_button(
-            "Save trace (.npz)",
-            lambda: traces.file_bytes(trace),
-            file_name="trace.npz",
-            mime="application/octet-stream",
-            key="save_trace",
-            on_click="ignore",
-            icon=":material/download:",
-        )
+        if hasattr(trace, "save"):  # a trace opened from a file is saved already
+            st.download_button(
+                "Save trace (.npz)",
+                lambda: traces.file_bytes(trace),
+                file_name="trace.npz",
+                mime="application/octet-stream",
+                key="save_trace",
+                on_click="ignore",
+                icon=":material/download:",
+            )
     with head:
         layout.heading(
             "Live routing",

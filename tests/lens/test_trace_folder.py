@@ -1,6 +1,8 @@
 """Many traces: reading a folder and its labels, and comparing labels over traces."""
 
+import csv
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -12,6 +14,9 @@ from lens import label_tests, routing, trace_folder
 from lens.coselection import coselection
 from lens.errors import LensError
 from lens.moments import logit_moments
+from lens.report_parts import Settings
+from lens.report_traces import trace_folder_parts, trace_parts
+from lens.routers import RouterSet
 from lens.trace_folder import gather, load_folder, read_labels
 from lens.traces import Trace
 
@@ -328,3 +333,52 @@ def test_loads_predicted_by_label_follow_the_labels_logits():
     assert (predicted[0, :, 5] > predicted[1, :, 5] + 0.1).all()
     effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
     assert (effective[0] < effective[1]).all()
+
+
+# --- the report -----------------------------------------------------------------
+
+
+def router_set(layers=2):
+    rng = np.random.default_rng(0)
+    return RouterSet(rng.standard_normal((layers, 16, 8)).astype(np.float32), top_k=2)
+
+
+def test_a_report_of_many_traces_holds_every_table_and_figure():
+    parts = trace_folder_parts(folder_of(16, lift=5), router_set())
+    made = {part.name: part.make() for part in parts}
+    assert {"traces", "traces_labels", "traces_label_lift_L0", "traces_information"} <= set(made)
+    rows = list(csv.DictReader(io.StringIO(made["traces_labels"])))
+    assert len(rows) == 2 * 2 * 8
+    planted = [r for r in rows if r["label"] == "a" and r["expert (index in its layer)"] == "5"]
+    assert all(float(r["q (Benjamini–Hochberg)"]) <= 0.05 for r in planted)
+    assert all(part.settings["draws"] for part in parts if part.name != "traces")
+
+
+def test_a_report_of_traces_without_labels_says_why_they_are_not_compared():
+    parts = {
+        part.name: part for part in trace_folder_parts(folder_of(3, labels=("all",)), router_set())
+    }
+    with pytest.raises(LensError, match="at least two labels"):
+        parts["traces_labels"].make()
+    assert parts["traces_information_by_layer"].make().count("\n") == 1 + 2 * 2
+
+
+def test_a_report_of_one_trace_holds_every_statistic_with_its_null():
+    trace = make_trace(0, 60)
+    parts = {part.name: part for part in trace_parts(trace, router_set(), Settings())}
+    for name in ("load", "coselection", "repeat_rates_by_layer", "information_by_layer", "margins"):
+        header = parts[name].make().splitlines()[0]
+        assert "chance" in header or "expected" in header, name
+    table = list(csv.DictReader(io.StringIO(parts["predicted_load_by_expert"].make())))
+    assert len(table) == 16
+    assert "predicted by the weights alone" not in table[0]  # another model's routers
+    with pytest.raises(LensError, match="other routers"):
+        parts["breadth_against_load"].make()
+
+
+def test_a_trace_of_three_tokens_leaves_out_the_position_only():
+    parts = {part.name: part for part in trace_parts(make_trace(0, 3), router_set(), Settings())}
+    names = {
+        r["quantity"] for r in csv.DictReader(io.StringIO(parts["information_by_layer"].make()))
+    }
+    assert names == {"token id"}
