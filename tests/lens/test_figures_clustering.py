@@ -7,11 +7,15 @@ import pytest
 from figure_reading import first, mark, rows, selection, title_text, views
 
 from lens import figures
+from lens.branch_support import BranchSupport, branch_support
+from lens.cluster_null import GroupNull, group_null
 from lens.clustering import cut_tree, layer_tree, tree_of_distances
+from lens.clustering_tables import branches_csv, map_judgement_csv, silhouette_csv
 from lens.embedding import LayerMap, layer_map
 from lens.errors import LensError
 from lens.figures.clustering import cut_height
 from lens.gram import router_gram
+from lens.map_stability import MapStability, TrustNull
 from lens.routers import RouterSet
 from lens.similarity import layer_similarity
 
@@ -128,3 +132,110 @@ def test_a_map_without_axes_of_variance_says_so():
     found = LayerMap(np.zeros((6, 2)), None, 0.9, "umap", {})
     with pytest.raises(LensError, match="UMAP map has no axes of variance"):
         figures.explained_variance(found)
+
+
+TRUST = TrustNull(0.9, 0.7, 0.6, 0.8, 0.5, 0.01, 99, 3)
+STABLE = MapStability((4, 5, 6), 0.1, 0.9, 0.75, 0.25, 2, 0.005, 199)
+
+
+@pytest.fixture
+def support(routers, gram) -> BranchSupport:
+    return branch_support(routers.columns("canonical"), layer_tree(gram), draws=10)
+
+
+def with_support(support: BranchSupport, values: list[float], level: float) -> BranchSupport:
+    """The same branches with other support."""
+    shares = np.array([*values, np.nan])
+    return BranchSupport(support.members, shares, np.array([level]), level, 10, 1, 0)
+
+
+def test_branches_carry_their_support_as_colour_and_number(gram, support):
+    tree = layer_tree(gram)
+    shown = with_support(support, [0.97, 0.2, 0.6, 0.3], 0.4)
+    chart = figures.layer_dendrogram(tree, LABELS, support=shown)
+    lines = rows(first(chart, "rule"))
+    bars = [line for line in lines if line["y0"] == line["y1"]]
+    kinds = {line["share"]: line["branch"] for line in bars}
+    assert kinds["97 %"] == "95 % or more"
+    assert kinds["60 %"] == "beyond chance"
+    assert kinds["20 %"] == kinds["–"] == "within chance (40 % or less)"
+    # The stem above a branch has its colour too; leaves have none.
+    stems = [line for line in lines if line["y0"] != line["y1"] and line["share"] == "60 %"]
+    assert len(stems) == 1
+    numbers = [row["text"] for row in rows(first(chart, "text"))]
+    assert set(numbers) <= {"97", "60"} and numbers
+    assert "unrelated layers have 40 % or less" in title_text(chart)
+    assert "2 of 4 branches have more support" in figures.alt_text(chart)
+
+
+def test_numbers_of_branches_do_not_lie_on_each_other():
+    near = np.full((40, 40), 9.0)  # narrow steps: the lowest two merges are 6 pixels apart
+    near[:3, :3], near[0, 1], near[1, 0] = 1.001, 1, 1
+    np.fill_diagonal(near, 0)
+    tree = tree_of_distances(near, "average")
+    shares = np.array([0.9, 0.8, *[0.05] * 36, np.nan])
+    one = BranchSupport(np.zeros((39, 40), bool), shares, np.array([0.1]), 0.1, 10, 1, 0)
+    labels = [f"L{i}" for i in range(40)]
+    chart = figures.layer_dendrogram(tree, labels, support=one)
+    assert [row["text"] for row in rows(first(chart, "text"))] == ["80"]
+
+
+def test_a_tree_without_support_has_neither_colours_nor_numbers(gram):
+    chart = figures.layer_dendrogram(layer_tree(gram), LABELS)
+    assert "color" not in first(chart, "rule")["encoding"]
+    assert "Numbers" not in title_text(chart)
+
+
+def test_silhouettes_stand_beside_their_band_and_the_cut_is_marked(gram):
+    null = group_null(gram, layer_tree(gram), draws=19)
+    chart = figures.silhouette_by_groups(null, 4)
+    points = rows(first(chart, "point"))
+    assert [p["groups"] for p in points] == [2, 3, 4, 5]
+    assert [p["silhouette"] for p in points] == pytest.approx(null.silhouette, rel=1e-5)
+    assert [p["high"] for p in points] == pytest.approx(null.high, rel=1e-5)
+    assert all((p["finding"] == "beyond chance") == (p["p_any"] <= 0.05) for p in points)
+    assert selection(chart)["fields"] == ["groups"]
+    text = title_text(chart)
+    assert "19 unrelated sets (seed 0)" in text and "orange: the cut into 4 groups" in text
+    assert "turned at random" in figures.alt_text(chart)
+
+
+def test_one_number_of_groups_still_shows_its_band(routers):
+    few = router_gram(RouterSet(routers.routers[:3]))
+    null = group_null(few, layer_tree(few), draws=19)
+    chart = figures.silhouette_by_groups(null, 3)
+    assert rows(first(chart, "rule"))[0]["groups"] == 2
+    assert "orange" not in title_text(chart)
+
+
+def test_two_layers_have_no_silhouette(routers):
+    two = router_gram(RouterSet(routers.routers[:2]))
+    null: GroupNull = group_null(two, layer_tree(two), draws=19)
+    with pytest.raises(LensError, match="expected 3 layers or more"):
+        figures.silhouette_by_groups(null)
+
+
+def test_a_map_states_what_chance_gives_for_trust_and_seeds(routers, gram):
+    found = layer_map(routers, gram, "mds")
+    plain = title_text(figures.layer_scatter(found, LABELS))
+    assert "points at random: 0.5" in plain and "maps of unrelated layers more" in plain
+    judged = title_text(figures.layer_scatter(found, LABELS, trust=TRUST, stability=STABLE))
+    assert "maps of unrelated layers 0.60 to 0.80, mean 0.70, in 99 draws; p ≤ 0.01" in judged
+    assert "seeds 4, 5, 6 share 75 % of the 2 nearest neighbours (chance 25 %)" in judged
+    assert "disparity 0.10 (0: the same map, chance 0.90)" in judged
+
+
+def test_tables_hold_every_number_with_its_null(gram, support):
+    tree = layer_tree(gram)
+    null = group_null(gram, tree, draws=19)
+    silhouettes = [line.split(",") for line in silhouette_csv(null).splitlines()]
+    assert len(silhouettes) == 5 and [row[0] for row in silhouettes[1:]] == list("2345")
+    assert float(silhouettes[2][1]) == pytest.approx(null.silhouette[1])
+    branches = branches_csv(tree, LABELS, support).splitlines()
+    assert len(branches) == 6 and branches[-1].endswith(" ".join(LABELS))
+    assert float(branches[1].split(",")[5]) == pytest.approx(support.support[0])
+    assert branches[-1].split(",")[5] == ""  # of all layers: in every tree
+    assert len(branches_csv(tree, LABELS).splitlines()[0].split(",")) == 5
+    judged = map_judgement_csv([("tsne", TRUST, STABLE), ("mds", TRUST, None)]).splitlines()
+    assert judged[1].startswith("tsne,0.9,0.7,0.6,0.8,0.5,0.01,99,3,0.1,0.9,0.75,0.25,4 5 6")
+    assert judged[2].endswith(",,,,,")

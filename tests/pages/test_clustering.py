@@ -1,0 +1,146 @@
+"""The Clustering page: groups, branches, depth and maps beside chance; slow numbers come later."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lens.branch_support import branch_support
+from lens.cluster_null import depth_agreement_null, group_null, in_words
+from lens.clustering import cut_tree, layer_tree
+from lens.gram import router_gram
+from lens.routers import RouterSet
+from pages.parts import later, tree_chance
+from pages.parts.later import Later
+
+
+def texts(app: Any) -> str:
+    return "\n".join(element.value for element in app.markdown)
+
+
+def fine(app: Any) -> bool:
+    return not app.exception and not app.error and bool(app.title)
+
+
+def drawn(n_layers: int, n_experts: int = 4, d_model: int = 24) -> RouterSet:
+    weights = np.random.default_rng(3).standard_normal((n_layers, d_model, n_experts))
+    return RouterSet(weights.astype(np.float32), source="made for a test")
+
+
+def test_the_page_says_what_lens_finds_of_groups_branches_and_depth(open_page, routers):
+    app = open_page("clustering")
+    assert fine(app)
+    gram = router_gram(routers)
+    tree = layer_tree(gram)
+    text = texts(app)
+    assert in_words(group_null(gram, tree)) in text
+    support = branch_support(routers.columns("canonical"), tree)
+    assert f"{support.stable.sum()} of {len(support.support) - 1} branches have more" in text
+    depth = depth_agreement_null(cut_tree(tree, 3))
+    assert "Agreement with depth" in text and f"p = {depth.p:.2g}" in text
+    assert "maps of unrelated layers" in text
+    assert "…" not in text  # nothing is missing at the end
+
+
+def test_draws_and_seed_are_in_the_link_and_change_the_null(open_page):
+    app = open_page("clustering", sets="100", trees="50", null_seed="7")
+    assert fine(app)
+    assert "in 95 % of 100 draws" in texts(app)
+    assert "50 resampled trees, seed 7" in texts(app)
+    assert app.query_params["sets"] in ("100", ["100"])
+
+
+def test_settings_that_are_not_offered_fall_back(open_page):
+    app = open_page("clustering", sets="12", trees="-1")
+    assert fine(app)
+    assert "in 95 % of 200 draws" in texts(app)
+
+
+def test_the_classic_tree_has_a_null_of_its_own_and_no_support(open_page):
+    app = open_page("clustering", linkage="classic")
+    assert fine(app)
+    assert "in 95 % of 200 draws" in texts(app)
+    assert "resampled trees, seed" not in texts(app)
+
+
+def test_a_button_takes_the_number_of_groups_that_stands_out(open_page, routers):
+    gram = router_gram(routers)
+    null = group_null(gram, layer_tree(gram))
+    best = int(null.k[null.best])
+    app = open_page("clustering", clusters=str(best + 1))
+    app.button(key="best_cut").click().run()
+    assert fine(app)
+    assert app.slider(key="clusters").value == best
+    assert len(app.dataframe[0].value) == best
+
+
+def test_seeded_maps_say_whether_seeds_agree(open_page):
+    app = open_page("clustering", map="tsne", seed="5")
+    next(button for button in app.button if button.label == "Run t-SNE").click().run()
+    assert fine(app)
+    assert "Maps of the seeds 5, 6, 7 share" in texts(app)
+
+
+@pytest.mark.parametrize("n_layers", [2, 3, 4])
+def test_very_few_layers_show_what_they_can(open_page, n_layers):
+    app = open_page("clustering", state={"uploaded_routers": drawn(n_layers)}, source="upload")
+    assert fine(app)
+    assert ("in 95 % of 200 draws" in texts(app)) == (n_layers > 2)
+
+
+def test_support_that_takes_long_waits_for_a_button(open_page, monkeypatch):
+    monkeypatch.setattr(tree_chance, "LONG_SECONDS", 1e-6)
+    routers = drawn(6)
+    app = open_page("clustering", state={"uploaded_routers": routers}, source="upload")
+    assert fine(app) and "resampled trees, seed" not in texts(app)
+    app.button(key="run_support").click().run()
+    assert fine(app) and "resampled trees, seed" in texts(app)
+
+
+class Place:
+    """Where progress is shown."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    def progress(self, share: float, text: str) -> None:
+        self.shares.append(share)
+
+
+class Drawn(Exception):
+    """The page is drawn again."""
+
+
+def test_slow_numbers_are_made_in_slices_each_of_which_is_shown(monkeypatch):
+    state: dict[str, Any] = {}
+    monkeypatch.setattr(later.st, "session_state", state)
+
+    def again() -> None:
+        raise Drawn
+
+    monkeypatch.setattr(later.st, "rerun", again)
+    monkeypatch.setattr(later, "FIRST_SLICE", 0.02)
+    made: list[int] = []
+
+    def make(i: int) -> int:
+        time.sleep(0.03)
+        made.append(i)
+        return i
+
+    def page() -> list[int | None]:
+        work = Later()
+        found = [work.get(("number", i), lambda i=i: make(i)) for i in range(4)]
+        work.run(place)
+        return found
+
+    place = Place()
+    with pytest.raises(Drawn):  # nothing known: one is made, then shown
+        page()
+    assert made == [0] and place.shares == [0]
+    with pytest.raises(Drawn):  # the first is asked of its cache again, the rest made
+        page()
+    assert made == [0, 0, 1, 2, 3]
+    assert page() == [0, 1, 2, 3]  # nothing is missing, nothing is drawn again
