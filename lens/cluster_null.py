@@ -361,14 +361,18 @@ def in_words(null: GroupNull) -> str:
     p_value = float(null.p_any[best])
     p_text = p_words(p_value, null.draws)
     cuts = "" if len(null.k) == 1 else f" for {len(null.k)} cuts together"
+    low, high = number_words(null.low[best]), number_words(null.high[best])
     against = (
-        f"silhouette {_number(value)}, unrelated layers give {_number(null.low[best])} to "
-        f"{_number(null.high[best])} in 95 % of {null.draws} draws; {p_text}{cuts}"
+        f"silhouette {number_words(value)}, unrelated layers give {low} to {high} in 95 % of "
+        f"{null.draws} draws; {p_text}{cuts}"
     )
     if not p_value <= LEVEL:
         return f"No number of groups is distinguishable from chance: at best {groups}, {against}."
     if value < WEAK:
-        return f"No compact groups, though layers are not unrelated: at best {groups}, {against}."
+        return (
+            f"No compact groups, at best {groups} loose ones, though layers are not unrelated: "
+            f"{against}."
+        )
     return f"{groups} groups stand out: {against}."
 
 
@@ -379,5 +383,11 @@ def p_words(p_value: float, draws: int) -> str:
     return f"p {'≤' if p_value <= (1 + 1e-9) / (1 + draws) else '='} {p_value:.2g}"
 
 
-def _number(value: float) -> str:
-    return f"{value:.2g}".replace("-", "−") if abs(value) < 0.1 else f"{value:.2f}"
+def number_words(value: float) -> str:
+    """Two digits that count, never as a power of ten: "0.45", "0.0025", "0.000014"."""
+    if not np.isfinite(value):
+        return "–"
+    if abs(value) >= 0.1:
+        return f"{value:.2f}".replace("-", "−")
+    text = np.format_float_positional(value, precision=2, fractional=False, trim="-")
+    return text.replace("-", "−")

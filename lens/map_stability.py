@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -168,11 +169,11 @@ def map_stability(
 
 
 def layer_map_stability(
-    routers: RouterSet, gram: RouterGram, method: str, *, seed: int, **settings: float
+    routers: RouterSet, gram: RouterGram, method: str, *, seed: int, **settings: Any
 ) -> MapStability:
     """`map_stability` of `lens.embedding.layer_map` with these settings."""
     return map_stability(
-        lambda own: layer_map(routers, gram, method, seed=own, **settings),  # type: ignore[arg-type]
+        lambda own: layer_map(routers, gram, method, seed=own, **settings),
         seed,
     )
 

@@ -10,8 +10,16 @@ import streamlit as st
 
 from lens import cached, cluster_null, clustering_tables, figures, tables
 from lens.branch_support import BranchSupport
-from lens.cluster_null import DepthAgreement, GroupNull, depth_agreement_null, in_words, p_words
+from lens.cluster_null import (
+    DepthAgreement,
+    GroupNull,
+    depth_agreement_null,
+    in_words,
+    number_words,
+    p_words,
+)
 from lens.clustering import LINKAGES, LayerTree, cut_tree, silhouette
+from lens.questions import LEVEL, ask_depth
 from lens.routers import RouterSet
 from lens.similarity import LAYER_METRICS
 from pages.parts import (
@@ -218,42 +226,29 @@ def judgement(
 ) -> None:
     """What the groups and the tree are worth, each number beside chance and p."""
 
-    def number(value: float) -> str:
-        digits = 3 if abs(value) < 0.1 else 2
-        return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    def line(name: str, value: float, low: float, high: float, p: str) -> str:
+        chance = f"; chance {number_words(low)} to {number_words(high)}, {p}" if p else ""
+        return f"- {name} **{number_words(value)}**{chance}"
 
-    def row(name: str, value: float, low: float, high: float, p: str) -> str:
-        chance = "…" if np.isnan(low) else f"{number(low)} to {number(high)}"
-        return f"| {name} | {number(value)} | {chance} | {p} |"
-
-    compact = silhouette(tree.distances, clusters)
     cut = len(set(clusters.tolist()))
     nan = float("nan")
     low = high = fit_low = fit_high = nan
-    p = fit_p = "…"
+    p = fit_p = ""
     if null is not None:
         _, fit_low, fit_high = null.cophenetic_band
         fit_p = p_words(null.cophenetic_p, null.draws)
         if cut in null.k:
             place = int(np.flatnonzero(null.k == cut)[0])
             low, high = float(null.low[place]), float(null.high[place])
-            p = f"{p_words(float(null.p_any[place]), null.draws)} (all cuts)"
-        else:
-            p = "no silhouette"
+            p = f"{p_words(float(null.p_any[place]), null.draws)} for all cuts together"
+    depth_p = f"{p_words(depth.p, depth.draws)} ({depth.draws} shuffled depths)"
+    compact = silhouette(tree.distances, clusters)
     st.markdown(
         "\n".join(
             [
-                "| | here | 95 % of chance | |",
-                "|:--|--:|--:|:--|",
-                row(f"Silhouette of {cut} groups", compact, low, high, p),
-                row(
-                    "Agreement with depth",
-                    depth.value,
-                    depth.low,
-                    depth.high,
-                    p_words(depth.p, depth.draws),
-                ),
-                row("Cophenetic correlation", tree.cophenetic, fit_low, fit_high, fit_p),
+                line(f"Silhouette of {cut} groups", compact, low, high, p),
+                line("Agreement with depth", depth.value, depth.low, depth.high, depth_p),
+                line("Cophenetic correlation", tree.cophenetic, fit_low, fit_high, fit_p),
             ]
         )
     )
@@ -314,14 +309,31 @@ def groups(
     )
 
 
+def depth_answer(later: Later, routers: RouterSet) -> str:
+    """Whether early and late layers cluster; until all four questions are answered, alone.
+
+    The four are judged together, and with many experts the others take a while.
+    """
+    settings = null_settings.current()
+    key = ("questions", routers.key, settings.draws, settings.seed)
+    whole = later.get(key, lambda: layout.finding(routers, "/clustering"))
+    if whole is not None:
+        return whole
+    similarity = cached.layer_similarity(routers, "cka", "canonical")
+    asked = ask_depth(similarity, settings.draws - 1, settings.seed)
+    p_text = p_words(asked.p_value, len(asked.null))
+    return asked.words(asked.p_value < LEVEL, f"{p_text} (for this question alone)")
+
+
 def show() -> None:
     """The page."""
     links.through_app()
     routers = data_source.current()
     view = data_source.current_view()
+    later = Later()
     layout.heading(
         "Clustering",
-        layout.finding(routers, "/clustering"),
+        depth_answer(later, routers),
         HOW_TO_READ,
         routers,
         view=view,
@@ -332,7 +344,6 @@ def show() -> None:
         return
     sentence = st.empty()
     progress = st.empty()
-    later = Later()
     seed = null_settings.current().seed
     metric, linkage, cut, chance = controls(routers.n_layers)
     if linkage == CLASSIC:

@@ -17,21 +17,24 @@ from typing import Any, TypeVar
 import streamlit as st
 
 Result = TypeVar("Result")
+Key = tuple[Any, ...]
 
 FINISHED = "later_finished"
 # Seconds until the page is drawn with what there is by then, and between further drawings.
 FIRST_SLICE, NEXT_SLICE = 0.7, 4.0
 MOST_REMEMBERED = 5000
+# Kinds of results, the first part of their keys, that wait for all others.
+LAST = ("questions",)
 
 
 @dataclass
 class Later:
     """What one run of a page asked for, and what of it is missing."""
 
-    missing: list[tuple[Any, Callable[[], Any]]] = field(default_factory=list)
+    missing: list[tuple[Key, Callable[[], Any]]] = field(default_factory=list)
     asked: int = 0
 
-    def get(self, key: Any, make: Callable[[], Result]) -> Result | None:
+    def get(self, key: Key, make: Callable[[], Result]) -> Result | None:
         """The result of `make`, a door with a cache, if it has been made before."""
         self.asked += 1
         if key in st.session_state.setdefault(FINISHED, set()):
@@ -43,12 +46,12 @@ class Later:
         """Make what is missing for a while, show how far it is, and draw the page again."""
         if not self.missing:
             return
-        finished: set[Any] = st.session_state[FINISHED]
+        finished: set[Key] = st.session_state[FINISHED]
         if len(finished) > MOST_REMEMBERED:
             finished.clear()
         done = self.asked - len(self.missing)
         until = time.monotonic() + (NEXT_SLICE if done else FIRST_SLICE)
-        for key, make in self.missing:
+        for key, make in sorted(self.missing, key=lambda job: job[0][0] in LAST):
             place.progress(done / self.asked, f"{text} {done} of {self.asked}")
             make()
             finished.add(key)

@@ -12,6 +12,7 @@ from lens.cluster_null import (
     group_numbers,
     in_words,
     null_method,
+    number_words,
     p_words,
     pair_moments,
     summary,
@@ -84,7 +85,8 @@ def test_a_slow_change_along_depth_is_no_compact_groups():
     gram = gram_of_columns(np.stack(layers))
     null = group_null(gram, layer_tree(gram), draws=99)
     assert null.p_any[null.best] <= 0.05
-    assert in_words(null).startswith("No compact groups, though layers are not unrelated: at best")
+    assert in_words(null).startswith("No compact groups, at best ")
+    assert "though layers are not unrelated: silhouette 0." in in_words(null)
 
 
 @pytest.mark.parametrize("metric", LAYER_METRICS)
@@ -205,3 +207,15 @@ def test_the_least_p_that_draws_can_give_is_said_to_be_a_bound():
     assert p_words(1 / 200, 199) == "p ≤ 0.005"
     assert p_words(0.25, 199) == "p = 0.25"
     assert p_words(float("nan"), 199) == "p unknown"
+
+
+def test_small_numbers_are_written_out():
+    values = [0.454, 0.00254, 1.4e-05, -0.0123, float("nan"), 0.0]
+    assert [number_words(value) for value in values] == [
+        "0.45",
+        "0.0025",
+        "0.000014",
+        "−0.012",
+        "–",
+        "0",
+    ]

@@ -144,3 +144,13 @@ def test_slow_numbers_are_made_in_slices_each_of_which_is_shown(monkeypatch):
         page()
     assert made == [0, 0, 1, 2, 3]
     assert page() == [0, 1, 2, 3]  # nothing is missing, nothing is drawn again
+
+
+def test_until_all_questions_are_answered_the_page_states_the_one_of_depth_alone(
+    open_page, monkeypatch
+):
+    monkeypatch.setattr(Later, "run", lambda self, place: None)
+    app = open_page("clustering")
+    assert fine(app)
+    assert "(for this question alone)" in app.subheader[0].value
+    assert "in 95 % of 999 draws" in app.subheader[0].value
