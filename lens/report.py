@@ -1,9 +1,11 @@
 """Every figure and every table of a router set as files, without a browser.
 
-    python -m lens.report --input routers.npz --output-dir figures [--trace trace.npz]
+    python -m lens.report --input routers.npz --output-dir figures
+        [--trace trace.npz] [--traces DIR [--labels FILE]] [--checkpoint DIR]
 
-Each figure is written as PNG and SVG, each table as CSV. `report.json` lists the files
-and says what they were computed from; images carry the same inside. All of it is made
+Each figure is written as PNG and SVG, each table as CSV, and `report.html` is all of it on
+one page that opens offline. `report.json` lists the files and says what they were computed
+from; images carry the same inside. All of it is made
 in a folder of its own first and moved into place at the end, so that a failed run
 leaves nothing behind and an earlier report as it was.
 """
@@ -17,21 +19,27 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import numpy as np
 
-from lens import figures, report_parts
+from lens import figures, report_html, report_parts, report_traces
+from lens.caveats import caveats
 from lens.errors import LensError
-from lens.report_parts import Part, Settings
+from lens.gram import effective_dimension
+from lens.layer_null import DRAWS, check_draws
+from lens.report_findings import findings_of
+from lens.report_parts import Part, RouterNumbers, Settings, in_section
 from lens.routers import VIEWS, RouterSet, load_routers
 from lens.similarity import LAYER_METRICS
+from lens.trace_folder import TraceFolder, load_folder
 from lens.traces import Trace, load_trace
 
 INDEX = "report.json"
+PAGE = "report.html"
 FORMAT_VERSION = 1
 PNG_SCALE = 2
 CLEAR_LINE = "\r\033[K"
@@ -58,9 +66,11 @@ def write_report(
     settings: Settings | None = None,
     *,
     trace: Trace | None = None,
+    traces: TraceFolder | None = None,
+    more: Sequence[Part] = (),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
-    """Writes all figures and tables into a folder, whole or not at all.
+    """Writes all figures, tables and the page into a folder, whole or not at all.
 
     Files of other names that are in the folder already stay.
 
@@ -69,6 +79,8 @@ def write_report(
       folder: made if it does not exist; its parent has to.
       settings: view, metric and seed.
       trace: adds the figures of a prompt.
+      traces: adds those of many prompts.
+      more: further parts.
       progress: called with files done, files in all, and the next name.
 
     Raises:
@@ -78,9 +90,13 @@ def write_report(
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise LensError(f"{target} is a file; expected a folder, or a name not taken yet.")
-    parts = [*report_parts.router_parts(routers, settings)]
+    check_draws(settings.draws)
+    numbers = RouterNumbers(routers, settings)
+    parts = [*report_parts.router_parts(numbers), *more]
     if trace is not None:
-        parts += report_parts.trace_parts(trace, routers, settings)
+        parts += in_section("Prompt", report_traces.trace_parts(trace, routers, settings))
+    if traces is not None:
+        parts += in_section("Many prompts", report_traces.trace_folder_parts(traces, routers))
     about = _about(routers, settings, trace)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +109,9 @@ def write_report(
     try:
         work.mkdir()  # with the permissions of any new folder, unlike its holder
         entries, skipped = _write_parts(parts, work, about, progress)
+        page = _page(numbers, about, entries, skipped, work)
+        (work / PAGE).write_text(page, encoding="utf-8")
+        entries.append({"file": PAGE, "title": "Routing report"})
         index = {**about, "files": entries, "skipped": skipped}
         text = json.dumps(index, indent=1, ensure_ascii=False)
         (work / INDEX).write_text(text + "\n", encoding="utf-8")
@@ -127,12 +146,62 @@ def _write_parts(
         note = {**about, "figure": part.name, "settings": {**about["settings"], **part.settings}}
         for suffix, content in _contents(made, note):
             (work / f"{part.name}{suffix}").write_bytes(content)
-            entry = {"file": f"{part.name}{suffix}", "settings": note["settings"]}
+            entry = {
+                "file": f"{part.name}{suffix}",
+                "section": part.section,
+                "settings": note["settings"],
+            }
             if not isinstance(made, str):
                 entry["title"] = figures.chart_title(made)
                 entry["description"] = figures.alt_text(made)
             entries.append(entry)
     return entries, skipped
+
+
+def _page(
+    numbers: RouterNumbers,
+    about: dict[str, Any],
+    entries: Sequence[dict[str, Any]],
+    skipped: dict[str, str],
+    work: Path,
+) -> str:
+    """The report on one page, from the files that were written."""
+    routers, settings = numbers.routers, numbers.settings
+    named: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        named.setdefault(entry["file"].rpartition(".")[0], []).append(entry)
+    shown = [
+        report_html.Entry(
+            name,
+            same[0]["section"],
+            tuple(entry["file"] for entry in same),
+            same[0].get("title", ""),
+            same[0].get("description", ""),
+        )
+        for name, same in named.items()
+    ]
+    shape = f"{routers.n_layers} layers × {routers.n_experts} experts, width {routers.d_model:,}"
+    dimension = effective_dimension(numbers.gram)
+    facts = [
+        ("Routers", f"{shape}, top {routers.top_k}, {routers.score}"),
+        ("SHA-256", routers.sha256),
+        ("Norm scales", about["norm_scales"]),
+        ("View", settings.view),
+        ("Layer metric", LAYER_METRICS[settings.metric].label),
+        ("Nulls", f"{settings.draws:,} draws, seed {settings.null_seed}"),
+        ("Seed of maps", str(settings.seed)),
+        ("Effective dimension", f"{dimension:,.1f} of {routers.n_layers * routers.n_experts:,}"),
+        (
+            "Made by",
+            f"python -m lens.report --input FILE --output-dir DIR --view {settings.view} "
+            f"--metric {settings.metric} --seed {settings.seed} --draws {settings.draws} "
+            f"--null-seed {settings.null_seed}",
+        ),
+        *(("Note", sentence) for sentence in caveats(routers)),
+    ]
+    return report_html.page(
+        about, facts, numbers.answers, findings_of(numbers), shown, skipped, work
+    )
 
 
 def _contents(made: alt.TopLevelMixin | str, note: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
@@ -179,7 +248,7 @@ def _about(routers: RouterSet, settings: Settings, trace: Trace | None) -> dict[
         "top_k": routers.top_k,
         "layer_ids": np.asarray(routers.layer_ids).tolist(),
         "norm_scales": "known" if routers.norm_scales is not None else "unknown",
-        "settings": {"view": settings.view, "metric": settings.metric, "seed": settings.seed},
+        "settings": asdict(settings),
     }
     if trace is not None:
         about["trace"] = {
@@ -199,12 +268,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder for the files")
     parser.add_argument("--trace", metavar="FILE", help="trace .npz: adds the figures of a prompt")
     parser.add_argument(
+        "--traces", metavar="DIR", help="folder of trace .npz files: adds those of many prompts"
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="CSV or JSONL with the columns file and label, of --traces"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="checkpoint of these routers: adds what each expert listens to",
+    )
+    parser.add_argument(
         "--view", choices=VIEWS, default="canonical", help="which form of the routers is compared"
     )
     parser.add_argument(
         "--metric", choices=list(LAYER_METRICS), default="cka", help="similarity of layers"
     )
     parser.add_argument("--seed", type=int, default=42, help="seed of t-SNE and UMAP (default 42)")
+    parser.add_argument(
+        "--draws", type=int, default=DRAWS, help=f"draws of every null (default {DRAWS})"
+    )
+    parser.add_argument("--null-seed", type=int, default=0, help="seed of the nulls (default 0)")
     return parser
 
 
@@ -212,18 +296,50 @@ def _terminal_progress(done: int, total: int, name: str) -> None:
     print(f"{CLEAR_LINE}[{done + 1}/{total}] {name}", end="", file=sys.stderr, flush=True)
 
 
+def _traces(folder: str | None, labels: str | None) -> TraceFolder | None:
+    if folder is None:
+        return None
+    return load_folder(folder, labels)
+
+
+def _vocabulary(routers: RouterSet, checkpoint: str | None) -> list[Part]:
+    """What each expert listens to, where the checkpoint is at hand."""
+    if checkpoint is None:
+        return []
+    from lens.extract_embedding import checkpoint_readout
+    from lens.report_vocabulary import vocabulary_parts
+
+    readout, piece = checkpoint_readout(routers, checkpoint)
+    labels = [routers.label(layer) for layer in range(routers.n_layers)]
+    return in_section("Vocabulary", vocabulary_parts(readout, routers, labels, piece))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 with a message on an expected failure."""
     options = _parser().parse_args(arguments)
     shown = sys.stderr.isatty()
     try:
-        if not 0 <= options.seed < 2**32:
-            raise LensError(f"--seed: found {options.seed}; expected 0 to {2**32 - 1}.")
+        for name in ("seed", "null_seed"):
+            if not 0 <= getattr(options, name) < 2**32:
+                raise LensError(
+                    f"--{name.replace('_', '-')}: found {getattr(options, name)}; expected 0 to "
+                    f"{2**32 - 1}."
+                )
+        if options.labels and not options.traces:
+            raise LensError("--labels: names the traces of --traces; give that folder too.")
         routers = load_routers(Path(options.input))
-        trace = load_trace(Path(options.trace)) if options.trace else None
-        settings = Settings(options.view, options.metric, options.seed)
-        progress = _terminal_progress if shown else None
-        report = write_report(routers, options.output_dir, settings, trace=trace, progress=progress)
+        settings = Settings(
+            options.view, options.metric, options.seed, options.draws, options.null_seed
+        )
+        report = write_report(
+            routers,
+            options.output_dir,
+            settings,
+            trace=load_trace(Path(options.trace)) if options.trace else None,
+            traces=_traces(options.traces, options.labels),
+            more=_vocabulary(routers, options.checkpoint),
+            progress=_terminal_progress if shown else None,
+        )
     except LensError as error:
         print(f"{CLEAR_LINE * shown}lens.report: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ from lens.branch_support import (
     seconds_a_draw,
     unrelated_sets_wanted,
 )
-from lens.cluster_null import GroupNull, depth_agreement_null, group_null
+from lens.cluster_null import GroupNull, depth_agreement_null
 from lens.embedding import SEEDED
 from lens.errors import LensError
 from lens.map_stability import MapStability, TrustNull, layer_map_stability, trust_null
@@ -33,10 +33,8 @@ def clustering_parts(n: RouterNumbers) -> list[Part]:
     labels, metric, view = n.labels, n.settings.metric, n.settings.view
     cuts = range(2, min(MAX_GROUPS, len(labels)) + 1)
 
-    @lru_cache(maxsize=1)
     def null() -> GroupNull:
-        n.needs(3, "A silhouette")
-        return group_null(n.gram, n.tree, metric)
+        return n.group_null
 
     @lru_cache(maxsize=1)
     def support() -> BranchSupport | None:

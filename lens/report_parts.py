@@ -8,8 +8,8 @@ once. A part that cannot be made for a router set (a map of three layers, say) r
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -18,26 +18,36 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from lens import clustering, figures, tables
+from lens import clustering
 from lens import experts as expert_values
+from lens.bootstrap import Intervals, adjacent_intervals
+from lens.bootstrap import affordable_draws as bootstrap_draws
+from lens.chains import SignificantChains, significant_chains
+from lens.cluster_null import GroupNull, group_null
 from lens.embedding import LayerMap, layer_map
 from lens.errors import LensError
 from lens.gram import RouterGram, router_gram
-from lens.matching import expert_chains
-from lens.null import Chance, chance_level, chance_samples
+from lens.layer_null import (
+    DRAWS,
+    SEED,
+    LayerNull,
+    adjacent_null,
+    affordable_draws,
+    layer_null,
+)
+from lens.null import Chance, chance_level
+from lens.questions import Answer, four_questions
 from lens.report_traces import trace_parts as trace_parts
 from lens.routers import RouterSet
 from lens.similarity import (
-    LAYER_METRICS,
     AdjacentLayers,
     adjacent_layers,
     expert_correlation,
     expert_similarity_across_layers,
-    layer_pair,
     layer_similarity,
 )
-
-MEASURES = ("norm", "variance", "l1_l2", "breadth", "max_similarity")
+from lens.transitions import Transitions, transitions
+from lens.within import WithinLayers, within_layers
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,15 @@ class Settings:
       view: "canonical" or "raw".
       metric: id of the layer metric.
       seed: of t-SNE and UMAP.
+      draws: of every null.
+      null_seed: of the draws.
     """
 
     view: str = "canonical"
     metric: str = "cka"
     seed: int = 42
+    draws: int = DRAWS
+    null_seed: int = SEED
 
 
 @dataclass(frozen=True)
@@ -63,11 +77,13 @@ class Part:
       name: its file name without the suffix.
       make: computes it: a chart, or CSV text.
       settings: what it depends on besides the report's settings.
+      section: heading that it stands under.
     """
 
     name: str
     make: Callable[[], alt.TopLevelMixin | str]
     settings: dict[str, Any] = field(default_factory=dict)
+    section: str = ""
 
 
 def version() -> str:
@@ -150,6 +166,66 @@ class RouterNumbers:
         a, b = np.unravel_index(np.argmax(upper), upper.shape)
         return int(a), int(b)
 
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """The four questions, of canonical routers whatever the view."""
+        canonical = self.gram if self.settings.view == "canonical" else router_gram(self.routers)
+        settings = {"draws": self.settings.draws - 1, "seed": self.settings.null_seed}
+        return four_questions(self.routers, canonical, **settings)
+
+    def draws_of(self, n_pairs: int, metric: str | None = None) -> int:
+        """Draws of a null of so many pairs that many experts leave room for."""
+        metric = self.settings.metric if metric is None else metric
+        return affordable_draws(metric, n_pairs, self.gram.n_experts, self.settings.draws)
+
+    @cached_property
+    def null(self) -> LayerNull:
+        self.needs(2, "A null of pairs of layers")
+        draws, seed = self.draws_of(1, "cka"), self.settings.null_seed
+        return layer_null(self.gram, self.settings.metric, draws=draws, seed=seed)
+
+    @cached_property
+    def group_null(self) -> GroupNull:
+        self.needs(3, "A silhouette")
+        return group_null(self.gram, self.tree, self.settings.metric)
+
+    @cached_property
+    def adjacent_null(self) -> np.ndarray:
+        self.needs(2, "A null of adjacent layers")
+        draws, seed = self.draws_of(self.gram.n_layers - 1), self.settings.null_seed
+        return adjacent_null(self.gram, self.settings.metric, draws=draws, seed=seed)
+
+    @cached_property
+    def transitions(self) -> Transitions:
+        self.needs(2, "A comparison of adjacent layers")
+        draws, seed = self.draws_of(self.gram.n_layers - 1), self.settings.null_seed
+        return transitions(self.gram, self.settings.metric, draws=draws, seed=seed)
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        self.needs(2, "An interval of adjacent layers")
+        columns = self.routers.columns(self.settings.view)
+        n_layers, d_model, n_experts = columns.shape
+        draws = bootstrap_draws(n_layers - 1, d_model, n_experts, self.settings.draws)
+        seed = self.settings.null_seed
+        return adjacent_intervals(columns, self.settings.metric, draws=draws, seed=seed)
+
+    @cached_property
+    def chains(self) -> SignificantChains:
+        self.needs(2, "A matching of experts")
+        return significant_chains(
+            self.gram, draws=self.settings.draws, seed=self.settings.null_seed
+        )
+
+    @cached_property
+    def within(self) -> WithinLayers:
+        return within_layers(
+            self.gram,
+            self.settings.view,
+            draws=self.settings.draws,
+            seed=self.settings.null_seed,
+        )
+
     def map(self, method: str) -> LayerMap:
         if method not in self._maps:
             self._maps[method] = layer_map(
@@ -173,95 +249,20 @@ class RouterNumbers:
             )
 
 
-def router_parts(routers: RouterSet, settings: Settings) -> list[Part]:
-    """The figures and tables of a router set."""
-    from lens.report_clustering import clustering_parts  # it needs this file's Part
-
-    n = RouterNumbers(routers, settings)
-    return [*_layer_parts(n), *_expert_parts(n), *clustering_parts(n)]
-
-
-def _layer_parts(n: RouterNumbers) -> list[Part]:
-    metric, labels = n.settings.metric, n.labels
-
-    def pair_figure() -> alt.TopLevelMixin:
-        a, b = n.closest
-        count = n.routers.n_experts
-        return figures.pair_matrix(
-            layer_pair(n.gram, a, b),
-            figures.expert_names(labels[a], count),
-            figures.expert_names(labels[b], count),
-            chance=n.chance_of("matched_cosine"),
-        )
-
-    def pair_table() -> str:
-        a, b = n.closest
-        count = n.routers.n_experts
-        names = [figures.expert_names(labels[row], count) for row in (a, b)]
-        return tables.pair_csv(layer_pair(n.gram, a, b), *names)
-
-    def null_figure() -> alt.TopLevelMixin:
-        chance = n.chance
-        if chance is None:
-            raise LensError("The raw view has no chance level. Use the canonical view.")
-        gram = n.gram
-        samples = chance_samples(metric, gram.d_model, gram.n_experts, norm=n.norm)
-        mean = float(np.mean(n.adjacent.similarity))
-        name = f"mean {LAYER_METRICS[metric].label} of adjacent layers"
-        return figures.null_place(mean, chance, name=name, samples=samples)
+def router_parts(n: RouterNumbers) -> list[Part]:
+    """The figures and tables of a router set, section by section."""
+    from lens.report_clustering import clustering_parts  # these need this file's Part
+    from lens.report_experts import expert_parts
+    from lens.report_layers import layer_parts, question_parts
 
     return [
-        Part(
-            "layer_similarity_heatmap",
-            lambda: figures.layer_similarity_heatmap(n.similarity, None, labels, metric, n.chance),
-        ),
-        Part("layer_similarity", lambda: tables.layer_similarity_csv(n.similarity, labels, metric)),
-        Part(
-            "adjacent_layer_similarity",
-            lambda: figures.adjacent_layer_similarity(n.adjacent, n.chance, labels, metric=metric),
-        ),
-        Part("adjacent_layers", lambda: tables.adjacent_csv(n.adjacent, labels, metric)),
-        Part("layer_change", lambda: figures.layer_change(n.adjacent, labels)),
-        Part("adjacent_layers_against_chance", null_figure),
-        Part("most_similar_layers", pair_figure),
-        Part("most_similar_layers_cosines", pair_table),
+        *in_section("Four questions", question_parts(n)),
+        *in_section("Layers", layer_parts(n)),
+        *in_section("Experts", expert_parts(n)),
+        *in_section("Clustering", clustering_parts(n)),
     ]
 
 
-def _expert_parts(n: RouterNumbers) -> list[Part]:
-    labels, view = n.labels, n.settings.view
-
-    def measure_map(measure: str) -> Callable[[], alt.TopLevelMixin]:
-        def make() -> alt.TopLevelMixin:
-            if measure == "max_similarity":
-                n.needs(2, "A similarity to other layers' experts")
-            level = n.measures.baselines.get(measure)
-            return figures.expert_map(getattr(n.measures, measure), labels, measure, level)
-
-        return make
-
-    def chains() -> str:
-        n.needs(2, "A matching of experts")
-        return tables.chains_csv(expert_chains(n.gram), labels)
-
-    return [
-        Part(
-            "expert_variance_analysis",
-            lambda: figures.expert_variance_analysis(n.measures, labels),
-        ),
-        Part("expert_measures", lambda: tables.expert_measures_csv(n.measures, labels)),
-        *(Part(f"expert_map_{measure}", measure_map(measure)) for measure in MEASURES),
-        Part(
-            "expert_correlation_matrix",
-            lambda: figures.expert_correlation_matrix(
-                n.correlation.mean(axis=0), chance=0.0 if view == "raw" else None
-            ),
-        ),
-        Part("expert_correlation", lambda: tables.expert_pairs_csv(n.correlation, labels)),
-        Part(
-            "expert_similarity_across_layers",
-            lambda: figures.expert_similarity_across_layers(n.across, labels, view=view),
-        ),
-        Part("expert_similarity_by_index", lambda: tables.across_layers_csv(n.across, labels)),
-        Part("expert_chains", chains),
-    ]
+def in_section(section: str, parts: Iterable[Part]) -> list[Part]:
+    """The parts, marked as belonging to a section of the report."""
+    return [replace(part, section=section) for part in parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 
 from lens import report, report_parts
 from lens.errors import LensError
+from lens.extract import extract_routers
 from lens.report import main, write_report
-from lens.report_parts import Part, Settings
+from lens.report_experts import expert_parts
+from lens.report_layers import layer_parts, question_parts
+from lens.report_parts import Part, RouterNumbers, Settings
 from lens.routers import RouterSet, save_routers
 from lens.traces import Trace
 
@@ -59,7 +63,7 @@ def few_parts(monkeypatch: pytest.MonkeyPatch, *failing: str) -> None:
     def broken() -> str:
         raise OSError(28, "No space left on device")
 
-    def parts(routers: RouterSet, settings: Settings) -> list[Part]:
+    def parts(numbers: RouterNumbers) -> list[Part]:
         tables = [Part("one", lambda: "a\n1\n"), Part("two", lambda: "a\n2\n")]
         return [*tables, *(Part(name, broken) for name in failing)]
 
@@ -98,7 +102,13 @@ def test_index_lists_exactly_what_was_written_and_what_from(written):
     assert {path.name for path in folder.iterdir()} == names | {"report.json"}
     assert index["sha256"] == routers.sha256
     assert index["source"] == "drawn at random"
-    assert index["settings"] == {"view": "canonical", "metric": "cka", "seed": 7}
+    assert index["settings"] == {
+        "view": "canonical",
+        "metric": "cka",
+        "seed": 7,
+        "draws": 1000,
+        "null_seed": 0,
+    }
     assert index["skipped"] == {}
     assert index["program"].startswith("grok-moe-lens ")
     assert index["program"] != "grok-moe-lens unknown"
@@ -158,7 +168,7 @@ def test_a_trace_of_another_model_is_shown_but_not_compared(tmp_path, monkeypatc
 @pytest.mark.parametrize("view", ["canonical", "raw"])
 @pytest.mark.parametrize("metric", ["matched_cosine", "euclidean"])
 def test_each_view_and_metric_gives_the_layer_figures(view, metric):
-    parts = report_parts.router_parts(router_set(4), Settings(view, metric, 0))
+    parts = report_parts.router_parts(RouterNumbers(router_set(4), Settings(view, metric, 0, 50)))
     made = {part.name: part for part in parts}
     title = made["layer_similarity_heatmap"].make().to_dict()["title"]
     assert ("not computed" in " ".join(title["subtitle"])) == (view == "raw")
@@ -251,3 +261,43 @@ def test_progress_counts_every_part_in_order(tmp_path, monkeypatch):
     seen = []
     write_report(router_set(2), tmp_path / "out", progress=lambda *step: seen.append(step))
     assert seen == [(0, 2, "one"), (1, 2, "two")]
+
+
+def test_the_nulls_draws_and_seed_are_settings_that_the_report_keeps(tmp_path, capsys):
+    save_routers(router_set(3), tmp_path / "r.npz")
+    arguments = ["--input", str(tmp_path / "r.npz"), "--output-dir", str(tmp_path / "out")]
+    assert main([*arguments, "--draws", "60", "--null-seed", "5"]) == 0
+    index = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert (index["settings"]["draws"], index["settings"]["null_seed"]) == (60, 5)
+    pairs = (tmp_path / "out" / "layer_similarity_pairs.csv").read_text(encoding="utf-8")
+    assert "60 draws, seed 5" in pairs.splitlines()[0]
+    assert main([*arguments, "--draws", "3"]) == 2
+    assert "draws: found 3" in capsys.readouterr().err
+    assert main([*arguments, "--labels", "x.csv"]) == 2
+    assert "--traces" in capsys.readouterr().err
+
+
+def test_the_same_input_gives_the_same_page(tmp_path, monkeypatch):
+    def parts(numbers: RouterNumbers) -> list[Part]:
+        return [*layer_parts(numbers), *question_parts(numbers), *expert_parts(numbers)]
+
+    monkeypatch.setattr(report_parts, "router_parts", parts)
+    pages = []
+    for name in ("a", "b"):
+        write_report(router_set(3), tmp_path / name, Settings(draws=50))
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        # The renderer numbers what it draws through the whole process.
+        pages.append(re.sub(r"data:image/svg[^\"]*", "svg", page))
+    assert pages[0] == pages[1]
+
+
+def test_a_checkpoint_adds_what_the_experts_listen_to_if_the_routers_are_its_own(tmp_path, capsys):
+    checkpoint = Path(__file__).resolve().parents[1] / "data" / "tiny3"
+    save_routers(extract_routers(checkpoint), tmp_path / "r.npz")
+    arguments = ["--input", str(tmp_path / "r.npz"), "--output-dir", str(tmp_path / "out")]
+    assert main([*arguments, "--draws", "50", "--checkpoint", str(checkpoint)]) == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert '<h2 id="vocabulary">Vocabulary</h2>' in page
+    save_routers(router_set(3), tmp_path / "r.npz")
+    assert main([*arguments, "--checkpoint", str(checkpoint)]) == 2
+    assert "expected the checkpoint that they were extracted from" in capsys.readouterr().err

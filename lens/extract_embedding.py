@@ -1,0 +1,58 @@
+"""The token embedding of a checkpoint, for what its experts listen to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from grok.checkpoint import open_checkpoint
+from grok.embedding import open_embedding
+from grok.errors import GrokError
+from grok.tokenizer import Tokenizer
+from lens.disk_cache import DiskCache
+from lens.errors import LensError
+from lens.extract import extract_routers
+from lens.routers import RouterSet
+from lens.vocabulary import Readout
+from lens.vocabulary_store import stored_readout
+
+Piece = Callable[[int], str]
+
+
+def checkpoint_readout(
+    routers: RouterSet, path: str | os.PathLike[str], progress: Any = None
+) -> tuple[Readout, Piece | None]:
+    """What the experts of these routers listen to, from the checkpoint that they come from.
+
+    Args:
+      routers: the set.
+      path: the folder of the checkpoint.
+      progress: told how many tokens were read, and of how many.
+
+    Returns:
+      The read-out, and the text of a token id where the checkpoint has a tokenizer.
+
+    Raises:
+      LensError: the checkpoint has other routers, or cannot be read.
+    """
+    try:
+        own = extract_routers(path)
+        if own.sha256 != routers.sha256:
+            raise LensError(
+                f"{path}: its routers have the SHA-256 {own.sha256[:12]}…, these "
+                f"{routers.sha256[:12]}…; expected the checkpoint that they were extracted from, "
+                "norm scales included."
+            )
+        checkpoint = open_checkpoint(path)
+        embedding = open_embedding(checkpoint)
+        cache = DiskCache()
+        found = stored_readout(
+            routers, embedding, embedding.identity, cache=cache, progress=progress
+        )
+        if checkpoint.tokenizer_file is None:
+            return found, None
+        tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
+        return found, lambda token: tokenizer.pieces([token])[0]
+    except GrokError as error:
+        raise LensError(str(error)) from error

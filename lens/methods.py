@@ -1,0 +1,53 @@
+"""How each number of a report came about, in a few sentences a section."""
+
+from __future__ import annotations
+
+METHODS: dict[str, str] = {
+    "Four questions": (
+        "Canonical routers: diag(γ)·W·(I − 11ᵀ/E), the norm's scale folded in and what softmax "
+        "cannot see removed. Questions 1 and 2 shuffle the order of the layers, question 3 turns "
+        "every layer at random and matches its experts anew, question 4 compares with random "
+        "routers of equal variance. An answer is a finding when its p-value, adjusted for four "
+        "questions by Holm's method, is below 1 %."
+    ),
+    "Layers": (
+        "CKA = ‖AᵀB‖²_F / (‖AᵀA‖_F ‖BᵀB‖_F). The null turns each layer of a pair by a random "
+        "rotation of the residual stream: its own geometry stays, its place relative to the other "
+        "becomes arbitrary. z = (s − mean) / sd of the pair's own null. p is the share of draws at "
+        "least as alike, read off a Pearson type III curve where fewer than ten are; q adjusts it "
+        "for all pairs (Benjamini–Hochberg). Intervals take the coordinates anew with replacement, "
+        "2s − 2m + quantiles of s*. A transition changes by |Δ| > 2σ of the series and by more "
+        "than the largest change of 95 % of series of unrelated layers. A small effective "
+        "dimension (tr S)²/tr S² says that few shared directions carry most of the weight, which "
+        "alone makes layers look alike."
+    ),
+    "Experts": (
+        "Breadth is P(z_k among the top K), z ~ N(0, W̃ᵀW̃): an isotropic prior. A chain follows an "
+        "expert by the best one-to-one matching of cosines for as long as each match has q ≤ 0.05 "
+        "against layers turned at random and matched anew. Within a layer unrelated columns less "
+        "their mean have a cosine of −1/(E − 1), give or take 1/√d. Numbers of experts carry no "
+        "meaning across layers; what compares by index is marked classic."
+    ),
+    "Clustering": (
+        "Distances √(2 − 2·CKA); average linkage with optimal leaf order. The silhouette of every "
+        "cut stands beside that of the same cut of unrelated layers, agreement with thirds of the "
+        "depth (adjusted Rand index) beside shuffled depths. Support of a branch is the share of "
+        "trees of resampled coordinates that have it. Trustworthiness of a map stands beside that "
+        "of maps of unrelated layers; t-SNE and UMAP are made with three seeds and compared."
+    ),
+    "Vocabulary": (
+        "Token embeddings through the norm before the router into W̃: the direct path, exact for "
+        "what the embedding contributes; later layers see more than the embedding. Chance is a "
+        "random direction of the same length through the same tokens."
+    ),
+    "Prompt": (
+        "Margin z_K − z_{K+1} of the ordered router logits; gates p = softmax(z) over all experts. "
+        "Loads stand beside even use, pairs beside what loads alone explain, repeats beside the "
+        "same choices in random order, information beside shuffled tokens. Tokens of a text are "
+        "not independent: a value outside its band speaks of this text."
+    ),
+    "Many prompts": (
+        "Each trace counts as one unit: labels are permuted over traces, not over tokens. Lifts "
+        "of labels carry q-values (Benjamini–Hochberg)."
+    ),
+}

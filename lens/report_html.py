@@ -1,0 +1,180 @@
+"""The report as one page that opens offline: no script, no request, all images inside.
+
+Everything that came with the data (names of sources, tokens, labels) is text here, never
+markup; the page's policy forbids it to load or run anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lens.methods import METHODS
+
+# Tables of so many rows are on the page too; larger ones are files beside it.
+INLINE_ROWS = 40
+# Images beyond this size are taken as PNG, which is smaller for many marks.
+INLINE_SVG = 120_000
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6673; --line: #d7dde4;
+  --ground: #ffffff; --card: #f6f8fa; --link: #0b62a8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf0; --soft: #9aa7b4; --line: #2e3946;
+  --ground: #10161d; --card: #18212b; --link: #6cb6f0; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 1060px; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
+h1 { font-size: 1.9rem; margin: 0 0 .3rem; } h2 { margin: 3rem 0 .6rem; font-size: 1.4rem; }
+h3 { margin: 1.8rem 0 .4rem; font-size: 1.05rem; }
+a { color: var(--link); } p.soft, .soft { color: var(--soft); font-size: .92rem; }
+nav ul, ul.plain { padding-left: 1.1rem; } code { font-size: .88em; overflow-wrap: anywhere; }
+figure { margin: 1rem 0; padding: 1rem; background: #ffffff; border: 1px solid var(--line);
+  border-radius: 8px; overflow-x: auto; }
+figure img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
+.question { border: 1px solid var(--line); background: var(--card); border-radius: 8px;
+  padding: .8rem 1rem; margin: .8rem 0; }
+.found { color: #1a7f37; font-weight: 600; } .table { overflow-x: auto; }
+@media (prefers-color-scheme: dark) { .found { color: #56d364; } }
+table { border-collapse: collapse; font-size: .88rem; margin: .4rem 0; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left;
+  vertical-align: top; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+@media print { figure, .question { break-inside: avoid; } nav { display: none; } }
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure or table that was written.
+
+    Attributes:
+      name: its file name without the suffix.
+      section: heading that it stands under.
+      files: names of its files.
+      title, description: of a figure, empty for a table.
+    """
+
+    name: str
+    section: str
+    files: tuple[str, ...]
+    title: str = ""
+    description: str = ""
+
+
+def page(
+    about: Mapping[str, Any],
+    facts: Sequence[tuple[str, str]],
+    answers: Sequence[Any],
+    findings: Mapping[str, Sequence[str]],
+    entries: Sequence[Entry],
+    skipped: Mapping[str, str],
+    folder: Path,
+) -> str:
+    """The page as HTML.
+
+    Args:
+      about: what the report was computed from, as in its index.
+      facts: names and values of the header.
+      answers: the four questions.
+      findings: sentences for each section.
+      entries: what was written, in order.
+      skipped: names of what could not be made, and why.
+      folder: where the files are.
+    """
+    sections = list(dict.fromkeys(entry.section for entry in entries))
+    body = [
+        "<h1>Routing report</h1>",
+        f"<p class=soft>{_text(about['source'])} · {_text(about['program'])}</p>",
+        "<dl>" + "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts) + "</dl>",
+        "<nav><h2>Contents</h2><ul>"
+        + "".join(f'<li><a href="#{_anchor(s)}">{_text(s)}</a></li>' for s in sections)
+        + "</ul></nav>",
+    ]
+    for section in sections:
+        body.append(f'<h2 id="{_anchor(section)}">{_text(section)}</h2>')
+        if section == "Four questions":
+            body += [_question(answer) for answer in answers]
+        said = findings.get(section, ())
+        if said:
+            body.append(
+                "<ul class=plain>" + "".join(f"<li>{_text(s)}</li>" for s in said) + "</ul>"
+            )
+        if section in METHODS:
+            body.append(f"<p class=soft>Method. {_text(METHODS[section])}</p>")
+        body += [_entry(entry, folder) for entry in entries if entry.section == section]
+    if skipped:
+        rows = "".join(f"<li>{_text(n)}: {_text(why)}</li>" for n, why in skipped.items())
+        body.append(f"<h2>Left out</h2><ul class=plain>{rows}</ul>")
+    return (
+        "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8>"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>Routing report: {_text(about['source'])}</title><style>{STYLE}</style></head>\n"
+        "<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
+    )
+
+
+def _question(answer: Any) -> str:
+    found = "<span class=found>beyond chance</span>" if answer.distinguishable else ""
+    return (
+        f"<div class=question><strong>{_text(answer.question)}</strong> {found}"
+        f"<p>{_text(answer.sentence)}</p></div>"
+    )
+
+
+def _entry(entry: Entry, folder: Path) -> str:
+    links = " · ".join(f'<a href="{_text(name)}">{_text(name)}</a>' for name in entry.files)
+    if entry.files[0].endswith(".csv"):
+        written = entry.section == "Four questions"  # which the page has in words
+        table = "" if written else _table((folder / entry.files[0]).read_text(encoding="utf-8"))
+        return f"{table}<p class=soft>Table: {links}</p>"
+    return (
+        f'<h3>{_text(entry.title)}</h3><figure><img alt="{_text(entry.description)}" '
+        f'src="{_image(entry, folder)}"></figure><p class=soft>{links}</p>'
+    )
+
+
+def _image(entry: Entry, folder: Path) -> str:
+    svg = (folder / f"{entry.name}.svg").read_bytes()
+    if len(svg) <= INLINE_SVG:
+        return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+    png = (folder / f"{entry.name}.png").read_bytes()
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _table(text: str) -> str:
+    """A small table in place; nothing for a large one."""
+    rows = list(csv.reader(io.StringIO(text)))
+    if len(rows) - 1 > INLINE_ROWS or not rows or len(rows[0]) > 12:
+        return ""
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in rows[0])
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{_text(_short(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows[1:]
+    )
+    return f"<div class=table><table><tr>{head}</tr>{lines}</table></div>"
+
+
+def _short(cell: str) -> str:
+    """Numbers to four digits; the file has all of them."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return cell
+    return cell if value.is_integer() else f"{value:.4g}"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _anchor(section: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in section.lower())

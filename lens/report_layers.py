@@ -1,0 +1,95 @@
+"""The report's four questions, and its figures and tables of layers."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+
+from lens import figures, tables
+from lens.errors import LensError
+from lens.null import chance_samples
+from lens.report_parts import Part, RouterNumbers
+from lens.similarity import LAYER_METRICS, layer_pair
+
+
+def question_parts(n: RouterNumbers) -> list[Part]:
+    """The four questions as a table."""
+
+    def table() -> str:
+        return tables.table_csv(
+            {
+                "question": [answer.question for answer in n.answers],
+                "answer": [answer.sentence for answer in n.answers],
+                "effect": [answer.effect_name for answer in n.answers],
+                "value": [answer.effect for answer in n.answers],
+                "mean by chance": [answer.null_mean for answer in n.answers],
+                "2.5 % by chance": [answer.null_low for answer in n.answers],
+                "97.5 % by chance": [answer.null_high for answer in n.answers],
+                "p": [answer.p_value for answer in n.answers],
+                "p for four questions (Holm)": [answer.p_adjusted for answer in n.answers],
+                "finding at 1 % (1 yes, 0 no)": [int(a.distinguishable) for a in n.answers],
+            }
+        )
+
+    return [Part("four_questions", table)]
+
+
+def layer_parts(n: RouterNumbers) -> list[Part]:
+    """Similarity of layers, pair by pair and neighbour by neighbour, against chance."""
+    metric, labels = n.settings.metric, n.labels
+
+    def pair_figure() -> alt.TopLevelMixin:
+        a, b = n.closest
+        count = n.routers.n_experts
+        return figures.pair_matrix(
+            layer_pair(n.gram, a, b),
+            figures.expert_names(labels[a], count),
+            figures.expert_names(labels[b], count),
+            chance=n.chance_of("matched_cosine"),
+        )
+
+    def pair_table() -> str:
+        a, b = n.closest
+        count = n.routers.n_experts
+        names = [figures.expert_names(labels[row], count) for row in (a, b)]
+        return tables.pair_csv(layer_pair(n.gram, a, b), *names)
+
+    def against_chance() -> alt.TopLevelMixin:
+        return figures.layer_null_heatmap(n.null, n.similarity, None, labels)
+
+    def neighbours() -> alt.TopLevelMixin:
+        return figures.adjacent_against_chance(
+            n.adjacent, n.adjacent_null, n.transitions, labels, metric, n.intervals
+        )
+
+    def null_figure() -> alt.TopLevelMixin:
+        chance = n.chance
+        if chance is None:
+            raise LensError("The raw view has no chance level. Use the canonical view.")
+        gram = n.gram
+        samples = chance_samples(metric, gram.d_model, gram.n_experts, norm=n.norm)
+        mean = float(np.mean(n.adjacent.similarity))
+        name = f"mean {LAYER_METRICS[metric].label} of adjacent layers"
+        return figures.null_place(mean, chance, name=name, samples=samples)
+
+    return [
+        Part(
+            "layer_similarity_heatmap",
+            lambda: figures.layer_similarity_heatmap(n.similarity, None, labels, metric, n.chance),
+        ),
+        Part("layer_similarity", lambda: tables.layer_similarity_csv(n.similarity, labels, metric)),
+        Part("layer_similarity_against_chance", against_chance),
+        Part(
+            "layer_similarity_pairs",
+            lambda: tables.layer_null_csv(n.null, n.similarity, labels),
+        ),
+        Part("adjacent_layer_similarity", neighbours),
+        Part(
+            "adjacent_layers",
+            lambda: tables.adjacent_csv(n.adjacent, labels, metric, n.transitions),
+        ),
+        Part("layer_change", lambda: figures.layer_change(n.adjacent, labels)),
+        Part("adjacent_layers_against_chance", null_figure),
+        Part("most_similar_layers", pair_figure),
+        Part("most_similar_layers_cosines", pair_table),
+    ]
