@@ -8,6 +8,7 @@ the data, the version, the settings) into the file itself, where image viewers a
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -41,11 +42,27 @@ def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = Non
     Args:
       note: names and values kept in the file as JSON, in its metadata element.
     """
-    text = vl_convert.vegalite_to_svg(_exported(chart), vl_version=VEGA_LITE)
+    text = _renumbered(vl_convert.vegalite_to_svg(_exported(chart), vl_version=VEGA_LITE))
     if note is None:
         return text
     end = text.index(">", text.index("<svg")) + 1
     return f"{text[:end]}<metadata>{escape(_json(note))}</metadata>{text[end:]}"
+
+
+def _renumbered(svg: str) -> str:
+    """Names of gradients and clips counted within the figure.
+
+    Vega counts them over the life of the process, so that equal figures would differ.
+    """
+    names = dict.fromkeys(re.findall(r'\bid="([a-z]+_?)(\d+)"', svg))
+    numbers = {name: str(count) for count, name in enumerate(names, 1)}
+
+    def renumbered(found: re.Match[str]) -> str:
+        name = found["name"], found["number"]
+        return found["before"] + name[0] + numbers.get(name, name[1]) + found["after"]
+
+    named = r"(?P<name>[a-z]+_?)(?P<number>\d+)"
+    return re.sub(rf'(?P<before>\bid="|="url\(#){named}(?P<after>"|\)")', renumbered, svg)
 
 
 def _exported(chart: alt.TopLevelMixin) -> dict[str, Any]:

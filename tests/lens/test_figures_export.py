@@ -64,6 +64,12 @@ def test_svg_holds_the_title_and_the_note(chart):
     assert "Similarity of layers" in text
 
 
+def test_equal_figures_give_equal_files_however_many_were_drawn_before(chart):
+    first = figures.figure_svg(chart, note=NOTE), figures.figure_png(chart, note=NOTE)
+    assert (figures.figure_svg(chart, note=NOTE), figures.figure_png(chart, note=NOTE)) == first
+    assert first[0].count("url(#gradient_") == first[0].count('id="gradient_') > 0
+
+
 def test_exports_do_not_change_altairs_settings(chart):
     before = alt.data_transformers.active, alt.renderers.active, alt.theme.active
     figures.figure_png(chart)

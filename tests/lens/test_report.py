@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from pathlib import Path
 
@@ -285,9 +284,7 @@ def test_the_same_input_gives_the_same_page(tmp_path, monkeypatch):
     pages = []
     for name in ("a", "b"):
         write_report(router_set(3), tmp_path / name, Settings(draws=50))
-        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
-        # The renderer numbers what it draws through the whole process.
-        pages.append(re.sub(r"data:image/svg[^\"]*", "svg", page))
+        pages.append((tmp_path / name / "report.html").read_bytes())
     assert pages[0] == pages[1]
 
 

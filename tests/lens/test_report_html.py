@@ -82,7 +82,7 @@ def test_what_came_with_the_data_is_text(seen):
 def test_the_questions_come_first_with_their_p_values_and_the_settings_above(seen):
     order = [seen.text.index(s) for s in ("SHA-256", "Do adjacent layers", "Similarity of layers")]
     assert order == sorted(order)
-    assert len(re.findall(r"\(for four questions [=≤<]", seen.text)) == 3
+    assert len(re.findall(r"\(for four questions [=≤<]", seen.text)) == 4
     assert "400 draws, seed 0" in seen.text and "Effective dimension" in seen.text
     assert "--draws 400" in seen.text and "norms before the routers are unknown" in seen.text
 
