@@ -88,8 +88,9 @@ def margin_shape(
         value[layer] = np.median(margins[layer]) / spread
         sample = mean + rng.standard_normal((_reference_tokens(n_experts), n_experts)) @ factor
         normal[layer] = np.quantile(_margins(sample, top_k), levels)
-        for draw in range(draws):
-            z = mean + rng.standard_normal((n_tokens, n_experts)) @ factor
+        mean32, factor32 = mean.astype(np.float32), factor.astype(np.float32)
+        for draw in range(draws):  # float32: rounding is far below what tokens vary
+            z = mean32 + rng.standard_normal((n_tokens, n_experts), dtype=np.float32) @ factor32
             drawn[draw, layer] = np.median(_margins(z, top_k)) / np.sqrt(_variance(z))
     test = against_chance(
         value,
@@ -138,7 +139,7 @@ def _normal(moments: LogitMoments, layer: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _margins(z: np.ndarray, top_k: int) -> np.ndarray:
     n_experts = z.shape[1]
-    ordered = np.partition(z, (n_experts - top_k - 1, n_experts - top_k), axis=1)
+    ordered = np.sort(z, axis=1)  # faster here than a partition about two places
     return ordered[:, n_experts - top_k] - ordered[:, n_experts - top_k - 1]
 
 

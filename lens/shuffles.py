@@ -103,7 +103,7 @@ def checked_draws(draws: int) -> int:
     return draws
 
 
-def affordable_draws(work: float, draws: int = DRAWS, *, most: float = 3e9) -> int:
+def affordable_draws(work: float, draws: int = DRAWS, *, most: float = 3e8) -> int:
     """As many draws as asked for, fewer (but at least 199) where each takes long.
 
     Args:

@@ -12,7 +12,7 @@ from lens import coselection, information, label_tests, load_null, margins, mome
 from lens.trace_folder import TraceFolder
 
 # Of a session alone: what people type does not show in a cache that others read.
-_data = st.cache_data(max_entries=32, show_spinner=False, scope="session")
+_data = st.cache_data(max_entries=32, show_spinner="Drawing the null …", scope="session")
 
 
 def trace_key(trace: Any) -> str:
