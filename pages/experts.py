@@ -19,6 +19,7 @@ from pages.parts import (
     layout,
     links,
     null_settings,
+    routing_shape,
     traces,
     vocabulary_view,
 )
@@ -428,7 +429,8 @@ def breadth_and_load(
     picked: tuple[int, int],
 ) -> None:
     """What the weights promise against what a text did."""
-    if load is None:
+    trace = traces.shown()
+    if load is None or trace is None:
         st.info("Run a prompt on the Live routing page with these routers' model to see it.")
         st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
         return
@@ -442,6 +444,7 @@ def breadth_and_load(
         table=lambda: tables.matrix_csv(measured, labels, names, "layer"),
         on_pick=pick_expert,
     )
+    routing_shape.predicted_load(routers, trace, labels)
 
 
 show()
