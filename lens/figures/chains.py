@@ -131,27 +131,37 @@ def expert_chains(
 def expert_cosines_against_chance(
     cosines: np.ndarray, q: np.ndarray, baseline: float, *, layer_label: str
 ) -> alt.LayerChart:
-    """Cosines between the experts of one layer; those beyond chance carry their value.
+    """Cosines between the experts of one layer; a dot marks those beyond chance.
+
+    With more experts than a browser draws, those with the pairs furthest from chance.
 
     Args:
       cosines: [expert, expert].
       q: adjusted p-values of the pairs.
       baseline: cosine of unrelated columns once their mean is off, −1 / (E − 1).
+
+    Returns:
+      A chart with the selection "pick" of the fields ea and eb.
     """
     n = len(cosines)
-    a, b = (grid.ravel() for grid in np.indices(cosines.shape))
+    apart = np.abs(cosines - baseline)
+    np.fill_diagonal(apart, 0)
+    order = np.argsort(-apart.max(axis=1), kind="stable")
+    drawn = np.sort(order[: theme.most_cells_a_side()])
+    a, b = (grid.ravel() for grid in np.meshgrid(drawn, drawn, indexing="ij"))
     a, b = a[a != b], b[a != b]
     values, beyond = cosines[a, b], q[a, b] <= 0.05
     scale = theme.diverging((-1, 1), baseline, constant=0.1)
-    step = theme.cell_step(n, 340)
-    names = [f"E{e}" for e in range(n)]
+    step = theme.cell_step(len(drawn), 340)
+    names = [f"E{e}" for e in drawn]
+    every = np.asarray([f"E{e}" for e in range(n)])
     base = alt.Chart(
         theme.embed(
             {
                 "ea": a,
                 "eb": b,
-                "a": np.asarray(names)[a],
-                "b": np.asarray(names)[b],
+                "a": every[a],
+                "b": every[b],
                 "value": values,
                 "q": q[a, b],
                 "mark": np.where(beyond, "•", ""),
@@ -184,6 +194,12 @@ def expert_cosines_against_chance(
         )
     upper = np.triu_indices(n, 1)
     count = int((q[upper] <= 0.05).sum())
+    part = ""
+    if len(drawn) < n:
+        part = (
+            f"Drawn: the {len(drawn)} of {n} experts with the pairs furthest from chance; the "
+            "table holds all."
+        )
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(step),
@@ -193,7 +209,8 @@ def expert_cosines_against_chance(
             f"cosine of router columns; chance {theme.short(baseline)} once their mean is off. "
             f"Dots: other than chance, {count} of {len(upper[0])} pairs (false discovery rate "
             "0.05).",
-            width=step * n,
+            part,
+            width=step * len(drawn),
         ),
         description=theme.alt_description(
             f"Cosines between {n} experts of {layer_label}",

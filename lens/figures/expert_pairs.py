@@ -104,7 +104,7 @@ def expert_correlation_matrix(
     """
     n_experts = len(matrix)
     middle = -1 / max(n_experts - 1, 1) if chance is None else chance
-    block = -(-n_experts // int(np.sqrt(theme.MAX_MARKS)))
+    block = -(-n_experts // theme.most_cells_a_side())
     shown = _block_means(matrix, block) if block > 1 else np.asarray(matrix, dtype=float)
     starts = np.arange(0, n_experts, block)
     names = theme.row_names(n_experts, block)
@@ -137,12 +137,7 @@ def expert_correlation_matrix(
     if picked is not None and picked[0] // block != picked[1] // block:
         ring = {"a": [names[picked[0] // block]], "b": [names[picked[1] // block]]}
         layers += theme.outlined(base, ring, step)
-    if step >= 28:
-        layers.append(
-            base.mark_text(fontSize=10, tooltip=None).encode(
-                text=alt.Text("value:Q", format=".2f"), color=theme.ink_colour()
-            )
-        )
+    layers += theme.cell_digits(base, step)
     where = f"within {layer_label}" if layer_label else "within layers, mean over layers"
     caveat = (
         "" if layer_label else f"Classic view: a mean over layers by index, and {theme.PER_INDEX}."

@@ -166,7 +166,7 @@ def adjacent_against_chance(
         alt.Tooltip("p:Q", title="p of the change, all pairs together", format=".2g"),
     ]
     layers = [
-        base.mark_area(color=theme.BAND_GREY, opacity=0.45, interpolate="step").encode(
+        base.mark_rect(color=theme.BAND_GREY, opacity=0.45).encode(
             y=alt.Y("low:Q", title=label), y2="high:Q"
         )
     ]
@@ -190,6 +190,12 @@ def adjacent_against_chance(
         .add_params(pick),
     ]
     count = int(found.found.sum())
+    rule = "Transitions need three layers."
+    if np.isfinite(found.threshold):
+        rule = (
+            f"Transitions: |Δ| > 2σ and beyond {theme.short(found.threshold)}, which one series of "
+            f"unrelated layers in twenty exceeds anywhere: {count}."
+        )
     bars = " Bars: 95 % bootstrap interval over coordinates." if intervals is not None else ""
     return theme.layered(*layers).properties(
         width=PLOT_WIDTH,
@@ -199,8 +205,7 @@ def adjacent_against_chance(
             "Similarity of adjacent layers",
             f"{label}; grey: 95 % of {found.draws:,} draws with every layer turned at random, seed "
             f"{found.seed}.{bars}",
-            f"Transitions: |Δ| > 2σ and beyond {theme.short(found.threshold)}, which one series of "
-            f"unrelated layers in twenty exceeds anywhere: {count}.",
+            rule,
             width=PLOT_WIDTH,
         ),
         description=theme.alt_description(

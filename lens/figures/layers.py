@@ -203,16 +203,23 @@ def pair_matrix(
 ) -> alt.LayerChart:
     """Cosine of every expert of one layer with every expert of another; the matches outlined.
 
+    With more experts than a browser draws, the best matched ones and their partners.
+
     Args:
       chance: the mean matched cosine of two unrelated layers.
 
     Returns:
       A chart with the selection "pick" of the fields ea and eb.
     """
-    ea, eb = (grid.ravel() for grid in np.indices(pair.cosines.shape))
+    n_experts, most = len(labels_a), theme.most_cells_a_side()
+    partner = np.asarray(pair.partner)
+    rows = np.sort(np.argsort(-np.asarray(pair.matched), kind="stable")[:most])
+    columns = np.sort(partner[rows])
+    ea, eb = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing="ij"))
     values = pair.cosines[ea, eb]
     scale = theme.diverging((-1, 1), 0.0, constant=0.1)
-    step = theme.cell_step(len(labels_a), 380)
+    step = theme.cell_step(len(rows), 380)
+    names_a, names_b = [labels_a[k] for k in rows], [labels_b[k] for k in columns]
     data = {
         "ea": ea,
         "eb": eb,
@@ -222,8 +229,8 @@ def pair_matrix(
         "ink": theme.ink(values, scale),
     }
     base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("b:O", title=None, sort=list(labels_b), axis=theme.axis_labels(-90)),
-        y=alt.Y("a:O", title=None, sort=list(labels_a), axis=theme.axis_labels()),
+        x=alt.X("b:O", title=None, sort=names_b, axis=theme.axis_labels(-90)),
+        y=alt.Y("a:O", title=None, sort=names_a, axis=theme.axis_labels()),
     )
     cells = base.mark_rect().encode(
         color=alt.Color("value:Q", title="cosine", scale=scale),
@@ -234,16 +241,13 @@ def pair_matrix(
         ],
     )
     layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
-    partner = np.asarray(pair.partner)
-    ring = {"a": list(labels_a), "b": [labels_b[k] for k in partner]}
+    ring = {"a": names_a, "b": [labels_b[k] for k in partner[rows]]}
     layers += theme.outlined(base, ring, step)
-    if step >= 28:
-        layers.append(
-            base.mark_text(fontSize=10, tooltip=None).encode(
-                text=alt.Text("value:Q", format=".2f"), color=theme.ink_colour()
-            )
-        )
+    layers += theme.cell_digits(base, step)
     mean = float(np.mean(pair.matched))
+    part = ""
+    if len(rows) < n_experts:
+        part = f" Drawn: the {len(rows)} best matched of {n_experts} experts; the table holds all."
     return theme.layered(*layers).properties(
         width=alt.Step(step),
         height=alt.Step(step),
@@ -251,11 +255,11 @@ def pair_matrix(
         title=theme.title(
             f"Experts of {labels_a[0].split('·')[0]} against {labels_b[0].split('·')[0]}",
             f"cosine; outlined: the best one-to-one matching, mean {mean:.3f}; matched mean, "
-            f"{theme.chance_text(chance)}",
-            width=step * len(labels_a),
+            f"{theme.chance_text(chance)}.{part}",
+            width=step * len(rows),
         ),
         description=theme.alt_description(
-            f"Cosines of {len(labels_a)} by {len(labels_b)} experts of two layers",
+            f"Cosines of {len(rows)} by {len(columns)} experts of two layers",
             f"Mean over the matched pairs {mean:.3f}, {theme.chance_text(chance)}",
         ),
     )

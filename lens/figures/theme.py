@@ -210,6 +210,22 @@ def outlined(base: alt.Chart, columns: Mapping[str, Any], step: float) -> list[a
     ]
 
 
+def cell_digits(base: alt.Chart, step: float) -> list[alt.Chart]:
+    """The "value" of every cell printed on it in its "ink"; nothing where cells are too small."""
+    if step < 28:
+        return []
+    return [
+        base.mark_text(fontSize=10, tooltip=None).encode(
+            text=alt.Text("value:Q", format=".2f"), color=ink_colour()
+        )
+    ]
+
+
+def most_cells_a_side() -> int:
+    """Rows of the largest square matrix that a figure draws cell by cell."""
+    return int(np.sqrt(MAX_MARKS))
+
+
 def expert_names(label: str, count: int) -> list[str]:
     """Names of a layer's experts: "L12·E0", "L12·E1" …"""
     return [f"{label}·E{e}" for e in range(count)]
