@@ -76,8 +76,9 @@ def _within(n: RouterNumbers) -> str:
     found = n.within
     upper = np.triu_indices(n.gram.n_experts, 1)
     q = found.q[:, upper[0], upper[1]]
+    baseline = f"{found.baseline:.3f}".replace("-", "−")
     return (
         f"Within their layers {int((q <= 0.05).sum()):,} of {q.size:,} pairs of experts are other "
-        f"than unrelated columns ({found.baseline:.3f} ± {found.sd:.3f}; {found.draws:,} draws, "
+        f"than unrelated columns ({baseline} ± {found.sd:.3f}; {found.draws:,} draws, "
         f"seed {found.seed})."
     )

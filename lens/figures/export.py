@@ -21,6 +21,8 @@ import vl_convert
 # The Vega-Lite version that Altair writes, in vl-convert's notation ("6.4").
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 BACKGROUND = "#FFFFFF"
+# Figures are measured with Liberation Sans, which these are as wide as; most readers have one.
+FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
 NOTE_KEYWORD = "grok-moe-lens"
 
 
@@ -43,6 +45,7 @@ def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = Non
       note: names and values kept in the file as JSON, in its metadata element.
     """
     text = _renumbered(vl_convert.vegalite_to_svg(_exported(chart), vl_version=VEGA_LITE))
+    text = text.replace('font-family="sans-serif"', f'font-family="{FONTS}"')
     if note is None:
         return text
     end = text.index(">", text.index("<svg")) + 1
