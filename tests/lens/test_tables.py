@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from lens import tables
+from lens.chains import significant_chains
 from lens.clustering import layer_tree
 from lens.experts import expert_measures
 from lens.gram import router_gram
+from lens.layer_null import layer_null
 from lens.matching import expert_chains
 from lens.routers import RouterSet
 from lens.similarity import adjacent_layers, expert_correlation, layer_similarity
+from lens.transitions import transitions
 
 LABELS = ["L1", "L4", "L5", "L9"]
 
@@ -67,6 +70,46 @@ def test_adjacent_table_names_both_layers_and_the_rule(routers):
     assert [float(row[3]) for row in body] == pytest.approx(adjacent.change_l2)
     assert "units of the weights" in header[3]
     assert {row[4] for row in body} <= {"0", "1"}
+
+
+def test_adjacent_table_with_a_null_has_change_p_and_transitions(routers):
+    gram = router_gram(routers)
+    found = transitions(gram, "cka", draws=99, seed=7)
+    header, *body = read(tables.adjacent_csv(adjacent_layers(gram), LABELS, "cka", found))
+    assert len(header) == 8
+    assert body[0][5] == body[0][6] == ""  # no pair comes before the first
+    assert [float(row[5]) for row in body[1:]] == pytest.approx(found.change[1:])
+    assert [float(row[6]) for row in body[1:]] == pytest.approx(found.p[1:])
+    assert [row[7] for row in body] == [str(int(mark)) for mark in found.found]
+    assert "99 draws, seed 7" in header[6]
+
+
+def test_null_table_has_a_row_for_each_pair_with_its_null(routers):
+    gram = router_gram(routers)
+    similarity, null = layer_similarity(gram), layer_null(gram, draws=99, seed=7)
+    header, *body = read(tables.layer_null_csv(null, similarity, LABELS))
+    pairs = [(a, b) for a in range(4) for b in range(a + 1, 4)]
+    assert [row[:2] for row in body] == [[LABELS[a], LABELS[b]] for a, b in pairs]
+    for row, at in zip(body, pairs, strict=True):
+        values = [similarity[at], *(x[at] for x in (null.mean, null.sd, null.z, null.p, null.q))]
+        assert [float(field) for field in row[2:]] == pytest.approx(values, rel=1e-7)
+    assert "99 draws, seed 7" in header[3]
+    assert "Benjamini–Hochberg" in header[7]
+
+
+def test_table_of_links_names_both_ends_and_the_chain_of_each(routers):
+    found = significant_chains(router_gram(routers), draws=99, seed=7)
+    header, *body = read(tables.significant_chains_csv(found, LABELS))
+    assert len(body) == 3 * 3
+    for row in body:
+        layer, expert = LABELS.index(row[1]), int(row[2])
+        assert found.chains[int(row[0])].expert_at(layer) == expert
+        assert row[3] == LABELS[layer + 1]
+        assert int(row[4]) == found.partner[layer, expert]
+        values = [x[layer, expert] for x in (found.score, found.p, found.q)]
+        assert [float(field) for field in row[5:8]] == pytest.approx(values, rel=1e-7)
+        assert row[8] == str(int(found.q[layer, expert] <= found.level))
+    assert "99 draws a link, seed 7" in header[6]
 
 
 def test_measures_table_has_a_row_for_each_expert(routers):
