@@ -65,7 +65,7 @@ def expert_measures(
     absolute = np.abs(routers.columns(view)).sum(axis=1).astype(np.float64)
     selected = breadth(gram, routers.top_k, biases=routers.logit_biases)
     # Σ_ab ⟨w_a, w_b⟩ over layers is the square of the sum of the columns.
-    of_sum = sum(np.einsum("ebe->e", gram.row(layer)) for layer in range(n_layers))
+    of_sum = (routers.columns(view).sum(axis=0, dtype=np.float64) ** 2).sum(axis=0)
     across = squares.sum(axis=0) / n_layers - of_sum / n_layers**2
     baselines = {
         "l1_l2": float(np.sqrt(2 * d_model / np.pi)),

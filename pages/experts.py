@@ -277,7 +277,8 @@ def chain_in_words(routers: RouterSet, chain: Chain) -> str:
 
 def chains(routers: RouterSet, view: str, layer: int, expert: int, settings: NullSettings) -> None:
     """Chains of matches that beat chance, and the one through the chosen expert."""
-    found = cached.significant_chains(routers, view, settings.draws, settings.seed)
+    with st.spinner("Following experts through the layers, and unrelated ones beside them …"):
+        found = cached.significant_chains(routers, view, settings.draws, settings.seed)
     longest = found.chains[0]
     st.markdown(
         f"**{found.n_beyond:,} of {found.q.size:,} matches between adjacent layers beat chance** "
@@ -339,7 +340,8 @@ def show() -> None:
         view=view,
         chance=True,
     )
-    measures = cached.expert_measures(routers, view)
+    with st.spinner("Measuring the experts …"):
+        measures = cached.expert_measures(routers, view)
     load = measured_load(routers)
     usable = [
         name

@@ -51,6 +51,7 @@ directions that carry most of the weight make it small, and make unrelated layer
 
 COLOURS = {"fixed": "Fixed scale", "fitted": "Fitted", "z": "Against chance", "beyond": "Beyond it"}
 NULLS = {"rotation": "Turned layers", "permutation": "Shuffled coordinates"}
+MOST_ANGLES = 32
 PERMUTATIONS = (10, 20, 50, 100)
 
 
@@ -123,7 +124,8 @@ def layer_null(
     routers: RouterSet, view: str, metric: str, kind: str, settings: NullSettings
 ) -> LayerNull:
     """The null of all pairs; the rotation null until the permutation null was run."""
-    rotation = cached.layer_null_of(routers, metric, view, settings.draws, settings.seed)
+    with st.spinner("Turning the layers at random …"):
+        rotation = cached.layer_null_of(routers, metric, view, settings.draws, settings.seed)
     if kind == "rotation":
         return rotation
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -222,9 +224,10 @@ def pair_detail(
     labels_a, labels_b = (
         figures.expert_names(routers.label(row), routers.n_experts) for row in (layer, other)
     )
-    interval = cached.pair_interval(
-        routers, layer, other, metric, view, settings.draws, settings.seed
-    )
+    with st.spinner("Drawing the coordinates anew …"):
+        interval = cached.pair_interval(
+            routers, layer, other, metric, view, settings.draws, settings.seed
+        )
     p, q = null.p[layer, other], null.q[layer, other]
     verdict = "more alike than chance" if q <= 0.05 else "not distinguishable from chance"
     st.markdown(
@@ -276,14 +279,18 @@ def pair_in_chance(
     place = percentile(value, samples)
     st.caption(f"The value lies above {place:.1f} % of {len(samples):,} draws.")
     st.markdown("Cosines of the principal angles, largest first")
-    st.code("  ".join(f"{angle:.3f}" for angle in pair.angles), language=None, wrap_lines=True)
+    shown = pair.angles[:MOST_ANGLES]
+    st.code("  ".join(f"{angle:.3f}" for angle in shown), language=None, wrap_lines=True)
+    if len(shown) < len(pair.angles):
+        st.caption(f"The {len(shown)} largest of {len(pair.angles)}.")
 
 
 def neighbours(routers: RouterSet, view: str, metric: str, settings: NullSettings) -> None:
     """Each layer beside the next."""
-    adjacent = cached.adjacent_layers(routers, metric, view)
     labels = layout.layer_labels(routers)
-    found = cached.transitions(routers, metric, view, settings.draws, settings.seed)
+    with st.spinner("Comparing neighbours with unrelated layers …"):
+        adjacent = cached.adjacent_layers(routers, metric, view)
+        found = cached.transitions(routers, metric, view, settings.draws, settings.seed)
     names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
     for tab, place in links.tabs("next", names):
         with place:

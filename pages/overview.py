@@ -114,7 +114,8 @@ def glance(routers: RouterSet) -> None:
                 words=("cka",),
                 table=lambda: tables.layer_similarity_csv(similarity, labels, "cka"),
             )
-    measures = cached.expert_measures(routers, "canonical")
+    with st.spinner("Measuring the experts …"):
+        measures = cached.expert_measures(routers, "canonical")
     with right:
         layout.figure(
             figures.expert_map(

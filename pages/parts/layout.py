@@ -62,7 +62,8 @@ def expert_choice(routers: RouterSet) -> int:
 def answers(routers: RouterSet) -> list[Answer]:
     """The four questions, with the draws and the seed that are set."""
     null = null_settings.current()
-    return cached.four_questions(routers, null.draws - 1, null.seed)
+    with st.spinner("Answering the four questions, each beside its null …"):
+        return cached.four_questions(routers, null.draws - 1, null.seed)
 
 
 def finding(routers: RouterSet, page: str) -> str:
