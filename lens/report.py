@@ -13,24 +13,21 @@ leaves nothing behind and an earlier report as it was.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import numpy as np
 
-from lens import figures, report_html, report_parts, report_traces
+from lens import report_html, report_parts, report_traces
 from lens.caveats import caveats
 from lens.errors import LensError
 from lens.gram import effective_dimension
 from lens.layer_null import DRAWS, check_draws
+from lens.report_files import write_folder
 from lens.report_findings import findings_of
 from lens.report_parts import Part, RouterNumbers, Settings, in_section
 from lens.routers import VIEWS, RouterSet, load_routers
@@ -41,7 +38,6 @@ from lens.traces import Trace, load_trace
 INDEX = "report.json"
 PAGE = "report.html"
 FORMAT_VERSION = 1
-PNG_SCALE = 2
 CLEAR_LINE = "\r\033[K"
 
 
@@ -87,9 +83,6 @@ def write_report(
       LensError: the folder cannot be written.
     """
     settings = settings or Settings()
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise LensError(f"{target} is a file; expected a folder, or a name not taken yet.")
     check_draws(settings.draws)
     numbers = RouterNumbers(routers, settings)
     parts = [*report_parts.router_parts(numbers), *more]
@@ -98,88 +91,28 @@ def write_report(
     if traces is not None:
         parts += in_section("Many prompts", report_traces.trace_folder_parts(traces, routers))
     about = _about(routers, settings, trace)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise LensError(
-            f"{target}: {error.strerror}. Choose a folder that you may write to."
-        ) from error
-    work = holder / "report"
-    try:
-        work.mkdir()  # with the permissions of any new folder, unlike its holder
-        entries, skipped = _write_parts(parts, work, about, progress)
-        page = _page(numbers, about, entries, skipped, work)
-        (work / PAGE).write_text(page, encoding="utf-8")
-        entries.append({"file": PAGE, "title": "Routing report"})
-        index = {**about, "files": entries, "skipped": skipped}
-        text = json.dumps(index, indent=1, ensure_ascii=False)
-        (work / INDEX).write_text(text + "\n", encoding="utf-8")
-        names = sorted(path.name for path in work.iterdir())
-        _move_in(work, target)
-    except OSError as error:
-        raise LensError(
-            f"{target}: {error.strerror}. Nothing was changed; free some space or choose another "
-            "folder."
-        ) from error
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
-    return Report(target, names, skipped)
-
-
-def _write_parts(
-    parts: Sequence[Part],
-    work: Path,
-    about: dict[str, Any],
-    progress: Callable[[int, int, str], None] | None,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    entries: list[dict[str, Any]] = []
-    skipped: dict[str, str] = {}
-    for done, part in enumerate(parts):
-        if progress is not None:
-            progress(done, len(parts), part.name)
-        try:
-            made = part.make()
-        except LensError as error:
-            skipped[part.name] = str(error)
-            continue
-        note = {**about, "figure": part.name, "settings": {**about["settings"], **part.settings}}
-        for suffix, content in _contents(made, note):
-            (work / f"{part.name}{suffix}").write_bytes(content)
-            entry = {
-                "file": f"{part.name}{suffix}",
-                "section": part.section,
-                "settings": note["settings"],
-            }
-            if not isinstance(made, str):
-                entry["title"] = figures.chart_title(made)
-                entry["description"] = figures.alt_text(made)
-            entries.append(entry)
-    return entries, skipped
+    names, skipped = write_folder(
+        folder,
+        parts,
+        about,
+        lambda entries, skipped, work: _page(numbers, about, entries, skipped, work),
+        page_file=PAGE,
+        index_file=INDEX,
+        title="Routing report",
+        progress=progress,
+    )
+    return Report(Path(folder), names, skipped)
 
 
 def _page(
     numbers: RouterNumbers,
     about: dict[str, Any],
-    entries: Sequence[dict[str, Any]],
+    entries: Sequence[report_html.Entry],
     skipped: dict[str, str],
     work: Path,
 ) -> str:
     """The report on one page, from the files that were written."""
     routers, settings = numbers.routers, numbers.settings
-    named: dict[str, list[dict[str, Any]]] = {}
-    for entry in entries:
-        named.setdefault(entry["file"].rpartition(".")[0], []).append(entry)
-    shown = [
-        report_html.Entry(
-            name,
-            same[0]["section"],
-            tuple(entry["file"] for entry in same),
-            same[0].get("title", ""),
-            same[0].get("description", ""),
-        )
-        for name, same in named.items()
-    ]
     shape = f"{routers.n_layers} layers × {routers.n_experts} experts, width {routers.d_model:,}"
     dimension = effective_dimension(numbers.gram)
     facts = [
@@ -200,40 +133,15 @@ def _page(
         *(("Note", sentence) for sentence in caveats(routers)),
     ]
     return report_html.page(
-        about, facts, numbers.answers, findings_of(numbers), shown, skipped, work
+        f"Routing report: {routers.source}",
+        f"{routers.source} · {about['program']}",
+        facts,
+        findings_of(numbers),
+        entries,
+        skipped,
+        work,
+        answers=numbers.answers,
     )
-
-
-def _contents(made: alt.TopLevelMixin | str, note: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    if isinstance(made, str):
-        yield ".csv", made.encode("utf-8")
-        return
-    yield ".png", figures.figure_png(made, PNG_SCALE, note=note)
-    yield ".svg", figures.figure_svg(made, note=note).encode("utf-8")
-
-
-def _move_in(work: Path, target: Path) -> None:
-    """Moves finished files into the target; if one cannot be moved, takes all back."""
-    if not target.exists():
-        os.rename(work, target)
-        return
-    kept = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    moved: list[str] = []
-    try:
-        for path in sorted(work.iterdir()):
-            place = target / path.name
-            if place.exists():
-                os.rename(place, kept / path.name)
-            moved.append(path.name)
-            os.rename(path, place)
-    except OSError:
-        for name in moved:
-            (target / name).unlink(missing_ok=True)
-            if (kept / name).exists():
-                os.rename(kept / name, target / name)
-        raise
-    finally:
-        shutil.rmtree(kept, ignore_errors=True)
 
 
 def _about(routers: RouterSet, settings: Settings, trace: Trace | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ INLINE_ROWS = 40
 INLINE_SVG = 120_000
 # A reader's fonts may be wider than those that a figure was measured with: room on its right.
 ROOM = 1.12
+QUESTIONS = "Four questions"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6673; --line: #d7dde4;
@@ -76,29 +77,34 @@ class Entry:
 
 
 def page(
-    about: Mapping[str, Any],
+    title: str,
+    origin: str,
     facts: Sequence[tuple[str, str]],
-    answers: Sequence[Any],
     findings: Mapping[str, Sequence[str]],
     entries: Sequence[Entry],
     skipped: Mapping[str, str],
     folder: Path,
+    *,
+    answers: Sequence[Any] = (),
 ) -> str:
     """The page as HTML.
 
     Args:
-      about: what the report was computed from, as in its index.
+      title: of the page; its heading is what stands before a colon.
+      origin: what it was made from and by, below the heading.
       facts: names and values of the header.
-      answers: the four questions.
       findings: sentences for each section.
       entries: what was written, in order.
       skipped: names of what could not be made, and why.
       folder: where the files are.
+      answers: the four questions.
     """
-    sections = list(dict.fromkeys(entry.section for entry in entries))
+    sections = list(dict.fromkeys([*findings, *(entry.section for entry in entries)]))
+    if answers:
+        sections = list(dict.fromkeys([QUESTIONS, *sections]))
     body = [
-        "<h1>Routing report</h1>",
-        f"<p class=soft>{_text(about['source'])} · {_text(about['program'])}</p>",
+        f"<h1>{_text(title.partition(':')[0])}</h1>",
+        f"<p class=soft>{_text(origin)}</p>",
         "<dl>" + "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts) + "</dl>",
         "<nav><h2>Contents</h2><ul>"
         + "".join(f'<li><a href="#{_anchor(s)}">{_text(s)}</a></li>' for s in sections)
@@ -106,7 +112,7 @@ def page(
     ]
     for section in sections:
         body.append(f'<h2 id="{_anchor(section)}">{_text(section)}</h2>')
-        if section == "Four questions":
+        if section == QUESTIONS:
             body += [_question(answer) for answer in answers]
         said = findings.get(section, ())
         if said:
@@ -123,7 +129,7 @@ def page(
         "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8>"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>Routing report: {_text(about['source'])}</title><style>{STYLE}</style></head>\n"
+        f"<title>{_text(title)}</title><style>{STYLE}</style></head>\n"
         "<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
     )
 
@@ -139,11 +145,11 @@ def _question(answer: Any) -> str:
 def _entry(entry: Entry, folder: Path) -> str:
     links = " · ".join(f'<a href="{_text(name)}">{_text(name)}</a>' for name in entry.files)
     if entry.files[0].endswith(".csv"):
-        written = entry.section == "Four questions"  # which the page has in words
+        written = entry.section == QUESTIONS  # which the page has in words
         table = "" if written else _table((folder / entry.files[0]).read_text(encoding="utf-8"))
         return f"{table}<p class=soft>Table: {links}</p>"
     return (
-        f'<h3>{_text(entry.title)}</h3><figure>{_image(entry, folder)}</figure>'
+        f"<h3>{_text(entry.title)}</h3><figure>{_image(entry, folder)}</figure>"
         f"<p class=soft>{links}</p>"
     )
 
