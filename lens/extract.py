@@ -29,7 +29,7 @@ from lens.layouts import LAYOUTS
 from lens.routers import SCORES, RouterSet, save_routers
 
 Progress = Callable[[int, int], None]
-"""Called with the number of files read so far and the number to read."""
+"""Called with the number of files, or tensors, read so far and the number to read."""
 
 
 def extract_routers(
@@ -132,9 +132,9 @@ def _check_output(output: Path) -> None:
         raise LensError(f"{output}: the folder {folder} cannot be written. Choose another.")
 
 
-def _report(done: int, total: int) -> None:
+def _report(done: int, total: int, what: str) -> None:
     end = "\n" if done == total else ""
-    print(f"\rReading routers: {done} of {total} files", end=end, file=sys.stderr, flush=True)
+    print(f"\rReading routers: {done} of {total} {what}", end=end, file=sys.stderr, flush=True)
 
 
 def summary(routers: RouterSet, n_bytes: int, n_files: int | None = None) -> str:
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def progress(done: int, total: int) -> None:
         nonlocal started
         started = done < total
-        _report(done, total)
+        _report(done, total, "files" if options.safetensors is None else "tensors")
 
     try:
         _check_output(options.output)
@@ -237,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nInterrupted; nothing was written.", file=sys.stderr)
         return 130
     print(f"{options.output}: {said}")
+    print(f"Source: {routers.source}")
     for sentence in caveats(routers):
         print(sentence)
     return 0

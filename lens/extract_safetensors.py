@@ -14,44 +14,16 @@ from typing import Literal, cast
 import numpy as np
 
 from lens.errors import LensError
-from lens.layouts import LayerNames, RoutingSettings, find_routers, routing_settings
-from lens.npz import plain
-from lens.routers import SCORES, RouterSet
-from lens.safetensors import Entry, FileRanges, parse_json, read_header, read_tensor
-
-INDEX = "model.safetensors.index.json"
-MAX_JSON = 100 * 2**20
-MAX_FILES = 2000
+from lens.families import SPEAKING_NORM, RoutingSettings, routing_settings
+from lens.layouts import LayerNames, find_routers
+from lens.model_files import CONFIG, Counted, FolderFiles, ModelFiles
+from lens.model_tensors import Tensors, find_tensors, read_json
+from lens.npz import MAX_BYTES, plain
+from lens.routers import MAX_EXPERTS, MAX_LAYERS, SCORES, RouterSet
+from lens.safetensors import check_readable, read_tensor
 
 Progress = Callable[[int, int], None]
 """Called with the number of tensors read so far and the number to read."""
-
-
-@dataclass
-class Tensors:
-    """The tensors of a model: which file each is in, and what it takes to read it."""
-
-    files: dict[str, FileRanges]
-    of: dict[str, str]
-    headers: dict[str, dict[str, Entry]]
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor as float32."""
-        file = self.files[self.of[name]]
-        if self.of[name] not in self.headers:
-            self.headers[self.of[name]] = read_header(file)
-        entry = self.headers[self.of[name]].get(name)
-        if entry is None:
-            raise LensError(
-                f"{file.where}: the index says that '{plain(name, 80)}' is in it, and it is not. "
-                "Download index and files again, from one revision."
-            )
-        return read_tensor(file, name, entry)
-
-    @property
-    def bytes_read(self) -> int:
-        """Of all files, headers included."""
-        return sum(file.bytes_read for file in self.files.values())
 
 
 def extract_safetensors(
@@ -66,9 +38,11 @@ def extract_safetensors(
 
     Args:
       path: a folder with the model's files, or one file.
-      norms: whether to read the scales of the norms before the routers too.
+      norms: whether to read the scales of the norms before the routers too, where the
+        config names a family whose norm is known.
       top_k: experts a token, where no `config.json` beside the files says it.
-      score: "softmax" or "sigmoid", likewise; softmax where nothing says otherwise.
+      score: "softmax" or "sigmoid", likewise; where nothing says it, sigmoid if biases
+        are added to gates, else softmax, and the set's source says that it was assumed.
       progress: told about every tensor.
 
     Returns:
@@ -78,173 +52,234 @@ def extract_safetensors(
       LensError: files are missing or damaged, no known layout fits, or what they hold
         disagrees with the config.
     """
-    path = Path(path)
-    tensors = _open(path)
-    folder = path if path.is_dir() else path.parent
-    settings = _settings(folder)
+    files = FolderFiles(Path(path))
+    return extract_model(files, norms=norms, top_k=top_k, score=score, progress=progress)
+
+
+def extract_model(
+    files: ModelFiles,
+    *,
+    norms: bool = True,
+    top_k: int | None = None,
+    score: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[RouterSet, int]:
+    """As `extract_safetensors`, from any place that serves byte ranges of a model's files."""
+    files = Counted(files)
+    there = files.names()
+    settings = RoutingSettings()
+    if CONFIG in there:
+        settings = routing_settings(read_json(files, CONFIG))
+    tensors = find_tensors(files, there)
     layout, layers = find_routers(tensors.of)
     if settings.n_layers is not None:  # heads that predict further tokens come after them
         layers = {layer: names for layer, names in layers.items() if layer < settings.n_layers}
-    if not layers:
+    if not 1 <= len(layers) <= MAX_LAYERS:
         raise LensError(
-            f"{path}: all routers are of layers beyond the {settings.n_layers} of config.json. "
-            "Check that the files belong together."
+            f"{files.where}: {len(layers)} layers have a router and a number within the "
+            f"{settings.n_layers or MAX_LAYERS} layers of the model; expected 1 to {MAX_LAYERS}. "
+            "Check that config.json and files belong together."
         )
     chosen = settings.top_k if top_k is None else top_k
     if chosen is None:
         raise LensError(
-            f"{folder}: there is no config.json that says how many experts a token uses. Put the "
-            "model's config.json beside its files, or give --top-k."
+            f"{files.where}: there is no config.json that says how many experts a token uses. Put "
+            "the model's config.json beside its files, or give --top-k."
         )
-    kind = (settings.score or "softmax") if score is None else score
-    if kind not in SCORES:
-        raise LensError(f"score: found '{plain(kind, 40)}'; expected softmax or sigmoid.")
-    routers, biases, scales = _read(tensors, layers, norms, settings, progress)
-    name = settings.name or folder.resolve().name
-    found = RouterSet(
+    kind, notes = _score(settings, layers, score)
+    plan = _plan(tensors, layers, norms, settings, kind, notes)
+    tensors.check_there(plan.names())
+    routers, biases, scales = _read(tensors, plan, settings, progress)
+    noted = "; ".join(["safetensors", layout.id, *settings.notes, *notes])
+    extracted = RouterSet(
         routers=routers,
         norm_scales=scales,
         layer_ids=np.array(list(layers), np.int32),
         top_k=chosen,
-        score=cast(Literal["softmax", "sigmoid"], kind),
+        score=kind,
         biases=biases,
-        source=f"{name} (safetensors, {layout.id})",
+        source=f"{settings.name or files.name} ({noted})",
     )
-    return found, tensors.bytes_read
+    return extracted, files.bytes_read
 
 
-def _open(path: Path) -> Tensors:
-    """Which file holds which tensor: by the index where there is one, else by their headers."""
-    if path.is_file():
-        file = FileRanges(path)
-        header = read_header(file)
-        return Tensors({path.name: file}, dict.fromkeys(header, path.name), {path.name: header})
-    if not path.is_dir():
-        raise LensError(f"{path}: there is no such file or folder. Check the path.")
-    index = path / INDEX
-    if index.is_file():
-        return _indexed(path, parse_json(_bounded(index), str(index)).get("weight_map"), index)
-    names = sorted(p.name for p in path.glob("*.safetensors"))
-    if not names:
-        raise LensError(f"{path}: no .safetensors file in it. Choose the folder of the model.")
-    if len(names) > MAX_FILES:
-        raise LensError(f"{path}: {len(names)} files; expected at most {MAX_FILES}.")
-    tensors = Tensors({}, {}, {})
-    for name in names:
-        tensors.files[name] = FileRanges(path / name)
-        tensors.headers[name] = read_header(tensors.files[name])
-        for tensor in tensors.headers[name]:
-            if tensor in tensors.of:
-                raise LensError(
-                    f"{path}: tensor '{plain(tensor, 80)}' is in {tensors.of[tensor]} and in "
-                    f"{name}; expected the files of one model."
-                )
-            tensors.of[tensor] = name
-    return tensors
+# --- what is read of them -------------------------------------------------------
 
 
-def _indexed(folder: Path, weight_map: object, index: Path) -> Tensors:
-    if not isinstance(weight_map, Mapping) or not weight_map:
-        raise LensError(f"{index}: no weight_map in it; expected names of tensors and files.")
-    _, layers = find_routers(str(name) for name in weight_map)
-    wanted = {name for names in layers.values() for name in vars(names).values() if name}
-    tensors = Tensors({}, {}, {})
-    missing = []
-    for tensor in sorted(wanted):
-        file = weight_map[tensor]
-        if not isinstance(file, str) or not file or Path(file).name != file:
-            raise LensError(
-                f"{index}: '{plain(tensor, 80)}' is said to be in '{plain(str(file), 80)}'; "
-                "expected the name of a file in the same folder."
-            )
-        tensors.of[tensor] = file
-        if file in tensors.files or file in missing:
-            continue
-        place = folder / file
-        if not place.is_file():
-            missing.append(file)
-        else:
-            tensors.files[file] = FileRanges(place)
-    if missing:
-        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+def _score(
+    settings: RoutingSettings, layers: Mapping[int, LayerNames], given: str | None
+) -> tuple[Literal["softmax", "sigmoid"], list[str]]:
+    """What turns logits into gates, and a note where nothing says it."""
+    notes = []
+    score = given or settings.score or settings.family.score
+    if score is None:
+        corrected = any(names.correction is not None for names in layers.values())
+        score = "sigmoid" if corrected else "softmax"
+        notes.append(f"{score} assumed")
+    if score not in SCORES:
         raise LensError(
-            f"{folder}: {len(missing)} of the files that hold routers are not there: {named}. "
-            "Complete the download; files without routers are not needed."
+            f"score: found '{plain(score, 40)}'; expected softmax or sigmoid. If the order of its "
+            "gates is the order of its logits, --score sigmoid opens it."
         )
-    return tensors
+    return cast(Literal["softmax", "sigmoid"], score), notes
 
 
-def _settings(folder: Path) -> RoutingSettings:
-    config = folder / "config.json"
-    if not config.is_file():
-        return RoutingSettings()
-    return routing_settings(parse_json(_bounded(config), str(config)))
+@dataclass(frozen=True)
+class Plan:
+    """The tensors to read, a name a layer; None for those that are not read."""
+
+    routers: list[str]
+    biases: list[str] | None
+    scales: list[str] | None
+    shifts: list[str] | None  # biases of LayerNorms before the routers
+
+    def names(self) -> list[str]:
+        """All of them."""
+        return self.routers + (self.biases or []) + (self.scales or []) + (self.shifts or [])
 
 
-def _bounded(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise LensError(f"{path}: more than {MAX_JSON:,} bytes; expected a small JSON file.")
-        return path.read_bytes()
-    except OSError as error:
-        raise LensError(f"{path}: {error.strerror}. Check its permissions.") from error
-
-
-def _read(
+def _plan(
     tensors: Tensors,
     layers: Mapping[int, LayerNames],
     norms: bool,
     settings: RoutingSettings,
-    progress: Progress | None,
+    score: str,
+    notes: list[str],
+) -> Plan:
+    """What to read; `notes` gains what there is and is not read."""
+    biases = _all_or_none({n: layers[n].bias for n in layers}, "bias of the router")
+    corrections = _all_or_none({n: layers[n].correction for n in layers}, "correction bias")
+    if biases is not None and score == "sigmoid":
+        notes.append("biases of logits under sigmoid left out")
+        biases = None
+    if corrections is not None and score == "sigmoid":
+        biases = corrections
+    elif corrections is not None:
+        notes.append("biases that are added to softmax gates for the choice left out")
+    scales = shifts = None
+    if norms:
+        scales = _norm(tensors, layers, SPEAKING_NORM, "weight")
+        if scales is None and settings.family.norm:
+            scales = _norm(tensors, layers, settings.family.norm, "weight")
+            if scales is not None and settings.family.layer_norm:
+                if score == "softmax":
+                    shifts = _norm(tensors, layers, settings.family.norm, "bias")
+                notes.append("the norm is a LayerNorm")
+        if scales is None:
+            notes.append("norm before the routers not known for this family")
+    return Plan([names.router for names in layers.values()], biases, scales, shifts)
+
+
+def _norm(
+    tensors: Tensors, layers: Mapping[int, LayerNames], norm: str, what: str
+) -> list[str] | None:
+    """The named tensors of a norm in each layer, if they are there."""
+    names = {layer: f"{layers[layer].place}{norm}.{what}" for layer in layers}
+    found = {layer: name if name in tensors.of else None for layer, name in names.items()}
+    return _all_or_none(found, f"{norm}.{what}")
+
+
+def _all_or_none(names: Mapping[int, str | None], what: str) -> list[str] | None:
+    """The names if all layers have one, None if none has; refused when only some do."""
+    there = [name for name in names.values() if name is not None]
+    if there and len(there) < len(names):
+        without = [layer for layer, name in names.items() if name is None]
+        shown = ", ".join(map(str, without[:5])) + (" …" if without[5:] else "")
+        raise LensError(
+            f"Layers {shown} have no {what}, and the others do; expected all or none. Complete "
+            "the files."
+        )
+    return there or None
+
+
+def _read(
+    tensors: Tensors, plan: Plan, settings: RoutingSettings, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Routers [L, d, E], biases [L, E] and norm scales [L, d]."""
-    names = list(layers.values())
-    with_bias = _all_or_none({n: layers[n].bias for n in layers}, "a bias of the router")
-    with_norm = norms and _all_or_none({n: layers[n].norm for n in layers}, "a norm before it")
-    total = len(names) * (1 + with_bias + with_norm)
+    shape = _checked_shape(tensors, plan, settings)
+    n_experts, d_model = shape
+    n_layers = len(plan.routers)
+    total = n_layers * (1 + sum(x is not None for x in (plan.biases, plan.scales, plan.shifts)))
     done = 0
 
-    def read(name: str | None, shape: tuple[int | None, ...]) -> np.ndarray:
+    def read(name: str) -> np.ndarray:
         nonlocal done
-        assert name is not None  # all layers have it, or none is read
-        values = tensors.read(name)
-        if len(values.shape) != len(shape) or any(
-            w is not None and w != h for w, h in zip(shape, values.shape, strict=True)
-        ):
-            wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        source, entry = tensors.entry(name)
+        values = read_tensor(source, name, entry)
+        n_bad = values.size - int(np.isfinite(values).sum())
+        if n_bad:
             raise LensError(
-                f"'{plain(name, 80)}': the shape is {list(values.shape)}; expected [{wanted}]. "
-                "Check that files and config.json are of one model."
+                f"{source.where}: tensor '{plain(name, 80)}': {n_bad} of {values.size} values are "
+                "not finite in float32; expected numbers only. Download the file again."
             )
         done += 1
         if progress is not None:
             progress(done, total)
         return values
 
-    first = read(names[0].router, (settings.n_experts, settings.d_model))
-    n_experts, d_model = first.shape
-    if settings.n_experts is None and n_experts > d_model:
+    routers = np.empty((n_layers, d_model, n_experts), np.float32)
+    biases = None if plan.biases is None else np.empty((n_layers, n_experts), np.float32)
+    scales = None if plan.scales is None else np.empty((n_layers, d_model), np.float32)
+    if plan.shifts is not None and biases is None:
+        biases = np.zeros((n_layers, n_experts), np.float32)
+    for layer in range(n_layers):
+        routers[layer] = read(plan.routers[layer]).T
+        if plan.biases is not None and biases is not None:
+            biases[layer] = read(plan.biases[layer]).reshape(-1)
+        if plan.scales is not None and scales is not None:
+            scales[layer] = read(plan.scales[layer]) + np.float32(_offset(plan, settings))
+        if plan.shifts is not None and biases is not None:
+            # x̂ is scaled and then shifted by β, so the logits are shifted by Wᵀβ.
+            shift = read(plan.shifts[layer]).astype(np.float64)
+            with np.errstate(over="ignore"):
+                biases[layer] += (shift @ routers[layer].astype(np.float64)).astype(np.float32)
+    return routers, biases, scales
+
+
+def _offset(plan: Plan, settings: RoutingSettings) -> float:
+    """What to add to the stored values of the norm to have its scale."""
+    assert plan.scales is not None
+    return 0.0 if f".{SPEAKING_NORM}." in plan.scales[0] else settings.family.offset
+
+
+def _checked_shape(tensors: Tensors, plan: Plan, settings: RoutingSettings) -> tuple[int, int]:
+    """[experts, d_model] of the routers, once every tensor was found to fit: nothing is read."""
+    n_experts, d_model = settings.n_experts, settings.d_model
+    for name in plan.routers:
+        shape = _check(tensors, name, [(n_experts, d_model)])
+        n_experts, d_model = shape
+    assert n_experts is not None and d_model is not None
+    first = plain(plan.routers[0], 80)
+    if not 2 <= n_experts <= MAX_EXPERTS or (settings.n_experts is None and n_experts > d_model):
         raise LensError(
-            f"'{plain(names[0].router, 80)}': {n_experts} experts of width {d_model}; expected "
-            "fewer experts than dimensions. Check the layout."
+            f"'{first}': {n_experts} experts of width {d_model}; expected 2 to {MAX_EXPERTS} "
+            "experts, fewer than dimensions. Check the layout."
         )
-    routers = [first] + [read(layer.router, (n_experts, d_model)) for layer in names[1:]]
-    biases = [read(layer.bias, (n_experts,)) for layer in names] if with_bias else None
-    scales = [read(layer.norm, (d_model,)) for layer in names] if with_norm else None
-    return (
-        np.stack(routers).transpose(0, 2, 1),
-        None if biases is None else np.stack(biases),
-        None if scales is None else np.stack(scales),
+    for name in plan.biases or []:  # some are stored as one row
+        _check(tensors, name, [(n_experts,), (1, n_experts)])
+    for name in (plan.scales or []) + (plan.shifts or []):
+        _check(tensors, name, [(d_model,)])
+    size = 4 * len(plan.routers) * d_model * (n_experts + 1)
+    if size > MAX_BYTES:
+        raise LensError(
+            f"'{first}': {len(plan.routers)} routers of [{n_experts}, {d_model}] take {size:,} "
+            f"bytes as float32; expected at most {MAX_BYTES:,}, what a router file may hold. "
+            "This model is too large for this version."
+        )
+    return n_experts, d_model
+
+
+def _check(tensors: Tensors, name: str, shapes: list[tuple[int | None, ...]]) -> tuple[int, ...]:
+    """The shape of a tensor if it is one of these, None standing for any length."""
+    source, entry = tensors.entry(name)
+    check_readable(source, name, entry)
+    for shape in shapes:
+        if len(shape) == len(entry.shape) and all(
+            wanted in (None, length) for wanted, length in zip(shape, entry.shape, strict=True)
+        ):
+            return entry.shape
+    wanted = ", ".join("any" if size is None else str(size) for size in shapes[0])
+    raise LensError(
+        f"'{plain(name, 80)}': the shape is {list(entry.shape)}; expected [{wanted}]. "
+        "Check that files and config.json are of one model."
     )
-
-
-def _all_or_none(names: Mapping[int, str | None], what: str) -> bool:
-    """Whether all layers have something; refused when only some of them do."""
-    without = [layer for layer, name in names.items() if name is None]
-    if without and len(without) < len(names):
-        shown = ", ".join(map(str, without[:5])) + (" …" if without[5:] else "")
-        raise LensError(
-            f"Layers {shown} have no {what.split(' ', 1)[1]}, and the others do; expected all or "
-            "none. Complete the files."
-        )
-    return not without

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from lens.errors import LensError
 from lens.npz import plain
 
-MAX_HEADER = 100 * 2**20
+MAX_HEADER = 32 * 2**20  # 90,000 tensors take some 15 MB
 MAX_TENSOR = 2**30  # bytes of one tensor that is read
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8,
@@ -49,11 +50,10 @@ class ByteRanges(Protocol):
 
 
 class FileRanges:
-    """The byte ranges of a file on disk; counts what was read."""
+    """The byte ranges of a file on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.bytes_read = 0
         try:
             self.size = path.stat().st_size
         except OSError as error:
@@ -75,7 +75,6 @@ class FileRanges:
         except OSError as error:
             raise LensError(f"{self.path}: {error.strerror}. {ADVICE}") from error
         found = b"".join(parts)
-        self.bytes_read += len(found)
         if len(found) != length:
             raise LensError(
                 f"{self.path}: {len(found)} of {length} bytes at {offset}; expected a file of "
@@ -130,8 +129,7 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
             raise ValueError(f"{twice} is there twice")
         return found
 
@@ -193,8 +191,8 @@ def _check_apart(entries: Mapping[str, Entry], where: str) -> None:
             )
 
 
-def read_tensor(source: ByteRanges, name: str, entry: Entry) -> np.ndarray:
-    """One tensor as float32.
+def check_readable(source: ByteRanges, name: str, entry: Entry) -> None:
+    """Refuse a tensor whose numbers cannot be had, before any of it is read.
 
     Raises:
       LensError: its dtype is not read, or it is larger than any router.
@@ -210,6 +208,15 @@ def read_tensor(source: ByteRanges, name: str, entry: Entry) -> np.ndarray:
             f"{where}: {entry.end - entry.begin:,} bytes; expected at most {MAX_TENSOR:,} for a "
             "router."
         )
+
+
+def read_tensor(source: ByteRanges, name: str, entry: Entry) -> np.ndarray:
+    """One tensor as float32; what float32 cannot hold becomes infinite.
+
+    Raises:
+      LensError: as `check_readable`, or the bytes cannot be had.
+    """
+    check_readable(source, name, entry)
     raw = source.read(entry.begin, entry.end - entry.begin)
     if entry.dtype == "BF16":
         bits = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
