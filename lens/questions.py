@@ -19,6 +19,7 @@ from jaxtyping import Float
 from lens.clustering import depth_terciles
 from lens.gram import RouterGram
 from lens.layer_null import adjacent_null, affordable_draws
+from lens.matching import match_layers
 from lens.multiple import SMALLEST, holm, monte_carlo_p, tail_p
 from lens.null import centered, gaussian_grams
 from lens.routers import RouterSet
@@ -32,6 +33,8 @@ MIN_ADJACENT = 4
 MIN_DEPTH = 6
 # Breadth and its null are read off the same points.
 BATCHES = 2
+# Pairs of layers of many experts that stand for all that are no neighbours.
+SOME_PAIRS = 200
 
 ADJACENT = "Do adjacent layers have similar routing patterns?"
 DEPTH = "Do early and late layers cluster separately?"
@@ -207,11 +210,10 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
     n = gram.n_layers
     if n < 2:
         return _too_few(SAME_EXPERT, name, page, params, n, 2)
-    similarity = layer_similarity(gram, "matched_cosine")
-    effect = float(np.diagonal(similarity, 1).mean())
-    draws = affordable_draws("matched_cosine", n - 1, gram.n_experts, draws)
+    effect = float(np.mean([match_layers(gram, i, i + 1)[1].mean() for i in range(n - 1)]))
+    draws = affordable_draws("matched_cosine", 4 * (n - 1), gram.n_experts, draws)
     null = adjacent_null(gram, "matched_cosine", draws=draws, seed=seed).mean(axis=1)
-    others = similarity[np.triu_indices(n, 2)]
+    others = _matched_elsewhere(gram, seed)
 
     def words(real: bool, p: str) -> str:
         found = f"experts matched between adjacent layers have a mean cosine of {_number(effect)}"
@@ -227,6 +229,16 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
         return asked
     # Many experts allow few draws, but their mean is close to normal.
     return replace(asked, p_value=_tail(effect, null))
+
+
+def _matched_elsewhere(gram: RouterGram, seed: int) -> Float[np.ndarray, " pair"]:
+    """Matched cosines of pairs that are no neighbours: all, or some where there are very many."""
+    if gram.n_experts <= MANY_EXPERTS:
+        similarity = layer_similarity(gram, "matched_cosine")
+        return similarity[np.triu_indices(gram.n_layers, 2)]
+    first, second = np.triu_indices(gram.n_layers, 2)
+    some = np.random.default_rng(seed).permutation(len(first))[:SOME_PAIRS]
+    return np.array([match_layers(gram, int(first[i]), int(second[i]))[1].mean() for i in some])
 
 
 def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked:
@@ -251,7 +263,8 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
             "selected half of the time under an isotropic prior, whatever its weights."
         )
         return _unasked(BREADTH, sentence, name, page, params)
-    shares, _ = selected_share(gram.own, top_k, batches=BATCHES, biases=routers.logit_biases)
+    batches, biases = _batches(n_experts), routers.logit_biases
+    shares, _ = selected_share(gram.own, top_k, batches=batches, biases=biases)
     even = top_k / n_experts
     layer, expert = (int(i) for i in np.unravel_index(np.argmax(shares), shares.shape))
     broadest, typical = float(shares.max()), float(shares.max(axis=1).mean())
@@ -277,15 +290,20 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
     return Asked(BREADTH, name, effect, null, p_value, page, params, words)
 
 
+def _batches(n_experts: int) -> int:
+    """Batches of points that breadth is read off, in the routers and in their null."""
+    return BATCHES if n_experts <= 64 else 1
+
+
 @lru_cache(maxsize=8)
 def _random_largest(
     d_model: int, n_experts: int, top_k: int, seed: int
 ) -> Float[np.ndarray, " draw"]:
     """Largest selection probability of random routers: weights of equal variance everywhere."""
-    draws = 2000 if n_experts <= 8 else 1000 if n_experts <= MANY_EXPERTS else 128
+    draws = 2000 if n_experts <= 8 else 1000 if n_experts <= MANY_EXPERTS else 100
     rng = np.random.default_rng(seed)
     own = centered(gaussian_grams(rng, draws, d_model, n_experts))
-    shares, _ = selected_share(own, top_k, batches=BATCHES)
+    shares, _ = selected_share(own, top_k, batches=_batches(n_experts))
     return shares.max(axis=1)
 
 
