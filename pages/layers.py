@@ -243,6 +243,7 @@ def pair_detail(
                     figures.pair_matrix(pair, labels_a, labels_b, chance=matched),
                     "pair_matrix",
                     routers,
+                    scale=0.85,
                     words=(routers.label(layer), routers.label(other), view),
                     table=lambda: tables.pair_csv(pair, labels_a, labels_b),
                 )

@@ -25,7 +25,9 @@ MANY = made(20, 64, 40, 4)
 
 
 def check(open_page, routers: RouterSet, name: str, **query: str) -> None:
-    app = open_page(name, state={"uploaded_routers": routers}, source="upload", **query)
+    app = open_page(
+        name, state={"uploaded_routers": routers}, source="upload", draws="500", **query
+    )
     assert not app.exception
     assert not app.error
     assert any(routers.sha256[:12] in caption.value for caption in app.sidebar.caption)
