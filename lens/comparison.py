@@ -14,18 +14,24 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lens.bootstrap import affordable_draws as bootstrap_draws
+from lens.bootstrap import pair_interval
+from lens.depth_profiles import correlations, same_depth
 from lens.errors import LensError
 from lens.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
 from lens.layer_null import DRAWS, SEED, affordable_draws, check_draws, layer_null
 from lens.matching import assign
 from lens.multiple import benjamini_hochberg, monte_carlo_p, tail_p
+from lens.null import centered, gaussian_grams
 from lens.rotation import layer_corners, unrelated_cross
 from lens.routers import RouterSet
-from lens.selection import breadth
-from lens.similarity import layer_similarity
+from lens.selection import MANY_EXPERTS, breadth, selected_share
+from lens.similarity import check_metric, layer_similarity
 
 # A cosine this close to 1 is the same direction to float32's rounding.
 SAME = 1e-5
+# Similarities of layers this close are the same to float32's rounding.
+SAME_STRUCTURE = 1e-4
 LEVEL = 0.05
 MATCHED_VALUES = 4000  # drawn for each pair of layers, over its experts
 MIN_STRUCTURE = 4
@@ -36,25 +42,34 @@ class Comparison:
     """Layers of A beside layers of B, in one residual stream.
 
     Attributes:
+      metric: id of the similarity of layers.
       pairs: rows (of A, of B) of the layers that have the same number, in order.
-      cka: of those pairs.
+      similarity: of those pairs.
+      low, high: 95 % bootstrap interval of it over coordinates.
       z, p, q: against both layers turned at random (rotation null); q over the pairs.
       partner: the expert of B that each expert of A is matched with.
       cosine: of each match.
       expert_p, expert_q: of each match, matched anew in every draw; q over all.
       norm_ratio: length of B's column over that of A's.
       breadth_change: selection probability in B less that in A.
+      breadth_null: ends of the middle 95 % of the largest change between as many pairs
+        of random routers of this shape; None where weights do not decide the breadth.
       relabelled: whether some expert's match has another index.
       same: whether all matches are the same direction to rounding.
-      all_cka: CKA of every layer of A with every layer of B.
+      all_similarity: of every layer of A with every layer of B.
       all_q: their q-values, over all pairs.
       alignment: the layer of B that each layer of A corresponds to under the
-        assignment with the largest total CKA; -1 for none.
-      draws, seed: of the nulls.
+        assignment with the largest total similarity; -1 for none.
+      draws, seed: of the nulls of layers.
+      expert_draws: of those of experts, each of all experts of a layer.
+      bootstrap_draws: of the intervals.
     """
 
+    metric: str
     pairs: Int[np.ndarray, "pair 2"]
-    cka: Float[np.ndarray, " pair"]
+    similarity: Float[np.ndarray, " pair"]
+    low: Float[np.ndarray, " pair"]
+    high: Float[np.ndarray, " pair"]
     z: Float[np.ndarray, " pair"]
     p: Float[np.ndarray, " pair"]
     q: Float[np.ndarray, " pair"]
@@ -64,13 +79,21 @@ class Comparison:
     expert_q: Float[np.ndarray, "pair expert"]
     norm_ratio: Float[np.ndarray, "pair expert"]
     breadth_change: Float[np.ndarray, "pair expert"]
+    breadth_null: tuple[float, float] | None
     relabelled: Bool[np.ndarray, " pair"]
     same: Bool[np.ndarray, " pair"]
-    all_cka: Float[np.ndarray, "layer other"]
+    all_similarity: Float[np.ndarray, "layer other"]
     all_q: Float[np.ndarray, "layer other"]
     alignment: Int[np.ndarray, " layer"]
     draws: int
     seed: int
+    expert_draws: int
+    bootstrap_draws: int
+
+    @property
+    def angle(self) -> Float[np.ndarray, "pair expert"]:
+        """Between the directions of matched experts, in degrees."""
+        return np.degrees(np.arccos(np.clip(self.cosine, -1, 1)))
 
     def verdict(self, pair: int) -> str:
         """What became of a layer, in a word or two."""
@@ -89,6 +112,8 @@ class Structure:
       correlation: of the CKA matrices' entries, layers paired by relative depth.
       p: share of random pairings of the layers that correlate at least as well (Mantel).
       n_layers: layers compared; fewer than 4 cannot be.
+      same: whether both sets have as many layers, and all similarities between them and
+        all layers' own spectra (up to scale) are the same to rounding.
       dimensions: effective dimension of A and of B, and how many columns each has.
       draws, seed: of the pairings.
     """
@@ -96,6 +121,7 @@ class Structure:
     correlation: float
     p: float
     n_layers: int
+    same: bool
     dimensions: tuple[tuple[float, int], tuple[float, int]]
     draws: int
     seed: int
@@ -113,7 +139,13 @@ def why_not_directions(a: RouterSet, b: RouterSet) -> str | None:
 
 
 def compare_routers(
-    a: RouterSet, b: RouterSet, view: str = "canonical", *, draws: int = DRAWS, seed: int = SEED
+    a: RouterSet,
+    b: RouterSet,
+    view: str = "canonical",
+    metric: str = "cka",
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> Comparison:
     """Every layer of A beside the layer of B with the same number, expert by expert.
 
@@ -121,13 +153,14 @@ def compare_routers(
     The null turns both layers at random and, for experts, matches anew. A layer whose
     q is above 0.05 is no more like its counterpart than an unrelated one.
 
-    The alignment pairs layers of A and B by the assignment with the largest total CKA,
+    The alignment pairs layers of A and B by the assignment with the largest total similarity,
     whatever their numbers: where layers were inserted it shows how the rest moved.
 
     Args:
       a: the first set.
       b: the second, of the same width and number of experts.
       view: "canonical" or "raw".
+      metric: an id of `lens.similarity.LAYER_METRICS`.
       draws: of each null; fewer where matching many experts takes long.
       seed: of the draws.
 
@@ -140,12 +173,13 @@ def compare_routers(
             f"Directions cannot be compared: {reason}. Compare the structure of the layers instead."
         )
     check_draws(draws)
+    check_metric(metric)
     columns = np.concatenate([a.columns(view), b.columns(view)])
     gram = gram_of_columns(columns)
     n_a, n_experts = a.n_layers, a.n_experts
     few = affordable_draws("cka", 1, n_experts, draws)
-    null = layer_null(gram, "cka", draws=few, seed=seed)
-    all_cka = layer_similarity(gram, "cka")[:n_a, n_a:]
+    null = layer_null(gram, metric, draws=few, seed=seed)
+    between = layer_similarity(gram, metric)[:n_a, n_a:]
     row_of = {int(number): row for row, number in enumerate(b.layer_ids)}
     pairs = np.array(
         [
@@ -155,7 +189,12 @@ def compare_routers(
         ]
     )
     rows, others = pairs[:, 0], pairs[:, 1] + n_a
-    partner, cosine, expert_p = _matches(gram, rows, others, draws, seed)
+    partner, cosine, expert_p, expert_draws = _matches(gram, rows, others, draws, seed)
+    resampled = bootstrap_draws(len(pairs), a.d_model, n_experts, draws)
+    intervals = [
+        pair_interval(columns, row, other, metric, draws=resampled, seed=seed)
+        for row, other in zip(rows.tolist(), others.tolist(), strict=True)
+    ]
     norms = gram.norms
     broad = [
         breadth(router_gram(s, view), s.top_k, biases=s.logit_biases).probability for s in (a, b)
@@ -163,7 +202,10 @@ def compare_routers(
     p = null.p[rows, others]
     return Comparison(
         pairs=pairs,
-        cka=all_cka[rows, pairs[:, 1]],
+        metric=metric,
+        similarity=between[rows, pairs[:, 1]],
+        low=np.array([interval.low for interval in intervals]),
+        high=np.array([interval.high for interval in intervals]),
         z=null.z[rows, others],
         p=p,
         q=benjamini_hochberg(p),
@@ -173,20 +215,23 @@ def compare_routers(
         expert_q=benjamini_hochberg(expert_p),
         norm_ratio=np.take_along_axis(norms[others], partner, axis=1) / norms[rows],
         breadth_change=np.take_along_axis(broad[1][pairs[:, 1]], partner, axis=1) - broad[0][rows],
+        breadth_null=_breadth_null(a, b, view, len(pairs), seed),
         relabelled=(partner != np.arange(n_experts)).any(axis=1),
         same=cosine.min(axis=1) >= 1 - SAME,
-        all_cka=all_cka,
+        all_similarity=between,
         all_q=benjamini_hochberg(null.p[:n_a, n_a:]),
-        alignment=_alignment(all_cka),
-        draws=few,
+        alignment=_alignment(between),
+        draws=null.draws,
         seed=seed,
+        expert_draws=expert_draws,
+        bootstrap_draws=resampled,
     )
 
 
 def _matches(
     gram: RouterGram, rows: np.ndarray, others: np.ndarray, draws: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Partners, cosines and p-values of the experts of pairs of layers."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Partners, cosines and p-values of the experts of pairs of layers, and how many draws."""
     n_experts = gram.n_experts
     draws = max(19, min(draws, -(-MATCHED_VALUES // n_experts)))
     draws = affordable_draws("matched_cosine", len(rows), n_experts, draws)
@@ -202,14 +247,31 @@ def _matches(
         skew = float(((null - null.mean()) ** 3).mean() / spread**3)
         reached = len(null) - np.searchsorted(null, cosine[pair] - 1e-12)
         p[pair] = tail_p((cosine[pair] - null.mean()) / spread, skew, reached, len(null))
-    return partner, cosine, p
+    return partner, cosine, p, draws
 
 
-def _alignment(cka: Float[np.ndarray, "layer other"]) -> Int[np.ndarray, " layer"]:
+def _breadth_null(
+    a: RouterSet, b: RouterSet, view: str, n_pairs: int, seed: int
+) -> tuple[float, float] | None:
+    """Largest change of selection probability between so many pairs of random routers."""
+    n_experts, top_k = a.n_experts, a.top_k
+    biased = a.logit_biases is not None or b.logit_biases is not None
+    if biased or b.top_k != top_k or 2 * top_k == n_experts or top_k == n_experts:
+        return None
+    draws = 400 if n_experts <= MANY_EXPERTS else 64
+    rng = np.random.default_rng(seed)
+    own = gaussian_grams(rng, 2 * draws, a.d_model, n_experts)
+    shares, _ = selected_share(centered(own) if view == "canonical" else own, top_k, batches=2)
+    largest = np.abs(shares[:draws] - shares[draws:]).max(axis=1)
+    most = rng.choice(largest, (1000, n_pairs)).max(axis=1)
+    return float(np.quantile(most, 0.025)), float(np.quantile(most, 0.975))
+
+
+def _alignment(similarity: Float[np.ndarray, "layer other"]) -> Int[np.ndarray, " layer"]:
     from scipy.optimize import linear_sum_assignment
 
-    rows, others = linear_sum_assignment(cka, maximize=True)
-    found = np.full(len(cka), -1)
+    rows, others = linear_sum_assignment(similarity, maximize=True)
+    found = np.full(len(similarity), -1)
     found[rows] = others
     return found
 
@@ -242,21 +304,26 @@ def compare_structure(
     n = min(len(matrix) for matrix in matrices)
     correlation = p = float("nan")
     if n >= MIN_STRUCTURE:
-        depth = [np.rint(np.linspace(0, len(m) - 1, n)).astype(int) for m in matrices]
+        depth = [same_depth(len(m), n) for m in matrices]
         first, second = (m[np.ix_(d, d)] for m, d in zip(matrices, depth, strict=True))
         upper = np.triu_indices(n, 1)
         orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
         drawn = second[orders[:, upper[0]], orders[:, upper[1]]]
-        null = _correlations(first[upper], drawn)
-        correlation = float(_correlations(first[upper], second[upper][None])[0])
+        null = correlations(first[upper], drawn)
+        correlation = float(correlations(first[upper], second[upper][None])[0])
         p = float(monte_carlo_p(correlation, null))
-    return Structure(correlation, p, n, (dimensions[0], dimensions[1]), draws, seed)
+    same = _same_structure(grams, matrices)
+    return Structure(correlation, p, n, same, (dimensions[0], dimensions[1]), draws, seed)
 
 
-def _correlations(
-    values: Float[np.ndarray, " entry"], rows: Float[np.ndarray, "draw entry"]
-) -> Float[np.ndarray, " draw"]:
-    first = values - values.mean()
-    others = rows - rows.mean(axis=1, keepdims=True)
-    size = np.sqrt((first @ first) * np.einsum("de,de->d", others, others))
-    return (others @ first) / np.maximum(size, 1e-300)
+def _same_structure(grams: list[RouterGram], matrices: list[np.ndarray]) -> bool:
+    if len(matrices[0]) != len(matrices[1]) or len(matrices[0]) < 2:
+        return False
+    if grams[0].n_experts != grams[1].n_experts:
+        return False
+    spectra = [np.linalg.eigvalsh(gram.own) for gram in grams]
+    first, second = (values / values.sum(axis=1, keepdims=True) for values in spectra)
+    return bool(
+        np.allclose(matrices[0], matrices[1], rtol=0, atol=SAME_STRUCTURE)
+        and np.allclose(first, second, rtol=0, atol=SAME_STRUCTURE)
+    )

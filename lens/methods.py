@@ -50,4 +50,26 @@ METHODS: dict[str, str] = {
         "Each trace counts as one unit: labels are permuted over traces, not over tokens. Lifts "
         "of labels carry q-values (Benjamini–Hochberg)."
     ),
+    "Layers of A and of B": (
+        "Layers with the same number stand side by side. The null turns both by random rotations "
+        "of the residual stream; q adjusts over all of them (Benjamini–Hochberg), and over all "
+        "pairs for the assignment with the largest total similarity. Unchanged: all experts have "
+        "the same direction to rounding; changed: other directions, yet more alike than chance; "
+        "unrelated: q > 0.05; relabelled: an expert's best match has another index. Brackets hold "
+        "95 % bootstrap intervals over coordinates."
+    ),
+    "Experts of A and of B": (
+        "Experts of a layer are matched one to one by the largest total cosine, labels set aside; "
+        "every draw turns both layers at random and matches anew. p is the share of drawn matches "
+        "at least as good, read off a Pearson type III curve where fewer than ten are. "
+        "Selection probability is P(z_k among the top K), z ~ N(0, W̃ᵀW̃)."
+    ),
+    "Structure over depth": (
+        "What needs no common residual stream, so that widths may differ: the CKA matrices of both "
+        "sets, layers paired by relative depth, correlated entry by entry; the null pairs layers "
+        "at random (Mantel). Unevenness is the spread of selection probabilities over their mean, "
+        "effective rank (Σλ)² / Σλ² / (E − 1) of a layer's Gram matrix, length the mean column "
+        "norm over that of all layers; the null shuffles layers, so anything that changes "
+        "smoothly with depth in both sets is alike by this measure."
+    ),
 }

@@ -10,7 +10,12 @@ from lens.figures.clustering import (
     dendrogram_with_heatmap,
     layer_dendrogram,
 )
-from lens.figures.compare import layers_across, layers_changed
+from lens.figures.compare import (
+    experts_changed,
+    layers_across,
+    layers_changed,
+    profiles_over_depth,
+)
 from lens.figures.expert_pairs import (
     expert_correlation_matrix,
     expert_similarity_across_layers,
@@ -55,6 +60,7 @@ __all__ = [
     "expert_names",
     "expert_similarity_across_layers",
     "expert_variance_analysis",
+    "experts_changed",
     "explained_variance",
     "figure_png",
     "figure_svg",
@@ -67,14 +73,15 @@ __all__ = [
     "layer_null_heatmap",
     "layer_scatter",
     "layer_similarity_heatmap",
+    "layers_across",
+    "layers_changed",
     "load_by_layer",
     "margin_histogram",
     "margin_quantiles",
-    "layers_across",
-    "layers_changed",
     "null_place",
     "pair_matrix",
     "predicted_load",
+    "profiles_over_depth",
     "routing_paths",
     "silhouette_by_groups",
     "token_layer_map",

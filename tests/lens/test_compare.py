@@ -1,5 +1,7 @@
 """Two router sets side by side: what was planted is found, what is the same is called so."""
 
+import html
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from lens.compare import main, summary
 from lens.comparison import Comparison, compare_routers, compare_structure, why_not_directions
+from lens.depth_profiles import depth_profiles
 from lens.errors import LensError
 from lens.gram import router_gram
 from lens.routers import RouterSet, save_routers
@@ -33,6 +36,10 @@ def routers(weights: np.ndarray, **settings: object) -> RouterSet:
 A = drifting()
 
 
+def sets(other: RouterSet) -> tuple[RouterSet, RouterSet]:
+    return routers(A), other
+
+
 def compared(weights: np.ndarray, **settings: object) -> Comparison:
     return compare_routers(routers(A), routers(weights, **settings), draws=400)
 
@@ -44,7 +51,7 @@ def verdicts(found: Comparison) -> list[str]:
 def test_a_set_is_unchanged_beside_itself():
     found = compared(A)
     assert verdicts(found) == ["unchanged"] * L
-    np.testing.assert_allclose(found.cka, 1, atol=1e-5)
+    np.testing.assert_allclose(found.similarity, 1, atol=1e-5)
     np.testing.assert_allclose(found.norm_ratio, 1, atol=1e-5)
     np.testing.assert_allclose(found.breadth_change, 0, atol=1e-9)
     np.testing.assert_array_equal(found.alignment, np.arange(L))
@@ -91,13 +98,13 @@ def test_independent_sets_are_unrelated_layer_by_layer():
 
 def test_p_values_of_unrelated_layers_are_uniform():
     values = []
-    for seed in range(12):
+    for seed in range(8):
         a, b = (routers(RNG.standard_normal((L, D, E))) for _ in range(2))
         found = compare_routers(a, b, draws=300, seed=seed)
         values += [*found.p, *found.expert_p.ravel()]
     values = np.sort(values)
     expected = (np.arange(len(values)) + 0.5) / len(values)
-    assert np.abs(values - expected).max() < 0.08
+    assert np.abs(values - expected).max() < 0.09
 
 
 def test_inserted_layers_show_in_the_alignment():
@@ -122,6 +129,92 @@ def test_a_turned_residual_stream_changes_all_directions_and_no_structure():
     assert verdicts(found).count("unrelated") >= L - 1
     alike = compare_structure(routers(A), turned, draws=300)
     assert alike.correlation == pytest.approx(1, abs=1e-4) and alike.p <= 0.01
+    assert alike.same
+    assert any(line.startswith("Rotated alike") for line in summary(*sets(turned), found, alike))
+
+
+def test_sets_that_differ_in_one_layer_are_not_rotated_alike():
+    weights = A.copy()
+    weights[2] += 0.05 * RNG.standard_normal((D, E))
+    assert not compare_structure(routers(A), routers(weights), draws=19).same
+    assert compare_structure(routers(A), routers(2 * A[:, :, ::-1]), draws=19).same
+
+
+def test_the_interval_of_a_changed_layer_holds_its_similarity_and_narrows_with_likeness():
+    weights = A.copy()
+    weights[2] += 0.3 * RNG.standard_normal((D, E))
+    found = compared(weights)
+    assert (found.low <= found.similarity + 1e-6).all()
+    assert (found.similarity <= found.high + 1e-6).all()
+    width = found.high - found.low
+    assert width[2] > 0.01 > np.delete(width, 2).max()
+    assert found.bootstrap_draws == 400
+
+
+def test_an_angle_is_that_between_the_columns():
+    turned = A.copy()
+    first, second = (
+        A[0, :, 0],
+        A[0, :, 1] - A[0, :, 0] * (A[0, :, 0] @ A[0, :, 1]) / (A[0, :, 0] @ A[0, :, 0]),
+    )
+    second = second * np.linalg.norm(first) / np.linalg.norm(second)
+    turned[0, :, 0] = np.cos(np.radians(30)) * first + np.sin(np.radians(30)) * second
+    found = compare_routers(routers(A), routers(turned), "raw", draws=100)
+    assert found.angle[0, 0] == pytest.approx(30, abs=0.01)
+    np.testing.assert_allclose(found.angle[1:], 0, atol=0.2)
+
+
+@pytest.mark.parametrize("metric", ["matched_cosine", "principal_angles", "cosine"])
+def test_any_metric_of_layers_can_be_asked_for(metric):
+    weights = A.copy()
+    weights[6] = RNG.standard_normal((D, E))
+    found = compare_routers(routers(A), routers(weights), metric=metric, draws=200)
+    assert found.metric == metric
+    assert verdicts(found).count("unchanged") == L - 1 and found.q[6] > 0.05
+    np.testing.assert_allclose(np.delete(found.similarity, 6), 1, atol=1e-4)
+
+
+def test_the_null_of_breadth_is_what_random_routers_differ_by():
+    weights = RNG.standard_normal((2, 40, D, E))
+    inside = 0
+    for pair in range(8):
+        a, b = (routers(weights[s, 2 * pair : 2 * pair + 2]) for s in (0, 1))
+        found = compare_routers(a, b, draws=19)
+        assert found.breadth_null is not None
+        low, high = found.breadth_null
+        inside += low <= np.abs(found.breadth_change).max() <= high
+    assert inside >= 6
+    half = [routers(w[:2, :, :4]) for w in weights]
+    assert compare_routers(*half, draws=19).breadth_null is None
+
+
+def test_courses_over_depth_agree_whatever_the_width_and_chance_does_not():
+    growth = np.linspace(1, 3, L)[:, None, None]
+    wide = np.stack([np.pad(layer, ((0, 40), (0, 0))) for layer in A])
+    profiles = {p.name: p for p in depth_profiles(routers(growth * A), routers(2 * growth * wide))}
+    lengths = profiles["length of router columns"]
+    assert lengths.correlation == pytest.approx(1) and lengths.q <= 0.01
+    rank = profiles["effective rank of the router"]
+    canonical = A[0] - A[0].mean(axis=1, keepdims=True)
+    values = np.linalg.svd(canonical, compute_uv=False) ** 2
+    assert rank.a[0] == pytest.approx(values.sum() ** 2 / (values**2).sum() / (E - 1), rel=1e-4)
+    few = depth_profiles(routers(A[:3]), routers(A[:3]))
+    assert all(np.isnan(p.correlation) and np.isnan(p.q) for p in few)
+
+
+def test_p_values_of_unrelated_courses_are_uniform():
+    p = [
+        profile.p
+        for seed in range(40)
+        for profile in depth_profiles(
+            routers(RNG.standard_normal((6, 30, 4))[..., :3]),
+            routers(RNG.standard_normal((9, 50, 5))),
+            draws=99,
+            seed=seed,
+        )
+    ]
+    expected = (np.arange(len(p)) + 0.5) / len(p)
+    assert len(p) == 120 and np.abs(np.sort(p) - expected).max() < 0.16
 
 
 def test_structure_is_the_correlation_of_the_two_matrices_and_needs_no_equal_width():
@@ -173,13 +266,19 @@ def test_the_command_says_what_changed_and_writes_tables_and_figures(tmp_path, c
     assert main([a, b, "--output-dir", str(out), "--draws", "200", "--seed", "4"]) == 0
     said = capsys.readouterr().out
     assert "7 unchanged, 1 unrelated" in said and "Unrelated: L6" in said
-    assert "200 draws, seed 4" in said and "7 files in" in said
+    assert "200 draws, seed 4" in said and "13 files in" in said
     names = {path.name for path in out.iterdir()}
     assert {"layers.csv", "experts.csv", "layers_changed.svg", "layers_across.png"} <= names
+    page = (out / "compare.html").read_text(encoding="utf-8")
+    assert page.count("data:image/") == 4 and "<script" not in page
+    assert all(html.escape(line) in page for line in said.splitlines()[4:-1])
+    assert page.count("Method. ") == 3
     rows = (out / "layers.csv").read_text().splitlines()
     assert len(rows) == L + 1 and rows[7].startswith("L6,unrelated")
     assert len((out / "experts.csv").read_text().splitlines()) == L * E + 1
-    assert (out / "summary.txt").read_text() in said
+    index = json.loads((out / "compare.json").read_text(encoding="utf-8"))
+    assert index["settings"] == {"view": "canonical", "metric": "cka", "draws": 200, "seed": 4}
+    assert {entry["file"] for entry in index["files"]} | {"compare.json"} == names
 
 
 def test_the_command_compares_structure_where_directions_cannot_be(tmp_path, capsys):
@@ -198,7 +297,7 @@ def test_the_command_refuses_what_it_cannot_read(tmp_path, capsys):
         ([a, str(tmp_path / "none.npz")], "none.npz"),
         ([a, a, "--draws", "3"], "draws: found 3"),
         ([a, a, "--seed", "-1"], "--seed: found -1"),
-        ([a, a, "--output-dir", a], "Choose a folder"),
+        ([a, a, "--output-dir", a], "expected a folder"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""What a comparison of two router sets found, in sentences, each with its null."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from lens.compare_parts import DEPTH, EXPERTS, LAYERS, labels_of
+from lens.comparison import LEVEL, Comparison, Structure, why_not_directions
+from lens.depth_profiles import Profile
+from lens.routers import RouterSet
+from lens.similarity import LAYER_METRICS
+
+NAMED = 8  # layers or experts that a line names
+TOLD = ("unrelated", "changed", "changed, relabelled", "relabelled")
+
+
+def findings_of(
+    a: RouterSet,
+    b: RouterSet,
+    found: Comparison | None,
+    alike: Structure,
+    profiles: Sequence[Profile] = (),
+) -> dict[str, list[str]]:
+    """Sentences for each section of the comparison."""
+    if found is None:
+        sections = {
+            LAYERS: [
+                f"Directions cannot be compared: {why_not_directions(a, b)}. What follows compares "
+                "how the layers of each set relate to each other."
+            ]
+        }
+    else:
+        sections = {LAYERS: _layers(a, b, found), EXPERTS: _experts(a, found)}
+    return {**sections, DEPTH: [*_structure(found, alike), *_profiles(profiles)]}
+
+
+def _layers(a: RouterSet, b: RouterSet, found: Comparison) -> list[str]:
+    labels, metric = labels_of(a), LAYER_METRICS[found.metric].label
+    verdicts = [found.verdict(pair) for pair in range(len(found.pairs))]
+    counted = Counter(verdicts)
+    many = len(found.pairs)
+    lines = [
+        f"{many} layer{' has' if many == 1 else 's have'} the same number in both: "
+        + ", ".join(f"{count} {verdict}" for verdict, count in counted.most_common())
+        + f" (null: both layers turned at random, {found.draws:,} draws, seed {found.seed})."
+    ]
+    left_out = a.n_layers - many, b.n_layers - many
+    if any(left_out):
+        lines.append(f"Without a counterpart: {left_out[0]} layers of A, {left_out[1]} of B.")
+    for verdict in TOLD:
+        pairs = [pair for pair, said in enumerate(verdicts) if said == verdict]
+        if not pairs:
+            continue
+        pairs.sort(key=lambda pair: found.similarity[pair])
+        named = ", ".join(
+            f"{labels[found.pairs[pair, 0]]} ({metric} {found.similarity[pair]:.3f} "
+            f"[{found.low[pair]:.3f}, {found.high[pair]:.3f}], q {in_words(found.q[pair])})"
+            for pair in pairs[:NAMED]
+        )
+        lines.append(f"{verdict.capitalize()}: {named}{_more(pairs)}.")
+    moved = [
+        (row, int(other))
+        for row, other in found.pairs
+        if found.alignment[row] >= 0 and found.alignment[row] != other
+    ]
+    if moved:
+        shown = ", ".join(
+            f"{labels[row]} → {b.label(int(found.alignment[row]))} "
+            f"(q {in_words(found.all_q[row, found.alignment[row]])})"
+            for row, _ in moved[:NAMED]
+        )
+        lines.append(
+            f"By the best assignment of all layers {len(moved)} stand elsewhere in B: "
+            f"{shown}{_more(moved)}."
+        )
+    return lines
+
+
+def _experts(a: RouterSet, found: Comparison) -> list[str]:
+    lines = []
+    lost = np.argwhere(found.expert_q > LEVEL)
+    beyond = found.expert_q.size - len(lost)
+    angles = found.angle[found.expert_q <= LEVEL]
+    apart = f"; their directions are {np.median(angles):.2g}° apart (median)" if beyond else ""
+    lines.append(
+        f"{beyond:,} of {found.expert_q.size:,} experts have a counterpart beyond chance "
+        f"(q ≤ {LEVEL:g}; layers turned at random and matched anew, {found.expert_draws:,} draws "
+        f"of all experts of a layer, seed {found.seed}){apart}."
+    )
+    if 0 < len(lost) < found.expert_q.size:
+        named = ", ".join(
+            a.label(int(found.pairs[pair, 0]), int(expert)) for pair, expert in lost[:NAMED]
+        )
+        lines.append(f"Without one: {named}{_more(lost)}.")
+    changed = np.abs(found.breadth_change)
+    pair, expert = np.unravel_index(int(changed.argmax()), changed.shape)
+    if changed[pair, expert] < 5e-4:
+        most = "No expert's selection probability changed by 0.0005 (isotropic prior)"
+    else:
+        most = (
+            "Largest change of selection probability (isotropic prior): "
+            f"{a.label(int(found.pairs[pair, 0]), int(expert))} by "
+            f"{found.breadth_change[pair, expert]:+.3f}".replace("-", "−")
+        )
+    null = ""
+    if found.breadth_null is not None:
+        low, high = found.breadth_null
+        null = f"; between random routers it is {low:.2g} to {high:.2g} in 95 % of draws"
+    return [*lines, f"{most}{null}."]
+
+
+def _structure(found: Comparison | None, alike: Structure) -> list[str]:
+    (one, columns), (other, columns_b) = alike.dimensions
+    lines = [f"Effective dimension: A {one:,.1f} of {columns:,}, B {other:,.1f} of {columns_b:,}."]
+    if alike.same and (found is None or not found.same.all()):
+        lines.append(
+            "Rotated alike: every similarity between layers of A is the same in B to rounding, "
+            "and so is the inner geometry of every layer. B is A with its residual stream turned, "
+            "up to the scale of layers and the labels of experts."
+        )
+    if np.isnan(alike.correlation):
+        least = 4
+        reason = (
+            f"the smaller set has {alike.n_layers} layers; {least} are needed"
+            if alike.n_layers < least
+            else "all pairs of layers of one set are equally alike"
+        )
+        lines.append(f"Structure over depth: not compared; {reason}.")
+    else:
+        verdict = "alike" if alike.p <= LEVEL else "not distinguishable from chance"
+        lines.append(
+            f"Structure over depth: {verdict}; the CKA matrices of {alike.n_layers} layers, paired "
+            f"by relative depth, correlate by {alike.correlation:.3f}; random pairings do so with "
+            f"p {in_words(alike.p, alike.draws)} ({alike.draws:,} draws, seed {alike.seed})."
+        )
+    return lines
+
+
+def _profiles(profiles: Sequence[Profile]) -> list[str]:
+    lines = []
+    for profile in profiles:
+        if np.isnan(profile.correlation):
+            continue
+        verdict = "alike" if profile.q <= LEVEL else "not distinguishable from chance"
+        correlation = f"{profile.correlation:.2f}".replace("-", "−")
+        if profile.q <= LEVEL and profile.correlation < 0:
+            verdict = "opposite"
+        lines.append(
+            f"Course over depth of the {profile.name}: {verdict}; correlation {correlation}, "
+            f"q {in_words(profile.q)} ({profile.draws:,} shuffled orders, seed {profile.seed})."
+        )
+    return lines
+
+
+def _more(all_of: Sequence[object] | np.ndarray) -> str:
+    return f" and {len(all_of) - NAMED} more" if len(all_of) > NAMED else ""
+
+
+def in_words(value: float, draws: int | None = None) -> str:
+    """A p- or q-value with its sign of relation."""
+    if draws is not None and value <= 1 / (1 + draws):
+        return f"≤ {value:.2g}"
+    return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
