@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import zipfile
@@ -128,10 +129,12 @@ def test_downloads_of_a_figure_open_and_carry_the_hash(visit, routers):
     settled(page)
     place = page.locator(".st-key-layer_similarity_heatmap_downloads")
     table = download(page, place, "CSV").decode()
-    rows = [line.split(",") for line in table.strip().splitlines()]
-    assert len(rows) == routers.n_layers + 1
+    rows = list(csv.reader(io.StringIO(table)))
+    pairs = routers.n_layers * (routers.n_layers - 1) // 2
+    assert len(rows) == pairs + 1 and rows[0][-2:] == ["p", rows[0][-1]]
     expected = layer_similarity(router_gram(routers), "matched_cosine")[0, 1]
     assert float(rows[1][2]) == pytest.approx(expected, rel=1e-6)
+    assert 0 < float(rows[1][-2]) <= float(rows[1][-1]) <= 1
     png = download(page, place, "PNG")
     assert png.startswith(b"\x89PNG") and routers.sha256.encode() in png
     svg = download(page, place, "SVG").decode()
