@@ -25,6 +25,7 @@ from grok.errors import GrokError
 from lens.caveats import caveats
 from lens.errors import LensError
 from lens.extract_safetensors import extract_safetensors
+from lens.families import FAMILIES
 from lens.layouts import LAYOUTS
 from lens.routers import SCORES, RouterSet, save_routers
 
@@ -183,16 +184,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-norms",
         action="store_true",
-        help="leave out the norm scales (where only the router files were downloaded)",
+        help="leave out the scales of the norms before the routers (where only the routers' files "
+        "were downloaded); of safetensors they are read for families that are known: "
+        f"{', '.join(sorted(kind for kind, family in FAMILIES.items() if family.norm))}",
     )
     parser.add_argument(
         "--top-k",
         type=int,
         metavar="N",
-        help="experts a token, where no config.json beside safetensors files says it",
+        help="experts a token of a safetensors model (default: what config.json says)",
     )
     parser.add_argument(
-        "--score", choices=SCORES, help="likewise, what turns logits into gates (default softmax)"
+        "--score",
+        choices=SCORES,
+        help="what turns logits into gates (default: what config.json or its model_type says, else "
+        "sigmoid if the routers have correction biases, softmax if not)",
     )
     return parser.parse_args(arguments)
 

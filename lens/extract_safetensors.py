@@ -22,6 +22,8 @@ from lens.npz import MAX_BYTES, plain
 from lens.routers import MAX_EXPERTS, MAX_LAYERS, SCORES, RouterSet
 from lens.safetensors import check_readable, read_tensor
 
+NPZ_OVERHEAD = 2**16  # bytes of a router file beside its large arrays, amply
+
 Progress = Callable[[int, int], None]
 """Called with the number of tensors read so far and the number to read."""
 
@@ -40,7 +42,7 @@ def extract_safetensors(
       path: a folder with the model's files, or one file.
       norms: whether to read the scales of the norms before the routers too, where the
         config names a family whose norm is known.
-      top_k: experts a token, where no `config.json` beside the files says it.
+      top_k: experts a token, instead of what the `config.json` beside the files says.
       score: "softmax" or "sigmoid", likewise; where nothing says it, sigmoid if biases
         are added to gates, else softmax, and the set's source says that it was assumed.
       progress: told about every tensor.
@@ -259,7 +261,7 @@ def _checked_shape(tensors: Tensors, plan: Plan, settings: RoutingSettings) -> t
         _check(tensors, name, [(n_experts,), (1, n_experts)])
     for name in (plan.scales or []) + (plan.shifts or []):
         _check(tensors, name, [(d_model,)])
-    size = 4 * len(plan.routers) * d_model * (n_experts + 1)
+    size = 4 * len(plan.routers) * (d_model * (n_experts + 1) + n_experts) + NPZ_OVERHEAD
     if size > MAX_BYTES:
         raise LensError(
             f"'{first}': {len(plan.routers)} routers of [{n_experts}, {d_model}] take {size:,} "

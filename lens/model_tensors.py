@@ -14,6 +14,7 @@ from lens.model_files import CONFIG, ModelFiles
 from lens.npz import plain
 from lens.safetensors import MAX_HEADER, ByteRanges, Entry, parse_json, read_header
 
+MAX_TENSORS = 1_000_000
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"(?P<stem>.+-)(?P<part>[0-9]{1,6})-of-(?P<total>[0-9]{1,6})\.safetensors")
 
@@ -92,6 +93,11 @@ def find_tensors(files: ModelFiles, there: Sequence[str]) -> Tensors:
         for tensor in tensors.header(name)[1]:
             if tensors.of.setdefault(tensor, name) != name:
                 twice[tensor] = name
+        if len(tensors.of) + len(twice) > MAX_TENSORS:
+            raise LensError(
+                f"{files.where}: more than {MAX_TENSORS:,} tensors; expected one model. Keep the "
+                "files of one in the folder."
+            )
     return tensors
 
 

@@ -12,9 +12,9 @@ from small_models import CONFIG, FAMILIES, RNG, D, E, Served, model, numbers, wr
 from lens.caveats import caveats
 from lens.errors import LensError
 from lens.extract import main
-from lens.extract_safetensors import extract_model, extract_safetensors
+from lens.extract_safetensors import NPZ_OVERHEAD, extract_model, extract_safetensors
 from lens.model_files import Counted, FolderFiles
-from lens.routers import RouterSet, load_routers
+from lens.routers import RouterSet, load_routers, save_routers
 
 ROUTER = "model.layers.{}.block_sparse_moe.gate.weight"
 INDEX = "model.safetensors.index.json"
@@ -352,6 +352,25 @@ def test_one_router_in_two_layers_is_refused_and_in_two_files_too(tmp_path):
         extract_safetensors(folder)
 
 
+def test_a_folder_of_too_many_tensors_is_refused(tmp_path, monkeypatch):
+    folder = write(tmp_path / "m", model("mixtral", [0, 1]), CONFIG)
+    monkeypatch.setattr("lens.model_tensors.MAX_TENSORS", 10)
+    with pytest.raises(LensError, match="more than 10 tensors; expected one model"):
+        extract_safetensors(folder)
+
+
+def test_a_set_that_no_router_file_may_hold_is_refused_at_once(tmp_path, monkeypatch):
+    folder = write(tmp_path / "m", model("mixtral", [0, 1]), CONFIG)
+    found, _ = extract_safetensors(folder)
+    save_routers(found, tmp_path / "r.npz")
+    least = (tmp_path / "r.npz").stat().st_size
+    monkeypatch.setattr("lens.extract_safetensors.MAX_BYTES", least)
+    with pytest.raises(LensError, match="too large for this version"):
+        extract_safetensors(folder)
+    monkeypatch.setattr("lens.extract_safetensors.MAX_BYTES", least + NPZ_OVERHEAD)
+    assert extract_safetensors(folder)[0].n_layers == 2
+
+
 def test_places_without_a_model_are_refused(tmp_path):
     with pytest.raises(LensError, match="there is no such file or folder"):
         extract_safetensors(tmp_path / "nowhere")
@@ -388,7 +407,7 @@ def lying(path, n_layers, n_experts, width):
         (600, 8, 64, "600 layers have a router .* expected 1 to 512"),
         (2, 2000, 4096, "2000 experts of width 4096; expected 2 to 1024"),
         (2, 8, 4, "8 experts of width 4; expected 2 to 1024 experts, fewer than dimensions"),
-        (200, 512, 8192, "take 3,361,996,800 bytes as float32; expected at most"),
+        (200, 512, 8192, "take 3,362,471,936 bytes as float32; expected at most"),
     ],
 )
 def test_routers_too_large_to_be_any_are_refused_before_one_is_read(
