@@ -10,6 +10,7 @@ from lens.errors import LensError
 
 RNG = np.random.default_rng(71)
 E, D = 4, 24
+ROUTER = "model.layers.{}.block_sparse_moe.gate.weight"  # Mixtral's
 CONFIG = {"model_type": "mixtral", "num_experts_per_tok": 2, "num_local_experts": E}
 
 # By model_type: what names the layers, their router, and the norm before it.
