@@ -14,6 +14,7 @@ from lens.routers import RouterSet
 from lens.similarity import LAYER_METRICS
 
 NAMED = 8  # layers or experts that a line names
+FAR = 60.0  # degrees
 TOLD = ("unrelated", "changed", "changed, relabelled", "relabelled")
 
 
@@ -56,8 +57,9 @@ def _layers(a: RouterSet, b: RouterSet, found: Comparison) -> list[str]:
             continue
         pairs.sort(key=lambda pair: found.similarity[pair])
         named = ", ".join(
-            f"{labels[found.pairs[pair, 0]]} ({metric} {found.similarity[pair]:.3f} "
-            f"[{found.low[pair]:.3f}, {found.high[pair]:.3f}], q {in_words(found.q[pair])})"
+            f"{labels[found.pairs[pair, 0]]} ({metric} {digits(found.similarity[pair])} "
+            f"[{digits(found.low[pair])}, {digits(found.high[pair])}], "
+            f"q {in_words(found.q[pair])})"
             for pair in pairs[:NAMED]
         )
         lines.append(f"{verdict.capitalize()}: {named}{_more(pairs)}.")
@@ -95,6 +97,14 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
             a.label(int(found.pairs[pair, 0]), int(expert)) for pair, expert in lost[:NAMED]
         )
         lines.append(f"Without one: {named}{_more(lost)}.")
+    far = np.argwhere((found.expert_q <= LEVEL) & (found.angle > FAR))
+    far = far[np.argsort(-found.angle[tuple(far.T)], kind="stable")]
+    if len(far):
+        named = ", ".join(
+            f"{a.label(int(found.pairs[pair, 0]), int(expert))} ({found.angle[pair, expert]:.0f}°)"
+            for pair, expert in far[:NAMED]
+        )
+        lines.append(f"Beyond chance but more than {FAR:g}° apart: {named}{_more(far)}.")
     changed = np.abs(found.breadth_change)
     pair, expert = np.unravel_index(int(changed.argmax()), changed.shape)
     if changed[pair, expert] < 5e-4:
@@ -164,3 +174,12 @@ def in_words(value: float, draws: int | None = None) -> str:
     if draws is not None and value <= 1 / (1 + draws):
         return f"≤ {value:.2g}"
     return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+
+
+def digits(value: float) -> str:
+    """A similarity, with more digits where it is near 0 or near 1."""
+    if value > 0.995 and value != 1:
+        text = f"{value:.5f}"
+    else:
+        text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+    return text.replace("-", "−")

@@ -61,8 +61,10 @@ METHODS: dict[str, str] = {
     "Experts of A and of B": (
         "Experts of a layer are matched one to one by the largest total cosine, labels set aside; "
         "every draw turns both layers at random and matches anew. p is the share of drawn matches "
-        "at least as good, read off a Pearson type III curve where fewer than ten are. "
-        "Selection probability is P(z_k among the top K), z ~ N(0, W̃ᵀW̃)."
+        "at least as good, read off a Pearson type III curve where fewer than ten are. Less the "
+        "mean of its layer a new expert keeps a cosine of up to about 1/E with the one it "
+        "replaced, which wide routers tell from chance: read the angle too. Selection "
+        "probability is P(z_k among the top K), z ~ N(0, W̃ᵀW̃)."
     ),
     "Structure over depth": (
         "What needs no common residual stream, so that widths may differ: the CKA matrices of both "

@@ -21,8 +21,9 @@ COLOURS = {
     "relabelled": "#56B4E9",
     "changed": theme.ORANGE,
     "changed, relabelled": "#CC79A7",
-    "unrelated": "#D55E00",
+    "unrelated": "#C2185B",
 }
+SHAPES = ["circle", "diamond", "circle", "diamond", "cross"]
 EXPERT_KINDS = ("beyond chance", "no counterpart beyond chance")
 
 
@@ -62,6 +63,9 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
         y="value:Q",
         color=alt.Color("verdict:N", title=None, scale=key, legend=alt.Legend(orient="bottom")),
+        shape=alt.Shape(
+            "verdict:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=SHAPES)
+        ),
         tooltip=tooltip,
     )
     weakest = base.mark_tick(color=theme.MID_GREY).encode(y="lowest:Q")
@@ -135,7 +139,7 @@ def layers_across(
         autosize=theme.NATURAL,
         title=theme.title(
             "Every layer of A with every layer of B",
-            f"{metric.label}; {beyond} of {found.all_similarity.size:,} pairs beyond chance "
+            f"{metric.label}; {beyond:,} of {found.all_similarity.size:,} pairs beyond chance "
             f"(q ≤ 0.05; {found.draws:,} draws, seed {found.seed}). Outlined: the best assignment.",
             width=step * shape[1],
         ),

@@ -19,6 +19,11 @@ RNG = np.random.default_rng(97)
 L, D, E = 8, 120, 6
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_in_any_order_of_tests():
+    RNG.bit_generator.state = np.random.default_rng(98).bit_generator.state
+
+
 def drifting() -> np.ndarray:
     """Layers that share more the closer they are."""
     layer, layers = RNG.standard_normal((D, E)), []
