@@ -90,12 +90,14 @@ def expert_measures(
 def _max_similarity(gram: RouterGram) -> Float[np.ndarray, "layer expert"]:
     if gram.n_layers == 1:
         return np.full((1, gram.n_experts), np.nan)
-    largest = np.empty((gram.n_layers, gram.n_experts))
-    for layer in range(gram.n_layers):
-        cosines = gram.cosine_row(layer)
-        cosines[:, layer] = -1
-        largest[layer] = cosines.max(axis=(1, 2))
-    return largest
+    largest = np.full((gram.n_layers, gram.n_experts), -1.0)
+    for layer in range(gram.n_layers - 1):
+        after = slice(layer + 1, None)
+        cosines = gram.row(layer, layer + 1) / gram.norms[layer][:, None, None]
+        cosines /= gram.norms[after]  # [E, others, E]
+        largest[layer] = np.maximum(largest[layer], cosines.max(axis=(1, 2)))
+        largest[after] = np.maximum(largest[after], cosines.max(axis=0))
+    return np.clip(largest, -1, 1)
 
 
 def largest_cosine_by_chance(d_model: int, n: int) -> float:
