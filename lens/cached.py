@@ -161,6 +161,7 @@ def chance_samples(
     metric: str, routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> np.ndarray:
     norm = null.typical_norm(router_gram(routers, view))
+    draws = layer_null.affordable_draws(metric, 1, 2 * routers.n_experts, draws)
     return null.chance_samples(metric, routers.d_model, routers.n_experts, draws, seed, norm, view)
 
 
@@ -169,6 +170,7 @@ def chance_level(
     metric: str, routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> Chance:
     norm = null.typical_norm(router_gram(routers, view))
+    draws = layer_null.affordable_draws(metric, 1, 2 * routers.n_experts, draws)
     return null.chance_level(metric, routers.d_model, routers.n_experts, draws, seed, norm, view)
 
 
