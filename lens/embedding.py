@@ -180,6 +180,7 @@ def _principal(inner: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _tsne(distances: np.ndarray, dims: int, seed: int, perplexity: float) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     model = TSNE(
         n_components=dims,
@@ -188,7 +189,8 @@ def _tsne(distances: np.ndarray, dims: int, seed: int, perplexity: float) -> np.
         perplexity=perplexity,
         random_state=seed,
     )
-    return model.fit_transform(distances).astype(np.float64)
+    with threadpool_limits(1):  # so few points gain nothing from threads, which wait for each other
+        return model.fit_transform(distances).astype(np.float64)
 
 
 def _umap(
