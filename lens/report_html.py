@@ -20,10 +20,14 @@ from lens.methods import METHODS
 
 # Tables of so many rows are on the page too; larger ones are files beside it.
 INLINE_ROWS = 40
+# Those of more rows than these are folded up until they are asked for.
+OPEN_ROWS = 10
 # Images beyond this size are taken as PNG, which is smaller for many marks.
 INLINE_SVG = 120_000
 # A reader's fonts may be wider than those that a figure was measured with: room on its right.
 ROOM = 1.12
+# Figures beyond this width are scrolled sideways rather than made too small to read.
+WIDE = 1250
 QUESTIONS = "Four questions"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 STYLE = """
@@ -42,12 +46,14 @@ nav ul, ul.plain { padding-left: 1.1rem; } code { font-size: .88em; overflow-wra
 figure { margin: 1rem 0; padding: 1rem; background: #ffffff; border: 1px solid var(--line);
   border-radius: 8px; overflow-x: auto; }
 figure img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
+@media screen { figure img.wide { max-width: none; } }
 @media screen and (max-width: 700px) { figure { padding: .5rem; }
   figure img { max-width: max(100%, 640px); margin: 0; } }
 .question { border: 1px solid var(--line); background: var(--card); border-radius: 8px;
   padding: .8rem 1rem; margin: .8rem 0; }
 .found { color: #1a7f37; font-weight: 600; } .table { overflow-x: auto; }
 @media (prefers-color-scheme: dark) { .found { color: #56d364; } }
+summary { cursor: pointer; color: var(--soft); font-size: .92rem; margin: .4rem 0; }
 table { border-collapse: collapse; font-size: .88rem; margin: .4rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left;
   vertical-align: top; }
@@ -167,8 +173,9 @@ def _image(entry: Entry, folder: Path) -> str:
         content, kind = svg.replace(size[0], box, 1).encode("utf-8"), "svg+xml"
     else:
         content, kind = (folder / f"{entry.name}.png").read_bytes(), "png"
+    wide = " class=wide" if width > WIDE else ""
     return (
-        f'<img width="{width:.0f}" alt="{_text(entry.description)}" '
+        f'<img{wide} width="{width:.0f}" alt="{_text(entry.description)}" '
         f'src="data:image/{kind};base64,{base64.b64encode(content).decode("ascii")}">'
     )
 
@@ -183,7 +190,10 @@ def _table(text: str) -> str:
         "<tr>" + "".join(f"<td>{_text(_short(cell))}</td>" for cell in row) + "</tr>"
         for row in rows[1:]
     )
-    return f"<div class=table><table><tr>{head}</tr>{lines}</table></div>"
+    table = f"<div class=table><table><tr>{head}</tr>{lines}</table></div>"
+    if len(rows) - 1 <= OPEN_ROWS:
+        return table
+    return f"<details><summary>{len(rows) - 1} rows</summary>{table}</details>"
 
 
 def _short(cell: str) -> str:
