@@ -84,7 +84,7 @@ def expert_chains(
     spots = alt.Chart(theme.embed(members)).encode(x=x, y=y)
     drawn = [
         lines,
-        spots.mark_circle(size=min(200, step * 9), opacity=1, color=theme.MID_GREY)
+        spots.mark_circle(size=min(200, 0.16 * step**2), opacity=1, color=theme.MID_GREY)
         .encode(tooltip=[alt.Tooltip("name:N", title="expert")])
         .add_params(pick),
     ]
