@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from lens.gram import RouterGram
 from lens.layer_null import DRAWS, MANY_EXPERTS, SEED, check_draws
 from lens.matching import assign, match_layers
-from lens.multiple import benjamini_hochberg, tail_p
+from lens.multiple import benjamini_hochberg, pooled_p
 from lens.rotation import layer_corners, unrelated_cross
 
 LEVEL = 0.05
@@ -128,15 +128,8 @@ def significant_chains(
         partner[link], score[link] = match_layers(gram, link, link + 1)
         if link and not many:
             turns = layer_corners(gram, draws, rng)
-        cross = unrelated_cross(gram, link, link + 1, turns)
-        cross /= gram.norms[link][:, None] * gram.norms[link + 1]
-        null = np.concatenate([assign(cosines)[1] for cosines in cross])
-        null.sort()
-        pool.append(null)
-        spread = null.std()
-        skew = float(((null - null.mean()) ** 3).mean() / spread**3)
-        reached = len(null) - np.searchsorted(null, score[link] - 1e-12)
-        p[link] = tail_p((score[link] - null.mean()) / spread, skew, reached, len(null))
+        pool.append(matched_by_chance(gram, link, link + 1, turns))
+        p[link] = pooled_p(score[link], pool[-1])
     q = benjamini_hochberg(p)
     drawn = np.concatenate(pool) if pool else np.array([np.nan])
     return SignificantChains(
@@ -151,6 +144,19 @@ def significant_chains(
         draws=draws,
         seed=seed,
     )
+
+
+def matched_by_chance(
+    gram: RouterGram, a: int, b: int, turns: Float[np.ndarray, "draw rank rank"]
+) -> Float[np.ndarray, " draw"]:
+    """Matched cosines of two layers turned at random, matched anew in every draw.
+
+    The E cosines of a draw are pooled, since labels mean nothing. `turns` are corners
+    from `lens.rotation.layer_corners`.
+    """
+    cross = unrelated_cross(gram, a, b, turns)
+    cross /= gram.norms[a][:, None] * gram.norms[b]
+    return np.concatenate([assign(cosines)[1] for cosines in cross])
 
 
 def _chains(

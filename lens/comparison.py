@@ -16,14 +16,15 @@ from jaxtyping import Bool, Float, Int
 
 from lens.bootstrap import affordable_draws as bootstrap_draws
 from lens.bootstrap import pair_interval
+from lens.chains import matched_by_chance
 from lens.depth_profiles import correlations, same_depth
 from lens.errors import LensError
 from lens.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
 from lens.layer_null import DRAWS, SEED, affordable_draws, check_draws, layer_null
 from lens.matching import assign
-from lens.multiple import benjamini_hochberg, monte_carlo_p, tail_p
+from lens.multiple import benjamini_hochberg, monte_carlo_p, pooled_p
 from lens.null import centered, gaussian_grams
-from lens.rotation import layer_corners, unrelated_cross
+from lens.rotation import layer_corners
 from lens.routers import RouterSet
 from lens.selection import MANY_EXPERTS, breadth, selected_share
 from lens.similarity import check_metric, layer_similarity
@@ -240,13 +241,7 @@ def _matches(
     partner, cosine, p = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
     for pair, (row, other) in enumerate(zip(rows.tolist(), others.tolist(), strict=True)):
         partner[pair], cosine[pair] = assign(gram.cosine_pair(row, other))
-        cross = unrelated_cross(gram, row, other, turns)
-        cross /= gram.norms[row][:, None] * gram.norms[other]
-        null = np.sort(np.concatenate([assign(drawn)[1] for drawn in cross]))
-        spread = float(null.std())
-        skew = float(((null - null.mean()) ** 3).mean() / spread**3)
-        reached = len(null) - np.searchsorted(null, cosine[pair] - 1e-12)
-        p[pair] = tail_p((cosine[pair] - null.mean()) / spread, skew, reached, len(null))
+        p[pair] = pooled_p(cosine[pair], matched_by_chance(gram, row, other, turns))
     return partner, cosine, p, draws
 
 

@@ -59,6 +59,23 @@ def tail_p(
     return np.where(np.isnan(z), np.nan, p)
 
 
+def pooled_p(
+    values: Float[np.ndarray, "*test"], draws: Float[np.ndarray, " draw"]
+) -> Float[np.ndarray, "*test"]:
+    """p-values of several values against one set of draws, by `tail_p`.
+
+    Draws that are all equal have no tail: then the share of draws that reach a value.
+    """
+    draws = np.sort(np.asarray(draws, dtype=np.float64))
+    values = np.asarray(values, dtype=np.float64)
+    centre, spread = draws.mean(), float(draws.std())
+    reached = len(draws) - np.searchsorted(draws, values - 1e-12)
+    if spread == 0:
+        return (1 + reached) / (1 + len(draws))
+    skewness = float(((draws - centre) ** 3).mean() / spread**3)
+    return tail_p((values - centre) / spread, skewness, reached, len(draws))
+
+
 def benjamini_hochberg(p_values: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:
     """p-values adjusted so that those below q hold at most a share q of false findings.
 

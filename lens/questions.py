@@ -20,7 +20,7 @@ from lens.clustering import depth_terciles
 from lens.gram import RouterGram
 from lens.layer_null import adjacent_null, affordable_draws
 from lens.matching import match_layers
-from lens.multiple import SMALLEST, holm, monte_carlo_p, tail_p
+from lens.multiple import SMALLEST, holm, monte_carlo_p, pooled_p
 from lens.null import centered, gaussian_grams
 from lens.routers import RouterSet
 from lens.selection import MANY_EXPERTS, selected_share
@@ -228,7 +228,7 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
     if draws >= 399:
         return asked
     # Many experts allow few draws, but their mean is close to normal.
-    return replace(asked, p_value=_tail(effect, null))
+    return replace(asked, p_value=float(pooled_p(np.array(effect), null)))
 
 
 def _matched_elsewhere(gram: RouterGram, seed: int) -> Float[np.ndarray, " pair"]:
@@ -305,16 +305,6 @@ def _random_largest(
     own = centered(gaussian_grams(rng, draws, d_model, n_experts))
     shares, _ = selected_share(own, top_k, batches=_batches(n_experts))
     return shares.max(axis=1)
-
-
-def _tail(value: float, draws: Float[np.ndarray, " draw"]) -> float:
-    """p-value of one value by `lens.multiple.tail_p`."""
-    apart = draws - draws.mean()
-    spread = float(apart.std())
-    skew = float((apart**3).mean() / spread**3)
-    reached = np.count_nonzero(draws >= value)
-    z = np.array((value - draws.mean()) / spread)
-    return float(tail_p(z, skew, np.array(reached), len(draws)))
 
 
 def _smooth(value: float, draws: Float[np.ndarray, " draw"]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.extreme_tokens import selection_counts, selection_thresholds
-from lens.multiple import tail_p
+from lens.multiple import pooled_p
 from lens.routers import RouterSet
 
 MIN_FRAMES = 40
@@ -70,10 +70,4 @@ def band(drawn: Float[np.ndarray, "draw ..."]) -> Float[np.ndarray, "side ..."]:
 
 def extreme_p(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """p-values of largest pushes among those of random directions."""
-    drawn = drawn.astype(np.float64)
-    spread = drawn.std()
-    reached = len(drawn) - np.searchsorted(np.sort(drawn), values.astype(np.float64), side="left")
-    if spread == 0:
-        return (1 + reached) / (1 + len(drawn))
-    skewness = float(np.mean((drawn - drawn.mean()) ** 3) / spread**3)
-    return tail_p((values - drawn.mean()) / spread, skewness, reached, len(drawn))
+    return pooled_p(values, drawn)
