@@ -135,7 +135,7 @@ def show(head: Any, routers: RouterSet, how_to_read: str) -> None:
         with head:
             layout.heading("Live routing", INVITATION, how_to_read, routers)
         st.caption(
-            "Save traces with “Save trace” under One text, or many with `python -m grok.run "
+            "Save traces with “Save trace” under Inspect, or many with `python -m grok.run "
             f"--trace`. A folder opens with `--traces DIR` or {TRACES_VARIABLE}; its subfolders "
             f"are the labels, or a file named by `--trace-labels` or {LABELS_VARIABLE}."
         )

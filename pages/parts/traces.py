@@ -30,6 +30,7 @@ from pages.parts.layout import percent
 LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
 DEFAULT_LIMIT = 512
 LONGEST_TEXT = 50_000  # characters the prompt box takes; the token limit comes on top
+NO_PROMPT = "The prompt is empty. Type a text, or choose an example."
 SLOTS = {"first": "Prompt", "second": "Second prompt", "file": "Saved trace"}
 
 
@@ -153,29 +154,41 @@ def run(
     Raises:
         GrokError: the prompt or the model cannot be used; the text says why.
     """
-    if not text.strip():
-        raise PromptError("The prompt is empty. Type a text, or choose an example.")
-    shared = _loaded(request.model.path, request.dtype, on_load)
-    prompt = shared.model.encode(text if request.model.has_tokenizer else token_ids(text))
-    limit = prompt_limit()
-    if len(prompt) > limit:
-        raise PromptError(
-            f"The prompt has {len(prompt):,} tokens; at most {limit:,} are traced here. Shorten "
-            f"it, or start the app with a larger {LIMIT_VARIABLE}."
-        )
+    if not text.strip():  # before a model is read for nothing
+        raise PromptError(NO_PROMPT)
+    model = shared(request.model, request.dtype, on_load)
+    prompt = encoded(model, request.model, text)
     if request.max_new_tokens:
-        return shared.generate(
+        return model.generate(
             prompt,
             max_new_tokens=request.max_new_tokens,
             temperature=request.temperature,
             seed=request.seed,
             on_wait=on_wait,
         ).trace
-    return shared.trace(prompt, on_wait=on_wait)
+    return model.trace(prompt, on_wait=on_wait)
 
 
-def _loaded(checkpoint: str, dtype: str, on_load: Callable[[int, int], None]) -> Any:
-    """The shared model, read in another thread while this one shows how far it is.
+def encoded(model: Any, choice: ModelChoice, text: str) -> np.ndarray:
+    """The token ids [T] of a typed text, or the ids typed where there is no tokenizer.
+
+    Raises:
+        PromptError: there is no text, it is no prompt for this model, or longer than allowed.
+    """
+    if not text.strip():
+        raise PromptError(NO_PROMPT)
+    prompt = model.model.encode(text if choice.has_tokenizer else token_ids(text))
+    limit = prompt_limit()
+    if len(prompt) > limit:
+        raise PromptError(
+            f"The prompt has {len(prompt):,} tokens; at most {limit:,} are traced here. Shorten "
+            f"it, or start the app with a larger {LIMIT_VARIABLE}."
+        )
+    return prompt
+
+
+def shared(choice: ModelChoice, dtype: str, on_load: Callable[[int, int], None]) -> Any:
+    """The `grok.cached.SharedModel` of all sessions, read in another thread while this one shows how far it is.
 
     What a cached function draws is replayed to everybody who gets its result, so the
     progress must not be drawn from inside it.
@@ -187,7 +200,7 @@ def _loaded(checkpoint: str, dtype: str, on_load: Callable[[int, int], None]) ->
     try:
         model = pool.submit(
             shared_model,
-            checkpoint,
+            choice.path,
             dtype,
             _progress=lambda done, total: read.append((done, total)),
         )

@@ -274,7 +274,7 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("tab", ["labels", "many_information", "many_order"])
 def test_a_configured_folder_is_compared_by_label(open_page, small_model, labelled, tab):
-    app = open_page("live_routing", texts="many", many=tab)
+    app = open_page("live_routing", mode="many", many=tab)
     assert not app.exception and not app.error
     head = app.subheader[0].value
     assert head.startswith("12 traces, 288 tokens, 2 labels.")
@@ -290,14 +290,14 @@ def test_a_file_of_labels_can_be_configured(open_page, small_model, labelled, mo
     names = [f"{path.parent.name}/{path.name}" for path in labelled.glob("*/*.npz")]
     sheet.write_text("file,label\n" + "".join(f"{name},same\n" for name in names))
     monkeypatch.setenv(many_traces.LABELS_VARIABLE, str(sheet))
-    app = open_page("live_routing", texts="many")
+    app = open_page("live_routing", mode="many")
     assert not app.exception and not app.error
     assert "1 label. Nothing to compare yet." in app.subheader[0].value
     assert "at least two labels" in app.info[0].value
 
 
 def test_without_a_folder_the_section_says_how_to_get_one(open_page, small_model):
-    app = open_page("live_routing", texts="many")
+    app = open_page("live_routing", mode="many")
     assert not app.exception and not app.error
     assert app.subheader[0].value == many_traces.INVITATION
     assert many_traces.TRACES_VARIABLE in said(app)
@@ -306,7 +306,7 @@ def test_without_a_folder_the_section_says_how_to_get_one(open_page, small_model
 def test_a_folder_that_cannot_be_read_is_explained(open_page, small_model, monkeypatch, tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     monkeypatch.setenv(many_traces.TRACES_VARIABLE, str(tmp_path))
-    app = open_page("live_routing", texts="many")
+    app = open_page("live_routing", mode="many")
     assert not app.exception
     assert "bad.npz" in app.error[0].value
 

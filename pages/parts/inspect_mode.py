@@ -1,0 +1,184 @@
+"""One text, looked at closely: token strip, map of all layers, the chosen cell, its statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from lens.errors import LensError
+from lens.routers import RouterSet
+from pages.parts import links, prompt_form, routing_shape, routing_views, traces
+from pages.parts.live_place import Place
+
+INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
+
+EXAMPLES = {
+    "Prose": "It was a bright morning in May, and the whole village had come down to the harbour.",
+    "Python": "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n"
+    "    return total / len(values)\n",
+    "Arithmetic": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n",
+    "German": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten.",
+    "French": "Le vieux jardinier ferma la porte et s'assit au soleil devant la maison.",
+}
+ID_EXAMPLES = {"Some ids": "5, 17, 3, 42, 99, 256, 12, 7", "A repeat": "8, 8, 8, 8, 9, 9, 9, 9"}
+
+
+def form(choice: traces.ModelChoice) -> None:
+    """The prompt and how to run it."""
+    examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
+    label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
+    prompt_form.examples_row("example", {name: {"prompt": text} for name, text in examples.items()})
+    with st.form("run", border=True):
+        text = prompt_form.text_box("prompt", label, placeholder="Type a text; Ctrl+Enter runs it.")
+        with st.expander("Compare, generate, settings", icon=":material/tune:"):
+            second = prompt_form.text_box(
+                "second_prompt", "Second prompt, to compare (optional)", height=80
+            )
+            one, two, three, four = st.columns(4)
+            with one:
+                new_tokens = st.number_input("New tokens", 0, 64, 0, key="new_tokens")
+            with two:
+                temperature = st.number_input(
+                    "Temperature", 0.0, 2.0, 0.0, step=0.1, key="temperature"
+                )
+            with three:
+                seed = st.number_input("Sampling seed", 0, 9999, 0, key="sampling_seed")
+            with four:
+                dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            submitted = st.form_submit_button(
+                "Run", type="primary", icon=":material/play_arrow:", help="Ctrl+Enter"
+            )
+            st.caption(
+                f"Up to {traces.prompt_limit():,} tokens. The prompt stays in this browser session."
+            )
+    if submitted:
+        request = traces.Request(choice, str(dtype), int(new_tokens), float(temperature), int(seed))
+        run(request, text, second)
+
+
+def run(request: traces.Request, text: str, second: str) -> None:
+    """Run one or two prompts and keep what came out for this session."""
+
+    def both(on_wait: Any, on_load: Any) -> tuple[Any, Any]:
+        first = traces.run(request, text, on_wait, on_load)
+        other = traces.run(request, second, on_wait, on_load) if second.strip() else None
+        return first, other
+
+    found = prompt_form.run_guarded(both)
+    if found is None:
+        return
+    first, other = found
+    traces.keep("first", first)
+    traces.keep("second", other)
+    st.session_state["trace_shown"] = "first"
+    links.forget("token")
+
+
+def choose_trace(kept: dict[str, Any]) -> Any:
+    """The trace to look at, where there are several."""
+    if st.session_state.get("trace_shown") not in kept:
+        st.session_state["trace_shown"] = next(iter(kept))
+    if len(kept) > 1:
+        shown = st.segmented_control(
+            "Shown",
+            list(kept),
+            format_func=traces.SLOTS.__getitem__,
+            required=True,
+            key="trace_choice",
+            default=st.session_state["trace_shown"],
+        )
+        st.session_state["trace_shown"] = shown or st.session_state["trace_shown"]
+    return kept[st.session_state["trace_shown"]]
+
+
+def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> None:
+    """Everything about one trace, from the text down to its paths."""
+    labels = traces.labels(trace, routers)
+    view = routing_views.View(trace, routers, labels)
+    if trace.model_sha256 != routers.sha256:
+        st.caption(
+            f"The trace was made by a model with routers `{trace.model_sha256[:12]}`, not by the "
+            "routers that the other pages show."
+        )
+    token, layer, what = routing_views.selectors(view)
+    routing_views.strip(view, token, layer)
+    routing_views.token_map(view, token, layer, what)
+    with st.container(border=True):
+        routing_views.cell(view, token, layer)
+    names = {
+        "load": "Load",
+        "pairs": "Co-selection",
+        "compare": "Compare",
+        "order": "Order and balance",
+        "information": "Information",
+        "margins": "Margins",
+        "prediction": "Predicted load",
+        "paths": "Paths",
+    }
+    for tab, place in links.tabs("part", names):
+        with place:
+            try:
+                draw_tab(tab, view, kept, layer, what)
+            except LensError as error:
+                st.info(str(error))
+
+
+def draw_tab(
+    tab: str, view: routing_views.View, kept: dict[str, Any], layer: int, what: str
+) -> None:
+    """What the open tab shows."""
+    if tab == "load":
+        routing_views.load(view, layer)
+    elif tab == "pairs":
+        routing_views.coselection(view, layer)
+    elif tab == "compare":
+        comparison(view, kept, what)
+    elif tab == "order":
+        routing_views.order(view)
+    elif tab == "information":
+        routing_shape.information(view)
+    elif tab == "margins":
+        routing_shape.margin_distribution(view, layer)
+    elif tab == "prediction":
+        routing_shape.predicted_load(view.routers, view.trace, view.labels)
+    else:
+        routing_views.paths(view, layer)
+
+
+def comparison(view: routing_views.View, kept: dict[str, Any], what: str) -> None:
+    """The trace shown against another one of this session."""
+    others = [slot for slot, trace in kept.items() if trace is not view.trace]
+    if not others:
+        st.info("Give a second prompt under “Compare, generate, settings”, or open a saved trace.")
+        return
+    slot = others[0]
+    other = routing_views.View(kept[slot], view.routers, traces.labels(kept[slot], view.routers))
+    st.markdown(f"The trace shown minus **{traces.SLOTS[slot].lower()}**, aligned by position.")
+    routing_views.compare(view, other, what)
+
+
+def show(place: Place) -> None:
+    """The mode: a form, then the trace it made or another one of this session."""
+    if place.choice is not None:
+        form(place.choice)
+    kept = traces.kept()
+    if not kept:
+        place.heading(INVITATION)
+        return
+    top = st.container(horizontal=True, vertical_alignment="bottom")
+    with top:
+        trace = choose_trace(kept)
+        if hasattr(trace, "save"):  # a trace opened from a file is saved already
+            st.download_button(
+                "Save trace (.npz)",
+                lambda: traces.file_bytes(trace),
+                file_name="trace.npz",
+                mime="application/octet-stream",
+                key="save_trace",
+                on_click="ignore",
+                icon=":material/download:",
+            )
+    results(trace, kept, place.routers)
+    place.heading(traces.finding(trace, traces.labels(trace, place.routers)))

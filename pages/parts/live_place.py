@@ -1,0 +1,67 @@
+"""Where a mode of the Live routing page draws, and what it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lens.routers import RouterSet
+from pages.parts import layout, traces
+
+HOW_TO_READ = """
+Each layer's router scores every expert for every token; the K best are used. `p = softmax(z)` over
+all experts; Grok-1 keeps the gates as they are, without renormalising.
+
+- **Margin** `z_K − z_(K+1)` in logits: how close the choice of experts was. Near 0 another expert
+  would have been taken by a small change.
+- **Lead** `z_1 − z_2`: decides the mix, not the choice. The **mix** is p_a / (p_a + p_b): the norm
+  after the experts cancels the total gate mass.
+- **Entropy** of p in nats: 0 certain, ln E when all experts are alike.
+- **Load**: share of (token, slot) assignments. The band holds 95 % of the shares that even use
+  gives by chance with as many tokens; whiskers are Clopper–Pearson intervals of the share itself,
+  which hold together for a layer (Bonferroni).
+- **Effective experts** exp(H) of the load: between K and E. Even use of few tokens lies below E;
+  the band says how far.
+- **Lift** of a pair: tokens that chose both, over what the loads explain: the least committal
+  choice of K different experts with these loads, P(S) ∝ Π w_e. 1 is chance. p from the first three
+  moments of the count given the loads.
+- **Repeats**: chance is 1 / E for the first choice, and 1 − C(E − K, K) / C(E, K) for any. The band
+  is of the same tokens in random order.
+- **Information** I = Σ p(v, e) ln [p(v, e) / (p(v) p(e))] in nats, over the assignments: v the
+  token id, or a bin of positions. Counts of few tokens make it too large, so read what exceeds the
+  mean of shuffled tokens; as a share of H(expert) − ln K, what a label that fixes the choices has.
+- **Margins, null**: normal logits with the layer's measured mean and E × E covariance; compared is
+  the median over the spread √(mean variance).
+- **Predicted load** P(selected) / K with normal logits, from that mean and covariance, and from the
+  weights alone; the null relabels the experts of each layer.
+- **Labels** (many traces): load under a label over the load in all traces. The null permutes the
+  labels over whole traces, for tokens of one text are not independent.
+
+p-values of many layers, pairs or experts are adjusted by Benjamini and Hochberg (q). But for
+labels, all take the tokens of a text as independent, which neighbours are not: they speak of this
+text.
+
+Numbers of experts carry no meaning across layers. The first tokens of a text behave unlike others;
+compare texts at the same positions before you read meaning into a difference.
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a mode of the page is given.
+
+    Attributes:
+        head: container at the top, for the heading.
+        routers: those of the data source, which need not be the model's that runs prompts.
+        choice: the model that runs prompts; None where none can.
+    """
+
+    head: Any
+    routers: RouterSet
+    choice: traces.ModelChoice | None
+
+    def heading(self, finding: str, how_to_read: str = HOW_TO_READ) -> None:
+        """The page's name and what the mode has found; call it once, when that is known."""
+        with self.head:
+            layout.heading("Live routing", finding, how_to_read, self.routers)
+        layout.share(self.routers)

@@ -1,0 +1,81 @@
+"""What the modes that run prompts have in common: text boxes, examples, and a guarded run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from grok.errors import GrokError
+from lens.errors import LensError
+from pages.parts import traces
+
+Result = TypeVar("Result")
+TEXTS = "texts_kept"  # name -> text typed last, on whichever mode
+
+
+def text_box(name: str, label: str, **options: Any) -> str:
+    """A text area whose text is the same in all modes, for this session alone."""
+    kept = st.session_state.setdefault(TEXTS, {})
+    if name not in st.session_state and name in kept:
+        st.session_state[name] = kept[name]
+    options = {"height": 110, "max_chars": traces.LONGEST_TEXT, **options}
+    text = st.text_area(label, key=name, **options) or ""
+    kept[name] = text
+    return text
+
+
+def put(**texts: str) -> None:
+    """Put texts into their boxes; call it in a callback."""
+    for name, text in texts.items():
+        st.session_state[name] = text
+        st.session_state.setdefault(TEXTS, {})[name] = text
+
+
+def examples_row(
+    key: str, examples: Mapping[str, Mapping[str, str]], label: str = "Examples"
+) -> None:
+    """Examples to click; each puts texts into boxes, by the boxes' names."""
+
+    def use() -> None:
+        chosen = st.session_state.get(key)
+        if chosen in examples:
+            put(**examples[chosen])
+
+    st.pills(label, list(examples), key=key, on_change=use)
+
+
+def run_guarded(
+    run: Callable[[Callable[[int], object], Callable[[int, int], None]], Result],
+    text: str = "Running the model; the first run of a session may load it",
+) -> Result | None:
+    """What `run(on_wait, on_load)` returns, or None after its error has been shown.
+
+    Args:
+        run: is given a function that shows the place in the queue, and one that shows how
+            many of the model's tensors have been read.
+        text: beside the spinner.
+    """
+    place = st.empty()
+
+    def on_wait(ahead: int) -> None:
+        if ahead > 0:
+            place.info(
+                f"Waiting for the model, position {ahead} in the queue.",
+                icon=":material/hourglass_top:",
+            )
+        else:
+            place.empty()
+
+    def on_load(done: int, total: int) -> None:
+        place.progress(done / total, f"Loading the model: {done} of {total} tensors")
+
+    try:
+        with st.spinner(text, show_time=True):
+            return run(on_wait, on_load)
+    except (GrokError, LensError) as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+    finally:
+        place.empty()
