@@ -188,7 +188,9 @@ def encoded(model: Any, choice: ModelChoice, text: str) -> np.ndarray:
 
 
 def shared(choice: ModelChoice, dtype: str, on_load: Callable[[int, int], None]) -> Any:
-    """The `grok.cached.SharedModel` of all sessions, read in another thread while this one shows how far it is.
+    """The `grok.cached.SharedModel` of all sessions.
+
+    It is read in another thread while this one shows how far that is.
 
     What a cached function draws is replayed to everybody who gets its result, so the
     progress must not be drawn from inside it.
