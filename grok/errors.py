@@ -27,3 +27,11 @@ class BusyError(GrokError):
 
 class DeviceError(GrokError):
     """The devices at hand cannot hold or run the model as asked."""
+
+
+class SiteError(GrokError):
+    """A site that the model doesn't have, or that is used where it cannot be."""
+
+
+class InterventionError(GrokError):
+    """An intervention that does not fit its site, its layer or the model."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from grok.config import GrokConfig
 from grok.modules import Cache, DecoderLayer, Dispatch, Embed, LayerTrace, Unembed
 from grok.moe import run_selected
+from grok.sites import UNSEEN, Visit
 
 Params = Mapping[str, Any]
 
@@ -36,9 +37,11 @@ def embed(config: GrokConfig, params: Params, tokens: jax.Array, dtype: Any) -> 
     return model.apply(_nested(params), None, tokens)
 
 
-def unembed(config: GrokConfig, params: Params, h: jax.Array, dtype: Any) -> jax.Array:
+def unembed(
+    config: GrokConfig, params: Params, h: jax.Array, dtype: Any, *, visit: Visit = UNSEEN
+) -> jax.Array:
     """Logits of the residual stream after the last layer. [B, T, D] -> [B, T, V]."""
-    model = hk.transform(lambda x: Unembed(config)(x, dtype))
+    model = hk.transform(lambda x: Unembed(config, visit)(x, dtype))
     return model.apply(_nested(params), None, h)
 
 
@@ -51,9 +54,10 @@ def layer(
     cache: Cache,
     *,
     dispatch: Dispatch = run_selected,
+    visit: Visit = UNSEEN,
 ) -> tuple[jax.Array, LayerTrace, Cache]:
     """One decoder layer; see `grok.modules.DecoderLayer`."""
-    model = hk.transform(lambda *args: DecoderLayer(config, dispatch)(*args))
+    model = hk.transform(lambda *args: DecoderLayer(config, dispatch, visit)(*args))
     return model.apply(_nested(params, "decoder_layer/"), None, h, start, key_is_token, cache)
 
 

@@ -23,13 +23,16 @@ import jax.numpy as jnp
 
 from grok.config import GrokConfig
 from grok.moe import HIGHEST, Choice, Experts, Weight, choose, float_values, run_selected
+from grok.sites import UNSEEN, Visit
 
 NORM_EPSILON = 1e-5
 SOFT_CAP = 30.0
 MASKED = -1e30
 ROPE_BASE = 10000.0
 
-Dispatch = Callable[[jax.Array, jax.Array, jax.Array, Experts], jax.Array]
+# (rows [N, D], experts [N, K], gates [N, K], weights) -> [N, D]; with summed=False, which only
+# a look at single contributions asks for, [N, K, D].
+Dispatch = Callable[..., jax.Array]
 
 
 class Cache(NamedTuple):
@@ -150,11 +153,11 @@ class Router(hk.Module):
         super().__init__(name)
         self.config = config
 
-    def __call__(self, x: jax.Array) -> Choice:
+    def __call__(self, x: jax.Array, visit: Visit = UNSEEN) -> Choice:
         c = self.config
         init = hk.initializers.TruncatedNormal(c.d_model**-0.5)
         w = hk.get_parameter("w", (c.d_model, c.n_experts), jnp.float32, init=init)
-        return choose(x, w, c.top_k)
+        return choose(x, w, c.top_k, visit)
 
 
 class Mixture(hk.Module):
@@ -164,7 +167,7 @@ class Mixture(hk.Module):
         super().__init__(name)
         self.config, self.dispatch = config, dispatch
 
-    def __call__(self, x: jax.Array, choice: Choice) -> jax.Array:
+    def __call__(self, x: jax.Array, choice: Choice, visit: Visit = UNSEEN) -> jax.Array:
         c = self.config
         up, down = (c.n_experts, c.d_model, c.d_ff), (c.n_experts, c.d_ff, c.d_model)
         weights = Experts(
@@ -173,9 +176,15 @@ class Mixture(hk.Module):
             down=ExpertMatrices("linear_1")(down),
         )
         rows = x.reshape(-1, c.d_model)  # [B * T, D]
-        experts = choice.experts.reshape(-1, c.top_k)
-        gates = choice.gates.reshape(-1, c.top_k)
-        return self.dispatch(rows, experts, gates, weights).astype(x.dtype).reshape(x.shape)
+        k = choice.experts.shape[-1]
+        experts, gates = choice.experts.reshape(-1, k), choice.gates.reshape(-1, k)
+        if visit.wants("moe.contribution"):
+            parts = self.dispatch(rows, experts, gates, weights, summed=False)
+            parts = parts.reshape(*x.shape[:-1], k, c.d_model)
+            out = jnp.sum(visit("moe.contribution", parts), axis=-2)
+        else:
+            out = self.dispatch(rows, experts, gates, weights).reshape(x.shape)
+        return visit("moe.output", out.astype(x.dtype))
 
 
 class DecoderLayer(hk.Module):
@@ -185,10 +194,11 @@ class DecoderLayer(hk.Module):
         self,
         config: GrokConfig,
         dispatch: Dispatch = run_selected,
+        visit: Visit = UNSEEN,
         name: str = "decoder_layer",
     ) -> None:
         super().__init__(name)
-        self.config, self.dispatch = config, dispatch
+        self.config, self.dispatch, self.visit = config, dispatch, visit
 
     def __call__(
         self, h: jax.Array, start: jax.Array, key_is_token: jax.Array, cache: Cache
@@ -201,21 +211,25 @@ class DecoderLayer(hk.Module):
             key_is_token: [B, S], False at padding; attention never reads those keys.
             cache: this layer's keys and values, [B, S, J, P] in the activation dtype.
 
+        Every site of `grok.sites` passes through `visit` on its way.
+
         Returns:
             The residual stream after the layer, what was computed, the filled cache.
         """
-        dtype = cache.keys.dtype
+        dtype, visit = cache.keys.dtype, self.visit
 
         def add(stream: jax.Array, branch: jax.Array) -> jax.Array:
             return stream.astype(dtype).astype(jnp.float32) + branch.astype(jnp.float32)
 
+        h = visit("resid_pre", h)
         normed = RMSNorm("rms_norm")(h, dtype)
         attn_out, cache = Attention(self.config)(normed, start, key_is_token, cache)
-        h = add(h, RMSNorm("rms_norm_1")(attn_out, dtype))
+        attn_out = visit("attn.output", attn_out)
+        h = visit("resid_mid", add(h, RMSNorm("rms_norm_1")(attn_out, dtype)))
         router_input = RMSNorm("rms_norm_2")(h, dtype)
-        choice = Router(self.config)(router_input)
-        moe_out = Mixture(self.config, self.dispatch)(router_input, choice)
-        h = add(h, RMSNorm("rms_norm_3")(moe_out, dtype))
+        choice = Router(self.config)(visit("router.input", router_input), visit)
+        moe_out = Mixture(self.config, self.dispatch)(router_input, choice, visit)
+        h = visit("resid_post", add(h, RMSNorm("rms_norm_3")(moe_out, dtype)))
         return h, LayerTrace(router_input, choice, attn_out, moe_out), cache
 
 
@@ -258,10 +272,13 @@ class Embed(hk.Module):
 class Unembed(hk.Module):
     """What stands after the last decoder layer."""
 
-    def __init__(self, config: GrokConfig, name: str = "language_model") -> None:
+    def __init__(
+        self, config: GrokConfig, visit: Visit = UNSEEN, name: str = "language_model"
+    ) -> None:
         super().__init__(name)
-        self.config = config
+        self.config, self.visit = config, visit
 
     def __call__(self, h: jax.Array, dtype: Any) -> jax.Array:
         """Residual stream after the last layer [B, T, D] -> logits [B, T, V] in `dtype`."""
-        return InOutEmbed(self.config).decode(RMSNorm("rms_norm")(h, dtype))
+        normed = self.visit("norm.output", RMSNorm("rms_norm")(h, dtype))
+        return self.visit("logits", InOutEmbed(self.config).decode(normed))

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grok.sites import UNSEEN, Visit
 from grok.tensor_file import QuantizedWeight8bit
 
 jax.tree_util.register_dataclass(QuantizedWeight8bit, ["weight", "scales"], [])
@@ -63,17 +64,35 @@ def float_values(weight: Weight, activation: Any) -> jax.Array:
     return (grouped * scales[..., :, None, :]).reshape(values.shape)
 
 
-def choose(router_input: jax.Array, router: jax.Array, top_k: int) -> Choice:
+def choose(router_input: jax.Array, router: jax.Array, top_k: int, visit: Visit = UNSEEN) -> Choice:
     """Softmax over all experts, then the `top_k` largest; gates are not renormalised.
 
-    The product is in full float32: a reduced-precision one flips experts.
+    The product is in full float32: a reduced-precision one flips experts. Where `visit`
+    puts other experts, the gates are their probabilities.
     """
     logits = jnp.dot(
         router_input.astype(jnp.float32), router.astype(jnp.float32), precision=HIGHEST
     )  # [..., E]
+    logits = visit("router.logits", logits)
     probs = jax.nn.softmax(logits, axis=-1)
     gates, experts = jax.lax.top_k(probs, top_k)  # [..., K], largest first
-    return Choice(logits, probs, experts.astype(jnp.int32), gates)
+    experts = experts.astype(jnp.int32)
+    put = visit("router.experts", experts, probs=probs)
+    if put is not experts:
+        experts, gates = largest_first(put, probs)
+    return Choice(logits, probs, experts, visit("router.gates", gates))
+
+
+def largest_first(experts: jax.Array, probs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Experts [..., K] in the order of their probabilities, of ties the first, and those.
+
+    An id outside the model stands for no expert: it comes last and its gate is 0.
+    """
+    ordered = jnp.sort(experts, axis=-1)
+    there = (ordered >= 0) & (ordered < probs.shape[-1])
+    found = jnp.take_along_axis(probs, jnp.where(there, ordered, 0), axis=-1)
+    gates, order = jax.lax.top_k(jnp.where(there, found, -1.0), experts.shape[-1])
+    return jnp.take_along_axis(ordered, order, axis=-1), jnp.maximum(gates, 0.0)
 
 
 def expert_output(x: jax.Array, gelu: Weight, linear: Weight, down: Weight) -> jax.Array:
@@ -131,7 +150,14 @@ def plan_blocks(experts: jax.Array, n_experts: int, rows: int) -> _Plan:
     return _Plan(token, jnp.minimum(expert, n_experts - 1), first_block[-1], slot_of)
 
 
-def run_selected(x: jax.Array, experts: jax.Array, gates: jax.Array, weights: Experts) -> jax.Array:
+def run_selected(
+    x: jax.Array,
+    experts: jax.Array,
+    gates: jax.Array,
+    weights: Experts,
+    *,
+    summed: bool = True,
+) -> jax.Array:
     """Gate-weighted sum of the chosen experts' outputs, computing those alone.
 
     Args:
@@ -139,9 +165,10 @@ def run_selected(x: jax.Array, experts: jax.Array, gates: jax.Array, weights: Ex
         experts: [N, K]; ids of E or more are skipped.
         gates: [N, K], cast to the dtype of x when applied.
         weights: of E experts.
+        summed: False leaves the contributions of the K experts apart.
 
     Returns:
-        [N, D] float32.
+        [N, D] float32; [N, K, D] when not summed.
     """
     n, d = x.shape
     k = experts.shape[1]
@@ -165,7 +192,8 @@ def run_selected(x: jax.Array, experts: jax.Array, gates: jax.Array, weights: Ex
     out = jnp.zeros((sorted_rows.shape[0], d), jnp.float32)
     out = jax.lax.fori_loop(0, plan.n_blocks, one_block, out)
     picked = out.at[plan.slot].get(mode="fill", fill_value=0).reshape(n, k, d)
-    return jnp.sum(picked * gates.astype(x.dtype).astype(jnp.float32)[..., None], axis=1)
+    weighted = picked * gates.astype(x.dtype).astype(jnp.float32)[..., None]
+    return jnp.sum(weighted, axis=1) if summed else weighted
 
 
 def run_with_capacity(

@@ -6,6 +6,7 @@ C candidates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from grok import forward
 from grok.config import GrokConfig
 from grok.modules import Cache, Dispatch
 from grok.moe import Choice
+from grok.sites import EMBED, Place
+from grok.visits import NOTHING, EditsBySite, Looking
 
 SMALLEST_BUCKET = 16
 
@@ -33,9 +36,17 @@ def embed_pass(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -
     return forward.embed(config, params, tokens, jnp.dtype(dtype))
 
 
+@partial(jax.jit, static_argnames=("n_experts",), compiler_options=_AS_WRITTEN)
+def edited_embedding(
+    h: jax.Array, start: jax.Array, edits: EditsBySite, n_experts: int
+) -> jax.Array:
+    """The residual stream before the first layer, after its edits."""
+    return Looking(edits, (), start, n_experts)(EMBED, h)
+
+
 @partial(
     jax.jit,
-    static_argnames=("config", "dispatch", "mesh"),
+    static_argnames=("config", "dispatch", "mesh", "keep"),
     donate_argnames=("cache",),
     compiler_options=_AS_WRITTEN,
 )
@@ -48,16 +59,23 @@ def layer_pass(
     cache: Cache,
     dispatch: Dispatch,
     mesh: Mesh,
-) -> tuple[jax.Array, Choice, Cache]:
-    """One decoder layer, of which the router's choice is kept; see `grok.forward.layer`."""
+    edits: EditsBySite = NOTHING,
+    keep: tuple[str, ...] = (),
+) -> tuple[jax.Array, Choice, Cache, dict[str, jax.Array]]:
+    """One decoder layer with its edits; see `grok.forward.layer`.
+
+    Returns:
+        The residual stream, the router's choice, the filled cache, and the values of the
+        sites in `keep`.
+    """
+    looking = Looking(edits, keep, start, config.n_experts)
     h, trace, cache = forward.layer(
-        config, params, h, start, key_is_token, cache, dispatch=dispatch
+        config, params, h, start, key_is_token, cache, dispatch=dispatch, visit=looking
     )
+    out = (h, trace.choice, looking.kept)
     if mesh.size > 1:  # every process and device can read what leaves the layer
-        h, choice = jax.lax.with_sharding_constraint((h, trace.choice), NamedSharding(mesh, P()))
-    else:
-        choice = trace.choice
-    return h, choice, cache
+        out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))
+    return out[0], out[1], cache, out[2]
 
 
 class Head(NamedTuple):
@@ -70,25 +88,35 @@ class Head(NamedTuple):
 
 @partial(
     jax.jit,
-    static_argnames=("config", "n_candidates", "dtype", "mesh"),
+    static_argnames=("config", "n_candidates", "dtype", "mesh", "keep"),
     compiler_options=_AS_WRITTEN,
 )
 def head_pass(
-    config: GrokConfig, params: Any, h: jax.Array, n_candidates: int, dtype: str, mesh: Mesh
-) -> Head:
-    """Logits, and the `n_candidates` most probable next tokens."""
-    logits = forward.unembed(config, params, h, jnp.dtype(dtype))
+    config: GrokConfig,
+    params: Any,
+    h: jax.Array,
+    n_candidates: int,
+    dtype: str,
+    mesh: Mesh,
+    start: Any = 0,
+    edits: EditsBySite = NOTHING,
+    keep: tuple[str, ...] = (),
+) -> tuple[Head, dict[str, jax.Array]]:
+    """Logits and the `n_candidates` most probable next tokens; values of the sites in `keep`."""
+    looking = Looking(edits, keep, start, config.n_experts)
+    logits = forward.unembed(config, params, h, jnp.dtype(dtype), visit=looking)
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     top, ids = jax.lax.top_k(probs, n_candidates)
-    head = Head(logits, ids.astype(jnp.int32), top)
+    out = (Head(logits, ids.astype(jnp.int32), top), looking.kept)
     if mesh.size > 1:
-        head = jax.lax.with_sharding_constraint(head, NamedSharding(mesh, P()))
-    return head
+        out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))
+    return out
 
 
 class Forward(NamedTuple):
     """One pass, on the host. logits [B, T, V] float32; router_logits, router_probs
-    [L, B, T, E]; experts, gates [L, B, T, K]; candidates, candidate_probs [B, T, C]."""
+    [L, B, T, E]; experts, gates [L, B, T, K]; candidates, candidate_probs [B, T, C];
+    kept: values [B, T, ...] of the places that were wanted."""
 
     logits: np.ndarray
     router_logits: np.ndarray
@@ -97,6 +125,7 @@ class Forward(NamedTuple):
     gates: np.ndarray
     candidates: np.ndarray
     candidate_probs: np.ndarray
+    kept: Mapping[Place, np.ndarray] = {}
 
 
 def bucket(length: int) -> int:

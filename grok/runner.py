@@ -9,7 +9,7 @@ calls may come from several threads, one at a time (see `grok.turnstile`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +30,17 @@ from grok.checkpoint import (
 )
 from grok.config import BUNDLED_MODEL
 from grok.errors import DeviceError, GrokError, PromptError
+from grok.interventions import NO_EDITS, Edits
 from grok.modules import Cache
-from grok.passes import Forward, bucket, embed_pass, head_pass, layer_pass
+from grok.moe import Choice
+from grok.passes import (
+    Forward,
+    bucket,
+    edited_embedding,
+    embed_pass,
+    head_pass,
+    layer_pass,
+)
 from grok.sampling import check_sampling, next_token
 from grok.sharding import (
     device_memory,
@@ -41,8 +50,11 @@ from grok.sharding import (
     memory_needed,
     place,
 )
+from grok.sites import AXES, EMBED, FLOAT32, LAYER_SITES, LOGITS, NORM, Place, Site
 from grok.tokenizer import Tokenizer
 from grok.trace import RoutingTrace, routers_sha256
+from grok.tracing import Tracing
+from grok.visits import Visits, arrange, nothing
 
 __all__ = [
     "Forward",
@@ -207,23 +219,74 @@ class Model:
         return self._pass(tokens, 0, tokens > 0, caches, candidates)
 
     def trace_routing(
-        self, prompt: str | Sequence[int] | np.ndarray, *, candidates: int = 10
+        self,
+        prompt: str | Sequence[int] | np.ndarray,
+        *,
+        candidates: int = 10,
+        edits: Edits = NO_EDITS,
     ) -> RoutingTrace:
         """The routing of a prompt, and the most probable next tokens after each token.
 
         Args:
             prompt: text, or token ids.
             candidates: next tokens to keep, C.
+            edits: interventions of this run alone; see `grok.interventions.edit`.
 
         Raises:
             PromptError: see `encode`.
+            SiteError, InterventionError: edits that do not fit the model.
         """
         tokens = self.encode(prompt)
-        n = bucket(tokens.size)
-        padded = np.zeros((1, n), np.int32)
-        padded[0, : tokens.size] = tokens
-        result = self._pass(padded, 0, padded > 0, self._caches(1, n), self._count(candidates))
-        return self._trace([(tokens, result)], tokens.size, {"max_new_tokens": 0})
+        result = self._read(tokens, candidates, edits)
+        return self._trace([(tokens, result)], tokens.size, {"max_new_tokens": 0}, edits)
+
+    def trace(
+        self,
+        prompt: str | Sequence[int] | np.ndarray,
+        *,
+        max_new_tokens: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        candidates: int = 10,
+    ) -> Tracing:
+        """A `with` block that says what to change and what to keep; the run comes at its end.
+
+        >>> with model.trace("The capital of France is") as t:   # doctest: +SKIP
+        ...     t.layers[3].router.logits.edit(ban(2))
+        ...     stream = t.layers[5].resid_post.save()
+        >>> stream.value.shape, t.routing.experts.shape          # doctest: +SKIP
+
+        Args: as for `stream`; `max_new_tokens` of 0 only reads the prompt.
+
+        Raises:
+            PromptError: see `encode` and `stream`.
+        """
+        sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+        return Tracing(self, self.encode(prompt), max_new_tokens, candidates, sampling)
+
+    def sites(self, n_tokens: int = 1) -> list[Site]:
+        """Every site with its axes, its shape for `n_tokens` tokens and its dtype; runs nothing."""
+        shapes = {
+            "n_experts": self.config.n_experts,
+            "top_k": self.config.top_k,
+            "d_model": self.config.d_model,
+            "vocab_size": self.config.vocab_size,
+        }
+
+        def site(place: Place) -> Site:
+            axes = AXES[place.site]
+            dtype = "float32" if place.site in FLOAT32 else self.dtype
+            if place.site == "router.experts":
+                dtype = "int32"
+            shape = (n_tokens, *(shapes[axis] for axis in axes))
+            return Site(str(place), ("token", *axes), shape, dtype)
+
+        last = self.config.n_layers
+        layers = [Place(i, name) for i in range(last) for name in LAYER_SITES]
+        return [
+            site(p) for p in (Place(-1, EMBED), *layers, Place(last, NORM), Place(last, LOGITS))
+        ]
 
     def stream(
         self,
@@ -234,6 +297,8 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
         candidates: int = 10,
+        edits: Edits = NO_EDITS,
+        wanted: Iterable[Place] = (),
     ) -> Iterator[Step]:
         """Generates token by token; ends at `max_new_tokens` or after the end-of-sequence token.
 
@@ -244,9 +309,12 @@ class Model:
             top_p: nucleus; 1 keeps all tokens.
             seed: of the draws; the same seed and settings give the same tokens.
             candidates: next tokens to keep in the routing.
+            edits: interventions, in force for every token that is read.
+            wanted: places whose values each step keeps.
 
         Raises:
             PromptError: unusable prompt or settings, or no room for the new tokens.
+            SiteError, InterventionError: edits that do not fit the model.
         """
         tokens = self.encode(prompt)
         check_sampling(temperature, top_p, seed)
@@ -258,7 +326,8 @@ class Model:
                 f"The prompt has {tokens.size} tokens, so there is room for {room} new ones in "
                 f"this model's context; {max_new_tokens} were asked for."
             )
-        return self._stream(tokens, max_new_tokens, temperature, top_p, seed, candidates)
+        visits = self._visits(tokens, edits, wanted)
+        return self._stream(tokens, max_new_tokens, temperature, top_p, seed, candidates, visits)
 
     def _stream(
         self,
@@ -268,6 +337,7 @@ class Model:
         top_p: float,
         seed: int,
         candidates: int,
+        visits: Visits,
     ) -> Iterator[Step]:
         n = bucket(tokens.size)
         caches = self._caches(1, max(n, bucket(tokens.size + max_new_tokens)))
@@ -279,7 +349,9 @@ class Model:
         rng = np.random.default_rng(seed)
         read, given, start = tokens, padded, 0
         for _ in range(max_new_tokens):
-            routing = self._pass(given, start, key_is_token, caches, self._count(candidates))
+            routing = self._pass(
+                given, start, key_is_token, caches, self._count(candidates), visits
+            )
             start += read.size
             token = next_token(routing.logits[0, read.size - 1], temperature, top_p, rng)
             yield Step(token, self.pieces([token])[0], read, routing)
@@ -296,14 +368,40 @@ class Model:
         steps = list(self.stream(prompt, max_new_tokens=max_new_tokens, **options))
         return self.collect(steps, {"max_new_tokens": max_new_tokens, **options})
 
-    def collect(self, steps: Sequence[Step], settings: Mapping[str, Any]) -> Generation:
-        """The `Generation` of the steps of one `stream`."""
+    def collect(self, steps: Sequence[Step], options: Mapping[str, Any]) -> Generation:
+        """The `Generation` of the steps of one `stream`, which was given these options."""
         passes = [(step.read, step.routing) for step in steps]
         new = [step.token for step in steps]
-        trace = self._trace(passes, steps[0].read.size, settings)
+        settings = {k: v for k, v in options.items() if k not in ("edits", "wanted")}
+        trace = self._trace(passes, steps[0].read.size, settings, options.get("edits", NO_EDITS))
         return Generation(new, self.text(new), trace)
 
     # internals
+
+    def _visits(self, tokens: np.ndarray, edits: Edits, wanted: Iterable[Place] = ()) -> Visits:
+        return arrange(
+            self.config,
+            edits,
+            wanted=wanted,
+            lengths=[tokens.size],
+            padded=bucket(tokens.size),
+            positions=bucket(self.config.context_length),
+        )
+
+    def _read(
+        self,
+        tokens: np.ndarray,
+        candidates: int = 1,
+        edits: Edits = NO_EDITS,
+        wanted: Iterable[Place] = (),
+    ) -> Forward:
+        """One pass over one sequence, padded to its bucket."""
+        visits = self._visits(tokens, edits, wanted)
+        n = bucket(tokens.size)
+        padded = np.zeros((1, n), np.int32)
+        padded[0, : tokens.size] = tokens
+        caches = self._caches(1, n)
+        return self._pass(padded, 0, padded > 0, caches, self._count(candidates), visits)
 
     def _count(self, candidates: int) -> int:
         return max(1, min(candidates, self.config.vocab_size))
@@ -319,20 +417,57 @@ class Model:
         key_is_token: np.ndarray,
         caches: list[Cache],
         candidates: int,
+        visits: Visits | None = None,
     ) -> Forward:
         """Reads `tokens` [B, T] at `start`; `caches` is filled in place."""
-        h = embed_pass(self.config, {EMBEDDING: self._io[EMBEDDING]}, tokens, self.dtype)
+        visits = visits or nothing(self.config)
         where, keys = np.int32(start), np.array(key_is_token)
+        captured: dict[Place, jax.Array] = {}
+
+        def capture(layer: int, kept: Mapping[str, jax.Array]) -> None:
+            for site, value in kept.items():
+                place = Place(layer, site)
+                if place in visits.wanted or place in visits.referenced:
+                    captured[place] = value
+
+        h = embed_pass(self.config, {EMBEDDING: self._io[EMBEDDING]}, tokens, self.dtype)
+        if visits.embed:
+            h = edited_embedding(h, where, visits.embed, self.config.n_experts)
+        capture(-1, {EMBED: h})
         choices = []
         for i, params in enumerate(self._layers):
-            h, choice, caches[i] = layer_pass(
-                self.config, params, h, where, keys, caches[i], self._dispatch, self.mesh
+            h, choice, caches[i], kept = layer_pass(
+                self.config,
+                params,
+                h,
+                where,
+                keys,
+                caches[i],
+                self._dispatch,
+                self.mesh,
+                visits.layer_edits(i, captured),
+                visits.keep,
             )
             choices.append(choice)
-        head = head_pass(self.config, self._io, h, candidates, self.dtype, self.mesh)
-        head, choices = jax.device_get((head, choices))
+            capture(i, kept)
+        head, kept = head_pass(
+            self.config,
+            self._io,
+            h,
+            candidates,
+            self.dtype,
+            self.mesh,
+            where,
+            visits.head_edits(captured),
+            visits.keep_head,
+        )
+        capture(self.config.n_layers, kept)
+        wanted = {place: captured[place] for place in visits.wanted}
+        head, choices, wanted = jax.device_get((head, choices, wanted))
+        k = max(choice.experts.shape[-1] for choice in choices)
         router_logits, router_probs, experts, gates = (
-            np.stack(parts) for parts in zip(*choices, strict=True)
+            np.stack(parts)
+            for parts in zip(*(_padded(choice, k) for choice in choices), strict=True)
         )
         return Forward(
             logits=head.logits.astype(np.float32),
@@ -342,6 +477,7 @@ class Model:
             gates=gates,
             candidates=head.candidates,
             candidate_probs=head.candidate_probs,
+            kept=wanted,
         )
 
     def _trace(
@@ -349,6 +485,7 @@ class Model:
         passes: Sequence[tuple[np.ndarray, Forward]],
         prompt_length: int,
         settings: Mapping[str, Any],
+        edits: Edits = NO_EDITS,
     ) -> RoutingTrace:
         tokens = np.concatenate([read for read, _ in passes])
 
@@ -373,8 +510,21 @@ class Model:
             candidate_probs=joined("candidate_probs", 1),
             candidate_pieces=np.array(rows, dtype=np.str_),
             model_sha256=self.sha256,
-            settings={"model": self.name, "dtype": self.dtype, **settings},
+            settings={"model": self.name, "dtype": self.dtype, **settings}
+            | ({"interventions": edits.texts()} if edits else {}),
         )
+
+
+def _padded(choice: Choice, k: int) -> Choice:
+    """The choice with `k` experts a token; -1 with a gate of 0 stands for none."""
+    n_experts = choice.probs.shape[-1]
+    experts = np.where(choice.experts < n_experts, choice.experts, -1)
+    missing = k - experts.shape[-1]
+    if missing:
+        pad = [(0, 0)] * (experts.ndim - 1) + [(0, missing)]
+        experts = np.pad(experts, pad, constant_values=-1)
+        return Choice(choice.logits, choice.probs, experts, np.pad(choice.gates, pad))
+    return Choice(choice.logits, choice.probs, experts, choice.gates)
 
 
 def _as_ids(prompt: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:

@@ -113,16 +113,21 @@ def dispatch_over(mesh: Mesh) -> Dispatch:
     if mesh.size == 1:
         return run_selected
 
-    def share(x: jax.Array, experts: jax.Array, gates: jax.Array, own: Experts) -> jax.Array:
+    def share(
+        x: jax.Array, experts: jax.Array, gates: jax.Array, own: Experts, *, summed: bool
+    ) -> jax.Array:
         n_own = own.gelu.shape[0]
         local = experts - jax.lax.axis_index("model") * n_own
         local = jnp.where((local >= 0) & (local < n_own), local, n_own)
-        return jax.lax.psum(run_selected(x, local, gates, own), "model")
+        return jax.lax.psum(run_selected(x, local, gates, own, summed=summed), "model")
 
-    def dispatch(x: jax.Array, experts: jax.Array, gates: jax.Array, all_: Experts) -> jax.Array:
+    def dispatch(
+        x: jax.Array, experts: jax.Array, gates: jax.Array, all_: Experts, *, summed: bool = True
+    ) -> jax.Array:
         rows = P("data") if x.shape[0] % mesh.shape["data"] == 0 else P()
         run = partial(jax.shard_map, mesh=mesh, check_vma=False)
-        return run(share, in_specs=(rows, rows, rows, P("model")), out_specs=rows)(
+        own_share = partial(share, summed=summed)
+        return run(own_share, in_specs=(rows, rows, rows, P("model")), out_specs=rows)(
             x, experts, gates, all_
         )
 

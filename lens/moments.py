@@ -76,8 +76,17 @@ class LogitMoments:
 
 
 def logit_moments(logits: Float[np.ndarray, "layer token expert"]) -> LogitMoments:
-    """Mean and scatter of router logits over the tokens, each layer by itself."""
+    """Mean and scatter of router logits over the tokens, each layer by itself.
+
+    Raises:
+      LensError: an expert was banned in the trace, so that its logits have no mean.
+    """
     logits = np.asarray(logits)
+    if not np.isfinite(logits).all():
+        raise LensError(
+            "Moments of router logits: experts were banned in this trace, so their logits are "
+            "minus infinity and have no mean. Use the trace of the prompt as it is."
+        )
     n_layers, n_tokens, n_experts = logits.shape
     mean = np.zeros((n_layers, n_experts))
     scatter = np.zeros((n_layers, n_experts, n_experts))

@@ -60,7 +60,7 @@ class Trace:
       candidate_probs: their probabilities.
       model_sha256: identity of the routers that were used, as a router set has it.
       candidate_pieces: text of the candidates, None if the file has none.
-      settings: how the run was made.
+      settings: how the run was made; under "interventions" what was changed in it, as texts.
 
     Raises:
       LensError: shapes disagree, or the numbers contradict each other.
@@ -81,7 +81,10 @@ class Trace:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        logits = _floats(self.router_logits, "router_logits", 3, "[layer, token, expert]")
+        edited = isinstance(self.settings, dict) and bool(self.settings.get("interventions"))
+        logits = _floats(
+            self.router_logits, "router_logits", 3, "[layer, token, expert]", banned=edited
+        )
         n_layers, n_tokens, n_experts = logits.shape
         if not (
             1 <= n_layers <= MAX_LAYERS
@@ -134,7 +137,7 @@ class Trace:
                 f"{ADVICE}"
             )
         _check_probabilities(logits, probs)
-        _check_choices(probs, experts, gates)
+        _check_choices(probs, experts, gates, edited=edited)
         _check_candidates(candidate_probs)
         values: dict[str, Any] = {
             "tokens": tokens,
@@ -241,7 +244,7 @@ def _settings(text: str) -> dict[str, Any]:
     return found
 
 
-def _floats(array: Any, name: str, rank: int, axes: str) -> np.ndarray:
+def _floats(array: Any, name: str, rank: int, axes: str, *, banned: bool = False) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind != "f" or array.ndim != rank:
         raise LensError(
@@ -251,6 +254,8 @@ def _floats(array: Any, name: str, rank: int, axes: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, dtype=np.float32).view()
     bad = ~np.isfinite(array)
+    if banned:  # the logit of an expert that nobody may choose
+        bad &= ~np.isneginf(array)
     if bad.any():
         raise LensError(
             f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first at index "
@@ -334,8 +339,13 @@ def _check_probabilities(logits: np.ndarray, probs: np.ndarray) -> None:
         )
 
 
-def _check_choices(probs: np.ndarray, experts: np.ndarray, gates: np.ndarray) -> None:
-    """Refuse chosen experts that are not the likeliest, or gates of other experts."""
+def _check_choices(
+    probs: np.ndarray, experts: np.ndarray, gates: np.ndarray, *, edited: bool
+) -> None:
+    """Refuse chosen experts that are not the likeliest, or gates of other experts.
+
+    An intervention may put any experts and gates; then they only have to be different ones.
+    """
     ordered = np.sort(experts, axis=-1)
     twice = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
     if twice.any():
@@ -344,6 +354,8 @@ def _check_choices(probs: np.ndarray, experts: np.ndarray, gates: np.ndarray) ->
             f"experts: layer row {at[0]}, token {at[1]}: found {experts[at].tolist()}; expected "
             f"different experts. {ADVICE}"
         )
+    if edited:
+        return
     rising = (gates[..., 1:] > gates[..., :-1]).any(axis=-1)
     if rising.any():
         at = _first(rising)

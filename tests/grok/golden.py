@@ -119,7 +119,7 @@ def run(
         h = between(h)
         resid.append(h)
         traces.append(trace)
-    head = passes.head_pass(one, model._io, h, 1, model.dtype, model.mesh)
+    head, _ = passes.head_pass(one, model._io, h, 1, model.dtype, model.mesh)
 
     def stacked(parts: list[Any]) -> np.ndarray:
         return np.stack([np.asarray(part).astype(np.float32) for part in parts])

@@ -491,3 +491,64 @@ def test_a_trace_saved_by_the_runner_opens_unchanged(tmp_path):
     for name in set(arrays) - {"settings"}:
         np.testing.assert_array_equal(getattr(trace, name), getattr(made, name), err_msg=name)
     assert trace.settings == made.settings
+
+
+# --- traces with interventions ----------------------------------------------------
+
+
+def edited(**changes):
+    """A valid trace in which expert 0 was banned everywhere, as an intervention makes it."""
+    rng = np.random.default_rng(5)
+    logits = rng.standard_normal((2, 4, 4)).astype(np.float32)
+    logits[..., 0] = -np.inf
+    probs = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    experts = np.argsort(-probs, axis=-1)[..., :2].astype(np.int32)
+    values = {
+        "tokens": np.arange(4, dtype=np.int32),
+        "pieces": np.array(list("abcd")),
+        "prompt_length": 4,
+        "router_logits": logits,
+        "router_probs": probs.astype(np.float32),
+        "experts": experts,
+        "gates": np.take_along_axis(probs, experts, axis=-1).astype(np.float32),
+        "candidates": np.zeros((4, 1), np.int32),
+        "candidate_probs": np.full((4, 1), 0.5, np.float32),
+        "model_sha256": "0" * 64,
+        "settings": {"interventions": ["layers[:].router.logits: ban([0])"]},
+    }
+    return Trace(**{**values, **changes})
+
+
+def test_a_banned_expert_has_no_logit_and_the_statistics_that_need_one_say_so():
+    from lens.moments import logit_moments
+    from lens.routing import entropy, margin
+
+    trace = edited()
+    assert np.isneginf(trace.router_logits[..., 0]).all()
+    assert np.isfinite(margin(trace)).all() and np.isfinite(entropy(trace)).all()
+    with pytest.raises(LensError, match="banned"):
+        logit_moments(trace.router_logits)
+
+
+def test_only_a_trace_that_names_interventions_may_hold_infinite_logits():
+    with pytest.raises(LensError, match="not finite"):
+        edited(settings={})
+    with pytest.raises(LensError, match="not finite"):
+        edited(router_logits=np.full((2, 4, 4), np.nan, np.float32))
+
+
+def test_forced_experts_need_not_be_the_likeliest_where_the_trace_says_that_they_were_forced():
+    forced = np.tile(np.array([3, 1], np.int32), (2, 4, 1))
+    probs = np.full((2, 4, 4), 0.25, np.float32)
+    probs[..., 0], probs[..., 1] = 0.4, 0.1
+    values = {
+        "router_logits": np.log(probs),
+        "router_probs": probs,
+        "experts": forced,
+        "gates": np.take_along_axis(probs, forced, axis=-1),
+    }
+    assert edited(**values).experts[0, 0].tolist() == [3, 1]
+    with pytest.raises(LensError, match="not the likeliest"):
+        edited(**values, settings={})
+    with pytest.raises(LensError, match="different experts"):
+        edited(**{**values, "experts": np.ones_like(forced)})

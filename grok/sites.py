@@ -1,0 +1,147 @@
+"""The places in the model where values are read and changed, by name. No JAX needed.
+
+Within a layer, in the order in which they are computed (B sequences, T tokens, D d_model,
+E experts, K experts a token; "act" is the activation dtype):
+
+- `resid_pre` [B, T, D] float32: the residual stream that enters the layer.
+- `attn.output` [B, T, D] act: what attention computed, before its post-norm.
+- `resid_mid` [B, T, D] float32: the stream with the normed attention added.
+- `router.input` [B, T, D] act: the normed stream as the router reads it. The experts read
+  the same values; a change here reaches the router alone. Change `resid_mid` for both.
+- `router.logits` [B, T, E] float32: before the softmax over all experts.
+- `router.experts` [B, T, K] int32: the chosen ones, largest gate first. A change keeps the
+  probabilities, and the gates become those of the experts put there.
+- `router.gates` [B, T, K] float32: probabilities of the chosen experts.
+- `moe.contribution` [B, T, K, D] float32: each chosen expert's output times its gate.
+- `moe.output` [B, T, D] act: their sum, before its post-norm.
+- `resid_post` [B, T, D] float32: the stream that leaves the layer.
+
+Outside the layers: `embed` [B, T, D] float32 before the first, `norm.output` [B, T, D] act
+and `logits` [B, T, V] act after the last.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from grok.errors import SiteError
+
+EMBED, NORM, LOGITS = "embed", "norm.output", "logits"
+LAYER_SITES = (
+    "resid_pre",
+    "attn.output",
+    "resid_mid",
+    "router.input",
+    "router.logits",
+    "router.experts",
+    "router.gates",
+    "moe.contribution",
+    "moe.output",
+    "resid_post",
+)
+MODEL_SITES = (EMBED, NORM, LOGITS)
+
+# The axes of each site after batch and tokens.
+AXES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys((*LAYER_SITES, EMBED, NORM), ("d_model",)),
+    "router.logits": ("n_experts",),
+    "router.experts": ("top_k",),
+    "router.gates": ("top_k",),
+    "moe.contribution": ("top_k", "d_model"),
+    LOGITS: ("vocab_size",),
+}
+FLOAT32 = frozenset(
+    ("resid_pre", "resid_mid", "resid_post", EMBED)
+    + ("router.logits", "router.gates", "moe.contribution")
+)
+
+
+class Visit(Protocol):
+    """What a layer calls at each of its sites; returns the value to go on with.
+
+    `context` holds what an edit may ask for beside the value.
+    """
+
+    def __call__(self, site: str, value: Any, **context: Any) -> Any: ...
+
+    def wants(self, site: str) -> bool:
+        """Whether the site is looked at; one that costs extra is computed only then."""
+        ...
+
+
+class Unseen:
+    """The visit of a layer that nobody looks at."""
+
+    def __call__(self, site: str, value: Any, **context: Any) -> Any:
+        return value
+
+    def wants(self, site: str) -> bool:
+        return False
+
+
+UNSEEN = Unseen()
+
+
+class Place(NamedTuple):
+    """One site of one layer (layer -1 before the first, n_layers after the last)."""
+
+    layer: int
+    site: str
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Earlier places compare as smaller."""
+        within = LAYER_SITES if self.site in LAYER_SITES else MODEL_SITES
+        return self.layer, within.index(self.site)
+
+    def __str__(self) -> str:
+        return f"layers[{self.layer}].{self.site}" if self.site in LAYER_SITES else self.site
+
+
+class Site(NamedTuple):
+    """A site as `Model.sites` lists it. shape: of one sequence of the tokens asked about."""
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def known(name: str, among: Iterable[str] = (*LAYER_SITES, *MODEL_SITES)) -> str:
+    """The name, if there is such a site.
+
+    Raises:
+        SiteError: there is none; names the nearest.
+    """
+    among = tuple(among)
+    if name in among:
+        return name
+    near = difflib.get_close_matches(name, among, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise SiteError(f"There is no site {name!r:.60}.{hint} Sites: {', '.join(among)}.")
+
+
+_NAME = re.compile(r"layers\[(\d{1,4})\]\.(.+)")
+
+
+def parse(name: str, n_layers: int) -> Place:
+    """The place that a full name means, such as "layers[3].router.logits" or "logits".
+
+    Raises:
+        SiteError: no such site or layer.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return model_place(known(name, MODEL_SITES), n_layers)
+    layer = int(match.group(1))
+    if layer >= n_layers:
+        raise SiteError(f"{name}: this model has layers 0 to {n_layers - 1}.")
+    return Place(layer, known(match.group(2), LAYER_SITES))
+
+
+def model_place(site: str, n_layers: int) -> Place:
+    """The place of a site outside the layers."""
+    return Place(-1 if site == EMBED else n_layers, site)

@@ -1,0 +1,318 @@
+"""What one run changes and keeps, made ready for the compiled passes.
+
+`arrange` turns edits and wanted places into `Visits`: for every layer its edits by site, as
+arrays that a compiled program takes, and the sites to keep. `Looking` is what the layer calls
+at its sites while it is compiled. Layers without edits run the program that plain runs use,
+so long as nothing is kept.
+
+Axes: B sequences, S positions of the longest context, T tokens of this call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grok.config import GrokConfig
+from grok.errors import InterventionError, SiteError
+from grok.interventions import (
+    NO_EDITS,
+    Edits,
+    Intervention,
+    Request,
+    named_experts,
+    with_token_rows,
+)
+from grok.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, Place, model_place
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class SameLayer:
+    """A reference to an earlier site of the layer that is being computed."""
+
+    site: str
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["function", "positions", "references"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Edit:
+    """One edit of one site of one layer.
+
+    Attributes:
+        function: what is done.
+        positions: where, [1 or B, S] bool; None everywhere.
+        references: values for the function: arrays of earlier layers, or `SameLayer`.
+    """
+
+    function: Intervention
+    positions: Any = None
+    references: tuple[Any, ...] = ()
+
+
+EditsBySite = Mapping[str, tuple[Edit, ...]]
+NOTHING: EditsBySite = {}
+
+
+class Looking:
+    """The visit of one compiled part: applies edits in order, keeps what is wanted.
+
+    Attributes:
+        kept: values of the wanted sites, after their edits.
+    """
+
+    def __init__(
+        self, edits: EditsBySite, keep: Iterable[str], start: jax.Array, n_experts: int
+    ) -> None:
+        self._edits, self._keep, self._start = edits, frozenset(keep), start
+        self._n_experts = n_experts
+        self._seen: dict[str, jax.Array] = {}
+        self.kept: dict[str, jax.Array] = {}
+
+    def wants(self, site: str) -> bool:
+        return site in self._keep or site in self._edits
+
+    def __call__(self, site: str, value: jax.Array, **context: jax.Array) -> jax.Array:
+        for edit in self._edits.get(site, ()):
+            value = self._edited(site, value, edit, context)
+        self._seen[site] = value
+        if site in self._keep:
+            self.kept[site] = value
+        return value
+
+    def _edited(
+        self, site: str, value: jax.Array, edit: Edit, context: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        references = [
+            self._seen[r.site] if isinstance(r, SameLayer) else r for r in edit.references
+        ]
+        positions = self._start + jnp.arange(value.shape[1])
+        try:
+            new = edit.function(value, *references, positions=positions, **context)
+            new = jnp.asarray(new).astype(value.dtype)
+        except (TypeError, ValueError) as error:
+            raise InterventionError(
+                f"{site}: {edit.function.name} cannot be applied to its {_shape(value)} values: "
+                f"{str(error).splitlines()[0]:.200}"
+            ) from error
+        resized = site == "router.experts" and new.shape[:-1] == value.shape[:-1]
+        if new.shape != value.shape and not resized:
+            raise InterventionError(
+                f"{site}: {edit.function.name} returned {_shape(new)} for {_shape(value)} values; "
+                "expected the same shape."
+            )
+        if edit.positions is None:
+            return new
+        if resized:
+            value, new = self._of_one_size(value, new)
+        here = jax.lax.dynamic_slice_in_dim(edit.positions, self._start, value.shape[1], axis=1)
+        return jnp.where(here.reshape(*here.shape, *(1,) * (value.ndim - 2)), new, value)
+
+    def _of_one_size(self, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Experts [..., K] of two numbers, filled up with the index that stands for none."""
+        k = max(a.shape[-1], b.shape[-1])
+
+        def filled(x: jax.Array) -> jax.Array:
+            pad = [(0, 0)] * (x.ndim - 1) + [(0, k - x.shape[-1])]
+            return jnp.pad(x, pad, constant_values=self._n_experts)
+
+        return filled(a), filled(b)
+
+
+def _shape(value: jax.Array) -> str:
+    return f"{list(value.shape[1:])} {value.dtype}"
+
+
+# --- before the run ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Visits:
+    """What a run changes and keeps, layer by layer.
+
+    Attributes:
+        layers: edits of each layer.
+        embed, head: edits before the first layer and after the last.
+        keep: sites that every layer returns.
+        keep_head: sites that the part after the last layer returns.
+        wanted: places whose values the run gives back.
+        referenced: places whose values later layers need.
+    """
+
+    layers: tuple[EditsBySite, ...]
+    embed: EditsBySite = field(default_factory=dict)
+    head: EditsBySite = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    keep_head: tuple[str, ...] = ()
+    wanted: frozenset[Place] = frozenset()
+    referenced: frozenset[Place] = frozenset()
+
+    def layer_edits(self, layer: int, captured: Mapping[Place, Any]) -> EditsBySite:
+        """The edits of a layer, references to earlier ones filled in with what they were."""
+        return _filled(self.layers[layer], captured)
+
+    def head_edits(self, captured: Mapping[Place, Any]) -> EditsBySite:
+        """As `layer_edits`, after the last layer."""
+        return _filled(self.head, captured)
+
+
+def _filled(edits: EditsBySite, captured: Mapping[Place, Any]) -> EditsBySite:
+    if not any(edit.references for several in edits.values() for edit in several):
+        return edits
+    return {
+        site: tuple(
+            replace(
+                edit,
+                references=tuple(
+                    captured[r] if isinstance(r, Place) else r for r in edit.references
+                ),
+            )
+            for edit in several
+        )
+        for site, several in edits.items()
+    }
+
+
+def nothing(config: GrokConfig) -> Visits:
+    """The visits of a plain run."""
+    return Visits((NOTHING,) * config.n_layers)
+
+
+def arrange(
+    config: GrokConfig,
+    edits: Edits = NO_EDITS,
+    *,
+    wanted: Iterable[Place] = (),
+    lengths: Sequence[int] = (1,),
+    padded: int = 16,
+    positions: int | None = None,
+) -> Visits:
+    """Edits and wanted places, checked against the model and a prompt.
+
+    Args:
+        edits: what to change.
+        wanted: what to keep.
+        lengths: tokens of each prompt.
+        padded: tokens that the prompts are padded to.
+        positions: positions there can be, S; the context by default.
+
+    Raises:
+        SiteError: a layer or position that there is not, or a reference to a later place.
+        InterventionError: experts that there are not, or too few left to choose from.
+    """
+    n_layers = config.n_layers
+    s = max(positions or config.context_length, padded)
+    layers: list[dict[str, tuple[Edit, ...]]] = [{} for _ in range(n_layers)]
+    embed: dict[str, tuple[Edit, ...]] = {}
+    head: dict[str, tuple[Edit, ...]] = {}
+    wanted = frozenset(wanted)
+    referenced: set[Place] = set()
+    banned: dict[int, np.ndarray] = {}  # [1 or B, S, E] of the layers with bans
+    for request in edits.requests:
+        function = with_token_rows(request.function, 1 + len(AXES[request.site]), lengths, padded)
+        _check_experts(request, config)
+        at = _mask(request, lengths, s)
+        for place in _places(request, n_layers):
+            references = tuple(_reference(place, r, referenced) for r in request.references)
+            if place.site in LAYER_SITES:
+                here = layers[place.layer]
+            else:
+                here = embed if place.site == EMBED else head
+            here[place.site] = (*here.get(place.site, ()), Edit(function, at, references))
+            for kind, experts in named_experts(request.function):
+                if kind == "ban":
+                    own = np.zeros(config.n_experts, bool)
+                    own[experts] = True
+                    where = np.ones((1, s, 1), bool) if at is None else at[..., None]
+                    banned[place.layer] = banned.get(place.layer, False) | (where & own)
+    for layer, out in banned.items():
+        left = config.n_experts - int(out.sum(axis=-1).max())
+        if left < config.top_k:
+            raise InterventionError(
+                f"Layer {layer}: of {config.n_experts} experts only {left} are left after the "
+                f"bans, and {config.top_k} are chosen for a token. Ban fewer."
+            )
+    looked_at = wanted | referenced
+    return Visits(
+        tuple(layers),
+        embed,
+        head,
+        tuple(s for s in LAYER_SITES if any(p.site == s for p in looked_at)),
+        tuple(s for s in MODEL_SITES if s != EMBED and any(p.site == s for p in looked_at)),
+        wanted,
+        frozenset(referenced),
+    )
+
+
+def _places(request: Request, n_layers: int) -> list[Place]:
+    if request.site in MODEL_SITES:
+        return [model_place(request.site, n_layers)]
+    layers = range(n_layers) if request.layers is None else request.layers
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise SiteError(
+                f"layers[{layer}].{request.site}: this model has layers 0 to {n_layers - 1}."
+            )
+    return [Place(layer, request.site) for layer in layers]
+
+
+def _reference(place: Place, reference: Place, referenced: set[Place]) -> Place | SameLayer:
+    if reference.order >= place.order:
+        raise SiteError(
+            f"{place} is changed with the value of {reference}, which is computed "
+            f"{'later' if reference.order > place.order else 'there itself'}; expected an earlier "
+            "site. Take the value from a run of its own."
+        )
+    if reference.layer == place.layer:
+        return SameLayer(reference.site)
+    referenced.add(reference)
+    return reference
+
+
+def _check_experts(request: Request, config: GrokConfig) -> None:
+    for kind, experts in named_experts(request.function):
+        if experts.max() >= config.n_experts:
+            raise InterventionError(
+                f"{kind}: there is no expert {int(experts.max())}; this model has experts 0 to "
+                f"{config.n_experts - 1} in each layer."
+            )
+
+
+def _mask(request: Request, lengths: Sequence[int], s: int) -> np.ndarray | None:
+    """Where the edit applies, [1 or B, S]; None everywhere."""
+    at = request.positions
+    if at is None:
+        return None
+    same = len(set(lengths)) == 1
+    rows = [_row(request, at, length, s) for length in (lengths[:1] if same else lengths)]
+    return np.stack(rows)
+
+
+def _row(request: Request, at: tuple[int, ...] | slice, length: int, s: int) -> np.ndarray:
+    row = np.zeros(s, bool)
+    if isinstance(at, slice):
+        first = 0 if at.start is None else at.start
+        last = s if at.stop is None else at.stop
+        row[
+            max(0, first + length if first < 0 else first) : last + length if last < 0 else last
+        ] = 1
+        return row
+    for position in at:
+        found = position + length if position < 0 else position
+        if not 0 <= found < s or (position < 0 and found < 0):
+            raise SiteError(
+                f"{request.site}: position {position} of a prompt of {length} tokens; expected "
+                f"{-length} to {s - 1} (from {length} on: tokens still to come)."
+            )
+        row[found] = True
+    return row
