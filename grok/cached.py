@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -10,7 +11,9 @@ import streamlit as st
 from grok.turnstile import Turnstile
 
 if TYPE_CHECKING:
+    from grok.interventions import Edits
     from grok.runner import Generation, Model, Step
+    from grok.sweeps import AblationSweep, LogitLens, PatchSweep, WhatIf
     from grok.trace import RoutingTrace
 
 OnWait = Callable[[int], object]
@@ -28,9 +31,7 @@ class SharedModel:
         self.model = model
         self.line = Turnstile()
 
-    def trace(
-        self, prompt: Any, *, on_wait: OnWait | None = None, candidates: int = 10
-    ) -> RoutingTrace:
+    def trace(self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any) -> RoutingTrace:
         """`Model.trace_routing`, in turn; `on_wait` is told how many are ahead.
 
         Raises:
@@ -38,7 +39,43 @@ class SharedModel:
         """
         self.model.encode(prompt)  # an unusable prompt need not wait
         with self.line.turn(on_wait):
-            return self.model.trace_routing(prompt, candidates=candidates)
+            return self.model.trace_routing(prompt, **options)
+
+    def what_if(
+        self, prompt: Any, edits: Edits, *, on_wait: OnWait | None = None, **options: Any
+    ) -> WhatIf:
+        """`grok.sweeps.what_if`, in turn."""
+        from grok.sweeps import what_if
+
+        self.model.encode(prompt)
+        with self.line.turn(on_wait):
+            return what_if(self.model, prompt, edits, **options)
+
+    def logit_lens(
+        self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
+    ) -> LogitLens:
+        """`grok.sweeps.logit_lens`, in turn."""
+        from grok.sweeps import logit_lens
+
+        with self.line.turn(on_wait):
+            return logit_lens(self.model, prompt, **options)
+
+    def ablation_sweep(
+        self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
+    ) -> AblationSweep:
+        """`grok.sweeps.ablation_sweep`; others take their turns between its layers."""
+        from grok.sweeps import ablation_sweep
+
+        return ablation_sweep(self.model, prompt, turn=partial(self.line.turn, on_wait), **options)
+
+    def patch_sweep(
+        self, clean: Any, corrupt: Any, *, on_wait: OnWait | None = None, **options: Any
+    ) -> PatchSweep:
+        """`grok.sweeps.patch_sweep`; others take their turns between its layers."""
+        from grok.sweeps import patch_sweep
+
+        turn = partial(self.line.turn, on_wait)
+        return patch_sweep(self.model, clean, corrupt, turn=turn, **options)
 
     def stream(
         self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any

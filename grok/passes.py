@@ -27,16 +27,16 @@ SMALLEST_BUCKET = 16
 
 # The roundings that the model writes down are kept, so results do not depend on how
 # the compiler fuses.
-_AS_WRITTEN = {"xla_allow_excess_precision": False}
+AS_WRITTEN = {"xla_allow_excess_precision": False}
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=_AS_WRITTEN)
+@partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=AS_WRITTEN)
 def embed_pass(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
     """Residual stream before the first layer; see `grok.forward.embed`."""
     return forward.embed(config, params, tokens, jnp.dtype(dtype))
 
 
-@partial(jax.jit, static_argnames=("n_experts",), compiler_options=_AS_WRITTEN)
+@partial(jax.jit, static_argnames=("n_experts",), compiler_options=AS_WRITTEN)
 def edited_embedding(
     h: jax.Array, start: jax.Array, edits: EditsBySite, n_experts: int
 ) -> jax.Array:
@@ -48,7 +48,7 @@ def edited_embedding(
     jax.jit,
     static_argnames=("config", "dispatch", "mesh", "keep"),
     donate_argnames=("cache",),
-    compiler_options=_AS_WRITTEN,
+    compiler_options=AS_WRITTEN,
 )
 def layer_pass(
     config: GrokConfig,
@@ -89,7 +89,7 @@ class Head(NamedTuple):
 @partial(
     jax.jit,
     static_argnames=("config", "n_candidates", "dtype", "mesh", "keep"),
-    compiler_options=_AS_WRITTEN,
+    compiler_options=AS_WRITTEN,
 )
 def head_pass(
     config: GrokConfig,

@@ -1,0 +1,92 @@
+"""What a run is judged by: one number from its logits. Axes: B runs, T tokens, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grok.errors import PromptError
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens"],
+    meta_fields=["function", "name", "unit", "everywhere"],
+)
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run; other tokens run the same compiled program.
+
+    Attributes:
+        function: (log-probabilities [V], those of the reference [V], tokens) -> scalar.
+        tokens: ids that it is about.
+        name: what it is.
+        unit: of its values.
+        everywhere: the mean over all tokens; else the last token alone.
+    """
+
+    function: Callable[..., jax.Array]
+    tokens: tuple[Any, ...]
+    name: str
+    unit: str
+    everywhere: bool = False
+
+    def check(self, vocab_size: int) -> Metric:
+        """The metric, if the vocabulary has its tokens.
+
+        Raises:
+            PromptError: it has not.
+        """
+        for token in self.tokens:
+            if not 0 <= int(token) < vocab_size:
+                raise PromptError(
+                    f"{self.name}: there is no token {int(token)}; this model has 0 to "
+                    f"{vocab_size - 1}."
+                )
+        return self
+
+
+def _difference(log_probs: jax.Array, reference: jax.Array, a: jax.Array, b: jax.Array) -> Any:
+    return log_probs[a] - log_probs[b]
+
+
+def _probability(log_probs: jax.Array, reference: jax.Array, token: jax.Array) -> Any:
+    return jnp.exp(log_probs[token])
+
+
+def _divergence(log_probs: jax.Array, reference: jax.Array) -> Any:
+    p = jnp.exp(reference)
+    return jnp.sum(jnp.where(p > 0, p * (reference - log_probs), 0.0))
+
+
+def logit_difference(token: int, other: int) -> Metric:
+    """Logit of one next token minus that of another, after the last token of the prompt.
+
+    Reading it: above 0 the model prefers `token`; e to this power is the ratio of their
+    probabilities.
+    """
+    tokens = (np.int32(token), np.int32(other))
+    return Metric(_difference, tokens, "logit difference", "logits")
+
+
+def probability(token: int) -> Metric:
+    """Probability of a next token after the last token of the prompt."""
+    return Metric(_probability, (np.int32(token),), "probability", "probability")
+
+
+def kl_divergence(*, everywhere: bool = False) -> Metric:
+    """KL(reference ‖ run) of the next-token distributions, in nats.
+
+    Reading it: 0 when nothing changed; the mean surprise, beyond the reference's own, of who
+    expects the run's distribution and sees the reference's.
+
+    Args:
+        everywhere: the mean over all tokens of the prompt, not the last one alone.
+    """
+    return Metric(_divergence, (), "KL divergence", "nats", everywhere)

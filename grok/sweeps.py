@@ -1,0 +1,430 @@
+"""What if: one intervention looked at closely, and many tried one by one.
+
+Axes: L layers, N layers of a sweep, E experts, S sites, P positions, T tokens, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grok import forward
+from grok.branches import Branches, MakeEdits, Progress, Turn
+from grok.errors import PromptError, SiteError
+from grok.interventions import Edits, Intervention
+from grok.metrics import Metric, kl_divergence
+from grok.passes import AS_WRITTEN
+from grok.sites import LAYER_SITES, Place, known
+from grok.trace import RoutingTrace
+from grok.visits import Edit
+
+if TYPE_CHECKING:
+    from grok.runner import Model
+
+Prompt = str | Sequence[int] | np.ndarray
+
+
+# --- one intervention ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """A prompt as it is and under interventions.
+
+    Attributes:
+        base, changed: the routing without and with them.
+        kl: KL(base ‖ changed) of the next-token distributions after each token [T], nats.
+        tokens: next tokens [T, C] that either expects most, ordered by the larger probability.
+        pieces: their pieces [T, C].
+        base_probs, changed_probs: their probabilities [T, C].
+    """
+
+    base: RoutingTrace
+    changed: RoutingTrace
+    kl: np.ndarray
+    tokens: np.ndarray
+    pieces: np.ndarray
+    base_probs: np.ndarray
+    changed_probs: np.ndarray
+
+
+def what_if(model: Model, prompt: Prompt, edits: Edits, *, candidates: int = 10) -> WhatIf:
+    """A prompt with and without interventions.
+
+    Raises:
+        GrokError: an unusable prompt, or edits that do not fit the model.
+    """
+    tokens = model.encode(prompt)
+    model._visits(tokens, edits)  # refused before anything runs
+    passes = [model._read(tokens, candidates), model._read(tokens, candidates, edits)]
+    settings = {"max_new_tokens": 0}
+    base = model._trace([(tokens, passes[0])], tokens.size, settings)
+    changed = model._trace([(tokens, passes[1])], tokens.size, settings, edits)
+    logs = [log_softmax(one.logits[0, : tokens.size]) for one in passes]
+    kl = np.empty(tokens.size)
+    shown = np.empty((tokens.size, base.candidates.shape[1]), np.int32)
+    for t, (before, after) in enumerate(zip(*logs, strict=True)):
+        kl[t] = divergence(before, after)
+        either = np.union1d(base.candidates[t], changed.candidates[t])
+        order = np.argsort(-np.maximum(before[either], after[either]), kind="stable")
+        shown[t] = either[order[: shown.shape[1]]]
+    probs = [np.exp(np.take_along_axis(one, shown, axis=-1)) for one in logs]
+    pieces = np.array([model.pieces(row) for row in shown], dtype=np.str_)
+    return WhatIf(base, changed, kl, shown, pieces, *probs)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities in float64 along the last axis."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
+def divergence(log_p: np.ndarray, log_q: np.ndarray) -> float:
+    """KL(p ‖ q) in nats of log-probabilities [V]."""
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(p > 0, p * (log_p - log_q), 0.0)
+    return float(max(terms.sum(), 0.0))
+
+
+# --- every expert --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class AblationSweep:
+    """Each expert of each layer banned, one at a time, for all tokens of a prompt.
+
+    Attributes:
+        layers: rows [N].
+        values: the metric after the ban [N, E].
+        base: the metric without a ban.
+        effect: values - base [N, E].
+        control: mean effect of banning another expert of the same layer [N, E].
+        load: share of the prompt's assignments that each expert has [N, E].
+        metric: its name; unit: of values.
+        trace: the prompt's routing without a ban.
+    """
+
+    layers: np.ndarray
+    values: np.ndarray
+    base: float
+    effect: np.ndarray
+    control: np.ndarray
+    load: np.ndarray
+    metric: str
+    unit: str
+    trace: RoutingTrace
+
+
+def _ban_own(logits: jax.Array, experts: jax.Array) -> jax.Array:
+    """Each run's own expert [B] at minus infinity in its logits [B, T, E]."""
+    own = jax.nn.one_hot(experts, logits.shape[-1], dtype=bool)[:, None]
+    return jnp.where(own, -jnp.inf, logits)
+
+
+def ablation_sweep(
+    model: Model,
+    prompt: Prompt,
+    *,
+    metric: Metric | None = None,
+    layers: Iterable[int] | None = None,
+    batch: int | None = None,
+    progress: Progress | None = None,
+    turn: Turn = nullcontext,
+) -> AblationSweep:
+    """What banning each expert does to a prompt.
+
+    An expert that no token chose is not without effect: the softmax runs over the others, so
+    their gates grow, and with them all sums of gates but not their ratios; the norm after the
+    experts cancels that, so what is left is rounding. Its effect is close to 0, and says how
+    large an effect must be to mean anything. Compare with `control`.
+
+    Args:
+        metric: by default the mean over all tokens of KL(plain ‖ banned).
+        layers: all by default.
+        batch, progress, turn: see `grok.branches.Branches`.
+
+    Raises:
+        GrokError: an unusable prompt, layer or metric, or too few experts to ban one.
+    """
+    config = model.config
+    if config.n_experts <= config.top_k:
+        raise PromptError(
+            f"All {config.n_experts} experts are used by every token; none can be banned."
+        )
+    metric = (metric or kl_divergence(everywhere=True)).check(config.vocab_size)
+    chosen = _layers(layers, config.n_layers)
+    tokens = model.encode(prompt)
+    with turn():
+        plain = model._read(tokens, 10)
+    trace = model._trace([(tokens, plain)], tokens.size, {"max_new_tokens": 0})
+
+    def bans(which: np.ndarray) -> dict[str, tuple[Edit, ...]]:
+        ban = Intervention(_ban_own, (which.astype(np.int32),), "ban")
+        return {"router.logits": (Edit(ban),)}
+
+    parting: dict[int, tuple[int, MakeEdits]] = {
+        layer: (config.n_experts, bans) for layer in chosen
+    }
+    base, found = Branches(model, tokens, batch).run(
+        parting, metric, plain.logits[0], progress=progress, turn=turn
+    )
+    values = np.stack([found[layer] for layer in chosen])
+    effect = values - base
+    others = (effect.sum(axis=1, keepdims=True) - effect) / (config.n_experts - 1)
+    counts = np.stack(
+        [np.bincount(trace.experts[i].ravel(), minlength=config.n_experts) for i in chosen]
+    )
+    return AblationSweep(
+        layers=np.array(chosen),
+        values=values,
+        base=base,
+        effect=effect,
+        control=others,
+        load=counts / counts.sum(axis=1, keepdims=True),
+        metric=metric.name + (", mean over tokens" if metric.everywhere else ""),
+        unit=metric.unit,
+        trace=trace,
+    )
+
+
+def _layers(layers: Iterable[int] | None, n_layers: int) -> list[int]:
+    chosen = list(range(n_layers)) if layers is None else sorted({int(i) for i in layers})
+    if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
+        raise SiteError(f"Layers {chosen[:20]}: this model has layers 0 to {n_layers - 1}.")
+    return chosen
+
+
+# --- every place ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSweep:
+    """A corrupt prompt run with one value of the clean prompt's run at a time.
+
+    Attributes:
+        sites: names [S]; layers: rows [N]; positions: tokens [P].
+        pieces_clean, pieces_corrupt: the tokens of both prompts [T].
+        values: the metric after each patch [S, N, P].
+        clean, corrupt: the metric of the two prompts as they are.
+        recovered: (values - corrupt) / (clean - corrupt) [S, N, P]: 1 puts the clean run's
+            metric back, 0 does nothing. Not a number where the two prompts' metrics agree.
+        control: the same with the clean run's value of another position, drawn at random.
+        metric, unit: name and unit of values.
+        seed: of the draws.
+    """
+
+    sites: tuple[str, ...]
+    layers: np.ndarray
+    positions: np.ndarray
+    pieces_clean: list[str]
+    pieces_corrupt: list[str]
+    values: np.ndarray
+    clean: float
+    corrupt: float
+    recovered: np.ndarray
+    control: np.ndarray
+    metric: str
+    unit: str
+    seed: int
+
+
+def _put_own(value: jax.Array, rows: jax.Array) -> jax.Array:
+    """Each run's own row [B, ...] for all tokens of its value [B, T, ...]."""
+    return jnp.broadcast_to(rows[:, None], value.shape)
+
+
+def patch_sweep(
+    model: Model,
+    clean: Prompt,
+    corrupt: Prompt,
+    *,
+    metric: Metric,
+    sites: Sequence[str] = ("resid_pre",),
+    layers: Iterable[int] | None = None,
+    positions: Iterable[int] | None = None,
+    batch: int | None = None,
+    progress: Progress | None = None,
+    turn: Turn = nullcontext,
+    seed: int = 0,
+) -> PatchSweep:
+    """Where the difference between two prompts is carried: layer by layer, token by token.
+
+    Args:
+        clean, corrupt: prompts of the same number of tokens.
+        metric: of the distribution after the last token. KL is from the clean prompt's.
+        sites: within a layer, such as "resid_pre", "attn.output", "moe.output".
+        layers, positions: all by default.
+        batch, progress, turn: see `grok.branches.Branches`.
+        seed: of the control's positions.
+
+    Raises:
+        PromptError: unusable prompts, or of different lengths.
+        SiteError: no such site, layer or position.
+    """
+    metric.check(model.config.vocab_size)
+    for site in sites:
+        known(site, LAYER_SITES)
+    chosen = _layers(layers, model.config.n_layers)
+    source, target = model.encode(clean), model.encode(corrupt)
+    length = target.size
+    if source.size != length:
+        raise PromptError(
+            f"The clean prompt has {source.size} tokens and the corrupt one {length}; patching "
+            "puts a value at the same token, so both need as many. Change a word for one of as "
+            "many tokens."
+        )
+    places = _positions(positions, length)
+    wanted = [Place(layer, site) for layer in chosen for site in sites]
+    with turn():
+        kept = model._read(source, wanted=wanted)
+        logits = model._read(target).logits[0]
+    reference = kept.logits[0]
+    rng = np.random.default_rng(seed)
+    strangers = (places + rng.integers(1, max(length, 2), places.size)) % length
+    taken_from = np.concatenate([places, strangers])
+    put_at = np.concatenate([places, places])
+    runs = Branches(model, target, batch)
+
+    def patches(layer: int, which: np.ndarray) -> dict[str, tuple[Edit, ...]]:
+        per_site = len(put_at)
+        edits: dict[str, tuple[Edit, ...]] = {}
+        for i, site in enumerate(sites):
+            own = (which // per_site) == i
+            row = which % per_site
+            mask = np.zeros((len(which), runs.n), bool)
+            mask[own, put_at[row[own]]] = True
+            values = kept.kept[Place(layer, site)][0, taken_from[row]]
+            edits[site] = (Edit(Intervention(_put_own, (values,), "patch"), mask),)
+        return edits
+
+    count = len(put_at) * len(sites)
+    parting: dict[int, tuple[int, MakeEdits]] = {
+        layer: (count, partial(patches, layer)) for layer in chosen
+    }
+    _, found = runs.run(parting, metric, reference, progress=progress, turn=turn)
+    after = np.stack([found[i].reshape(len(sites), 2, places.size) for i in chosen], axis=2)
+    values = after[:, 0]  # [S, N, P] after a patch; after[:, 1] after a stranger's
+    ends = [_of(metric, one[:length], reference[:length]) for one in (reference, logits)]
+    apart = ends[0] - ends[1]
+
+    def share(found: np.ndarray) -> np.ndarray:
+        return (found - ends[1]) / apart if apart else np.full(found.shape, np.nan)
+
+    return PatchSweep(
+        sites=tuple(sites),
+        layers=np.array(chosen),
+        positions=places,
+        pieces_clean=model.pieces(source),
+        pieces_corrupt=model.pieces(target),
+        values=values,
+        clean=ends[0],
+        corrupt=ends[1],
+        recovered=share(values),
+        control=share(after[:, 1]),
+        metric=metric.name,
+        unit=metric.unit,
+        seed=seed,
+    )
+
+
+def _positions(positions: Iterable[int] | None, length: int) -> np.ndarray:
+    if positions is None:
+        return np.arange(length)
+    found = [int(p) + length if p < 0 else int(p) for p in positions]
+    if not found or min(found) < 0 or max(found) >= length:
+        raise SiteError(f"Positions {found[:20]}: the prompts have tokens 0 to {length - 1}.")
+    return np.array(found)
+
+
+def _of(metric: Metric, logits: np.ndarray, reference: np.ndarray) -> float:
+    """The metric of logits [T, V] on the host."""
+    if not metric.everywhere:
+        logits, reference = logits[-1:], reference[-1:]
+    pairs = zip(log_softmax(logits), log_softmax(reference), strict=True)
+    return float(np.mean([float(metric.function(a, b, *metric.tokens)) for a, b in pairs]))
+
+
+# --- every depth ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """What the model would expect next if it ended after each layer.
+
+    Attributes:
+        tokens: likeliest next tokens after each layer [L, T, C]; pieces: their pieces.
+        probs: their probabilities [L, T, C].
+        kl: KL(the whole model ‖ up to this layer) [L, T], nats; 0 after the last layer but
+            for rounding.
+        next_probs: probability of the token that follows in the prompt [L, T - 1].
+    """
+
+    tokens: np.ndarray
+    pieces: np.ndarray
+    probs: np.ndarray
+    kl: np.ndarray
+    next_probs: np.ndarray
+
+
+def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLens:
+    """The final norm and the unembedding put behind every layer.
+
+    Reading it: later layers expect what the final norm finds in their input; an early layer's
+    reading is of a stream that the model never reads this way.
+
+    Raises:
+        PromptError: see `Model.encode`.
+    """
+    tokens = model.encode(prompt)
+    n_layers, count = model.config.n_layers, model._count(candidates)
+    places = [Place(layer, "resid_post") for layer in range(n_layers)]
+    result = model._read(tokens, count, wanted=places)
+    following = np.zeros(result.logits.shape[1], np.int32)
+    following[: tokens.size - 1] = tokens[1:]
+    read = [
+        lens_pass(
+            model.config,
+            model._io,
+            result.kept[place],
+            result.logits[0],
+            following,
+            count,
+            model.dtype,
+        )
+        for place in places
+    ]
+    ids, probs, kl, after = (
+        np.stack([np.asarray(one) for one in parts])[:, : tokens.size]
+        for parts in zip(*read, strict=True)
+    )
+    pieces = np.array([[model.pieces(row) for row in layer] for layer in ids], dtype=np.str_)
+    return LogitLens(ids, pieces, probs, np.maximum(kl, 0), after[:, : tokens.size - 1])
+
+
+@partial(jax.jit, static_argnames=("config", "count", "dtype"), compiler_options=AS_WRITTEN)
+def lens_pass(
+    config: Any,
+    params: Any,
+    h: jax.Array,
+    final: jax.Array,
+    following: jax.Array,
+    count: int,
+    dtype: str,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Of a residual stream [1, N, D]: candidates and their probabilities [N, C], KL from the
+    final logits [N], probability of the tokens that follow [N]."""
+    logits = forward.unembed(config, params, h, jnp.dtype(dtype))[0].astype(jnp.float32)
+    found, whole = jax.nn.log_softmax(logits), jax.nn.log_softmax(final)
+    top, ids = jax.lax.top_k(found, count)
+    kl = jnp.sum(jnp.exp(whole) * (whole - found), axis=-1)
+    after = jnp.take_along_axis(found, following[:, None], axis=-1)[:, 0]
+    return ids.astype(jnp.int32), jnp.exp(top), kl, jnp.exp(after)
