@@ -64,9 +64,11 @@ def _shown(argument: Any) -> str:
     """A short text of one argument, for traces' settings."""
     if isinstance(argument, Intervention):
         return str(argument)
+    if isinstance(argument, jax.tree_util.Partial):
+        return ", ".join(_shown(one) for one in argument.args)
     array = np.asarray(argument)
     if array.dtype.kind not in "biuf":
-        array = array.astype(np.float32)
+        return f"{type(argument).__name__}{list(array.shape)}"
     if array.ndim == 0:
         return f"{array.item():g}" if array.dtype.kind == "f" else str(array.item())
     if array.size <= 8 and array.dtype.kind in "biu":

@@ -35,6 +35,7 @@ from grok.modules import Cache
 from grok.moe import Choice
 from grok.passes import (
     Forward,
+    Head,
     bucket,
     edited_embedding,
     embed_pass,
@@ -419,7 +420,11 @@ class Model:
         candidates: int,
         visits: Visits | None = None,
     ) -> Forward:
-        """Reads `tokens` [B, T] at `start`; `caches` is filled in place."""
+        """Reads `tokens` [B, T] at `start`; `caches` is filled in place.
+
+        Without candidates, and when nothing after the last layer is wanted, the pass ends with
+        that layer, and the logits are empty.
+        """
         visits = visits or nothing(self.config)
         where, keys = np.int32(start), np.array(key_is_token)
         captured: dict[Place, jax.Array] = {}
@@ -450,18 +455,22 @@ class Model:
             )
             choices.append(choice)
             capture(i, kept)
-        head, kept = head_pass(
-            self.config,
-            self._io,
-            h,
-            candidates,
-            self.dtype,
-            self.mesh,
-            where,
-            visits.head_edits(captured),
-            visits.keep_head,
-        )
-        capture(self.config.n_layers, kept)
+        if candidates or visits.keep_head:
+            head, kept = head_pass(
+                self.config,
+                self._io,
+                h,
+                candidates,
+                self.dtype,
+                self.mesh,
+                where,
+                visits.head_edits(captured),
+                visits.keep_head,
+            )
+            capture(self.config.n_layers, kept)
+        else:
+            none = np.zeros((*tokens.shape, 0), np.float32)
+            head = Head(none, none.astype(np.int32), none)  # type: ignore[arg-type]
         wanted = {place: captured[place] for place in visits.wanted}
         head, choices, wanted = jax.device_get((head, choices, wanted))
         k = max(choice.experts.shape[-1] for choice in choices)
