@@ -151,7 +151,7 @@ def collect(
     places = [parse(site, model.config.n_layers) for site in sites]
     kept = [listed[str(place)] for place in places]
     parts = _parts([len(one) for one in tokens], part_tokens)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": model.name,
         "model_sha256": model.sha256,
@@ -365,7 +365,7 @@ def _events(prompt: int, tokens: np.ndarray, result: Forward, row: int) -> dict[
         margin = np.full((t, n_layers), np.inf, np.float32)
     position, layer, slot = (axis.ravel() for axis in np.indices(experts.shape))
     there = experts.ravel() >= 0  # an intervention may leave slots empty
-    events = {
+    events: dict[str, np.ndarray] = {
         "prompt": np.full(experts.size, prompt, np.int32),
         "position": position.astype(np.int32),
         "token": tokens[position].astype(np.int32),
@@ -394,8 +394,7 @@ def _keep(
 
 
 def _write_routing(file: Path, events: Sequence[dict[str, np.ndarray]]) -> None:
-    names = events[0]
-    _write_table(file, {name: np.concatenate([one[name] for one in events]) for name in names})
+    _write_table(file, {name: np.concatenate([one[name] for one in events]) for name in events[0]})
 
 
 def _write_table(file: Path, columns: dict[str, Any]) -> None:

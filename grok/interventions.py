@@ -257,6 +257,12 @@ def _force(experts: jax.Array, forced: jax.Array) -> jax.Array:
     return jnp.broadcast_to(forced, (*experts.shape[:-1], forced.shape[-1]))
 
 
+def _include(experts: jax.Array, own: jax.Array) -> jax.Array:
+    own = jnp.broadcast_to(own, (*experts.shape[:-1], 1))
+    there = jnp.any(experts == own, axis=-1, keepdims=True)
+    return jnp.where(there, experts, jnp.concatenate([experts[..., :-1], own], axis=-1))
+
+
 def _top(experts: jax.Array, *, probs: jax.Array, k: int) -> jax.Array:
     return jax.lax.top_k(probs, k)[1].astype(jnp.int32)
 
@@ -288,6 +294,14 @@ def force(experts: Any) -> Intervention:
             changes nothing.
     """
     return Intervention(_force, (_experts_of(experts, "force"),), "force", _EXPERTS)
+
+
+def include(expert: Any) -> Intervention:
+    """This expert for every token, in place of its least likely choice unless it is chosen."""
+    own = _experts_of(expert, "include")
+    if not isinstance(expert, jax.core.Tracer) and own.size != 1:
+        raise InterventionError(f"include: expected one expert, found {own.tolist()!r:.60}.")
+    return Intervention(_include, (own,), "include", _EXPERTS)
 
 
 def set_top_k(k: int) -> Intervention:
@@ -356,11 +370,11 @@ def with_token_rows(
 
 
 def named_experts(function: Intervention) -> Iterable[tuple[str, np.ndarray]]:
-    """Kind and indexes of every `ban` and `force` in an intervention."""
+    """Kind and indexes of every `ban`, `force` and `include` in an intervention."""
     if function.function is _composed:
         for part in function.arguments:
             yield from named_experts(part)
-    elif function.name in ("ban", "force"):
+    elif function.name in ("ban", "force", "include"):
         yield function.name, np.asarray(function.arguments[0])
 
 

@@ -532,8 +532,9 @@ def _padded(choice: Choice, k: int) -> Choice:
     if missing:
         pad = [(0, 0)] * (experts.ndim - 1) + [(0, missing)]
         experts = np.pad(experts, pad, constant_values=-1)
-        return Choice(choice.logits, choice.probs, experts, np.pad(choice.gates, pad))
-    return Choice(choice.logits, choice.probs, experts, choice.gates)
+        gates = np.pad(np.asarray(choice.gates), pad)
+        return choice._replace(experts=experts, gates=gates)  # type: ignore[arg-type]
+    return choice._replace(experts=experts)  # type: ignore[arg-type]
 
 
 def _as_ids(prompt: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:

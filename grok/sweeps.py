@@ -17,7 +17,7 @@ import numpy as np
 
 from grok import forward
 from grok.branches import Branches, MakeEdits, Progress, Turn
-from grok.errors import PromptError, SiteError
+from grok.errors import InterventionError, PromptError, SiteError
 from grok.interventions import Edits, Intervention
 from grok.metrics import Metric, kl_divergence
 from grok.passes import AS_WRITTEN
@@ -100,17 +100,18 @@ def divergence(log_p: np.ndarray, log_q: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class AblationSweep:
-    """Each expert of each layer banned, one at a time, for all tokens of a prompt.
+    """Each expert of each layer banned or given to all, one at a time, for all tokens of a prompt.
 
     Attributes:
         layers: rows [N].
-        values: the metric after the ban [N, E].
-        base: the metric without a ban.
+        values: the metric after it [N, E].
+        base: the metric without.
         effect: values - base [N, E].
-        control: mean effect of banning another expert of the same layer [N, E].
+        control: mean effect of the same on another expert of the same layer [N, E].
         load: share of the prompt's assignments that each expert has [N, E].
         metric: its name; unit: of values.
-        trace: the prompt's routing without a ban.
+        how: what was done to each expert.
+        trace: the prompt's routing as it is.
     """
 
     layers: np.ndarray
@@ -121,6 +122,7 @@ class AblationSweep:
     load: np.ndarray
     metric: str
     unit: str
+    how: str
     trace: RoutingTrace
 
 
@@ -130,17 +132,32 @@ def _ban_own(logits: jax.Array, experts: jax.Array) -> jax.Array:
     return jnp.where(own, -jnp.inf, logits)
 
 
+def _include_own(chosen: jax.Array, experts: jax.Array) -> jax.Array:
+    """Each run's own expert [B] among the chosen [B, T, K], as `include` does."""
+    own = jnp.broadcast_to(experts[:, None, None], (*chosen.shape[:-1], 1))
+    there = jnp.any(chosen == own, axis=-1, keepdims=True)
+    return jnp.where(there, chosen, jnp.concatenate([chosen[..., :-1], own], axis=-1))
+
+
+# What a sweep does to an expert: the site, the function, its name.
+HOW = {
+    "ban": ("router.logits", _ban_own),
+    "include": ("router.experts", _include_own),
+}
+
+
 def ablation_sweep(
     model: Model,
     prompt: Prompt,
     *,
     metric: Metric | None = None,
+    how: str = "ban",
     layers: Iterable[int] | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
     turn: Turn = nullcontext,
 ) -> AblationSweep:
-    """What banning each expert does to a prompt.
+    """What banning each expert, or giving it to every token, does to a prompt.
 
     An expert that no token chose is not without effect: the softmax runs over the others, so
     their gates grow, and with them all sums of gates but not their ratios; the norm after the
@@ -148,7 +165,8 @@ def ablation_sweep(
     large an effect must be to mean anything. Compare with `control`.
 
     Args:
-        metric: by default the mean over all tokens of KL(plain ‖ banned).
+        metric: by default the mean over all tokens of KL(plain ‖ changed).
+        how: "ban", or "include" as the intervention of that name.
         layers: all by default.
         batch, progress, turn: see `grok.branches.Branches`.
 
@@ -160,6 +178,8 @@ def ablation_sweep(
         raise PromptError(
             f"All {config.n_experts} experts are used by every token; none can be banned."
         )
+    if how not in HOW:
+        raise InterventionError(f"how is {how!r:.20}; expected {' or '.join(HOW)}.")
     metric = (metric or kl_divergence(everywhere=True)).check(config.vocab_size)
     chosen = _layers(layers, config.n_layers)
     tokens = model.encode(prompt)
@@ -167,12 +187,13 @@ def ablation_sweep(
         plain = model._read(tokens, 10)
     trace = model._trace([(tokens, plain)], tokens.size, {"max_new_tokens": 0})
 
-    def bans(which: np.ndarray) -> dict[str, tuple[Edit, ...]]:
-        ban = Intervention(_ban_own, (which.astype(np.int32),), "ban")
-        return {"router.logits": (Edit(ban),)}
+    site, function = HOW[how]
+
+    def one_each(which: np.ndarray) -> dict[str, tuple[Edit, ...]]:
+        return {site: (Edit(Intervention(function, (which.astype(np.int32),), how)),)}
 
     parting: dict[int, tuple[int, MakeEdits]] = {
-        layer: (config.n_experts, bans) for layer in chosen
+        layer: (config.n_experts, one_each) for layer in chosen
     }
     base, found = Branches(model, tokens, batch).run(
         parting, metric, plain.logits[0], progress=progress, turn=turn
@@ -192,6 +213,7 @@ def ablation_sweep(
         load=counts / counts.sum(axis=1, keepdims=True),
         metric=metric.name + (", mean over tokens" if metric.everywhere else ""),
         unit=metric.unit,
+        how=how,
         trace=trace,
     )
 

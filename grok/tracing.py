@@ -316,10 +316,10 @@ class Tracing:
         given = tuple(reference._place() for reference in references)
         asked: Request = request(site._site, function, site._layers, positions, given)
         for place in site._places():
-            for reference in given:
-                if reference.order >= place.order:
+            for earlier in given:
+                if earlier.order >= place.order:
                     raise SiteError(
-                        f"{place} cannot be changed with the value of {reference}, which is "
+                        f"{place} cannot be changed with the value of {earlier}, which is "
                         "computed there or later. Save it in a run of its own."
                     )
         self._requests.append(asked)

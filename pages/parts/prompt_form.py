@@ -40,7 +40,7 @@ def examples_row(
 
     def use() -> None:
         chosen = st.session_state.get(key)
-        if chosen in examples:
+        if chosen is not None and chosen in examples:
             put(**examples[chosen])
 
     st.pills(label, list(examples), key=key, on_change=use)

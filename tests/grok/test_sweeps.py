@@ -10,7 +10,7 @@ import pytest
 from grok import passes
 from grok.branches import Branches
 from grok.errors import GrokError, PromptError, SiteError
-from grok.interventions import ban, edit, replace_with
+from grok.interventions import ban, edit, include, replace_with
 from grok.metrics import kl_divergence, logit_difference, probability
 from grok.sweeps import (
     ablation_sweep,
@@ -220,3 +220,16 @@ def test_the_logit_lens_ends_at_the_models_own_answer(tiny3):
 def test_sweeps_refuse_what_they_cannot_do(tiny3, ask, message):
     with pytest.raises((PromptError, SiteError, GrokError), match=message):
         ask(tiny3)
+
+
+def test_including_an_expert_is_what_the_intervention_does(tiny3):
+    sweep = ablation_sweep(tiny3, TOKENS, how="include", layers=[1])
+    base = tiny3.trace_routing(TOKENS)
+    for expert in range(8):
+        found = what_if(tiny3, TOKENS, edit("router.experts", include(expert), layers=1))
+        assert sweep.values[0, expert] == pytest.approx(found.kl.mean(), abs=1e-5)
+        assert (found.changed.experts[1] == expert).any(axis=-1).all()
+        had = (base.experts[1] == expert).any(axis=-1)
+        np.testing.assert_array_equal(found.changed.experts[1][had], base.experts[1][had])
+        kept = (found.changed.experts[1][~had] == base.experts[1][~had][:, :1]).any(axis=-1)
+        assert kept.all()

@@ -1,0 +1,249 @@
+"""What if each expert of each layer were banned, or given to every token: the whole sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import tables, what_if
+from lens.errors import LensError
+from lens.figures import what_if as drawn
+from pages.parts import layout, links, prompt_form, traces
+from pages.parts.live_place import Place
+from pages.parts.one_expert import ACTIONS, model_labels, text_form
+
+MEASURES = {
+    "kl": "KL, mean over tokens",
+    "kl_last": "KL after the last token",
+    "first": "Probability of the likeliest next token",
+}
+KEPT = "what_if_every"
+LISTED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A sweep and what it was of; the text stays in this session."""
+
+    request: tuple[str, str, str, str, str]
+    sweep: Any
+
+
+def show(place: Place, choice: traces.ModelChoice) -> str | None:
+    """The question's controls and, after a sweep, its answer; returns the finding."""
+    text, dtype = text_form(choice, "every_expert_example")
+    first, second, third = st.columns([4, 4, 2], vertical_alignment="bottom")
+    with first:
+        action = links.choice(
+            "action", "What if", list(ACTIONS), "ban", shown=ACTIONS.__getitem__, widget="segments"
+        )
+    with second:
+        measure = links.choice(
+            "measure", "Measure", list(MEASURES), "kl", shown=MEASURES.__getitem__
+        )
+    with third:
+        count = choice.config.n_layers * choice.config.n_experts
+        asked = st.button(
+            f"Run {count:,} times",
+            type="primary",
+            icon=":material/play_arrow:",
+            key="run_every",
+            help="Once for every expert of every layer, in batches.",
+        )
+    request = (choice.path, dtype, text, action, measure)
+    if asked:
+        swept(request, choice)
+    known: Result | None = st.session_state.get(KEPT)
+    if known is None or known.request[0] != choice.path:
+        return None
+    if known.request != request:
+        st.caption("Below is the last sweep; press Run for what is chosen now.")
+    return answer(known, place, model_labels(choice))
+
+
+def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -> None:
+    """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
+    _, dtype, text, action, measure = request
+    place = st.empty()
+
+    def run(on_wait: Callable[[int], object], on_load: Callable[[int, int], None]) -> Any:
+        model = traces.shared(choice, dtype, on_load)
+        tokens = traces.encoded(model, choice, text)
+        metric = metric_of(measure, model, tokens, on_wait)
+        with place.container(border=True):
+            bar = st.progress(0.0, "Running …")
+            st.button("Cancel", key="cancel_every")  # any click ends this run, and the sweep
+            return model.ablation_sweep(
+                tokens, metric=metric, how=action, progress=teller(bar), on_wait=on_wait
+            )
+
+    sweep = prompt_form.run_guarded(run)
+    place.empty()
+    if sweep is not None:
+        st.session_state[KEPT] = Result(request, sweep)
+
+
+def teller(bar: Any) -> Callable[[int, int], None]:
+    """Shows progress with the time left, a few times a second."""
+    started = time.perf_counter()
+    last = [0.0]
+
+    def tell(done: int, total: int) -> None:
+        now = time.perf_counter()
+        if now - last[0] < 0.15 and done < total:
+            return
+        last[0] = now
+        left = (now - started) * (total - done) / max(done, 1)
+        bar.progress(done / total, f"{done / total:.0%}, about {left:.0f}\u00a0s left")
+
+    return tell
+
+
+def metric_of(
+    measure: str, model: Any, tokens: np.ndarray, on_wait: Callable[[int], object]
+) -> Any:
+    """The metric of `grok.metrics` that a measure means for this text."""
+    from grok.metrics import kl_divergence, probability
+
+    if measure == "first":
+        trace = model.trace(tokens, on_wait=on_wait, candidates=1)
+        return probability(int(trace.candidates[-1, 0]))
+    return kl_divergence(everywhere=measure == "kl")
+
+
+def answer(result: Result, place: Place, labels: list[str]) -> str:
+    """Figures of a sweep; returns the finding."""
+    sweep, action = result.sweep, result.request[3]
+    rows = [labels[int(layer)] for layer in sweep.layers]
+    # A probability that falls is an effect too.
+    size = np.abs(sweep.effect) if result.request[4] == "first" else sweep.effect
+    text, test = finding(size, sweep, rows)
+    picked = None
+    layer, expert = links.chosen("layer"), links.chosen("expert")
+    if layer in sweep.layers.tolist() and isinstance(expert, int) and expert < size.shape[1]:
+        picked = (sweep.layers.tolist().index(layer), expert)
+    what = f"{ACTIONS[action].lower()}: change of the {sweep.metric}"
+    table = table_of(sweep, rows)
+
+    def pick(mark: Mapping[str, Any]) -> None:
+        links.choose(
+            layer=int(sweep.layers[int(mark["layer"])]),
+            expert=int(mark["expert"]),
+            question="One expert",
+        )
+
+    sha256 = sweep.trace.model_sha256
+    own = {
+        "sha256": sha256,
+        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
+        "words": (action, result.request[4]),
+        "table": table,
+        "on_pick": pick,
+    }
+    left, right = st.columns(2, gap="large")
+    with left:
+        layout.figure(
+            drawn.expert_effects(
+                sweep.effect, sweep.load > 0, rows, unit=sweep.unit, what=what, picked=picked
+            ),
+            "expert_effects",
+            place.routers,
+            **own,
+        )
+        st.caption("Click an expert to look at it alone.")
+    with right:
+        layout.figure(
+            drawn.effects_against_use(
+                sweep.effect, sweep.load, rows, unit=sweep.unit, picked=picked
+            ),
+            "effects_against_use",
+            place.routers,
+            stretch=True,
+            **own,
+        )
+        if test is not None:
+            st.caption(
+                f"Spearman's correlation within layers {test.correlation:+.2f}; experts of each "
+                f"layer relabelled: {test.low:+.2f} to {test.high:+.2f} in 95\u00a0% of "
+                f"{test.draws:,} draws (seed {test.seed}), p = {test.p:.2g}."
+            )
+    listed(sweep, size, rows)
+    return text
+
+
+def finding(size: np.ndarray, sweep: Any, rows: list[str]) -> tuple[str, Any]:
+    """The largest effect beside the layer's others, and whether use explains effects."""
+    layer, expert = (int(i) for i in what_if.strongest(size, 1)[0])
+    others = np.delete(size[layer], expert)
+    text = (
+        f"{rows[layer]}·E{expert} matters most for this text: {size[layer, expert]:.3g} "
+        f"{sweep.unit}, others of its layer {others.min():.3g} to {others.max():.3g} (mean "
+        f"{others.mean():.3g}), all experts {np.median(size):.2g} in the middle."
+    )
+    try:
+        test = what_if.effect_and_use(size, sweep.load)
+    except LensError as error:
+        return f"{text} {error}", None
+    verdict = "more than" if test.p <= 0.05 else "not distinguishable from"
+    return (
+        f"{text} How much a text uses an expert goes with its effect at {test.correlation:+.2f} "
+        f"(Spearman), {verdict} relabelled experts ({test.low:+.2f} to {test.high:+.2f}, p = "
+        f"{test.p:.2g}).",
+        test,
+    )
+
+
+def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
+    """The sweep as CSV, made when asked for."""
+
+    def text() -> str:
+        row, expert = (grid.ravel() for grid in np.indices(sweep.effect.shape))
+        return tables.table_csv(
+            {
+                "layer": [rows[i] for i in row],
+                "expert": expert,
+                f"{sweep.metric} ({sweep.unit})": sweep.values[row, expert],
+                "without": np.full(row.size, sweep.base),
+                "effect": sweep.effect[row, expert],
+                "mean effect of the layer's others": sweep.control[row, expert],
+                "share of assignments": sweep.load[row, expert],
+            }
+        )
+
+    return text
+
+
+def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
+    """The strongest experts, to read and to choose by keyboard."""
+    top = what_if.strongest(size, LISTED)
+    st.markdown("**Largest effects**")
+
+    def chosen() -> None:
+        found = st.session_state["effects_table"].selection.rows
+        if found:
+            layer, expert = top[found[0]]
+            links.choose(layer=int(sweep.layers[layer]), expert=int(expert), question="One expert")
+
+    at = tuple(top.T)
+    st.dataframe(
+        {
+            "expert": [f"{rows[layer]}·E{expert}" for layer, expert in top],
+            f"effect ({sweep.unit})": sweep.effect[at],
+            "mean of the layer's others": sweep.control[at],
+            "share of assignments": sweep.load[at],
+        },
+        hide_index=True,
+        key="effects_table",
+        on_select=chosen,
+        selection_mode="single-row",
+        column_config={
+            "share of assignments": st.column_config.NumberColumn(format="percent"),
+            f"effect ({sweep.unit})": st.column_config.NumberColumn(format="%.4g"),
+            "mean of the layer's others": st.column_config.NumberColumn(format="%.4g"),
+        },
+    )

@@ -1,0 +1,291 @@
+"""What if one expert were banned, or given to every token: the run beside the one as it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import figures, tables, what_if
+from lens.figures import what_if as drawn
+from lens.what_if import AmongOthers
+from pages.parts import links, prompt_form, routing_views, traces
+from pages.parts.layout import percent
+from pages.parts.live_place import Place
+
+ACTIONS = {"ban": "Ban it", "include": "Give it to every token"}
+DONE = {"ban": "Banning {0}", "include": "Giving every token {0}"}
+# Seconds that a run may take to be made anew whenever a choice changes.
+QUICK = 2.0
+# Other experts of the layer that the same is done to.
+MOST_OTHERS = 15
+SEED = 0
+KEPT = "what_if_one"
+
+EXAMPLES: Mapping[str, Mapping[str, str]] = {
+    "Python, its busiest expert": {
+        "prompt": "def mean(values):\n    total = 0\n    for value in values:\n"
+        "        total += value\n    return total / len(values)\n"
+    },
+    "German": {
+        "prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft."
+    },
+    "Sums": {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
+}
+ID_EXAMPLES: Mapping[str, Mapping[str, str]] = {
+    "Some ids": {"prompt": "5, 17, 3, 42, 99, 256, 12, 7"},
+    "A repeat": {"prompt": "8, 8, 8, 8, 9, 9, 9, 9"},
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; the text stays in this session."""
+
+    path: str
+    dtype: str
+    text: str
+    layer: int
+    expert: int
+    action: str
+
+    @property
+    def prompt(self) -> tuple[str, str, str]:
+        """What stays the same when another expert is looked at."""
+        return self.path, self.dtype, self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One intervention, and the same on other experts of the layer.
+
+    Attributes:
+        request: what was asked for.
+        own: the run beside the one as it is.
+        kl: of the other experts [other, T], nats.
+        moved: share of tokens with other experts, of the others [other, L].
+        use: share of tokens that use each other expert [other].
+        seconds: it took.
+    """
+
+    request: Request
+    own: Any
+    kl: np.ndarray
+    moved: np.ndarray
+    use: np.ndarray
+    seconds: float
+
+
+def model_labels(choice: traces.ModelChoice) -> list[str]:
+    """Names of the layers of the model that runs prompts."""
+    return [f"L{layer}" for layer in range(choice.config.n_layers)]
+
+
+def text_form(choice: traces.ModelChoice, examples_key: str) -> tuple[str, str]:
+    """The text and the dtype of activations."""
+    prompt_form.examples_row(examples_key, EXAMPLES if choice.has_tokenizer else ID_EXAMPLES)
+    label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
+    text = prompt_form.text_box("prompt", label, placeholder="Type a text.")
+    return text, dtype_choice()
+
+
+def dtype_choice() -> str:
+    """The dtype of activations."""
+    return links.choice(
+        "numbers",
+        "Numbers",
+        ["bfloat16", "float32"],
+        "bfloat16",
+        help="bfloat16 as Grok-1 runs; with float32 an effect of rounding is smaller.",
+        width=160,
+    )
+
+
+def edits_of(action: str, layer: int, expert: int) -> Any:
+    """The intervention on one expert."""
+    from grok.interventions import ban, edit, include
+
+    if action == "ban":
+        return edit("router.logits", ban(expert), layers=layer)
+    return edit("router.experts", include(expert), layers=layer)
+
+
+def show(place: Place, choice: traces.ModelChoice) -> str | None:
+    """The question's controls and, after a run, its answer; returns the finding."""
+    text, dtype = text_form(choice, "one_expert_example")
+    labels = model_labels(choice)
+    first, second, third, fourth = st.columns([2, 2, 4, 2], vertical_alignment="bottom")
+    with first:
+        layer = links.choice("layer", "Layer", range(len(labels)), 0, shown=labels.__getitem__)
+    with second:
+        experts = range(choice.config.n_experts)
+        expert = links.choice("expert", "Expert", experts, 0, shown=lambda e: f"E{e}")
+    with third:
+        action = links.choice(
+            "action", "What if", list(ACTIONS), "ban", shown=ACTIONS.__getitem__, widget="segments"
+        )
+    with fourth:
+        asked = st.button("Run", type="primary", icon=":material/play_arrow:", key="run_one")
+    request = Request(choice.path, dtype, text, layer, expert, action)
+    known: Result | None = st.session_state.get(KEPT)
+    again = (
+        known is not None
+        and known.request.prompt == request.prompt
+        and known.request != request
+        and known.seconds < QUICK
+    )
+    if asked or again:
+        known = prompt_form.run_guarded(lambda *told: computed(request, choice, *told))
+        st.session_state[KEPT] = known
+    if known is None or known.request.path != choice.path:
+        return None
+    if known.request != request:
+        st.caption("Below is the last run; press Run for what is chosen now.")
+    return answer(known, place, labels)
+
+
+def computed(
+    request: Request,
+    choice: traces.ModelChoice,
+    on_wait: Callable[[int], object],
+    on_load: Callable[[int, int], None],
+) -> Result:
+    """The intervention, and the same on the layer's other experts.
+
+    Raises:
+        GrokError: the prompt or the model cannot be used.
+    """
+    model = traces.shared(choice, request.dtype, on_load)
+    tokens = traces.encoded(model, choice, request.text)
+    started = time.perf_counter()
+
+    def run(expert: int) -> Any:
+        edits = edits_of(request.action, request.layer, expert)
+        return model.what_if(tokens, edits, on_wait=on_wait)
+
+    own = run(request.expert)
+    others = [e for e in range(choice.config.n_experts) if e != request.expert]
+    if len(others) > MOST_OTHERS:
+        rng = np.random.default_rng(SEED)
+        others = sorted(rng.choice(others, MOST_OTHERS, replace=False).tolist())
+    found = [run(e) for e in others]
+    return Result(
+        request,
+        own,
+        np.stack([one.kl for one in found]),
+        np.stack([what_if.moved(one.base, one.changed) for one in found]),
+        np.array([what_if.use(own.base, request.layer, e) for e in others]),
+        time.perf_counter() - started,
+    )
+
+
+def finding(result: Result, name: str, among: AmongOthers) -> str:
+    """What the intervention did, beside the same on the layer's other experts."""
+    request, n = result.request, result.own.kl.size
+    used = what_if.use(result.own.base, request.layer, request.expert)
+    count = among.others.size + 1
+    place = (
+        f"rank {among.rank} of {count} (p = {among.p:.2g}"
+        + (f", the smallest that {count} experts allow" if among.rank == 1 else "")
+        + ")"
+    )
+    verdict = "more than" if among.p <= 0.05 else "not distinguishable from"
+    return (
+        f"{DONE[request.action].format(name)}, which {percent(used)} of {n:,} tokens use, changes "
+        f"what the model expects next by {among.value:.3g} nats a token (KL). The same on "
+        f"{among.others.size} other experts of the layer: {among.others.min():.3g} to "
+        f"{among.others.max():.3g}, mean {among.others.mean():.3g}; {place}: {verdict} another "
+        "expert of the layer."
+    )
+
+
+def answer(result: Result, place: Place, labels: list[str]) -> str:
+    """Figures of one intervention; returns the finding."""
+    request, own = result.request, result.own
+    name = f"{labels[request.layer]}·E{request.expert}"
+    among = what_if.among_others(own.kl.mean(), result.kl.mean(axis=1))
+    view = routing_views.View(own.changed, place.routers, labels)
+    words = (name.replace("·", ""), request.action)
+    token = links.choice(
+        "token",
+        "Token",
+        range(view.n_tokens),
+        view.n_tokens - 1,
+        shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
+        width=320,
+    )
+    layer = request.layer
+    view.figure(
+        drawn.change_by_token(own.kl, result.kl, view.pieces, name=name, picked=token),
+        "change_by_token",
+        words=words,
+        on_pick=routing_views.pick_token,
+        table=lambda: tables.table_csv(
+            {
+                "token": np.arange(view.n_tokens),
+                "piece": view.pieces,
+                f"KL, {name} (nats)": own.kl,
+                "mean of other experts": result.kl.mean(axis=0),
+                "largest of other experts": result.kl.max(axis=0),
+            }
+        ),
+    )
+    overlap = what_if.overlap(own.base, own.changed)
+    view.figure(
+        drawn.moved_map(overlap, view.pieces, labels, layer=layer, picked=(token, layer)),
+        "moved_map",
+        words=words,
+        on_pick=routing_views.pick_token,
+        table=lambda: tables.token_layer_csv(1 - overlap, "exchanged", view.pieces, labels),
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        next_tokens(result, view, token, words)
+    with right:
+        moved = what_if.moved(own.base, own.changed)
+        view.figure(
+            drawn.moved_by_layer(moved, result.moved, labels, name=name),
+            "moved_by_layer",
+            words=words,
+            stretch=True,
+            table=lambda: tables.table_csv(
+                {
+                    "layer": labels,
+                    f"share of tokens moved, {name}": moved,
+                    "mean of other experts": result.moved.mean(axis=0),
+                }
+            ),
+        )
+    return finding(result, name, among)
+
+
+def next_tokens(
+    result: Result, view: routing_views.View, token: int, words: tuple[str, ...]
+) -> None:
+    """What the model expects after one token, before and after."""
+    own = result.own
+    before, after = own.base_probs[token], own.changed_probs[token]
+    pieces = [str(piece) for piece in own.pieces[token]]
+    view.figure(
+        drawn.next_tokens_changed(pieces, before, after, following=view.pieces[token]),
+        "next_tokens_changed",
+        words=(*words, f"token{token}"),
+        stretch=True,
+        table=lambda: tables.table_csv(
+            {
+                "token id": own.tokens[token],
+                "piece": pieces,
+                "as it is": before,
+                "changed": after,
+                "change": after - before,
+            }
+        ),
+    )
+    st.caption(
+        f"KL after this token: {own.kl[token]:.4g} nats; others of the layer "
+        f"{result.kl[:, token].min():.3g} to {result.kl[:, token].max():.3g}."
+    )

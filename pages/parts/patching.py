@@ -1,0 +1,224 @@
+"""What if a value of a clean prompt's run stood in a corrupt prompt's: where is it carried?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import figures, tables, what_if
+from lens.figures import what_if as drawn
+from pages.parts import layout, links, prompt_form, traces
+from pages.parts.every_expert import teller
+from pages.parts.live_place import Place
+from pages.parts.one_expert import dtype_choice, model_labels
+
+SITES = {
+    "resid_pre": "Residual stream before the layer",
+    "attn.output": "What attention adds",
+    "moe.output": "What the experts add",
+    "router.logits": "Router logits",
+}
+MEASURES = {
+    "difference": "Logit difference of the two likeliest next tokens",
+    "probability": "Probability of the clean prompt's next token",
+    "kl": "KL from the clean prompt",
+}
+KEPT = "what_if_patch"
+EXAMPLES: Mapping[str, Mapping[str, str]] = {
+    "He or she": {
+        "clean": "The old man came into the room and took off",
+        "corrupt": "The old lady came into the room and took off",
+    },
+    "A sum": {"clean": "7 + 5 = 12\n6 + 3 =", "corrupt": "7 + 5 = 12\n6 + 2 ="},
+}
+ID_EXAMPLES: Mapping[str, Mapping[str, str]] = {
+    "One token differs": {
+        "clean": "5, 17, 3, 42, 99, 256, 12, 7",
+        "corrupt": "5, 17, 3, 44, 99, 256, 12, 7",
+    }
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A sweep, what it was of, and the two next tokens it is about."""
+
+    request: tuple[str, str, str, str, str, str]
+    sweep: Any
+    answers: tuple[str, str]
+    model_sha256: str
+
+
+def show(place: Place, choice: traces.ModelChoice) -> str | None:
+    """The question's controls and, after a sweep, its answer; returns the finding."""
+    examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
+    prompt_form.examples_row("patch_example", examples)
+    left, right = st.columns(2)
+    with left:
+        clean = prompt_form.text_box("clean", "Clean prompt", height=80)
+    with right:
+        corrupt = prompt_form.text_box(
+            "corrupt",
+            "Corrupt prompt",
+            height=80,
+            help="The clean prompt with a word changed for one of as many tokens.",
+        )
+    first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
+    with first:
+        site = links.choice("site", "Put in", list(SITES), "resid_pre", shown=SITES.__getitem__)
+    with second:
+        measure = links.choice(
+            "regained", "Measure", list(MEASURES), "difference", shown=MEASURES.__getitem__
+        )
+    with third:
+        dtype = dtype_choice()
+    with fourth:
+        asked = st.button("Run", type="primary", icon=":material/play_arrow:", key="run_patch")
+    request = (choice.path, dtype, clean, corrupt, site, measure)
+    if asked:
+        swept(request, choice)
+    known: Result | None = st.session_state.get(KEPT)
+    if known is None or known.request[0] != choice.path:
+        return None
+    if known.request != request:
+        st.caption("Below is the last sweep; press Run for what is chosen now.")
+    return answer(known, place, model_labels(choice))
+
+
+def swept(request: tuple[str, str, str, str, str, str], choice: traces.ModelChoice) -> None:
+    """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
+    _, dtype, clean, corrupt, site, measure = request
+    place = st.empty()
+
+    def run(on_wait: Callable[[int], object], on_load: Callable[[int, int], None]) -> Result:
+        from grok.metrics import kl_divergence, logit_difference, probability
+
+        model = traces.shared(choice, dtype, on_load)
+        tokens = [traces.encoded(model, choice, text) for text in (clean, corrupt)]
+        likeliest = []
+        if tokens[0].size == tokens[1].size:  # else the sweep says so
+            found = [model.trace(one, on_wait=on_wait, candidates=1) for one in tokens]
+            likeliest = [int(trace.candidates[-1, 0]) for trace in found]
+        a, b = likeliest or (0, 0)
+        metric = {
+            "difference": logit_difference(a, b),
+            "probability": probability(a),
+            "kl": kl_divergence(),
+        }[measure]
+        with place.container(border=True):
+            bar = st.progress(0.0, "Running …")
+            st.button("Cancel", key="cancel_patch")  # any click ends this run, and the sweep
+            sweep = model.patch_sweep(
+                *tokens, metric=metric, sites=(site,), progress=teller(bar), on_wait=on_wait
+            )
+        return Result(
+            request,
+            sweep,
+            tuple(model.model.pieces([a, b])),
+            model.model.sha256,  # type: ignore[arg-type]
+        )
+
+    result = prompt_form.run_guarded(run)
+    place.empty()
+    if result is not None:
+        st.session_state[KEPT] = result
+
+
+def measure_text(result: Result) -> str:
+    """The measure with its tokens, for people."""
+    a, b = (figures.visible(piece) for piece in result.answers)
+    return {
+        "difference": f"logit of “{a}” minus logit of “{b}”",
+        "probability": f"probability of “{a}”",
+        "kl": "KL from the clean prompt's next-token distribution",
+    }[result.request[5]]
+
+
+def answer(result: Result, place: Place, labels: list[str]) -> str:
+    """Both maps and the finding."""
+    sweep, site = result.sweep, result.request[4]
+    rows = [labels[int(layer)] for layer in sweep.layers]
+    share, control = sweep.recovered[0], sweep.control[0]
+    found = what_if.carried(share, control)
+    pairs = [
+        figures.visible(a) if a == b else f"{figures.visible(a)} | {figures.visible(b)}"
+        for a, b in zip(sweep.pieces_clean, sweep.pieces_corrupt, strict=True)
+    ]
+    pieces = [pairs[int(position)] for position in sweep.positions]
+
+    def table() -> str:
+        row, at = (grid.ravel() for grid in np.indices(share.shape))
+        return tables.table_csv(
+            {
+                "layer": [rows[i] for i in row],
+                "position": sweep.positions[at],
+                "token": [pieces[i] for i in at],
+                f"{sweep.metric} ({sweep.unit})": sweep.values[0][row, at],
+                "recovered": share[row, at],
+                "recovered with another token's value": control[row, at],
+            }
+        )
+
+    sha256 = result.model_sha256
+    own = {
+        "sha256": sha256,
+        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
+        "words": (site, result.request[5]),
+        "table": table,
+    }
+    left, right = st.columns(2, gap="medium")
+    with left:
+        layout.figure(
+            drawn.patch_map(
+                share,
+                sweep.positions,
+                pieces,
+                rows,
+                title="Recovered by one value of the clean run",
+                subtitle=f"{SITES[site].lower()}; {measure_text(result)}; 1: all, 0: nothing",
+            ),
+            "patch_map",
+            place.routers,
+            **own,
+        )
+    with right:
+        layout.figure(
+            drawn.patch_map(
+                control,
+                sweep.positions,
+                pieces,
+                rows,
+                title="Control: the value of another token",
+                subtitle=f"drawn at random, seed {sweep.seed}; put in the same place",
+            ),
+            "patch_control",
+            place.routers,
+            **own,
+        )
+    return finding(result, found, rows, pieces)
+
+
+def finding(result: Result, found: what_if.Carried, rows: list[str], pieces: list[str]) -> str:
+    """Where the difference between the prompts is carried."""
+    sweep = result.sweep
+    start, end = found.position[0], found.position[-1]
+    text = (
+        f"The prompts differ by {sweep.clean - sweep.corrupt:+.3g} {sweep.unit} in the "
+        f"{measure_text(result)} (clean {sweep.clean:.3g}, corrupt {sweep.corrupt:.3g}). One value "
+        f"of {SITES[result.request[4]].lower()} brings back at most "
+        f"{found.largest.max():.0%} (control at most {found.control.max():.0%})"
+    )
+    if result.request[4] == "resid_pre":
+        halves = np.flatnonzero(found.position == end)
+        text += (
+            f": in {rows[0]} at token “{pieces[start]}”, from {rows[int(halves[0])]} on mostly at "
+            f"“{pieces[end]}”."
+        )
+    else:
+        layer = int(found.largest.argmax())
+        text += f", in {rows[layer]} at token “{pieces[found.position[layer]]}”."
+    return text

@@ -1,0 +1,56 @@
+"""What if: an expert is banned or forced, every expert is, or another prompt's value is put in.
+
+Each question has a file of its own: one_expert.py, every_expert.py, patching.py.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lens.errors import LensError
+from pages.parts import every_expert, links, one_expert, patching
+from pages.parts.live_place import Place
+
+INVITATION = "Take an expert away, or put a value of another prompt in, and see what changes."
+HOW_TO_READ = """
+An intervention changes one thing in the model's run of a text; everything after it is computed
+anew.
+
+- **Ban**: the expert's router logit becomes −∞ before the softmax. The next likely expert takes
+  its place, and the others' gates grow by 1 / (1 − p).
+- **Give to every token**: the expert replaces each token's least likely choice, with the
+  probability that the router gives it. Tokens that use it already stay as they are.
+- **Change**: KL(as it is ‖ changed) of the next-token distributions, in nats: how much more
+  surprised somebody is, on average, who expects the changed one and meets the model as it is.
+- **Beside chance**: the same intervention on the layer's other experts. With E experts in a layer
+  the smallest p is 1 / E, so that one text and one layer show an order rather than proof. An expert
+  that no token uses changes next to nothing when banned: what is left is rounding.
+- **Effect and use**: Spearman's correlation of both within layers; the null relabels the experts of
+  each layer.
+- **Patch**: two prompts of as many tokens. The corrupt one is run with one value of the clean
+  one's run put in, place by place. Recovered: (patched − corrupt) / (clean − corrupt) of the
+  measure; 1 is all of the difference, 0 nothing, and it may go beyond both.
+  Control: the clean run's value of another token, drawn at random, put in the same place.
+- **Places**: residual stream before a layer, what attention adds, what the experts add (both before
+  their norms), the router's logits.
+
+What holds for one text need not hold for another. Numbers of experts carry no meaning across
+layers.
+"""
+QUESTIONS = {"one": "One expert", "every": "Every expert", "patch": "Patch"}
+SHOW = {"one": one_expert.show, "every": every_expert.show, "patch": patching.show}
+
+
+def show(place: Place) -> None:
+    """The mode: one of three questions, each with its own text and result."""
+    if place.choice is None:
+        place.heading(INVITATION, HOW_TO_READ)
+        return
+    finding: str | None = None
+    for question, container in links.tabs("question", QUESTIONS):
+        with container:
+            try:
+                finding = SHOW[question](place, place.choice)
+            except LensError as error:
+                st.info(str(error))
+    place.heading(finding or INVITATION, HOW_TO_READ)
