@@ -1,0 +1,342 @@
+"""Whether two runs differ by more than chance: in a quantity, in loads, in chosen experts.
+
+Axes: layer (L), compared pair (P), block of neighbouring pairs (B), expert (E), draw.
+
+The compared tokens are no sample of independent ones, for neighbours share their context. So
+each null treats `block` neighbouring pairs as one observation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lens.errors import LensError
+from lens.multiple import benjamini_hochberg, monte_carlo_p
+from lens.paired_routing import Paired, difference, overlap
+from lens.shuffles import (
+    DRAWS,
+    SEED,
+    AgainstChance,
+    affordable_draws,
+    against_chance,
+    checked_draws,
+)
+
+BLOCK = 8
+MAX_BLOCK = 512
+# Numbers of a block of draws that are held at once.
+HELD = 2**22
+
+
+# --- signs of blocks --------------------------------------------------------------
+
+
+def blocks_of(n: int, block: int) -> Int[np.ndarray, " pair"]:
+    """The block of each of n neighbouring pairs.
+
+    Raises:
+      LensError: the block length is below 1 or above 512.
+    """
+    if not 1 <= block <= MAX_BLOCK:
+        raise LensError(f"Block: found {block} tokens; expected 1 to {MAX_BLOCK}.")
+    return np.arange(n) // block
+
+
+def flipped_signs(
+    n_blocks: int, draws: int, seed: int
+) -> tuple[Float[np.ndarray, "draw block"], bool]:
+    """Signs for each block, and whether these are all there are besides the observed ones.
+
+    Few blocks have few patterns: where no more than `draws`, each is taken once, and p-values
+    are exact.
+    """
+    checked_draws(draws)
+    if 2**n_blocks - 1 <= draws:
+        patterns = np.arange(1, 2**n_blocks)[:, None] >> np.arange(n_blocks) & 1
+        return 1.0 - 2.0 * patterns, True
+    return np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, n_blocks)), False
+
+
+def _block_sums(values: np.ndarray, block: int) -> Float[np.ndarray, "... block"]:
+    """Sums over blocks of the last axis; what is not a number counts as no difference."""
+    n = values.shape[-1]
+    starts = np.flatnonzero(np.diff(blocks_of(n, block), prepend=-1))
+    return np.add.reduceat(np.nan_to_num(values), starts, axis=-1)
+
+
+def _flip_method(n_blocks: int, block: int, draws: int, exact: bool) -> str:
+    times = f"all {draws + 1:,} ways" if exact else f"{draws:,} times"
+    return f"signs of {n_blocks} blocks of {block} neighbouring tokens flipped, {times}"
+
+
+def _asked(runs: Paired) -> None:
+    if len(runs.pairs) == 0:
+        raise LensError(
+            "Two runs: there is no token to compare; expected the same tokens in both texts, "
+            f"after the {runs.common_start} of their common start. Compare texts that share "
+            "words after their first difference."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DifferenceTest:
+    """Whether a quantity differs between two runs, by layer and over all.
+
+    Attributes:
+      test: mean difference by layer, first less second, with its null; q is not a number in
+        layers without any difference.
+      p: over all layers together.
+      n_pairs, n_blocks, block: how many tokens were compared, in how many blocks.
+      smallest_p: the smallest p-value that so few blocks can give.
+      neighbours: correlation of the differences of neighbouring tokens, mean over layers; not
+        a number where it cannot be told.
+    """
+
+    test: AgainstChance
+    p: float
+    n_pairs: int
+    n_blocks: int
+    block: int
+    smallest_p: float
+    neighbours: float
+
+
+def difference_test(
+    runs: Paired,
+    what: str,
+    *,
+    block: int = BLOCK,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> DifferenceTest:
+    """Mean difference of a quantity by layer, against flipped signs.
+
+    If it is all the same which run a token is taken from, its difference has either sign alike.
+    So each draw flips the signs of whole blocks of neighbouring tokens, in all layers alike.
+    By layer the statistic is the mean difference, two-sided; over all layers it is
+    Σ_l (Σ_b s_b D_lb)² / Σ_b D_lb², D the sums of blocks, where s are the signs.
+
+    Reading it: blocks longer than the reach of a context give honest p-values, shorter ones
+    too small ones; `neighbours` tells of that reach. With six blocks or more p ≤ 0.05 can be
+    reached at all. A p-value speaks of such tokens in these two texts.
+
+    Args:
+      runs: what is compared.
+      what: see `difference`.
+      block: neighbouring pairs that share a sign.
+      draws, seed: of the signs.
+
+    Raises:
+      LensError: nothing to compare, an unknown quantity, or a block or draws out of bounds.
+    """
+    _asked(runs)
+    values = difference(runs, what)[:, runs.pairs]
+    sums = _block_sums(values, block)
+    n_blocks = sums.shape[1]
+    signs, exact = flipped_signs(n_blocks, draws, seed)
+    counted = np.maximum(np.isfinite(values).sum(axis=1), 1)
+    test = against_chance(
+        sums.sum(axis=1) / counted,
+        signs @ sums.T / counted,
+        seed=seed,
+        method=_flip_method(n_blocks, block, len(signs), exact),
+        tail="both",
+    )
+    differs = (sums != 0).any(axis=1)
+    q = np.full(len(differs), np.nan)
+    q[differs] = benjamini_hochberg(test.p[differs])
+    spread = np.where(differs, (sums**2).sum(axis=1), 1)
+    own = (sums.sum(axis=1) ** 2 / spread).sum()
+    drawn = ((signs @ sums.T) ** 2 / spread).sum(axis=1)
+    return DifferenceTest(
+        test=replace(test, q=q),
+        p=float(monte_carlo_p(own, drawn)) if differs.any() else float("nan"),
+        n_pairs=len(runs.pairs),
+        n_blocks=n_blocks,
+        block=block,
+        smallest_p=max(2 / 2**n_blocks, 1 / (1 + len(signs))),
+        neighbours=_neighbour_correlation(values),
+    )
+
+
+def _neighbour_correlation(values: Float[np.ndarray, "layer pair"]) -> float:
+    """Correlation of neighbouring differences, mean over the layers that have one."""
+    centred = values - np.nanmean(values, axis=1, keepdims=True) if values.size else values
+    centred = np.nan_to_num(centred)
+    below = (centred**2).mean(axis=1) if values.shape[1] > 2 else np.zeros(len(values))
+    asked = below > 0
+    if not asked.any():
+        return float("nan")
+    products = (centred[asked, 1:] * centred[asked, :-1]).mean(axis=1)
+    return float((products / below[asked]).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class LoadDifference:
+    """Load of every expert in the compared tokens of either run.
+
+    Attributes:
+      first, second: shares of the assignments.
+      difference: first less second.
+      p: two-sided; not a number for experts that no token changes to or from.
+      q: over all layers and experts, after Benjamini and Hochberg.
+      draws, seed: of the signs.
+      smallest_p: the smallest p-value that so few blocks can give.
+      method: what was drawn, for people.
+    """
+
+    first: Float[np.ndarray, "layer expert"]
+    second: Float[np.ndarray, "layer expert"]
+    difference: Float[np.ndarray, "layer expert"]
+    p: Float[np.ndarray, "layer expert"]
+    q: Float[np.ndarray, "layer expert"]
+    draws: int
+    seed: int
+    smallest_p: float
+    method: str
+
+
+def load_difference(
+    runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = SEED
+) -> LoadDifference:
+    """Load of each expert in the first run less that in the second, for the same tokens.
+
+    The null is that of `difference_test`: a token's two sets of experts are exchanged between
+    the runs, for whole blocks of neighbouring tokens at once.
+
+    Raises:
+      LensError: nothing to compare, or a block or draws out of bounds.
+    """
+    _asked(runs)
+    members = [
+        (run.experts[:, at, :, None] == np.arange(runs.n_experts)).any(axis=2)
+        for run, at in zip((runs.first, runs.second), runs.at, strict=True)
+    ]  # [L, P, E]
+    totals = [np.maximum(member.sum(axis=(1, 2), keepdims=True), 1) for member in members]
+    shares = [member / total for member, total in zip(members, totals, strict=True)]
+    gap = np.moveaxis(shares[0] - shares[1], 1, 2).reshape(-1, len(runs.pairs))  # [L·E, P]
+    sums = _block_sums(gap, block)
+    n_blocks = sums.shape[1]
+    signs, exact = flipped_signs(n_blocks, draws, seed)
+    own = sums.sum(axis=1)
+    reached = np.zeros(len(own))
+    slack = 1e-12
+    for part in _parts(len(signs), len(own)):
+        reached += (np.abs(signs[part] @ sums.T) >= np.abs(own) - slack).sum(axis=0)
+    p = (1 + reached) / (1 + len(signs))
+    p[(np.abs(sums) <= slack).all(axis=1)] = np.nan
+    shape = (runs.n_layers, runs.n_experts)
+    return LoadDifference(
+        first=shares[0].sum(axis=1),
+        second=shares[1].sum(axis=1),
+        difference=own.reshape(shape),
+        p=p.reshape(shape),
+        q=benjamini_hochberg(p).reshape(shape),
+        draws=len(signs),
+        seed=seed,
+        smallest_p=max(2 / 2**n_blocks, 1 / (1 + len(signs))),
+        method=_flip_method(n_blocks, block, len(signs), exact),
+    )
+
+
+def _parts(draws: int, columns: int) -> list[slice]:
+    step = max(1, HELD // max(columns, 1))
+    return [slice(start, start + step) for start in range(0, draws, step)]
+
+
+# --- agreement --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class AgreementTest:
+    """How far the same tokens keep their experts, beside unrelated tokens of the two runs.
+
+    Attributes:
+      test: mean of `kept_experts` by layer, with its null.
+      p: of the mean over all layers.
+      value, mean: over all layers, found and by chance.
+      same: share of the compared tokens with the same set of experts, by layer.
+      changed: layers and tokens with another set, over all.
+    """
+
+    test: AgainstChance
+    p: float
+    value: float
+    mean: float
+    same: Float[np.ndarray, " layer"]
+    changed: int
+
+
+def agreement_test(
+    runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = SEED
+) -> AgreementTest:
+    """Share of experts that the same tokens keep, against pairs put together anew.
+
+    Each draw puts the second run's compared tokens into another order: the row is turned
+    round by a random number of places, cut into blocks of neighbours, and the blocks are put
+    into random order, in all layers alike. So loads, and the likeness of neighbours, stay as
+    they are. p is one-sided: more agreement than that.
+
+    Reading it: 1 is the same experts for every token. By chance two runs with even loads agree
+    in K / E of the experts, more where loads are uneven. Agreement above chance says that a
+    token's identity matters to its routing; agreement below 1, that its context does.
+
+    Raises:
+      LensError: nothing to compare, or a block or draws out of bounds.
+    """
+    _asked(runs)
+    n = len(runs.pairs)
+    at, other = runs.at
+    one, two = runs.first.experts[:, at], runs.second.experts[:, other]
+    draws = affordable_draws(float(one.size) * two.shape[2], checked_draws(draws))
+    orders = block_orders(n, block, draws, seed)
+    drawn = np.empty((draws, runs.n_layers))
+    for layer in range(runs.n_layers):
+        table = _overlap_table(one[layer], two[layer], runs.n_experts)
+        drawn[:, layer] = table[np.arange(n), orders].mean(axis=1)
+    kept = overlap(one, two)  # [L, P]
+    own = kept.mean(axis=1)
+    return AgreementTest(
+        test=against_chance(
+            own,
+            drawn,
+            seed=seed,
+            method=f"blocks of {block} neighbouring tokens of one run put into random order, "
+            f"{draws:,} times",
+        ),
+        p=float(monte_carlo_p(own.mean(), drawn.mean(axis=1))),
+        value=float(own.mean()),
+        mean=float(drawn.mean()),
+        same=_all_kept(kept).mean(axis=1),
+        changed=int(np.count_nonzero(~_all_kept(kept))),
+    )
+
+
+def _all_kept(kept: np.ndarray) -> Bool[np.ndarray, "layer pair"]:
+    return kept > 1 - 1e-9
+
+
+def _overlap_table(
+    one: Int[np.ndarray, "pair choice"], two: Int[np.ndarray, "pair choice"], n_experts: int
+) -> Float[np.ndarray, "pair pair"]:
+    """`overlap` of each token of one run with each of the other's."""
+    members = []
+    for experts in (one, two):
+        member = np.zeros((len(experts), n_experts + 1), dtype=np.float32)
+        np.put_along_axis(member, np.where(experts < 0, n_experts, experts), 1, axis=1)
+        members.append(member[:, :n_experts])
+    sizes = [member.sum(axis=1) for member in members]
+    return members[0] @ members[1].T / np.maximum(np.maximum.outer(*sizes), 1)
+
+
+def block_orders(n: int, block: int, draws: int, seed: int) -> Int[np.ndarray, "draw pair"]:
+    """Orders of n neighbours: turned round by a random number of places, in shuffled blocks."""
+    rng = np.random.default_rng(seed)
+    blocks = blocks_of(n, block)
+    place = rng.random((draws, int(blocks[-1]) + 1)) if n else np.empty((draws, 0))
+    turned = (np.arange(n) + rng.integers(0, max(n, 1), size=(draws, 1))) % max(n, 1)
+    by_block = np.argsort(place[:, blocks] if n else place, axis=1, kind="stable")
+    return np.take_along_axis(turned, by_block, axis=1)
