@@ -165,7 +165,7 @@ class Carried:
     Attributes:
       largest: the largest recovered share of a layer over positions [N].
       position: where it is, index into the positions [N].
-      control: the largest of the control's [N].
+      control: what the control recovers in the same place [N].
     """
 
     largest: Float[np.ndarray, " layer"]
@@ -190,4 +190,5 @@ def carried(
             "another metric or other prompts."
         )
     best = recovered.argmax(axis=1)
-    return Carried(recovered.max(axis=1), best, control.max(axis=1))
+    rows = np.arange(len(best))
+    return Carried(recovered[rows, best], best, control[rows, best])

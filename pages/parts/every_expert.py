@@ -15,7 +15,7 @@ from lens.errors import LensError
 from lens.figures import what_if as drawn
 from pages.parts import layout, links, prompt_form, traces
 from pages.parts.live_place import Place
-from pages.parts.one_expert import ACTIONS, model_labels, text_form
+from pages.parts.one_expert import ACTIONS, dtype_choice, model_labels, text_form
 
 MEASURES = {
     "kl": "KL, mean over tokens",
@@ -36,8 +36,8 @@ class Result:
 
 def show(place: Place, choice: traces.ModelChoice) -> str | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
-    text, dtype = text_form(choice, "every_expert_example")
-    first, second, third = st.columns([4, 4, 2], vertical_alignment="bottom")
+    text = text_form(choice, "every_expert_example")
+    first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
     with first:
         action = links.choice(
             "action", "What if", list(ACTIONS), "ban", shown=ACTIONS.__getitem__, widget="segments"
@@ -47,6 +47,8 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
             "measure", "Measure", list(MEASURES), "kl", shown=MEASURES.__getitem__
         )
     with third:
+        dtype = dtype_choice()
+    with fourth:
         count = choice.config.n_layers * choice.config.n_experts
         asked = st.button(
             f"Run {count:,} times",

@@ -28,7 +28,8 @@ def form(choice: traces.ModelChoice) -> None:
     """The prompt and how to run it."""
     examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    prompt_form.examples_row("example", {name: {"prompt": text} for name, text in examples.items()})
+    rows = {name: prompt_form.Example({"prompt": text}) for name, text in examples.items()}
+    prompt_form.examples_row("example", rows)
     with st.form("run", border=True):
         text = prompt_form.text_box("prompt", label, placeholder="Type a text; Ctrl+Enter runs it.")
         with st.expander("Compare, generate, settings", icon=":material/tune:"):

@@ -16,6 +16,7 @@ from lens.what_if import AmongOthers
 from pages.parts import links, prompt_form, routing_views, traces
 from pages.parts.layout import percent
 from pages.parts.live_place import Place
+from pages.parts.prompt_form import Example
 
 ACTIONS = {"ban": "Ban it", "include": "Give it to every token"}
 DONE = {"ban": "Banning {0}", "include": "Giving every token {0}"}
@@ -26,19 +27,35 @@ MOST_OTHERS = 15
 SEED = 0
 KEPT = "what_if_one"
 
-EXAMPLES: Mapping[str, Mapping[str, str]] = {
-    "Python, its busiest expert": {
-        "prompt": "def mean(values):\n    total = 0\n    for value in values:\n"
-        "        total += value\n    return total / len(values)\n"
-    },
-    "German": {
-        "prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft."
-    },
-    "Sums": {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
+STRONGEST = "Set to the expert that “Every expert” finds to matter most for this text when banned."
+EXAMPLES: Mapping[str, Example] = {
+    "Python": Example(
+        {
+            "prompt": "def mean(values):\n    total = 0\n    for value in values:\n"
+            "        total += value\n    return total / len(values)\n"
+        },
+        {"layer": 2, "expert": 4, "action": "ban"},
+        STRONGEST,
+    ),
+    "German": Example(
+        {"prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft."},
+        {"layer": 11, "expert": 7, "action": "ban"},
+        STRONGEST,
+    ),
+    "Sums": Example(
+        {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
+        {"layer": 9, "expert": 1, "action": "ban"},
+        STRONGEST,
+    ),
+    "Python for German": Example(
+        {"prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft."},
+        {"layer": 2, "expert": 4, "action": "include"},
+        "Gives every German token the expert of layer 2 that the Python example leans on.",
+    ),
 }
-ID_EXAMPLES: Mapping[str, Mapping[str, str]] = {
-    "Some ids": {"prompt": "5, 17, 3, 42, 99, 256, 12, 7"},
-    "A repeat": {"prompt": "8, 8, 8, 8, 9, 9, 9, 9"},
+ID_EXAMPLES: Mapping[str, Example] = {
+    "Some ids": Example({"prompt": "5, 17, 3, 42, 99, 256, 12, 7"}),
+    "A repeat": Example({"prompt": "8, 8, 8, 8, 9, 9, 9, 9"}),
 }
 
 
@@ -85,12 +102,11 @@ def model_labels(choice: traces.ModelChoice) -> list[str]:
     return [f"L{layer}" for layer in range(choice.config.n_layers)]
 
 
-def text_form(choice: traces.ModelChoice, examples_key: str) -> tuple[str, str]:
-    """The text and the dtype of activations."""
+def text_form(choice: traces.ModelChoice, examples_key: str) -> str:
+    """The text that is looked at."""
     prompt_form.examples_row(examples_key, EXAMPLES if choice.has_tokenizer else ID_EXAMPLES)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    text = prompt_form.text_box("prompt", label, placeholder="Type a text.")
-    return text, dtype_choice()
+    return prompt_form.text_box("prompt", label, placeholder="Type a text.")
 
 
 def dtype_choice() -> str:
@@ -116,9 +132,9 @@ def edits_of(action: str, layer: int, expert: int) -> Any:
 
 def show(place: Place, choice: traces.ModelChoice) -> str | None:
     """The question's controls and, after a run, its answer; returns the finding."""
-    text, dtype = text_form(choice, "one_expert_example")
+    text = text_form(choice, "one_expert_example")
     labels = model_labels(choice)
-    first, second, third, fourth = st.columns([2, 2, 4, 2], vertical_alignment="bottom")
+    first, second, third, fourth, fifth = st.columns([2, 2, 4, 2, 2], vertical_alignment="bottom")
     with first:
         layer = links.choice("layer", "Layer", range(len(labels)), 0, shown=labels.__getitem__)
     with second:
@@ -129,6 +145,8 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
             "action", "What if", list(ACTIONS), "ban", shown=ACTIONS.__getitem__, widget="segments"
         )
     with fourth:
+        dtype = dtype_choice()
+    with fifth:
         asked = st.button("Run", type="primary", icon=":material/play_arrow:", key="run_one")
     request = Request(choice.path, dtype, text, layer, expert, action)
     known: Result | None = st.session_state.get(KEPT)

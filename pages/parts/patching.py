@@ -13,8 +13,10 @@ from lens import figures, tables, what_if
 from lens.figures import what_if as drawn
 from pages.parts import layout, links, prompt_form, traces
 from pages.parts.every_expert import teller
+from pages.parts.layout import percent
 from pages.parts.live_place import Place
 from pages.parts.one_expert import dtype_choice, model_labels
+from pages.parts.prompt_form import Example
 
 SITES = {
     "resid_pre": "Residual stream before the layer",
@@ -28,18 +30,26 @@ MEASURES = {
     "kl": "KL from the clean prompt",
 }
 KEPT = "what_if_patch"
-EXAMPLES: Mapping[str, Mapping[str, str]] = {
-    "He or she": {
-        "clean": "The old man came into the room and took off",
-        "corrupt": "The old lady came into the room and took off",
-    },
-    "A sum": {"clean": "7 + 5 = 12\n6 + 3 =", "corrupt": "7 + 5 = 12\n6 + 2 ="},
+EXAMPLES: Mapping[str, Example] = {
+    "She or he": Example(
+        {"clean": "She was so glad that", "corrupt": "He was so glad that"},
+        {"site": "resid_pre", "regained": "difference"},
+        "Which pronoun comes next: carried by the first token in early layers, by the last in late "
+        "ones. The control is high where any other word in the first place would undo “He”.",
+    ),
+    "A method's self": Example(
+        {"clean": "def f(self):\n    return", "corrupt": "def f(value):\n    return"},
+        {"site": "resid_pre", "regained": "probability"},
+        "Only the argument's name differs, and with it how likely “self” is to follow.",
+    ),
 }
-ID_EXAMPLES: Mapping[str, Mapping[str, str]] = {
-    "One token differs": {
-        "clean": "5, 17, 3, 42, 99, 256, 12, 7",
-        "corrupt": "5, 17, 3, 44, 99, 256, 12, 7",
-    }
+ID_EXAMPLES: Mapping[str, Example] = {
+    "One token differs": Example(
+        {
+            "clean": "5, 17, 3, 42, 99, 256, 12, 7",
+            "corrupt": "5, 17, 3, 44, 99, 256, 12, 7",
+        }
+    )
 }
 
 
@@ -210,7 +220,8 @@ def finding(result: Result, found: what_if.Carried, rows: list[str], pieces: lis
         f"The prompts differ by {sweep.clean - sweep.corrupt:+.3g} {sweep.unit} in the "
         f"{measure_text(result)} (clean {sweep.clean:.3g}, corrupt {sweep.corrupt:.3g}). One value "
         f"of {SITES[result.request[4]].lower()} brings back at most "
-        f"{found.largest.max():.0%} (control at most {found.control.max():.0%})"
+        f"{percent(found.largest.max())} (control in the same place "
+        f"{percent(found.control[int(found.largest.argmax())])})"
     )
     if result.request[4] == "resid_pre":
         halves = np.flatnonzero(found.position == end)

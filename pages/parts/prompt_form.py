@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
-from pages.parts import traces
+from pages.parts import links, traces
 
 Result = TypeVar("Result")
 TEXTS = "texts_kept"  # name -> text typed last, on whichever mode
@@ -33,17 +34,33 @@ def put(**texts: str) -> None:
         st.session_state.setdefault(TEXTS, {})[name] = text
 
 
-def examples_row(
-    key: str, examples: Mapping[str, Mapping[str, str]], label: str = "Examples"
-) -> None:
-    """Examples to click; each puts texts into boxes, by the boxes' names."""
+@dataclass(frozen=True)
+class Example:
+    """Something to click that shows something.
+
+    Attributes:
+        texts: what goes into the boxes, by their names.
+        choices: what is chosen, by the names of the choices.
+        shows: why it is here.
+    """
+
+    texts: Mapping[str, str]
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    shows: str = ""
+
+
+def examples_row(key: str, examples: Mapping[str, Example], label: str = "Examples") -> None:
+    """Examples to click; each fills boxes and choices, and says what it shows."""
 
     def use() -> None:
         chosen = st.session_state.get(key)
         if chosen is not None and chosen in examples:
-            put(**examples[chosen])
+            put(**examples[chosen].texts)
+            links.choose(**examples[chosen].choices)
 
-    st.pills(label, list(examples), key=key, on_change=use)
+    chosen = st.pills(label, list(examples), key=key, on_change=use)
+    if chosen in examples and examples[chosen].shows:
+        st.caption(examples[chosen].shows)
 
 
 def run_guarded(
