@@ -35,7 +35,7 @@ def token_strip(
     """
     window = token_window(len(pieces), 1, picked=picked, start=start)
     shown = [visible(pieces[t]) for t in window]
-    left, right, line = _flow(shown, width)
+    left, right, line = flow(shown, width)
     token = np.asarray(window)
     generated = token >= end_of_prompt(prompt_length, len(pieces))
     data = {
@@ -190,7 +190,7 @@ def candidate_bars(
     )
 
 
-def _flow(shown: Sequence[str], width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def flow(shown: Sequence[str], width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Left and right edges and line number of boxes that wrap like text."""
     left, right, lines = [], [], []
     x, line = 0.0, 0
