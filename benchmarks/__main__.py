@@ -18,7 +18,7 @@ CLAIMS = {
     "extraction": "what extraction reads, holds and takes on a full-size checkpoint",
     "measures": "the time of all static measures on routers of Grok-1's size",
     "science": "every measure and null: time, memory, and the obvious way beside it",
-    "live": "first and later traces, generation, and what dispatch saves",
+    "live": "traces, interventions, sweeps, generation, many prompts, dispatch",
     "app": "server start, page switches and reruns, seen from a browser",
 }
 WITH_CHECKPOINT = {"live", "app"}

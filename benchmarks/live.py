@@ -1,4 +1,4 @@
-"""Live routing: the first trace and later ones, generation, and what dispatch saves.
+"""Live routing: traces, interventions, sweeps, generation, many prompts, and what dispatch saves.
 
     python -m benchmarks live [--checkpoint DIR]
 
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import interventions
 from benchmarks.rows import Row, exit_code, table
 from grok.checkpoint import open_checkpoint
 from grok.config import BUNDLED_MODEL, GrokConfig
@@ -276,6 +277,7 @@ def measured(checkpoint: Path | None, dtype: str, started: float) -> list[Row]:
             note=f"fastest {n_new / taken.fastest:.0f}",
         )
     )
+    rows += interventions.measured(model, prompt)
     rows += comparison(checkpoint, dtype, prompt)
     return rows + ceiling(checkpoint, dtype, model.config, trace, warm.fastest)
 
@@ -380,7 +382,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = fresh_process(args.checkpoint, dtype)
             print(f"\n{dtype}\n{table(rows)}", flush=True)
             worst = max(worst, exit_code(rows))
-        return worst
+        rows = interventions.memory(args.checkpoint)
+        print(f"\nmany prompts\n{table(rows)}", flush=True)
+        return max(worst, exit_code(rows))
     except GrokError as error:
         print(f"benchmarks live: {error}", file=sys.stderr)
         return 2

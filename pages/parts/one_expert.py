@@ -206,18 +206,18 @@ def finding(result: Result, name: str, among: AmongOthers) -> str:
     request, n = result.request, result.own.kl.size
     used = what_if.use(result.own.base, request.layer, request.expert)
     count = among.others.size + 1
-    place = (
-        f"rank {among.rank} of {count} (p = {among.p:.2g}"
-        + (f", the smallest that {count} experts allow" if among.rank == 1 else "")
-        + ")"
+    verdict = f"rank {among.rank} of {count}, p = {among.p:.2g}: " + (
+        "more than another expert of the layer"
+        if among.p <= 0.05
+        else f"more than every other, which is all that {count} experts can show"
+        if among.rank == 1
+        else "not distinguishable from another expert of the layer"
     )
-    verdict = "more than" if among.p <= 0.05 else "not distinguishable from"
     return (
         f"{DONE[request.action].format(name)}, which {percent(used)} of {n:,} tokens use, changes "
         f"what the model expects next by {among.value:.3g} nats a token (KL). The same on "
         f"{among.others.size} other experts of the layer: {among.others.min():.3g} to "
-        f"{among.others.max():.3g}, mean {among.others.mean():.3g}; {place}: {verdict} another "
-        "expert of the layer."
+        f"{among.others.max():.3g}, mean {among.others.mean():.3g} ({verdict})."
     )
 
 

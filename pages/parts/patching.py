@@ -35,7 +35,7 @@ EXAMPLES: Mapping[str, Example] = {
         {"clean": "She was so glad that", "corrupt": "He was so glad that"},
         {"site": "resid_pre", "regained": "difference"},
         "Which pronoun comes next: carried by the first token in early layers, by the last in late "
-        "ones. The control is high where any other word in the first place would undo “He”.",
+        "ones. Where the control does as much, any other token's value would do.",
     ),
     "A method's self": Example(
         {"clean": "def f(self):\n    return", "corrupt": "def f(value):\n    return"},
