@@ -201,8 +201,9 @@ model = load(sys.argv[1] or None)
 rng = np.random.default_rng(0)
 length = min(64, model.config.context_length)
 low = min(3, model.config.vocab_size - 1)
+high = model.config.vocab_size
 def prompts(count):
-    return [rng.integers(low, model.config.vocab_size, length).astype(np.int32) for _ in range(count)]
+    return [rng.integers(low, high, length).astype(np.int32) for _ in range(count)]
 sites = ["layers[0].resid_post"]
 collect(model, prompts(64), sys.argv[2] + "/first", sites=sites)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -22,6 +22,13 @@ SAYS = {
     r"chance is 12\.5%, the same tokens shuffled give [\d.]+%",
     "generate_with_routing": r"differ by \d\.\d{3}; random splits give \d\.\d{3} "
     r"\(95 % below \d\.\d{3}\), p = [01]\.\d{3}: ",
+    "inspect_and_change": r"Without L4·E\d the next token's logits change by up to \d+\.\d{3}; "
+    r"without another expert of the layer by \d+\.\d{3} to \d+\.\d{3} \(rank \d of 8",
+    "sweep_and_patch": r"go together at [+-]\d\.\d{2}; relabelled experts [+-]\d",
+    "steer_generation": r"random:.*\n.* later layers send \d+% of the plain text's tokens "
+    r"elsewhere",
+    "collect_prompts": r"Loads of prose and python differ by \d\.\d{3} .* labels shuffled over "
+    r"prompts \d\.\d{3} \(95 % below \d\.\d{3}\), p = [01]\.\d{3}\.",
 }
 
 
