@@ -35,6 +35,7 @@ from lens.figures.layers import (
 )
 from lens.figures.maps import explained_variance, layer_scatter
 from lens.figures.margins import margin_histogram, margin_quantiles
+from lens.figures.nearby import lens_course, push_ticks
 from lens.figures.routing import compare_maps, token_layer_map, token_window, visible
 from lens.figures.theme import OKABE_ITO, alt_text, chart_title, expert_names, fitted_domain
 from lens.figures.tokens import candidate_bars, cell_probabilities, token_strip
@@ -75,6 +76,7 @@ __all__ = [
     "layer_similarity_heatmap",
     "layers_across",
     "layers_changed",
+    "lens_course",
     "load_by_layer",
     "margin_histogram",
     "margin_quantiles",
@@ -82,6 +84,7 @@ __all__ = [
     "pair_matrix",
     "predicted_load",
     "profiles_over_depth",
+    "push_ticks",
     "routing_paths",
     "silhouette_by_groups",
     "token_layer_map",

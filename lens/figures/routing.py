@@ -47,6 +47,11 @@ TOKEN_VALUES: Mapping[str, TokenText] = {
     "entropy": TokenText("Entropy of the gates", "nats; ln E: all experts alike", "cividis"),
     "top1_prob": TokenText("Largest gate", "probability; 1 / E: all experts alike", "cividis"),
     "top1": TokenText("First choice", "expert index; not comparable between layers"),
+    "agreement": TokenText(
+        "Experts shared with the second prompt",
+        "share of a token's experts that the aligned token has too; empty: no counterpart",
+        "cividis",
+    ),
 }
 
 
@@ -275,6 +280,8 @@ def _token_domain(values: np.ndarray, what: str, n_experts: int | None) -> tuple
         return (0.0, float(np.log(n_experts)))
     if what == "top1_prob" and n_experts:
         return (1 / n_experts, 1.0)
+    if what == "agreement":
+        return (0.0, 1.0)
     return (0.0, theme.fitted_domain(values)[1])
 
 

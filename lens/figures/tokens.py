@@ -151,11 +151,13 @@ def candidate_bars(
     *,
     after: str = "",
     chosen: int | None = None,
+    up_to: str = "",
 ) -> alt.LayerChart:
     """The model's most likely next tokens.
 
     Args:
       after: the token they follow, for the title.
+      up_to: the layer after which they are read off, where that is not the last.
       chosen: which of them came next, by its place in the list.
     """
     names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
@@ -181,7 +183,10 @@ def candidate_bars(
         height=alt.Step(18),
         autosize=theme.FLEXIBLE,
         title=theme.title(
-            f"Next token after {visible(after)}" if after else "Next token", follows, width=300
+            (f"Next token after {visible(after)}" if after else "Next token")
+            + (f", up to {up_to}" if up_to else ""),
+            follows,
+            width=300,
         ),
         description=theme.alt_description(
             "Most likely next tokens: "

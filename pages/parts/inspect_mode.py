@@ -8,8 +8,18 @@ import streamlit as st
 
 from lens.errors import LensError
 from lens.routers import RouterSet
-from pages.parts import links, prompt_form, routing_shape, routing_views, traces
+from pages.parts import (
+    cell_keys,
+    cell_view,
+    links,
+    prompt_form,
+    routing_shape,
+    routing_views,
+    text_parts,
+    traces,
+)
 from pages.parts.live_place import Place
+from pages.parts.routing_views import View
 
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
@@ -32,21 +42,11 @@ def form(choice: traces.ModelChoice) -> None:
     prompt_form.examples_row("example", rows)
     with st.form("run", border=True):
         text = prompt_form.text_box("prompt", label, placeholder="Type a text; Ctrl+Enter runs it.")
-        with st.expander("Compare, generate, settings", icon=":material/tune:"):
+        with st.expander("Compare, settings", icon=":material/tune:"):
             second = prompt_form.text_box(
                 "second_prompt", "Second prompt, to compare (optional)", height=80
             )
-            one, two, three, four = st.columns(4)
-            with one:
-                new_tokens = st.number_input("New tokens", 0, 64, 0, key="new_tokens")
-            with two:
-                temperature = st.number_input(
-                    "Temperature", 0.0, 2.0, 0.0, step=0.1, key="temperature"
-                )
-            with three:
-                seed = st.number_input("Sampling seed", 0, 9999, 0, key="sampling_seed")
-            with four:
-                dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype")
+            dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype", width=160)
         with st.container(horizontal=True, vertical_alignment="center"):
             submitted = st.form_submit_button(
                 "Run", type="primary", icon=":material/play_arrow:", help="Ctrl+Enter"
@@ -55,8 +55,7 @@ def form(choice: traces.ModelChoice) -> None:
                 f"Up to {traces.prompt_limit():,} tokens. The prompt stays in this browser session."
             )
     if submitted:
-        request = traces.Request(choice, str(dtype), int(new_tokens), float(temperature), int(seed))
-        run(request, text, second)
+        run(traces.Request(choice, str(dtype), 0, 0.0, 0), text, second)
 
 
 def run(request: traces.Request, text: str, second: str) -> None:
@@ -94,10 +93,14 @@ def choose_trace(kept: dict[str, Any]) -> Any:
     return kept[st.session_state["trace_shown"]]
 
 
-def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> None:
-    """Everything about one trace, from the text down to its paths."""
-    labels = traces.labels(trace, routers)
-    view = routing_views.View(trace, routers, labels)
+def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> tuple[View, int, int, Any]:
+    """Everything about one trace, from the text down to its paths.
+
+    Returns:
+        The view, the chosen token and layer, and where the cell's logit lens goes.
+    """
+    other = next((one for one in kept.values() if one is not trace), None)
+    view = View(trace, routers, traces.labels(trace, routers), other)
     if trace.model_sha256 != routers.sha256:
         st.caption(
             f"The trace was made by a model with routers `{trace.model_sha256[:12]}`, not by the "
@@ -105,10 +108,13 @@ def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> None:
         )
     token, layer, what = routing_views.selectors(view)
     routing_views.strip(view, token, layer)
+    if what == "agreement":
+        routing_views.agreement_note(view)
     routing_views.token_map(view, token, layer, what)
-    with st.container(border=True):
-        routing_views.cell(view, token, layer)
-    names = {
+    cell_keys.show("token_layer_map", token, layer, view.n_tokens, view.n_layers)
+    lens = cell_view.show(view, token, layer)
+    parts = {"parts": "Prompt and generated"} if text_parts.has_both(view) else {}
+    names = parts | {
         "load": "Load",
         "pairs": "Co-selection",
         "compare": "Compare",
@@ -124,13 +130,14 @@ def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> None:
                 draw_tab(tab, view, kept, layer, what)
             except LensError as error:
                 st.info(str(error))
+    return view, token, layer, lens
 
 
-def draw_tab(
-    tab: str, view: routing_views.View, kept: dict[str, Any], layer: int, what: str
-) -> None:
+def draw_tab(tab: str, view: View, kept: dict[str, Any], layer: int, what: str) -> None:
     """What the open tab shows."""
-    if tab == "load":
+    if tab == "parts":
+        text_parts.show(view)
+    elif tab == "load":
         routing_views.load(view, layer)
     elif tab == "pairs":
         routing_views.coselection(view, layer)
@@ -148,14 +155,14 @@ def draw_tab(
         routing_views.paths(view, layer)
 
 
-def comparison(view: routing_views.View, kept: dict[str, Any], what: str) -> None:
+def comparison(view: View, kept: dict[str, Any], what: str) -> None:
     """The trace shown against another one of this session."""
     others = [slot for slot, trace in kept.items() if trace is not view.trace]
     if not others:
-        st.info("Give a second prompt under “Compare, generate, settings”, or open a saved trace.")
+        st.info("Give a second prompt under “Compare, settings”, or open a saved trace.")
         return
     slot = others[0]
-    other = routing_views.View(kept[slot], view.routers, traces.labels(kept[slot], view.routers))
+    other = View(kept[slot], view.routers, traces.labels(kept[slot], view.routers))
     st.markdown(f"The trace shown minus **{traces.SLOTS[slot].lower()}**, aligned by position.")
     routing_views.compare(view, other, what)
 
@@ -181,5 +188,7 @@ def show(place: Place) -> None:
                 on_click="ignore",
                 icon=":material/download:",
             )
-    results(trace, kept, place.routers)
-    place.heading(traces.finding(trace, traces.labels(trace, place.routers)))
+    view, token, layer, lens = results(trace, kept, place.routers)
+    place.heading(traces.finding(trace, view.labels))
+    from_file = trace is kept.get("file")
+    cell_view.fill_lens(lens, view, token, layer, place.choice, asked=from_file)

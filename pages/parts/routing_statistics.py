@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import coselection, information, label_tests, load_null, margins, moments, repeats
+from lens import agreement as agreements
+from lens import (
+    continuation,
+    coselection,
+    information,
+    label_tests,
+    load_null,
+    margins,
+    moments,
+    nearby,
+    repeats,
+)
 from lens.trace_folder import TraceFolder
 
 # Of a session alone: what people type does not show in a cache that others read.
@@ -55,6 +66,21 @@ def position_information(key: str, _trace: Any) -> information.Information:
 @_data
 def margin_shape(key: str, _trace: Any) -> margins.MarginShape:
     return margins.margin_shape(_trace)
+
+
+@_data
+def pair_distances(key: str, layer: int, _trace: Any) -> tuple[np.ndarray, int | None]:
+    return nearby.pair_distances(_trace.router_probs[layer])
+
+
+@_data
+def agreement(key: str, other_key: str, _trace: Any, _other: Any) -> agreements.Agreement:
+    return agreements.agreement(_trace, _other)
+
+
+@_data
+def part_loads(key: str, prompt_length: int, _trace: Any) -> continuation.PartLoads:
+    return continuation.part_loads(_trace)
 
 
 @_data

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from lens import agreement as agreements
 from lens import figures, load_null, routing, tables, trace_tables
+from lens.errors import LensError
 from lens.routers import RouterSet
 from pages.parts import layout, links
 from pages.parts import routing_statistics as statistics
@@ -24,10 +26,13 @@ VALUES: dict[str, tuple[str, Callable[[Any], np.ndarray]]] = {
 
 
 class View:
-    """A trace with what its figures have in common."""
+    """A trace with what its figures have in common; `other` is a second one to compare with."""
 
-    def __init__(self, trace: Any, routers: RouterSet, labels: list[str]) -> None:
+    def __init__(
+        self, trace: Any, routers: RouterSet, labels: list[str], other: Any = None
+    ) -> None:
         self.trace = trace
+        self.other = other
         self.routers = routers
         self.labels = labels
         self.pieces = [str(piece) for piece in trace.pieces]
@@ -38,6 +43,17 @@ class View:
     def key(self) -> str:
         """Hash of the trace, for what is computed once."""
         return statistics.trace_key(self.trace)
+
+    @cached_property
+    def agreement(self) -> agreements.Agreement | None:
+        """Experts shared with the second text; None where the two cannot be aligned."""
+        if self.other is None:
+            return None
+        key = statistics.trace_key(self.other)
+        try:
+            return statistics.agreement(self.key, key, self.trace, self.other)
+        except LensError:
+            return None
 
     def figure(self, chart: Any, key: str, **options: Any) -> None:
         """A figure whose files carry the hash of the model that made the trace."""
@@ -59,6 +75,11 @@ class View:
 def pick_token(mark: Mapping[str, Any]) -> None:
     """A clicked token becomes the token shown."""
     links.choose(token=int(mark["token"]))
+
+
+def pick_layer(mark: Mapping[str, Any]) -> None:
+    """A clicked layer becomes the layer shown."""
+    links.choose(layer=int(mark["layer"]))
 
 
 def pick_cell(mark: Mapping[str, Any]) -> None:
@@ -87,13 +108,16 @@ def selectors(view: View) -> tuple[int, int, str]:
             text=ids.__getitem__,
             shown=view.labels.__getitem__,
         )
+    names = {name: words for name, (words, _) in VALUES.items()}
+    if view.agreement is not None:
+        names["agreement"] = "Agreement"
     with third:
         what = links.choice(
             "what",
             "Map shows",
-            list(VALUES),
+            list(names),
             "margin",
-            shown=lambda name: VALUES[name][0],
+            shown=names.__getitem__,
             widget="segments",
         )
     return token, layer, what
@@ -122,9 +146,45 @@ def strip(view: View, token: int, layer: int) -> None:
     )
 
 
+def map_values(view: View, what: str) -> np.ndarray:
+    """What the map shows [L, T]."""
+    if what == "agreement" and view.agreement is not None:
+        return view.agreement.shared
+    return VALUES[what][1](view.trace)
+
+
+def agreement_note(view: View) -> None:
+    """How far two texts agree beside tokens paired at random."""
+    found = view.agreement
+    if found is None:
+        return
+    start = (
+        f" The first {found.common_start} tokens are the same in both and left out of the test."
+        if found.common_start
+        else ""
+    )
+    if found.test is None:
+        st.caption(
+            f"{found.compared} aligned tokens after the first change: too few for a test.{start}"
+        )
+        return
+    test = found.test
+    verdict = (
+        f"more than by chance in **{test.found()} of {view.n_layers}** layers (q ≤ 0.05)"
+        if test.found()
+        else "not distinguishable from chance in any layer"
+    )
+    st.markdown(
+        f"The two texts' {found.compared} aligned tokens share "
+        f"{layout.percent(test.value.mean())} of their experts, {verdict}; paired at random "
+        f"{layout.percent(test.mean.mean())}, even choices {layout.percent(found.even)}. Null: "
+        f"{test.method}, seed {test.seed}.{start}"
+    )
+
+
 def token_map(view: View, token: int, layer: int, what: str) -> None:
     """One value for every token in every layer."""
-    values = VALUES[what][1](view.trace)
+    values = map_values(view, what)
     view.figure(
         figures.token_layer_map(
             values,
@@ -139,71 +199,6 @@ def token_map(view: View, token: int, layer: int, what: str) -> None:
         words=(what,),
         on_pick=pick_cell,
         table=lambda: tables.token_layer_csv(values, what, view.pieces, view.labels),
-    )
-
-
-def cell(view: View, token: int, layer: int) -> None:
-    """One token in one layer: what the router said, and what the model expects next."""
-    trace = view.trace
-    experts = [int(e) for e in trace.experts[layer, token]]
-    gates = trace.gates[layer, token]
-    share = routing.gate_share(trace)[layer, token]
-    names = " and ".join(f"**{view.labels[layer]}·E{e}**" for e in experts)
-    mix = " : ".join(layout.percent(s) for s in share)
-    raw = ", ".join(f"{g:.3f}" for g in gates)
-    st.markdown(
-        f"Token {token} “{figures.visible(view.pieces[token])}” goes to {names}. "
-        f"Mix {mix}, raw gates {raw}, margin {routing.margin(trace)[layer, token]:.3f} logits."
-    )
-    left, right = st.columns(2, gap="large")
-    with left:
-        view.figure(
-            figures.cell_probabilities(
-                trace.router_probs[layer, token],
-                experts,
-                label=view.labels[layer],
-                piece=view.pieces[token],
-            ),
-            "cell_probabilities",
-            words=(view.labels[layer], f"token{token}"),
-            table=lambda: tables.table_csv(
-                {
-                    "expert": np.arange(view.n_experts),
-                    "router logit": trace.router_logits[layer, token],
-                    "gate (probability)": trace.router_probs[layer, token],
-                    "chosen": np.isin(np.arange(view.n_experts), experts),
-                }
-            ),
-        )
-    with right:
-        candidates(view, token)
-
-
-def candidates(view: View, token: int) -> None:
-    """The tokens that the model thinks come next."""
-    trace = view.trace
-    ids = [int(i) for i in trace.candidates[token]]
-    if not ids:
-        st.caption("The trace holds no candidates for the next token.")
-        return
-    names = (
-        [str(piece) for piece in trace.candidate_pieces[token]]
-        if trace.candidate_pieces is not None
-        else [f"id {i}" for i in ids]
-    )
-    following = int(trace.tokens[token + 1]) if token + 1 < view.n_tokens else None
-    view.figure(
-        figures.candidate_bars(
-            names,
-            trace.candidate_probs[token],
-            after=view.pieces[token],
-            chosen=ids.index(following) if following in ids else None,
-        ),
-        "next_token_candidates",
-        words=(f"token{token}",),
-        table=lambda: tables.table_csv(
-            {"token id": ids, "piece": names, "probability": trace.candidate_probs[token]}
-        ),
     )
 
 
@@ -348,6 +343,7 @@ def compare(view: View, other: View, what: str) -> None:
     if (view.n_layers, view.n_experts) != (other.n_layers, other.n_experts):
         st.info("These traces come from models of different shapes; they cannot be aligned.")
         return
+    what = what if what in VALUES else "margin"
     first, second = (VALUES[what][1](v.trace)[:, :n] for v in (view, other))
     difference = first != second if what == "top1" else first - second
     view.figure(

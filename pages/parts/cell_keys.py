@@ -1,0 +1,127 @@
+"""The chosen cell moves with the arrow keys, and with four buttons.
+
+The keys work where the map has the focus, by Tab or after a click on it, and nowhere else:
+in a text box, a list or on a tab they keep their meaning, and the page scrolls as ever.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from pages.parts import links
+
+KEY = "cell_keys"
+# The map's element is Streamlit's own and stays while the figure in it is drawn anew, so the
+# focus stays too. Keys pressed while the page is at work are counted from the last place sent.
+SCRIPT = """
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const PAUSE = 120, PATIENCE = 8000;
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const map = document.querySelector(".st-key-" + data.figure);
+  if (!map) return;
+  const state = (map.cellKeys ??= { place: null, sent: 0, until: 0, timer: null });
+  const shown = [data.token, data.layer];
+  const arrived = state.place && state.place[0] === shown[0] && state.place[1] === shown[1];
+  if (!state.timer && (arrived || performance.now() > state.until)) state.place = null;
+  map.tabIndex = 0;
+  map.setAttribute("role", "group");
+  map.setAttribute("aria-label", data.label);
+  map.style.outlineOffset = "2px";
+
+  const send = () => {
+    state.timer = null;
+    state.sent = performance.now();
+    state.until = state.sent + PATIENCE;
+    setTriggerValue("cell", state.place);
+  };
+  const onKey = (event) => {
+    const plain = !event.ctrlKey && !event.altKey && !event.metaKey && !event.shiftKey;
+    const elsewhere = event.target.closest("button, a, input, textarea, summary, [role=menuitem]");
+    if (!plain || elsewhere) return;
+    const from = state.place ?? shown;
+    let to = null;
+    if (event.key in STEPS) to = from.map((x, i) => x + STEPS[event.key][i]);
+    else if (event.key === "Home") to = [0, from[1]];
+    else if (event.key === "End") to = [data.tokens - 1, from[1]];
+    if (!to) return;
+    event.preventDefault();
+    to = [Math.min(Math.max(to[0], 0), data.tokens - 1),
+          Math.min(Math.max(to[1], 0), data.layers - 1)];
+    if (to[0] === from[0] && to[1] === from[1]) return;
+    state.place = to;
+    state.until = performance.now() + PATIENCE;
+    if (!state.timer) {
+      const wait = Math.max(0, PAUSE - (performance.now() - state.sent));
+      state.timer = setTimeout(send, wait);
+    }
+  };
+  const onPress = (event) => {
+    if (!event.target.closest("button, a, input, summary")) map.focus({ preventScroll: true });
+  };
+  map.addEventListener("keydown", onKey);
+  map.addEventListener("pointerup", onPress);
+  return () => {
+    map.removeEventListener("keydown", onKey);
+    map.removeEventListener("pointerup", onPress);
+  };
+}
+"""
+
+_mount = st.components.v2.component("grok_moe_lens.cell_keys", js=SCRIPT)
+
+MOVES = {
+    "left": ("Token before", ":material/arrow_back:", -1, 0),
+    "right": ("Token after", ":material/arrow_forward:", 1, 0),
+    "up": ("Layer above in the map", ":material/arrow_upward:", 0, -1),
+    "down": ("Layer below in the map", ":material/arrow_downward:", 0, 1),
+}
+
+
+def show(figure: str, token: int, layer: int, n_tokens: int, n_layers: int) -> None:
+    """Four buttons, and the keys for the figure of this key; call it below that figure."""
+
+    def moved(shape: tuple[int, int]) -> None:
+        cell = getattr(st.session_state.get(KEY), "cell", None)
+        place = valid_cell(cell, shape)
+        if place is not None:
+            links.choose(token=place[0], layer=place[1])
+
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="cell_moves"):
+        for name, (words, icon, right, down) in MOVES.items():
+            to = (token + right, layer + down)
+            st.button(
+                words,
+                key=f"move_{name}",
+                icon=icon,
+                type="tertiary",
+                disabled=not (0 <= to[0] < n_tokens and 0 <= to[1] < n_layers),
+                on_click=links.choose,
+                kwargs={"token": to[0], "layer": to[1]},
+            )
+        st.caption("or arrow keys, when the map has the focus", width="content")
+    _mount(
+        key=KEY,
+        data={
+            "figure": figure,
+            "token": token,
+            "layer": layer,
+            "tokens": n_tokens,
+            "layers": n_layers,
+            "label": "Map of tokens and layers: arrow keys move the chosen cell",
+        },
+        height="content",
+        on_cell_change=partial(moved, (n_tokens, n_layers)),
+    )
+
+
+def valid_cell(cell: object, shape: tuple[int, int]) -> tuple[int, int] | None:
+    """What the browser sent, if it is a cell [token, layer] of a map of this shape."""
+    if not (isinstance(cell, list | tuple) and len(cell) == 2):
+        return None
+    if not all(isinstance(x, int | float) and x == int(x) for x in cell):
+        return None
+    token, layer = int(cell[0]), int(cell[1])
+    return (token, layer) if 0 <= token < shape[0] and 0 <= layer < shape[1] else None
