@@ -9,11 +9,20 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from pages.parts import data_source, inspect_mode, links, many_mode, traces, what_if_mode
+from pages.parts import (
+    compare_mode,
+    data_source,
+    inspect_mode,
+    links,
+    many_mode,
+    traces,
+    what_if_mode,
+)
 from pages.parts.live_place import Place
 
 MODES: Mapping[str, tuple[str, Callable[[Place], None]]] = {
     "inspect": ("Inspect", inspect_mode.show),
+    "compare": ("Compare", compare_mode.show),
     "what_if": ("What if", what_if_mode.show),
     "many": ("Many prompts", many_mode.show),
 }

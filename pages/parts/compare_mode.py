@@ -1,0 +1,256 @@
+"""Compare: two texts, or one text as it is and under a change, token beside token."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lens import what_if
+from lens.errors import LensError
+from pages.parts import (
+    compare_examples,
+    compare_run,
+    compare_tests,
+    compare_views,
+    layout,
+    links,
+    null_settings,
+    prompt_form,
+    traces,
+)
+from pages.parts.compare_run import CHANGES, Change, Result
+from pages.parts.compare_views import Beside
+from pages.parts.live_place import Place
+
+INVITATION = (
+    "Lay two texts side by side, or one text as it is and under a change, and see where their "
+    "routing differs by more than chance."
+)
+HOW_TO_READ = """
+**Alignment.** The fewest substituted, deleted and inserted tokens that turn one text into the
+other; of equally few, the most equal tokens and the fewest pieces. Compared are pairs of the
+**same token** after the first difference: before it two runs of one model are the same run. Under a
+change all tokens are compared.
+
+- **Experts in common** |A ∩ B| / K: 1 the same experts, 0 none. By chance: one run's tokens put
+  into another order, turned round and in shuffled blocks, so that loads and the likeness of
+  neighbours stay. Above chance the token itself decides; what is missing to 1, its context does.
+- **Difference** of margin, lead (logits), entropy (nats) or largest gate (probability): first less
+  second. If it is all the same which run a token is taken from, either sign is as likely: the null
+  flips the signs of whole **blocks** of neighbouring tokens, in all layers alike. By layer the mean
+  difference, two-sided, Benjamini–Hochberg over the layers (q); over all layers
+  Σ (Σ_b s_b D_b)² / Σ_b D_b², where D are sums of blocks and s signs.
+- **Blocks**: neighbours share their context, so they are no independent observations. Longer blocks
+  give honest p-values where differences run on; n blocks allow no p below 2 / 2ⁿ.
+- **Loads** of the same tokens: share of (token, slot) assignments, first less second; the same
+  flips, Benjamini–Hochberg over all layers and experts.
+- **Next tokens**: total variation ½ Σ |p − q|, 0 to 1. A run lists its likeliest tokens alone, so
+  only bounds of it are known: bars at least, lines at most. Under a change KL(as it is ‖ changed)
+  over the whole vocabulary is known too, beside the same change on other experts of the layer (or,
+  for a temperature, in other layers).
+
+Two texts differ in the places of their tokens too, and routing depends on these. A p-value speaks
+of such tokens in these two texts, not of texts in general. Numbers of experts carry no meaning
+across layers.
+"""
+SIDES = {"texts": "Two texts", "change": "One text, one change"}
+KEPT = "compared"
+
+
+def form(choice: traces.ModelChoice, side: str) -> None:
+    """What is to be compared."""
+    by_ids = not choice.has_tokenizer
+    if side == "texts":
+        examples = compare_examples.ID_TEXTS if by_ids else compare_examples.TEXT_EXAMPLES
+    else:
+        examples = compare_examples.ID_CHANGES if by_ids else compare_examples.CHANGE_EXAMPLES
+    prompt_form.examples_row(f"compare_example_{side}", examples)
+    kind = "ban"
+    if side == "change":
+        kind = links.choice(
+            "change", "Change", list(CHANGES), "ban", shown=CHANGES.__getitem__, widget="segments"
+        )
+    unit = "token ids (this model has no tokenizer)" if by_ids else "text"
+    other, change = "", None
+    with st.form("compare", border=True):
+        if side == "texts":
+            left, right = st.columns(2)
+            with left:
+                text = prompt_form.text_box("prompt", f"First {unit}", height=150)
+            with right:
+                other = prompt_form.text_box("second_prompt", f"Second {unit}", height=150)
+        else:
+            text = prompt_form.text_box("prompt", unit.capitalize(), height=150)
+            change = change_controls(choice, kind)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            submitted = st.form_submit_button(
+                "Compare",
+                type="primary",
+                icon=":material/play_arrow:",
+                help="Ctrl+Enter",
+                key="run_compare",
+            )
+            st.caption(
+                f"Up to {traces.prompt_limit():,} tokens each. Texts stay in this browser session."
+            )
+    if not submitted:
+        return
+    found = prompt_form.run_guarded(
+        lambda *told: (
+            compare_run.two_texts(choice, "bfloat16", text, other, *told)
+            if change is None
+            else compare_run.one_change(choice, "bfloat16", text, change, *told)
+        )
+    )
+    if found is not None:
+        st.session_state.setdefault(KEPT, {})[side] = found
+        links.forget("pair")
+
+
+def change_controls(choice: traces.ModelChoice, kind: str) -> Change:
+    """Which expert of which layer, or which temperature."""
+    layers = [f"L{layer}" for layer in range(choice.config.n_layers)]
+    one, two = st.columns(2)
+    with one:
+        every = [compare_run.ALL] if kind == "temperature" else []
+        layer = links.choice(
+            "change_layer",
+            "In layer",
+            [*range(len(layers)), *every],
+            0,
+            text=lambda layer: "all" if layer == compare_run.ALL else str(layer),
+            shown=lambda layer: "all layers" if layer == compare_run.ALL else layers[layer],
+        )
+    with two:
+        if kind == "temperature":
+            warmth = links.decimal(
+                "warmth",
+                "Temperature",
+                0.25,
+                4.0,
+                2.0,
+                help="Divides the router's logits: above 1 its gates become more alike.",
+            )
+            return Change(kind, layer, temperature=warmth)
+        expert = links.choice(
+            "expert",
+            "Expert",
+            list(range(choice.config.n_experts)),
+            0,
+            shown=lambda expert: f"E{expert}",
+        )
+    return Change(kind, layer, expert)
+
+
+def finding(beside: Beside, what: str) -> str:
+    """What differs, beside what chance gives."""
+    result, runs = beside.result, beside.runs
+    n = len(runs.pairs)
+    found = beside.agreement()
+    kept = (
+        f"keep {layout.percent(found.value)} of their experts (unrelated tokens of the two share "
+        f"{layout.percent(found.mean)}, p = {found.p:.2g})"
+    )
+    if result.change is None:
+        text = (
+            f"{n:,} tokens stand in both texts after their first difference. They {kept}, and what "
+            f"follows them changes by a total variation of at least {beside.expected().value:.2f} "
+            f"(unrelated places {beside.expected().mean:.2f})."
+        )
+    else:
+        kl, others = result.kl, result.others
+        assert kl is not None and others is not None
+        value = float(kl.mean())
+        text = (
+            f"{result.change.text(beside.labels)} changes what the model expects next by "
+            f"{value:.3g} nats a token (KL)"
+        )
+        if others.size:
+            among = what_if.among_others(value, others)
+            where = "layers" if result.change.kind == "temperature" else "experts of the layer"
+            text += (
+                f"; the same on {others.size} other {where} by {others.min():.3g} to "
+                f"{others.max():.3g} ({verdict(among)})"
+            )
+        text += f". The {n:,} tokens {kept}."
+    words = compare_tests.difference_words(beside, compare_tests.quantity(what))
+    return f"{text} {words.replace('**', '')}"
+
+
+def verdict(among: what_if.AmongOthers) -> str:
+    """What the rank of a change among the same ones elsewhere says."""
+    count = among.others.size + 1
+    rank = f"rank {among.rank} of {count}, p = {among.p:.2g}"
+    if among.p <= 0.05:
+        return rank
+    if among.rank == 1:
+        return f"{rank}: more than each of them, which is all that {count} can show"
+    return f"{rank}: not distinguishable from chance"
+
+
+def results(result: Result, place: Place) -> str:
+    """Everything about two runs; returns the finding."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        null = null_settings.popover()
+        block = links.number(
+            "block",
+            "Block of neighbouring tokens",
+            1,
+            64,
+            8,
+            help="Neighbouring tokens that count as one observation in every null here.",
+        )
+    beside = Beside(result, place.routers, block, null)
+    pair, layer, what = compare_views.selectors(beside)
+    compare_views.strip(beside, pair)
+    compare_views.compared_map(beside, pair, layer, what)
+    with st.container(border=True):
+        compare_views.cell(beside, pair, layer)
+    if len(beside.runs.pairs) == 0:
+        return nothing_shared(result)
+    for tab, container in links.tabs("differences", compare_tests.PARTS):
+        with container:
+            try:
+                if tab == "agreement":
+                    compare_tests.agreement(beside)
+                elif tab == "difference":
+                    compare_tests.difference(beside, what)
+                elif tab == "loads":
+                    compare_tests.loads(beside, layer)
+                else:
+                    compare_tests.next_tokens(beside, pair)
+            except LensError as error:
+                st.info(str(error))
+    return finding(beside, what)
+
+
+def nothing_shared(result: Result) -> str:
+    """Why there is nothing to test."""
+    start = result.alignment.common_start
+    if start == result.alignment.n_pairs:
+        return (
+            f"The two texts are the same {start:,} tokens, and so is their routing. Change one of "
+            "them."
+        )
+    return (
+        "The two texts share no token after their first difference, so there is nothing to "
+        "compare. Choose texts with words in common."
+    )
+
+
+def show(place: Place) -> None:
+    """The mode: what to compare, then the two runs beside each other."""
+    side = links.choice(
+        "sides", "Compare", list(SIDES), "texts", shown=SIDES.__getitem__, widget="segments"
+    )
+    if place.choice is not None:
+        form(place.choice, side)
+    result = st.session_state.get(KEPT, {}).get(side)
+    if result is None:
+        place.heading(INVITATION, HOW_TO_READ)
+        return
+    try:
+        found = results(result, place)
+    except LensError as error:
+        st.error(str(error), icon=":material/error:")
+        found = INVITATION
+    place.heading(found, HOW_TO_READ)

@@ -1,0 +1,179 @@
+"""Two runs to compare: of two texts, or of one text as it is and under a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grok.errors import PromptError
+from lens.alignment import Alignment, align, same_place
+from lens.paired_routing import Paired, paired
+from pages.parts import traces
+from pages.parts.routing_statistics import trace_key
+
+CHANGES = {
+    "ban": "Ban an expert",
+    "include": "Give an expert to every token",
+    "temperature": "Temperature of the router",
+}
+# Next tokens that are listed: the more, the closer the bounds of a change.
+CANDIDATES = 40
+# Times the same is done elsewhere, to have something to hold a change against.
+MOST_OTHERS = 7
+SEED = 0
+ALL = -1  # in place of a layer
+TEXTS = ("first text", "second text")
+RUNS = ("as it is", "changed")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One intervention on the routers.
+
+    Attributes:
+        kind: a name in `CHANGES`.
+        layer: row, or `ALL`.
+        expert: of a ban, or one that every token gets.
+        temperature: the logits are divided by it.
+    """
+
+    kind: str
+    layer: int
+    expert: int = 0
+    temperature: float = 1.0
+
+    def text(self, labels: list[str]) -> str:
+        """What is done, in words."""
+        where = "all layers" if self.layer == ALL else labels[self.layer]
+        if self.kind == "temperature":
+            return f"Router temperature {self.temperature:g} in {where}"
+        name = f"{where}·E{self.expert}"
+        return f"Banning {name}" if self.kind == "ban" else f"Giving every token {name}"
+
+    def elsewhere(self, n_layers: int, n_experts: int) -> list[Change]:
+        """The same on other experts of the layer, or in other layers; a seeded few of many."""
+        if self.layer == ALL:
+            return []
+        if self.kind == "temperature":
+            others = [
+                Change(self.kind, layer, self.expert, self.temperature)
+                for layer in range(n_layers)
+                if layer != self.layer
+            ]
+        else:
+            others = [
+                Change(self.kind, self.layer, expert)
+                for expert in range(n_experts)
+                if expert != self.expert
+            ]
+        if len(others) > MOST_OTHERS:
+            order = np.random.default_rng(SEED).permutation(len(others))[:MOST_OTHERS]
+            others = [others[i] for i in sorted(order)]
+        return others
+
+    def edits(self) -> Any:
+        """As `grok` takes it."""
+        from grok.interventions import ban, edit, include, temperature
+
+        layers = None if self.layer == ALL else self.layer
+        if self.kind == "temperature":
+            return edit("router.logits", temperature(self.temperature), layers=layers)
+        if self.kind == "ban":
+            return edit("router.logits", ban(self.expert), layers=layers)
+        return edit("router.experts", include(self.expert), layers=layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Two runs of this session.
+
+    Attributes:
+        first, second: their traces.
+        alignment: of their tokens.
+        names: of the runs.
+        change: what was changed; None for two texts.
+        kl: KL(as it is ‖ changed) after each token [T], nats; None for two texts.
+        others: mean KL of the same change elsewhere [other].
+    """
+
+    first: Any
+    second: Any
+    alignment: Alignment
+    names: tuple[str, str]
+    change: Change | None = None
+    kl: np.ndarray | None = None
+    others: np.ndarray | None = None
+
+    @property
+    def key(self) -> str:
+        """Hash of both runs and of what is compared of them."""
+        keys = [trace_key(self.first), trace_key(self.second)]
+        return "|".join([*keys, "texts" if self.change is None else "change"])
+
+    def runs(self) -> Paired:
+        """Both runs with the tokens that are compared."""
+        return paired(self.first, self.second, self.alignment, leave_out_start=self.change is None)
+
+
+def two_texts(
+    choice: traces.ModelChoice,
+    dtype: str,
+    text: str,
+    other: str,
+    on_wait: Callable[[int], object],
+    on_load: Callable[[int, int], None],
+) -> Result:
+    """Both texts run by one model, aligned by token.
+
+    Raises:
+        GrokError: a text or the model cannot be used.
+        LensError: the texts are too long to align.
+    """
+    if not (text.strip() and other.strip()):  # before a model is read for nothing
+        raise PromptError("One of the two prompts is empty. Type both texts, or choose an example.")
+    model = traces.shared(choice, dtype, on_load)
+    prompts = [traces.encoded(model, choice, one) for one in (text, other)]
+    found = [model.trace(one, on_wait=on_wait, candidates=listed(choice)) for one in prompts]
+    return Result(*found, alignment=align(*prompts), names=TEXTS)
+
+
+def one_change(
+    choice: traces.ModelChoice,
+    dtype: str,
+    text: str,
+    change: Change,
+    on_wait: Callable[[int], object],
+    on_load: Callable[[int, int], None],
+) -> Result:
+    """A text as it is and under a change, and how far the same elsewhere changes it.
+
+    Raises:
+        GrokError: the text, the model or the change cannot be used.
+    """
+    if not text.strip():
+        raise PromptError(traces.NO_PROMPT)
+    model = traces.shared(choice, dtype, on_load)
+    tokens = traces.encoded(model, choice, text)
+
+    def run(one: Change) -> Any:
+        return model.what_if(tokens, one.edits(), on_wait=on_wait, candidates=listed(choice))
+
+    own = run(change)
+    elsewhere = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
+    return Result(
+        own.base,
+        own.changed,
+        alignment=same_place(len(tokens)),
+        names=RUNS,
+        change=change,
+        kl=own.kl,
+        others=np.array([run(one).kl.mean() for one in elsewhere]),
+    )
+
+
+def listed(choice: traces.ModelChoice) -> int:
+    """How many next tokens a trace lists."""
+    return int(min(CANDIDATES, choice.config.vocab_size))

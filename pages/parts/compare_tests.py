@@ -1,0 +1,234 @@
+"""Whether two runs differ by more than chance: one tab a question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import figures, tables, trace_tables
+from lens.figures import compared, compared_tokens
+from lens.next_token_change import expected_tokens
+from pages.parts import layout
+from pages.parts.compare_run import Result
+from pages.parts.compare_views import SHOWN, Beside, pick_layer, pick_pair
+
+UNITS = {"margin": "logits", "lead": "logits", "entropy": "nats", "top1_prob": "probability"}
+PARTS = {
+    "agreement": "Agreement",
+    "difference": "Difference by layer",
+    "loads": "Loads",
+    "next": "Next tokens",
+}
+
+
+def quantity(what: str) -> str:
+    """The quantity that is tested: that of the map, or the margin where it shows experts."""
+    return "margin" if what == "kept" else what
+
+
+def agreement(beside: Beside) -> None:
+    """Experts that the same tokens keep, by layer, beside unrelated tokens."""
+    found = beside.agreement()
+    n_cells = found.test.value.size * len(beside.runs.pairs)
+    st.markdown(
+        f"The same tokens keep **{layout.percent(found.value, 1)}** of their experts; unrelated "
+        f"tokens of the two runs share {layout.percent(found.mean, 1)} (p = {found.p:.2g}). "
+        f"{found.changed:,} of {n_cells:,} cells have another set. Null: {found.test.method}, "
+        f"seed {found.test.seed}. Above it a token's identity decides; what is missing to "
+        "100\u00a0% is its context."
+    )
+    tests = {"experts in common": found.test}
+    beside.figure(
+        figures.chance_lines(
+            tests,
+            beside.labels,
+            title="Experts that the same tokens keep",
+            unit="share of experts",
+        ),
+        "agreement",
+        stretch=True,
+        table=lambda: trace_tables.chance_csv(tests, beside.labels, "share of experts"),
+    )
+
+
+def difference(beside: Beside, what: str) -> None:
+    """Mean difference of a quantity by layer, beside flipped signs."""
+    what = quantity(what)
+    found = beside.difference(what)
+    st.markdown(difference_words(beside, what))
+    if found.smallest_p > 0.05:
+        st.caption(
+            f":material/info: {found.n_blocks} blocks can give no p-value below "
+            f"{found.smallest_p:.2g}. Compare longer texts, or make the blocks shorter and take "
+            "neighbouring tokens as more independent than they may be."
+        )
+    tests = {SHOWN[what].lower(): found.test}
+    names = beside.result.names
+    beside.figure(
+        figures.chance_lines(
+            tests,
+            beside.labels,
+            title=f"{SHOWN[what]}: {names[0]} less {names[1]}",
+            unit=f"mean difference ({UNITS[what]})",
+        ),
+        "difference",
+        words=(what,),
+        stretch=True,
+        table=lambda: trace_tables.chance_csv(tests, beside.labels, UNITS[what]),
+    )
+    if np.isfinite(found.neighbours):
+        st.caption(
+            f"Differences of neighbouring tokens correlate by {found.neighbours:.2f} (mean over "
+            f"layers), so {found.block} of them count as one observation."
+        )
+
+
+def difference_words(beside: Beside, what: str) -> str:
+    """Whether a quantity differs, with effect, null and p."""
+    found = beside.difference(what)
+    test = found.test
+    asked = int(np.isfinite(test.q).sum())
+    name = SHOWN[what]
+    null = f"{test.method}, seed {test.seed}"
+    if asked == 0:
+        return f"{name} does not differ in any layer."
+    if not test.found():
+        return (
+            f"{name}: not distinguishable from chance in any of the {asked} layers that differ at "
+            f"all (q ≤ 0.05; p = {found.p:.2g} over all). Null: {null}."
+        )
+    top = int(np.nanargmax(np.where(np.nan_to_num(test.q, nan=1) <= 0.05, abs(test.value), -1)))
+    return (
+        f"{name} differs in **{test.found()} of {asked}** layers (q ≤ 0.05; p = {found.p:.2g} over "
+        f"all), most in {beside.labels[top]}: {test.value[top]:+.3f} {UNITS[what]} on average, "
+        f"by chance {test.low[top]:+.3f} to {test.high[top]:+.3f}. Null: {null}."
+    )
+
+
+def loads(beside: Beside, layer: int) -> None:
+    """Which experts the same tokens use more in one run."""
+    found = beside.loads()
+    rare = np.nan_to_num(found.q, nan=1) <= 0.05
+    asked = int(np.isfinite(found.q).sum())
+    at = np.unravel_index(np.nanargmax(np.abs(found.difference)), found.difference.shape)
+    unit = f"{beside.labels[int(at[0])]}·E{int(at[1])}"
+    st.markdown(
+        (
+            f"**{int(rare.sum())} of {asked}** experts that tokens change to or from have another "
+            "load in the two runs (q ≤ 0.05)."
+            if rare.any()
+            else f"Loads are not distinguishable from chance: none of {asked} experts that tokens "
+            "change to or from at q ≤ 0.05."
+        )
+        + f" Most: {unit}, {layout.percent(found.first[at], 1)} and "
+        f"{layout.percent(found.second[at], 1)}. Null: {found.method}, seed {found.seed}; no p "
+        f"below {found.smallest_p:.2g}; Benjamini–Hochberg over all."
+    )
+    expert = int(np.argmax(np.abs(found.difference[layer])))
+    row, number = (grid.ravel() for grid in np.indices(found.difference.shape))
+    beside.figure(
+        compared.load_differences(
+            found.difference,
+            found.q,
+            beside.labels,
+            runs=beside.result.names,
+            picked=(layer, expert),
+        ),
+        "loads",
+        on_pick=pick_layer,
+        table=lambda: tables.table_csv(
+            {
+                "layer": np.asarray(beside.labels)[row],
+                "expert (index in its layer)": number,
+                f"load, {beside.result.names[0]}": found.first.ravel(),
+                f"load, {beside.result.names[1]}": found.second.ravel(),
+                "difference": found.difference.ravel(),
+                "p": found.p.ravel(),
+                "q (Benjamini–Hochberg)": found.q.ravel(),
+            }
+        ),
+    )
+
+
+def next_tokens(beside: Beside, pair: int) -> None:
+    """How far what is expected next changes, along the text and after the chosen token."""
+    found = beside.expected()
+    result = beside.result
+    st.markdown(
+        f"Total variation of the next-token distributions after the same token: at least "
+        f"**{found.value:.3f}** and at most {found.high.mean():.3f} on average, for the runs list "
+        f"their {result.first.candidates.shape[1]} likeliest tokens alone; the likeliest is "
+        f"another in {layout.percent(found.likeliest.mean())} of the places. Unrelated places: at "
+        f"least {found.mean:.3f} (p of as little change: {found.p:.2g}). Null: {found.method}, "
+        f"seed {found.seed}."
+    )
+    columns: dict[str, Any] = {
+        "token": [beside.pair_names[p] for p in found.pairs],
+        "total variation, at least": found.low,
+        "total variation, at most": found.high,
+        "another likeliest token": found.likeliest,
+    }
+    if result.kl is not None:
+        columns["KL as it is ‖ changed (nats)"] = result.kl[beside.runs.at[0]]
+        st.caption(
+            f"KL(as it is ‖ changed), over the whole vocabulary: {result.kl.mean():.3g} nats a "
+            f"token, at most {result.kl.max():.3g} after "
+            f"“{figures.visible(beside.first.pieces[int(result.kl.argmax())])}”."
+        )
+    beside.figure(
+        compared_tokens.change_along(
+            found.pairs,
+            found.low,
+            found.high,
+            beside.pair_names,
+            chance=(found.mean, found.mean_low, found.mean_high),
+            picked=pair,
+        ),
+        "change_along",
+        on_pick=pick_pair,
+        table=lambda: tables.table_csv(columns),
+    )
+    place, other = (int(x[pair]) for x in (result.alignment.first, result.alignment.second))
+    if place < 0 or other < 0:
+        st.caption("The chosen token stands in one text alone; choose another to see what follows.")
+        return
+    after = expected_tokens(result.first, result.second, place, other, pieces_of(result))
+    beside.figure(
+        compared_tokens.next_tokens_beside(
+            after.pieces,
+            after.before,
+            after.after,
+            most_before=after.most_before,
+            most_after=after.most_after,
+            runs=result.names,
+            after_token=beside.first.pieces[place],
+        ),
+        "next_tokens",
+        words=(f"pair{pair}",),
+        stretch=True,
+        table=lambda: tables.table_csv(
+            {
+                "token id": after.ids,
+                "piece": after.pieces,
+                f"probability, {result.names[0]}": after.before,
+                f"probability, {result.names[1]}": after.after,
+            }
+        ),
+    )
+
+
+def pieces_of(result: Result) -> list[dict[int, str]]:
+    """Texts of the candidates' ids, where the traces hold them."""
+    return [
+        dict(
+            zip(
+                trace.candidates.ravel().tolist(),
+                (str(piece) for piece in trace.candidate_pieces.ravel()),
+                strict=True,
+            )
+        )
+        for trace in (result.first, result.second)
+        if trace.candidate_pieces is not None
+    ]

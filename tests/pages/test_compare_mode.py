@@ -1,0 +1,184 @@
+"""Compare: two texts or one change, what is said of them, and what cannot be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lens.alignment import SAME
+from lens.paired_routing import kept_experts
+from lens.paired_tests import agreement_test
+from pages.parts import compare_examples, compare_run, compare_tests, data_source, traces
+
+SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+IDS, OTHER = "5, 17, 3, 42, 99, 256, 12, 7", "5, 17, 4, 42, 256, 12, 7, 9"
+
+
+@pytest.fixture
+def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The page runs a small model without a tokenizer, whatever model is bundled."""
+    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
+    return SMALL
+
+
+def opened(open_page, **query: str):
+    return open_page("live_routing", mode="compare", **query)
+
+
+def compared(app, first: str, second: str | None = None):
+    app.text_area(key="prompt").set_value(first)
+    if second is not None:
+        app.text_area(key="second_prompt").set_value(second)
+    app.button(key="run_compare").click()
+    return app.run(timeout=120)
+
+
+def heading(app) -> str:
+    return app.subheader[0].value
+
+
+def result_of(app, side: str = "texts") -> compare_run.Result:
+    return app.session_state["compared"][side]
+
+
+def test_the_mode_invites_before_anything_was_compared(open_page, small_model):
+    app = opened(open_page)
+    assert not app.exception and not app.error
+    assert heading(app).startswith("Lay two texts side by side")
+
+
+@pytest.mark.parametrize("tab", list(compare_tests.PARTS))
+def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, small_model, tab):
+    app = compared(opened(open_page, differences=tab), IDS, OTHER)
+    assert not app.exception and not app.error
+    found = result_of(app)
+    assert found.alignment.common_start == 2
+    assert found.alignment.count(SAME) == 6
+    assert any("Null: " in m.value and "seed 0" in m.value for m in app.markdown)
+    assert heading(app).startswith("4 tokens stand in both texts after their first difference")
+
+
+def test_the_heading_says_what_the_tests_compute(open_page, small_model):
+    app = compared(opened(open_page), IDS, OTHER)
+    runs = result_of(app).runs()
+    found = agreement_test(runs)
+    assert f"keep {100 * found.value:.0f}\u00a0% of their experts" in heading(app)
+    assert f"p = {found.p:.2g}" in heading(app)
+    kept = kept_experts(runs)[:, runs.pairs]
+    assert found.value == pytest.approx(kept.mean())
+
+
+@pytest.mark.parametrize("what", ["kept", "margin", "lead", "entropy", "top1_prob"])
+def test_every_value_is_drawn_on_the_map(open_page, small_model, what):
+    app = compared(opened(open_page, differs=what, differences="difference"), IDS, OTHER)
+    assert not app.exception and not app.error
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("", IDS, "One of the two prompts is empty"),
+        (IDS, "  ", "One of the two prompts is empty"),
+        (IDS, "5, seven", "no tokenizer"),
+        (IDS, "5, 999999", "outside the vocabulary"),
+        (IDS, " ".join(["5"] * 20), "at most 16"),
+    ],
+)
+def test_a_text_that_cannot_be_run_says_why_and_loses_nothing(
+    open_page, small_model, monkeypatch, first, second, message
+):
+    monkeypatch.setenv(traces.LIMIT_VARIABLE, "16")
+    app = compared(compared(opened(open_page), IDS, OTHER), first, second)
+    assert not app.exception
+    assert any(message in error.value for error in app.error)
+    assert heading(app).startswith("4 tokens stand in both texts")
+    assert app.text_area(key="second_prompt").value == second
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [(IDS, "the same 8 tokens, and so is their routing"), ("5, 17, 4", "share no token after")],
+)
+def test_texts_with_nothing_to_compare_are_explained(open_page, small_model, second, message):
+    app = compared(opened(open_page), IDS, second)
+    assert not app.exception and not app.error
+    assert message in heading(app)
+
+
+def test_texts_without_any_common_token_are_laid_side_by_side_all_the_same(open_page, small_model):
+    app = compared(opened(open_page), "1, 2, 3", "4, 5")
+    assert not app.exception and not app.error
+    assert "share no token" in heading(app)
+    assert any("no token in common" in info.value for info in app.info)
+
+
+@pytest.mark.parametrize("change", list(compare_run.CHANGES))
+@pytest.mark.parametrize("tab", ["difference", "next"])
+def test_a_change_stands_beside_the_same_change_elsewhere(open_page, small_model, change, tab):
+    app = compared(opened(open_page, sides="change", change=change, differences=tab), IDS)
+    assert not app.exception and not app.error
+    found = result_of(app, "change")
+    assert found.kl.shape == (8,) and found.others.size >= 1
+    assert f"changes what the model expects next by {found.kl.mean():.3g} nats" in heading(app)
+    assert f"the same on {found.others.size} other" in heading(app)
+    assert "rank" in heading(app)
+
+
+def test_a_ban_leaves_the_layers_before_it_as_they_are(open_page, small_model):
+    app = opened(open_page, sides="change", change="ban", change_layer="1", expert="0")
+    found = result_of(compared(app, IDS), "change")
+    np.testing.assert_array_equal(found.first.experts[0], found.second.experts[0])
+    assert not (found.second.experts[1] == 0).any()
+    assert found.second.settings["interventions"] == ["layers[1].router.logits: ban([0])"]
+
+
+def test_a_temperature_in_all_layers_has_nothing_to_stand_beside(open_page, small_model):
+    app = opened(open_page, sides="change", change="temperature", change_layer="all", warmth="2")
+    app = compared(app, IDS)
+    assert not app.exception and not app.error
+    assert "Router temperature 2 in all layers" in heading(app)
+    assert result_of(app, "change").others.size == 0
+
+
+def test_texts_are_not_in_the_address_but_choices_are(open_page, small_model):
+    app = compared(opened(open_page, differences="loads", block="4"), IDS, OTHER)
+    assert {**app.query_params}.items() >= {"block": "4", "differences": "loads"}.items()
+    assert "17" not in str(app.query_params)
+
+
+def test_few_blocks_are_said_to_be_too_few(open_page, small_model):
+    app = compared(opened(open_page, differences="difference"), IDS, OTHER)
+    assert any("can give no p-value below" in caption.value for caption in app.caption)
+
+
+def test_other_changes_are_of_the_same_layer_and_a_few_of_many_at_most():
+    ban = compare_run.Change("ban", 3, 5)
+    others = ban.elsewhere(12, 8)
+    assert {c.expert for c in others} == set(range(8)) - {5}
+    assert {(c.kind, c.layer) for c in others} == {("ban", 3)}
+    many = ban.elsewhere(64, 256)
+    assert len(many) == compare_run.MOST_OTHERS and 5 not in {c.expert for c in many}
+    warm = compare_run.Change("temperature", 3, temperature=2.0).elsewhere(5, 8)
+    assert [c.layer for c in warm] == [0, 1, 2, 4] and {c.temperature for c in warm} == {2.0}
+    assert compare_run.Change("temperature", compare_run.ALL).elsewhere(12, 8) == []
+
+
+@pytest.mark.parametrize("name", list(compare_examples.TEXT_EXAMPLES))
+def test_examples_of_texts_share_tokens_that_go_elsewhere(name):
+    from grok.cached import shared_model
+
+    choice = traces.ModelChoice("Bundled", str(data_source.bundled_checkpoint()), None, True)
+    model = shared_model(choice.path, "bfloat16")
+    texts = compare_examples.TEXT_EXAMPLES[name].texts
+    first, second = (model.trace(texts[box]) for box in ("prompt", "second_prompt"))
+    found = compare_run.Result(
+        first,
+        second,
+        compare_run.align(first.tokens, second.tokens),
+        compare_run.TEXTS,
+    )
+    agreement = agreement_test(found.runs())
+    assert len(found.runs().pairs) >= 48  # six blocks: p ≤ 0.05 can be reached
+    assert agreement.changed >= 20 and agreement.p <= 0.05
