@@ -1,0 +1,150 @@
+"""The What if mode: runs what it says, beside controls, and says what it cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grok.config import BUNDLED_MODEL
+from pages.parts import data_source, every_expert, one_expert, patching, traces
+
+IDS = "5, 17, 3, 42, 99, 256, 12, 7"
+OTHER = "5, 17, 3, 44, 99, 256, 12, 7"
+SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+
+
+@pytest.fixture
+def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
+    return SMALL
+
+
+def press(app, start: str):
+    next(button for button in app.button if button.label.startswith(start)).click()
+    return app.run(timeout=120)
+
+
+def asked(open_page, question: str, texts: dict[str, str], **query: str):
+    app = open_page("live_routing", mode="what_if", question=question, **query)
+    assert not app.exception
+    for name, text in texts.items():
+        app.text_area(key=name).set_value(text)
+    return press(app, "Run")
+
+
+def test_the_mode_invites_before_anything_ran(open_page, small_model):
+    app = open_page("live_routing", mode="what_if")
+    assert not app.exception and not app.error
+    assert app.subheader[0].value.startswith("Take an expert away")
+
+
+def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_model):
+    from grok import load
+    from grok.interventions import ban, edit
+    from grok.sweeps import what_if
+
+    app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2", numbers="float32")
+    assert not app.exception and not app.error
+    model = load(small_model, dtype="float32")
+    tokens = [int(i) for i in IDS.split(",")]
+    each = [
+        what_if(model, tokens, edit("router.logits", ban(e), layers=3)).kl.mean() for e in range(8)
+    ]
+    result = app.session_state[one_expert.KEPT]
+    assert result.own.kl.mean() == pytest.approx(each[2], abs=1e-6)
+    np.testing.assert_allclose(result.kl.mean(axis=1), np.delete(each, 2), atol=1e-6)
+    said = app.subheader[0].value
+    rank = 1 + sum(value >= each[2] for i, value in enumerate(each) if i != 2)
+    assert said.startswith("Banning L3·E2") and f"rank {rank} of 8" in said
+    assert not (result.own.changed.experts[3] == 2).any()
+
+
+def test_another_expert_is_looked_at_without_pressing_run_again(open_page, small_model):
+    app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2")
+    app.selectbox(key="expert").set_value(5)
+    app.run(timeout=120)
+    assert app.subheader[0].value.startswith("Banning L3·E5")
+    app.text_area(key="prompt").set_value("8, 9")
+    app.run(timeout=120)
+    assert app.subheader[0].value.startswith("Banning L3·E5")
+    assert any("press Run" in caption.value for caption in app.caption)
+
+
+def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(open_page, small_model):
+    app = asked(open_page, "every", {"prompt": IDS})
+    assert not app.exception and not app.error
+    sweep = app.session_state[every_expert.KEPT].sweep
+    assert sweep.effect.shape == (12, 8)
+    layer, expert = np.unravel_index(sweep.effect.argmax(), sweep.effect.shape)
+    said = app.subheader[0].value
+    assert said.startswith(f"L{layer}·E{expert} matters most for this text")
+    assert "relabelled experts" in said and "p = " in said
+
+
+@pytest.mark.parametrize("measure", list(every_expert.MEASURES))
+@pytest.mark.parametrize("action", list(one_expert.ACTIONS))
+def test_every_measure_and_action_can_be_swept(open_page, small_model, measure, action):
+    app = asked(open_page, "every", {"prompt": "5, 17, 3"}, measure=measure, action=action)
+    assert not app.exception and not app.error
+    assert "matters most" in app.subheader[0].value
+
+
+@pytest.mark.parametrize("site", list(patching.SITES))
+def test_a_patch_of_every_place_runs(open_page, small_model, site):
+    texts = {"clean": IDS, "corrupt": OTHER}
+    app = asked(open_page, "patch", texts, site=site, regained="probability", numbers="float32")
+    assert not app.exception and not app.error
+    sweep = app.session_state[patching.KEPT].sweep
+    assert sweep.recovered.shape == (1, 12, 8)
+    assert "control in the same place" in app.subheader[0].value
+    if site == "resid_pre":
+        assert sweep.recovered[0, 0, 3] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("question", "texts", "message"),
+    [
+        ("one", {"prompt": ""}, "empty"),
+        ("one", {"prompt": "five"}, "no tokenizer"),
+        ("every", {"prompt": "999999"}, "outside the vocabulary"),
+        ("patch", {"clean": IDS, "corrupt": "5, 17"}, "8 tokens and the corrupt one 2"),
+        ("patch", {"clean": IDS, "corrupt": ""}, "empty"),
+        ("every", {"prompt": " ".join(["5"] * 20)}, "at most 16"),
+    ],
+)
+def test_what_cannot_be_run_says_why(open_page, small_model, monkeypatch, question, texts, message):
+    monkeypatch.setenv(traces.LIMIT_VARIABLE, "16")
+    app = asked(open_page, question, texts)
+    assert not app.exception
+    assert any(message in error.value for error in app.error)
+
+
+def test_prompts_without_a_difference_say_that_there_is_nothing_to_recover(open_page, small_model):
+    app = asked(open_page, "patch", {"clean": IDS, "corrupt": IDS})
+    assert not app.exception
+    assert any("no difference to recover" in info.value for info in app.info)
+
+
+def test_the_texts_are_not_in_the_address(open_page, small_model):
+    app = asked(open_page, "patch", {"clean": IDS, "corrupt": OTHER}, site="moe.output")
+    assert set(app.query_params) <= {"mode", "question", "site", "regained", "numbers"}
+    assert "17" not in str(app.query_params)
+
+
+@pytest.mark.skipif(not (BUNDLED_MODEL / "ckpt-0").is_dir(), reason="no bundled model here")
+def test_the_examples_are_set_to_what_matters_most_for_them():
+    from grok import load
+    from grok.sweeps import ablation_sweep
+    from lens.what_if import strongest
+
+    model = load()
+    for example in one_expert.EXAMPLES.values():
+        if example.shows == one_expert.STRONGEST:
+            sweep = ablation_sweep(model, example.texts["prompt"])
+            layer, expert = strongest(sweep.effect, 1)[0]
+            assert (example.choices["layer"], example.choices["expert"]) == (layer, expert)
+    for example in patching.EXAMPLES.values():
+        sizes = {model.encode(text).size for text in example.texts.values()}
+        assert len(sizes) == 1
