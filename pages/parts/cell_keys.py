@@ -61,12 +61,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const onPress = (event) => {
     if (!event.target.closest("button, a, input, summary")) map.focus({ preventScroll: true });
   };
-  map.addEventListener("keydown", onKey);
-  map.addEventListener("pointerup", onPress);
-  return () => {
-    map.removeEventListener("keydown", onKey);
-    map.removeEventListener("pointerup", onPress);
-  };
+  // Called for every drawing of the page, and not told when one is over: the handlers are
+  // properties of the map, so that the newest replaces the one before.
+  map.onkeydown = onKey;
+  map.onpointerup = onPress;
+  return () => { map.onkeydown = map.onpointerup = null; };
 }
 """
 
