@@ -1,0 +1,445 @@
+"""Runs of many prompts, each a folder that only its unguessable id leads to.
+
+    STORE/ID/run.json         what it is: owner's hash, model, counts, status
+    STORE/ID/input.json       the prompts, until the run is finished
+    STORE/ID/events/          the collection: prompts, tokens and routing as Parquet
+    STORE/ID/lock             held by the one that writes
+
+A run has one writer; readers open finished files only, so neither waits for the other.
+Files appear whole or not at all. A run whose writer has ended without a word is stopped:
+its owner lets it go on or deletes it. Who has the id may look; only the owner is told that
+it exists, and only the owner changes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lens.disk_cache import cache_folder
+from lens.errors import LensError
+from lens.file_lock import FileLock, is_held
+from lens.prompt_lists import PromptList
+
+FOLDER_VARIABLE = "GROK_LENS_RUNS"
+KEEP_VARIABLE = "GROK_LENS_KEEP_DAYS"
+KEEP_DAYS = 30.0
+RUNS_OF_ONE = 20
+MAX_BYTES = 8 * 2**30
+FORMAT_VERSION = 1
+STATUSES = ("running", "finished", "failed", "cancelled")
+DAY = 24 * 3600.0
+TELL_EVERY = 0.5  # seconds between two notes of progress
+_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+_OWNER = re.compile(r"[0-9a-f]{64}")
+_GONE = ".gone-"
+_RECORD, _INPUT, _LOCK, _EVENTS = "run.json", "input.json", "lock", "events"
+
+
+class NoRunError(LensError):
+    """There is no such run, or no longer."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run.
+
+    Attributes:
+      id: unguessable; who has it may look at the run.
+      owner: SHA-256 of the owner's key.
+      created, changed: seconds since 1970.
+      model_name, dtype: what was to run the prompts.
+      n_experts: of each of its layers.
+      model_sha256: of the routers that ran them; empty until known.
+      by_label: prompts of each label.
+      n_prompts: prompts in all.
+      n_tokens, tokens_done: tokens in all and so far; 0 until known.
+      status: running, finished, failed, cancelled, or stopped (its writer has ended).
+      problem: why it failed.
+      folder: of the run.
+    """
+
+    id: str
+    owner: str
+    created: float
+    changed: float
+    model_name: str
+    dtype: str
+    n_experts: int
+    n_prompts: int
+    by_label: Mapping[str, int]
+    model_sha256: str = ""
+    n_tokens: int = 0
+    tokens_done: int = 0
+    status: str = "running"
+    problem: str = ""
+    folder: Path = field(default=Path(), compare=False)
+
+    @property
+    def events(self) -> Path:
+        """The folder of the collection."""
+        return self.folder / _EVENTS
+
+    @property
+    def routing_files(self) -> list[Path]:
+        """The routing files that are whole, in order."""
+        return sorted(self.events.glob("routing-[0-9][0-9][0-9][0-9][0-9].parquet"))
+
+
+class RunStore:
+    """The runs in a folder.
+
+    Args:
+      folder: where; None takes GROK_LENS_RUNS, else a folder beside the caches.
+      keep_days: runs older than that are cleared; 0 keeps them for ever. None takes
+        GROK_LENS_KEEP_DAYS, else 30.
+      runs_of_one: most runs that one owner may have.
+      max_bytes: no run is begun while all together are larger.
+
+    Raises:
+      LensError: the retention in the environment is no number of days.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        keep_days: float | None = None,
+        runs_of_one: int = RUNS_OF_ONE,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self.folder = runs_folder() if folder is None else Path(folder)
+        self.keep_days = kept_days() if keep_days is None else keep_days
+        self.runs_of_one, self.max_bytes = runs_of_one, max_bytes
+        self.sweep()
+
+    def create(
+        self, owner: str, prompts: PromptList, *, model_name: str, dtype: str, n_experts: int
+    ) -> Writing:
+        """A new run, to be written by the caller alone.
+
+        Raises:
+          LensError: the owner has too many, the store is full or cannot be written.
+        """
+        _checked_owner(owner)
+        own = self.runs_of(owner)
+        if len(own) >= self.runs_of_one:
+            raise LensError(
+                f"You have {len(own)} runs; at most {self.runs_of_one} are kept for one person. "
+                "Delete one that you no longer need."
+            )
+        size = self.bytes_used()
+        if size >= self.max_bytes:
+            raise LensError(
+                f"All runs together take {size:,} bytes; at most {self.max_bytes:,} are kept here. "
+                f"Delete runs, or keep them for fewer days ({KEEP_VARIABLE})."
+            )
+        now = time.time()
+        run_id = secrets.token_urlsafe(16)
+        run = Run(
+            id=run_id,
+            owner=owner,
+            created=now,
+            changed=now,
+            model_name=model_name,
+            dtype=dtype,
+            n_experts=n_experts,
+            n_prompts=len(prompts.texts),
+            by_label=prompts.by_label,
+            folder=self.folder / run_id,
+        )
+        lock = FileLock(run.folder / _LOCK)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            run.folder.mkdir(mode=0o700)
+            lock.take()
+            _write(run.folder / _INPUT, asdict(prompts))
+            _write(run.folder / _RECORD, _as_json(run))
+        except OSError as error:
+            lock.release()
+            raise LensError(
+                f"A run cannot be kept on this server ({error.strerror or error}). Name a folder "
+                f"that can be written in {FOLDER_VARIABLE}."
+            ) from error
+        return Writing(run, prompts, lock)
+
+    def resume(self, run_id: str, owner: str) -> Writing:
+        """An unfinished run, to go on with.
+
+        Raises:
+          LensError: it is not the owner's, is finished, or somebody writes it.
+        """
+        run = self._owned(run_id, owner)
+        if run.status == "finished":
+            raise LensError("This run is finished. Start a new one.")
+        lock = FileLock(run.folder / _LOCK)
+        try:
+            if not lock.take(patience=0.5):
+                raise LensError("This run goes on already. Wait for it, or cancel it.")
+            found = json.loads((run.folder / _INPUT).read_text("utf-8"))
+            prompts = PromptList(
+                tuple(found["texts"]),
+                tuple(found["labels"]),
+                found["form"],
+                tuple(found["columns"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            lock.release()
+            raise LensError(
+                "The prompts of this run cannot be read any more, so it cannot go on. Delete it "
+                "and start a new one."
+            ) from error
+        writing = Writing(replace(run, status="running", problem=""), prompts, lock)
+        writing.note()
+        return writing
+
+    def get(self, run_id: str) -> Run:
+        """The run of an id.
+
+        Raises:
+          NoRunError: there is none, or no longer.
+        """
+        run = _read(self._folder_of(run_id))
+        if run is None:
+            raise NoRunError(
+                "There is no run under this link. It has been deleted or cleared, or the link is "
+                "not whole."
+            )
+        return run
+
+    def runs_of(self, owner: str) -> list[Run]:
+        """An owner's runs, the newest first."""
+        _checked_owner(owner)
+        own = [run for run in self._all() if run.owner == owner]
+        return sorted(own, key=lambda run: -run.created)
+
+    def delete(self, run_id: str, owner: str) -> None:
+        """Remove a run at once and for good; a writer at work notices and ends.
+
+        Raises:
+          LensError: it is not the owner's.
+        """
+        self._remove(self._owned(run_id, owner).folder)
+
+    def sweep(self, now: float | None = None) -> int:
+        """Clear runs that are older than they are kept for, and leftovers; how many runs."""
+        now = time.time() if now is None else now
+        cleared = 0
+        for entry in self._entries():
+            folder = Path(entry.path)
+            if entry.name.startswith(_GONE):
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            run = _read(folder)
+            if run is None:
+                if now - _changed(folder) > DAY and not is_held(folder / _LOCK):
+                    self._remove(folder)
+            elif self.keep_days and now - run.created > self.keep_days * DAY:
+                if run.status != "running":
+                    self._remove(folder)
+                    cleared += 1
+        return cleared
+
+    def bytes_used(self) -> int:
+        """Bytes of all files in the store."""
+        total = 0
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                try:
+                    total += os.lstat(os.path.join(folder, name)).st_size
+                except OSError:
+                    pass  # deleted meanwhile
+        return total
+
+    def _folder_of(self, run_id: str) -> Path:
+        if not _ID.fullmatch(run_id):
+            raise NoRunError("This is no link to a run: its id is not whole. Copy the link again.")
+        return self.folder / run_id
+
+    def _owned(self, run_id: str, owner: str) -> Run:
+        _checked_owner(owner)
+        run = self.get(run_id)
+        if not secrets.compare_digest(run.owner, owner):
+            raise LensError("This run is somebody else's: you may look at it, but not change it.")
+        return run
+
+    def _entries(self) -> Iterator[os.DirEntry[str]]:
+        try:
+            entries = list(os.scandir(self.folder))
+        except OSError:
+            return
+        for entry in entries:
+            known = _ID.fullmatch(entry.name) or entry.name.startswith(_GONE)
+            if known and entry.is_dir(follow_symlinks=False):
+                yield entry
+
+    def _all(self) -> Iterator[Run]:
+        for entry in self._entries():
+            run = None if entry.name.startswith(_GONE) else _read(Path(entry.path))
+            if run is not None:
+                yield run
+
+    def _remove(self, folder: Path) -> None:
+        """Out of sight in one step, then off the disk; files being read stay for the reader."""
+        gone = self.folder / f"{_GONE}{folder.name}-{secrets.token_hex(4)}"
+        try:
+            os.rename(folder, gone)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise LensError(
+                f"The run cannot be deleted ({error.strerror or error}). Try again."
+            ) from error
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+class Writing:
+    """The right to write a run, held until one of its ends: finish, fail, cancel.
+
+    Attributes:
+      run: as last noted.
+      prompts: what to run.
+      events: the folder for the collection.
+    """
+
+    def __init__(self, run: Run, prompts: PromptList, lock: FileLock) -> None:
+        self.run, self.prompts = run, prompts
+        self._lock = lock
+        self._told = 0.0
+
+    @property
+    def events(self) -> Path:
+        return self.run.events
+
+    def progress(self, done: int, total: int) -> None:
+        """Note how far it is, at most twice a second.
+
+        Raises:
+          NoRunError: the run was deleted meanwhile.
+        """
+        if not (self.run.folder / _RECORD).is_file():
+            raise NoRunError("The run was deleted while it went on.")
+        self.run = replace(self.run, tokens_done=done, n_tokens=total)
+        if time.monotonic() - self._told > TELL_EVERY:
+            self._told = time.monotonic()
+            self.note()
+
+    def finish(self, *, model_sha256: str, n_tokens: int) -> Run:
+        """The collection is whole."""
+        (self.run.folder / _INPUT).unlink(missing_ok=True)
+        return self._end(
+            status="finished", model_sha256=model_sha256, n_tokens=n_tokens, tokens_done=n_tokens
+        )
+
+    def fail(self, problem: str) -> Run:
+        """It cannot go on, for a reason that the owner can read."""
+        return self._end(status="failed", problem=problem)
+
+    def cancel(self) -> Run:
+        """Its owner wants it no further for now."""
+        return self._end(status="cancelled")
+
+    def drop(self) -> None:
+        """As if it had never been."""
+        self._lock.release()
+        shutil.rmtree(self.run.folder, ignore_errors=True)
+
+    def note(self) -> None:
+        """Write the record as it is now."""
+        self.run = replace(self.run, changed=time.time())
+        if (self.run.folder / _RECORD).is_file():
+            _write(self.run.folder / _RECORD, _as_json(self.run))
+
+    def _end(self, **changes: Any) -> Run:
+        self.run = replace(self.run, **changes)
+        if (self.run.folder / _RECORD).is_file():
+            self.note()
+        else:  # deleted meanwhile: nothing written since then stays
+            shutil.rmtree(self.run.folder, ignore_errors=True)
+        self._lock.release()
+        return self.run
+
+
+def runs_folder() -> Path:
+    """The folder named by GROK_LENS_RUNS, else one beside the caches."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Path(named).expanduser() if named else cache_folder() / "runs"
+
+
+def kept_days() -> float:
+    """Days that runs are kept: GROK_LENS_KEEP_DAYS, else 30; 0 is for ever.
+
+    Raises:
+      LensError: the variable holds something else.
+    """
+    text = os.environ.get(KEEP_VARIABLE, "").strip()
+    try:
+        days = float(text) if text else KEEP_DAYS
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise LensError(
+            f"{KEEP_VARIABLE} is {text[:40]!r}; expected days, such as 30, or 0 to keep runs for "
+            "ever. Correct it and start again."
+        )
+    return days
+
+
+def _checked_owner(owner: str) -> None:
+    if not _OWNER.fullmatch(owner):
+        raise ValueError("an owner is the SHA-256 of a key, in hexadecimal")
+
+
+def _read(folder: Path) -> Run | None:
+    """The run of a folder, or None where there is none that this version understands."""
+    try:
+        found = json.loads((folder / _RECORD).read_text("utf-8"))
+        if found.pop("format_version") != FORMAT_VERSION:
+            return None
+        run = Run(**found, folder=folder)
+        numbers = (run.created, run.changed, run.n_experts, run.n_prompts, run.n_tokens)
+        texts = (run.owner, run.model_name, run.dtype, run.model_sha256, run.status, run.problem)
+        known = run.id == folder.name and run.status in STATUSES and isinstance(run.by_label, dict)
+        if not known or not all(isinstance(one, int | float) for one in numbers):
+            return None
+        if not all(isinstance(one, str) for one in texts):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if run.status == "running" and not is_held(folder / _LOCK):
+        return replace(run, status="stopped")
+    return run
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    record = asdict(run)
+    del record["folder"]
+    return {"format_version": FORMAT_VERSION, **record}
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """JSON beside its place, then moved there."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=True)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
