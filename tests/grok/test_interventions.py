@@ -344,3 +344,21 @@ def test_what_cannot_be_done_is_refused_when_it_is_asked_for(make, message):
 def test_edits_that_do_not_fit_the_model_are_refused_before_it_runs(tiny3, edits, message):
     with pytest.raises((InterventionError, SiteError, AttributeError), match=message):
         routed(tiny3, edits)
+
+
+def test_interventions_compose_under_jit_vmap_and_grad():
+    x = jnp.arange(24.0).reshape(1, 3, 8)
+
+    @jax.jit
+    def changed(x, strength, vector, expert):
+        both = compose(scale(strength), add_vector(vector, strength))
+        return compose(both, clamp(-strength, 10.0))(x), ban(expert)(x), temperature(strength)(x)
+
+    one, banned, cooled = changed(x, 2.0, jnp.ones(8), 3)
+    np.testing.assert_allclose(one, np.clip(2 * np.asarray(x) + 2, -2, 10))
+    assert np.isneginf(banned[..., 3]).all() and np.isfinite(banned[..., :3]).all()
+    np.testing.assert_allclose(cooled, x / 2)
+    many = jax.vmap(lambda s: add_vector(jnp.ones(8), s)(x))(jnp.arange(3.0))
+    np.testing.assert_allclose(many, np.asarray(x) + np.arange(3.0)[:, None, None, None])
+    slope = jax.grad(lambda s: scale(s)(x).sum())(1.0)
+    assert slope == x.sum()

@@ -233,3 +233,18 @@ def test_including_an_expert_is_what_the_intervention_does(tiny3):
         np.testing.assert_array_equal(found.changed.experts[1][had], base.experts[1][had])
         kept = (found.changed.experts[1][~had] == base.experts[1][~had][:, :1]).any(axis=-1)
         assert kept.all()
+
+
+def test_sweeps_give_the_same_on_eight_devices_as_on_one(model):
+    one, many = (
+        (
+            ablation_sweep(on, TOKENS, batch=8, layers=[1]).values,
+            patch_sweep(
+                on, TOKENS, OTHER, metric=logit_difference(3, 77), layers=[1], batch=8
+            ).values,
+            logit_lens(on, TOKENS).kl,
+        )
+        for on in (model("tiny3"), model("tiny3", mesh=(1, 8)))
+    )
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
