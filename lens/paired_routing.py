@@ -9,11 +9,11 @@ Whether a difference is more than chance: `lens.paired_tests`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lens import routing
 from lens.alignment import SAME, Alignment
@@ -43,6 +43,8 @@ class Paired:
       alignment: of their tokens.
       pairs: the pairs that are compared, in order.
       common_start: pairs left out because nothing differs up to there.
+      changed_layers: rows whose routers an intervention changes in the second run. A difference
+        there is made, not found, so nothing is tested in them.
     """
 
     first: RoutedTokens
@@ -50,6 +52,12 @@ class Paired:
     alignment: Alignment
     pairs: Int[np.ndarray, " pair"]
     common_start: int
+    changed_layers: tuple[int, ...] = ()
+
+    @property
+    def tested(self) -> Bool[np.ndarray, " layer"]:
+        """The layers whose differences are found, not made."""
+        return ~np.isin(np.arange(self.n_layers), self.changed_layers)
 
     @property
     def at(self) -> tuple[np.ndarray, np.ndarray]:
@@ -71,6 +79,7 @@ def paired(
     alignment: Alignment,
     *,
     leave_out_start: bool = True,
+    changed_layers: Sequence[int] = (),
 ) -> Paired:
     """Two runs whose same tokens are to be compared.
 
@@ -79,6 +88,7 @@ def paired(
       alignment: of their tokens.
       leave_out_start: pairs before the first change of the text are not compared; False where
         one run was made under an intervention, which may change every token.
+      changed_layers: rows of the layers where that intervention is.
 
     Raises:
       LensError: the runs have other layers or experts, or the alignment is of other texts.
@@ -99,7 +109,8 @@ def paired(
             )
     start = alignment.common_start if leave_out_start else 0
     pairs = np.flatnonzero(alignment.kind == SAME)
-    return Paired(first, second, alignment, pairs[pairs >= start], start)
+    changed = tuple(int(layer) for layer in changed_layers)
+    return Paired(first, second, alignment, pairs[pairs >= start], start, changed)
 
 
 # --- what differs, cell by cell ---------------------------------------------------

@@ -87,8 +87,8 @@ class DifferenceTest:
 
     Attributes:
       test: mean difference by layer, first less second, with its null; q is not a number in
-        layers without any difference.
-      p: over all layers together.
+        layers without any difference and in changed ones.
+      p: over all other layers together.
       n_pairs, n_blocks, block: how many tokens were compared, in how many blocks.
       smallest_p: the smallest p-value that so few blocks can give.
       neighbours: correlation of the differences of neighbouring tokens, mean over layers; not
@@ -145,12 +145,12 @@ def difference_test(
         method=_flip_method(n_blocks, block, len(signs), exact),
         tail="both",
     )
-    differs = (sums != 0).any(axis=1)
+    differs = (sums != 0).any(axis=1) & runs.tested
     q = np.full(len(differs), np.nan)
     q[differs] = benjamini_hochberg(test.p[differs])
     spread = np.where(differs, (sums**2).sum(axis=1), 1)
-    own = (sums.sum(axis=1) ** 2 / spread).sum()
-    drawn = ((signs @ sums.T) ** 2 / spread).sum(axis=1)
+    own = (sums.sum(axis=1) ** 2 / spread)[differs].sum()
+    drawn = ((signs @ sums.T) ** 2 / spread)[:, differs].sum(axis=1)
     return DifferenceTest(
         test=replace(test, q=q),
         p=float(monte_carlo_p(own, drawn)) if differs.any() else float("nan"),
@@ -181,7 +181,8 @@ class LoadDifference:
     Attributes:
       first, second: shares of the assignments.
       difference: first less second.
-      p: two-sided; not a number for experts that no token changes to or from.
+      p: two-sided; not a number for experts that no token changes to or from, and in changed
+        layers.
       q: over all layers and experts, after Benjamini and Hochberg.
       draws, seed: of the signs.
       smallest_p: the smallest p-value that so few blocks can give.
@@ -227,8 +228,9 @@ def load_difference(
     for part in _parts(len(signs), len(own)):
         reached += (np.abs(signs[part] @ sums.T) >= np.abs(own) - slack).sum(axis=0)
     p = (1 + reached) / (1 + len(signs))
-    p[(np.abs(sums) <= slack).all(axis=1)] = np.nan
     shape = (runs.n_layers, runs.n_experts)
+    asked = (np.abs(sums) > slack).any(axis=1) & np.repeat(runs.tested, runs.n_experts)
+    p[~asked] = np.nan
     return LoadDifference(
         first=shares[0].sum(axis=1),
         second=shares[1].sum(axis=1),

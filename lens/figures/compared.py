@@ -56,7 +56,7 @@ def aligned_strip(
     *,
     picked: int | None = None,
     names: tuple[str, str] = ("first", "second"),
-    width: float = 1080,
+    width: float = 1040,
 ) -> alt.LayerChart:
     """Both texts as two rows of tokens, one below the other, wrapped like text.
 
@@ -123,7 +123,8 @@ def aligned_strip(
         alt.Tooltip("value:Q", title="layers with other experts", format=".0%"),
     ]
     pick = alt.selection_point(name="pick", fields=["pair"], empty=False)
-    colour = alt.Color("value:Q", title="layers with other experts", scale=scale)
+    legend = alt.Legend(orient="bottom", gradientLength=200, format=".0%")
+    colour = alt.Color("value:Q", title="layers with other experts", scale=scale, legend=legend)
     same, alone = "datum.value !== null", "datum.value === null"
     texts = base.encode(
         x=alt.X("middle:Q", axis=None, scale=x_scale),

@@ -72,7 +72,7 @@ CHANGE_EXAMPLES: Mapping[str, Example] = {
             "change": "temperature",
             "change_layer": ALL,
             "warmth": 2.0,
-            "differs": "entropy",
+            "differs": "kept",
         },
         "Temperature 2 in all layers leaves each layer's choice as it is, but not the mix, and so "
         "not the input of the layers after it.",

@@ -145,35 +145,41 @@ def finding(beside: Beside, what: str) -> str:
     """What differs, beside what chance gives."""
     result, runs = beside.result, beside.runs
     n = len(runs.pairs)
-    found = beside.agreement()
-    kept = (
-        f"keep {layout.percent(found.value)} of their experts (unrelated tokens of the two share "
-        f"{layout.percent(found.mean)}, p = {found.p:.2g})"
-    )
     if result.change is None:
+        found, after = beside.agreement(), beside.expected()
         text = (
-            f"{n:,} tokens stand in both texts after their first difference. They {kept}, and what "
-            f"follows them changes by a total variation of at least {beside.expected().value:.2f} "
-            f"(unrelated places {beside.expected().mean:.2f})."
+            f"{n:,} tokens stand in both texts after their first difference. They keep "
+            f"{layout.percent(found.value)} of their experts (unrelated tokens of the two share "
+            f"{layout.percent(found.mean)}, p = {found.p:.2g}), and what follows them changes by a "
+            f"total variation of at least {after.value:.2f} (unrelated places {after.mean:.2f})."
         )
     else:
-        kl, others = result.kl, result.others
-        assert kl is not None and others is not None
-        value = float(kl.mean())
-        text = (
-            f"{result.change.text(beside.labels)} changes what the model expects next by "
-            f"{value:.3g} nats a token (KL)"
-        )
-        if others.size:
-            among = what_if.among_others(value, others)
-            where = "layers" if result.change.kind == "temperature" else "experts of the layer"
-            text += (
-                f"; the same on {others.size} other {where} by {others.min():.3g} to "
-                f"{others.max():.3g} ({verdict(among)})"
-            )
-        text += f". The {n:,} tokens {kept}."
+        text = change_words(beside)
     words = compare_tests.difference_words(beside, compare_tests.quantity(what))
     return f"{text} {words.replace('**', '')}"
+
+
+def change_words(beside: Beside) -> str:
+    """What a change does, beside the same elsewhere."""
+    result = beside.result
+    change, kl, others, others_kept = result.change, result.kl, result.others, result.others_kept
+    assert change is not None and kl is not None and result.kept is not None
+    assert others is not None and others_kept is not None
+    value = float(kl.mean())
+    outside = "in all layers" if change.layer == compare_run.ALL else "in the other layers"
+    text = (
+        f"{change.text(beside.labels)} changes what the model expects next by {value:.3g} nats a "
+        f"token (KL), and {len(beside.runs.pairs):,} tokens keep {layout.percent(result.kept, 1)} "
+        f"of their experts {outside}."
+    )
+    if not others.size:
+        return text
+    where = "layers" if change.kind == "temperature" else "experts of the layer"
+    return (
+        f"{text} The same on {others.size} other {where}: {others.min():.3g} to "
+        f"{others.max():.3g} nats ({verdict(what_if.among_others(value, others))}), "
+        f"{layout.percent(others_kept.min(), 1)} to {layout.percent(others_kept.max(), 1)} kept."
+    )
 
 
 def verdict(among: what_if.AmongOthers) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from grok.errors import PromptError
+from lens import what_if
 from lens.alignment import Alignment, align, same_place
 from lens.paired_routing import Paired, paired
 from pages.parts import traces
@@ -52,6 +53,10 @@ class Change:
             return f"Router temperature {self.temperature:g} in {where}"
         name = f"{where}·E{self.expert}"
         return f"Banning {name}" if self.kind == "ban" else f"Giving every token {name}"
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The rows whose routers are changed."""
+        return tuple(range(n_layers)) if self.layer == ALL else (self.layer,)
 
     def elsewhere(self, n_layers: int, n_experts: int) -> list[Change]:
         """The same on other experts of the layer, or in other layers; a seeded few of many."""
@@ -97,6 +102,8 @@ class Result:
         change: what was changed; None for two texts.
         kl: KL(as it is ‖ changed) after each token [T], nats; None for two texts.
         others: mean KL of the same change elsewhere [other].
+        kept: see `kept_outside`; None for two texts.
+        others_kept: the same of the change elsewhere [other].
     """
 
     first: Any
@@ -106,16 +113,28 @@ class Result:
     change: Change | None = None
     kl: np.ndarray | None = None
     others: np.ndarray | None = None
+    kept: float | None = None
+    others_kept: np.ndarray | None = None
 
     @property
     def key(self) -> str:
         """Hash of both runs and of what is compared of them."""
         keys = [trace_key(self.first), trace_key(self.second)]
-        return "|".join([*keys, "texts" if self.change is None else "change"])
+        return "|".join([*keys, repr(self.change)])
 
     def runs(self) -> Paired:
         """Both runs with the tokens that are compared."""
-        return paired(self.first, self.second, self.alignment, leave_out_start=self.change is None)
+        return paired(
+            self.first,
+            self.second,
+            self.alignment,
+            leave_out_start=self.change is None,
+            changed_layers=() if self.change is None else self.change.layers(self.n_layers),
+        )
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.first.router_logits.shape[0])
 
 
 def two_texts(
@@ -163,6 +182,7 @@ def one_change(
 
     own = run(change)
     elsewhere = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
+    others = [(one, run(one)) for one in elsewhere]
     return Result(
         own.base,
         own.changed,
@@ -170,8 +190,17 @@ def one_change(
         names=RUNS,
         change=change,
         kl=own.kl,
-        others=np.array([run(one).kl.mean() for one in elsewhere]),
+        others=np.array([found.kl.mean() for _, found in others]),
+        kept=kept_outside(own, change),
+        others_kept=np.array([kept_outside(found, one) for one, found in others]),
     )
+
+
+def kept_outside(found: Any, change: Change) -> float:
+    """Share of experts kept in all layers but the changed ones; in all, where all are changed."""
+    kept = what_if.overlap(found.base, found.changed)
+    outside = np.setdiff1d(np.arange(len(kept)), change.layers(len(kept)))
+    return float(kept[outside].mean() if len(outside) else kept.mean())
 
 
 def listed(choice: traces.ModelChoice) -> int:

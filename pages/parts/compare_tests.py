@@ -57,7 +57,9 @@ def difference(beside: Beside, what: str) -> None:
     """Mean difference of a quantity by layer, beside flipped signs."""
     what = quantity(what)
     found = beside.difference(what)
-    st.markdown(difference_words(beside, what))
+    st.markdown(
+        f"{difference_words(beside, what)} Null: {found.test.method}, seed {found.test.seed}."
+    )
     if found.smallest_p > 0.05:
         st.caption(
             f":material/info: {found.n_blocks} blocks can give no p-value below "
@@ -91,20 +93,29 @@ def difference_words(beside: Beside, what: str) -> str:
     test = found.test
     asked = int(np.isfinite(test.q).sum())
     name = SHOWN[what]
-    null = f"{test.method}, seed {test.seed}"
+    if not beside.runs.tested.any():
+        return f"{name}: every layer is changed by hand, so a difference there is no finding."
+    layers = "layers" if beside.runs.tested.all() else "other layers"
     if asked == 0:
-        return f"{name} does not differ in any layer."
+        return f"{name} is the same in all {layers}."
+    blocks = f"{found.n_blocks} block{'' if found.n_blocks == 1 else 's'}"
+    null = f"q ≤ 0.05; p = {found.p:.2g} over all; signs of {blocks} flipped"
     if not test.found():
         return (
-            f"{name}: not distinguishable from chance in any of the {asked} layers that differ at "
-            f"all (q ≤ 0.05; p = {found.p:.2g} over all). Null: {null}."
+            f"{name}: not distinguishable from chance in any of the {asked} {layers} that differ "
+            f"at all ({null})."
         )
     top = int(np.nanargmax(np.where(np.nan_to_num(test.q, nan=1) <= 0.05, abs(test.value), -1)))
     return (
-        f"{name} differs in **{test.found()} of {asked}** layers (q ≤ 0.05; p = {found.p:.2g} over "
-        f"all), most in {beside.labels[top]}: {test.value[top]:+.3f} {UNITS[what]} on average, "
-        f"by chance {test.low[top]:+.3f} to {test.high[top]:+.3f}. Null: {null}."
+        f"{name} differs in **{test.found()} of {asked}** {layers} ({null}), most in "
+        f"{beside.labels[top]}: {signed(test.value[top])} {UNITS[what]} on average, by chance "
+        f"{signed(test.low[top])} to {signed(test.high[top])}."
     )
+
+
+def signed(value: float) -> str:
+    """A number with its sign: "−0.250", "+1.500"."""
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def loads(beside: Beside, layer: int) -> None:

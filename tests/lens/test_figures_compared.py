@@ -57,7 +57,7 @@ def test_a_long_pair_of_texts_wraps_and_is_drawn_in_part_around_the_picked_token
     window = pair_window(n, picked=4000)
     assert {b["pair"] for b in boxes} == set(window) and 4000 in window
     assert f"Tokens {window.start} to {window.stop - 1} of 5000" in title_text(chart)
-    assert max(b["x2"] for b in boxes) <= 1080 and max(b["y2"] for b in boxes) > 1000
+    assert max(b["x2"] for b in boxes) <= 1040 and max(b["y2"] for b in boxes) > 1000
     assert len([v for v in views(chart.to_dict()) if len(rows(v)) == 1]) == 2  # the outline
 
 

@@ -147,6 +147,26 @@ def test_a_planted_difference_is_found_in_its_layer_alone():
     assert (found.n_pairs, found.n_blocks, found.block) == (160, 20, 8)
 
 
+def test_in_layers_that_an_intervention_changes_nothing_is_tested():
+    rng = np.random.default_rng(4)
+    base = rng.standard_normal((3, 96, 6))
+    other = base + 0.3 * rng.standard_normal((3, 96, 6))
+    other[1] *= 3
+    options = {"leave_out_start": False, "changed_layers": (1,)}
+    runs = paired(run_of(base), run_of(other), same_place(96), **options)
+    found = difference_test(runs, "entropy")
+    assert np.isnan(found.test.q).tolist() == [False, True, False]
+    assert found.p > 0.01
+    whole = difference_test(two_runs(0), "entropy")
+    assert not np.isnan(whole.test.q).any()
+    assert np.isnan(load_difference(runs).q[1]).all()
+    assert not np.isnan(load_difference(runs).q[[0, 2]]).any()
+    every = paired(
+        run_of(base), run_of(other), same_place(96), leave_out_start=False, changed_layers=range(3)
+    )
+    assert np.isnan(difference_test(every, "entropy").p)
+
+
 def false_alarms(block: int, reach: float, texts: int = 400) -> float:
     """Share of texts without a difference whose p over all layers is at most 0.05."""
     p = [

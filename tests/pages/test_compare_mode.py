@@ -122,7 +122,7 @@ def test_a_change_stands_beside_the_same_change_elsewhere(open_page, small_model
     found = result_of(app, "change")
     assert found.kl.shape == (8,) and found.others.size >= 1
     assert f"changes what the model expects next by {found.kl.mean():.3g} nats" in heading(app)
-    assert f"the same on {found.others.size} other" in heading(app)
+    assert f"The same on {found.others.size} other" in heading(app)
     assert "rank" in heading(app)
 
 
@@ -131,6 +131,8 @@ def test_a_ban_leaves_the_layers_before_it_as_they_are(open_page, small_model):
     found = result_of(compared(app, IDS), "change")
     np.testing.assert_array_equal(found.first.experts[0], found.second.experts[0])
     assert not (found.second.experts[1] == 0).any()
+    assert found.kept == pytest.approx(kept_experts(found.runs())[[0, *range(2, 12)]].mean())
+    assert found.runs().tested.tolist() == [layer != 1 for layer in range(12)]
     assert found.second.settings["interventions"] == ["layers[1].router.logits: ban([0])"]
 
 
@@ -140,6 +142,7 @@ def test_a_temperature_in_all_layers_has_nothing_to_stand_beside(open_page, smal
     assert not app.exception and not app.error
     assert "Router temperature 2 in all layers" in heading(app)
     assert result_of(app, "change").others.size == 0
+    assert "every layer is changed by hand" in heading(app)
 
 
 def test_texts_are_not_in_the_address_but_choices_are(open_page, small_model):
