@@ -12,6 +12,7 @@ import streamlit as st
 from pages.parts import (
     compare_mode,
     data_source,
+    generate_mode,
     inspect_mode,
     links,
     many_mode,
@@ -24,6 +25,7 @@ MODES: Mapping[str, tuple[str, Callable[[Place], None]]] = {
     "inspect": ("Inspect", inspect_mode.show),
     "compare": ("Compare", compare_mode.show),
     "what_if": ("What if", what_if_mode.show),
+    "generate": ("Generate", generate_mode.show),
     "many": ("Many prompts", many_mode.show),
 }
 

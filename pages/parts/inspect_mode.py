@@ -93,6 +93,20 @@ def choose_trace(kept: dict[str, Any]) -> Any:
     return kept[st.session_state["trace_shown"]]
 
 
+def save_button(trace: Any) -> None:
+    """Download of a trace that was made here."""
+    if hasattr(trace, "save"):  # a trace opened from a file is saved already
+        st.download_button(
+            "Save trace (.npz)",
+            lambda: traces.file_bytes(trace),
+            file_name="trace.npz",
+            mime="application/octet-stream",
+            key="save_trace",
+            on_click="ignore",
+            icon=":material/download:",
+        )
+
+
 def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> tuple[View, int, int, Any]:
     """Everything about one trace, from the text down to its paths.
 
@@ -178,16 +192,7 @@ def show(place: Place) -> None:
     top = st.container(horizontal=True, vertical_alignment="bottom")
     with top:
         trace = choose_trace(kept)
-        if hasattr(trace, "save"):  # a trace opened from a file is saved already
-            st.download_button(
-                "Save trace (.npz)",
-                lambda: traces.file_bytes(trace),
-                file_name="trace.npz",
-                mime="application/octet-stream",
-                key="save_trace",
-                on_click="ignore",
-                icon=":material/download:",
-            )
+        save_button(trace)
     view, token, layer, lens = results(trace, kept, place.routers)
     place.heading(traces.finding(trace, view.labels))
     from_file = trace is kept.get("file")

@@ -1,0 +1,309 @@
+"""A continuation, token by token as the model makes it, with the experts of every token."""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from grok.errors import PromptError
+from lens import figures
+from lens.errors import LensError
+from pages.parts import cell_view, inspect_mode, layout, links, prompt_form, traces
+from pages.parts import routing_statistics as statistics
+from pages.parts.live_place import Place
+from pages.parts.routing_views import View
+
+INVITATION = (
+    "Type a beginning to see the model go on, and which experts each of its own tokens goes to."
+)
+EXAMPLES = {
+    "A tale": prompt_form.Example(
+        {"prompt": "It was a bright morning in May, and the whole village"},
+        {"new_tokens": 120, "temperature": 0.8, "sampling_seed": 3},
+        "The model stays with what it was given: whether its own prose goes to the experts of "
+        "the prompt's is tested under “Prompt and generated”.",
+    ),
+    "A loop": prompt_form.Example(
+        {"prompt": "It was a bright morning in May, and the whole village"},
+        {"new_tokens": 120, "temperature": 0.0, "sampling_seed": 0},
+        "Temperature 0 always takes the likeliest token, and a small model then repeats itself: "
+        "see how few experts that takes under “Order and balance”.",
+    ),
+    "Python": prompt_form.Example(
+        {"prompt": "class Stack:\n    def __init__(self):\n        self.items = []\n\n"},
+        {"new_tokens": 120, "temperature": 0.6, "sampling_seed": 1},
+        "Indentation comes back in every line: choose “First choice” on the map and follow it.",
+    ),
+    "Arithmetic": prompt_form.Example(
+        {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
+        {"new_tokens": 80, "temperature": 0.0, "sampling_seed": 0},
+        "One token a digit, and the model goes on with sums of its own.",
+    ),
+}
+RUNNING = "generation_running"  # the run under way, of this session alone
+DONE = "generation_done"
+MOST_CHIPS = 120
+BETWEEN = 0.2  # seconds between drawings
+PATIENCE = 10.0  # seconds for a token of a slow model
+
+
+def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
+    """Beginning and settings; None until they are sent."""
+    if choice.has_tokenizer:
+        prompt_form.examples_row("generate_example", EXAMPLES)
+    label = "Beginning" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
+    most = max(choice.config.context_length - 1, 1)
+    with st.form("generate", border=True):
+        text = prompt_form.text_box("prompt", label, placeholder="Type a beginning; Ctrl+Enter.")
+        one, two, three, four, five = st.columns(5)
+        with one:
+            new = links.number(
+                "new_tokens", "New tokens", 1, most, min(64, most), help=f"Context: {most + 1:,}"
+            )
+        with two:
+            temperature = links.decimal(
+                "temperature", "Temperature", 0.0, 2.0, 0.8, help="0: the likeliest token"
+            )
+        with three:
+            top_p = links.decimal(
+                "top_p",
+                "Nucleus (top p)",
+                0.05,
+                1.0,
+                1.0,
+                help="The likeliest tokens that together have this probability; 1: all",
+            )
+        with four:
+            seed = links.number("sampling_seed", "Seed", 0, 9999, 0)
+        with five:
+            dtype = links.choice("dtype", "Numbers", ["bfloat16", "float32"], "bfloat16")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            sent = st.form_submit_button("Generate", type="primary", icon=":material/play_arrow:")
+            st.caption("The same seed and settings give the same text. It stays in this session.")
+    if not sent:
+        return None
+    options = {
+        "max_new_tokens": new,
+        "temperature": float(temperature),
+        "top_p": float(top_p),
+        "seed": seed,
+    }
+    return text, dtype, options
+
+
+# --- the run ----------------------------------------------------------------------------
+
+
+@dataclass
+class Going:
+    """A run under way.
+
+    Attributes:
+        model: that it runs on, once it is loaded; options: of its `stream`.
+        steps: made so far.
+        cancelled: set by who wants it to end; ended: set when it has.
+    """
+
+    model: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: list[Any] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
+    """Generate and show every token as it comes; whatever ends it, what there is is kept."""
+    going = st.session_state[RUNNING] = Going()
+    head = st.container(horizontal=True, vertical_alignment="center")
+    with head:
+        st.button("Stop", icon=":material/stop_circle:", key="stop_generating")
+        counter = st.empty()
+    board = st.empty()
+    layer = int(links.chosen("layer", 0) or 0)
+
+    def stream(on_wait: Any, on_load: Any) -> None:
+        if not text.strip():
+            raise PromptError(traces.NO_PROMPT)
+        model = traces.shared(choice, dtype, on_load)
+        prompt = traces.encoded(model, choice, text)
+        room = model.model.config.context_length - len(prompt)
+        fitted = {**options, "max_new_tokens": max(min(options["max_new_tokens"], room), 1)}
+        going.model, going.options = model, fitted
+        coming = model.stream(prompt, on_wait=on_wait, **fitted)
+        begun = shown = time.monotonic()
+        try:
+            for step in coming:
+                if going.cancelled.is_set():
+                    break
+                # The logits of all tokens would be most of what is held, and are not used.
+                none = step.routing.logits[:, :, :0]
+                going.steps.append(step._replace(routing=step.routing._replace(logits=none)))
+                now, n = time.monotonic(), len(going.steps)
+                if n == 1:
+                    begun = now
+                if now - shown >= BETWEEN or n == 1:
+                    shown = now
+                    rate = f", {(n - 1) / (now - begun):.0f} a second" if n > 1 else ""
+                    counter.caption(f"{n:,} of {fitted['max_new_tokens']:,} tokens{rate}")
+                    board.html(live_html(going.steps, layer))
+        finally:
+            coming.close()  # gives up the place in the queue, also when the run is cut short
+            going.ended.set()
+
+    prompt_form.run_guarded(stream, "Generating; the first run of a session may load the model")
+    if not going.cancelled.is_set():
+        finish()
+    counter.empty()
+    board.empty()
+
+
+def finish() -> None:
+    """Keep what a run has made as a trace of this session, and end it if it still goes on.
+
+    A click starts the page anew in another thread, at once; the run that it cuts short learns
+    of it when it next draws. So it is told, and given time to hand over its last token.
+    """
+    going: Going | None = st.session_state.pop(RUNNING, None)
+    if going is None:
+        return
+    going.cancelled.set()
+    if not going.steps:
+        return
+    going.ended.wait(PATIENCE)
+    model, steps = going.model, list(going.steps)
+    made = model.model.collect(steps, going.options)
+    traces.keep("first", made.trace)
+    st.session_state["trace_shown"] = "first"
+    links.forget("token")
+    asked = going.options["max_new_tokens"]
+    ended = steps[-1].token == model.model.config.eos_token
+    st.session_state[DONE] = {
+        "trace": made.trace,
+        "text": made.text,
+        "last": str(steps[-1].piece),
+        "tokens": len(steps),
+        "asked": asked,
+        "why": "end" if ended else "length" if len(steps) == asked else "stopped",
+    }
+
+
+# --- what is shown ----------------------------------------------------------------------
+
+
+def live_html(steps: Sequence[Any], layer: int) -> str:
+    """The tokens made so far; a token's experts are known once the next one is made."""
+    pieces = [str(step.piece) for step in steps]
+    layer = min(layer, steps[0].routing.experts.shape[0] - 1)
+    experts = [step.routing.experts[layer, 0, 0] for step in steps[1:]]
+    return chips_html(pieces, experts, first=0)
+
+
+def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: int) -> str:
+    """Tokens as boxes in the colour of their first expert, all their experts below.
+
+    Args:
+        pieces: of the tokens.
+        experts: chosen experts of the first of them; the others have none yet.
+        first: position of the first piece, for readers who point at a box.
+    """
+    shades = figures.OKABE_ITO
+    start = max(len(pieces) - MOST_CHIPS, 0)
+    boxes = []
+    for i in range(start, len(pieces)):
+        known = [int(e) for e in experts[i] if e >= 0] if i < len(experts) else []
+        shade = shades[known[0] % len(shades)] if known else "transparent"
+        ink = "#FFFFFF" if shade == "#0072B2" else "#111111" if known else "inherit"
+        border = "1px solid transparent" if known else "1px dashed #8C8C8C"
+        word = html.escape(figures.visible(pieces[i]))
+        under = " ".join(f"E{e}" for e in known) or "&nbsp;"
+        boxes.append(
+            f'<span title="token {first + i}" style="display:inline-block;text-align:center;'
+            'margin:1px 2px;line-height:1.25">'
+            f'<span style="display:block;background:{shade};color:{ink};border:{border};'
+            f'border-radius:3px;padding:0 4px">{word}</span>'
+            f'<span style="font-size:0.68rem;opacity:0.75">{under}</span></span>'
+        )
+    before = f"<span>… {start:,} tokens before </span>" if start else ""
+    return f'<div role="group" aria-label="Generated tokens">{before}{"".join(boxes)}</div>'
+
+
+def made_text(done: dict[str, Any], view: View, layer: int) -> None:
+    """The continuation as text and as tokens."""
+    trace = done["trace"]
+    prompt = "".join(view.pieces[: trace.prompt_length]).replace("▁", " ")
+    why = {
+        "stopped": f"Stopped after {done['tokens']:,} of {done['asked']:,} tokens.",
+        "end": f"The model ended its text after {done['tokens']:,} tokens.",
+        "length": f"{done['tokens']:,} tokens.",
+    }[done["why"]]
+    st.caption(
+        f"{why} First expert of each in {view.labels[layer]} as colour, all below; numbers of "
+        "experts carry no meaning across layers. The last token was not read any more, so it has "
+        "no experts."
+    )
+    pieces = [*view.pieces[trace.prompt_length :], done["last"]]
+    experts = list(trace.experts[layer, trace.prompt_length :])
+    st.html(chips_html(pieces, experts, first=trace.prompt_length))
+    with st.expander("As plain text", icon=":material/notes:"):
+        st.code(f"{prompt}{done['text']}", language=None, wrap_lines=True)
+
+
+def finding(view: View, done: dict[str, Any]) -> str:
+    """Whether generated tokens go to other experts than the given ones, in a sentence."""
+    trace = view.trace
+    settings = trace.settings
+    how = (
+        "always the likeliest token"
+        if settings.get("temperature") == 0
+        else f"temperature {settings.get('temperature')}, seed {settings.get('seed')}"
+    )
+    text = f"{done['tokens']:,} tokens generated after {trace.prompt_length:,} ({how})."
+    try:
+        found = statistics.part_loads(view.key, int(trace.prompt_length), trace)
+    except LensError:
+        return f"{text} {traces.finding(trace, view.labels)}"
+    test = found.test
+    verdict = (
+        "more than those of parts elsewhere in the text"
+        if found.overall_p <= 0.05
+        else "not distinguishable from those of parts elsewhere in the text"
+    )
+    return (
+        f"{text} Their experts' loads differ from the prompt's by "
+        f"{layout.percent(test.value.mean())}, {verdict} (there "
+        f"{layout.percent(test.mean.mean())} on average; p = {found.overall_p:.2g} over all "
+        f"layers; q ≤ 0.05 in {test.found()} of {view.n_layers})."
+    )
+
+
+def show(place: Place) -> None:
+    """The mode: a form, the text as it comes, then everything about its routing."""
+    finish()  # of a run that a click has ended
+    if place.choice is None:
+        place.heading(INVITATION)
+        st.info(
+            "No model can run prompts here. Open a saved trace in Inspect.", icon=":material/info:"
+        )
+        return
+    sent = form(place.choice)
+    if sent is not None:
+        run(place.choice, *sent)
+    done = st.session_state.get(DONE)
+    kept = traces.kept()
+    if done is None or kept.get("first") is not done["trace"]:
+        place.heading(INVITATION)
+        return
+    board = st.container()
+    inspect_mode.save_button(done["trace"])
+    view, token, layer, lens = inspect_mode.results(done["trace"], kept, place.routers)
+    with board:
+        made_text(done, view, layer)
+    place.heading(finding(view, done))
+    cell_view.fill_lens(lens, view, token, layer, place.choice, asked=False)
