@@ -287,7 +287,7 @@ def at_least(
                 + logs[n_tokens - m] - logs[outside] - logs[rest]
                 - (logs[n_tokens] - logs[n] - logs[n_tokens - n])
             )  # fmt: skip
-            pmf = np.where(possible, np.exp(log_pmf), 0.0)
+            pmf = np.exp(np.where(possible, log_pmf, -np.inf))
             tail = np.cumsum(pmf[:, ::-1], axis=1)[:, ::-1]
             taken = flat[start : start + block][:, own]
             p[start : start + block, own] = np.take_along_axis(tail, taken, axis=1)

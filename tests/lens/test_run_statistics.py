@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import zipfile
+
 import numpy as np
 import pytest
 from run_making import N_EXPERTS, begin, finished, random_routing, write_events
 from scipy.stats import hypergeom
 
+from lens import run_export
 from lens.errors import LensError
 from lens.run_events import ask
+from lens.run_export import run_zip
 from lens.run_statistics import (
     at_least,
     prompts_of_words,
@@ -227,3 +233,43 @@ def test_files_that_are_damaged_are_named_as_such(store, routing):
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(LensError, match="cannot be read"):
         run_traces(run)
+
+
+def test_an_export_holds_the_files_and_tables_and_neither_id_nor_owner(store, routing):
+    run = finished(store, *routing, LABELS)
+    with zipfile.ZipFile(io.BytesIO(run_zip(run))) as archive:
+        names = set(archive.namelist())
+        assert {"routing-00000.parquet", "routing-00001.parquet", "tokens.parquet"} <= names
+        assert archive.read("prompts.parquet") == (run.events / "prompts.parquet").read_bytes()
+        everything = b"".join(archive.read(name) for name in names)
+        prompts = list(csv.DictReader(io.StringIO(archive.read("prompts.csv").decode())))
+        loads = list(csv.DictReader(io.StringIO(archive.read("load_by_prompt.csv").decode())))
+        rows = list(csv.DictReader(io.StringIO(archive.read("routing.csv").decode())))
+    assert run.id.encode() not in everything and run.owner.encode() not in everything
+    assert [row["label"] for row in prompts] == LABELS
+    assert sum(int(row["assignments (tokens x choices)"]) for row in loads) == 34 * 3 * 2
+    assert len(rows) == 34 * 3 * 2
+    experts = [int(row["expert"]) for row in rows if row["prompt"] == "1" and row["layer"] == "2"]
+    assert experts == routing[1][1][2].ravel().tolist()
+
+
+def test_an_export_of_a_run_that_is_gone_says_so_and_a_large_one_leaves_out_the_long_table(
+    store, routing, monkeypatch
+):
+    run = finished(store, *routing, LABELS)
+    monkeypatch.setattr(run_export, "MOST_CSV_ROWS", 10)
+    with zipfile.ZipFile(io.BytesIO(run_zip(run))) as archive:
+        assert "routing.csv" not in archive.namelist()
+        assert "routing.csv" not in archive.read("README.txt").decode()
+    monkeypatch.setattr(run_export, "MOST_BYTES", 10)
+    with pytest.raises(LensError, match="at most 10 are packed"):
+        run_zip(run)
+    store.delete(run.id, run.owner)
+    with pytest.raises(NoRunError):
+        run_zip(run)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_texts_that_a_spreadsheet_would_run_are_kept_from_it(text):
+    assert run_export.safe(text) == f"'{text}"
+    assert run_export.safe(f"a{text}") == f"a{text}"
