@@ -23,7 +23,7 @@ from grok.errors import GrokError
 
 if TYPE_CHECKING:
     from grok.interventions import Edits
-    from grok.runner import Model
+    from grok.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 30
@@ -124,7 +124,8 @@ def overhead(model: Model, tokens: np.ndarray) -> list[Row]:
 def sweeps(model: Model, tokens: np.ndarray) -> list[Row]:
     """One run of a sweep against one plain trace."""
     from grok.metrics import kl_divergence
-    from grok.sweeps import ablation_sweep, logit_lens, patch_sweep
+    from grok.readings import logit_lens
+    from grok.sweeps import ablation_sweep, patch_sweep
 
     other = tokens.copy()
     other[0] = tokens[0] + 1 if tokens[0] + 1 < model.config.vocab_size else tokens[0] - 1

@@ -48,7 +48,7 @@ def main() -> None:
         prompts = [rng.integers(3, 250, 12).tolist() for _ in labels]
     with tempfile.TemporaryDirectory() as folder:
         done = collect(model, prompts, Path(folder) / "run", labels=labels)
-        rows = duckdb.sql(
+        rows = duckdb.execute(
             "select prompt, layer, expert, count(*) as n "
             f"from read_parquet('{done.folder}/routing-*.parquet') group by all"
         ).fetchnumpy()

@@ -14,7 +14,8 @@ import numpy as np
 
 import grok
 from grok.metrics import logit_difference
-from grok.sweeps import ablation_sweep, logit_lens, patch_sweep
+from grok.readings import logit_lens
+from grok.sweeps import ablation_sweep, patch_sweep
 from lens.what_if import carried, effect_and_use, strongest
 
 CLEAN, CORRUPT = "She was so glad that", "He was so glad that"

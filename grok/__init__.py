@@ -11,7 +11,7 @@ from grok.config import BUNDLED_MODEL, GROK_1, GrokConfig
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
-    from grok.runner import Model
+    from grok.model import Model
 
 __all__ = ["BUNDLED_MODEL", "GROK_1", "GrokConfig", "GrokError", "load"]
 

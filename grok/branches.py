@@ -27,7 +27,7 @@ from grok.passes import AS_WRITTEN, bucket, embed_pass, layer_pass
 from grok.visits import NOTHING, EditsBySite
 
 if TYPE_CHECKING:
-    from grok.runner import Model
+    from grok.model import Model
 
 Progress = Callable[[int, int], object]
 Turn = Callable[[], AbstractContextManager[object]]

@@ -12,8 +12,9 @@ from grok.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from grok.interventions import Edits
-    from grok.runner import Generation, Model, Step
-    from grok.sweeps import AblationSweep, LogitLens, PatchSweep, WhatIf
+    from grok.model import Generation, Model, Step
+    from grok.readings import LogitLens, WhatIf
+    from grok.sweeps import AblationSweep, PatchSweep
     from grok.trace import RoutingTrace
 
 OnWait = Callable[[int], object]
@@ -44,8 +45,8 @@ class SharedModel:
     def what_if(
         self, prompt: Any, edits: Edits, *, on_wait: OnWait | None = None, **options: Any
     ) -> WhatIf:
-        """`grok.sweeps.what_if`, in turn."""
-        from grok.sweeps import what_if
+        """`grok.readings.what_if`, in turn."""
+        from grok.readings import what_if
 
         self.model.encode(prompt)
         with self.line.turn(on_wait):
@@ -54,8 +55,8 @@ class SharedModel:
     def logit_lens(
         self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
     ) -> LogitLens:
-        """`grok.sweeps.logit_lens`, in turn."""
-        from grok.sweeps import logit_lens
+        """`grok.readings.logit_lens`, in turn."""
+        from grok.readings import logit_lens
 
         with self.line.turn(on_wait):
             return logit_lens(self.model, prompt, **options)

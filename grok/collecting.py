@@ -35,7 +35,7 @@ from grok.sites import Place, Site, parse
 from grok.visits import arrange
 
 if TYPE_CHECKING:
-    from grok.runner import Model
+    from grok.model import Model
 
 FORMAT_VERSION = 1
 PART_TOKENS = 20_000

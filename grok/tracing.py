@@ -26,7 +26,7 @@ from grok.sites import LAYER_SITES, MODEL_SITES, Place, known, model_place
 from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
-    from grok.runner import Generation, Model
+    from grok.model import Generation, Model
 
 Positions = int | Sequence[int] | slice | None
 

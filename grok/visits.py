@@ -21,14 +21,8 @@ import numpy as np
 
 from grok.config import GrokConfig
 from grok.errors import InterventionError, SiteError
-from grok.interventions import (
-    NO_EDITS,
-    Edits,
-    Intervention,
-    Request,
-    named_experts,
-    with_token_rows,
-)
+from grok.intervention_kinds import Intervention, named_experts, with_token_rows
+from grok.interventions import NO_EDITS, Edits, Request
 from grok.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, Place, model_place
 
 

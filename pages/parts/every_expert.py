@@ -12,7 +12,7 @@ import streamlit as st
 
 from lens import tables, what_if
 from lens.errors import LensError
-from lens.figures import what_if as drawn
+from lens.figures import sweeps as drawn
 from pages.parts import layout, links, prompt_form, traces
 from pages.parts.live_place import Place
 from pages.parts.one_expert import ACTIONS, dtype_choice, model_labels, text_form
@@ -140,7 +140,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
         )
 
     sha256 = sweep.trace.model_sha256
-    own = {
+    own: dict[str, Any] = {
         "sha256": sha256,
         "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
         "words": (action, result.request[4]),

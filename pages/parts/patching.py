@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 
 from lens import figures, tables, what_if
-from lens.figures import what_if as drawn
+from lens.figures import sweeps as drawn
 from pages.parts import layout, links, prompt_form, traces
 from pages.parts.every_expert import teller
 from pages.parts.layout import percent
@@ -174,7 +174,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
         )
 
     sha256 = result.model_sha256
-    own = {
+    own: dict[str, Any] = {
         "sha256": sha256,
         "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
         "words": (site, result.request[5]),

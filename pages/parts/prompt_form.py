@@ -59,7 +59,7 @@ def examples_row(key: str, examples: Mapping[str, Example], label: str = "Exampl
             links.choose(**examples[chosen].choices)
 
     chosen = st.pills(label, list(examples), key=key, on_change=use)
-    if chosen in examples and examples[chosen].shows:
+    if chosen is not None and chosen in examples and examples[chosen].shows:
         st.caption(examples[chosen].shows)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import grok
+from grok import model as model_module
 from grok import passes, runner
 from grok.checkpoint import (
     Checkpoint,
@@ -200,7 +201,7 @@ def test_a_tiny_nucleus_or_temperature_is_greedy(tiny3):
 
 def test_a_generation_ends_after_the_end_of_sequence_token(tiny3, monkeypatch):
     drawn = iter([40, tiny3.config.eos_token, 41])
-    monkeypatch.setattr(runner, "next_token", lambda *args: next(drawn))
+    monkeypatch.setattr(model_module, "next_token", lambda *args: next(drawn))
     generation = tiny3.generate(PROMPT, max_new_tokens=8)
     assert generation.new_tokens == [40, tiny3.config.eos_token]
     assert generation.trace.tokens.tolist() == [*PROMPT, 40]

@@ -12,14 +12,8 @@ from grok.branches import Branches
 from grok.errors import GrokError, PromptError, SiteError
 from grok.interventions import ban, edit, include, replace_with
 from grok.metrics import kl_divergence, logit_difference, probability
-from grok.sweeps import (
-    ablation_sweep,
-    divergence,
-    log_softmax,
-    logit_lens,
-    patch_sweep,
-    what_if,
-)
+from grok.readings import divergence, log_softmax, logit_lens, what_if
+from grok.sweeps import ablation_sweep, patch_sweep
 
 TOKENS = [5, 17, 3, 42, 99, 256, 12, 7, 31]
 OTHER = [5, 17, 3, 44, 99, 256, 12, 7, 31]

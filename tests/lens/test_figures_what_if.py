@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from figure_reading import first, mark, marks, rows, selection, title_text, views
 
-from lens.figures import theme
+from lens.figures import sweeps, theme
 from lens.figures import what_if as drawn
 
 LABELS = ["L0", "L4", "L8"]
@@ -69,7 +69,7 @@ def test_next_tokens_show_both_runs_and_the_change():
 
 def test_the_sweep_marks_experts_that_no_token_uses():
     effect, used = RNG.random((3, 8)), RNG.random((3, 8)) < 0.5
-    chart = drawn.expert_effects(effect, used, LABELS, unit="nats", what="ban it", picked=(1, 2))
+    chart = sweeps.expert_effects(effect, used, LABELS, unit="nats", what="ban it", picked=(1, 2))
     cells = rows(first(chart, "rect"))
     assert [c["value"] for c in cells] == pytest.approx(effect.ravel(), rel=1e-5)
     assert [c["used"] for c in cells] == used.ravel().tolist()
@@ -82,7 +82,7 @@ def test_the_sweep_marks_experts_that_no_token_uses():
 
 def test_effects_of_both_signs_get_diverging_colours_about_zero():
     def scale(effect):
-        chart = drawn.expert_effects(effect, effect != 9, LABELS, unit="p", what="")
+        chart = sweeps.expert_effects(effect, effect != 9, LABELS, unit="p", what="")
         return first(chart, "rect")["encoding"]["color"]["scale"]
 
     effect = RNG.standard_normal((3, 8))
@@ -94,7 +94,7 @@ def test_effects_of_both_signs_get_diverging_colours_about_zero():
 
 def test_effect_against_use_draws_every_expert_and_rings_the_chosen():
     effect, load = RNG.random((3, 8)), RNG.random((3, 8))
-    chart = drawn.effects_against_use(effect, load, LABELS, unit="nats", picked=(2, 5))
+    chart = sweeps.effects_against_use(effect, load, LABELS, unit="nats", picked=(2, 5))
     dots = rows(first(chart, "circle"))
     assert len(dots) == 24 and dots[13]["unit"] == "L4·E5"
     ring = rows(first(chart, "point"))[0]
@@ -104,7 +104,7 @@ def test_effect_against_use_draws_every_expert_and_rings_the_chosen():
 
 def test_a_patch_map_is_centred_on_nothing_recovered():
     share = RNG.uniform(-0.5, 1.2, (3, 2))
-    chart = drawn.patch_map(
+    chart = sweeps.patch_map(
         share, np.array([1, 4]), ["a | b", "c"], LABELS, title="Recovered", subtitle="stream"
     )
     cells = first(chart, "rect")

@@ -43,7 +43,7 @@ def test_the_mode_invites_before_anything_ran(open_page, small_model):
 def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_model):
     from grok import load
     from grok.interventions import ban, edit
-    from grok.sweeps import what_if
+    from grok.readings import what_if
 
     app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2", numbers="float32")
     assert not app.exception and not app.error

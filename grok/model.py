@@ -1,0 +1,527 @@
+"""A loaded model: prompt in, routing out.
+
+A call pads its tokens to a bucket, so a new length inside a bucket compiles nothing;
+one compiled layer serves all layers. Nothing about a call is kept in the model, so
+calls may come from several threads, one at a time (see `grok.turnstile`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from grok import forward
+from grok.checkpoint import (
+    EMBEDDING,
+    FINAL_NORM,
+    Checkpoint,
+    moe_norm_path,
+    router_path,
+)
+from grok.errors import PromptError
+from grok.interventions import NO_EDITS, Edits
+from grok.modules import Cache
+from grok.moe import Choice
+from grok.passes import (
+    Forward,
+    Head,
+    bucket,
+    edited_embedding,
+    embed_pass,
+    head_pass,
+    layer_pass,
+)
+from grok.sampling import check_sampling, next_token
+from grok.sharding import (
+    dispatch_over,
+    place,
+)
+from grok.sites import AXES, EMBED, FLOAT32, LAYER_SITES, LOGITS, NORM, Place, Site
+from grok.tokenizer import Tokenizer
+from grok.trace import RoutingTrace, routers_sha256
+from grok.tracing import Tracing
+from grok.visits import Visits, arrange, nothing
+
+Progress = Callable[[int, int], None]
+
+
+# --- results -----------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One generated token, and the routing of the tokens that were read to choose it.
+
+    Attributes:
+        token: the id.
+        piece: its piece.
+        read: the tokens read in this step [T]: the prompt at first, then one.
+        routing: their routing, batch axis of 1.
+    """
+
+    token: int
+    piece: str
+    read: np.ndarray
+    routing: Forward
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A continuation.
+
+    Attributes:
+        new_tokens: generated ids, the end-of-sequence token included when it came.
+        text: their text; ids separated by spaces when there is no tokenizer.
+        trace: routing of the prompt and of all generated tokens but the last, which the
+            model never read.
+    """
+
+    new_tokens: list[int]
+    text: str
+    trace: RoutingTrace
+
+
+# --- the model ---------------------------------------------------------------
+
+
+class Model:
+    """A model on its devices. Made by `load`.
+
+    Attributes:
+        config: its shape.
+        tokenizer: None when there is none; then prompts are token ids.
+        dtype: of activations, "bfloat16" or "float32".
+        sha256: hash over routers and pre-MoE norms, as in a routers `.npz`.
+        mesh: the ("data", "model") mesh.
+        name: name of the checkpoint's folder.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: str,
+        tokenizer: Tokenizer | None,
+        mesh: Mesh,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = checkpoint.config
+        self.tokenizer = tokenizer
+        self.dtype = dtype
+        self.mesh = mesh
+        self.name = checkpoint.folder.resolve().name
+        self._dispatch = dispatch_over(mesh)
+        params: dict[str, Any] = {}
+        routers: dict[str, np.ndarray] = {}
+        decides = {
+            path
+            for layer in range(self.config.n_layers)
+            for path in (router_path(layer), moe_norm_path(layer))
+        }
+        for i, path in enumerate(checkpoint.paths):
+            tensor = checkpoint.read(path)
+            if path in decides:
+                routers[path] = np.asarray(tensor).astype(np.float32)
+            params[path] = place(self.config, path, tensor, mesh)
+            if progress is not None:
+                progress(i + 1, len(checkpoint.paths))
+        layers = range(self.config.n_layers)
+        self.sha256 = routers_sha256(
+            np.stack([routers[router_path(i)] for i in layers]),
+            np.stack([routers[moe_norm_path(i)] for i in layers]),
+        )
+        self._io = {path: params[path] for path in (EMBEDDING, FINAL_NORM)}
+        self._layers: list[Mapping[str, Any]] = [
+            {
+                path.split("/", 2)[2]: value
+                for path, value in params.items()
+                if path.startswith(f"transformer/decoder_layer_{i}/")
+            }
+            for i in layers
+        ]
+
+    # text and tokens
+
+    def encode(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
+        """Token ids [T] int32 of text, or ids as they are, checked.
+
+        Raises:
+            PromptError: empty, not valid Unicode, ids outside the vocabulary, longer than the
+                context, or text without a tokenizer.
+        """
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise PromptError(
+                    "This checkpoint has no tokenizer, so a prompt must be token ids. Put "
+                    "tokenizer.model beside ckpt-0, or name one with --tokenizer FILE."
+                )
+            tokens = self.tokenizer.encode(prompt)
+        else:
+            tokens = _as_ids(prompt, self.config.vocab_size)
+        if tokens.size == 0:
+            raise PromptError("The prompt is empty. Type at least one character or token.")
+        if tokens.size > self.config.context_length:
+            raise PromptError(
+                f"The prompt has {tokens.size} tokens; this model's context holds "
+                f"{self.config.context_length}. Shorten it."
+            )
+        return tokens
+
+    def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
+        """The pieces of ids, #id without a tokenizer."""
+        if self.tokenizer is None:
+            return [f"#{int(token)}" for token in tokens]
+        return self.tokenizer.pieces(tokens)
+
+    def text(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, the ids themselves without a tokenizer."""
+        if self.tokenizer is None:
+            return " ".join(str(int(token)) for token in tokens)
+        return self.tokenizer.decode(tokens)
+
+    # passes
+
+    def forward(self, tokens: np.ndarray, *, candidates: int = 1) -> Forward:
+        """One pass over sequences of one length; token 0 is padding.
+
+        Args:
+            tokens: [B, T]; T is used as it is, not padded to a bucket.
+            candidates: next tokens to keep.
+        """
+        b, t = tokens.shape
+        caches = self._caches(b, t)
+        return self._pass(tokens, 0, tokens > 0, caches, candidates)
+
+    def trace_routing(
+        self,
+        prompt: str | Sequence[int] | np.ndarray,
+        *,
+        candidates: int = 10,
+        edits: Edits = NO_EDITS,
+    ) -> RoutingTrace:
+        """The routing of a prompt, and the most probable next tokens after each token.
+
+        Args:
+            prompt: text, or token ids.
+            candidates: next tokens to keep, C.
+            edits: interventions of this run alone; see `grok.interventions.edit`.
+
+        Raises:
+            PromptError: see `encode`.
+            SiteError, InterventionError: edits that do not fit the model.
+        """
+        tokens = self.encode(prompt)
+        result = self._read(tokens, candidates, edits)
+        return self._trace([(tokens, result)], tokens.size, {"max_new_tokens": 0}, edits)
+
+    def trace(
+        self,
+        prompt: str | Sequence[int] | np.ndarray,
+        *,
+        max_new_tokens: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        candidates: int = 10,
+    ) -> Tracing:
+        """A `with` block that says what to change and what to keep; the run comes at its end.
+
+        >>> with model.trace("The capital of France is") as t:   # doctest: +SKIP
+        ...     t.layers[3].router.logits.edit(ban(2))
+        ...     stream = t.layers[5].resid_post.save()
+        >>> stream.value.shape, t.routing.experts.shape          # doctest: +SKIP
+
+        Args: as for `stream`; `max_new_tokens` of 0 only reads the prompt.
+
+        Raises:
+            PromptError: see `encode` and `stream`.
+        """
+        sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+        return Tracing(self, self.encode(prompt), max_new_tokens, candidates, sampling)
+
+    def sites(self, n_tokens: int = 1) -> list[Site]:
+        """Every site with its axes, its shape for `n_tokens` tokens and its dtype; runs nothing."""
+        shapes = {
+            "n_experts": self.config.n_experts,
+            "top_k": self.config.top_k,
+            "d_model": self.config.d_model,
+            "vocab_size": self.config.vocab_size,
+        }
+
+        def site(place: Place) -> Site:
+            axes = AXES[place.site]
+            dtype = "float32" if place.site in FLOAT32 else self.dtype
+            if place.site == "router.experts":
+                dtype = "int32"
+            shape = (n_tokens, *(shapes[axis] for axis in axes))
+            return Site(str(place), ("token", *axes), shape, dtype)
+
+        last = self.config.n_layers
+        layers = [Place(i, name) for i in range(last) for name in LAYER_SITES]
+        return [
+            site(p) for p in (Place(-1, EMBED), *layers, Place(last, NORM), Place(last, LOGITS))
+        ]
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | np.ndarray,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        candidates: int = 10,
+        edits: Edits = NO_EDITS,
+        wanted: Iterable[Place] = (),
+    ) -> Iterator[Step]:
+        """Generates token by token; ends at `max_new_tokens` or after the end-of-sequence token.
+
+        Args:
+            prompt: text, or token ids.
+            max_new_tokens: at least 1.
+            temperature: 0 is greedy (of ties the first id).
+            top_p: nucleus; 1 keeps all tokens.
+            seed: of the draws; the same seed and settings give the same tokens.
+            candidates: next tokens to keep in the routing.
+            edits: interventions, in force for every token that is read.
+            wanted: places whose values each step keeps.
+
+        Raises:
+            PromptError: unusable prompt or settings, or no room for the new tokens.
+            SiteError, InterventionError: edits that do not fit the model.
+        """
+        tokens = self.encode(prompt)
+        check_sampling(temperature, top_p, seed)
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
+        room = self.config.context_length - tokens.size
+        if max_new_tokens > room:
+            raise PromptError(
+                f"The prompt has {tokens.size} tokens, so there is room for {room} new ones in "
+                f"this model's context; {max_new_tokens} were asked for."
+            )
+        visits = self._visits(tokens, edits, wanted)
+        return self._stream(tokens, max_new_tokens, temperature, top_p, seed, candidates, visits)
+
+    def _stream(
+        self,
+        tokens: np.ndarray,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        candidates: int,
+        visits: Visits,
+    ) -> Iterator[Step]:
+        n = bucket(tokens.size)
+        caches = self._caches(1, max(n, bucket(tokens.size + max_new_tokens)))
+        length = caches[0].keys.shape[1]
+        key_is_token = np.ones((1, length), bool)
+        key_is_token[0, : tokens.size] = tokens > 0
+        padded = np.zeros((1, n), np.int32)
+        padded[0, : tokens.size] = tokens
+        rng = np.random.default_rng(seed)
+        read, given, start = tokens, padded, 0
+        for _ in range(max_new_tokens):
+            routing = self._pass(
+                given, start, key_is_token, caches, self._count(candidates), visits
+            )
+            start += read.size
+            token = next_token(routing.logits[0, read.size - 1], temperature, top_p, rng)
+            yield Step(token, self.pieces([token])[0], read, routing)
+            if token == self.config.eos_token:
+                return
+            key_is_token[0, start] = token > 0
+            read = np.array([token], np.int32)
+            given = read[None]
+
+    def generate(
+        self, prompt: str | Sequence[int] | np.ndarray, *, max_new_tokens: int, **options: Any
+    ) -> Generation:
+        """A continuation with its routing; arguments and errors as for `stream`."""
+        steps = list(self.stream(prompt, max_new_tokens=max_new_tokens, **options))
+        return self.collect(steps, {"max_new_tokens": max_new_tokens, **options})
+
+    def collect(self, steps: Sequence[Step], options: Mapping[str, Any]) -> Generation:
+        """The `Generation` of the steps of one `stream`, which was given these options."""
+        passes = [(step.read, step.routing) for step in steps]
+        new = [step.token for step in steps]
+        settings = {k: v for k, v in options.items() if k not in ("edits", "wanted")}
+        trace = self._trace(passes, steps[0].read.size, settings, options.get("edits", NO_EDITS))
+        return Generation(new, self.text(new), trace)
+
+    # internals
+
+    def _visits(self, tokens: np.ndarray, edits: Edits, wanted: Iterable[Place] = ()) -> Visits:
+        return arrange(
+            self.config,
+            edits,
+            wanted=wanted,
+            lengths=[tokens.size],
+            padded=bucket(tokens.size),
+            positions=bucket(self.config.context_length),
+        )
+
+    def _read(
+        self,
+        tokens: np.ndarray,
+        candidates: int = 1,
+        edits: Edits = NO_EDITS,
+        wanted: Iterable[Place] = (),
+    ) -> Forward:
+        """One pass over one sequence, padded to its bucket."""
+        visits = self._visits(tokens, edits, wanted)
+        n = bucket(tokens.size)
+        padded = np.zeros((1, n), np.int32)
+        padded[0, : tokens.size] = tokens
+        caches = self._caches(1, n)
+        return self._pass(padded, 0, padded > 0, caches, self._count(candidates), visits)
+
+    def _count(self, candidates: int) -> int:
+        return max(1, min(candidates, self.config.vocab_size))
+
+    def _caches(self, batch: int, length: int) -> list[Cache]:
+        dtype = jnp.dtype(self.dtype)
+        return [forward.empty_cache(self.config, batch, length, dtype) for _ in self._layers]
+
+    def _pass(
+        self,
+        tokens: np.ndarray,
+        start: int,
+        key_is_token: np.ndarray,
+        caches: list[Cache],
+        candidates: int,
+        visits: Visits | None = None,
+    ) -> Forward:
+        """Reads `tokens` [B, T] at `start`; `caches` is filled in place.
+
+        Without candidates, and when nothing after the last layer is wanted, the pass ends with
+        that layer, and the logits are empty.
+        """
+        visits = visits or nothing(self.config)
+        where, keys = np.int32(start), np.array(key_is_token)
+        captured: dict[Place, jax.Array] = {}
+
+        def capture(layer: int, kept: Mapping[str, jax.Array]) -> None:
+            for site, value in kept.items():
+                place = Place(layer, site)
+                if place in visits.wanted or place in visits.referenced:
+                    captured[place] = value
+
+        h = embed_pass(self.config, {EMBEDDING: self._io[EMBEDDING]}, tokens, self.dtype)
+        if visits.embed:
+            h = edited_embedding(h, where, visits.embed, self.config.n_experts)
+        capture(-1, {EMBED: h})
+        choices = []
+        for i, params in enumerate(self._layers):
+            h, choice, caches[i], kept = layer_pass(
+                self.config,
+                params,
+                h,
+                where,
+                keys,
+                caches[i],
+                self._dispatch,
+                self.mesh,
+                visits.layer_edits(i, captured),
+                visits.keep,
+            )
+            choices.append(choice)
+            capture(i, kept)
+        if candidates or visits.keep_head:
+            head, kept = head_pass(
+                self.config,
+                self._io,
+                h,
+                candidates,
+                self.dtype,
+                self.mesh,
+                where,
+                visits.head_edits(captured),
+                visits.keep_head,
+            )
+            capture(self.config.n_layers, kept)
+        else:
+            none = np.zeros((*tokens.shape, 0), np.float32)
+            head = Head(none, none.astype(np.int32), none)  # type: ignore[arg-type]
+        wanted = {place: captured[place] for place in visits.wanted}
+        head, choices, wanted = jax.device_get((head, choices, wanted))
+        k = max(choice.experts.shape[-1] for choice in choices)
+        router_logits, router_probs, experts, gates = (
+            np.stack(parts)
+            for parts in zip(*(_padded(choice, k) for choice in choices), strict=True)
+        )
+        return Forward(
+            logits=head.logits.astype(np.float32),
+            router_logits=router_logits,
+            router_probs=router_probs,
+            experts=experts,
+            gates=gates,
+            candidates=head.candidates,
+            candidate_probs=head.candidate_probs,
+            kept=wanted,
+        )
+
+    def _trace(
+        self,
+        passes: Sequence[tuple[np.ndarray, Forward]],
+        prompt_length: int,
+        settings: Mapping[str, Any],
+        edits: Edits = NO_EDITS,
+    ) -> RoutingTrace:
+        tokens = np.concatenate([read for read, _ in passes])
+
+        def joined(name: str, axis: int) -> np.ndarray:
+            parts = []
+            for read, routing in passes:
+                one = np.take(getattr(routing, name), 0, axis=axis - 1)  # the only sequence
+                parts.append(np.take(one, np.arange(read.size), axis=axis - 1))
+            return np.concatenate(parts, axis=axis - 1)
+
+        candidates = joined("candidates", 1)
+        rows = [self.pieces(row) for row in candidates]
+        return RoutingTrace(
+            tokens=tokens,
+            pieces=np.array(self.pieces(tokens), dtype=np.str_),
+            prompt_length=prompt_length,
+            router_logits=joined("router_logits", 2),
+            router_probs=joined("router_probs", 2),
+            experts=joined("experts", 2),
+            gates=joined("gates", 2),
+            candidates=candidates,
+            candidate_probs=joined("candidate_probs", 1),
+            candidate_pieces=np.array(rows, dtype=np.str_),
+            model_sha256=self.sha256,
+            settings={"model": self.name, "dtype": self.dtype, **settings}
+            | ({"interventions": edits.texts()} if edits else {}),
+        )
+
+
+def _padded(choice: Choice, k: int) -> Choice:
+    """The choice with `k` experts a token; -1 with a gate of 0 stands for none."""
+    n_experts = choice.probs.shape[-1]
+    experts = np.where(choice.experts < n_experts, choice.experts, -1)
+    missing = k - experts.shape[-1]
+    if missing:
+        pad = [(0, 0)] * (experts.ndim - 1) + [(0, missing)]
+        experts = np.pad(experts, pad, constant_values=-1)
+        gates = np.pad(np.asarray(choice.gates), pad)
+        return choice._replace(experts=experts, gates=gates)  # type: ignore[arg-type]
+    return choice._replace(experts=experts)  # type: ignore[arg-type]
+
+
+def _as_ids(prompt: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
+    try:
+        ids = np.asarray(prompt)
+    except ValueError:  # rows of several lengths
+        ids = np.asarray(list(prompt), dtype=object)
+    if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
+        raise PromptError(f"Token ids must be one row of whole numbers; found {prompt!r:.80}.")
+    if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
+        bad = int(ids[(ids < 0) | (ids >= vocab_size)][0])
+        raise PromptError(f"Token id {bad} is outside the vocabulary, 0 to {vocab_size - 1}.")
+    return ids.astype(np.int32)

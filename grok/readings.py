@@ -1,0 +1,167 @@
+"""One run looked at closely: beside the same run under interventions, and at every depth.
+
+Axes: L layers, T tokens, C candidates, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grok import forward
+from grok.interventions import Edits
+from grok.passes import AS_WRITTEN
+from grok.sites import Place
+from grok.trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from grok.model import Model
+
+Prompt = str | Sequence[int] | np.ndarray
+
+
+# --- one intervention ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """A prompt as it is and under interventions.
+
+    Attributes:
+        base, changed: the routing without and with them.
+        kl: KL(base ‖ changed) of the next-token distributions after each token [T], nats.
+        tokens: next tokens [T, C] that either expects most, ordered by the larger probability.
+        pieces: their pieces [T, C].
+        base_probs, changed_probs: their probabilities [T, C].
+    """
+
+    base: RoutingTrace
+    changed: RoutingTrace
+    kl: np.ndarray
+    tokens: np.ndarray
+    pieces: np.ndarray
+    base_probs: np.ndarray
+    changed_probs: np.ndarray
+
+
+def what_if(model: Model, prompt: Prompt, edits: Edits, *, candidates: int = 10) -> WhatIf:
+    """A prompt with and without interventions.
+
+    Raises:
+        GrokError: an unusable prompt, or edits that do not fit the model.
+    """
+    tokens = model.encode(prompt)
+    model._visits(tokens, edits)  # refused before anything runs
+    passes = [model._read(tokens, candidates), model._read(tokens, candidates, edits)]
+    settings = {"max_new_tokens": 0}
+    base = model._trace([(tokens, passes[0])], tokens.size, settings)
+    changed = model._trace([(tokens, passes[1])], tokens.size, settings, edits)
+    logs = [log_softmax(one.logits[0, : tokens.size]) for one in passes]
+    kl = np.empty(tokens.size)
+    shown = np.empty((tokens.size, base.candidates.shape[1]), np.int32)
+    for t, (before, after) in enumerate(zip(*logs, strict=True)):
+        kl[t] = divergence(before, after)
+        either = np.union1d(base.candidates[t], changed.candidates[t])
+        order = np.argsort(-np.maximum(before[either], after[either]), kind="stable")
+        shown[t] = either[order[: shown.shape[1]]]
+    probs = [np.exp(np.take_along_axis(one, shown, axis=-1)) for one in logs]
+    pieces = np.array([model.pieces(row) for row in shown], dtype=np.str_)
+    return WhatIf(base, changed, kl, shown, pieces, *probs)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities in float64 along the last axis."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
+def divergence(log_p: np.ndarray, log_q: np.ndarray) -> float:
+    """KL(p ‖ q) in nats of log-probabilities [V]."""
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(p > 0, p * (log_p - log_q), 0.0)
+    return float(max(terms.sum(), 0.0))
+
+
+# --- every depth ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """What the model would expect next if it ended after each layer.
+
+    Attributes:
+        tokens: likeliest next tokens after each layer [L, T, C]; pieces: their pieces.
+        probs: their probabilities [L, T, C].
+        kl: KL(the whole model ‖ up to this layer) [L, T], nats; 0 after the last layer but
+            for rounding.
+        next_probs: probability of the token that follows in the prompt [L, T - 1].
+    """
+
+    tokens: np.ndarray
+    pieces: np.ndarray
+    probs: np.ndarray
+    kl: np.ndarray
+    next_probs: np.ndarray
+
+
+def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLens:
+    """The final norm and the unembedding put behind every layer.
+
+    Reading it: later layers expect what the final norm finds in their input; an early layer's
+    reading is of a stream that the model never reads this way.
+
+    Raises:
+        PromptError: see `Model.encode`.
+    """
+    tokens = model.encode(prompt)
+    n_layers, count = model.config.n_layers, model._count(candidates)
+    places = [Place(layer, "resid_post") for layer in range(n_layers)]
+    result = model._read(tokens, count, wanted=places)
+    following = np.zeros(result.logits.shape[1], np.int32)
+    following[: tokens.size - 1] = tokens[1:]
+    read = [
+        lens_pass(
+            model.config,
+            model._io,
+            result.kept[place],
+            result.logits[0],
+            following,
+            count,
+            model.dtype,
+        )
+        for place in places
+    ]
+    ids, probs, kl, after = (
+        np.stack([np.asarray(one) for one in parts])[:, : tokens.size]
+        for parts in zip(*read, strict=True)
+    )
+    pieces = np.array([[model.pieces(row) for row in layer] for layer in ids], dtype=np.str_)
+    return LogitLens(ids, pieces, probs, np.maximum(kl, 0), after[:, : tokens.size - 1])
+
+
+@partial(jax.jit, static_argnames=("config", "count", "dtype"), compiler_options=AS_WRITTEN)
+def lens_pass(
+    config: Any,
+    params: Any,
+    h: jax.Array,
+    final: jax.Array,
+    following: jax.Array,
+    count: int,
+    dtype: str,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Of a residual stream [1, N, D]: candidates and their probabilities [N, C], KL from the
+    final logits [N], probability of the tokens that follow [N]."""
+    logits = forward.unembed(config, params, h, jnp.dtype(dtype))[0].astype(jnp.float32)
+    found, whole = jax.nn.log_softmax(logits), jax.nn.log_softmax(final)
+    top, ids = jax.lax.top_k(found, count)
+    kl = jnp.sum(jnp.exp(whole) * (whole - found), axis=-1)
+    after = jnp.take_along_axis(found, following[:, None], axis=-1)[:, 0]
+    return ids.astype(jnp.int32), jnp.exp(top), kl, jnp.exp(after)
