@@ -104,6 +104,7 @@ def form(choice: traces.ModelChoice, side: str) -> None:
     if found is not None:
         st.session_state.setdefault(KEPT, {})[side] = found
         links.forget("pair")
+        links.forget("layer")
 
 
 def change_controls(choice: traces.ModelChoice, kind: str) -> Change:

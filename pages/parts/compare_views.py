@@ -99,7 +99,10 @@ def pick_layer(mark: Mapping[str, Any]) -> None:
 
 def selectors(beside: Beside) -> tuple[int, int, str]:
     """Pair, layer and value, by list and by keyboard."""
-    most = int(np.nanargmax(beside.moved)) if np.isfinite(beside.moved).any() else 0
+    most, first = 0, 0  # the token, and its layer, that differ most
+    if np.isfinite(beside.moved).any():
+        most = int(np.nanargmax(beside.moved))
+        first = int(np.argmin(beside.kept[:, most]))
     one, two, three = st.columns([3, 2, 5], vertical_alignment="bottom")
     with one:
         pair = links.choice(
@@ -115,7 +118,7 @@ def selectors(beside: Beside) -> tuple[int, int, str]:
             "layer",
             "Layer",
             range(len(beside.labels)),
-            0,
+            first,
             text=ids.__getitem__,
             shown=beside.labels.__getitem__,
         )

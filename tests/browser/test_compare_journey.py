@@ -1,0 +1,55 @@
+"""Compare in a real browser: an example, a click on the map, a tab, a link; two people at once."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Page, expect
+
+from pages.parts.compare_examples import CODE
+
+PLACE = "/live_routing?mode=compare"
+
+
+def compare(page: Page) -> None:
+    """Press the form's button and wait for what it shows."""
+    page.locator(".st-key-run_compare button").first.click()
+    expect(page.locator(".st-key-compare_map")).to_be_visible()
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def test_an_example_is_compared_and_a_clicked_cell_becomes_the_one_looked_at(visit):
+    page = visit(PLACE)
+    page.get_by_text("A phrase put in", exact=True).click()
+    expect(page.get_by_label("Second text")).to_contain_text("heavy iron gate")
+    compare(page)
+    expect(page.get_by_text(re.compile(r"tokens stand in both texts"))).to_be_visible()
+    page.locator(".st-key-compare_map svg.marks g.mark-rect.role-mark path").nth(0).click()
+    expect(page).to_have_url(re.compile(r"pair=0"))
+    expect(page.get_by_text("in first text, place 0")).to_be_visible()
+    page.get_by_role("tab", name="Loads").click()
+    expect(page.locator(".st-key-compare_loads")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"differences=loads"))
+    assert "gardener" not in page.url and "spring" not in page.url
+    page.reload()
+    expect(page.get_by_role("heading", name="Live routing", level=1)).to_be_visible()
+    settled(page)
+    expect(page.get_by_text(re.compile(r"tokens stand in both texts"))).to_have_count(0)
+
+
+def test_two_people_compare_different_texts_at_once_and_see_their_own(visit):
+    one, two = visit(PLACE), visit(PLACE + "&sides=change")
+    one.get_by_text("Sums under two headings", exact=True).click()
+    two.get_by_text("Python without its busiest expert", exact=True).click()
+    expect(one.get_by_label("Second text")).to_contain_text("Sehen Sie")
+    expect(two.get_by_label("Text", exact=True)).to_contain_text(CODE.split("\n")[0])
+    for page in (one, two):
+        page.locator(".st-key-run_compare button").first.click()
+    expect(one.get_by_text(re.compile("tokens stand in both texts"))).to_be_visible()
+    expect(two.get_by_text(re.compile("Banning L5·E1 changes what the model"))).to_be_visible()
+    assert "Sehen" not in two.content()
+    assert "spread" not in one.content()
