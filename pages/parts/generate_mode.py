@@ -14,6 +14,7 @@ import streamlit as st
 
 from grok.errors import PromptError
 from lens import figures
+from lens.contrast import loop_of
 from lens.errors import LensError
 from pages.parts import cell_view, inspect_mode, layout, links, prompt_form, traces
 from pages.parts import routing_statistics as statistics
@@ -31,10 +32,10 @@ EXAMPLES = {
         "the prompt's is tested under “Prompt and generated”.",
     ),
     "A loop": prompt_form.Example(
-        {"prompt": "It was a bright morning in May, and the whole village"},
-        {"new_tokens": 120, "temperature": 0.0, "sampling_seed": 0},
-        "Temperature 0 always takes the likeliest token, and a small model then repeats itself: "
-        "see how few experts that takes under “Order and balance”.",
+        {"prompt": "class Stack:\n    def __init__(self):\n        self.items = []\n\n"},
+        {"new_tokens": 160, "temperature": 0.0, "sampling_seed": 0},
+        "Temperature 0 always takes the likeliest token, and a small model ends in a loop: where "
+        "it begins is said above the text. On the map, do the experts go round too?",
     ),
     "Python": prompt_form.Example(
         {"prompt": "class Stack:\n    def __init__(self):\n        self.items = []\n\n"},
@@ -44,7 +45,8 @@ EXAMPLES = {
     "Arithmetic": prompt_form.Example(
         {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
         {"new_tokens": 80, "temperature": 0.0, "sampling_seed": 0},
-        "One token a digit, and the model goes on with sums of its own.",
+        "The model goes on with sums that look right and seldom are. Do its digits go to the "
+        "experts of the digits that it was given?",
     ),
 }
 RUNNING = "generation_running"  # the run under way, of this session alone
@@ -248,6 +250,13 @@ def made_text(done: dict[str, Any], view: View, layer: int) -> None:
         "experts carry no meaning across layers. The last token was not read any more, so it has "
         "no experts."
     )
+    loop = loop_of(trace.tokens)
+    if loop is not None:
+        period, start = loop
+        st.markdown(
+            f":material/all_inclusive: From token {start} on the text repeats itself every "
+            f"{period} tokens."
+        )
     pieces = [*view.pieces[trace.prompt_length :], done["last"]]
     experts = list(trace.experts[layer, trace.prompt_length :])
     st.html(chips_html(pieces, experts, first=trace.prompt_length))

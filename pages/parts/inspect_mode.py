@@ -11,6 +11,7 @@ from lens.routers import RouterSet
 from pages.parts import (
     cell_keys,
     cell_view,
+    inspect_examples,
     links,
     prompt_form,
     routing_shape,
@@ -23,23 +24,11 @@ from pages.parts.routing_views import View
 
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
-EXAMPLES = {
-    "Prose": "It was a bright morning in May, and the whole village had come down to the harbour.",
-    "Python": "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n"
-    "    return total / len(values)\n",
-    "Arithmetic": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n",
-    "German": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten.",
-    "French": "Le vieux jardinier ferma la porte et s'assit au soleil devant la maison.",
-}
-ID_EXAMPLES = {"Some ids": "5, 17, 3, 42, 99, 256, 12, 7", "A repeat": "8, 8, 8, 8, 9, 9, 9, 9"}
-
 
 def form(choice: traces.ModelChoice) -> None:
     """The prompt and how to run it."""
-    examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
+    inspect_examples.row(choice.has_tokenizer)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    rows = {name: prompt_form.Example({"prompt": text}) for name, text in examples.items()}
-    prompt_form.examples_row("example", rows)
     with st.form("run", border=True):
         text = prompt_form.text_box("prompt", label, placeholder="Type a text; Ctrl+Enter runs it.")
         with st.expander("Compare, settings", icon=":material/tune:"):
@@ -70,6 +59,7 @@ def run(request: traces.Request, text: str, second: str) -> None:
     if found is None:
         return
     first, other = found
+    links.choose(**inspect_examples.ran(text, second))
     traces.keep("first", first)
     traces.keep("second", other)
     st.session_state["trace_shown"] = "first"
@@ -193,7 +183,11 @@ def show(place: Place) -> None:
     with top:
         trace = choose_trace(kept)
         save_button(trace)
+    found = st.container()
     view, token, layer, lens = results(trace, kept, place.routers)
+    if trace is kept.get("first"):
+        with found:
+            inspect_examples.note(view)
     place.heading(traces.finding(trace, view.labels))
     from_file = trace is kept.get("file")
     cell_view.fill_lens(lens, view, token, layer, place.choice, asked=from_file)

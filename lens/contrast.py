@@ -1,0 +1,174 @@
+"""The expert that tokens of a kind use most unlike the others, and experts of equal tokens.
+
+Axes: layer (L), token (T), expert (E), choice (K), turn (of the text on its circle), draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lens.errors import LensError
+from lens.multiple import monte_carlo_p
+from lens.nearby import members
+from lens.paired_routing import overlap
+from lens.shuffles import SEED, checked_draws
+from lens.traces import Trace
+
+MOST_TOKENS = 2048
+DRAWS = 999
+# Pairs of tokens that are compared; of more, so many are drawn.
+MOST_PAIRS = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """The (layer, expert) whose use differs most between tokens of a kind and the others.
+
+    Attributes:
+      layer: row; expert: its number there.
+      inside, outside: share of the tokens of the kind, and of the others, that choose it.
+      p: share of the turns of the kind along the text in which some expert differs as much.
+      usual: mean over the turns of the largest difference.
+      n_inside, n_outside: tokens.
+      turns: of the null.
+    """
+
+    layer: int
+    expert: int
+    inside: float
+    outside: float
+    p: float
+    usual: float
+    n_inside: int
+    n_outside: int
+    turns: int
+
+
+def strongest_contrast(trace: Trace, kind: Bool[np.ndarray, " token"]) -> Contrast:
+    """Which expert tells tokens of a kind from the others, against the same kind elsewhere.
+
+    The largest |share inside − share outside| over all layers and experts. Being the largest
+    of many it is large by chance alone, so the null takes the largest too: the pattern of
+    the kind is turned along the text through all its places, which keeps its runs and the
+    routing of neighbours.
+
+    Reading it: an expert that all tokens of the kind choose and no other has 1 and 0. The
+    smallest p-value is one over the tokens.
+
+    Raises:
+      LensError: all tokens are of the kind or none, or the text is too long.
+    """
+    kind = np.asarray(kind, dtype=bool)
+    n_layers, n_tokens, n_experts = trace.router_logits.shape
+    if kind.shape != (n_tokens,) or kind.all() or not kind.any() or n_tokens > MOST_TOKENS:
+        raise LensError(
+            f"Contrast: {np.count_nonzero(kind)} tokens of the kind, {n_tokens} in all; expected "
+            f"some of both, and at most {MOST_TOKENS:,}."
+        )
+    chosen = members(trace.experts, n_experts).transpose(1, 0, 2).reshape(n_tokens, -1)
+    chosen = chosen.astype(np.float64)
+    at = (np.arange(n_tokens)[None, :] - np.arange(n_tokens)[:, None]) % n_tokens
+    inside = kind[at].astype(np.float64) @ chosen  # [turn, L·E]
+    n_inside = int(kind.sum())
+    share = inside / n_inside
+    rest = (chosen.sum(axis=0) - inside) / (n_tokens - n_inside)
+    largest = np.abs(share - rest).max(axis=1)
+    best = int(np.abs(share[0] - rest[0]).argmax())
+    return Contrast(
+        layer=best // n_experts,
+        expert=best % n_experts,
+        inside=float(share[0, best]),
+        outside=float(rest[0, best]),
+        p=float(monte_carlo_p(largest[0], largest[1:])),
+        usual=float(largest[1:].mean()),
+        n_inside=n_inside,
+        n_outside=n_tokens - n_inside,
+        turns=n_tokens - 1,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class EqualTokens:
+    """How far tokens of the same id go to the same experts, wherever they stand.
+
+    Attributes:
+      same: by layer, share of experts in common of two tokens of one id.
+      other: the same of tokens of two ids.
+      p: of the mean over layers of same − other; ids shuffled over the tokens.
+      pairs: of tokens of one id.
+      draws, seed: of the null.
+    """
+
+    same: Float[np.ndarray, " layer"]
+    other: Float[np.ndarray, " layer"]
+    p: float
+    pairs: int
+    draws: int
+    seed: int
+
+
+def equal_tokens(trace: Trace, *, draws: int = DRAWS, seed: int = SEED) -> EqualTokens:
+    """Whether a token's experts depend on what it is: pairs of equal tokens against the others.
+
+    The null shuffles the ids over the places, which keeps how often each occurs and all
+    routing. The p-value is of the upper tail.
+
+    Reading it: 1 for `same` means that the id settles the experts, whatever stands around;
+    `other` is what any two tokens of this text share.
+
+    Raises:
+      LensError: no token occurs twice, or no two differ.
+    """
+    checked_draws(draws)
+    tokens = np.asarray(trace.tokens)
+    rng = np.random.default_rng(seed)
+    a, b = np.triu_indices(len(tokens), 1)
+    equal = tokens[a] == tokens[b]
+    if not equal.any() or equal.all():
+        raise LensError(
+            "Equal tokens: no token of this text occurs twice, or all are the same; expected both "
+            "equal and different ones."
+        )
+    n_equal = int(np.count_nonzero(equal))
+    if len(a) > MOST_PAIRS:  # all equal ones and some others, so that none of either is missed
+        some = rng.choice(np.flatnonzero(~equal), MOST_PAIRS // 2, replace=False)
+        few = np.flatnonzero(equal)
+        few = rng.choice(few, min(len(few), MOST_PAIRS // 2), replace=False)
+        keep = np.concatenate([few, some])
+        a, b = a[keep], b[keep]
+        equal = tokens[a] == tokens[b]
+    shared = overlap(trace.experts[:, a], trace.experts[:, b])  # [L, P]
+    by_pair = shared.mean(axis=0)
+    own = by_pair[equal].mean() - by_pair[~equal].mean()
+    drawn = np.empty(draws)
+    for i in range(draws):
+        shuffled = tokens[rng.permutation(len(tokens))]
+        hit = shuffled[a] == shuffled[b]
+        drawn[i] = by_pair[hit].mean() - by_pair[~hit].mean() if hit.any() else 0.0
+    return EqualTokens(
+        same=shared[:, equal].mean(axis=1),
+        other=shared[:, ~equal].mean(axis=1),
+        p=float(monte_carlo_p(own, drawn)),
+        pairs=n_equal,
+        draws=draws,
+        seed=seed,
+    )
+
+
+def loop_of(tokens: np.ndarray, *, rounds: int = 3) -> tuple[int, int] | None:
+    """Period and first place of the loop that a text ends in, or None.
+
+    A loop is a stretch of at least two tokens that the text's end repeats `rounds` times or
+    more, the last time possibly in part.
+    """
+    tokens = np.asarray(tokens)
+    n = len(tokens)
+    for period in range(2, n // rounds + 1):
+        apart = np.flatnonzero(tokens[period:] != tokens[:-period])
+        start = 0 if len(apart) == 0 else int(apart[-1]) + 1
+        if n - start >= rounds * period:
+            return period, start
+    return None

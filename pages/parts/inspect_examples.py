@@ -1,0 +1,198 @@
+"""Examples of Inspect, chosen because they show something, and what each run of them shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens.contrast import equal_tokens, strongest_contrast
+from lens.errors import LensError
+from pages.parts import layout, prompt_form
+from pages.parts.routing_views import View
+
+
+def two_meanings(view: View) -> str:
+    """Equal tokens against others; the word with two meanings."""
+    found = equal_tokens(view.trace)
+    text = (
+        f"two equal tokens share {layout.percent(found.same.mean())} of their experts, two others "
+        f"{layout.percent(found.other.mean())} ({found.pairs} pairs; p = {found.p:.2g}, ids "
+        f"shuffled {found.draws:,} times, seed {found.seed})"
+    )
+    places = [t for t, piece in enumerate(view.pieces) if piece == "ank"]
+    if len(places) != 2:
+        return f"{text}."
+    a, b = (np.sort(view.trace.experts[:, t], axis=1) for t in places)
+    same = int((a == b).all(axis=1).sum())
+    return (
+        f"{text}. The two “bank”, tokens {places[0]} and {places[1]}, have the same experts in "
+        f"{same} of {view.n_layers} layers: routing follows the token much more than its meaning."
+    )
+
+
+def two_languages(view: View) -> str:
+    """The expert that tells the translation from the text."""
+    start = next((t for t, piece in enumerate(view.pieces) if piece == "▁Sie"), 0)
+    return _contrast(view, np.arange(view.n_tokens) >= start, "German", "English")
+
+
+def digits(view: View) -> str:
+    """The expert that tells digits from what stands between them."""
+    kind = np.array([piece.strip("▁").isdigit() for piece in view.pieces])
+    return _contrast(view, kind, "digits", "other tokens")
+
+
+def layout_tokens(view: View) -> str:
+    """The expert that tells indentation and line ends from code."""
+    kind = np.array([not piece.strip("▁\n ") for piece in view.pieces])
+    return _contrast(view, kind, "blanks and line ends", "other tokens")
+
+
+def one_word(view: View) -> str:
+    """How soon routing forgets a changed word."""
+    found = view.agreement
+    if found is None:
+        return "give the second prompt too, to compare the two."
+    after = np.flatnonzero((found.partner >= 0) & (np.arange(view.n_tokens) >= found.common_start))
+    shared = np.nanmean(found.shared, axis=0)
+    near, far = after[:4], after[4:]
+    if len(far) == 0:
+        return "the texts differ up to their ends."
+    first, later = (layout.percent(shared[part].mean()) for part in (near, far))
+    return (
+        f"the first four tokens from the changed word on share {first} of their experts with "
+        f"those of the other text, the {len(far)} after them {later} (even choices "
+        f"{layout.percent(found.even)}): a changed word moves what follows only a little."
+    )
+
+
+def _contrast(view: View, kind: np.ndarray, inside: str, outside: str) -> str:
+    found = strongest_contrast(view.trace, kind)
+    unit = f"{view.labels[found.layer]}·E{found.expert}"
+    verdict = "more than" if found.p <= 0.05 else "not distinguishable from"
+    return (
+        f"**{unit}** is chosen by {layout.percent(found.inside)} of {found.n_inside} {inside} and "
+        f"{layout.percent(found.outside)} of {found.n_outside} {outside}, the largest difference "
+        f"of any expert: {verdict} what the same pattern gives elsewhere in the text (there "
+        f"{layout.percent(found.usual)} on average; p = {found.p:.2g}, all {found.turns} turns)."
+    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example.
+
+    Attributes:
+        texts: by the names of the boxes.
+        shows: what to look for, before it is run.
+        read: what a run of it shows, with its null.
+        choices: made when it has been run.
+    """
+
+    texts: Mapping[str, str]
+    shows: str
+    read: Callable[[View], str]
+    choices: Mapping[str, Any] = field(default_factory=dict)
+
+
+EXAMPLES = {
+    "Two meanings": Shown(
+        {
+            "prompt": "She sat down on the bank of the river. He left his money at the bank in "
+            "the city.",
+            "second_prompt": "",
+        },
+        "The same word in two meanings: does it go to the same experts?",
+        two_meanings,
+        {"what": "top1"},
+    ),
+    "Two languages": Shown(
+        {
+            "prompt": "She opened the letter, and read it twice. Then she went to the window and "
+            "looked out. Sie öffnete den Brief und las ihn zweimal. Dann trat sie ans Fenster "
+            "und sah hinaus.",
+            "second_prompt": "",
+        },
+        "A text and its translation: is there an expert for the second language?",
+        two_languages,
+        {"what": "top1"},
+    ),
+    "Python": Shown(
+        {
+            "prompt": "def mean(values):\n    total = 0\n    for value in values:\n        total "
+            "+= value\n    return total / len(values)\n",
+            "second_prompt": "",
+        },
+        "Code: line ends and indentation come back all the time. Do they have experts?",
+        layout_tokens,
+        {"what": "top1"},
+    ),
+    "Sums": Shown(
+        {
+            "prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n46 - 4 = 42\n",
+            "second_prompt": "",
+        },
+        "Digits and signs: choose a “=” and see after which layer the model knows what follows.",
+        digits,
+    ),
+    "One word changed": Shown(
+        {
+            "prompt": "It was a bright morning in May, and the whole village had come down to the "
+            "harbour.",
+            "second_prompt": "It was a dark morning in May, and the whole village had come down "
+            "to the harbour.",
+        },
+        "Two texts that differ in one word: how far does the change reach?",
+        one_word,
+        {"what": "agreement"},
+    ),
+}
+ID_EXAMPLES = {
+    "Some ids": prompt_form.Example({"prompt": "5, 17, 3, 42, 99, 256, 12, 7"}),
+    "A repeat": prompt_form.Example({"prompt": "8, 8, 8, 8, 9, 9, 9, 9"}),
+}
+RUN = "inspect_example"  # the example that was run last, of this session
+
+
+def row(has_tokenizer: bool) -> None:
+    """The examples to click."""
+    examples = (
+        {name: prompt_form.Example(one.texts, shows=one.shows) for name, one in EXAMPLES.items()}
+        if has_tokenizer
+        else ID_EXAMPLES
+    )
+    prompt_form.examples_row("example", examples)
+
+
+def ran(text: str, second: str) -> Mapping[str, Any]:
+    """Remember whether this was an example.
+
+    Returns:
+        The choices that show it best.
+    """
+    name = next(
+        (
+            name
+            for name, one in EXAMPLES.items()
+            if (one.texts["prompt"], one.texts["second_prompt"]) == (text, second)
+        ),
+        None,
+    )
+    st.session_state[RUN] = name
+    return EXAMPLES[name].choices if name else {}
+
+
+def note(view: View) -> None:
+    """What the run of an example shows."""
+    name = st.session_state.get(RUN)
+    if name not in EXAMPLES:
+        return
+    try:
+        words = EXAMPLES[name].read(view)
+    except LensError:
+        return
+    st.markdown(f":material/lightbulb: {name}: {words}")

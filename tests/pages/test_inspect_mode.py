@@ -1,0 +1,204 @@
+"""Inspect: the cell's card, agreement with a second text, moving between cells, examples."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lens import nearby
+from lens.agreement import agreement
+from lens.extract import extract_routers
+from lens.traces import Trace
+from pages.parts import cell_keys, cell_view, data_source, inspect_examples
+
+IDS = "5, 17, 3, 42, 99, 256, 12, 7"
+OTHER = "5, 17, 3, 42, 98, 256, 12, 7, 4, 4"
+SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+
+
+@pytest.fixture
+def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
+    return SMALL
+
+
+def saved(trace) -> Trace:
+    """A trace as it comes out of a file."""
+    names = [field.name for field in dataclasses.fields(Trace) if field.name != "format_version"]
+    return Trace(**{name: getattr(trace, name) for name in names})
+
+
+@pytest.fixture(scope="module")
+def traces():
+    from grok import load
+
+    model = load(SMALL)
+    return [saved(model.trace_routing([int(i) for i in ids.split(",")])) for ids in (IDS, OTHER)]
+
+
+def shown(open_page, trace, second=None, **query: str):
+    state = {"traces": {"first": trace} | ({"second": second} if second is not None else {})}
+    app = open_page("live_routing", state=state, **query)
+    assert not app.exception and not app.error
+    return app
+
+
+def said(app) -> str:
+    return "\n".join(element.value for element in [*app.markdown, *app.caption])
+
+
+# --- the cell's card -------------------------------------------------------------------
+
+
+def test_the_card_says_what_would_flip_the_choice_as_the_library_has_it(
+    open_page, small_model, traces
+):
+    words = said(shown(open_page, traces[0], token="6", layer="4"))
+    found = nearby.flips(traces[0], extract_routers(SMALL), 4)
+    assert f"Next in line is **L4·E{found.next_in_line[6]}**" in words
+    assert f"**{100 * found.push[6]:.2g}\u00a0%** of the length" in words
+    assert "Control: 999 random directions, seed 0; 0 of them" in words
+
+
+def test_the_card_reads_the_next_token_after_the_chosen_layer(open_page, small_model, traces):
+    from grok import load
+    from grok.cached import SharedModel
+
+    app = shown(open_page, traces[0], token="3", layer="2")
+    found = SharedModel(load(SMALL)).logit_lens(np.asarray(traces[0].tokens))
+    words = said(app)
+    assert f"“{found.pieces[2, 3, 0]}” ({found.probs[2, 3, 0]:.3f})" in words
+    assert f"is {found.kl[2, 3]:.2f} nats" in words
+    kept = app.session_state[cell_view.LENSES]
+    assert list(kept) == [cell_view.lens_key(traces[0])]
+    app.run()
+    assert app.session_state[cell_view.LENSES] is not None and len(kept) == 1
+
+
+def test_the_card_lists_the_nearest_tokens_with_their_chance(open_page, small_model, traces):
+    app = shown(open_page, traces[0], token="2", layer="1")
+    found = nearby.neighbours(traces[0], 1, 2)
+    table = app.dataframe[0].value
+    assert list(table["token"]) == found.tokens.tolist()
+    np.testing.assert_allclose(table["distance"], found.distance)
+    assert f"(p = {found.best_of_random:.2g})" in said(app)
+
+
+def test_a_trace_of_another_model_says_what_is_missing(open_page, small_model, traces):
+    other = dataclasses.replace(traces[0], model_sha256="1" * 64)
+    words = said(shown(open_page, other))
+    assert "none of the sources has them" in words
+    assert "needs the model that made the trace" in words
+
+
+def test_a_trace_under_an_intervention_shows_its_choice_and_no_flip(open_page, small_model, traces):
+    from grok import load
+    from grok.interventions import ban, edit
+
+    expert = int(traces[0].experts[0, 7, 0])
+    edits = edit("router.logits", ban(expert), layers=[0])
+    changed = load(SMALL).trace_routing([int(i) for i in IDS.split(",")], edits=edits)
+    words = said(shown(open_page, saved(changed), token="7", layer="0"))
+    assert f"**L0·E{expert}**" not in words
+    assert "changed by an intervention" in words and "no logit lens" in words
+
+
+def test_a_lens_of_an_opened_file_waits_until_it_is_asked_for(open_page, small_model, traces):
+    state = {"uploaded_trace": ("t.npz", traces[0]), "trace_shown": "file"}
+    app = open_page("live_routing", state=state)
+    assert not app.exception
+    assert "If the model ended after" not in said(app)
+    next(b for b in app.button if b.label == "Read the logit lens").click()
+    app.run()
+    assert not app.exception and "If the model ended after" in said(app)
+
+
+# --- agreement ------------------------------------------------------------------------
+
+
+def test_agreement_with_a_second_text_is_offered_and_has_its_null(open_page, small_model, traces):
+    app = shown(open_page, *traces, what="agreement")
+    found = agreement(*traces)
+    words = said(app)
+    assert app.query_params["what"] in ("agreement", ["agreement"])
+    assert f"{found.compared} aligned tokens share" in words
+    assert "the same tokens paired at random" in words and "seed 0" in words
+    assert f"The first {found.common_start} tokens are the same" in words
+
+
+def test_without_a_second_text_agreement_falls_back_to_the_margin(open_page, small_model, traces):
+    app = shown(open_page, traces[0], what="agreement")
+    assert app.session_state["what"] == "margin"
+
+
+# --- moving between cells ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("move", "cell"), [("left", (4, 5)), ("right", (6, 5)), ("up", (5, 4)), ("down", (5, 6))]
+)
+def test_buttons_move_the_cell_by_one(open_page, small_model, traces, move, cell):
+    app = shown(open_page, traces[0], token="5", layer="5")
+    app.button(key=f"move_{move}").click().run()
+    assert (app.session_state["token"], app.session_state["layer"]) == cell
+
+
+def test_buttons_end_at_the_edges(open_page, small_model, traces):
+    app = shown(open_page, traces[0], token="0", layer="11")
+    off = {move: app.button(key=f"move_{move}").disabled for move in cell_keys.MOVES}
+    assert off == {"left": True, "right": False, "up": False, "down": True}
+
+
+@pytest.mark.parametrize(
+    "sent", [None, [], [1], [1, 2, 3], ["1", 2], [8, 0], [0, -1], [1.5, 2], {}]
+)
+def test_what_is_no_cell_of_the_map_moves_nothing(sent):
+    assert cell_keys.valid_cell(sent, (8, 12)) is None
+
+
+def test_a_cell_that_the_browser_sends_is_taken():
+    assert cell_keys.valid_cell([7.0, 11], (8, 12)) == (7, 11)
+
+
+# --- examples ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", inspect_examples.EXAMPLES)
+def test_an_example_run_on_the_bundled_model_says_what_it_shows(open_page, name):
+    example = inspect_examples.EXAMPLES[name]
+    app = open_page("live_routing")
+    for box, text in example.texts.items():
+        app.text_area(key=box).set_value(text)
+    next(button for button in app.button if button.label == "Run").click()
+    app.run(timeout=120)
+    assert not app.exception and not app.error
+    note = next(m.value for m in app.markdown if m.value.startswith(":material/lightbulb:"))
+    assert name in note and any(mark in note for mark in ("p = ", "even choices"))
+    if "p = " in note:
+        assert float(note.split("p = ")[1].split(",")[0].split(")")[0]) <= 0.05
+    for choice, value in example.choices.items():
+        assert app.session_state[choice] == value
+
+
+def test_a_text_that_is_no_example_has_no_note():
+    assert inspect_examples.ran("something", "") == {}
+
+
+def test_context_marks_the_token_among_its_neighbours():
+    pieces = ["▁The", "▁old", "▁sea", "▁was", "▁calm"]
+    assert cell_view.context(pieces, 2) == "·The·old ⟦·sea⟧ ·was·calm"
+    assert "⟦·The⟧" in cell_view.context(pieces, 0)
+
+
+def test_lenses_of_texts_that_differ_in_one_token_or_in_dtype_are_kept_apart():
+    def key(tokens, dtype="bfloat16"):
+        one = SimpleNamespace(
+            tokens=np.array(tokens), model_sha256="0" * 64, settings={"dtype": dtype}
+        )
+        return cell_view.lens_key(one)
+
+    assert len({key([1, 2, 3]), key([1, 2, 4]), key([1, 2, 3], "float32")}) == 3
