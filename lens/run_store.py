@@ -361,11 +361,13 @@ class Writing:
 
     def _end(self, **changes: Any) -> Run:
         self.run = replace(self.run, **changes)
-        if (self.run.folder / _RECORD).is_file():
-            self.note()
-        else:  # deleted meanwhile: nothing written since then stays
-            shutil.rmtree(self.run.folder, ignore_errors=True)
-        self._lock.release()
+        try:
+            if (self.run.folder / _RECORD).is_file():
+                self.note()
+            else:  # deleted meanwhile: nothing written since then stays
+                shutil.rmtree(self.run.folder, ignore_errors=True)
+        finally:
+            self._lock.release()
         return self.run
 
 

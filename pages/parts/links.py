@@ -8,6 +8,7 @@ link asks for and the data does not have falls back to the default, with a notic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -171,6 +172,27 @@ def choose(**values: Any) -> None:
     st.session_state.setdefault(STORE, {}).update(values)
     for name, value in values.items():
         st.session_state[name] = value
+
+
+def reference(name: str, label: str, pattern: str) -> str | None:
+    """A text that no widget shows, such as an id: from the address, or as `refer` set it."""
+    store = st.session_state.setdefault(STORE, {})
+    asked = st.session_state.setdefault(ASKED, {}).pop(name, None)
+    value = store.get(name) if asked is None else asked
+    if value is not None and not re.fullmatch(pattern, value):
+        st.session_state.setdefault("link_notices", []).append(
+            f"The link's {label.lower()} is not whole. Copy the link again."
+        )
+        value = None
+    store[name] = value
+    if value is not None:
+        _record(name, value, value, "")
+    return value
+
+
+def refer(name: str, value: str | None) -> None:
+    """Set what `reference` returns; None lets it go."""
+    st.session_state.setdefault(STORE, {})[name] = value
 
 
 def forget(name: str) -> None:

@@ -1,11 +1,166 @@
-"""Many prompts: what texts of each label have in common."""
+"""Many prompts: what texts of each label have in common, and the words of each expert."""
 
 from __future__ import annotations
 
-from pages.parts import many_traces
+from typing import Any
+
+import streamlit as st
+
+from lens.errors import LensError
+from lens.prompt_lists import PromptList, read_prompts
+from lens.run_store import NoRunError, Run
+from pages.parts import (
+    links,
+    many_runs,
+    many_traces,
+    many_view,
+    owner,
+    prompt_form,
+    traces,
+)
 from pages.parts.live_place import HOW_TO_READ, Place
+from pages.parts.many_examples import SHOWS, ready_ids, ready_list
+from pages.parts.one_expert import dtype_choice
+from pages.parts.prompt_form import Example
+
+SOURCES = {"prompts": "Prompts", "traces": "Saved traces"}
+INVITATION = "Run many prompts, and see which experts texts of each kind use, and for which words."
+BOX = "many_prompts"
+LONGEST = 1_000_000
+PREVIEW = 3
 
 
 def show(place: Place) -> None:
-    """The mode: saved traces by label."""
-    many_traces.show(place.head, place.routers, HOW_TO_READ)
+    """The mode: prompts run here, or saved traces."""
+    run_id = links.reference("run", "Run", many_runs.RUN_ID)
+    configured = many_traces.configured()[0] is not None
+    source = links.choice(
+        "many_source",
+        "Source",
+        list(SOURCES),
+        "traces" if configured and run_id is None else "prompts",
+        shown=SOURCES.__getitem__,
+        widget="segments",
+        collapsed=True,
+    )
+    if source == "traces":
+        many_traces.show(place.head, place.routers, HOW_TO_READ)
+        return
+    try:
+        place.heading(_prompts(place, run_id), many_view.HOW_TO_READ)
+    except LensError as error:
+        st.error(str(error), icon=":material/error:")
+        place.heading(INVITATION, many_view.HOW_TO_READ)
+
+
+def _prompts(place: Place, run_id: str | None) -> str:
+    """A run, or the form for a new one; returns the finding.
+
+    Raises:
+        LensError: the store cannot be used.
+    """
+    many_runs.show_problem()
+    store, own_id = many_runs.store(), owner.current()
+    run: Run | None = None
+    if run_id is not None:
+        try:
+            run = store.get(run_id)
+        except NoRunError as error:
+            st.warning(str(error), icon=":material/link_off:")
+            links.refer("run", None)
+    own = store.runs_of(own_id)
+    if own:
+        owner.remember()
+        many_runs.own_runs(own, None if run is None else run.id)
+    if run is None:
+        _form(place)
+        return INVITATION
+    st.button(
+        "New run", icon=":material/add:", key="many_new", on_click=links.refer, args=("run", None)
+    )
+    try:
+        return many_view.show(place, run, mine=run.owner == own_id)
+    except NoRunError as error:
+        st.warning(str(error), icon=":material/delete:")
+        return INVITATION
+
+
+def _form(place: Place) -> None:
+    choice = place.choice
+    if choice is None:
+        st.info("No model can run prompts here. Saved traces can be compared all the same.")
+        return
+    ready = ready_list() if choice.has_tokenizer else ready_ids()
+    shows = SHOWS if choice.has_tokenizer else "Ids that count up, and ids that repeat."
+    prompt_form.examples_row(
+        "many_example", {"Ready list": Example({BOX: ready.jsonl()}, {}, shows)}
+    )
+    what = "prompt" if choice.has_tokenizer else "prompt of token ids"
+    text = prompt_form.text_box(
+        BOX,
+        f"One {what} a line; CSV or JSON lines with a column prompt and one for labels",
+        height=180,
+        max_chars=LONGEST,
+        placeholder="label, tab, prompt – or a prompt alone",
+    )
+    file = st.file_uploader(
+        "Or a file (text, CSV, JSON lines; it takes the place of the box)",
+        type=["txt", "csv", "tsv", "jsonl", "ndjson"],
+        key="many_file",
+    )
+    prompts = _read(text, file)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        dtype = dtype_choice()
+        asked = st.button(
+            "Run",
+            type="primary",
+            icon=":material/play_arrow:",
+            key="many_run",
+            disabled=prompts is None,
+        )
+    st.caption(
+        f"Up to {traces.prompt_limit():,} tokens a prompt, {many_runs.MAX_TOKENS:,} in all. They "
+        "run in the background: you may leave this page. Prompts and routing are kept on this "
+        f"server {many_runs.kept_for()}, under a link that nobody can guess."
+    )
+    if asked and prompts is not None:
+
+        def begin() -> None:
+            links.refer("run", many_runs.begin(choice, prompts, dtype))
+
+        many_runs.guarded(begin)
+        st.rerun()
+
+
+def _read(text: str, file: Any) -> PromptList | None:
+    """The prompts of the box or the file, after saying what they were read as."""
+    source: str | bytes = text if file is None else file.getvalue()
+    if not source.strip():
+        return None
+    name = "" if file is None else str(file.name)
+    try:
+        prompts = read_prompts(source, where=name)
+        if len(prompts.columns) > 2:
+            prompts = _by_column(source, name, prompts)
+    except LensError as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+    labels = prompts.by_label
+    shown = ", ".join(f"{label} ({n})" for label, n in list(labels.items())[:8])
+    st.caption(
+        f"Read as {many_view.FORMS[prompts.form]}: {len(prompts.texts):,} prompts; "
+        + ("no labels" if set(labels) == {"all"} else f"labels: {shown}")
+        + (", …." if len(labels) > 8 else ".")
+    )
+    return prompts
+
+
+def _by_column(source: str | bytes, name: str, prompts: PromptList) -> PromptList:
+    """The prompts with labels from the column that is chosen."""
+    guessed = "(as found)"
+    column = st.selectbox(
+        "Column of the labels", [guessed, *prompts.columns], key="many_label_column", width=240
+    )
+    if column == guessed:
+        return prompts
+    return read_prompts(source, where=name, label_column=column)

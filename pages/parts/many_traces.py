@@ -177,7 +177,7 @@ def finding(folder: TraceFolder, test: LabelTest | None, why: str) -> str:
     )
 
 
-class _Many:
+class Many:
     """The traces with what their figures have in common."""
 
     def __init__(self, folder: TraceFolder, routers: RouterSet) -> None:
@@ -205,7 +205,7 @@ class _Many:
 
 
 def _draw(folder: TraceFolder, test: LabelTest | None, why: str, routers: RouterSet) -> None:
-    many = _Many(folder, routers)
+    many = Many(folder, routers)
     if folder.model_sha256 != routers.sha256:
         st.caption(
             f"The traces were made by a model with routers `{folder.model_sha256[:12]}`, not by "
@@ -216,14 +216,14 @@ def _draw(folder: TraceFolder, test: LabelTest | None, why: str, routers: Router
     for tab, place in links.tabs("many", names):
         with place:
             if tab == "labels":
-                _labels(many, test, why)
+                by_label(many, test, why)
             elif tab == "many_information":
-                _information(many)
+                information(many)
             else:
-                _repeats(many)
+                repeats(many)
 
 
-def _overview(many: _Many) -> None:
+def _overview(many: Many) -> None:
     """One row for each label."""
     folder = many.folder
     effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
@@ -243,7 +243,7 @@ def _overview(many: _Many) -> None:
     st.dataframe(rows, hide_index=True)
 
 
-def _labels(many: _Many, test: LabelTest | None, why: str) -> None:
+def by_label(many: Many, test: LabelTest | None, why: str) -> None:
     folder = many.folder
     ids = [label.removeprefix("L") for label in many.labels]
     layer = links.choice(
@@ -301,7 +301,7 @@ def _labels(many: _Many, test: LabelTest | None, why: str) -> None:
         _differences(many, test)
 
 
-def _load_table(many: _Many, load: label_tests.LabelLoad) -> str:
+def _load_table(many: Many, load: label_tests.LabelLoad) -> str:
     group, layer, expert = (grid.ravel() for grid in np.indices(load.share.shape))
     return tables.table_csv(
         {
@@ -315,7 +315,7 @@ def _load_table(many: _Many, load: label_tests.LabelLoad) -> str:
     )
 
 
-def _differences(many: _Many, test: LabelTest) -> None:
+def _differences(many: Many, test: LabelTest) -> None:
     """The largest differences between a label and the others, each with its q."""
     rare = np.nan_to_num(test.q, nan=1) <= 0.05
     if not rare.any():
@@ -341,7 +341,7 @@ def _differences(many: _Many, test: LabelTest) -> None:
     )
 
 
-def _information(many: _Many) -> None:
+def information(many: Many) -> None:
     found = {"token id": statistics.folder_token_information(many.key, many.folder)}
     st.markdown(routing_shape.information_finding(found["token id"]))
     try:
@@ -352,7 +352,7 @@ def _information(many: _Many) -> None:
     routing_shape.information_figure(found, many.labels, many.figure, "many_information")
 
 
-def _repeats(many: _Many) -> None:
+def repeats(many: Many) -> None:
     try:
         test = statistics.folder_repeats(many.key, many.folder)
     except LensError as error:

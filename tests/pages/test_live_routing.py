@@ -297,7 +297,7 @@ def test_a_file_of_labels_can_be_configured(open_page, small_model, labelled, mo
 
 
 def test_without_a_folder_the_section_says_how_to_get_one(open_page, small_model):
-    app = open_page("live_routing", mode="many")
+    app = open_page("live_routing", mode="many", many_source="traces")
     assert not app.exception and not app.error
     assert app.subheader[0].value == many_traces.INVITATION
     assert many_traces.TRACES_VARIABLE in said(app)

@@ -1,0 +1,234 @@
+"""One run of many prompts: how far it is, and what it shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import label_tests
+from lens.errors import LensError
+from lens.label_tests import LabelTest
+from lens.prompt_lists import FORMS
+from lens.run_events import ask
+from lens.run_export import run_zip
+from lens.run_statistics import run_label_test, run_traces
+from lens.run_store import Run
+from lens.trace_folder import TraceFolder
+from pages.parts import links, live_place, many_runs, many_traces, many_words
+from pages.parts.live_place import Place
+from pages.parts.many_traces import Many
+
+__all__ = ["FORMS", "HOW_TO_READ", "show"]
+
+HOW_TO_READ = (
+    live_place.HOW_TO_READ
+    + """
+
+**Many prompts**
+
+- **Label and expert**: mutual information I(label; expert) in nats over all (token, choice)
+  assignments; at most H(label). The null permutes the labels over whole prompts.
+- **Words**: of T tokens M chose the expert and n are the word; the count of both is hypergeometric
+  where tokens are shuffled over places (exact, no draws). q over all experts and words after
+  Benjamini and Hochberg. The null takes occurrences as independent; those of one prompt are not,
+  so look at how many prompts a word comes from. A word of one kind of text is lifted by all that
+  this kind does.
+- **First tokens** of a prompt behave unlike the others: leave them out to see what stays.
+"""
+)
+SKIPS = {0: "All", 1: "Without the first", 4: "Without the first 4"}
+TABS = {
+    "labels": "Labels",
+    "words": "Words",
+    "many_information": "Information",
+    "many_order": "Repeats",
+    "texts": "Prompts",
+}
+PATIENCE = 1.0  # seconds between two looks at a run that goes on
+
+# Of a session alone, as prompts must be: nobody else reads it.
+_kept = st.cache_resource(max_entries=3, show_spinner="Reading the run …", scope="session")
+_computed = st.cache_data(max_entries=12, show_spinner="Drawing the null …", scope="session")
+
+
+@_kept
+def _folder(run_id: str, changed: float, skip: int, _run: Run) -> TraceFolder:
+    return run_traces(_run, skip=skip)
+
+
+@_computed
+def _label_test(run_id: str, changed: float, skip: int, _folder: TraceFolder) -> LabelTest:
+    return run_label_test(_folder)
+
+
+def show(place: Place, run: Run, *, mine: bool) -> str:
+    """The run; returns the finding.
+
+    Raises:
+        NoRunError: it was deleted meanwhile.
+        LensError: its files cannot be read.
+    """
+    st.markdown(f"**{many_runs.title(run)}** · {run.model_name}, {run.dtype}")
+    if run.status == "running":
+        _progress(run.id, mine)
+        return f"{run.n_prompts:,} prompts are being run."
+    if run.status != "finished":
+        return _unfinished(place, run, mine)
+    return _finished(place, run, mine)
+
+
+@st.fragment(run_every=PATIENCE)
+def _progress(run_id: str, mine: bool) -> None:
+    """How far a run is, looked at again each second, without the rest of the page."""
+    try:
+        run = many_runs.store().get(run_id)
+    except LensError:
+        st.rerun()
+    if run.status != "running":
+        st.rerun()
+    job = many_runs.jobs().get(run_id)
+    state = None if job is None else job.state
+    if state is not None and state.status == "waiting":
+        text = f"Waiting; {state.ahead} {'run comes' if state.ahead == 1 else 'runs come'} first."
+        st.progress(0.0, text)
+    elif run.n_tokens == 0:
+        st.progress(0.0, "Reading the model and the prompts …")
+    else:
+        share = min(run.tokens_done / run.n_tokens, 1.0)
+        st.progress(share, f"{run.tokens_done:,} of {run.n_tokens:,} tokens")
+    if mine and job is not None:
+        st.button("Cancel", key="many_cancel", icon=":material/cancel:", on_click=job.cancel)
+
+
+def _unfinished(place: Place, run: Run, mine: bool) -> str:
+    words = {
+        "failed": f"This run failed: {run.problem}",
+        "cancelled": "This run was cancelled.",
+        "stopped": "This run stopped with the program that ran it.",
+    }[run.status]
+    (st.error if run.status == "failed" else st.info)(words)
+    if mine:
+        with st.container(horizontal=True):
+            choice = place.choice
+            if choice is not None:
+                st.button(
+                    "Go on",
+                    type="primary",
+                    icon=":material/play_arrow:",
+                    key="many_go_on",
+                    on_click=lambda: many_runs.guarded(lambda: many_runs.go_on(choice, run)),
+                )
+            many_runs.delete_button(run, "view")
+    return f"{run.n_prompts:,} prompts, of which {run.tokens_done:,} tokens were run."
+
+
+def _finished(place: Place, run: Run, mine: bool) -> str:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        skip = links.choice(
+            "first_tokens",
+            "Tokens of each prompt",
+            list(SKIPS),
+            0,
+            shown=SKIPS.__getitem__,
+            width=220,
+        )
+        st.download_button(
+            "Download",
+            lambda: run_zip(run),
+            file_name=f"run-{run.n_prompts}-prompts-{run.model_sha256[:8]}.zip",
+            mime="application/zip",
+            key="many_download",
+            on_click="ignore",
+            icon=":material/download:",
+            help="Parquet and CSV in a zip",
+        )
+        if mine:
+            many_runs.delete_button(run, "view")
+    folder = _folder(run.id, run.changed, skip, run)
+    test, why = None, ""
+    try:
+        test = _label_test(run.id, run.changed, skip, folder)
+    except LensError as error:
+        why = str(error)
+    many = Many(folder, place.routers)
+    if folder.model_sha256 != place.routers.sha256:
+        st.caption(
+            f"The prompts were run by a model with routers `{folder.model_sha256[:12]}`, not by "
+            "the routers that the other pages show."
+        )
+    _overview(many)
+    for tab, container in links.tabs("seen", TABS):
+        with container:
+            if tab == "labels":
+                many_traces.by_label(many, test, why)
+            elif tab == "words":
+                many_words.show(run, many, skip)
+            elif tab == "many_information":
+                many_traces.information(many)
+            elif tab == "many_order":
+                many_traces.repeats(many)
+            else:
+                _texts(run)
+    return finding(folder, test)
+
+
+def finding(folder: TraceFolder, test: LabelTest | None) -> str:
+    """What the labels have to do with the experts, beside chance."""
+    n = len(folder.labels)
+    what = (
+        f"{folder.n_traces:,} prompts, {len(folder.tokens):,} tokens, {n} "
+        f"{'label' if n == 1 else 'labels'}."
+    )
+    if test is None:
+        return f"{what} No labels to compare; see the words of the experts."
+    layers = test.test.found()
+    cells = int(np.count_nonzero(np.nan_to_num(test.q, nan=1) <= 0.05))
+    if not layers and not cells:
+        return (
+            f"{what} Labels and experts: not distinguishable from chance in any of "
+            f"{folder.n_layers} layers (labels permuted over prompts)."
+        )
+    share = np.bincount(folder.label_of, folder.n_tokens) / folder.n_tokens.sum()
+    most = float(-(share * np.log(share)).sum())
+    return (
+        f"{what} The label tells of the expert in {layers} of {folder.n_layers} layers: "
+        f"{test.test.value.mean():.2f} of at most {most:.2f} nats, mean over layers (labels "
+        f"permuted over prompts: {test.test.mean.mean():.2f}); {cells:,} of "
+        f"{np.count_nonzero(np.isfinite(test.q)):,} loads differ between labels (q ≤ 0.05)."
+    )
+
+
+def _overview(many: Many) -> None:
+    """One row for each label."""
+    folder = many.folder
+    effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
+    rows: list[dict[str, Any]] = []
+    for group, label in enumerate(folder.labels):
+        own = folder.label_of == group
+        rows.append(
+            {
+                "label": label,
+                "prompts": int(own.sum()),
+                "tokens": int(folder.n_tokens[own].sum()),
+                "effective experts, mean over layers": round(float(effective[group].mean()), 2),
+                "margin, mean (logits)": round(float(folder.margins[own].mean()), 4),
+            }
+        )
+    st.dataframe(rows, hide_index=True)
+
+
+def _texts(run: Run) -> None:
+    found = ask(
+        run, "SELECT prompt, label, n_tokens, text FROM read_parquet($prompts) ORDER BY prompt"
+    )
+    st.dataframe(
+        {
+            "prompt": found["prompt"],
+            "label": found["label"],
+            "tokens": found["n_tokens"],
+            "text": found["text"],
+        },
+        hide_index=True,
+    )

@@ -1,0 +1,225 @@
+"""The words of each expert in a run: taken more often than chance, and with the highest gates."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import figures, tables
+from lens.errors import LensError
+from lens.figures import expert_words
+from lens.run_statistics import (
+    LEAST_OCCURRENCES,
+    Occurrence,
+    Words,
+    prompts_of_words,
+    strongest,
+    word_lift,
+)
+from lens.run_store import Run
+from pages.parts import links
+from pages.parts.layout import percent
+from pages.parts.many_traces import Many
+
+SHOWN = 15
+_computed = st.cache_data(max_entries=24, show_spinner="Counting words …", scope="session")
+
+
+@_computed
+def _words(run_id: str, changed: float, skip: int, _run: Run) -> Words:
+    return word_lift(_run, skip=skip)
+
+
+@_computed
+def _strongest(
+    run_id: str, changed: float, skip: int, layer: int, expert: int, _run: Run
+) -> tuple[list[Occurrence], dict[int, int]]:
+    return (
+        strongest(_run, layer, expert, skip=skip),
+        prompts_of_words(_run, layer, expert, skip=skip),
+    )
+
+
+def show(run: Run, many: Many, skip: int) -> None:
+    """The map of all experts, and one of them closely."""
+    folder = many.folder
+    words: Words | None = None
+    try:
+        words = _words(run.id, run.changed, skip, run)
+    except LensError as error:
+        st.info(str(error))
+    layer, expert = _choices(many)
+    if words is not None:
+        _map(many, words, layer, expert)
+    found, prompts = _strongest(run.id, run.changed, skip, layer, expert, run)
+    name = f"{many.labels[layer]}·E{expert}"
+    if not found:
+        st.info(f"No token of this run chose {name}.")
+        return
+    left, right = st.columns([5, 7], gap="medium")
+    if words is not None:
+        with left:
+            _bars(many, words, prompts, layer, expert, name)
+    with right if words is not None else st.container():
+        st.markdown(f"**Highest gates of {name}**, each with what stands around it")
+        st.html(concordance(found, many_labels=len(folder.labels) > 1))
+        st.caption("At most three of one token id. Gate: the router's probability of the expert.")
+
+
+def _choices(many: Many) -> tuple[int, int]:
+    folder = many.folder
+    ids = [label.removeprefix("L") for label in many.labels]
+    with st.container(horizontal=True):
+        layer = links.choice(
+            "layer",
+            "Layer",
+            range(folder.n_layers),
+            0,
+            text=ids.__getitem__,
+            shown=many.labels.__getitem__,
+            width=160,
+        )
+        expert = links.choice(
+            "expert",
+            "Expert",
+            range(folder.n_experts),
+            0,
+            shown=lambda expert: f"E{expert}",
+            width=160,
+        )
+    return layer, expert
+
+
+def best_words(words: Words) -> list[list[str]]:
+    """The word of the smallest q of each expert, the more lifted where some are equal."""
+    order = np.lexsort((-np.nan_to_num(words.lift), np.nan_to_num(words.q, nan=1)))[..., 0]
+    return [
+        [
+            words.pieces[order[layer, expert]] if words.found[layer, expert] else ""
+            for expert in range(order.shape[1])
+        ]
+        for layer in range(order.shape[0])
+    ]
+
+
+def _map(many: Many, words: Words, layer: int, expert: int) -> None:
+    def picked(mark: Mapping[str, Any]) -> None:
+        links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
+
+    total = int(words.found.sum())
+    st.markdown(
+        f"{total:,} of {words.q.size:,} pairs of expert and word are beyond chance at q ≤ 0.05: "
+        f"of these about {percent(0.05)} at most are expected to be chance. {len(words.tokens):,} "
+        f"token ids that occur {LEAST_OCCURRENCES} times or more were tested."
+    )
+    many.figure(
+        expert_words.word_map(
+            words.found,
+            best_words(words),
+            many.labels,
+            n_words=len(words.tokens),
+            picked=(layer, expert),
+        ),
+        "word_map",
+        on_pick=picked,
+        table=lambda: words_csv(words, many.labels),
+    )
+
+
+def words_csv(words: Words, labels: Sequence[str]) -> str:
+    """One row for each pair of expert and word that was found; all rows where none was."""
+    keep = words.q <= 0.05 if words.found.any() else np.isfinite(words.q)
+    layer, expert, word = np.nonzero(keep)
+    at = (layer, expert, word)
+    return tables.table_csv(
+        {
+            "layer": np.asarray(list(labels))[layer],
+            "expert (index in its layer)": expert,
+            "token (id)": words.tokens[word],
+            "word": [repr(words.pieces[i]) for i in word],
+            "occurrences": words.occurrences[word],
+            "occurrences that chose the expert": words.count[at],
+            "tokens that chose the expert": words.size[layer, expert],
+            f"tokens in all (without the first {words.skip} of each prompt)": np.full(
+                len(word), words.n_tokens
+            ),
+            "lift (chance 1)": words.lift[at],
+            "p (hypergeometric)": words.p[at],
+            "q (Benjamini–Hochberg over all experts and words)": words.q[at],
+        }
+    )
+
+
+def _bars(
+    many: Many, words: Words, prompts: dict[int, int], layer: int, expert: int, name: str
+) -> None:
+    own = np.flatnonzero(words.count[layer, expert] > 0)
+    order = np.lexsort((-words.lift[layer, expert, own], words.q[layer, expert, own]))
+    best = own[order[:SHOWN]]
+    if not best.size:
+        st.info(f"None of the words that were tested chose {name}.")
+        return
+    load = float(words.size[layer, expert] / words.n_tokens)
+    many.figure(
+        expert_words.word_bars(
+            [words.pieces[i] for i in best],
+            words.count[layer, expert, best] / words.occurrences[best],
+            words.occurrences[best],
+            words.q[layer, expert, best],
+            label=name,
+            load=load,
+        ),
+        "word_bars",
+        words=(name,),
+    )
+    with st.expander("As a table"):
+        st.dataframe(
+            [
+                {
+                    "word": figures.visible(words.pieces[i]),
+                    "lift": round(float(words.lift[layer, expert, i]), 2),
+                    "chose it": int(words.count[layer, expert, i]),
+                    "of": int(words.occurrences[i]),
+                    "prompts": prompts.get(int(words.tokens[i]), 0),
+                    "q": float(f"{words.q[layer, expert, i]:.2g}"),
+                }
+                for i in best
+            ],
+            hide_index=True,
+        )
+
+
+def concordance(found: Sequence[Occurrence], *, many_labels: bool) -> str:
+    """Tokens in their contexts as an HTML table, each token under the last; all text is escaped."""
+    rows = []
+    for one in found:
+        before = html.escape(_run(one.before))
+        token = html.escape(figures.visible(one.piece))
+        after = html.escape(_run(one.after))
+        label = f"<td>{html.escape(one.label)}</td>" if many_labels else ""
+        rows.append(
+            f"<tr><td>{one.gate:.3f}</td>{label}"
+            f"<td>{one.prompt}</td>"
+            f'<td style="text-align:right">{before}</td>'
+            f"<td><mark>{token}</mark></td><td>{after}</td></tr>"
+        )
+    head = "<th>label</th>" if many_labels else ""
+    return (
+        "<style>.concordance{overflow-x:auto;font-size:.86rem}"
+        ".concordance td,.concordance th{padding:.1rem .4rem;white-space:nowrap;font-weight:400}"
+        ".concordance th{opacity:.65;text-align:left}"
+        ".concordance mark{background:#E69F00;color:#000;border-radius:3px;padding:0 .2rem}"
+        '</style><div class="concordance" tabindex="0" role="region" '
+        'aria-label="Tokens with the highest gates, in context"><table>'
+        f'<tr><th>gate</th>{head}<th>prompt</th><th style="text-align:right">before</th>'
+        f"<th>token</th><th>after</th></tr>{''.join(rows)}</table></div>"
+    )
+
+
+def _run(pieces: Sequence[str]) -> str:
+    """Pieces as running text, line breaks visible."""
+    return "".join(pieces).replace("▁", " ").replace("\n", "⏎")

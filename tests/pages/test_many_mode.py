@@ -1,0 +1,250 @@
+"""Many prompts: a run from the form to its finding, its link, its owner, and its ends."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from grok.jobs import Jobs
+from lens.run_export import run_zip
+from lens.run_store import Run, RunStore
+from pages.parts import data_source, many_mode, many_runs, many_traces, many_words, owner
+from pages.parts.many_examples import TEXTS, ready_ids, ready_list
+
+SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+TABS = ["labels", "words", "many_information", "many_order", "texts"]
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunStore:
+    """A small model without a tokenizer, and runs in a folder of the test's own."""
+    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
+    monkeypatch.delenv(many_traces.TRACES_VARIABLE, raising=False)
+    monkeypatch.delenv("GROK_LENS_KEEP_DAYS", raising=False)
+    monkeypatch.setenv("GROK_LENS_RUNS", str(tmp_path / "runs"))
+    return RunStore(tmp_path / "runs")
+
+
+def all_runs(store: RunStore) -> list[Run]:
+    return list(store._all())
+
+
+def button(app, label: str):
+    found = [one for one in app.button if one.label == label]
+    assert found, f"no button {label}; there are {[one.label for one in app.button]}"
+    return found[0]
+
+
+def labels_of(app) -> list[str]:
+    return [one.label for one in app.button]
+
+
+def ended(store: RunStore) -> Run:
+    """The only run of a store, once nothing works on it any more."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        (run,) = all_runs(store)
+        if run.status != "running" and many_runs.jobs().get(run.id) is None:
+            return run
+        time.sleep(0.05)
+    raise AssertionError("the run did not end")
+
+
+def run_prompts(app, text: str):
+    app.text_area(key=many_mode.BOX).set_value(text)
+    app.run()
+    button(app, "Run").click()
+    return app.run()
+
+
+@pytest.fixture
+def finished(open_page, store):
+    """An app that shows a finished run of the ready list."""
+    app = run_prompts(open_page("live_routing", mode="many"), ready_ids().jsonl())
+    assert not app.exception and not app.error
+    ended(store)
+    return app.run()
+
+
+def test_prompts_run_in_the_background_and_labels_are_compared_beside_chance(finished, store):
+    assert not finished.exception and not finished.error
+    (run,) = all_runs(store)
+    assert (run.status, run.n_prompts, run.n_tokens) == ("finished", 12, 120)
+    assert run.by_label == {"counting": 6, "repeating": 6}
+    head = finished.subheader[0].value
+    assert head.startswith("12 prompts, 120 tokens, 2 labels.")
+    assert "permuted over prompts" in head
+    assert list(finished.dataframe[0].value["label"]) == ["counting", "repeating"]
+
+
+def test_the_address_holds_the_id_and_never_a_prompt(finished, store):
+    (run,) = all_runs(store)
+    address = {name: str(value) for name, value in finished.query_params.items()}
+    assert address == {"mode": "many", "run": run.id}
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_tab_of_a_run_opens_by_its_link(open_page, finished, store, tab):
+    (run,) = all_runs(store)
+    app = open_page("live_routing", mode="many", run=run.id, seen=tab, first_tokens="1")
+    assert not app.exception and not app.error
+    assert "108 tokens" in app.subheader[0].value
+
+
+def test_who_has_the_link_looks_and_neither_lists_nor_changes(open_page, finished, store):
+    assert "Open" in labels_of(finished) and "Delete for good" in labels_of(finished)
+    (run,) = all_runs(store)
+    other = open_page("live_routing", mode="many", run=run.id)
+    assert "12 prompts, 120 tokens" in other.subheader[0].value
+    assert {"Open", "Delete for good", "Cancel", "Go on"}.isdisjoint(labels_of(other))
+    stranger = open_page("live_routing", mode="many")
+    assert stranger.subheader[0].value == many_mode.INVITATION
+    assert "Open" not in labels_of(stranger)
+    assert not any(run.id in str(one) for one in stranger.main)
+
+
+def test_deleting_takes_a_run_away_from_everybody(open_page, finished, store):
+    (run,) = all_runs(store)
+    other = open_page("live_routing", mode="many", run=run.id)
+    button(finished, "Delete for good").click()
+    finished.run()
+    assert all_runs(store) == []
+    assert finished.subheader[0].value == many_mode.INVITATION
+    assert "run" not in finished.query_params
+    other.run()
+    assert not other.exception
+    assert "no run under this link" in other.warning[0].value
+
+
+def test_links_that_lead_nowhere_say_so(open_page):
+    app = open_page("live_routing", mode="many", run="A" * 22)
+    assert not app.exception
+    assert "no run under this link" in app.warning[0].value
+    app = open_page("live_routing", mode="many", run="../../etc")
+    assert not app.exception
+    assert any("not whole" in one.value for one in app.toast)
+    assert app.subheader[0].value == many_mode.INVITATION
+
+
+def test_a_prompt_that_cannot_run_is_named_and_the_run_is_kept(open_page, store):
+    app = run_prompts(open_page("live_routing", mode="many"), "1 2 3\nhello\n4")
+    run = ended(store)
+    assert run.status == "failed"
+    assert run.problem.startswith("Prompt 2: This model has no tokenizer")
+    app.run()
+    assert "Prompt 2" in app.error[0].value
+    assert {"Go on", "Delete for good"} <= set(labels_of(app))
+
+
+def test_a_run_that_stopped_goes_on(open_page, store, monkeypatch):
+    app = open_page("live_routing", mode="many")
+    monkeypatch.setattr(many_runs, "_start", lambda choice, writing: writing._lock.release())
+    app = run_prompts(app, ready_ids().jsonl())
+    (run,) = all_runs(store)
+    assert run.status == "stopped"
+    assert "stopped with the program" in app.info[0].value
+    monkeypatch.undo()
+    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
+    monkeypatch.setenv("GROK_LENS_RUNS", str(store.folder))
+    button(app, "Go on").click()
+    app.run()
+    assert ended(store).status == "finished"
+    assert app.run().subheader[0].value.startswith("12 prompts, 120 tokens")
+
+
+def test_a_run_is_cancelled_where_it_is(open_page, store, monkeypatch):
+    busy = Jobs(at_once=0)  # nobody's turn comes
+    monkeypatch.setattr(many_runs, "jobs", lambda: busy)
+    app = run_prompts(open_page("live_routing", mode="many"), "1 2 3")
+    assert app.subheader[0].value == "1 prompts are being run."
+    button(app, "Cancel").click()
+    app.run()
+    (run,) = all_runs(store)
+    job = busy.get(run.id)
+    assert job is None or job.wait(10).status == "cancelled"
+    assert all_runs(store)[0].status == "cancelled"
+    app.run()
+    assert "was cancelled" in app.info[0].value
+
+
+def test_a_server_with_too_much_to_do_keeps_the_prompts_in_the_box(open_page, store, monkeypatch):
+    monkeypatch.setattr(many_runs, "jobs", lambda: Jobs(most=0))
+    app = run_prompts(open_page("live_routing", mode="many"), "1 2 3")
+    assert "Try again later" in app.error[0].value
+    assert app.text_area(key=many_mode.BOX).value == "1 2 3"
+    assert all_runs(store) == []
+
+
+def test_a_list_that_cannot_be_read_is_explained_and_nothing_runs(open_page, store):
+    app = open_page("live_routing", mode="many")
+    app.text_area(key=many_mode.BOX).set_value("prompt,label\na,b,c")
+    app.run()
+    assert "line 2: 3 columns" in app.error[0].value
+    assert button(app, "Run").disabled
+    assert all_runs(store) == []
+
+
+def test_the_column_of_labels_is_chosen_where_there_are_several(open_page):
+    app = open_page("live_routing", mode="many")
+    app.text_area(key=many_mode.BOX).set_value("prompt,label,language\n1,a,x\n2,a,y")
+    app.run()
+    assert any("labels: a (2)." in one.value for one in app.caption)
+    app.selectbox(key="many_label_column").set_value("language")
+    app.run()
+    assert any("labels: x (1), y (1)." in one.value for one in app.caption)
+
+
+def test_a_retention_that_is_no_number_is_explained(open_page, monkeypatch):
+    monkeypatch.setenv("GROK_LENS_KEEP_DAYS", "soon")
+    app = open_page("live_routing", mode="many")
+    assert not app.exception
+    assert "expected days" in app.error[0].value
+
+
+def test_a_run_is_downloaded_whole(finished, store):
+    with zipfile.ZipFile(io.BytesIO(run_zip(all_runs(store)[0]))) as archive:
+        assert archive.testzip() is None
+        assert "3 4 5" in archive.read("prompts.csv").decode()
+
+
+def test_the_owner_is_a_hash_of_the_browsers_key(monkeypatch):
+    state: dict = {}
+    monkeypatch.setattr(owner.st, "session_state", state)
+
+    class Context:
+        cookies: dict = {}
+
+    monkeypatch.setattr(owner.st, "context", Context)
+    first = owner.current()
+    assert first == owner.current() and len(first) == 64
+    assert state["owner_key"] not in first
+    state.clear()
+    assert owner.current() != first
+    for bad in ["", "x", "a" * 42, "<script>" + "a" * 35]:
+        state.clear()
+        Context.cookies = {owner.COOKIE: bad}
+        assert owner.current() and state["owner_key"] != bad
+    state.clear()
+    Context.cookies = {owner.COOKIE: "k" * 43}
+    known = owner.current()
+    state.clear()
+    assert owner.current() == known and state["owner_key"] == "k" * 43
+
+
+def test_words_in_context_are_text_and_never_markup():
+    from lens.run_statistics import Occurrence
+
+    nasty = "<img src=x onerror=alert(1)>"
+    one = Occurrence(0, 1, nasty, 5, nasty, 0.5, 0, (nasty,), (nasty,))
+    shown = many_words.concordance([one], many_labels=True)
+    assert "<img" not in shown
+    assert shown.count("&lt;img") == 4
+
+
+def test_the_ready_list_has_as_many_of_each_kind():
+    assert set(ready_list().by_label.values()) == {10} and len(TEXTS) == 5
+    assert len(set(ready_list().texts)) == 50
