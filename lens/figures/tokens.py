@@ -131,9 +131,9 @@ def cell_probabilities(
     mix = " : ".join(f"{float(probs[e]) / total:.0%}" for e in order) if total > 0 else "–"
     chosen_names = ", ".join(f"E{e}" for e in order)
     return theme.layered(*layers).properties(
-        width=alt.Step(step),
+        width=step * n_experts,
         height=190,
-        autosize=theme.NATURAL,
+        autosize=theme.FLEXIBLE,
         title=theme.title(
             f"{label}: gates of {visible(piece)}" if piece else f"{label}: gates",
             f"outlined: chosen ({chosen_names}), mixed {mix}; dashed: 1/{n_experts}",

@@ -67,6 +67,7 @@ def gates(view: View, token: int, layer: int) -> None:
             piece=view.pieces[token],
         ),
         "cell_probabilities",
+        stretch=True,
         words=(view.labels[layer], f"token{token}"),
         table=lambda: tables.table_csv(
             {

@@ -134,6 +134,7 @@ def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
         if not text.strip():
             raise PromptError(traces.NO_PROMPT)
         model = traces.shared(choice, dtype, on_load)
+        on_wait(0)  # takes away how far the model is read
         prompt = traces.encoded(model, choice, text)
         room = model.model.config.context_length - len(prompt)
         fitted = {**options, "max_new_tokens": max(min(options["max_new_tokens"], room), 1)}
@@ -232,7 +233,7 @@ def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: i
             f'border-radius:3px;padding:0 4px">{word}</span>'
             f'<span style="font-size:0.68rem;opacity:0.75">{under}</span></span>'
         )
-    before = f"<span>… {start:,} tokens before </span>" if start else ""
+    before = f"<div>… {start:,} tokens before</div>" if start else ""
     return f'<div role="group" aria-label="Generated tokens">{before}{"".join(boxes)}</div>'
 
 

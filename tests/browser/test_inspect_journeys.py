@@ -1,0 +1,119 @@
+"""Journeys through Inspect and Generate: keys, the cell's card, streaming, two people at once."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+from playwright.sync_api import Page, expect
+from test_journeys import cell, download, run_prompt, settled
+
+from lens.traces import load_trace
+from pages.parts import data_source
+
+TEXT = "It was a bright morning in May, and the whole village had come down to the harbour."
+N_TOKENS = 23
+MAP = "token_layer_map"
+
+
+def at(page: Page, token: int, layer: int) -> None:
+    """The chosen cell is this one, in the address and in the card."""
+    expect(page).to_have_url(re.compile(rf"token={token}(&|$)"))
+    expect(page).to_have_url(re.compile(rf"layer={layer}(&|$)"))
+    expect(page.get_by_text(re.compile(rf"^Token {token} “"))).to_be_visible()
+
+
+def has_focus(page: Page) -> bool:
+    return page.locator(f".st-key-{MAP}").evaluate("e => e === document.activeElement")
+
+
+def test_arrow_keys_move_the_cell_while_the_map_has_the_focus_and_only_then(visit):
+    page = visit("/live_routing")
+    run_prompt(page, TEXT)
+    cell(page, MAP, 3 * N_TOKENS + 5).click()
+    at(page, 5, 3)
+    assert has_focus(page)
+    page.keyboard.press("ArrowRight")
+    at(page, 6, 3)
+    page.keyboard.press("ArrowDown")
+    at(page, 6, 4)
+    assert has_focus(page)
+    for _ in range(8):  # faster than the page is drawn
+        page.keyboard.press("ArrowRight")
+    at(page, 14, 4)
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")
+    at(page, 0, 3)
+    settled(page)
+    assert has_focus(page)
+    page.get_by_role("textbox").first.click()
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+    page.get_by_role("tab", name="Load", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    settled(page)
+    at(page, 0, 3)
+    page.get_by_role("button", name="Token after", exact=True).click()
+    at(page, 1, 3)
+
+
+def test_the_map_is_reached_by_tab_and_says_what_its_keys_do(visit):
+    page = visit("/live_routing")
+    run_prompt(page, TEXT)
+    place = page.locator(f".st-key-{MAP}")
+    expect(place).to_have_attribute("tabindex", "0")
+    expect(place).to_have_attribute("aria-label", re.compile("arrow keys"))
+
+
+def test_a_click_on_a_layer_of_the_logit_lens_chooses_it(visit):
+    page = visit("/live_routing?token=8")
+    run_prompt(page, TEXT)
+    expect(page.get_by_text("If the model ended after L0")).to_be_visible()
+    place = page.locator(".st-key-logit_lens svg.marks g.mark-rect.role-mark").first
+    place.locator("path").nth(5).click()
+    expect(page.get_by_text("If the model ended after L5")).to_be_visible()
+    expect(page).to_have_url(re.compile("layer=5"))
+
+
+def generate(page: Page, text: str) -> None:
+    page.get_by_role("textbox").first.fill(text)
+    page.get_by_test_id("stBaseButton-primaryFormSubmit").click()
+
+
+def test_a_stop_keeps_the_tokens_there_are(visit):
+    page = visit("/live_routing?mode=generate&new_tokens=900&sampling_seed=3")
+    settled(page)
+    generate(page, "It was a bright morning")
+    expect(page.get_by_text(re.compile(r"of 900 tokens, \d+ a second"))).to_be_visible()
+    page.locator(".st-key-stop_generating button").click()
+    expect(page.get_by_text(re.compile(r"Stopped after [\d,]+ of 900 tokens"))).to_be_visible()
+    settled(page)
+    trace = load_trace(io.BytesIO(download(page, page.locator(".st-key-save_trace"), "Save")))
+    said = page.get_by_text(re.compile(r"Stopped after [\d,]+ of")).inner_text()
+    made = int(re.search(r"after ([\d,]+) of", said)[1].replace(",", ""))
+    assert 1 < made < 900
+    assert len(trace.tokens) == trace.prompt_length + made - 1
+
+
+def test_two_people_generate_at_once_and_each_gets_what_their_seed_gives_alone(visit):
+    from grok import load
+
+    beginnings = {1: "It was a bright morning", 2: "def main():\n"}
+    pages = {
+        seed: visit(f"/live_routing?mode=generate&new_tokens=40&sampling_seed={seed}")
+        for seed in beginnings
+    }
+    for seed, page in pages.items():
+        settled(page)
+        page.get_by_role("textbox").first.fill(beginnings[seed])
+    for page in pages.values():
+        page.get_by_test_id("stBaseButton-primaryFormSubmit").click()
+    model = load(data_source.bundled_checkpoint())
+    for seed, page in pages.items():
+        expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
+        settled(page)
+        data = download(page, page.locator(".st-key-save_trace"), "Save")
+        alone = model.generate(beginnings[seed], max_new_tokens=40, temperature=0.8, seed=seed)
+        np.testing.assert_array_equal(load_trace(io.BytesIO(data)).tokens, alone.trace.tokens)
+        assert "bright" not in page.url and "main" not in page.url
