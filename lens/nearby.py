@@ -183,8 +183,8 @@ def _choice(
 
 
 def _columns(routers: RouterSet, layer: int) -> Float[np.ndarray, "d_model expert"]:
-    w = routers.routers[layer].astype(np.float64) * routers.norm_scales[layer][:, None]
-    return w - w.mean(axis=1, keepdims=True)
+    """The columns with the norm's scale folded in, without what all of them share."""
+    return routers.columns("canonical")[layer].astype(np.float64)
 
 
 def members(
