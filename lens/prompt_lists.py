@@ -114,11 +114,12 @@ def _decoded(source: str | bytes, where: str) -> str:
             "prompts."
         )
     if isinstance(source, bytes):
-        utf16 = source[:2] in (b"\xff\xfe", b"\xfe\xff")
+        content = source
+        utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
         try:
-            source = source.decode("utf-16" if utf16 else "utf-8-sig")
+            source = content.decode("utf-16" if utf16 else "utf-8-sig")
         except UnicodeDecodeError as error:
-            line = source[: error.start].count(b"\n") + 1
+            line = content[: error.start].count(b"\n") + 1
             raise LensError(
                 f"{where}line {line}: this is not UTF-8 text. Save the file as UTF-8."
             ) from error
@@ -143,7 +144,7 @@ def _form_of(text: str) -> Form:
 
 def _comma(first: str) -> str:
     """What separates the columns: the most frequent of comma, semicolon and tab."""
-    return max(",;\t", key=first.count)
+    return max((",", ";", "\t"), key=lambda mark: first.count(mark))
 
 
 def _lines(text: str, where: str) -> Iterator[tuple[int, str, str]]:

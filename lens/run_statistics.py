@@ -1,32 +1,22 @@
-"""What a run of many prompts shows: its routing by prompt, and the words of each expert.
+"""What a run of many prompts shows: its routing by prompt, and whether labels differ.
 
 Axes: prompt (N), layer (L), expert (E), token (T, of all prompts one after the other),
-choice (K), word (V, different token ids).
+choice (K).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from lens.coselection import pair_counts
 from lens.errors import LensError
 from lens.label_tests import DRAWS, LabelTest, label_test
-from lens.multiple import benjamini_hochberg
 from lens.run_events import ask
 from lens.run_store import Run
 from lens.shuffles import SEED
 from lens.trace_folder import MAX_CHOICES, TraceFolder
-
-CONTEXT = 8
-# A token id is a word to test from so many occurrences on; the most frequent come first.
-LEAST_OCCURRENCES = 5
-MOST_WORDS = 2000
-OF_ONE_TOKEN = 3
-LEVEL = 0.05
 
 
 def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
@@ -78,9 +68,10 @@ def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
     names = tuple(sorted(set(labels)))
     label_of = np.array([names.index(label) for label in labels])
     counts = np.zeros((len(kept), n_layers, run.n_experts), np.int64)
-    for choice in range(k):
-        for layer in range(n_layers):
-            np.add.at(counts, (trace_of, layer, experts[layer, :, choice]), 1)
+    for layer in range(n_layers):
+        cells = trace_of[:, None] * run.n_experts + experts[layer].astype(np.int64)
+        received = np.bincount(cells.ravel(), minlength=len(kept) * run.n_experts)
+        counts[:, layer] = received.reshape(len(kept), run.n_experts)
     sizes = np.bincount(trace_of, minlength=len(kept))
     return TraceFolder(
         names=tuple(f"prompt {prompts['prompt'][i]}" for i in kept),
@@ -144,253 +135,3 @@ def run_label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED)
             f"{found}. Label the prompts, or add some."
         )
     return label_test(folder, draws=draws, seed=seed)
-
-
-@dataclass(frozen=True, eq=False)
-class Words:
-    """Which token ids an expert takes more often than it takes tokens at all.
-
-    Attributes:
-      tokens, pieces: the ids that were tested, the most frequent first.
-      occurrences: of each id.
-      count: occurrences that chose the expert.
-      size: tokens that chose the expert.
-      n_tokens: tokens in all.
-      share: count / size, of the expert's tokens.
-      lift: share over occurrences / n_tokens; chance is 1; not a number for an unused expert.
-      p: of as many occurrences or more, see `word_lift`.
-      q: over all layers, experts and words, after Benjamini and Hochberg.
-      skip: first tokens of each prompt that were left out.
-    """
-
-    tokens: Int[np.ndarray, " word"]
-    pieces: tuple[str, ...]
-    occurrences: Int[np.ndarray, " word"]
-    count: Int[np.ndarray, "layer expert word"]
-    size: Int[np.ndarray, "layer expert"]
-    n_tokens: int
-    share: Float[np.ndarray, "layer expert word"]
-    lift: Float[np.ndarray, "layer expert word"]
-    p: Float[np.ndarray, "layer expert word"]
-    q: Float[np.ndarray, "layer expert word"]
-    skip: int
-
-    @property
-    def found(self) -> Int[np.ndarray, "layer expert"]:
-        """Words of each expert at q ≤ 0.05."""
-        return (self.q <= LEVEL).sum(axis=2)
-
-
-def word_lift(
-    run: Run,
-    *,
-    skip: int = 0,
-    least: int = LEAST_OCCURRENCES,
-    most: int = MOST_WORDS,
-) -> Words:
-    """How much more often an expert takes a token id than it takes tokens at all.
-
-    Null: the tokens of all prompts are shuffled over the places that chose the expert, so the
-    count is hypergeometric: of T tokens M chose the expert, and n of them are the word. p is
-    the exact probability of as many or more; there are no draws. The slots of a token go to
-    different experts, so places are tokens and not (token, slot) assignments.
-
-    Reading it: the null takes occurrences as independent. Those of one text are not, so a
-    word that stands in one prompt alone says little, whatever its q.
-
-    Args:
-      skip: leave out so many first tokens of each prompt.
-      least: occurrences from which on an id is tested.
-      most: ids that are tested, the most frequent ones.
-
-    Raises:
-      LensError: no id occurs so often, or the files cannot be read.
-    """
-    words = ask(
-        run,
-        "SELECT token, any_value(piece) AS piece, count(*) AS n FROM read_parquet($tokens) "
-        "WHERE position >= $skip GROUP BY token HAVING count(*) >= $least "
-        "ORDER BY n DESC, token LIMIT $most",
-        skip=skip,
-        least=least,
-        most=most,
-    )
-    if not len(words["token"]):
-        raise LensError(
-            f"No token occurs {least} times or more, so there are no words to compare. Run more "
-            "prompts."
-        )
-    total = ask(
-        run, "SELECT count(*) AS n FROM read_parquet($tokens) WHERE position >= $skip", skip=skip
-    )
-    n_tokens = int(total["n"][0])
-    sizes = ask(
-        run,
-        "SELECT layer, expert, count(*) AS n FROM read_parquet($routing) "
-        "WHERE position >= $skip GROUP BY layer, expert",
-        skip=skip,
-    )
-    counts = ask(
-        run,
-        "SELECT layer, expert, token, count(*) AS n FROM read_parquet($routing) "
-        "WHERE position >= $skip AND token IN (SELECT unnest($ids)) "
-        "GROUP BY layer, expert, token",
-        skip=skip,
-        ids=[int(token) for token in words["token"]],
-    )
-    n_layers = int(sizes["layer"].max()) + 1
-    size = np.zeros((n_layers, run.n_experts), np.int64)
-    size[sizes["layer"], sizes["expert"]] = sizes["n"]
-    count = np.zeros((*size.shape, len(words["token"])), np.int64)
-    order = np.argsort(words["token"])
-    column = order[np.searchsorted(words["token"], counts["token"], sorter=order)]
-    count[counts["layer"], counts["expert"], column] = counts["n"]
-    share = np.full(count.shape, np.nan)
-    np.divide(count, size[..., None], out=share, where=size[..., None] > 0)
-    p = np.where(size[..., None] > 0, at_least(count, size, words["n"], n_tokens), np.nan)
-    return Words(
-        tokens=words["token"],
-        pieces=tuple(str(piece) for piece in words["piece"]),
-        occurrences=words["n"],
-        count=count,
-        size=size,
-        n_tokens=n_tokens,
-        share=share,
-        lift=share / (words["n"] / n_tokens),
-        p=p,
-        q=benjamini_hochberg(p),
-        skip=skip,
-    )
-
-
-def at_least(
-    count: Int[np.ndarray, "layer expert word"],
-    size: Int[np.ndarray, "layer expert"],
-    occurrences: Int[np.ndarray, " word"],
-    n_tokens: int,
-) -> Float[np.ndarray, "layer expert word"]:
-    """P(X ≥ count) where X of `occurrences` fall into `size` of `n_tokens` places by chance."""
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n_tokens + 1)))])
-    flat, places = count.reshape(-1, count.shape[-1]), size.ravel()
-    p = np.empty(flat.shape)
-    for n in np.unique(occurrences):
-        own = np.flatnonzero(occurrences == n)
-        x = np.arange(n + 1)
-        block = max(1, 2**21 // (n + 1))
-        for start in range(0, len(places), block):
-            m = places[start : start + block, None]
-            possible = (x <= m) & (n - x <= n_tokens - m)
-            inside, outside = np.where(possible, m - x, 0), np.where(possible, n - x, 0)
-            rest = np.where(possible, n_tokens - m - (n - x), 0)
-            log_pmf = (
-                logs[m] - logs[x] - logs[inside]
-                + logs[n_tokens - m] - logs[outside] - logs[rest]
-                - (logs[n_tokens] - logs[n] - logs[n_tokens - n])
-            )  # fmt: skip
-            pmf = np.exp(np.where(possible, log_pmf, -np.inf))
-            tail = np.cumsum(pmf[:, ::-1], axis=1)[:, ::-1]
-            taken = flat[start : start + block][:, own]
-            p[start : start + block, own] = np.take_along_axis(tail, taken, axis=1)
-    return np.clip(p, 0, 1).reshape(count.shape)
-
-
-@dataclass(frozen=True)
-class Occurrence:
-    """A token that an expert took, where it stood.
-
-    Attributes:
-      prompt, position: where.
-      label: of the prompt.
-      token, piece: what.
-      gate: of the expert, a probability.
-      slot: 0 where it was the first choice.
-      before, after: the pieces around it.
-    """
-
-    prompt: int
-    position: int
-    label: str
-    token: int
-    piece: str
-    gate: float
-    slot: int
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-
-
-def strongest(
-    run: Run,
-    layer: int,
-    expert: int,
-    *,
-    most: int = 20,
-    of_one: int = OF_ONE_TOKEN,
-    context: int = CONTEXT,
-    skip: int = 0,
-    token: int | None = None,
-) -> list[Occurrence]:
-    """The tokens that an expert took with the highest gates, each with what stands around it.
-
-    Args:
-      layer, expert: by their places.
-      of_one: of one token id at most so many, unless `token` asks for that one alone.
-      context: pieces before and after.
-      token: this id alone.
-
-    Raises:
-      LensError: the files cannot be read.
-    """
-    found = ask(
-        run,
-        "WITH own AS (SELECT prompt, position, token, slot, gate, "
-        "  row_number() OVER (PARTITION BY token ORDER BY gate DESC, prompt, position) AS place "
-        "  FROM read_parquet($routing) "
-        "  WHERE layer = $layer AND expert = $expert AND position >= $skip "
-        "  AND ($token IS NULL OR token = $token)), "
-        "best AS (SELECT * FROM own WHERE place <= $of_one "
-        "  ORDER BY gate DESC, prompt, position LIMIT $most) "
-        "SELECT best.prompt, best.position, best.token, best.slot, best.gate, p.label, "
-        "  list(t.piece ORDER BY t.position) AS pieces, min(t.position) AS start "
-        "FROM best JOIN read_parquet($prompts) p ON p.prompt = best.prompt "
-        "JOIN read_parquet($tokens) t ON t.prompt = best.prompt "
-        "  AND t.position BETWEEN best.position - $context AND best.position + $context "
-        "GROUP BY ALL ORDER BY best.gate DESC, best.prompt, best.position",
-        layer=int(layer),
-        expert=int(expert),
-        skip=int(skip),
-        token=None if token is None else int(token),
-        of_one=most if token is not None else of_one,
-        most=most,
-        context=context,
-    )
-    rows = []
-    for i in range(len(found["prompt"])):
-        pieces = [str(piece) for piece in found["pieces"][i]]
-        at = int(found["position"][i] - found["start"][i])
-        rows.append(
-            Occurrence(
-                prompt=int(found["prompt"][i]),
-                position=int(found["position"][i]),
-                label=str(found["label"][i]),
-                token=int(found["token"][i]),
-                piece=pieces[at],
-                gate=float(found["gate"][i]),
-                slot=int(found["slot"][i]),
-                before=tuple(pieces[:at]),
-                after=tuple(pieces[at + 1 :]),
-            )
-        )
-    return rows
-
-
-def prompts_of_words(run: Run, layer: int, expert: int, *, skip: int = 0) -> dict[int, int]:
-    """In how many prompts the expert took each token id."""
-    found = ask(
-        run,
-        "SELECT token, count(DISTINCT prompt) AS n FROM read_parquet($routing) "
-        "WHERE layer = $layer AND expert = $expert AND position >= $skip GROUP BY token",
-        layer=int(layer),
-        expert=int(expert),
-        skip=int(skip),
-    )
-    return dict(zip(found["token"].tolist(), found["n"].tolist(), strict=True))

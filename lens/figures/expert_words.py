@@ -21,6 +21,7 @@ def word_map(
     labels: Sequence[str],
     *,
     n_words: int,
+    chance: str,
     picked: tuple[int, int] | None = None,
     width: float = 560,
 ) -> alt.LayerChart:
@@ -31,6 +32,7 @@ def word_map(
       best: the surest word of each expert by layer; empty where none is found.
       labels: of the layers.
       n_words: words that were tested.
+      chance: what chance means, for the title.
       picked: (layer, expert) to outline.
 
     Returns:
@@ -41,7 +43,7 @@ def word_map(
     names = [f"E{e}" for e in range(n_experts)]
     step = theme.cell_step(n_experts, width, low=6, high=74)
     scale = theme.sequential((0.0, float(max(found.max(), 1))))
-    words = [visible(best[a][b]) if best[a][b] else "" for a, b in zip(layer, expert, strict=True)]
+    words = [visible(word) if word else "" for row in best for word in row]
     room = max(1, min(LONGEST, int((step - 6) // 7)))
     data = {
         "layer": layer,
@@ -86,9 +88,9 @@ def word_map(
         autosize=theme.NATURAL,
         title=theme.title(
             "Words of the experts",
-            f"token ids, of {n_words:,} tested, that an expert takes more often than chance "
-            "(q ≤ 0.05 over all experts); printed: the surest. Numbers of experts carry no "
-            "meaning across layers",
+            f"token ids, of {n_words:,} tested, that an expert takes more often than by chance "
+            f"({chance}; q ≤ 0.05 over all experts); printed: the surest. Numbers of experts "
+            "carry no meaning across layers",
             width=step * n_experts,
         ),
         description=theme.alt_description(
@@ -101,23 +103,36 @@ def word_map(
 def word_bars(
     pieces: Sequence[str],
     share: Float[np.ndarray, " word"],
-    overall: Float[np.ndarray, " word"],
+    expected: Float[np.ndarray, " word"],
+    occurrences: Int[np.ndarray, " word"],
     q: Float[np.ndarray, " word"],
     *,
     label: str,
-    load: float,
 ) -> alt.LayerChart:
-    """How often an expert takes each of some words, beside how often it takes any token.
+    """How often an expert takes each of some words, beside how often it would by chance.
 
     Args:
       share: of a word's occurrences that chose the expert.
-      overall: occurrences of each word.
+      expected: the same by chance.
+      occurrences: of each word.
       q: of each word.
       label: of the expert, "L3·E1".
-      load: share of all tokens that chose the expert: the chance level.
     """
-    names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
-    data = {"name": names, "value": share, "n": overall, "q": q, "sure": np.asarray(q) <= LEVEL}
+    names: list[str] = []
+    for piece in pieces:
+        name, again = f"“{visible(piece)}”", 2
+        while name in names:  # ids may share a text
+            name, again = f"“{visible(piece)}” ({again})", again + 1
+        names.append(name)
+    sure = np.asarray(q) <= LEVEL
+    data = {
+        "name": names,
+        "value": share,
+        "chance": expected,
+        "n": occurrences,
+        "q": q,
+        "sure": sure,
+    }
     base = alt.Chart(theme.embed(data)).encode(
         y=alt.Y(
             "name:O",
@@ -125,37 +140,37 @@ def word_bars(
             sort=names,
             axis=alt.Axis(grid=False, ticks=False, labelOverlap=False),
         ),
-        x=alt.X(
-            "value:Q",
-            title="share of the word's occurrences",
-            scale=alt.Scale(domain=[0, 1], nice=False),
-            axis=alt.Axis(format="%"),
-        ),
-    )
-    bars = base.mark_bar().encode(
-        color=alt.condition("datum.sure", alt.value(theme.BLUE), alt.value(theme.BAND_GREY)),
         tooltip=[
             alt.Tooltip("name:N", title="word"),
             alt.Tooltip("value:Q", title="share", format=".3f"),
+            alt.Tooltip("chance:Q", title="by chance", format=".3f"),
             alt.Tooltip("n:Q", title="occurrences"),
             alt.Tooltip("q:Q", title="q (Benjamini–Hochberg)", format=".2g"),
         ],
     )
-    chance = alt.Chart(theme.embed({"value": [load]})).mark_rule(
-        color=theme.ORANGE, strokeDash=[5, 4], size=2
+    x = alt.X(
+        "value:Q",
+        title="share of the word's occurrences",
+        scale=alt.Scale(domain=[0, 1], nice=False),
+        axis=alt.Axis(format="%"),
     )
-    sure = int(np.sum(data["sure"]))
-    return theme.layered(bars, chance.encode(x="value:Q")).properties(
+    bars = base.mark_bar().encode(
+        x=x,
+        color=alt.condition("datum.sure", alt.value(theme.BLUE), alt.value(theme.BAND_GREY)),
+    )
+    ticks = base.mark_tick(color=theme.ORANGE, thickness=3, size=16).encode(x="chance:Q")
+    return theme.layered(bars, ticks).properties(
         width=300,
         height=alt.Step(20),
         autosize=theme.NATURAL,
         title=theme.title(
             f"Words of {label}",
-            f"dashed: {load:.1%} of all tokens, the chance level; blue: q ≤ 0.05",
+            "share of each word's occurrences that chose it; orange: by chance; blue: q ≤ 0.05",
             width=340,
         ),
         description=theme.alt_description(
-            f"Share of the occurrences of {len(names)} words that chose {label}; {sure} at "
-            f"q ≤ 0.05; chance {load:.3f}"
+            f"Share of the occurrences of {len(names)} words that chose {label}, from "
+            f"{float(np.min(share)):.2f} to {float(np.max(share)):.2f}; {int(sure.sum())} at "
+            "q ≤ 0.05"
         ),
     )

@@ -164,6 +164,11 @@ def guarded(change: Callable[[], object]) -> bool:
     return True
 
 
+def go_on_clicked(choice: traces.ModelChoice, run: Run) -> None:
+    """`go_on`, for a button."""
+    guarded(lambda: go_on(choice, run))
+
+
 def show_problem() -> None:
     """The error that `guarded` met, once."""
     problem = st.session_state.pop("many_problem", None)

@@ -30,11 +30,12 @@ HOW_TO_READ = (
 
 - **Label and expert**: mutual information I(label; expert) in nats over all (token, choice)
   assignments; at most H(label). The null permutes the labels over whole prompts.
-- **Words**: of T tokens M chose the expert and n are the word; the count of both is hypergeometric
-  where tokens are shuffled over places (exact, no draws). q over all experts and words after
-  Benjamini and Hochberg. The null takes occurrences as independent; those of one prompt are not,
-  so look at how many prompts a word comes from. A word of one kind of text is lifted by all that
-  this kind does.
+- **Words**: of T tokens M chose the expert and n are the word; where words are shuffled over the
+  tokens, the count of both is hypergeometric (no draws; exact for all prompts together and for
+  words of up to 64 occurrences, else by three moments). Lift: count over its mean by chance. q over
+  all experts and words after Benjamini and Hochberg. Shuffled over all prompts, a word is lifted
+  by all that its kind of text does; shuffled within a prompt, only by what it does itself. Either
+  takes occurrences as independent, which neighbours are not: see how many prompts they are from.
 - **First tokens** of a prompt behave unlike the others: leave them out to see what stays.
 """
 )
@@ -118,7 +119,8 @@ def _unfinished(place: Place, run: Run, mine: bool) -> str:
                     type="primary",
                     icon=":material/play_arrow:",
                     key="many_go_on",
-                    on_click=lambda: many_runs.guarded(lambda: many_runs.go_on(choice, run)),
+                    on_click=many_runs.go_on_clicked,
+                    args=(choice, run),
                 )
             many_runs.delete_button(run, "view")
     return f"{run.n_prompts:,} prompts, of which {run.tokens_done:,} tokens were run."

@@ -12,26 +12,32 @@ import streamlit as st
 from lens import figures, tables
 from lens.errors import LensError
 from lens.figures import expert_words
-from lens.run_statistics import (
+from lens.run_store import Run
+from lens.run_words import (
     LEAST_OCCURRENCES,
     Occurrence,
+    Within,
     Words,
     prompts_of_words,
     strongest,
     word_lift,
 )
-from lens.run_store import Run
 from pages.parts import links
 from pages.parts.layout import percent
 from pages.parts.many_traces import Many
 
 SHOWN = 15
+WITHIN: Mapping[Within, str] = {
+    "run": "All prompts",
+    "label": "The prompts of a label",
+    "prompt": "A prompt",
+}
 _computed = st.cache_data(max_entries=24, show_spinner="Counting words …", scope="session")
 
 
 @_computed
-def _words(run_id: str, changed: float, skip: int, _run: Run) -> Words:
-    return word_lift(_run, skip=skip)
+def _words(run_id: str, changed: float, skip: int, within: Within, _run: Run) -> Words:
+    return word_lift(_run, skip=skip, within=within)
 
 
 @_computed
@@ -48,13 +54,14 @@ def show(run: Run, many: Many, skip: int) -> None:
     """The map of all experts, and one of them closely."""
     folder = many.folder
     words: Words | None = None
+    layer, expert, within = _choices(many)
     try:
-        words = _words(run.id, run.changed, skip, run)
+        words = _words(run.id, run.changed, skip, within, run)
+        inside = _words(run.id, run.changed, skip, "prompt", run)
     except LensError as error:
         st.info(str(error))
-    layer, expert = _choices(many)
     if words is not None:
-        _map(many, words, layer, expert)
+        _map(many, words, int(inside.found.sum()), layer, expert)
     found, prompts = _strongest(run.id, run.changed, skip, layer, expert, run)
     name = f"{many.labels[layer]}·E{expert}"
     if not found:
@@ -70,7 +77,7 @@ def show(run: Run, many: Many, skip: int) -> None:
         st.caption("At most three of one token id. Gate: the router's probability of the expert.")
 
 
-def _choices(many: Many) -> tuple[int, int]:
+def _choices(many: Many) -> tuple[int, int, Within]:
     folder = many.folder
     ids = [label.removeprefix("L") for label in many.labels]
     with st.container(horizontal=True):
@@ -91,7 +98,16 @@ def _choices(many: Many) -> tuple[int, int]:
             shown=lambda expert: f"E{expert}",
             width=160,
         )
-    return layer, expert
+        within: Within = links.choice(
+            "within",
+            "Chance: words shuffled over",
+            list(WITHIN),
+            "run",
+            shown=WITHIN.__getitem__,
+            width=230,
+            help="Within a prompt, only what a word does beyond its prompt counts.",
+        )
+    return layer, expert, within
 
 
 def best_words(words: Words) -> list[list[str]]:
@@ -106,15 +122,21 @@ def best_words(words: Words) -> list[list[str]]:
     ]
 
 
-def _map(many: Many, words: Words, layer: int, expert: int) -> None:
+def _map(many: Many, words: Words, inside: int, layer: int, expert: int) -> None:
     def picked(mark: Mapping[str, Any]) -> None:
         links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
 
-    total = int(words.found.sum())
     st.markdown(
-        f"{total:,} of {words.q.size:,} pairs of expert and word are beyond chance at q ≤ 0.05: "
-        f"of these about {percent(0.05)} at most are expected to be chance. {len(words.tokens):,} "
-        f"token ids that occur {LEAST_OCCURRENCES} times or more were tested."
+        f"{int(words.found.sum()):,} of {words.q.size:,} pairs of expert and word are beyond "
+        f"chance at q ≤ 0.05 (of these at most about {percent(0.05)} are expected to be chance)"
+        + (
+            f"; {inside:,} where words are shuffled within each prompt, so that its kind of text "
+            "does not count."
+            if words.within != "prompt"
+            else "."
+        )
+        + f" {len(words.tokens):,} token ids that occur {LEAST_OCCURRENCES} times or more were "
+        "tested."
     )
     many.figure(
         expert_words.word_map(
@@ -122,6 +144,7 @@ def _map(many: Many, words: Words, layer: int, expert: int) -> None:
             best_words(words),
             many.labels,
             n_words=len(words.tokens),
+            chance=f"words shuffled over {WITHIN[words.within].lower()}",
             picked=(layer, expert),
         ),
         "word_map",
@@ -147,6 +170,7 @@ def words_csv(words: Words, labels: Sequence[str]) -> str:
             f"tokens in all (without the first {words.skip} of each prompt)": np.full(
                 len(word), words.n_tokens
             ),
+            f"expected (words shuffled over {WITHIN[words.within].lower()})": words.expected[at],
             "lift (chance 1)": words.lift[at],
             "p (hypergeometric)": words.p[at],
             "q (Benjamini–Hochberg over all experts and words)": words.q[at],
@@ -163,15 +187,14 @@ def _bars(
     if not best.size:
         st.info(f"None of the words that were tested chose {name}.")
         return
-    load = float(words.size[layer, expert] / words.n_tokens)
     many.figure(
         expert_words.word_bars(
             [words.pieces[i] for i in best],
             words.count[layer, expert, best] / words.occurrences[best],
+            words.expected[layer, expert, best] / words.occurrences[best],
             words.occurrences[best],
             words.q[layer, expert, best],
             label=name,
-            load=load,
         ),
         "word_bars",
         words=(name,),

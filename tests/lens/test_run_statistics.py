@@ -9,20 +9,12 @@ import zipfile
 import numpy as np
 import pytest
 from run_making import N_EXPERTS, begin, finished, random_routing, write_events
-from scipy.stats import hypergeom
 
 from lens import run_export
 from lens.errors import LensError
 from lens.run_events import ask
 from lens.run_export import run_zip
-from lens.run_statistics import (
-    at_least,
-    prompts_of_words,
-    run_label_test,
-    run_traces,
-    strongest,
-    word_lift,
-)
+from lens.run_statistics import run_label_test, run_traces
 from lens.run_store import NoRunError, RunStore
 
 LENGTHS = [5, 9, 1, 12, 7]
@@ -105,90 +97,6 @@ def test_labels_of_one_prompt_are_not_compared(store, routing):
     run = finished(store, *routing, ["all"] * 5)
     with pytest.raises(LensError, match="found one: all. Label the prompts"):
         run_label_test(run_traces(run))
-
-
-def test_the_tail_of_words_is_scipys_hypergeometric_one():
-    rng = np.random.default_rng(2)
-    size = rng.integers(0, 61, (2, 4))
-    size[0, 0], size[0, 1] = 0, 60
-    occurrences = np.array([40, 7, 7, 1])
-    count = np.minimum(rng.integers(0, 30, (2, 4, 4)), np.minimum(size[..., None], occurrences))
-    count = np.maximum(count, occurrences - (60 - size[..., None]))
-    expected = hypergeom.sf(count - 1, 60, size[..., None], occurrences)
-    np.testing.assert_allclose(at_least(count, size, occurrences, 60), expected, atol=1e-12)
-
-
-def test_words_are_counted_and_a_planted_one_is_found(store):
-    tokens, experts = random_routing(np.random.default_rng(3), [60] * 10)
-    for own, ids in zip(experts, tokens, strict=True):
-        own[2, ids == 4] = [5, 6]
-    run = finished(store, tokens, experts, ["a", "b"] * 5)
-    words = word_lift(run)
-    everything, ids = np.concatenate(experts, axis=1), np.concatenate(tokens)
-    v = words.tokens.tolist().index(4)
-    assert words.pieces[v] == "w4"
-    assert words.occurrences[v] == (ids == 4).sum() == words.count[2, 5, v]
-    for layer, expert, column in [(0, 3, 7), (1, 0, 0), (2, 6, v)]:
-        chose = (everything[layer] == expert).any(axis=1)
-        assert words.size[layer, expert] == chose.sum()
-        took = chose & (ids == words.tokens[column])
-        assert words.count[layer, expert, column] == took.sum()
-        lift = (took.sum() / chose.sum()) / (words.occurrences[column] / len(ids))
-        assert words.lift[layer, expert, column] == pytest.approx(lift)
-    assert words.q[2, 5, v] < 1e-6
-    assert words.q[2, 5].argmin() == v
-    assert words.found[2, 5] >= 1 > words.found[1].mean()
-    assert (np.diff(words.occurrences) <= 0).all()
-    assert prompts_of_words(run, 2, 5)[4] == sum((own == 4).any() for own in tokens)
-
-
-def test_p_values_of_words_by_chance_are_not_too_small(store):
-    shares = []
-    for seed in range(4):
-        run = finished(store, *random_routing(np.random.default_rng(seed), [50] * 6), ["a"] * 6)
-        shares.append((word_lift(run).p <= 0.05).mean())
-    assert np.mean(shares) < 0.05
-
-
-def test_words_that_are_rare_are_not_tested(store, routing):
-    run = finished(store, *routing, LABELS)
-    ids, n = np.unique(np.concatenate(routing[0]), return_counts=True)
-    assert sorted(word_lift(run, least=3).tokens) == sorted(ids[n >= 3])
-    assert len(word_lift(run, least=1, most=2).tokens) == 2
-    with pytest.raises(LensError, match="No token occurs 99 times"):
-        word_lift(run, least=99)
-
-
-def test_the_strongest_tokens_come_with_what_stands_around_them(store, routing):
-    tokens, experts = routing
-    rng = np.random.default_rng(4)
-    gates = [rng.random(own.shape) for own in experts]
-    run = finished(store, tokens, experts, LABELS, gates)
-    found = strongest(run, 1, 3, most=5, context=2)
-    every = [
-        (gates[i][1, t, k], i, t, k)
-        for i, own in enumerate(experts)
-        for t, k in np.argwhere(own[1] == 3)
-    ]
-    best = sorted(every, reverse=True)
-    taken: dict[int, int] = {}
-    expected = []
-    for gate, i, t, k in best:
-        token = int(tokens[i][t])
-        taken[token] = taken.get(token, 0) + 1
-        if taken[token] <= 3:
-            expected.append((i, t, k, pytest.approx(gate, rel=1e-6)))
-    assert [(o.prompt, o.position, o.slot, o.gate) for o in found] == expected[:5]
-    for one in found:
-        around = [f"w{token}" for token in tokens[one.prompt]]
-        assert one.piece == around[one.position]
-        assert list(one.before) == around[max(0, one.position - 2) : one.position]
-        assert list(one.after) == around[one.position + 1 : one.position + 3]
-        assert one.label == LABELS[one.prompt]
-    token = found[0].token
-    own = strongest(run, 1, 3, token=token)
-    assert {one.token for one in own} == {token}
-    assert len(own) == sum(tokens[i][t] == token for _, i, t, _ in every)
 
 
 def test_a_question_reads_the_files_of_its_run_and_nothing_else(store, routing, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from grok.jobs import Jobs
 from lens.run_export import run_zip
 from lens.run_store import Run, RunStore
+from lens.run_words import Occurrence
 from pages.parts import data_source, many_mode, many_runs, many_traces, many_words, owner
 from pages.parts.many_examples import TEXTS, ready_ids, ready_list
 
@@ -236,8 +237,6 @@ def test_the_owner_is_a_hash_of_the_browsers_key(monkeypatch):
 
 
 def test_words_in_context_are_text_and_never_markup():
-    from lens.run_statistics import Occurrence
-
     nasty = "<img src=x onerror=alert(1)>"
     one = Occurrence(0, 1, nasty, 5, nasty, 0.5, 0, (nasty,), (nasty,))
     shown = many_words.concordance([one], many_labels=True)
