@@ -202,12 +202,13 @@ def expected_tokens(
         {**lists[0], **lists[1]},
         key=lambda token: (-max(one.get(token, 0.0) for one in lists), token),
     )[:most]
-    values = [np.array([one.get(token, np.nan) for token in either], float) for one in lists]
-    bounds = [
+    before, after = (np.array([one.get(v, np.nan) for v in either], float) for one in lists)
+    most_before, most_after = (
         min(min(one.values()), max(1 - sum(one.values()), 0)) if one else 1.0 for one in lists
-    ]
+    )
     texts: dict[int, str] = {}
     for known in piece_of:
         texts |= known
     names = [texts.get(token, f"id {token}") for token in either]
-    return Expected(np.array(either, dtype=np.int32), names, *values, *bounds)
+    ids = np.array(either, dtype=np.int32)
+    return Expected(ids, names, before, after, most_before, most_after)

@@ -83,7 +83,7 @@ def aligned_strip(
     kind = alignment.kind[pair]
     value = np.where(kind == SAME, moved[pair], np.nan)
     rows = []
-    for row, (texts, places) in enumerate(
+    for row, (words, places) in enumerate(
         zip(shown, (alignment.first, alignment.second), strict=True)
     ):
         keep = places[pair] >= 0
@@ -93,7 +93,7 @@ def aligned_strip(
                 "pair": pair[keep],
                 "place": places[pair][keep],
                 "text": np.full(int(keep.sum()), names[row]),
-                "piece": np.asarray(texts, dtype=str)[keep],
+                "piece": np.asarray(words, dtype=str)[keep],
                 "kind": np.asarray(KINDS)[kind][keep],
                 "x": left[keep],
                 "x2": right[keep],
@@ -126,7 +126,7 @@ def aligned_strip(
     legend = alt.Legend(orient="bottom", gradientLength=200, format=".0%")
     colour = alt.Color("value:Q", title="layers with other experts", scale=scale, legend=legend)
     same, alone = "datum.value !== null", "datum.value === null"
-    texts = base.encode(
+    text = base.encode(
         x=alt.X("middle:Q", axis=None, scale=x_scale),
         y=alt.Y("text_y:Q", axis=None, scale=y_scale),
         text="piece:N",
@@ -139,10 +139,10 @@ def aligned_strip(
         boxes.transform_filter(alone)
         .mark_rect(cornerRadius=3, fillOpacity=0.08, fill=theme.ORANGE, stroke=theme.ORANGE)
         .encode(tooltip=tooltip),
-        texts.transform_filter(same)
+        text.transform_filter(same)
         .mark_text(fontSize=12, tooltip=None)
         .encode(color=theme.ink_colour()),
-        texts.transform_filter(alone).mark_text(fontSize=12, color=theme.MID_GREY, tooltip=None),
+        text.transform_filter(alone).mark_text(fontSize=12, color=theme.MID_GREY, tooltip=None),
     ]
     if picked is not None and picked in window:
         at = picked - window.start

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lens.figures import theme
 from lens.figures.routing import token_window, visible, window_text
@@ -175,5 +175,72 @@ def next_tokens_beside(
                 f"{visible(piece)} {a:.3f} and {b:.3f}"
                 for piece, a, b in zip(pieces, before, after, strict=True)
             )
+        ),
+    )
+
+
+def kept_by_distance(
+    distance: Int[np.ndarray, " pair"],
+    kept: Float[np.ndarray, " pair"],
+    names: Sequence[str],
+    *,
+    chance: float,
+    correlation: float,
+    low: float,
+    high: float,
+    p: float,
+) -> alt.LayerChart:
+    """Experts that the same tokens keep, by how long the texts have been alike.
+
+    Args:
+      distance: same tokens since the last change.
+      kept: share of experts in common, mean over layers.
+      names: of the pairs.
+      chance: of unrelated tokens.
+      correlation, low, high, p: Spearman's with its null.
+    """
+    shown = np.arange(len(distance))
+    if len(shown) > theme.MAX_MARKS // 2:
+        shown = np.linspace(0, len(distance) - 1, theme.MAX_MARKS // 2).astype(int)
+    order = np.argsort(distance, kind="stable")
+    parts = np.array_split(order, max(1, min(12, len(order) // 6)))
+    means = {
+        "distance": [float(np.median(distance[part])) for part in parts],
+        "kept": [float(kept[part].mean()) for part in parts],
+    }
+    x = alt.X("distance:Q", title="same tokens since the last change", scale=alt.Scale(nice=False))
+    y = alt.Y("kept:Q", title="experts in common", axis=alt.Axis(format="%"))
+    data = {
+        "distance": distance[shown],
+        "kept": kept[shown],
+        "token": np.asarray(names, dtype=str)[shown],
+    }
+    points = alt.Chart(theme.embed(data)).encode(x=x, y=y)
+    line = alt.Chart(theme.embed(means)).encode(x=x, y=y)
+    level = alt.Chart(theme.embed({"kept": [chance]})).encode(y=y)
+    return theme.layered(
+        level.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4], tooltip=None),
+        points.mark_circle(size=34, color=theme.BLUE, opacity=0.6).encode(
+            tooltip=[
+                alt.Tooltip("token:N"),
+                alt.Tooltip("distance:Q", title="same tokens since the last change"),
+                alt.Tooltip("kept:Q", title="experts in common", format=".1%"),
+            ]
+        ),
+        line.mark_line(color=theme.ORANGE, strokeWidth=2, tooltip=None),
+    ).properties(
+        width=WIDTH,
+        height=200,
+        autosize=theme.FLEXIBLE,
+        title=theme.title(
+            "Does the difference fade?",
+            f"points: tokens, mean over layers; orange: means of as many tokens each; dashed: "
+            f"unrelated tokens; rank correlation {correlation:+.2f}, by chance {low:+.2f} to "
+            f"{high:+.2f}, p = {p:.2g}".replace("-", "−"),
+            width=0.9 * WIDTH,
+        ),
+        description=theme.alt_description(
+            f"Experts in common of {len(distance)} tokens against their distance from the last "
+            f"change; rank correlation {correlation:+.2f}, p {p:.2g}"
         ),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from lens import what_if
@@ -34,6 +36,8 @@ change all tokens are compared.
 - **Experts in common** |A ∩ B| / K: 1 the same experts, 0 none. By chance: one run's tokens put
   into another order, turned round and in shuffled blocks, so that loads and the likeness of
   neighbours stay. Above chance the token itself decides; what is missing to 1, its context does.
+- **Fading**: Spearman's correlation of the experts a token keeps (mean over layers) with the number
+  of same tokens since the last change; the null shuffles blocks of neighbours.
 - **Difference** of margin, lead (logits), entropy (nats) or largest gate (probability): first less
   second. If it is all the same which run a token is taken from, either sign is as likely: the null
   flips the signs of whole **blocks** of neighbouring tokens, in all layers alike. By layer the mean
@@ -52,8 +56,13 @@ Two texts differ in the places of their tokens too, and routing depends on these
 of such tokens in these two texts, not of texts in general. Numbers of experts carry no meaning
 across layers.
 """
-SIDES = {"texts": "Two texts", "change": "One text, one change"}
+SIDES = {
+    "texts": "Two texts",
+    "change": "One text, one change",
+    "traces": "Traces of this session",
+}
 KEPT = "compared"
+KEPT_EXPERTS = "kept"
 
 
 def form(choice: traces.ModelChoice, side: str) -> None:
@@ -142,22 +151,68 @@ def change_controls(choice: traces.ModelChoice, kind: str) -> Change:
     return Change(kind, layer, expert)
 
 
+def session_traces() -> Result | None:
+    """Two traces that this session holds already: run in Inspect, or opened from a file."""
+    kept = traces.kept()
+    if len(kept) < 2:
+        st.info(
+            f"This session holds {len(kept)} of the two traces that a comparison takes. Run a "
+            "prompt in Inspect, with a second one, or open a saved trace from the sidebar."
+        )
+        return None
+    slots = list(kept)
+    one, two = st.columns(2)
+    with one:
+        first = links.choice("one", "First", slots, slots[0], shown=traces.SLOTS.__getitem__)
+    with two:
+        rest = [slot for slot in slots if slot != first]
+        second = links.choice("other", "Second", rest, rest[0], shown=traces.SLOTS.__getitem__)
+    names = (traces.SLOTS[first].lower(), traces.SLOTS[second].lower())
+    try:
+        return compare_run.two_traces(kept[first], kept[second], names)
+    except LensError as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+
+
 def finding(beside: Beside, what: str) -> str:
     """What differs, beside what chance gives."""
-    result, runs = beside.result, beside.runs
-    n = len(runs.pairs)
-    if result.change is None:
-        found, after = beside.agreement(), beside.expected()
-        text = (
-            f"{n:,} tokens stand in both texts after their first difference. They keep "
-            f"{layout.percent(found.value)} of their experts (unrelated tokens of the two share "
-            f"{layout.percent(found.mean)}, p = {found.p:.2g}), and what follows them changes by a "
-            f"total variation of at least {after.value:.2f} (unrelated places {after.mean:.2f})."
-        )
+    parts: list[Callable[[], str]] = []
+    if beside.result.change is None:
+        parts += [lambda: agreement_words(beside), lambda: next_words(beside)]
     else:
-        text = change_words(beside)
-    words = compare_tests.difference_words(beside, compare_tests.quantity(what))
-    return f"{text} {words.replace('**', '')}"
+        parts += [lambda: change_words(beside)]
+    if what != KEPT_EXPERTS:
+        parts += [lambda: compare_tests.difference_words(beside, what)]
+    elif beside.result.change is None:
+        parts += [lambda: compare_tests.fading_words(beside)]
+    said = []
+    for words in parts:
+        try:
+            said.append(words().replace("**", ""))
+        except LensError:  # its tab says why
+            continue
+    return " ".join(said)
+
+
+def agreement_words(beside: Beside) -> str:
+    """How far the same tokens keep their experts."""
+    found, start = beside.agreement(), beside.runs.common_start
+    after = " after their first difference" if start or beside.result.same_model else ""
+    return (
+        f"{len(beside.runs.pairs):,} tokens stand in both texts{after}. They keep "
+        f"{layout.percent(found.value)} of their experts (unrelated tokens of the two share "
+        f"{layout.percent(found.mean)}, p = {found.p:.2g})."
+    )
+
+
+def next_words(beside: Beside) -> str:
+    """How far what follows the same tokens changes."""
+    after = beside.expected()
+    return (
+        "What they expect next changes by a total variation of at least "
+        f"{after.value:.2f} (unrelated places {after.mean:.2f}, p = {after.p:.2g})."
+    )
 
 
 def change_words(beside: Beside) -> str:
@@ -219,6 +274,8 @@ def results(result: Result, place: Place) -> str:
             try:
                 if tab == "agreement":
                     compare_tests.agreement(beside)
+                elif tab == "fading":
+                    compare_tests.fading(beside)
                 elif tab == "difference":
                     compare_tests.difference(beside, what)
                 elif tab == "loads":
@@ -249,9 +306,12 @@ def show(place: Place) -> None:
     side = links.choice(
         "sides", "Compare", list(SIDES), "texts", shown=SIDES.__getitem__, widget="segments"
     )
-    if place.choice is not None:
-        form(place.choice, side)
-    result = st.session_state.get(KEPT, {}).get(side)
+    if side == "traces":
+        result = session_traces()
+    else:
+        if place.choice is not None:
+            form(place.choice, side)
+        result = st.session_state.get(KEPT, {}).get(side)
     if result is None:
         place.heading(INVITATION, HOW_TO_READ)
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -116,11 +118,16 @@ class Result:
     kept: float | None = None
     others_kept: np.ndarray | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of both runs and of what is compared of them."""
-        keys = [trace_key(self.first), trace_key(self.second)]
-        return "|".join([*keys, repr(self.change)])
+        digest = hashlib.sha256(repr((self.change, self.same_model)).encode())
+        for trace in (self.first, self.second):
+            digest.update(trace_key(trace).encode())
+            for array in (trace.candidates, trace.candidate_probs):
+                digest.update(f"{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def runs(self) -> Paired:
         """Both runs with the tokens that are compared."""
@@ -128,9 +135,18 @@ class Result:
             self.first,
             self.second,
             self.alignment,
-            leave_out_start=self.change is None,
+            leave_out_start=self.same_model,
             changed_layers=() if self.change is None else self.change.layers(self.n_layers),
         )
+
+    @property
+    def same_model(self) -> bool:
+        """Whether both runs are of one model, without anything changed in either."""
+        changed = [
+            self.change,
+            *(trace.settings.get("interventions") for trace in (self.first, self.second)),
+        ]
+        return self.first.model_sha256 == self.second.model_sha256 and not any(changed)
 
     @property
     def n_layers(self) -> int:
@@ -155,8 +171,21 @@ def two_texts(
         raise PromptError("One of the two prompts is empty. Type both texts, or choose an example.")
     model = traces.shared(choice, dtype, on_load)
     prompts = [traces.encoded(model, choice, one) for one in (text, other)]
-    found = [model.trace(one, on_wait=on_wait, candidates=listed(choice)) for one in prompts]
-    return Result(*found, alignment=align(*prompts), names=TEXTS)
+    first, second = (
+        model.trace(one, on_wait=on_wait, candidates=listed(choice)) for one in prompts
+    )
+    return Result(first, second, align(*prompts), TEXTS)
+
+
+def two_traces(first: Any, second: Any, names: tuple[str, str]) -> Result:
+    """Two traces that were made before, aligned by token.
+
+    Raises:
+        LensError: they are of models of other shapes, or too long to align.
+    """
+    result = Result(first, second, align(first.tokens, second.tokens), names)
+    result.runs()  # refused here, not while its figures are drawn
+    return result
 
 
 def one_change(

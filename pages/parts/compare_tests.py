@@ -17,6 +17,7 @@ from pages.parts.compare_views import SHOWN, Beside, pick_layer, pick_pair
 UNITS = {"margin": "logits", "lead": "logits", "entropy": "nats", "top1_prob": "probability"}
 PARTS = {
     "agreement": "Agreement",
+    "fading": "Fading",
     "difference": "Difference by layer",
     "loads": "Loads",
     "next": "Next tokens",
@@ -51,6 +52,54 @@ def agreement(beside: Beside) -> None:
         stretch=True,
         table=lambda: trace_tables.chance_csv(tests, beside.labels, "share of experts"),
     )
+
+
+def fading(beside: Beside) -> None:
+    """Experts kept by the distance from the last change of the text."""
+    if beside.result.change is not None:
+        st.info("One text under a change is changed everywhere, so there is no distance from it.")
+        return
+    found = beside.fading()
+    st.markdown(f"{fading_words(beside)} Null: {found.method}, seed {found.seed}.")
+    names = [beside.pair_names[p] for p in beside.runs.pairs]
+    beside.figure(
+        compared_tokens.kept_by_distance(
+            found.distance,
+            found.kept,
+            names,
+            chance=beside.agreement().mean,
+            correlation=found.correlation,
+            low=found.low,
+            high=found.high,
+            p=found.p,
+        ),
+        "fading",
+        stretch=True,
+        table=lambda: tables.table_csv(
+            {
+                "token": names,
+                "same tokens since the last change": found.distance,
+                "experts in common (share)": found.kept,
+            }
+        ),
+    )
+
+
+def fading_words(beside: Beside) -> str:
+    """Whether routing comes together again, with effect, null and p.
+
+    Raises:
+        LensError: there are too few tokens to tell.
+    """
+    found = beside.fading()
+    numbers = (
+        f"the rank correlation of experts kept with the distance from the last change is "
+        f"**{found.correlation:+.2f}** (by chance {found.low:+.2f} to {found.high:+.2f}, "
+    ).replace("-", "−") + f"p = {found.p:.2g})."
+    if found.p > 0.05:
+        return f"Whether the difference fades is not distinguishable from chance: {numbers}"
+    way = "comes together again" if found.correlation > 0 else "drifts further apart"
+    return f"The texts' routing {way} with the tokens that they share: {numbers}"
 
 
 def difference(beside: Beside, what: str) -> None:

@@ -65,14 +65,17 @@ class Beside:
         return self.kept if what == "kept" else paired_routing.difference(self.runs, what)
 
     def difference(self, what: str) -> Any:
-        key, *rest = self.options
-        return statistics.difference(key, what, *rest, self.runs)
+        key, block, draws, seed = self.options
+        return statistics.difference(key, what, block, draws, seed, self.runs)
 
     def agreement(self) -> Any:
         return statistics.agreement(*self.options, self.runs)
 
     def loads(self) -> Any:
         return statistics.loads(*self.options, self.runs)
+
+    def fading(self) -> Any:
+        return statistics.fading(*self.options, self.runs)
 
     def expected(self) -> Any:
         return statistics.expected(*self.options, self.runs, self.result.first, self.result.second)

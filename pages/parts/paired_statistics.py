@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from lens import fading as fade
 from lens import next_token_change as next_tokens
 from lens import paired_tests
 from lens.paired_routing import Paired
@@ -42,3 +43,8 @@ def expected(
     return next_tokens.next_token_change(
         _runs, _first, _second, block=block, draws=draws, seed=seed
     )
+
+
+@_data
+def fading(key: str, block: int, draws: int, seed: int, _runs: Paired) -> fade.Fading:
+    return fade.fading(_runs, block=block, draws=draws, seed=seed)

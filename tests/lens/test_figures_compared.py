@@ -15,7 +15,7 @@ from lens.figures.compared import (
     pair_names,
     pair_window,
 )
-from lens.figures.compared_tokens import change_along, next_tokens_beside
+from lens.figures.compared_tokens import change_along, kept_by_distance, next_tokens_beside
 
 LABELS = ["L0", "L4", "L8"]
 A, B = ["▁the", "▁old", "▁cat", "\n"], ["▁the", "▁cat", "!", "▁sat"]
@@ -123,6 +123,26 @@ def test_a_next_token_that_a_run_does_not_list_is_drawn_as_at_most():
     assert found[("2  ·b", "as it is")] == (0.1, "at most")
     assert found[("2  ·b", "changed")] == (0.3, "exactly")
     assert "after ·the" in title_text(chart)
+
+
+def test_tokens_stand_at_their_distance_beside_the_level_of_unrelated_ones():
+    distance, kept = np.arange(1, 41), np.linspace(0.2, 0.9, 40)
+    chart = kept_by_distance(
+        distance,
+        kept,
+        [f"{i} w" for i in range(40)],
+        chance=0.3,
+        correlation=-0.5,
+        low=-0.2,
+        high=0.2,
+        p=0.01,
+    )
+    points = rows(first(chart, "circle"))
+    assert [p["distance"] for p in points] == distance.tolist()
+    assert rows(first(chart, "rule")) == [{"kept": 0.3}]
+    means = rows(first(chart, "line"))
+    assert len(means) == 6 and means[0]["kept"] < means[-1]["kept"]
+    assert "rank correlation −0.50, by chance −0.20 to +0.20" in title_text(chart)
 
 
 def test_no_text_has_a_colour_that_one_of_the_themes_hides(alignment):

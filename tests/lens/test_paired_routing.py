@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lens.alignment import align, same_place
 from lens.errors import LensError
+from lens.fading import fading, since_change
 from lens.next_token_change import expected_tokens, next_token_change, variation_bounds
 from lens.paired_routing import QUANTITIES, difference, kept_experts, paired
 from lens.paired_tests import (
@@ -340,3 +341,37 @@ def test_expected_tokens_list_both_and_bound_what_one_does_not_list():
     np.testing.assert_array_equal(found.before, [0.3, 0.5, np.nan])
     np.testing.assert_array_equal(found.after, [0.6, np.nan, 0.1])
     assert found.most_before == pytest.approx(0.2) and found.most_after == pytest.approx(0.1)
+
+
+# --- fading -------------------------------------------------------------------------
+
+
+def test_distance_counts_from_the_last_change():
+    found = align(np.array([1, 2, 3, 4, 5, 6]), np.array([1, 2, 9, 4, 6]))
+    assert "".join("=xdi"[k] for k in found.kind) == "==x=d="
+    assert since_change(found.kind).tolist() == [1, 2, 0, 1, 0, 1]
+
+
+def fading_runs(seed: int, n_tokens: int, along: np.ndarray):
+    """Two texts whose first token differs and whose logits differ by `along` times noise."""
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal((4, n_tokens, 6))
+    other = base + along[:, None] * rng.standard_normal((4, n_tokens, 6))
+    words = np.arange(n_tokens)
+    changed = np.where(words == 0, 999, words)
+    return paired(run_of(base), run_of(other), align(words, changed))
+
+
+def test_a_difference_that_fades_is_found_and_one_that_stays_is_not():
+    found = fading(fading_runs(0, 97, np.linspace(2, 0, 97)))
+    assert found.correlation > 0.7 and found.p < 0.02
+    assert found.low < 0 < found.high < found.correlation
+    p = [fading(fading_runs(s, 97, np.full(97, 0.7)), draws=99, seed=s).p for s in range(200)]
+    assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.09
+
+
+def test_fading_of_too_few_or_of_equal_tokens_is_not_asked():
+    with pytest.raises(LensError, match="5 tokens to compare; expected at least 8"):
+        fading(fading_runs(0, 6, np.ones(6)))
+    with pytest.raises(LensError, match="no order to look for"):
+        fading(fading_runs(0, 40, np.zeros(40)))

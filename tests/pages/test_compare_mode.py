@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from lens.alignment import SAME
 from lens.paired_routing import kept_experts
 from lens.paired_tests import agreement_test
+from lens.traces import Trace
 from pages.parts import compare_examples, compare_run, compare_tests, data_source, traces
 
 SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+LONG = ", ".join(str(10 + 7 * i % 90) for i in range(40))
 IDS, OTHER = "5, 17, 3, 42, 99, 256, 12, 7", "5, 17, 4, 42, 256, 12, 7, 9"
 
 
@@ -23,7 +27,7 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
     return SMALL
 
 
-def opened(open_page, **query: str):
+def opened(open_page, **query: Any):
     return open_page("live_routing", mode="compare", **query)
 
 
@@ -51,13 +55,19 @@ def test_the_mode_invites_before_anything_was_compared(open_page, small_model):
 
 @pytest.mark.parametrize("tab", list(compare_tests.PARTS))
 def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, small_model, tab):
-    app = compared(opened(open_page, differences=tab), IDS, OTHER)
-    assert not app.exception and not app.error
+    app = compared(opened(open_page, differences=tab), f"1, {LONG}", f"2, 9, {LONG}")
+    assert not app.exception and not app.error and not app.info
     found = result_of(app)
-    assert found.alignment.common_start == 2
-    assert found.alignment.count(SAME) == 6
+    assert found.alignment.common_start == 0
+    assert found.alignment.count(SAME) == 40
     assert any("Null: " in m.value and "seed 0" in m.value for m in app.markdown)
-    assert heading(app).startswith("4 tokens stand in both texts after their first difference")
+    assert heading(app).startswith("40 tokens stand in both texts after their first difference")
+
+
+def test_too_few_tokens_to_see_a_difference_fade_are_said_to_be(open_page, small_model):
+    app = compared(opened(open_page, differences="fading"), IDS, OTHER)
+    assert not app.exception and not app.error
+    assert any("4 tokens to compare; expected at least 8" in info.value for info in app.info)
 
 
 def test_the_heading_says_what_the_tests_compute(open_page, small_model):
@@ -136,8 +146,8 @@ def test_a_ban_leaves_the_layers_before_it_as_they_are(open_page, small_model):
 
 
 def test_a_temperature_in_all_layers_has_nothing_to_stand_beside(open_page, small_model):
-    app = opened(open_page, sides="change", change="temperature", change_layer="all", warmth="2")
-    app = compared(app, IDS)
+    asked = {"change": "temperature", "change_layer": "all", "warmth": "2", "differs": "entropy"}
+    app = compared(opened(open_page, sides="change", **asked), IDS)
     assert not app.exception and not app.error
     assert "Router temperature 2 in all layers" in heading(app)
     assert result_of(app, "change").others.size == 0
@@ -165,6 +175,63 @@ def test_other_changes_are_of_the_same_layer_and_a_few_of_many_at_most():
     warm = compare_run.Change("temperature", 3, temperature=2.0).elsewhere(5, 8)
     assert [c.layer for c in warm] == [0, 1, 2, 4] and {c.temperature for c in warm} == {2.0}
     assert compare_run.Change("temperature", compare_run.ALL).elsewhere(12, 8) == []
+
+
+def file_like(trace, **changes):
+    """A trace as one opened from a file."""
+    given = {f.name: getattr(trace, f.name) for f in dataclasses.fields(Trace) if f.init}
+    return Trace(**(given | changes))
+
+
+@pytest.fixture
+def trace():
+    from grok import load
+
+    given = load(SMALL).trace_routing([int(i) for i in LONG.split(",")])
+    values = {f.name: getattr(given, f.name, 1) for f in dataclasses.fields(Trace) if f.init}
+    return Trace(**values)
+
+
+def test_traces_of_the_session_are_compared_and_one_alone_is_not_enough(
+    open_page, small_model, trace
+):
+    app = opened(open_page, sides="traces")
+    assert not app.exception and "holds 0 of the two traces" in app.info[0].value
+    other = file_like(trace, model_sha256="1" * 64)
+    state = {"traces": {"first": trace}, "uploaded_trace": ("t.npz", other)}
+    app = opened(open_page, sides="traces", state=state)
+    assert not app.exception and not app.error
+    # Of other models, nothing is known to be alike from the start.
+    assert heading(app).startswith("40 tokens stand in both texts. They keep 100\u00a0%")
+
+
+def test_traces_of_models_of_other_shapes_are_refused(open_page, small_model, trace):
+    few = file_like(
+        trace,
+        **{
+            name: getattr(trace, name)[:3]
+            for name in ("router_logits", "router_probs", "experts", "gates")
+        },
+    )
+    state = {"traces": {"first": trace}, "uploaded_trace": ("t.npz", few)}
+    app = opened(open_page, sides="traces", state=state)
+    assert not app.exception
+    assert any("expected runs of one model" in error.value for error in app.error)
+
+
+def test_a_trace_without_candidates_is_compared_as_far_as_that_goes(open_page, small_model, trace):
+    bare = file_like(
+        trace,
+        candidates=trace.candidates[:, :0],
+        candidate_probs=trace.candidate_probs[:, :0],
+        candidate_pieces=None,
+        model_sha256="1" * 64,
+    )
+    state = {"traces": {"first": trace}, "uploaded_trace": ("t.npz", bare)}
+    app = opened(open_page, sides="traces", state=state, differences="next")
+    assert not app.exception and not app.error
+    assert any("and 0 candidates after each" in info.value for info in app.info)
+    assert "keep 100" in heading(app) and "expect next" not in heading(app)
 
 
 @pytest.mark.parametrize("name", list(compare_examples.TEXT_EXAMPLES))
