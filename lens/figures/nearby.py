@@ -120,7 +120,7 @@ def lens_course(
         "y": list(labels),
         "value": np.asarray(kl, dtype=float),
         "text": [f"{visible(p)}  {float(q):.2f}" for p, q in zip(pieces, probs, strict=True)],
-        "chosen": rows == layer,
+        "shade": np.where(rows == layer, theme.ORANGE, theme.BLUE),
     }
     y = alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels())
     most = float(max(np.max(kl), np.max(usual), 1e-6))
@@ -130,7 +130,7 @@ def lens_course(
     base = alt.Chart(theme.embed(data)).encode(y=y, x=x)
     pick = alt.selection_point(name="pick", fields=["layer"], empty=False)
     bars = base.mark_bar().encode(
-        color=alt.condition("datum.chosen", alt.value(theme.ORANGE), alt.value(theme.BLUE)),
+        color=alt.Color("shade:N", scale=None, legend=None),
         tooltip=[
             alt.Tooltip("y:N", title="layer"),
             alt.Tooltip("text:N", title="likeliest"),

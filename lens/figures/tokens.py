@@ -162,7 +162,8 @@ def candidate_bars(
     """
     names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
     hit = np.arange(len(names)) == (-1 if chosen is None else chosen)
-    data = {"name": names, "value": probs, "next": hit}
+    shades = np.where(hit, theme.ORANGE, theme.BLUE)
+    data = {"name": names, "value": probs, "next": hit, "shade": shades}
     base = alt.Chart(theme.embed(data)).encode(
         y=alt.Y(
             "name:O",
@@ -173,7 +174,7 @@ def candidate_bars(
         x=alt.X("value:Q", title="probability", scale=alt.Scale(zero=True)),
     )
     bars = base.mark_bar().encode(
-        color=alt.condition("datum.next", alt.value(theme.ORANGE), alt.value(theme.BLUE)),
+        color=alt.Color("shade:N", scale=None, legend=None),
         tooltip=[alt.Tooltip("name:N", title="token"), alt.Tooltip("value:Q", format=".4f")],
     )
     numbers = base.mark_text(align="left", dx=4, fontSize=10, color=theme.MID_GREY, tooltip=None)

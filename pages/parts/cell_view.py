@@ -121,12 +121,17 @@ def flip(view: View, token: int, layer: int) -> None:
         if (leaves, enters) == (found.last_chosen[token], following)
         else f" It is E{enters} in place of E{leaves}, whose columns lie further apart."
     )
+    closer = (
+        f" {layout.percent(found.closer(token))} of the text's other tokens are closer to a change "
+        "in this layer."
+        if view.n_tokens > 1
+        else ""
+    )
     st.markdown(
         f"Next in line is **{label}·E{following}**, {found.margin[token]:.3f} logits behind "
         f"E{found.last_chosen[token]}. The smallest push that changes the experts is "
-        f"**{100 * found.push[token]:.2g}\u00a0%** of the length of what the router reads.{other} "
-        f"{layout.percent(found.closer(token))} of the text's other tokens are closer to a "
-        "change in this layer."
+        f"**{100 * found.push[token]:.2g}\u00a0%** of the length of what the router reads.{other}"
+        + closer
     )
     view.figure(
         figures.push_ticks(found.push, drawn, view.pieces, token=token, label=label),
@@ -232,15 +237,18 @@ def fill_lens(place: Any, view: View, token: int, layer: int, choice: Any, *, as
             return
         kl = found.kl[:, token]
         typical = np.median(found.kl, axis=1)
-        less = np.mean(np.delete(found.kl[layer], token) < kl[layer]) if view.n_tokens > 1 else 0
+        others = np.delete(found.kl[layer], token)
+        nearer = ""
+        if len(others):
+            share = layout.percent(float(np.mean(others < kl[layer])))
+            nearer = f", {share} of its other tokens are nearer their end"
         st.markdown(
             f"**Next token.** If the model ended after {view.labels[layer]}, it would most expect "
             f"“{figures.visible(str(found.pieces[layer, token, 0]))}” "
             f"({found.probs[layer, token, 0]:.3f}); as a whole, "
             f"“{figures.visible(str(found.pieces[-1, token, 0]))}” "
             f"({found.probs[-1, token, 0]:.3f}). KL(whole ‖ up to {view.labels[layer]}) is "
-            f"{kl[layer]:.2f} nats; median of the text {typical[layer]:.2f}, "
-            f"{layout.percent(float(less))} of its other tokens are nearer their end."
+            f"{kl[layer]:.2f} nats; median of the text {typical[layer]:.2f}{nearer}."
         )
         left, middle, right = st.columns([5, 4, 4], gap="medium")
         with left:

@@ -117,6 +117,14 @@ def test_a_lens_of_an_opened_file_waits_until_it_is_asked_for(open_page, small_m
     assert not app.exception and "If the model ended after" in said(app)
 
 
+def test_a_text_of_one_token_has_a_card_without_what_needs_others(open_page, small_model):
+    from grok import load
+
+    words = said(shown(open_page, saved(load(SMALL).trace_routing([5]))))
+    assert "Next in line is" in words and "If the model ended after" in words
+    assert "other tokens" not in words and "nan" not in words
+
+
 # --- agreement ------------------------------------------------------------------------
 
 
