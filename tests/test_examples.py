@@ -24,6 +24,8 @@ SAYS = {
     r"\(95 % below \d\.\d{3}\), p = [01]\.\d{3}: ",
     "inspect_and_change": r"Without L4·E\d the next token's logits change by up to \d+\.\d{3}; "
     r"without another expert of the layer by \d+\.\d{3} to \d+\.\d{3} \(rank \d of 8",
+    "compare_texts": r"They keep \d+\.\d% of their experts; unrelated tokens of the two texts "
+    r"share \d+\.\d% \(p = [01]\.\d{3}\)\.",
     "sweep_and_patch": r"go together at [+-]\d\.\d{2}; relabelled experts [+-]\d",
     "steer_generation": r"random:.*\n.* later layers send \d+% of the plain text's tokens "
     r"elsewhere",

@@ -232,7 +232,12 @@ def compared_map(
     layers = [
         base.mark_rect()
         .encode(
-            color=alt.Color("value:Q", title=legend, scale=scale),
+            color=alt.Color(
+                "value:Q",
+                title=legend,
+                scale=scale,
+                legend=alt.Legend(orient="bottom", gradientLength=200),
+            ),
             tooltip=[
                 alt.Tooltip("x:N", title="token"),
                 alt.Tooltip("y:N", title="layer"),

@@ -208,7 +208,12 @@ def kept_by_distance(
         "distance": [float(np.median(distance[part])) for part in parts],
         "kept": [float(kept[part].mean()) for part in parts],
     }
-    x = alt.X("distance:Q", title="same tokens since the last change", scale=alt.Scale(nice=False))
+    x = alt.X(
+        "distance:Q",
+        title="same tokens since the last change",
+        scale=alt.Scale(nice=False),
+        axis=alt.Axis(format="d", tickMinStep=1),
+    )
     y = alt.Y("kept:Q", title="experts in common", axis=alt.Axis(format="%"))
     data = {
         "distance": distance[shown],
