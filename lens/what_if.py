@@ -6,6 +6,9 @@ Banning any expert that a text uses changes something. Whether this expert matte
 question about the difference from its neighbours, so everything here stands beside what the
 same intervention does with the layer's other experts. With E experts the smallest p that a
 rank among them can have is 1/E: one text and one layer rarely show more than an order.
+
+Those others are mostly used by other tokens, and by fewer or more. The second control takes
+another of its experts from each of the same tokens, so that use is alike by construction.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.multiple import monte_carlo_p
+from lens.paired_tests import BLOCK, blocks_of, flipped_signs
 from lens.shuffles import SEED, checked_draws
 from lens.traces import RoutedTokens
 
@@ -86,6 +90,109 @@ def among_others(value: float, others: Float[np.ndarray, " other"]) -> AmongOthe
     return AmongOthers(float(value), others, float(p))
 
 
+# --- the same tokens -------------------------------------------------------------------
+
+
+def other_choice(
+    trace: RoutedTokens, layer: int, expert: int, *, seed: int = SEED
+) -> Int[np.ndarray, " token"]:
+    """Another expert of each token that uses `expert`, drawn where there are several; else -1."""
+    chosen = np.asarray(trace.experts)[layer]
+    uses = (chosen == expert).any(axis=-1, keepdims=True)
+    open_to = uses & (chosen >= 0) & (chosen != expert)
+    order = np.random.default_rng(seed).random(chosen.shape)
+    slot = np.where(open_to, order, -1.0).argmax(axis=-1)[:, None]
+    found = np.take_along_axis(chosen, slot, axis=-1)[:, 0]
+    return np.where(open_to.any(axis=-1), found, -1)
+
+
+def mix_share(
+    trace: RoutedTokens, layer: int, experts: Int[np.ndarray, " token"]
+) -> Float[np.ndarray, " token"]:
+    """Share of one expert of each token in its mix, gate over the sum of the chosen gates.
+
+    Reading it: 1 / K when the chosen experts weigh alike; not a number where the token does
+    not use the expert.
+    """
+    chosen, gates = np.asarray(trace.experts)[layer], np.asarray(trace.gates)[layer]
+    own = (chosen == np.asarray(experts)[:, None]) & (chosen >= 0)
+    whole = np.where(chosen >= 0, gates, 0).sum(axis=-1)
+    share = np.where(own, gates, 0).sum(axis=-1) / np.where(whole > 0, whole, np.nan)
+    return np.where(own.any(axis=-1), share, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class SameTokens:
+    """The change without an expert beside that without another expert of the same tokens.
+
+    Attributes:
+      value: mean change a token without the expert.
+      instead: the same without the other one.
+      low, high: the limits of 95 % of the differences value - instead with flipped signs.
+      p: share of flipped signs whose difference is as far from 0.
+      smallest_p: the smallest that so few blocks can give.
+      n_blocks, block: neighbouring tokens share a sign.
+      draws, seed: of the signs; exact: the draws are all there are.
+    """
+
+    value: float
+    instead: float
+    low: float
+    high: float
+    p: float
+    smallest_p: float
+    n_blocks: int
+    block: int
+    draws: int
+    seed: int
+    exact: bool
+
+
+def beside_same_tokens(
+    change: Float[np.ndarray, " token"],
+    instead: Float[np.ndarray, " token"],
+    *,
+    block: int = BLOCK,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> SameTokens:
+    """Whether an expert matters more than another expert of the tokens that use it.
+
+    If it is all the same which of its experts a token loses, the difference of the changes has
+    either sign alike. So each draw flips signs, of whole blocks, for neighbours share a context.
+
+    Reading it: the p-value, of both sides, speaks of such tokens in this text. With fewer than six
+    blocks it cannot reach 0.05. An expert with the larger share of the mix is expected to matter
+    more; say that share beside it.
+
+    Raises:
+      LensError: the changes are of different tokens, or of none.
+    """
+    change, instead = np.asarray(change, np.float64), np.asarray(instead, np.float64)
+    if change.shape != instead.shape or change.ndim != 1 or change.size == 0:
+        raise LensError(
+            f"Changes of {change.shape} and {instead.shape} tokens; expected the same tokens twice."
+        )
+    starts = np.flatnonzero(np.diff(blocks_of(change.size, block), prepend=-1))
+    sums = np.add.reduceat(change - instead, starts) / change.size
+    signs, exact = flipped_signs(sums.size, draws, seed)
+    drawn = signs @ sums
+    low, high = np.quantile(np.append(drawn, sums.sum()), [0.025, 0.975], method="weibull")
+    return SameTokens(
+        float(change.mean()),
+        float(instead.mean()),
+        float(low),
+        float(high),
+        float(monte_carlo_p(abs(sums.sum()), np.abs(drawn))),
+        max(2 / 2**sums.size, 1 / (1 + len(signs))),
+        int(sums.size),
+        block,
+        len(signs),
+        seed,
+        exact,
+    )
+
+
 # --- all experts ------------------------------------------------------------------------
 
 
@@ -145,6 +252,18 @@ def effect_and_use(
     return EffectAndUse(
         value, float(low), float(high), float(monte_carlo_p(value, drawn)), draws, seed
     )
+
+
+def effect_per_use(
+    effect: Float[np.ndarray, "layer expert"], load: Float[np.ndarray, "layer expert"], top_k: int
+) -> Float[np.ndarray, "layer expert"]:
+    """Effect over the share of tokens that use the expert, where the effect is a mean over tokens.
+
+    Reading it: nats for each token that uses it, felt there or later; alike for all experts of a
+    layer when use alone decides. Of few tokens it is a rough number, of none it is none.
+    """
+    used = np.asarray(load, np.float64) * top_k
+    return np.where(used > 0, effect / np.where(used > 0, used, 1), np.nan)
 
 
 def strongest(

@@ -57,6 +57,70 @@ def test_p_among_others_is_what_it_says_for_an_expert_like_the_others():
         assert np.mean(p <= level) == pytest.approx(level, abs=0.02)
 
 
+def test_the_other_choice_is_an_expert_of_the_same_token():
+    rng = np.random.default_rng(3)
+    experts = np.argsort(rng.random((2, 400, 8)), axis=-1)[..., :3]
+    trace = run(experts)
+    found = what_if.other_choice(trace, 1, 5)
+    for token, other in zip(experts[1], found, strict=True):
+        assert (other in token and other != 5) if 5 in token else other == -1
+    first = experts[1, :, 0] == 5
+    share = np.mean(found[first] == experts[1, first, 1])
+    assert share == pytest.approx(0.5, abs=0.15)  # either of the two others
+    np.testing.assert_array_equal(found, what_if.other_choice(trace, 1, 5))
+
+
+def test_a_token_with_one_expert_has_no_other_choice():
+    assert what_if.other_choice(run([[[4], [5]]]), 0, 5).tolist() == [-1, -1]
+    assert what_if.other_choice(run([[[5, -1]]]), 0, 5).tolist() == [-1]
+
+
+def test_the_share_of_the_mix_is_the_gate_over_those_of_the_chosen():
+    trace = run([[[0, 1], [2, 0], [3, -1]]])
+    trace.gates = np.array([[[0.6, 0.2], [0.5, 0.1], [0.4, 0.0]]])
+    share = what_if.mix_share(trace, 0, np.array([0, 0, 3]))
+    np.testing.assert_allclose(share, [0.75, 1 / 6, 1])
+    assert np.isnan(what_if.mix_share(trace, 0, np.array([5, 5, -1]))).all()
+
+
+def test_same_tokens_find_a_planted_difference_and_say_the_smallest_p_there_can_be():
+    rng = np.random.default_rng(4)
+    base = rng.exponential(size=80)
+    found = what_if.beside_same_tokens(base + 0.5, base)
+    assert (found.value - found.instead) == pytest.approx(0.5)
+    assert found.p == pytest.approx(found.smallest_p) == pytest.approx(2 / 2**10)
+    assert found.exact and found.n_blocks == 10 and found.draws == 2**10 - 1
+    few = what_if.beside_same_tokens(np.full(9, 2.0), np.full(9, 1.0))
+    assert few.p == few.smallest_p == 0.5
+
+
+def test_same_tokens_are_uniform_where_it_is_all_the_same_which_expert_is_lost():
+    rng = np.random.default_rng(5)
+    p = []
+    for _ in range(600):
+        block = np.repeat(rng.standard_normal((2, 12)), 8, axis=1)  # neighbours alike
+        p.append(what_if.beside_same_tokens(*np.exp(block), draws=499).p)
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(p) <= level) == pytest.approx(level, abs=0.045)
+
+
+def test_same_tokens_exchange_their_sides():
+    rng = np.random.default_rng(6)
+    a, b = rng.random((2, 50))
+    one, two = what_if.beside_same_tokens(a, b), what_if.beside_same_tokens(b, a)
+    assert one.p == two.p and one.value == two.instead
+    assert one.low <= one.value - one.instead <= one.high or one.p <= 0.05
+    with pytest.raises(LensError, match="same tokens twice"):
+        what_if.beside_same_tokens(a, b[:-1])
+
+
+def test_effect_per_use_is_alike_where_use_alone_decides():
+    load = np.array([[0.5, 0.25, 0.25, 0.0]])
+    per_use = what_if.effect_per_use(load * 2 * 0.3, load, 2)
+    np.testing.assert_allclose(per_use[0, :3], 0.3)
+    assert np.isnan(per_use[0, 3])
+
+
 def test_effects_that_follow_use_are_found_and_others_are_not():
     rng = np.random.default_rng(1)
     load = rng.dirichlet(np.ones(8), size=12)
