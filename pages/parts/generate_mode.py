@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from grok.errors import PromptError
 from lens import figures
 from lens.contrast import loop_of
 from lens.errors import LensError
-from pages.parts import cell_view, inspect_mode, layout, links, prompt_form, traces
+from pages.parts import cell_view, generation, inspect_mode, layout, links, prompt_form, traces
 from pages.parts import routing_statistics as statistics
 from pages.parts.live_place import Place
 from pages.parts.routing_views import View
@@ -49,11 +47,8 @@ EXAMPLES = {
         "experts of the digits that it was given?",
     ),
 }
-RUNNING = "generation_running"  # the run under way, of this session alone
-DONE = "generation_done"
 MOST_CHIPS = 120
 BETWEEN = 0.2  # seconds between drawings
-PATIENCE = 10.0  # seconds for a token of a slow model
 
 
 def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
@@ -103,26 +98,10 @@ def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
 # --- the run ----------------------------------------------------------------------------
 
 
-@dataclass
-class Going:
-    """A run under way.
-
-    Attributes:
-        model: that it runs on, once it is loaded; options: of its `stream`.
-        steps: made so far.
-        cancelled: set by who wants it to end; ended: set when it has.
-    """
-
-    model: Any = None
-    options: dict[str, Any] = field(default_factory=dict)
-    steps: list[Any] = field(default_factory=list)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
-
-
 def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
     """Generate and show every token as it comes; whatever ends it, what there is is kept."""
-    going = st.session_state[RUNNING] = Going()
+    going = generation.Going(before=traces.kept().get("first"))
+    st.session_state[generation.RUNNING] = going
     head = st.container(horizontal=True, vertical_alignment="center")
     with head:
         st.button("Stop", icon=":material/stop_circle:", key="stop_generating")
@@ -162,39 +141,9 @@ def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
 
     prompt_form.run_guarded(stream, "Generating; the first run of a session may load the model")
     if not going.cancelled.is_set():
-        finish()
+        generation.finish()
     counter.empty()
     board.empty()
-
-
-def finish() -> None:
-    """Keep what a run has made as a trace of this session, and end it if it still goes on.
-
-    A click starts the page anew in another thread, at once; the run that it cuts short learns
-    of it when it next draws. So it is told, and given time to hand over its last token.
-    """
-    going: Going | None = st.session_state.pop(RUNNING, None)
-    if going is None:
-        return
-    going.cancelled.set()
-    if not going.steps:
-        return
-    going.ended.wait(PATIENCE)
-    model, steps = going.model, list(going.steps)
-    made = model.model.collect(steps, going.options)
-    traces.keep("first", made.trace)
-    st.session_state["trace_shown"] = "first"
-    links.forget("token")
-    asked = going.options["max_new_tokens"]
-    ended = steps[-1].token == model.model.config.eos_token
-    st.session_state[DONE] = {
-        "trace": made.trace,
-        "text": made.text,
-        "last": str(steps[-1].piece),
-        "tokens": len(steps),
-        "asked": asked,
-        "why": "end" if ended else "length" if len(steps) == asked else "stopped",
-    }
 
 
 # --- what is shown ----------------------------------------------------------------------
@@ -295,7 +244,7 @@ def finding(view: View, done: dict[str, Any]) -> str:
 
 def show(place: Place) -> None:
     """The mode: a form, the text as it comes, then everything about its routing."""
-    finish()  # of a run that a click has ended
+    generation.finish()  # of a run that a click has ended
     if place.choice is None:
         place.heading(INVITATION)
         st.info(
@@ -305,7 +254,7 @@ def show(place: Place) -> None:
     sent = form(place.choice)
     if sent is not None:
         run(place.choice, *sent)
-    done = st.session_state.get(DONE)
+    done = st.session_state.get(generation.DONE)
     kept = traces.kept()
     if done is None or kept.get("first") is not done["trace"]:
         place.heading(INVITATION)
@@ -315,5 +264,5 @@ def show(place: Place) -> None:
     view, token, layer, lens = inspect_mode.results(done["trace"], kept, place.routers)
     with board:
         made_text(done, view, layer)
-    place.heading(finding(view, done))
+    place.heading(finding(view, done), inspect_mode.HOW_TO_READ)
     cell_view.fill_lens(lens, view, token, layer, place.choice, asked=False)

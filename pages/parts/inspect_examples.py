@@ -155,7 +155,7 @@ ID_EXAMPLES = {
     "Some ids": prompt_form.Example({"prompt": "5, 17, 3, 42, 99, 256, 12, 7"}),
     "A repeat": prompt_form.Example({"prompt": "8, 8, 8, 8, 9, 9, 9, 9"}),
 }
-RUN = "inspect_example"  # the example that was run last, of this session
+RUN = "inspect_example"  # the example that was run last in this session, and its trace
 
 
 def row(has_tokenizer: bool) -> None:
@@ -168,7 +168,7 @@ def row(has_tokenizer: bool) -> None:
     prompt_form.examples_row("example", examples)
 
 
-def ran(text: str, second: str) -> Mapping[str, Any]:
+def ran(text: str, second: str, trace: Any) -> Mapping[str, Any]:
     """Remember whether this was an example.
 
     Returns:
@@ -182,14 +182,14 @@ def ran(text: str, second: str) -> Mapping[str, Any]:
         ),
         None,
     )
-    st.session_state[RUN] = name
+    st.session_state[RUN] = (name, trace)
     return EXAMPLES[name].choices if name else {}
 
 
 def note(view: View) -> None:
     """What the run of an example shows."""
-    name = st.session_state.get(RUN)
-    if name not in EXAMPLES:
+    name, trace = st.session_state.get(RUN, (None, None))
+    if name not in EXAMPLES or trace is not view.trace:
         return
     try:
         words = EXAMPLES[name].read(view)

@@ -11,8 +11,10 @@ from lens.routers import RouterSet
 from pages.parts import (
     cell_keys,
     cell_view,
+    generation,
     inspect_examples,
     links,
+    live_place,
     prompt_form,
     routing_shape,
     routing_views,
@@ -22,6 +24,25 @@ from pages.parts import (
 from pages.parts.live_place import Place
 from pages.parts.routing_views import View
 
+HOW_TO_READ = """
+The chosen cell, one token in one layer:
+
+- **Smallest push**: what the router reads is a vector of fixed length √d_model. Another expert
+  comes in where it crosses one of the planes x · (w_a − w_b) = 0; the distance to the nearest,
+  (z_a − z_b) / ‖w_a − w_b‖, is given as a share of that length, and is the same share of the
+  residual stream before the norm. Random directions of the same length are the control.
+- **Logit lens**: the final norm and the unembedding put behind a layer. KL(whole ‖ up to here) in
+  nats: 0 where the rest of the model changes nothing. An early layer's stream is one that the
+  model never reads this way.
+- **Tokens seen alike**: √ of the Jensen–Shannon divergence of two tokens' gates, 0 to √ln 2. The
+  nearest of many tokens is near by chance; p is that of the best of as many random pairs.
+- **Agreement** with a second text: |A ∩ B| / K of aligned tokens; even choices share K / E. The
+  null pairs the same tokens at random.
+- **Prompt and generated**: half the sum of the differences of the loads; the null turns both
+  borders through the text, so that neighbours stay together.
+
+"""
+HOW_TO_READ += live_place.HOW_TO_READ
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
 
@@ -59,7 +80,7 @@ def run(request: traces.Request, text: str, second: str) -> None:
     if found is None:
         return
     first, other = found
-    links.choose(**inspect_examples.ran(text, second))
+    links.choose(**inspect_examples.ran(text, second, first))
     traces.keep("first", first)
     traces.keep("second", other)
     st.session_state["trace_shown"] = "first"
@@ -173,6 +194,7 @@ def comparison(view: View, kept: dict[str, Any], what: str) -> None:
 
 def show(place: Place) -> None:
     """The mode: a form, then the trace it made or another one of this session."""
+    generation.finish()  # of a run in Generate that coming here has ended
     if place.choice is not None:
         form(place.choice)
     kept = traces.kept()
@@ -185,9 +207,8 @@ def show(place: Place) -> None:
         save_button(trace)
     found = st.container()
     view, token, layer, lens = results(trace, kept, place.routers)
-    if trace is kept.get("first"):
-        with found:
-            inspect_examples.note(view)
-    place.heading(traces.finding(trace, view.labels))
+    with found:
+        inspect_examples.note(view)
+    place.heading(traces.finding(trace, view.labels), HOW_TO_READ)
     from_file = trace is kept.get("file")
     cell_view.fill_lens(lens, view, token, layer, place.choice, asked=from_file)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pages.parts import data_source, generate_mode, traces
+from pages.parts import data_source, generate_mode, generation, traces
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
@@ -71,26 +71,56 @@ def test_a_run_that_was_cut_short_is_kept_as_far_as_it_came(open_page):
     app = opened(open_page)
     model = shared_model(str(SMALL), "bfloat16")
     steps = model.stream([5, 17, 3], max_new_tokens=9, temperature=1.0, seed=2)
-    going = generate_mode.Going(
+    going = generation.Going(
         model, {"max_new_tokens": 9, "temperature": 1.0, "seed": 2}, [next(steps) for _ in range(4)]
     )
     steps.close()
     going.ended.set()
-    app.session_state[generate_mode.RUNNING] = going
+    app.session_state[generation.RUNNING] = going
     app.run()
     assert not app.exception and not app.error
     assert going.cancelled.is_set()
     trace = app.session_state["traces"]["first"]
     assert trace.prompt_length == 3 and len(trace.tokens) == 6
     assert "Stopped after 4 of 9 tokens" in said(app)
-    assert generate_mode.RUNNING not in app.session_state
+    assert generation.RUNNING not in app.session_state
     assert model.line.in_line == 0
+
+
+def cut_short(app):
+    """A run of three tokens that another click has ended."""
+    from grok.cached import shared_model
+
+    model = shared_model(str(SMALL), "bfloat16")
+    steps = model.stream([5, 17, 3], max_new_tokens=9)
+    going = generation.Going(model, {"max_new_tokens": 9}, [next(steps) for _ in range(3)])
+    steps.close()
+    going.ended.set()
+    app.session_state[generation.RUNNING] = going
+    return going
+
+
+def test_who_goes_to_inspect_meanwhile_finds_there_what_was_made(open_page):
+    app = open_page("live_routing")
+    cut_short(app)
+    app.run()
+    assert not app.exception
+    assert len(app.session_state["traces"]["first"].tokens) == 5
+    assert any("Save trace" in str(button.proto) for button in app.get("download_button"))
+
+
+def test_a_run_cut_short_never_replaces_something_newer(open_page):
+    app = send(opened(open_page, new_tokens="4", temperature="0"), "9, 9, 9, 9")
+    newer = app.session_state["traces"]["first"]
+    cut_short(app)
+    app.run()
+    assert app.session_state["traces"]["first"] is newer
 
 
 def test_a_run_cut_short_before_its_first_token_leaves_nothing(open_page):
     app = opened(open_page)
-    going = generate_mode.Going()
-    app.session_state[generate_mode.RUNNING] = going
+    going = generation.Going()
+    app.session_state[generation.RUNNING] = going
     app.run()
     assert not app.exception and going.cancelled.is_set()
     assert app.subheader[0].value == generate_mode.INVITATION

@@ -193,7 +193,7 @@ def test_an_example_run_on_the_bundled_model_says_what_it_shows(open_page, name)
 
 
 def test_a_text_that_is_no_example_has_no_note():
-    assert inspect_examples.ran("something", "") == {}
+    assert inspect_examples.ran("something", "", None) == {}
 
 
 def test_context_marks_the_token_among_its_neighbours():
