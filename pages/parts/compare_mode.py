@@ -264,7 +264,10 @@ def results(result: Result, place: Place) -> str:
     beside = Beside(result, place.routers, block, null)
     pair, layer, what = compare_views.selectors(beside)
     compare_views.strip(beside, pair)
-    compare_views.compared_map(beside, pair, layer, what)
+    try:
+        compare_views.compared_map(beside, pair, layer, what)
+    except LensError as error:  # a model that chooses nothing has no margins
+        st.info(str(error))
     with st.container(border=True):
         compare_views.cell(beside, pair, layer)
     if len(beside.runs.pairs) == 0:

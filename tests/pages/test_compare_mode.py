@@ -234,6 +234,21 @@ def test_a_trace_without_candidates_is_compared_as_far_as_that_goes(open_page, s
     assert "keep 100" in heading(app) and "expect next" not in heading(app)
 
 
+def test_a_quantity_that_a_model_does_not_have_leaves_the_rest_of_the_page(
+    open_page, small_model, trace
+):
+    order = np.argsort(-trace.router_probs, axis=-1, kind="stable")
+    every = file_like(
+        trace, experts=order, gates=np.take_along_axis(trace.router_probs, order, axis=-1)
+    )
+    other = file_like(every, model_sha256="1" * 64)
+    state = {"traces": {"first": every}, "uploaded_trace": ("t.npz", other)}
+    app = opened(open_page, sides="traces", state=state, differs="margin")
+    assert not app.exception and not app.error
+    assert any("no choice was close" in info.value for info in app.info)
+    assert heading(app).startswith("40 tokens stand in both texts. They keep 100")
+
+
 @pytest.mark.parametrize("name", list(compare_examples.TEXT_EXAMPLES))
 def test_examples_of_texts_share_tokens_that_go_elsewhere(name):
     from grok.cached import shared_model
