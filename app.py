@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# Altair asks whether pandas is loaded, and fails where another visitor is just loading it.
+import pandas  # noqa: F401
 import streamlit as st
 
 from pages.parts import data_source, links

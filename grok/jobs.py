@@ -7,6 +7,7 @@ progress.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from grok.errors import BusyError, GrokError
 from grok.turnstile import Turnstile
 
 LOG = logging.getLogger(__name__)
+PATIENCE = 15.0  # seconds that jobs may take to end with the program
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 
 
@@ -102,6 +104,9 @@ class Jobs:
         at_once: jobs that run.
         most: jobs that run or wait.
         most_of_one: of one group, such as a person.
+
+    Attributes:
+        closing: whether the program is ending, so that no more work is begun.
     """
 
     def __init__(self, at_once: int = 2, most: int = 16, most_of_one: int = 3) -> None:
@@ -109,6 +114,8 @@ class Jobs:
         self._moved = threading.Condition()
         self._jobs: dict[Hashable, Job] = {}  # running or waiting, in the order they came
         self._running = 0
+        self.closing = False
+        atexit.register(self.close)
 
     def start(
         self,
@@ -133,6 +140,8 @@ class Jobs:
         job = Job(self, group)
         with self._moved:
             own = sum(one.group == group for one in self._jobs.values())
+            if self.closing:
+                raise BusyError("The program is ending. Try again when it is back.")
             if key in self._jobs:
                 raise BusyError("This runs already. Wait for it, or cancel it.")
             if len(self._jobs) >= self.most:
@@ -152,6 +161,20 @@ class Jobs:
                 del self._jobs[key]
             raise BusyError("This machine cannot start more work now. Try again later.") from error
         return job
+
+    def close(self, patience: float = PATIENCE) -> None:
+        """Cancel all and wait until they have ended, as the program does when it ends.
+
+        A thread that is inside native code when the interpreter goes would take it down.
+        """
+        with self._moved:
+            self.closing = True
+            left = list(self._jobs.values())
+        until = time.monotonic() + patience
+        for job in left:
+            job.cancel()
+        for job in left:
+            job.wait(max(0.0, until - time.monotonic()))
 
     def get(self, key: Hashable) -> Job | None:
         """The job that runs or waits under this key."""

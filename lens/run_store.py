@@ -348,6 +348,10 @@ class Writing:
         """Its owner wants it no further for now."""
         return self._end(status="cancelled")
 
+    def stop(self) -> None:
+        """The program ends: the run is stopped where it is."""
+        self._lock.release()
+
     def drop(self) -> None:
         """As if it had never been."""
         self._lock.release()

@@ -89,11 +89,12 @@ def go_on(choice: traces.ModelChoice, run: Run) -> None:
 
 
 def _start(choice: traces.ModelChoice, writing: Writing) -> None:
-    jobs().start(
+    working = jobs()
+    working.start(
         writing.run.id,
         partial(_work, choice, writing),
         group=writing.run.owner,
-        ended=partial(_ended, writing),
+        ended=partial(_ended, writing, working),
     )
 
 
@@ -146,8 +147,10 @@ def _encoded(model: Any, choice: traces.ModelChoice, prompts: PromptList) -> lis
     return found
 
 
-def _ended(writing: Writing, state: JobState) -> None:
-    if state.status == "failed":
+def _ended(writing: Writing, working: Jobs, state: JobState) -> None:
+    if working.closing and state.status != "done":
+        writing.stop()
+    elif state.status == "failed":
         known = isinstance(state.error, GrokError | LensError)
         writing.fail(str(state.error) if known else DEFECT)
     elif state.status == "cancelled":

@@ -37,6 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = place.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log.txt"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GROK_LENS_")}
+    environment["GROK_LENS_RUNS"] = str(tmp_path_factory.mktemp("runs"))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)],

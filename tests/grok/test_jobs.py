@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from grok.errors import BusyError, GrokError
 from grok.jobs import Job, Jobs, patient_turn
 from grok.turnstile import Turnstile
 
+ROOT = Path(__file__).resolve().parents[2]
 SOON = 10.0
 
 
@@ -119,6 +123,30 @@ def test_a_mishap_after_a_job_does_not_keep_its_place():
 
     assert jobs.start("a", lambda job: None, ended=mishap).wait(SOON).status == "done"
     assert jobs.start("a", lambda job: None).wait(SOON).status == "done"
+
+
+def test_jobs_end_with_the_program_and_no_more_are_begun():
+    jobs, gates = Jobs(at_once=1), [Gate(), Gate()]
+    started = [jobs.start(i, gate) for i, gate in enumerate(gates)]
+    assert gates[0].inside.wait(SOON)
+    jobs.close()
+    assert [job.state.status for job in started] == ["cancelled"] * 2
+    with pytest.raises(BusyError, match="is ending"):
+        jobs.start("late", gates[0])
+
+
+def test_a_program_that_ends_with_work_under_way_ends_cleanly():
+    code = (
+        "import time\nfrom grok.jobs import Jobs\n"
+        "def work(job):\n    job.progress(0, 1)\n    print('on', flush=True)\n"
+        "    while True:\n        time.sleep(0.01)\n        job.check()\n"
+        "Jobs().start('a', work, ended=lambda state: print(state.status, flush=True))\n"
+        "time.sleep(0.3)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["on", "cancelled"], "")
 
 
 def test_a_patient_turn_outlasts_a_full_queue_and_holds_it_meanwhile():

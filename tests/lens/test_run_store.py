@@ -174,6 +174,13 @@ def test_cancelled_and_failed_runs_say_why_and_can_go_on(store):
     assert store.get(run.id).status == "cancelled"
 
 
+def test_a_run_whose_program_is_asked_to_end_is_stopped_too(store):
+    writing = begin(store)
+    writing.stop()
+    assert store.get(writing.run.id).status == "stopped"
+    store.resume(writing.run.id, OWNER).cancel()
+
+
 def test_a_run_without_its_prompts_cannot_go_on(store):
     writing = begin(store)
     writing.cancel()
