@@ -2,6 +2,7 @@
 
     python -m lens.extract --checkpoint DIR --output routers.npz
     python -m lens.extract --safetensors DIR_OR_FILE --output routers.npz
+    python -m lens.extract --hub xai-org/grok-1 --output routers.npz
 
 Of a Grok-1-format checkpoint's files only the router of each layer and the scale of the norm
 that feeds it are opened: 128 of Grok-1's 770, 14 MB of 318 GB. The others need
@@ -158,6 +159,24 @@ def _cost(path: Path, norms: bool) -> tuple[int, int]:
     return sum(file.stat().st_size for file in files), len(files)
 
 
+def _from_hub(options: argparse.Namespace, on_terminal: bool) -> tuple[RouterSet, str]:
+    """The routers of a repository, and one line on what was read."""
+    from lens.hub import extract_from_hub, shown
+
+    def progress(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        print(f"\rFetching: {shown(done, total)}", end=end, file=sys.stderr, flush=True)
+
+    routers, fetched = extract_from_hub(
+        options.hub,
+        revision=options.revision or "main",
+        norms=not options.no_norms,
+        progress=progress if on_terminal else None,
+    )
+    said = summary(routers, fetched.n_bytes, fetched.n_files)
+    return routers, f"{said}; commit {fetched.revision}"
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     families = "; ".join(layout.families for layout in LAYOUTS)
     parser = argparse.ArgumentParser(
@@ -177,6 +196,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR_OR_FILE",
         help="another model: the folder of its safetensors files and config.json, or one file",
+    )
+    source.add_argument(
+        "--hub",
+        metavar="OWNER/NAME",
+        help="Grok-1-format, on the Hugging Face Hub: only the routers' and norms' files are "
+        "fetched, for xai-org/grok-1 14.2 MB; a token is taken from HF_TOKEN",
+    )
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of --hub (default: main)"
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="the .npz to write"
@@ -217,6 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_output(options.output)
         shown = progress if on_terminal else None
+        if options.hub is None and options.revision is not None:
+            raise LensError("--revision is for --hub alone; leave it out.")
         if options.safetensors is not None:
             routers, n_bytes = extract_safetensors(
                 options.safetensors,
@@ -226,6 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=shown,
             )
             said = summary(routers, n_bytes)
+        elif options.hub is not None:
+            if options.top_k is not None or options.score is not None:
+                raise LensError("--top-k and --score are for --safetensors alone; leave them out.")
+            routers, said = _from_hub(options, on_terminal)
         else:
             if options.top_k is not None or options.score is not None:
                 raise LensError("--top-k and --score are for --safetensors alone; leave them out.")
