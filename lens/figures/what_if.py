@@ -213,6 +213,87 @@ def change_by_token(
     )
 
 
+def effects_in_layer(
+    experts: Sequence[int],
+    use: Float[np.ndarray, " expert"],
+    effect: Float[np.ndarray, " expert"],
+    label: str,
+    *,
+    own: int,
+    instead: float | None = None,
+) -> alt.LayerChart:
+    """Effect of the same intervention on a layer's experts against their use.
+
+    Args:
+      experts: indexes; use: share of tokens that use each; effect: mean KL, nats.
+      label: of the layer.
+      own: the expert that was asked for.
+      instead: effect of taking another expert from the same tokens.
+
+    Returns:
+      A chart with the selection "pick" of the field expert.
+    """
+    names = [f"E{int(expert)}" for expert in experts]
+    data = {
+        "expert": list(experts),
+        "name": names,
+        "unit": [f"{label}·{name}" for name in names],
+        "use": use,
+        "value": effect,
+        "own": [int(expert) == own for expert in experts],
+    }
+    x = alt.X(
+        "use:Q",
+        title="share of tokens that use it",
+        axis=alt.Axis(format="%"),
+        scale=alt.Scale(domain=[0, 1], nice=False, padding=12),
+    )
+    y = alt.Y("value:Q", title="KL (nats)", scale=alt.Scale(zero=True))
+    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
+    pick = alt.selection_point(name="pick", fields=["expert"], empty=False)
+    colour = alt.condition("datum.own", alt.value(theme.ORANGE), alt.value(theme.MID_GREY))
+    marks = [
+        base.mark_circle(size=75, opacity=1)
+        .encode(
+            color=colour,
+            tooltip=[
+                alt.Tooltip("unit:N", title="expert"),
+                alt.Tooltip("use:Q", title="share of tokens", format=".1%"),
+                alt.Tooltip("value:Q", title="KL (nats)", format=".4g"),
+            ],
+        )
+        .add_params(pick),
+        base.transform_filter("datum.own || datum.use > 0.05")
+        .mark_text(dx=0, dy=-11, fontSize=11, tooltip=None)
+        .encode(text="name:N", color=colour),
+    ]
+    at = list(experts).index(own)
+    title = [f"orange: {label}·E{own}; grey: the same on the layer's other experts"]
+    if instead is not None:
+        beside = alt.Chart(theme.embed({"use": [use[at]], "value": [instead]})).encode(x=x, y=y)
+        marks.append(
+            beside.mark_point(
+                shape="diamond", size=110, color=theme.BLUE, strokeWidth=2.5, opacity=1
+            ).encode(
+                tooltip=[
+                    alt.Tooltip("value:Q", title="same tokens, their other expert", format=".4g")
+                ]
+            )
+        )
+        title.append("blue: the same tokens lose their other expert instead")
+    return theme.layered(*marks).properties(
+        width=420,
+        height=210,
+        autosize=theme.FLEXIBLE,
+        title=theme.title("Change beside use", *title, width=420),
+        description=theme.alt_description(
+            f"Mean KL of {len(names)} experts of {label} against their use; "
+            f"{label}·E{own} {float(effect[at]):.3g} nats, used by {float(use[at]):.0%}",
+            "" if instead is None else f"same tokens without their other expert {instead:.3g}",
+        ),
+    )
+
+
 def next_tokens_changed(
     pieces: Sequence[str],
     before: Float[np.ndarray, " candidate"],

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import streamlit as st
@@ -16,15 +13,13 @@ from lens.what_if import AmongOthers
 from pages.parts import links, prompt_form, routing_views, traces
 from pages.parts.layout import percent
 from pages.parts.live_place import Place
+from pages.parts.one_expert_run import SEED, Request, Result, computed
 from pages.parts.prompt_form import Example
 
 ACTIONS = {"ban": "Ban it", "include": "Give it to every token"}
 DONE = {"ban": "Banning {0}", "include": "Giving every token {0}"}
 # Seconds that a run may take to be made anew whenever a choice changes.
 QUICK = 2.0
-# Other experts of the layer that the same is done to.
-MOST_OTHERS = 15
-SEED = 0
 KEPT = "what_if_one"
 
 STRONGEST = "Set to the expert that “Every expert” finds to matter most for this text when banned."
@@ -59,44 +54,6 @@ ID_EXAMPLES: Mapping[str, Example] = {
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for; the text stays in this session."""
-
-    path: str
-    dtype: str
-    text: str
-    layer: int
-    expert: int
-    action: str
-
-    @property
-    def prompt(self) -> tuple[str, str, str]:
-        """What stays the same when another expert is looked at."""
-        return self.path, self.dtype, self.text
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One intervention, and the same on other experts of the layer.
-
-    Attributes:
-        request: what was asked for.
-        own: the run beside the one as it is.
-        kl: of the other experts [other, T], nats.
-        moved: share of tokens with other experts, of the others [other, L].
-        use: share of tokens that use each other expert [other].
-        seconds: that it takes once everything is compiled.
-    """
-
-    request: Request
-    own: Any
-    kl: np.ndarray
-    moved: np.ndarray
-    use: np.ndarray
-    seconds: float
-
-
 def model_labels(choice: traces.ModelChoice) -> list[str]:
     """Names of the layers of the model that runs prompts."""
     return [f"L{layer}" for layer in range(choice.config.n_layers)]
@@ -119,15 +76,6 @@ def dtype_choice() -> str:
         help="bfloat16 as Grok-1 runs; with float32 an effect of rounding is smaller.",
         width=160,
     )
-
-
-def edits_of(action: str, layer: int, expert: int) -> Any:
-    """The intervention on one expert."""
-    from grok.interventions import ban, edit, include
-
-    if action == "ban":
-        return edit("router.logits", ban(expert), layers=layer)
-    return edit("router.experts", include(expert), layers=layer)
 
 
 def show(place: Place, choice: traces.ModelChoice) -> str | None:
@@ -166,43 +114,6 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     return answer(known, place, labels)
 
 
-def computed(
-    request: Request,
-    choice: traces.ModelChoice,
-    on_wait: Callable[[int], object],
-    on_load: Callable[[int, int], None],
-) -> Result:
-    """The intervention, and the same on the layer's other experts.
-
-    Raises:
-        GrokError: the prompt or the model cannot be used.
-    """
-    model = traces.shared(choice, request.dtype, on_load)
-    tokens = traces.encoded(model, choice, request.text)
-
-    def run(expert: int) -> Any:
-        edits = edits_of(request.action, request.layer, expert)
-        return model.what_if(tokens, edits, on_wait=on_wait)
-
-    own = run(request.expert)
-    others = [e for e in range(choice.config.n_experts) if e != request.expert]
-    if len(others) > MOST_OTHERS:
-        rng = np.random.default_rng(SEED)
-        others = sorted(rng.choice(others, MOST_OTHERS, replace=False).tolist())
-    found = [run(e) for e in others[:-1]]
-    started = time.perf_counter()  # what is compiled was compiled before
-    found.append(run(others[-1]))
-    seconds = (time.perf_counter() - started) * (len(others) + 1)
-    return Result(
-        request,
-        own,
-        np.stack([one.kl for one in found]),
-        np.stack([what_if.moved(one.base, one.changed) for one in found]),
-        np.array([what_if.use(own.base, request.layer, e) for e in others]),
-        seconds,
-    )
-
-
 def finding(result: Result, name: str, among: AmongOthers) -> str:
     """What the intervention did, beside the same on the layer's other experts."""
     request, n = result.request, result.own.kl.size
@@ -220,7 +131,21 @@ def finding(result: Result, name: str, among: AmongOthers) -> str:
         f"what the model expects next by {among.value:.3g} nats a token (KL). The same on "
         f"{among.others.size} other experts of the layer: {among.others.min():.3g} to "
         f"{among.others.max():.3g}, mean {among.others.mean():.3g} ({verdict})."
-    )
+    ) + same_tokens_text(result)
+
+
+def same_tokens_text(result: Result) -> str:
+    """How the expert compares with another one of the same tokens; empty where not asked."""
+    if result.instead is None:
+        return ""
+    beside = what_if.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
+    if beside.smallest_p > 0.05:
+        verdict = "too few tokens to tell the two apart"
+    elif beside.p > 0.05:
+        verdict = f"not distinguishable, p = {beside.p:.2g}"
+    else:
+        verdict = f"{'less' if beside.instead < beside.value else 'more'}, p = {beside.p:.2g}"
+    return f" When those tokens lose their other expert instead: {beside.instead:.3g} ({verdict})."
 
 
 def answer(result: Result, place: Place, labels: list[str]) -> str:
@@ -262,9 +187,10 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
         on_pick=routing_views.pick_token,
         table=lambda: tables.token_layer_csv(1 - overlap, "exchanged", view.pieces, labels),
     )
+    next_tokens(result, view, token, words)
     left, right = st.columns(2, gap="large")
     with left:
-        next_tokens(result, view, token, words)
+        beside_use(result, view, name, words)
     with right:
         moved = what_if.moved(own.base, own.changed)
         view.figure(
@@ -281,6 +207,63 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
             ),
         )
     return finding(result, name, among)
+
+
+def beside_use(result: Result, view: routing_views.View, name: str, words: tuple[str, ...]) -> None:
+    """The layer's experts by how much they are used, and the same tokens' other expert."""
+    request, base = result.request, result.own.base
+    experts = np.array([request.expert, *result.others])
+    use = np.array([what_if.use(base, request.layer, e) for e in experts])
+    effect = np.array([result.own.kl.mean(), *result.kl.mean(axis=1)])
+    beside = None
+    if result.instead is not None:
+        beside = what_if.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
+
+    def table() -> str:
+        order = np.argsort(experts)
+        columns = {
+            "expert": [f"{view.labels[request.layer]}·E{e}" for e in experts[order]],
+            "share of tokens that use it": use[order],
+            "mean KL (nats)": effect[order],
+        }
+        if beside is not None:
+            columns["same tokens without their other expert"] = [
+                beside.instead if e == request.expert else "" for e in experts[order]
+            ]
+        return tables.table_csv(columns)
+
+    view.figure(
+        drawn.effects_in_layer(
+            experts.tolist(),
+            use,
+            effect,
+            view.labels[request.layer],
+            own=request.expert,
+            instead=None if beside is None else beside.instead,
+        ),
+        "effects_in_layer",
+        words=words,
+        stretch=True,
+        on_pick=lambda mark: links.choose(expert=int(mark["expert"])),
+        table=table,
+    )
+    if beside is None:
+        return
+    own = np.where(result.other_choice >= 0, request.expert, -1)
+    shares = [
+        float(np.nanmean(what_if.mix_share(base, request.layer, e)))
+        for e in (own, result.other_choice)
+    ]
+    drawn_signs = f"all {beside.draws + 1:,} ways" if beside.exact else f"{beside.draws:,} times"
+    st.caption(
+        f"Of the mix of the tokens that have another, {name} makes {percent(shares[0])}, the other "
+        f"expert {percent(shares[1])}. Difference of the two changes "
+        f"{beside.value - beside.instead:+.3g} nats a token; signs of {beside.n_blocks} blocks of "
+        f"{beside.block} tokens flipped {drawn_signs}"
+        + ("" if beside.exact else f" (seed {beside.seed})")
+        + f": {beside.low:+.3g} to {beside.high:+.3g} in 95\u00a0%, p = {beside.p:.2g}, at least "
+        f"{beside.smallest_p:.2g}."
+    )
 
 
 def next_tokens(

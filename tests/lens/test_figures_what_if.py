@@ -57,6 +57,21 @@ def test_routing_downstream_stands_in_the_range_of_the_others():
     assert [row["value"] for row in rows(first(chart, "point"))] == pytest.approx(moved, rel=1e-5)
 
 
+def test_effects_of_a_layer_stand_against_use_with_the_same_tokens_beside():
+    use, effect = RNG.random(4), RNG.random(4)
+    chart = drawn.effects_in_layer([2, 0, 1, 3], use, effect, "L4", own=2, instead=0.25)
+    dots = rows(first(chart, "circle"))
+    assert [d["unit"] for d in dots] == ["L4·E2", "L4·E0", "L4·E1", "L4·E3"]
+    assert [d["value"] for d in dots] == pytest.approx(effect, rel=1e-5)
+    assert [d["own"] for d in dots] == [True, False, False, False]
+    beside = rows(first(chart, "point"))
+    assert beside == [{"use": pytest.approx(use[0], rel=1e-5), "value": 0.25}]
+    assert selection(chart)["fields"] == ["expert"]
+    assert "lose their other expert" in title_text(chart)
+    alone = drawn.effects_in_layer([2, 0, 1, 3], use, effect, "L4", own=2)
+    assert "lose" not in title_text(alone)
+
+
 def test_next_tokens_show_both_runs_and_the_change():
     before, after = np.array([0.5, 0.2]), np.array([0.1, 0.6])
     chart = drawn.next_tokens_changed(["▁a", "<b>"], before, after, following="x")

@@ -61,6 +61,43 @@ def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_mo
     assert not (result.own.changed.experts[3] == 2).any()
 
 
+def test_a_ban_stands_beside_one_of_another_expert_of_the_same_tokens(open_page, small_model):
+    from grok import load
+    from grok.interventions import ban, edit
+    from grok.readings import what_if
+
+    model = load(small_model, dtype="float32")
+    tokens = [int(i) for i in IDS.split(",")]
+    experts = model.trace_routing(tokens).experts[3]
+    expert = int(experts[-1, 0])
+    app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert=str(expert), numbers="float32")
+    assert not app.exception and not app.error
+    result = app.session_state[one_expert.KEPT]
+    uses = (experts == expert).any(axis=-1)
+    other = np.where(experts[:, 0] == expert, experts[:, 1], experts[:, 0])
+    np.testing.assert_array_equal(result.other_choice, np.where(uses, other, -1))
+    bans = [
+        edit("router.logits", ban(int(e)), layers=3, positions=[int(t)])
+        for t, e in enumerate(other)
+        if uses[t]
+    ]
+    expected = what_if(model, tokens, sum(bans[1:], bans[0])).kl
+    np.testing.assert_allclose(result.instead, expected, atol=1e-6)
+    assert f"their other expert instead: {expected.mean():.3g}" in app.subheader[0].value
+    assert any("of the mix" in caption.value.lower() for caption in app.caption)
+
+
+def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model):
+    from grok import load
+
+    experts = load(small_model).trace_routing([5, 17]).experts[3]
+    unused = next(e for e in range(8) if e not in experts)
+    app = asked(open_page, "one", {"prompt": "5, 17"}, layer="3", expert=str(unused))
+    assert not app.exception and not app.error
+    assert app.session_state[one_expert.KEPT].instead is None
+    assert "instead" not in app.subheader[0].value
+
+
 def test_another_expert_is_looked_at_without_pressing_run_again(open_page, small_model):
     app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2")
     app.selectbox(key="expert").set_value(5)

@@ -1,0 +1,120 @@
+"""One expert banned or given to every token, and the same done to others, to compare with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lens import what_if
+from pages.parts import traces
+
+# Other experts of the layer that the same is done to.
+MOST_OTHERS = 15
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; the text stays in this session."""
+
+    path: str
+    dtype: str
+    text: str
+    layer: int
+    expert: int
+    action: str
+
+    @property
+    def prompt(self) -> tuple[str, str, str]:
+        """What stays the same when another expert is looked at."""
+        return self.path, self.dtype, self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One intervention, and the same on other experts of the layer.
+
+    Attributes:
+        request: what was asked for.
+        own: the run beside the one as it is.
+        kl: of the other experts [other, T], nats.
+        moved: share of tokens with other experts, of the others [other, L].
+        use: share of tokens that use each other expert [other].
+        seconds: that it takes once everything is compiled.
+    """
+
+    request: Request
+    own: Any
+    kl: np.ndarray
+    moved: np.ndarray
+    others: list[int]
+    instead: np.ndarray | None
+    other_choice: np.ndarray
+    seconds: float
+
+
+def edits_of(action: str, layer: int, expert: int) -> Any:
+    """The intervention on one expert."""
+    from grok.interventions import ban, edit, include
+
+    if action == "ban":
+        return edit("router.logits", ban(expert), layers=layer)
+    return edit("router.experts", include(expert), layers=layer)
+
+
+def edits_instead(layer: int, experts: np.ndarray, n_experts: int) -> Any:
+    """A ban of each token's own expert [T] in one layer; -1 bans nothing."""
+    from grok.interventions import add_vector, edit
+
+    rows = np.zeros((experts.size, n_experts), np.float32)
+    token = np.flatnonzero(experts >= 0)
+    rows[token, experts[token]] = -np.inf
+    return edit("router.logits", add_vector(rows), layers=layer)
+
+
+def computed(
+    request: Request,
+    choice: traces.ModelChoice,
+    on_wait: Callable[[int], object],
+    on_load: Callable[[int, int], None],
+) -> Result:
+    """The intervention, and the same on the layer's other experts.
+
+    Raises:
+        GrokError: the prompt or the model cannot be used.
+    """
+    model = traces.shared(choice, request.dtype, on_load)
+    tokens = traces.encoded(model, choice, request.text)
+
+    def run(expert: int) -> Any:
+        edits = edits_of(request.action, request.layer, expert)
+        return model.what_if(tokens, edits, on_wait=on_wait)
+
+    own = run(request.expert)
+    others = [e for e in range(choice.config.n_experts) if e != request.expert]
+    if len(others) > MOST_OTHERS:
+        rng = np.random.default_rng(SEED)
+        others = sorted(rng.choice(others, MOST_OTHERS, replace=False).tolist())
+    found = [run(e) for e in others[:-1]]
+    started = time.perf_counter()  # what is compiled was compiled before
+    found.append(run(others[-1]))
+    seconds = (time.perf_counter() - started) * (len(others) + 2)
+    other_choice = what_if.other_choice(own.base, request.layer, request.expert, seed=SEED)
+    instead = None
+    if request.action == "ban" and (other_choice >= 0).any():
+        edits = edits_instead(request.layer, other_choice, choice.config.n_experts)
+        instead = model.what_if(tokens, edits, on_wait=on_wait).kl
+    return Result(
+        request,
+        own,
+        np.stack([one.kl for one in found]),
+        np.stack([what_if.moved(one.base, one.changed) for one in found]),
+        others,
+        instead,
+        other_choice,
+        seconds,
+    )
