@@ -48,8 +48,8 @@ TOKEN_VALUES: Mapping[str, TokenText] = {
     "top1_prob": TokenText("Largest gate", "probability; 1 / E: all experts alike", "cividis"),
     "top1": TokenText("First choice", "expert index; not comparable between layers"),
     "agreement": TokenText(
-        "Experts shared with the second prompt",
-        "share of a token's experts that the aligned token has too; empty: no counterpart",
+        "Agreement",
+        "share of a token's experts that its counterpart in the second text has too; empty: none",
         "cividis",
     ),
 }

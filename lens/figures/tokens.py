@@ -56,7 +56,11 @@ def token_strip(
     else:
         scale = theme.sequential(theme.fitted_domain(np.asarray(values)))
         data["ink"] = theme.ink(np.asarray(data["value"], dtype=float), scale)
-        colour = alt.Color("value:Q", title=what, scale=scale)
+        # Beside the text it would make the figure as high as itself, and be cut off.
+        key = alt.Legend(
+            orient="bottom", titleOrient="left", gradientLength=140, gradientThickness=8
+        )
+        colour = alt.Color("value:Q", title=what, scale=scale, legend=key)
         tooltip.append(alt.Tooltip("value:Q", title=what, format=".4f"))
     base = alt.Chart(theme.embed(data)).encode(
         x=alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, width], nice=False)),

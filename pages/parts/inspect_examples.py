@@ -37,7 +37,7 @@ def two_meanings(view: View) -> str:
 def two_languages(view: View) -> str:
     """The expert that tells the translation from the text."""
     start = next((t for t, piece in enumerate(view.pieces) if piece == "▁Sie"), 0)
-    return _contrast(view, np.arange(view.n_tokens) >= start, "German", "English")
+    return _contrast(view, np.arange(view.n_tokens) >= start, "German tokens", "English ones")
 
 
 def digits(view: View) -> str:
@@ -58,15 +58,15 @@ def one_word(view: View) -> str:
     if found is None:
         return "give the second prompt too, to compare the two."
     after = np.flatnonzero((found.partner >= 0) & (np.arange(view.n_tokens) >= found.common_start))
-    shared = np.nanmean(found.shared, axis=0)
     near, far = after[:4], after[4:]
-    if len(far) == 0:
+    if len(far) == 0 or found.test is None:
         return "the texts differ up to their ends."
-    first, later = (layout.percent(shared[part].mean()) for part in (near, far))
+    first, later = (layout.percent(found.shared[:, part].mean()) for part in (near, far))
     return (
         f"the first four tokens from the changed word on share {first} of their experts with "
-        f"those of the other text, the {len(far)} after them {later} (even choices "
-        f"{layout.percent(found.even)}): a changed word moves what follows only a little."
+        f"those of the other text, the {len(far)} after them {later}; the same tokens paired at "
+        f"random {layout.percent(found.test.mean.mean())} ({found.test.draws:,} times, seed "
+        f"{found.test.seed}), even choices {layout.percent(found.even)}."
     )
 
 

@@ -132,6 +132,7 @@ def strip(view: View, token: int, layer: int) -> None:
             values,
             picked=token,
             prompt_length=view.trace.prompt_length,
+            what=f"margin in {view.labels[layer]}, logits",
             width=1080,
         ),
         "token_strip",
