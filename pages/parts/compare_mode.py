@@ -314,6 +314,11 @@ def show(place: Place) -> None:
     else:
         if place.choice is not None:
             form(place.choice, side)
+        else:
+            st.info(
+                "No model can run prompts here. Traces saved elsewhere can be compared under "
+                f"“{SIDES['traces']}”: open one from the sidebar."
+            )
         result = st.session_state.get(KEPT, {}).get(side)
     if result is None:
         place.heading(INVITATION, HOW_TO_READ)

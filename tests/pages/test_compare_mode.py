@@ -13,10 +13,17 @@ from lens.alignment import SAME
 from lens.paired_routing import kept_experts
 from lens.paired_tests import agreement_test
 from lens.traces import Trace
-from pages.parts import compare_examples, compare_run, compare_tests, data_source, traces
+from pages.parts import (
+    compare_examples,
+    compare_run,
+    compare_tests,
+    compare_views,
+    data_source,
+    traces,
+)
 
 SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
-LONG = ", ".join(str(10 + 7 * i % 90) for i in range(40))
+LONG = ", ".join(str(10 + 7 * i % 90) for i in range(14))
 IDS, OTHER = "5, 17, 3, 42, 99, 256, 12, 7", "5, 17, 4, 42, 256, 12, 7, 9"
 
 
@@ -53,15 +60,28 @@ def test_the_mode_invites_before_anything_was_compared(open_page, small_model):
     assert heading(app).startswith("Lay two texts side by side")
 
 
-@pytest.mark.parametrize("tab", list(compare_tests.PARTS))
-def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, small_model, tab):
-    app = compared(opened(open_page, differences=tab), f"1, {LONG}", f"2, 9, {LONG}")
-    assert not app.exception and not app.error and not app.info
+def test_without_a_model_the_mode_says_what_can_be_compared(open_page, small_model, monkeypatch):
+    monkeypatch.setattr(traces, "model_choices", dict)
+    app = opened(open_page)
+    assert not app.exception and not app.error
+    assert "No model can run prompts here" in app.info[0].value
+
+
+def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, small_model):
+    app = compared(opened(open_page), f"1, {LONG}", f"2, 9, {LONG}")
+    assert heading(app).startswith("14 tokens stand in both texts after their first difference")
     found = result_of(app)
     assert found.alignment.common_start == 0
-    assert found.alignment.count(SAME) == 40
-    assert any("Null: " in m.value and "seed 0" in m.value for m in app.markdown)
-    assert heading(app).startswith("40 tokens stand in both texts after their first difference")
+    assert found.alignment.count(SAME) == 14
+    said = set()
+    for tab in compare_tests.PARTS:
+        app.query_params["differences"] = tab
+        app.run(timeout=120)
+        assert not app.exception and not app.error and not app.info
+        null = [m.value for m in app.markdown if "Null: " in m.value]
+        assert len(null) == 1 and "seed 0" in null[0]
+        said.update(null)
+    assert len(said) == len(compare_tests.PARTS)
 
 
 def test_too_few_tokens_to_see_a_difference_fade_are_said_to_be(open_page, small_model):
@@ -80,10 +100,13 @@ def test_the_heading_says_what_the_tests_compute(open_page, small_model):
     assert found.value == pytest.approx(kept.mean())
 
 
-@pytest.mark.parametrize("what", ["lead", "entropy", "top1_prob"])
-def test_every_value_is_drawn_on_the_map(open_page, small_model, what):
-    app = compared(opened(open_page, differs=what, differences="difference"), IDS, OTHER)
-    assert not app.exception and not app.error
+def test_every_value_is_drawn_on_the_map_and_named_in_the_heading(open_page, small_model):
+    app = compared(opened(open_page), IDS, OTHER)
+    for what, name in compare_views.SHOWN.items():
+        app.query_params["differs"] = what
+        app.run(timeout=120)
+        assert not app.exception and not app.error
+        assert (name in heading(app)) == (what != "kept")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +225,7 @@ def test_traces_of_the_session_are_compared_and_one_alone_is_not_enough(
     app = opened(open_page, sides="traces", state=state)
     assert not app.exception and not app.error
     # Of other models, nothing is known to be alike from the start.
-    assert heading(app).startswith("40 tokens stand in both texts. They keep 100\u00a0%")
+    assert heading(app).startswith("14 tokens stand in both texts. They keep 100\u00a0%")
 
 
 def test_traces_of_models_of_other_shapes_are_refused(open_page, small_model, trace):
@@ -246,7 +269,7 @@ def test_a_quantity_that_a_model_does_not_have_leaves_the_rest_of_the_page(
     app = opened(open_page, sides="traces", state=state, differs="margin")
     assert not app.exception and not app.error
     assert any("no choice was close" in info.value for info in app.info)
-    assert heading(app).startswith("40 tokens stand in both texts. They keep 100")
+    assert heading(app).startswith("14 tokens stand in both texts. They keep 100")
 
 
 @pytest.mark.parametrize("name", list(compare_examples.TEXT_EXAMPLES))
