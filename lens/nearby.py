@@ -135,12 +135,7 @@ def random_pushes(
     logits, chosen = _choice(trace, routers, layer)
     z, own = logits[token], chosen[token]
     w = _columns(routers, layer)
-    rng = np.random.default_rng(seed)
-    slope = np.empty((draws, w.shape[1]))
-    block = max(HELD // w.shape[0], 1)
-    for start in range(0, draws, block):
-        u = rng.standard_normal((min(block, draws - start), w.shape[0]))
-        slope[start : start + len(u)] = (u @ w) / np.linalg.norm(u, axis=1, keepdims=True)
+    slope = _random_slopes(w, draws, np.random.default_rng(seed))
     length = np.full(draws, np.inf)
     for a in np.flatnonzero(own):
         speed = slope[:, ~own] - slope[:, a, None]  # b gains on a, per unit of length
@@ -148,6 +143,22 @@ def random_pushes(
             meets = np.where(speed > 0, (z[a] - z[~own]) / speed, np.inf)
         length = np.minimum(length, meets.min(axis=1))
     return length / np.sqrt(w.shape[0])
+
+
+def _random_slopes(
+    w: Float[np.ndarray, "d_model expert"], draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw expert"]:
+    """u · w of directions u that are uniform on the sphere.
+
+    A normal vector over its length is such a direction. Only its part in the columns' span is
+    drawn; of the rest, which no column sees, the squared length alone, which is χ².
+    """
+    basis, coordinates = np.linalg.qr(w)
+    inside = rng.standard_normal((draws, basis.shape[1]))
+    unseen = w.shape[0] - basis.shape[1]
+    rest = rng.chisquare(unseen, draws) if unseen else np.zeros(draws)
+    length = np.sqrt((inside**2).sum(axis=1) + rest)
+    return (inside @ coordinates) / length[:, None]
 
 
 def _choice(
@@ -184,7 +195,10 @@ def _choice(
 
 def _columns(routers: RouterSet, layer: int) -> Float[np.ndarray, "d_model expert"]:
     """The columns with the norm's scale folded in, without what all of them share."""
-    return routers.columns("canonical")[layer].astype(np.float64)
+    w = routers.routers[layer].astype(np.float64)
+    if routers.norm_scales is not None:
+        w = w * routers.norm_scales[layer][:, None]
+    return w - w.mean(axis=1, keepdims=True)
 
 
 def members(

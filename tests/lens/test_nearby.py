@@ -111,16 +111,28 @@ def test_no_direction_flips_a_choice_with_less_than_the_smallest_push(trace, rou
         assert drawn.min() >= found.push[token]
 
 
-def test_random_pushes_end_where_the_choice_changes(trace, routers, residuals):
-    token, seed = 3, 7
-    drawn = nearby.random_pushes(trace, routers, 1, token, draws=40, seed=seed)
-    directions = np.random.default_rng(seed).standard_normal((40, D))
+def test_random_pushes_are_as_long_as_those_of_directions_drawn_whole(trace, routers, residuals):
+    token = 3
     before = set(trace.experts[1, token].tolist())
-    for way, share in zip(directions, drawn, strict=True):
-        if share < 50:
-            assert pushed_choice(routers, residuals, 1, token, way, share * 1.001) != before
-        assert pushed_choice(routers, residuals, 1, token, way, min(share, 50) * 0.999) == before
-    assert np.isfinite(drawn).any()
+    shares = np.geomspace(0.1, 3, 6)
+    flipped = np.zeros(len(shares))
+    directions = np.random.default_rng(7).standard_normal((600, D))
+    for way in directions:
+        for i, share in enumerate(shares):
+            flipped[i] += pushed_choice(routers, residuals, 1, token, way, share) != before
+    drawn = nearby.random_pushes(trace, routers, 1, token, draws=4000)
+    # Far out a direction may pass a second border, and the choice be the old one again.
+    reached = (drawn[:, None] <= shares).mean(axis=0)
+    np.testing.assert_allclose(flipped[:4] / len(directions), reached[:4], atol=0.06)
+    assert reached[-1] > 0.3
+
+
+@pytest.mark.parametrize("d_model", [3, E, 40])
+def test_random_slopes_have_the_covariance_of_uniform_directions(d_model):
+    w = np.random.default_rng(0).standard_normal((d_model, E))
+    slopes = nearby._random_slopes(w, 40_000, np.random.default_rng(1))
+    np.testing.assert_allclose(slopes.T @ slopes / len(slopes), w.T @ w / d_model, atol=0.05)
+    assert (np.abs(slopes) <= np.linalg.norm(w, axis=0) + 1e-9).all()
 
 
 def test_the_smallest_push_is_not_always_that_of_the_next_in_line(trace, routers):
