@@ -263,7 +263,7 @@ def effects_in_layer(
             ],
         )
         .add_params(pick),
-        base.transform_filter("datum.own || datum.use > 0.05")
+        base.transform_filter("datum.own || datum.use > 0.2")
         .mark_text(dx=0, dy=-11, fontSize=11, tooltip=None)
         .encode(text="name:N", color=colour),
     ]

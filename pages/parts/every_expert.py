@@ -24,6 +24,7 @@ MEASURES = {
 }
 KEPT = "what_if_every"
 LISTED = 8
+PER_USE = "effect over use"
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +206,8 @@ def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
 
     def text() -> str:
         row, expert = (grid.ravel() for grid in np.indices(sweep.effect.shape))
+        top_k = sweep.trace.experts.shape[-1]
+        per_use = what_if.effect_per_use(sweep.effect, sweep.load, top_k)
         return tables.table_csv(
             {
                 "layer": [rows[i] for i in row],
@@ -214,6 +217,7 @@ def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
                 "effect": sweep.effect[row, expert],
                 "mean effect of the layer's others": sweep.control[row, expert],
                 "share of assignments": sweep.load[row, expert],
+                "effect over share of tokens that use it": per_use[row, expert],
             }
         )
 
@@ -232,12 +236,14 @@ def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
             links.choose(layer=int(sweep.layers[layer]), expert=int(expert), question="One expert")
 
     at = tuple(top.T)
+    per_use = what_if.effect_per_use(sweep.effect, sweep.load, sweep.trace.experts.shape[-1])
     st.dataframe(
         {
             "expert": [f"{rows[layer]}·E{expert}" for layer, expert in top],
             f"effect ({sweep.unit})": sweep.effect[at],
             "mean of the layer's others": sweep.control[at],
             "share of assignments": sweep.load[at],
+            PER_USE: per_use[at],
         },
         hide_index=True,
         key="effects_table",
@@ -247,5 +253,10 @@ def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
             "share of assignments": st.column_config.NumberColumn(format="percent"),
             f"effect ({sweep.unit})": st.column_config.NumberColumn(format="%.4g"),
             "mean of the layer's others": st.column_config.NumberColumn(format="%.4g"),
+            PER_USE: st.column_config.NumberColumn(
+                format="%.4g",
+                help="Effect divided by the share of tokens that use the expert: alike for all "
+                "experts of a layer if use alone decided. Rough where few tokens use it.",
+            ),
         },
     )

@@ -145,7 +145,23 @@ def same_tokens_text(result: Result) -> str:
         verdict = f"not distinguishable, p = {beside.p:.2g}"
     else:
         verdict = f"{'less' if beside.instead < beside.value else 'more'}, p = {beside.p:.2g}"
-    return f" When those tokens lose their other expert instead: {beside.instead:.3g} ({verdict})."
+    own, other = mix_shares(result)
+    return (
+        f" Where tokens have another expert, it weighs {percent(other)} of the mix to this one's "
+        f"{percent(own)}; when they lose their other expert instead: {beside.instead:.3g} "
+        f"({verdict})."
+    )
+
+
+def mix_shares(result: Result) -> tuple[float, float]:
+    """Mean share of the mix of the expert and of the other one, where tokens have both."""
+    layer, both = result.request.layer, result.other_choice
+    own = np.where(both >= 0, result.request.expert, -1)
+    first, second = (
+        float(np.nanmean(what_if.mix_share(result.own.base, layer, experts)))
+        for experts in (own, both)
+    )
+    return first, second
 
 
 def answer(result: Result, place: Place, labels: list[str]) -> str:
@@ -179,6 +195,11 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
             }
         ),
     )
+    left, right = st.columns(2, gap="large")
+    with left:
+        next_tokens(result, view, token, words)
+    with right:
+        beside_use(result, view, name, words)
     overlap = what_if.overlap(own.base, own.changed)
     view.figure(
         drawn.moved_map(overlap, view.pieces, labels, layer=layer, picked=(token, layer)),
@@ -187,25 +208,19 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
         on_pick=routing_views.pick_token,
         table=lambda: tables.token_layer_csv(1 - overlap, "exchanged", view.pieces, labels),
     )
-    next_tokens(result, view, token, words)
-    left, right = st.columns(2, gap="large")
-    with left:
-        beside_use(result, view, name, words)
-    with right:
-        moved = what_if.moved(own.base, own.changed)
-        view.figure(
-            drawn.moved_by_layer(moved, result.moved, labels, name=name),
-            "moved_by_layer",
-            words=words,
-            stretch=True,
-            table=lambda: tables.table_csv(
-                {
-                    "layer": labels,
-                    f"share of tokens moved, {name}": moved,
-                    "mean of other experts": result.moved.mean(axis=0),
-                }
-            ),
-        )
+    moved = what_if.moved(own.base, own.changed)
+    view.figure(
+        drawn.moved_by_layer(moved, result.moved, labels, name=name),
+        "moved_by_layer",
+        words=words,
+        table=lambda: tables.table_csv(
+            {
+                "layer": labels,
+                f"share of tokens moved, {name}": moved,
+                "mean of other experts": result.moved.mean(axis=0),
+            }
+        ),
+    )
     return finding(result, name, among)
 
 
@@ -249,17 +264,10 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
     )
     if beside is None:
         return
-    own = np.where(result.other_choice >= 0, request.expert, -1)
-    shares = [
-        float(np.nanmean(what_if.mix_share(base, request.layer, e)))
-        for e in (own, result.other_choice)
-    ]
     drawn_signs = f"all {beside.draws + 1:,} ways" if beside.exact else f"{beside.draws:,} times"
     st.caption(
-        f"Of the mix of the tokens that have another, {name} makes {percent(shares[0])}, the other "
-        f"expert {percent(shares[1])}. Difference of the two changes "
-        f"{beside.value - beside.instead:+.3g} nats a token; signs of {beside.n_blocks} blocks of "
-        f"{beside.block} tokens flipped {drawn_signs}"
+        f"Orange less blue: {beside.value - beside.instead:+.3g} nats a token; signs of "
+        f"{beside.n_blocks} blocks of {beside.block} tokens flipped {drawn_signs}"
         + ("" if beside.exact else f" (seed {beside.seed})")
         + f": {beside.low:+.3g} to {beside.high:+.3g} in 95\u00a0%, p = {beside.p:.2g}, at least "
         f"{beside.smallest_p:.2g}."

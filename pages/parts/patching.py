@@ -25,8 +25,8 @@ SITES = {
     "router.logits": "Router logits",
 }
 MEASURES = {
-    "difference": "Logit difference of the two likeliest next tokens",
-    "probability": "Probability of the clean prompt's next token",
+    "difference": "Logit difference of two next tokens",
+    "probability": "Probability of a next token",
     "kl": "KL from the clean prompt",
 }
 KEPT = "what_if_patch"
@@ -48,7 +48,8 @@ ID_EXAMPLES: Mapping[str, Example] = {
         {
             "clean": "5, 17, 3, 42, 99, 256, 12, 7",
             "corrupt": "5, 17, 3, 44, 99, 256, 12, 7",
-        }
+        },
+        {"regained": "kl"},
     )
 }
 
@@ -57,7 +58,7 @@ ID_EXAMPLES: Mapping[str, Example] = {
 class Result:
     """A sweep, what it was of, and the two next tokens it is about."""
 
-    request: tuple[str, str, str, str, str, str]
+    request: tuple[str, ...]
     sweep: Any
     answers: tuple[str, str]
     model_sha256: str
@@ -88,7 +89,8 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
         dtype = dtype_choice()
     with fourth:
         asked = st.button("Run", type="primary", icon=":material/play_arrow:", key="run_patch")
-    request = (choice.path, dtype, clean, corrupt, site, measure)
+    expected = expected_boxes(measure, choice)
+    request = (choice.path, dtype, clean, corrupt, site, measure, *expected)
     if asked:
         swept(request, choice)
     known: Result | None = st.session_state.get(KEPT)
@@ -99,9 +101,81 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     return answer(known, place, model_labels(choice))
 
 
-def swept(request: tuple[str, str, str, str, str, str], choice: traces.ModelChoice) -> None:
+def expected_boxes(measure: str, choice: traces.ModelChoice) -> list[str]:
+    """The next tokens that the measure is about, as typed; empty for the likeliest ones."""
+    labels = {
+        "difference": ("Next token after the clean prompt", "Next token after the corrupt prompt"),
+        "probability": ("Next token",),
+    }.get(measure, ())
+    kept = st.session_state.setdefault(prompt_form.TEXTS, {})
+    texts = []
+    for label, name, column in zip(labels, ("answer", "other_answer"), st.columns(2), strict=False):
+        if name not in st.session_state and name in kept:
+            st.session_state[name] = kept[name]
+        with column:
+            text = st.text_input(
+                label,
+                key=name,
+                max_chars=60,
+                placeholder="the likeliest" if choice.has_tokenizer else "the likeliest, or an id",
+                help="A word that is one token. Left empty: what the model expects most.",
+            )
+        kept[name] = text or ""
+        texts.append(kept[name].strip())
+    return texts
+
+
+def one_token(text: str, model: Any, choice: traces.ModelChoice) -> int:
+    """The id of a typed next token.
+
+    Raises:
+        PromptError: it is not one token of this model.
+    """
+    from grok.errors import PromptError
+
+    ids = traces.encoded(model, choice, text)
+    if ids.size != 1:
+        pieces = ", ".join(f"“{figures.visible(piece)}”" for piece in model.model.pieces(ids[:8]))
+        raise PromptError(
+            f"The next token “{text}” is {ids.size} tokens to this model ({pieces}); expected one. "
+            "Type the first of them, or leave the box empty."
+        )
+    return int(ids[0])
+
+
+def answers(
+    tokens: list[np.ndarray],
+    typed: tuple[str, ...],
+    model: Any,
+    choice: traces.ModelChoice,
+    on_wait: Callable[[int], object],
+) -> list[int]:
+    """The next tokens after the clean and the corrupt prompt: typed, or the likeliest.
+
+    Raises:
+        PromptError: what was typed is not one token, or the two are the same.
+    """
+    from grok.errors import PromptError
+
+    found = []
+    for prompt, text in zip(tokens, (*typed, "", "")[:2], strict=True):
+        if text:
+            found.append(one_token(text, model, choice))
+        else:
+            trace = model.trace(prompt, on_wait=on_wait, candidates=1)
+            found.append(int(trace.candidates[-1, 0]))
+    if len(typed) == 2 and found[0] == found[1]:
+        piece = figures.visible(model.model.pieces(found[:1])[0])
+        raise PromptError(
+            f"Both next tokens are “{piece}”, so that their logits do not differ. Type the two "
+            "next tokens to tell apart, or choose another measure."
+        )
+    return found
+
+
+def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
     """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
-    _, dtype, clean, corrupt, site, measure = request
+    _, dtype, clean, corrupt, site, measure, *typed = request
     place = st.empty()
 
     def run(on_wait: Callable[[int], object], on_load: Callable[[int, int], None]) -> Result:
@@ -109,11 +183,9 @@ def swept(request: tuple[str, str, str, str, str, str], choice: traces.ModelChoi
 
         model = traces.shared(choice, dtype, on_load)
         tokens = [traces.encoded(model, choice, text) for text in (clean, corrupt)]
-        likeliest = []
+        a, b = 0, 0
         if tokens[0].size == tokens[1].size:  # else the sweep says so
-            found = [model.trace(one, on_wait=on_wait, candidates=1) for one in tokens]
-            likeliest = [int(trace.candidates[-1, 0]) for trace in found]
-        a, b = likeliest or (0, 0)
+            a, b = answers(tokens, tuple(typed), model, choice, on_wait)
         metric = {
             "difference": logit_difference(a, b),
             "probability": probability(a),
@@ -225,11 +297,19 @@ def finding(result: Result, found: what_if.Carried, rows: list[str], pieces: lis
     )
     if result.request[4] == "resid_pre":
         halves = np.flatnonzero(found.position == end)
-        text += (
-            f": in {rows[0]} at token “{pieces[start]}”, from {rows[int(halves[0])]} on mostly at "
-            f"“{pieces[end]}”."
-        )
+        text += f": in {rows[0]} at token “{pieces[start]}”"
+        if start != end:
+            text += (
+                f", from {rows[int(halves[0])]} on mostly at “{pieces[end]}” (in {rows[-1]} "
+                f"{percent(found.largest[-1])}, control {percent(found.control[-1])})"
+            )
+        text += "."
     else:
         layer = int(found.largest.argmax())
         text += f", in {rows[layer]} at token “{pieces[found.position[layer]]}”."
-    return text
+    control = np.abs(sweep.control[0])
+    most = np.unravel_index(int(control.argmax()), control.shape)
+    return text + (
+        f" The control goes furthest in {rows[int(most[0])]} at “{pieces[int(most[1])]}”: "
+        f"{percent(sweep.control[0][most])}."
+    )

@@ -25,12 +25,17 @@ anew.
 - **Beside chance**: the same intervention on the layer's other experts. With E experts in a layer
   the smallest p is 1 / E, so that one text and one layer show an order rather than proof. An expert
   that no token uses changes next to nothing when banned: what is left is rounding.
+- **The same tokens**: every token that uses the banned expert loses another of its experts instead.
+  So use is alike; the share of the mix may not be, and is said. Null: signs of blocks of
+  neighbouring tokens flipped.
 - **Effect and use**: Spearman's correlation of both within layers; the null relabels the experts of
   each layer.
 - **Patch**: two prompts of as many tokens. The corrupt one is run with one value of the clean
   one's run put in, place by place. Recovered: (patched − corrupt) / (clean − corrupt) of the
   measure; 1 is all of the difference, 0 nothing, and it may go beyond both.
-  Control: the clean run's value of another token, drawn at random, put in the same place.
+  Control: the clean run's value of another token, drawn at random, put in the same place. Where the
+  control recovers as much, it is not this token's value that does it. Next tokens left empty are
+  the likeliest ones.
 - **Places**: residual stream before a layer, what attention adds, what the experts add (both before
   their norms), the router's logits.
 

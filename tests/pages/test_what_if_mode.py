@@ -84,7 +84,8 @@ def test_a_ban_stands_beside_one_of_another_expert_of_the_same_tokens(open_page,
     expected = what_if(model, tokens, sum(bans[1:], bans[0])).kl
     np.testing.assert_allclose(result.instead, expected, atol=1e-6)
     assert f"their other expert instead: {expected.mean():.3g}" in app.subheader[0].value
-    assert any("of the mix" in caption.value.lower() for caption in app.caption)
+    assert any("signs of 1 blocks" in caption.value for caption in app.caption)
+    assert "too few tokens to tell the two apart" in app.subheader[0].value
 
 
 def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model):
@@ -118,6 +119,10 @@ def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(open_
     said = app.subheader[0].value
     assert said.startswith(f"L{layer}·E{expert} matters most for this text")
     assert "relabelled experts" in said and "p = " in said
+    table = app.dataframe[0].value
+    used = table["share of assignments"] > 0
+    expected = table.iloc[:, 1] / (2 * table["share of assignments"])
+    np.testing.assert_allclose(table[every_expert.PER_USE][used], expected[used])
 
 
 @pytest.mark.parametrize("measure", list(every_expert.MEASURES))
@@ -159,9 +164,38 @@ def test_what_cannot_be_run_says_why(open_page, small_model, monkeypatch, questi
 
 
 def test_prompts_without_a_difference_say_that_there_is_nothing_to_recover(open_page, small_model):
-    app = asked(open_page, "patch", {"clean": IDS, "corrupt": IDS})
+    texts = {"clean": IDS, "corrupt": IDS}
+    app = asked(open_page, "patch", texts, regained="probability")
     assert not app.exception
     assert any("no difference to recover" in info.value for info in app.info)
+    app = asked(open_page, "patch", texts)
+    assert any("Both next tokens are" in error.value for error in app.error)
+
+
+def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(open_page, small_model):
+    from grok import load
+
+    texts = {"clean": IDS, "corrupt": OTHER}
+    app = open_page("live_routing", mode="what_if", question="patch", numbers="float32")
+    for name, text in texts.items():
+        app.text_area(key=name).set_value(text)
+    app.text_input(key="answer").set_value("11")
+    app.text_input(key="other_answer").set_value("30")
+    app = press(app, "Run")
+    assert not app.exception and not app.error
+    sweep = app.session_state[patching.KEPT].sweep
+    model = load(small_model, dtype="float32")
+    for text, found in ((IDS, sweep.clean), (OTHER, sweep.corrupt)):
+        with model.trace([int(i) for i in text.split(",")]) as run:
+            logits = run.logits.save()
+        last = np.asarray(logits.value, np.float64).reshape(-1, logits.value.shape[-1])[-1]
+        assert found == pytest.approx(last[11] - last[30], abs=1e-5)
+    assert "logit of “#11” minus logit of “#30”" in app.subheader[0].value
+    assert "The control goes furthest in L" in app.subheader[0].value
+    assert "11" not in str(app.query_params)
+    app.text_input(key="answer").set_value("11, 12")
+    app = press(app, "Run")
+    assert any("is 2 tokens to this model" in error.value for error in app.error)
 
 
 def test_the_texts_are_not_in_the_address(open_page, small_model):
