@@ -79,12 +79,19 @@ def token_strip(
         box = {"x": [left[at]], "x2": [right[at]], "line": [line[at]]}
         layers += theme.outlined(boxes, box, 24)
     part = window_text(window, len(pieces))
+    border = ""
+    if generated.any() and not generated.all():
+        at = int(generated.argmax())
+        begin = {"x": [max(left[at] - 1.5, 1.5)], "line": [line[at]]}
+        tick = base.properties(data=theme.embed(begin))
+        layers.append(tick.mark_tick(thickness=3, size=24, color=theme.ORANGE, tooltip=None))
+        border = "Orange: from here on generated. "
     return theme.layered(*layers).properties(
         width=width,
         height=alt.Step(24),
         view=alt.ViewBackground(stroke=None),
         autosize=theme.NATURAL,
-        title=theme.title("Tokens", f"· stands for a blank. {part}", width=width),
+        title=theme.title("Tokens", f"· stands for a blank. {border}{part}", width=width),
         description=theme.alt_description(
             f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"
         ),
