@@ -161,16 +161,18 @@ def _cost(path: Path, norms: bool) -> tuple[int, int]:
 
 def _from_hub(options: argparse.Namespace, on_terminal: bool) -> tuple[RouterSet, str]:
     """The routers of a repository, and one line on what was read."""
-    from lens.hub import extract_from_hub, shown
+    from lens.extract_hub import extract_from_hub, shown
 
     def progress(done: int, total: int) -> None:
         end = "\n" if done == total else ""
-        print(f"\rFetching: {shown(done, total)}", end=end, file=sys.stderr, flush=True)
+        print(f"\rFetching: {shown(done, total)}   ", end=end, file=sys.stderr, flush=True)
 
     routers, fetched = extract_from_hub(
         options.hub,
         revision=options.revision or "main",
         norms=not options.no_norms,
+        top_k=options.top_k,
+        score=options.score,
         progress=progress if on_terminal else None,
     )
     said = summary(routers, fetched.n_bytes, fetched.n_files)
@@ -200,8 +202,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--hub",
         metavar="OWNER/NAME",
-        help="Grok-1-format, on the Hugging Face Hub: only the routers' and norms' files are "
-        "fetched, for xai-org/grok-1 14.2 MB; a token is taken from HF_TOKEN",
+        help="on the Hugging Face Hub: of a checkpoint in Grok-1's format only the routers' and "
+        "norms' files are fetched (xai-org/grok-1: 14.2 MB), of safetensors files their byte "
+        "ranges; a token is taken from HF_TOKEN",
     )
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of --hub (default: main)"
@@ -257,8 +260,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             said = summary(routers, n_bytes)
         elif options.hub is not None:
-            if options.top_k is not None or options.score is not None:
-                raise LensError("--top-k and --score are for --safetensors alone; leave them out.")
             routers, said = _from_hub(options, on_terminal)
         else:
             if options.top_k is not None or options.score is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ class HubServer:
         status: answers by the kind of request ("info", "file") or by a file's name.
         drop: bytes of a file's body after which the connection breaks, by name; once each.
         redirect: files are served from another path that the first answer leads to.
+        whole: ranges are not honoured.
         token: what requests must bring.
         asked: requests by method and kind.
         sent: bytes of files.
@@ -40,6 +42,7 @@ class HubServer:
         self.status: dict[str, int] = {}
         self.drop: dict[str, int] = {}
         self.redirect = False
+        self.whole = False
         self.token: str | None = None
         self.asked: Counter[str] = Counter()
         self.sent = 0
@@ -133,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         start, stop = 0, len(content)
-        asked = self.headers.get("Range")
+        asked = None if hub.whole else self.headers.get("Range")
         if body and asked:
             with hub.lock:
                 hub.ranges.append(asked)
@@ -160,7 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
             hub.sent += len(part)
         if cut is not None:
             self.wfile.flush()
-            self.connection.close()
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

@@ -13,11 +13,13 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 from hub_server import COMMIT, REPOSITORY, HubServer, files_of, serving
+from small_models import CONFIG, FAMILIES, model, write
 
-from lens import hub as hub_module
+from lens import extract_hub as hub_module
 from lens.errors import LensError
 from lens.extract import extract_routers, main
-from lens.hub import extract_from_hub, fetch_routers
+from lens.extract_hub import extract_from_hub, fetch_routers
+from lens.extract_safetensors import extract_safetensors
 from lens.routers import load_routers
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -137,6 +139,7 @@ def test_a_repository_without_config_is_held_to_grok_1_s_own_sizes(hub: HubServe
         ({"status": {"ckpt-0/tensor00013_000": 403}}, {}, "answered 403. Set HF_TOKEN"),
         ({"status": {"ckpt-0/tensor00013_000": 416}}, {}, "answered 416. What was fetched is kept"),
         ({"files": {"README.md": b"x"}}, {}, "no ckpt-0"),
+        ({"files": {"ckpt-0x/tensor00000_000": b"x"}}, {}, "no ckpt-0"),
         ({"files": {**FILES, "config.json": b"{"}}, {}, "config"),
         ({"files": {**FILES, "config.json": b"x" * 2**21}}, {}, "at most 1,048,576"),
     ],
@@ -206,3 +209,67 @@ def test_an_environment_that_forbids_the_network_is_respected(hub: HubServer, tm
     )
     assert done.returncode == 2 and "HF_HUB_OFFLINE" in done.stderr, done.stderr
     assert not hub.asked
+
+
+# --- models in safetensors files ------------------------------------------------------
+
+
+def as_files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_of_safetensors_only_headers_and_routers_ranges_are_read(hub: HubServer, tmp_path, family):
+    tensors = model(family, [0, 1, 2, 3])
+    tensors["model.embed_tokens.weight"] = np.ones((4000, 64), np.float32)  # a megabyte
+    config = {"model_type": family, "num_experts_per_tok": 2}
+    write(tmp_path / "m", tensors, config)
+    hub.files = as_files(tmp_path / "m")
+    routers, fetched = extract_from_hub(REPOSITORY)
+    expected, n_bytes = extract_safetensors(tmp_path / "m")
+    assert routers.sha256 == expected.sha256
+    assert fetched.n_bytes == n_bytes == hub.sent
+    assert hub.sent < 0.2 * sum(map(len, hub.files.values()))
+    assert COMMIT[:12] in routers.source and fetched.folder is None
+    assert hub.asked["GET file"] == len(hub.ranges)  # nothing but ranges
+
+
+def test_ranges_follow_a_redirect_and_bring_a_token(hub: HubServer, tmp_path, monkeypatch):
+    write(tmp_path / "m", model("mixtral", [0, 1]), CONFIG)
+    hub.files = as_files(tmp_path / "m")
+    hub.redirect, hub.token = True, "hf_secret"
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert extract_from_hub(REPOSITORY)[0].n_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"whole": True}, "the whole file for bytes"),
+        ({"status": {"model.safetensors": 403}}, "answered 403. Set HF_TOKEN"),
+        ({"status": {"model.safetensors": 416}}, "answered 416"),
+        ({"status": {"model.safetensors": 404}}, "not there"),
+        ({"sizes": {"model.safetensors": 10}}, "header is said to have|within the file"),
+        ({"drop": {"model.safetensors": 3}}, "came|connection"),
+    ],
+    ids=lambda value: "",
+)
+def test_ranges_that_a_server_does_not_serve_are_explained(
+    hub: HubServer, tmp_path, monkeypatch, change, message
+):
+    write(tmp_path / "m", model("mixtral", [0, 1]), CONFIG)
+    hub.files = as_files(tmp_path / "m")
+    for name, value in change.items():
+        setattr(hub, name, value)
+    with pytest.raises(LensError, match=message):
+        extract_from_hub(REPOSITORY)
+
+
+def test_the_command_takes_the_settings_of_a_safetensors_model(hub: HubServer, tmp_path, capsys):
+    write(tmp_path / "m", model("mixtral", [0, 1]), None)
+    hub.files = as_files(tmp_path / "m")
+    output = tmp_path / "routers.npz"
+    assert main(["--hub", REPOSITORY, "--output", str(output)]) == 2
+    assert "--top-k" in capsys.readouterr().err
+    assert main(["--hub", REPOSITORY, "--output", str(output), "--top-k", "2"]) == 0
+    assert load_routers(output).top_k == 2
