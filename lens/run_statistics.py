@@ -6,6 +6,7 @@ choice (K).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,4 +135,10 @@ def run_label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED)
             "A comparison of labels needs at least two labels with two prompts each; found "
             f"{found}. Label the prompts, or add some."
         )
-    return label_test(folder, draws=draws, seed=seed)
+    found = label_test(folder, draws=draws, seed=seed)
+    method = found.test.method.replace("traces", "prompts")
+    return replace(
+        found,
+        test=replace(found.test, method=method),
+        note=found.note.replace("traces", "prompts"),
+    )

@@ -180,8 +180,9 @@ def finding(folder: TraceFolder, test: LabelTest | None, why: str) -> str:
 class Many:
     """The traces with what their figures have in common."""
 
-    def __init__(self, folder: TraceFolder, routers: RouterSet) -> None:
+    def __init__(self, folder: TraceFolder, routers: RouterSet, noun: str = "traces") -> None:
         self.folder = folder
+        self.noun = noun  # what the labels are of
         self.routers = routers
         own = folder.model_sha256 == routers.sha256 and folder.n_layers == routers.n_layers
         self.labels = (
@@ -197,7 +198,7 @@ class Many:
             self.routers,
             sha256=sha256,
             provenance=lambda: (
-                f"{self.folder.n_traces} traces, model sha256 {sha256} | Grok MoE Lens "
+                f"{self.folder.n_traces} {self.noun}, model sha256 {sha256} | Grok MoE Lens "
                 f"{layout.project_version()}"
             ),
             **options,
@@ -263,9 +264,9 @@ def by_label(many: Many, test: LabelTest | None, why: str) -> None:
         if test.note:
             st.warning(test.note, icon=":material/warning:")
         st.caption(
-            f"Null: {test.test.method}, seed {test.seed}; smallest p that so many traces can give: "
-            f"{test.smallest_p:.2g}. Texts of different length or with different first tokens "
-            "differ for that reason too."
+            f"Null: {test.test.method}, seed {test.seed}; smallest p that so many {many.noun} can "
+            f"give: {test.smallest_p:.2g}. Texts of different length or with different first "
+            "tokens differ for that reason too."
         )
         many.figure(
             figures.chance_lines(

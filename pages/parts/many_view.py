@@ -74,10 +74,14 @@ def show(place: Place, run: Run, *, mine: bool) -> str:
     st.markdown(f"**{many_runs.title(run)}** · {run.model_name}, {run.dtype}")
     if run.status == "running":
         _progress(run.id, mine)
-        return f"{run.n_prompts:,} prompts are being run."
+        return f"{_prompts(run)} {'is' if run.n_prompts == 1 else 'are'} being run."
     if run.status != "finished":
         return _unfinished(place, run, mine)
     return _finished(place, run, mine)
+
+
+def _prompts(run: Run) -> str:
+    return "1 prompt" if run.n_prompts == 1 else f"{run.n_prompts:,} prompts"
 
 
 @st.fragment(run_every=PATIENCE)
@@ -106,8 +110,8 @@ def _progress(run_id: str, mine: bool) -> None:
 def _unfinished(place: Place, run: Run, mine: bool) -> str:
     words = {
         "failed": f"This run failed: {run.problem}",
-        "cancelled": "This run was cancelled.",
-        "stopped": "This run stopped with the program that ran it.",
+        "cancelled": "This run was cancelled. What was run is kept; it can go on from there.",
+        "stopped": "This run stopped with the program that ran it. It can go on from there.",
     }[run.status]
     (st.error if run.status == "failed" else st.info)(words)
     if mine:
@@ -123,7 +127,8 @@ def _unfinished(place: Place, run: Run, mine: bool) -> str:
                     args=(choice, run),
                 )
             many_runs.delete_button(run, "view")
-    return f"{run.n_prompts:,} prompts, of which {run.tokens_done:,} tokens were run."
+    total = f" of {run.n_tokens:,}" if run.n_tokens else ""
+    return f"{_prompts(run)}: {run.tokens_done:,}{total} tokens were run."
 
 
 def _finished(place: Place, run: Run, mine: bool) -> str:
@@ -154,7 +159,7 @@ def _finished(place: Place, run: Run, mine: bool) -> str:
         test = _label_test(run.id, run.changed, skip, folder)
     except LensError as error:
         why = str(error)
-    many = Many(folder, place.routers)
+    many = Many(folder, place.routers, "prompts")
     if folder.model_sha256 != place.routers.sha256:
         st.caption(
             f"The prompts were run by a model with routers `{folder.model_sha256[:12]}`, not by "

@@ -86,6 +86,7 @@ def test_labels_that_choose_their_own_experts_are_told_apart_and_others_are_not(
         own[1, :, 0], own[1, :, 1] = (0, 1) if label == "a" else (2, 3)
     planted = run_label_test(run_traces(finished(store, tokens, experts, labels)), draws=199)
     assert planted.test.p[1] == 1 / 200
+    assert "over the 24 prompts, 199 times" in planted.test.method
     assert planted.test.value[1] == pytest.approx(np.log(2))
     assert np.isclose(planted.lift[0, 1, :2], 2).all()
 

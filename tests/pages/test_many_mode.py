@@ -161,7 +161,7 @@ def test_a_run_is_cancelled_where_it_is(open_page, store, monkeypatch):
     busy = Jobs(at_once=0)  # nobody's turn comes
     monkeypatch.setattr(many_runs, "jobs", lambda: busy)
     app = run_prompts(open_page("live_routing", mode="many"), "1 2 3")
-    assert app.subheader[0].value == "1 prompts are being run."
+    assert app.subheader[0].value == "1 prompt is being run."
     button(app, "Cancel").click()
     app.run()
     (run,) = all_runs(store)
