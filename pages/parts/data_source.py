@@ -16,7 +16,7 @@ from grok.errors import GrokError
 from lens.errors import LensError
 from lens.routers import RouterSet, kind_of_npz, load_routers
 from lens.traces import Trace, load_trace
-from pages.parts import links
+from pages.parts import hub_source, links
 
 ROUTERS_VARIABLE = "GROK_LENS_ROUTERS"
 CHECKPOINT_VARIABLE = "GROK_LENS_CHECKPOINT"
@@ -26,6 +26,7 @@ NAMES = {
     "file": "Router file",
     "checkpoint": "Checkpoint",
     "upload": "Upload",
+    "hub": "Hugging Face Hub",
 }
 
 
@@ -86,6 +87,8 @@ def available() -> list[str]:
     sources = [name for name, path in named if path] + ["bundled"]
     if st.session_state.get("uploaded_routers") is not None:
         sources.append("upload")
+    if st.session_state.get(hub_source.KEPT) is not None:
+        sources.append("hub")
     return sources
 
 
@@ -102,6 +105,8 @@ def routers_of(source: str) -> RouterSet:
         return _checkpoint_routers(found.checkpoint, _modified(found.checkpoint))
     if source == "upload" and st.session_state.get("uploaded_routers") is not None:
         return st.session_state["uploaded_routers"]
+    if source == "hub" and st.session_state.get(hub_source.KEPT) is not None:
+        return st.session_state[hub_source.KEPT]
     path = bundled_checkpoint()
     return _checkpoint_routers(str(path), _modified(path))
 
@@ -173,6 +178,7 @@ def sidebar() -> None:
                 "routing page or `python -m grok.run --trace`. Files are checked, never executed, "
                 "and seen by this browser session alone.",
             )
+        hub_source.section()
         # Below the expander: it closes when the list of sources above it appears.
         if "upload_error" in st.session_state:
             st.error(st.session_state["upload_error"], icon=":material/error:")
