@@ -135,10 +135,10 @@ def run_label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED)
             "A comparison of labels needs at least two labels with two prompts each; found "
             f"{found}. Label the prompts, or add some."
         )
-    found = label_test(folder, draws=draws, seed=seed)
-    method = found.test.method.replace("traces", "prompts")
+    tested = label_test(folder, draws=draws, seed=seed)
+    method = tested.test.method.replace("traces", "prompts")
     return replace(
-        found,
-        test=replace(found.test, method=method),
-        note=found.note.replace("traces", "prompts"),
+        tested,
+        test=replace(tested.test, method=method),
+        note=tested.note.replace("traces", "prompts"),
     )

@@ -143,13 +143,13 @@ def _read(text: str, file: Any) -> PromptList | None:
         if len(prompts.columns) > 2:
             prompts = _by_column(source, name, prompts)
     except LensError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(many_runs.as_text(str(error)), icon=":material/error:")
         return None
     labels = prompts.by_label
     shown = ", ".join(f"{label} ({n})" for label, n in list(labels.items())[:8])
     st.caption(
         f"Read as {many_view.FORMS[prompts.form]}: {len(prompts.texts):,} prompts; "
-        + ("no labels" if set(labels) == {"all"} else f"labels: {shown}")
+        + ("no labels" if set(labels) == {"all"} else f"labels: {many_runs.as_text(shown)}")
         + (", …." if len(labels) > 8 else ".")
     )
     return prompts

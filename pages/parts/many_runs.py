@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -179,12 +180,17 @@ def show_problem() -> None:
         st.error(problem, icon=":material/error:")
 
 
+def as_text(words: str) -> str:
+    """Words of somebody as Markdown that shows them as they are: no links, images, colours."""
+    return re.sub(r"([\\`*_{}\[\]<>#!|$~:@])", r"\\\1", words).replace("\n", " ")
+
+
 def title(run: Run) -> str:
-    """A run in a few words: when, how many prompts, of which labels."""
+    """A run in a few words, as Markdown: when, how many prompts, of which labels."""
     when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.created))
     labels = list(run.by_label)
     shown = ", ".join(labels[:4]) + (", …" if len(labels) > 4 else "")
-    return f"{when} UTC · {run.n_prompts:,} prompts · {shown}"
+    return f"{when} UTC · {run.n_prompts:,} prompts · {as_text(shown)}"
 
 
 STATUS = {

@@ -109,7 +109,7 @@ def _progress(run_id: str, mine: bool) -> None:
 
 def _unfinished(place: Place, run: Run, mine: bool) -> str:
     words = {
-        "failed": f"This run failed: {run.problem}",
+        "failed": f"This run failed: {many_runs.as_text(run.problem)}",
         "cancelled": "This run was cancelled. What was run is kept; it can go on from there.",
         "stopped": "This run stopped with the program that ran it. It can go on from there.",
     }[run.status]
@@ -158,7 +158,7 @@ def _finished(place: Place, run: Run, mine: bool) -> str:
     try:
         test = _label_test(run.id, run.changed, skip, folder)
     except LensError as error:
-        why = str(error)
+        why = many_runs.as_text(str(error))
     many = Many(folder, place.routers, "prompts")
     if folder.model_sha256 != place.routers.sha256:
         st.caption(

@@ -153,9 +153,15 @@ def _map(many: Many, words: Words, inside: int, layer: int, expert: int) -> None
     )
 
 
-def words_csv(words: Words, labels: Sequence[str]) -> str:
-    """One row for each pair of expert and word that was found; all rows where none was."""
+def words_csv(words: Words, labels: Sequence[str], unit: tuple[int, int] | None = None) -> str:
+    """One row for each pair of expert and word at q ≤ 0.05, or for all words of one expert.
+
+    Where nothing was found, all pairs are there.
+    """
     keep = words.q <= 0.05 if words.found.any() else np.isfinite(words.q)
+    if unit is not None:
+        keep = np.zeros(words.q.shape, bool)
+        keep[unit] = words.count[unit] > 0
     layer, expert, word = np.nonzero(keep)
     at = (layer, expert, word)
     return tables.table_csv(
@@ -198,6 +204,7 @@ def _bars(
         ),
         "word_bars",
         words=(name,),
+        table=lambda: words_csv(words, many.labels, (layer, expert)),
     )
     with st.expander("As a table"):
         st.dataframe(
@@ -227,19 +234,19 @@ def concordance(found: Sequence[Occurrence], *, many_labels: bool) -> str:
         rows.append(
             f"<tr><td>{one.gate:.3f}</td>{label}"
             f"<td>{one.prompt}</td>"
-            f'<td style="text-align:right">{before}</td>'
-            f"<td><mark>{token}</mark></td><td>{after}</td></tr>"
+            f"<td>{before}</td><td><mark>{token}</mark></td><td>{after}</td></tr>"
         )
-    head = "<th>label</th>" if many_labels else ""
+    names = ["gate", *(["label"] if many_labels else []), "prompt", "before", "token", "after"]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     return (
         "<style>.concordance{overflow-x:auto;font-size:.86rem}"
         ".concordance td,.concordance th{padding:.1rem .4rem;white-space:nowrap;font-weight:400}"
         ".concordance th{opacity:.65;text-align:left}"
+        ".concordance :is(td,th):nth-last-child(3){text-align:right}"
         ".concordance mark{background:#E69F00;color:#000;border-radius:3px;padding:0 .2rem}"
         '</style><div class="concordance" tabindex="0" role="region" '
         'aria-label="Tokens with the highest gates, in context"><table>'
-        f'<tr><th>gate</th>{head}<th>prompt</th><th style="text-align:right">before</th>'
-        f"<th>token</th><th>after</th></tr>{''.join(rows)}</table></div>"
+        f"<tr>{head}</tr>{''.join(rows)}</table></div>"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 import zipfile
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_a_list_that_cannot_be_read_is_explained_and_nothing_runs(open_page, sto
     app = open_page("live_routing", mode="many")
     app.text_area(key=many_mode.BOX).set_value("prompt,label\na,b,c")
     app.run()
-    assert "line 2: 3 columns" in app.error[0].value
+    assert r"line 2\: 3 columns" in app.error[0].value
     assert button(app, "Run").disabled
     assert all_runs(store) == []
 
@@ -242,6 +243,19 @@ def test_words_in_context_are_text_and_never_markup():
     shown = many_words.concordance([one], many_labels=True)
     assert "<img" not in shown
     assert shown.count("&lt;img") == 4
+
+
+def test_labels_and_problems_are_text_and_never_markdown(open_page, store):
+    nasty = "![x](http://example.org/p.png) :red[y] $z$"
+    app = open_page("live_routing", mode="many")
+    rows = [{"label": nasty, "prompt": text} for text in ("1 2 3", "4 5 <b>6</b>")]
+    app = run_prompts(app, "\n".join(json.dumps(row) for row in rows))
+    ended(store)
+    app.run()
+    shown = [one.value for one in [*app.markdown, *app.caption, *app.error]]
+    assert any(r"\!\[x\](http\://example.org/p.png)" in one for one in shown)
+    assert not any("![x](" in one or ":red[" in one for one in shown)
+    assert r"\<b\>" in app.error[0].value
 
 
 def test_the_ready_list_has_as_many_of_each_kind():
