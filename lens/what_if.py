@@ -90,6 +90,23 @@ def among_others(value: float, others: Float[np.ndarray, " other"]) -> AmongOthe
     return AmongOthers(float(value), others, float(p))
 
 
+def weight(trace: RoutedTokens) -> Float[np.ndarray, "layer expert"]:
+    """Mean share of each expert in the tokens' mixes, gate over the sum of the chosen gates.
+
+    Reading it: sums to 1 in each layer, 1 / E when all are used alike. An expert that is many
+    tokens' last choice has a large load and a small weight.
+    """
+    experts = np.asarray(trace.experts)
+    gates = np.where(experts >= 0, np.asarray(trace.gates, np.float64), 0)
+    whole = gates.sum(axis=-1, keepdims=True)
+    share = gates / np.where(whole > 0, whole, 1)
+    n_experts = np.asarray(trace.router_logits).shape[-1]
+    found = np.zeros((experts.shape[0], n_experts))
+    layer = np.broadcast_to(np.arange(len(experts))[:, None, None], experts.shape)
+    np.add.at(found, (layer, np.maximum(experts, 0)), share)
+    return found / max(experts.shape[1], 1)
+
+
 # --- the same tokens -------------------------------------------------------------------
 
 
@@ -224,6 +241,8 @@ def effect_and_use(
     seed: int = SEED,
 ) -> EffectAndUse:
     """Whether experts that are used more matter more, beside relabelled experts.
+
+    Use is any number for each expert, such as its `weight` or its share of assignments.
 
     Raises:
       LensError: the shapes differ, or a layer has fewer than two experts.

@@ -100,13 +100,13 @@ def expert_effects(
 
 def effects_against_use(
     effect: Float[np.ndarray, "layer expert"],
-    load: Float[np.ndarray, "layer expert"],
+    weight: Float[np.ndarray, "layer expert"],
     labels: Sequence[str],
     *,
     unit: str,
     picked: tuple[int, int] | None = None,
 ) -> alt.LayerChart:
-    """Effect of every expert against its share of the text's assignments.
+    """Effect of every expert against its mean share of the tokens' mixes.
 
     Returns:
       A chart with the selection "pick" of the fields layer (row) and expert.
@@ -119,28 +119,28 @@ def effects_against_use(
         "layer": row,
         "expert": expert,
         "unit": theme.unit_names(labels, row, expert),
-        "load": load[row, expert],
+        "weight": weight[row, expert],
         "value": effect[row, expert],
     }
-    x = alt.X("load:Q", title="share of the layer's assignments")
+    x = alt.X("weight:Q", title="share of the mix, mean over tokens")
     y = alt.Y("value:Q", title=f"effect ({unit})")
     base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
     pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
-    even = alt.Chart(theme.embed({"load": [1 / effect.shape[1]]}))
+    even = alt.Chart(theme.embed({"weight": [1 / effect.shape[1]]}))
     marks = [
         even.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4]).encode(x=x),
         base.mark_circle(size=55, color=theme.BLUE, opacity=0.75)
         .encode(
             tooltip=[
                 alt.Tooltip("unit:N", title="expert"),
-                alt.Tooltip("load:Q", title="share", format=".3f"),
+                alt.Tooltip("weight:Q", title="share of the mix", format=".3f"),
                 alt.Tooltip("value:Q", title=f"effect ({unit})", format=".4g"),
             ]
         )
         .add_params(pick),
     ]
     if picked is not None:
-        at = {"load": [load[picked]], "value": [effect[picked]]}
+        at = {"weight": [weight[picked]], "value": [effect[picked]]}
         ring = base.properties(data=theme.embed(at))
         marks.append(ring.mark_point(size=150, color=theme.ORANGE, strokeWidth=2.5, tooltip=None))
     return theme.layered(*marks).properties(
@@ -151,7 +151,7 @@ def effects_against_use(
             "Effect against use", "a dot is an expert of a layer; dashed: even share", width=420
         ),
         description=theme.alt_description(
-            f"Scatter of {effect.size} experts: share of assignments and effect"
+            f"Scatter of {effect.size} experts: share of the mix and effect"
         ),
     )
 

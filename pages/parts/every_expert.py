@@ -162,7 +162,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
     with right:
         layout.figure(
             drawn.effects_against_use(
-                sweep.effect, sweep.load, rows, unit=sweep.unit, picked=picked
+                sweep.effect, weights(sweep), rows, unit=sweep.unit, picked=picked
             ),
             "effects_against_use",
             place.routers,
@@ -189,16 +189,21 @@ def finding(size: np.ndarray, sweep: Any, rows: list[str]) -> tuple[str, Any]:
         f"{others.mean():.3g}), all experts {np.median(size):.2g} in the middle."
     )
     try:
-        test = what_if.effect_and_use(size, sweep.load)
+        test = what_if.effect_and_use(size, weights(sweep))
     except LensError as error:
         return f"{text} {error}", None
     verdict = "more than" if test.p <= 0.05 else "not distinguishable from"
     return (
-        f"{text} How much a text uses an expert goes with its effect at {test.correlation:+.2f} "
+        f"{text} An expert's share of the mix goes with its effect at {test.correlation:+.2f} "
         f"(Spearman), {verdict} relabelled experts ({test.low:+.2f} to {test.high:+.2f}, p = "
         f"{test.p:.2g}).",
         test,
     )
+
+
+def weights(sweep: Any) -> np.ndarray:
+    """Mean share of the mix of each expert, by the sweep's layers."""
+    return what_if.weight(sweep.trace)[sweep.layers]
 
 
 def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
@@ -217,6 +222,7 @@ def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
                 "effect": sweep.effect[row, expert],
                 "mean effect of the layer's others": sweep.control[row, expert],
                 "share of assignments": sweep.load[row, expert],
+                "share of the mix": weights(sweep)[row, expert],
                 "effect over share of tokens that use it": per_use[row, expert],
             }
         )
@@ -243,6 +249,7 @@ def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
             f"effect ({sweep.unit})": sweep.effect[at],
             "mean of the layer's others": sweep.control[at],
             "share of assignments": sweep.load[at],
+            "share of the mix": weights(sweep)[at],
             PER_USE: per_use[at],
         },
         hide_index=True,
@@ -251,6 +258,7 @@ def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
         selection_mode="single-row",
         column_config={
             "share of assignments": st.column_config.NumberColumn(format="percent"),
+            "share of the mix": st.column_config.NumberColumn(format="percent"),
             f"effect ({sweep.unit})": st.column_config.NumberColumn(format="%.4g"),
             "mean of the layer's others": st.column_config.NumberColumn(format="%.4g"),
             PER_USE: st.column_config.NumberColumn(

@@ -23,6 +23,10 @@ QUICK = 2.0
 KEPT = "what_if_one"
 
 STRONGEST = "Set to the expert that “Every expert” finds to matter most for this text when banned."
+GERMAN = (
+    "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft. Wenn wir früh "
+    "genug aufstehen, können wir sie am Bahnhof kaufen."
+)
 EXAMPLES: Mapping[str, Example] = {
     "Python": Example(
         {
@@ -33,17 +37,17 @@ EXAMPLES: Mapping[str, Example] = {
         STRONGEST,
     ),
     "German": Example(
-        {"prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft."},
+        {"prompt": GERMAN},
         {"layer": 11, "expert": 7, "action": "ban"},
         STRONGEST,
     ),
     "Sums": Example(
-        {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
+        {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n14 + 15 = 29\n6 * 7 = 42\n"},
         {"layer": 9, "expert": 1, "action": "ban"},
         STRONGEST,
     ),
     "Python for German": Example(
-        {"prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft."},
+        {"prompt": GERMAN},
         {"layer": 2, "expert": 4, "action": "include"},
         "Gives every German token the expert of layer 2 that the Python example leans on.",
     ),

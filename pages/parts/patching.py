@@ -297,19 +297,25 @@ def finding(result: Result, found: what_if.Carried, rows: list[str], pieces: lis
     )
     if result.request[4] == "resid_pre":
         halves = np.flatnonzero(found.position == end)
+        alike = found.control[-1] > 0.8 * found.largest[-1]
         text += f": in {rows[0]} at token “{pieces[start]}”"
         if start != end:
             text += (
                 f", from {rows[int(halves[0])]} on mostly at “{pieces[end]}” (in {rows[-1]} "
-                f"{percent(found.largest[-1])}, control {percent(found.control[-1])})"
+                f"{percent(found.largest[-1])}, control {percent(found.control[-1])}"
+                + (
+                    ": any value does as much"
+                    if found.control[-1] > 0.8 * found.largest[-1]
+                    else ""
+                )
+                + ")"
             )
         text += "."
     else:
         layer = int(found.largest.argmax())
         text += f", in {rows[layer]} at token “{pieces[found.position[layer]]}”."
-    control = np.abs(sweep.control[0])
-    most = np.unravel_index(int(control.argmax()), control.shape)
+    most = np.unravel_index(int(sweep.control[0].argmax()), sweep.control[0].shape)
     return text + (
-        f" The control goes furthest in {rows[int(most[0])]} at “{pieces[int(most[1])]}”: "
+        f" The control brings back most in {rows[int(most[0])]} at “{pieces[int(most[1])]}”: "
         f"{percent(sweep.control[0][most])}."
     )

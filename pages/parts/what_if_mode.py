@@ -28,8 +28,8 @@ anew.
 - **The same tokens**: every token that uses the banned expert loses another of its experts instead.
   So use is alike; the share of the mix may not be, and is said. Null: signs of blocks of
   neighbouring tokens flipped.
-- **Effect and use**: Spearman's correlation of both within layers; the null relabels the experts of
-  each layer.
+- **Effect and use**: Spearman's correlation within layers of the effects with the experts' mean
+  shares of the tokens' mixes; the null relabels the experts of each layer.
 - **Patch**: two prompts of as many tokens. The corrupt one is run with one value of the clean
   one's run put in, place by place. Recovered: (patched − corrupt) / (clean − corrupt) of the
   measure; 1 is all of the difference, 0 nothing, and it may go beyond both.

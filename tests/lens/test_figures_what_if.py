@@ -108,13 +108,13 @@ def test_effects_of_both_signs_get_diverging_colours_about_zero():
 
 
 def test_effect_against_use_draws_every_expert_and_rings_the_chosen():
-    effect, load = RNG.random((3, 8)), RNG.random((3, 8))
-    chart = sweeps.effects_against_use(effect, load, LABELS, unit="nats", picked=(2, 5))
+    effect, weight = RNG.random((3, 8)), RNG.random((3, 8))
+    chart = sweeps.effects_against_use(effect, weight, LABELS, unit="nats", picked=(2, 5))
     dots = rows(first(chart, "circle"))
     assert len(dots) == 24 and dots[13]["unit"] == "L4·E5"
     ring = rows(first(chart, "point"))[0]
     assert ring["value"] == pytest.approx(effect[2, 5], rel=1e-5)
-    assert rows(first(chart, "rule"))[0]["load"] == pytest.approx(1 / 8)
+    assert rows(first(chart, "rule"))[0]["weight"] == pytest.approx(1 / 8)
 
 
 def test_a_patch_map_is_centred_on_nothing_recovered():

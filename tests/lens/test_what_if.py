@@ -83,6 +83,14 @@ def test_the_share_of_the_mix_is_the_gate_over_those_of_the_chosen():
     assert np.isnan(what_if.mix_share(trace, 0, np.array([5, 5, -1]))).all()
 
 
+def test_weight_is_the_mean_share_of_the_mix():
+    trace = run([[[0, 1], [2, 0], [3, -1]]])
+    trace.gates = np.array([[[0.6, 0.2], [0.5, 0.1], [0.4, 0.9]]])
+    trace.router_logits = np.zeros((1, 3, 5))
+    expected = np.array([0.75 + 1 / 6, 0.25, 5 / 6, 1, 0]) / 3
+    np.testing.assert_allclose(what_if.weight(trace), expected[None])
+
+
 def test_same_tokens_find_a_planted_difference_and_say_the_smallest_p_there_can_be():
     rng = np.random.default_rng(4)
     base = rng.exponential(size=80)

@@ -191,7 +191,7 @@ def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(open_page, s
         last = np.asarray(logits.value, np.float64).reshape(-1, logits.value.shape[-1])[-1]
         assert found == pytest.approx(last[11] - last[30], abs=1e-5)
     assert "logit of “#11” minus logit of “#30”" in app.subheader[0].value
-    assert "The control goes furthest in L" in app.subheader[0].value
+    assert "The control brings back most in L" in app.subheader[0].value
     assert "11" not in str(app.query_params)
     app.text_input(key="answer").set_value("11, 12")
     app = press(app, "Run")
