@@ -14,30 +14,56 @@ from pages.parts import links
 
 KEY = "cell_keys"
 # The map's element is Streamlit's own and stays while the figure in it is drawn anew, so the
-# focus stays too. Keys pressed while the page is at work are counted from the last place sent.
+# focus stays too. Keys pressed while the page is at work count from the last place asked for;
+# what the page has not come to when it is at rest is asked for again. A press of the mouse
+# takes back what is still asked for.
 SCRIPT = """
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const PAUSE = 120, PATIENCE = 8000;
+const PAUSE = 120, LOOK = 400, TRIES = 5;
+const same = (a, b) => a[0] === b[0] && a[1] === b[1];
+const atRest = () =>
+  document.querySelector("[data-test-script-state]")?.dataset.testScriptState === "notRunning";
 
-export default function ({ data, parentElement, setTriggerValue }) {
+function forget(state) {
+  clearTimeout(state.timer);
+  clearInterval(state.watch);
+  state.place = state.timer = state.watch = null;
+}
+
+function send(state) {
+  state.timer = null;
+  state.sent = performance.now();
+  state.trigger("cell", state.place);
+  clearInterval(state.watch);
+  let rests = 0;
+  state.watch = setInterval(() => {
+    if (!state.place || state.tries >= TRIES) { forget(state); return; }
+    rests = atRest() ? rests + 1 : 0;
+    if (rests < 2 || state.timer) return;
+    state.tries += 1;
+    send(state);
+  }, LOOK);
+}
+
+export default function ({ data, setTriggerValue }) {
   const map = document.querySelector(".st-key-" + data.figure);
   if (!map) return;
-  const state = (map.cellKeys ??= { place: null, sent: 0, until: 0, timer: null });
+  let state = map.cellKeys;
+  if (!state) {
+    state = map.cellKeys = { place: null, sent: 0, tries: 0, timer: null, watch: null };
+    document.addEventListener("pointerdown", () => forget(state), true);
+  }
   const shown = [data.token, data.layer];
-  const arrived = state.place && state.place[0] === shown[0] && state.place[1] === shown[1];
-  if (!state.timer && (arrived || performance.now() > state.until)) state.place = null;
+  state.trigger = setTriggerValue;
+  if (state.place && !state.timer && same(state.place, shown)) forget(state);
   map.tabIndex = 0;
   map.setAttribute("role", "group");
   map.setAttribute("aria-label", data.label);
   map.style.outlineOffset = "2px";
 
-  const send = () => {
-    state.timer = null;
-    state.sent = performance.now();
-    state.until = state.sent + PATIENCE;
-    setTriggerValue("cell", state.place);
-  };
-  const onKey = (event) => {
+  // Called for every drawing of the page, and not told when one is over: the handlers are
+  // properties of the map, so that the newest replaces the one before.
+  map.onkeydown = (event) => {
     const plain = !event.ctrlKey && !event.altKey && !event.metaKey && !event.shiftKey;
     const elsewhere = event.target.closest("button, a, input, textarea, summary, [role=menuitem]");
     if (!plain || elsewhere) return;
@@ -50,21 +76,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
     event.preventDefault();
     to = [Math.min(Math.max(to[0], 0), data.tokens - 1),
           Math.min(Math.max(to[1], 0), data.layers - 1)];
-    if (to[0] === from[0] && to[1] === from[1]) return;
+    if (same(to, from)) return;
     state.place = to;
-    state.until = performance.now() + PATIENCE;
-    if (!state.timer) {
-      const wait = Math.max(0, PAUSE - (performance.now() - state.sent));
-      state.timer = setTimeout(send, wait);
-    }
+    state.tries = 0;
+    const wait = Math.max(0, PAUSE - (performance.now() - state.sent));
+    state.timer ??= setTimeout(() => send(state), wait);
   };
-  const onPress = (event) => {
+  map.onpointerup = (event) => {
     if (!event.target.closest("button, a, input, summary")) map.focus({ preventScroll: true });
   };
-  // Called for every drawing of the page, and not told when one is over: the handlers are
-  // properties of the map, so that the newest replaces the one before.
-  map.onkeydown = onKey;
-  map.onpointerup = onPress;
   return () => { map.onkeydown = map.onpointerup = null; };
 }
 """

@@ -102,8 +102,8 @@ def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
     """Generate and show every token as it comes; whatever ends it, what there is is kept."""
     going = generation.Going(before=traces.kept().get("first"))
     st.session_state[generation.RUNNING] = going
-    head = st.container(horizontal=True, vertical_alignment="center")
-    with head:
+    head = st.empty()
+    with head.container(horizontal=True, vertical_alignment="center"):
         st.button("Stop", icon=":material/stop_circle:", key="stop_generating")
         counter = st.empty()
     board = st.empty()
@@ -142,7 +142,7 @@ def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
     prompt_form.run_guarded(stream, "Generating; the first run of a session may load the model")
     if not going.cancelled.is_set():
         generation.finish()
-    counter.empty()
+    head.empty()
     board.empty()
 
 

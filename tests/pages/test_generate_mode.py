@@ -55,6 +55,7 @@ def test_the_text_and_its_routing_are_those_of_the_runner_with_the_same_seed(ope
     assert f"{len(made.new_tokens)} tokens generated after 8" in app.subheader[0].value
     assert any(code.value.endswith(made.text) for code in app.code)
     assert "turns of their borders" in said(app)
+    assert "Stop" not in [button.label for button in app.button]
 
 
 def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(open_page):
