@@ -29,6 +29,9 @@ SAYS = {
     "sweep_and_patch": r"go together at [+-]\d\.\d{2}; relabelled experts [+-]\d",
     "steer_generation": r"random:.*\n.* later layers send \d+% of the plain text's tokens "
     r"elsewhere",
+    "expert_words": r"\d+ of [\d,]+ pairs of expert and word are beyond chance at q ≤ 0\.05; "
+    r"shuffled within prompts \d+\.\nThe surest: L\d+·E\d takes \d+ of \d+ .*"
+    r"by chance \d+\.\d, q = ",
     "collect_prompts": r"Loads of prose and python differ by \d\.\d{3} .* labels shuffled over "
     r"prompts \d\.\d{3} \(95 % below \d\.\d{3}\), p = [01]\.\d{3}\.",
 }

@@ -119,7 +119,7 @@ def _unfinished(place: Place, run: Run, mine: bool) -> str:
             choice = place.choice
             if choice is not None:
                 st.button(
-                    "Go on",
+                    "Try again" if run.status == "failed" else "Go on",
                     type="primary",
                     icon=":material/play_arrow:",
                     key="many_go_on",

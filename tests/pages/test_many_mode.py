@@ -139,7 +139,7 @@ def test_a_prompt_that_cannot_run_is_named_and_the_run_is_kept(open_page, store)
     assert run.problem.startswith("Prompt 2: This model has no tokenizer")
     app.run()
     assert "Prompt 2" in app.error[0].value
-    assert {"Go on", "Delete for good"} <= set(labels_of(app))
+    assert {"Try again", "Delete for good"} <= set(labels_of(app))
 
 
 def test_a_run_that_stopped_goes_on(open_page, store, monkeypatch):
