@@ -303,12 +303,7 @@ def finding(result: Result, found: what_if.Carried, rows: list[str], pieces: lis
             text += (
                 f", from {rows[int(halves[0])]} on mostly at “{pieces[end]}” (in {rows[-1]} "
                 f"{percent(found.largest[-1])}, control {percent(found.control[-1])}"
-                + (
-                    ": any value does as much"
-                    if found.control[-1] > 0.8 * found.largest[-1]
-                    else ""
-                )
-                + ")"
+                + (": any value does as much)" if alike else ")")
             )
         text += "."
     else:

@@ -18,6 +18,7 @@ def example(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).or_(
         page.get_by_text(name, exact=True)
     ).first.click()
+    expect(page.get_by_role("textbox").first).not_to_have_value("")
     settled(page)
 
 
