@@ -14,6 +14,7 @@ from grok.errors import PromptError
 from lens import figures
 from lens.contrast import loop_of
 from lens.errors import LensError
+from lens.paired_routing import overlap
 from pages.parts import cell_view, generation, inspect_mode, layout, links, prompt_form, traces
 from pages.parts import routing_statistics as statistics
 from pages.parts.live_place import Place
@@ -202,16 +203,32 @@ def made_text(done: dict[str, Any], view: View, layer: int) -> None:
     )
     loop = loop_of(trace.tokens)
     if loop is not None:
-        period, start = loop
-        st.markdown(
-            f":material/all_inclusive: From token {start} on the text repeats itself every "
-            f"{period} tokens."
-        )
+        st.markdown(loop_note(trace.experts, *loop))
     pieces = [*view.pieces[trace.prompt_length :], done["last"]]
     experts = list(trace.experts[layer, trace.prompt_length :])
     st.html(chips_html(pieces, experts, first=trace.prompt_length))
     with st.expander("As plain text", icon=":material/notes:"):
         st.code(f"{prompt}{done['text']}", language=None, wrap_lines=True)
+
+
+def loop_note(experts: np.ndarray, period: int, start: int) -> str:
+    """Whether the experts go round with a text that repeats itself.
+
+    Args:
+        experts: chosen ones [L, T, K].
+        period, start: of the loop, see `lens.contrast.loop_of`.
+    """
+    inside = experts[:, start:]
+
+    def shared(apart: int) -> float:
+        return float(overlap(inside[:, apart:], inside[:, :-apart]).mean())
+
+    others = float(np.mean([shared(apart) for apart in range(1, period)]))
+    return (
+        f":material/all_inclusive: From token {start} on the text repeats itself every {period} "
+        f"tokens. Tokens one round apart share {layout.percent(shared(period))} of their experts, "
+        f"tokens less than a round apart {layout.percent(others)}."
+    )
 
 
 def finding(view: View, done: dict[str, Any]) -> str:

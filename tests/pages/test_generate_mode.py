@@ -169,3 +169,12 @@ def test_limits_of_the_prompt_hold_here_too(open_page, monkeypatch):
     monkeypatch.setenv(traces.LIMIT_VARIABLE, "4")
     app = send(opened(open_page), IDS)
     assert any("at most 4" in error.value for error in app.error)
+
+
+def test_a_loop_says_how_far_the_experts_go_round_with_it():
+    once = np.array([[0, 1], [2, 3], [4, 5]])
+    experts = np.concatenate([np.array([[6, 7]] * 2), np.tile(once, (4, 1))])[None]
+    words = generate_mode.loop_note(experts, 3, 2)
+    assert "From token 2 on the text repeats itself every 3 tokens" in words
+    assert "one round apart share 100\u00a0%" in words
+    assert "less than a round apart 0\u00a0%" in words
