@@ -86,7 +86,10 @@ def run_guarded(
             place.empty()
 
     def on_load(done: int, total: int) -> None:
-        place.progress(done / total, f"Loading the model: {done} of {total} tensors")
+        if done < total:
+            place.progress(done / total, f"Loading the model: {done} of {total} tensors")
+        else:
+            place.empty()
 
     try:
         with st.spinner(text, show_time=True):
