@@ -71,7 +71,7 @@ def run_guarded(
 
     Args:
         run: is given a function that shows the place in the queue, and one that shows how
-            many of the model's tensors have been read.
+            many of the model's tensors have been read, until all are.
         text: beside the spinner.
     """
     place = st.empty()

@@ -209,7 +209,10 @@ def shared(choice: ModelChoice, dtype: str, on_load: Callable[[int, int], None])
         while not wait([model], timeout=0.1).done:
             if read:
                 on_load(*read[-1])
-        return model.result()
+        found = model.result()
+        if read:  # so that whoever shows it knows that it is over
+            on_load(read[-1][1], read[-1][1])
+        return found
     finally:
         pool.shutdown(wait=False)
 
