@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from lens.errors import LensError
-from lens.prompt_lists import PromptList, read_prompts
+from lens.prompt_lists import FORMS, Form, PromptList, read_prompts
 from lens.run_store import NoRunError, Run
 from pages.parts import (
     links,
@@ -27,7 +29,12 @@ SOURCES = {"prompts": "Prompts", "traces": "Saved traces"}
 INVITATION = "Run many prompts, and see which experts texts of each kind use, and for which words."
 BOX = "many_prompts"
 LONGEST = 1_000_000
-PREVIEW = 3
+BY_ENDING: Mapping[str, Form] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 
 
 def show(place: Place) -> None:
@@ -138,24 +145,37 @@ def _read(text: str, file: Any) -> PromptList | None:
     if not source.strip():
         return None
     name = "" if file is None else str(file.name)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox(
+            "Read as",
+            [None, *FORMS],
+            format_func=lambda form: "(as found)" if form is None else FORMS[form],
+            key="many_form",
+            width=160,
+        )
+        beside = st.container()
+    form = chosen or BY_ENDING.get(Path(name).suffix.lower())
     try:
-        prompts = read_prompts(source, where=name)
+        prompts = read_prompts(source, form=form, where=name)
         if len(prompts.columns) > 2:
-            prompts = _by_column(source, name, prompts)
+            with beside:
+                prompts = _by_column(source, form, name, prompts)
     except LensError as error:
         st.error(many_runs.as_text(str(error)), icon=":material/error:")
         return None
     labels = prompts.by_label
     shown = ", ".join(f"{label} ({n})" for label, n in list(labels.items())[:8])
     st.caption(
-        f"Read as {many_view.FORMS[prompts.form]}: {len(prompts.texts):,} prompts; "
+        f"Read as {FORMS[prompts.form]}: {len(prompts.texts):,} prompts; "
         + ("no labels" if set(labels) == {"all"} else f"labels: {many_runs.as_text(shown)}")
         + (", …." if len(labels) > 8 else ".")
     )
     return prompts
 
 
-def _by_column(source: str | bytes, name: str, prompts: PromptList) -> PromptList:
+def _by_column(
+    source: str | bytes, form: Form | None, name: str, prompts: PromptList
+) -> PromptList:
     """The prompts with labels from the column that is chosen."""
     guessed = "(as found)"
     column = st.selectbox(
@@ -163,4 +183,4 @@ def _by_column(source: str | bytes, name: str, prompts: PromptList) -> PromptLis
     )
     if column == guessed:
         return prompts
-    return read_prompts(source, where=name, label_column=column)
+    return read_prompts(source, form=form, where=name, label_column=column)

@@ -10,7 +10,6 @@ import streamlit as st
 from lens import label_tests
 from lens.errors import LensError
 from lens.label_tests import LabelTest
-from lens.prompt_lists import FORMS
 from lens.run_events import ask
 from lens.run_export import run_zip
 from lens.run_statistics import run_label_test, run_traces
@@ -19,8 +18,6 @@ from lens.trace_folder import TraceFolder
 from pages.parts import links, live_place, many_runs, many_traces, many_words
 from pages.parts.live_place import Place
 from pages.parts.many_traces import Many
-
-__all__ = ["FORMS", "HOW_TO_READ", "show"]
 
 HOW_TO_READ = (
     live_place.HOW_TO_READ

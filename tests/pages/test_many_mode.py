@@ -200,6 +200,34 @@ def test_the_column_of_labels_is_chosen_where_there_are_several(open_page):
     assert any("labels: x (1), y (1)." in one.value for one in app.caption)
 
 
+def test_prompts_that_look_like_another_form_are_read_as_is_chosen(open_page):
+    app = open_page("live_routing", mode="many")
+    app.text_area(key=many_mode.BOX).set_value("{1: 2}\n{3: 4}")
+    app.run()
+    assert "expected an object" in app.error[0].value
+    app.selectbox(key="many_form").set_value("lines")
+    app.run()
+    assert not app.error
+    assert any("Read as lines: 2 prompts" in one.value for one in app.caption)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("one.csv", "prompt\n1\n2\n", "Read as CSV: 2 prompts; no labels."),
+        ("one.txt", "prompt\n1\n2\n", "Read as lines: 3 prompts; no labels."),
+        ("one.jsonl", '{"text": "1", "topic": "x"}\n', "Read as JSON lines: 1 prompts; labels: x"),
+    ],
+)
+def test_a_file_is_read_as_its_name_says(monkeypatch, name, content, said):
+    captions: list[str] = []
+    monkeypatch.setattr(many_mode.st, "caption", captions.append)
+    file = io.BytesIO(content.encode())
+    file.name = name
+    assert many_mode._read("ignored", file) is not None
+    assert captions[0].startswith(said)
+
+
 def test_a_retention_that_is_no_number_is_explained(open_page, monkeypatch):
     monkeypatch.setenv("GROK_LENS_KEEP_DAYS", "soon")
     app = open_page("live_routing", mode="many")
