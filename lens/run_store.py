@@ -209,7 +209,7 @@ class RunStore:
           NoRunError: there is none, or no longer.
         """
         run = _read(self._folder_of(run_id))
-        if run is None:
+        if run is None or self._expired(run, time.time()):
             raise NoRunError(
                 "There is no run under this link. It has been deleted or cleared, or the link is "
                 "not whole."
@@ -243,11 +243,15 @@ class RunStore:
             if run is None:
                 if now - _changed(folder) > DAY and not is_held(folder / _LOCK):
                     self._remove(folder)
-            elif self.keep_days and now - run.created > self.keep_days * DAY:
-                if run.status != "running":
-                    self._remove(folder)
-                    cleared += 1
+            elif self._expired(run, now):
+                self._remove(folder)
+                cleared += 1
         return cleared
+
+    def _expired(self, run: Run, now: float) -> bool:
+        """Whether a run is older than runs are kept for; one that goes on never is."""
+        old = bool(self.keep_days) and now - run.created > self.keep_days * DAY
+        return old and run.status != "running"
 
     def bytes_used(self) -> int:
         """Bytes of all files in the store."""

@@ -207,6 +207,8 @@ def test_old_runs_are_cleared_and_running_ones_are_not(tmp_path, monkeypatch):
     assert RunStore(tmp_path, keep_days=0).sweep(later * 2) == 0
     going.cancel()
     monkeypatch.setattr(time, "time", lambda: later)
+    with pytest.raises(NoRunError, match="deleted or cleared"):
+        store.get(going.run.id)  # before anybody has swept
     assert RunStore(tmp_path, keep_days=2).runs_of(OWNER) == []  # swept when opened
 
 
