@@ -11,8 +11,8 @@ import numpy as np
 
 from lens.errors import LensError
 from lens.run_events import ask
+from lens.run_record import NoRunError, Run
 from lens.run_statistics import run_traces
-from lens.run_store import NoRunError, Run
 from lens.tables import table_csv
 
 # Rows of routing up to which they are written as CSV too.

@@ -15,7 +15,7 @@ from lens.coselection import pair_counts
 from lens.errors import LensError
 from lens.label_tests import DRAWS, LabelTest, label_test
 from lens.run_events import ask
-from lens.run_store import Run
+from lens.run_record import Run
 from lens.shuffles import SEED
 from lens.trace_folder import MAX_CHOICES, TraceFolder
 

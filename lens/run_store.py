@@ -18,10 +18,9 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,70 +28,19 @@ from lens.disk_cache import cache_folder
 from lens.errors import LensError
 from lens.file_lock import FileLock, is_held
 from lens.prompt_lists import PromptList
+from lens.run_record import LOCK, RECORD, NoRunError, Run, as_json, read_run, write_json
 
 FOLDER_VARIABLE = "GROK_LENS_RUNS"
 KEEP_VARIABLE = "GROK_LENS_KEEP_DAYS"
 KEEP_DAYS = 30.0
 RUNS_OF_ONE = 20
 MAX_BYTES = 8 * 2**30
-FORMAT_VERSION = 1
-STATUSES = ("running", "finished", "failed", "cancelled")
 DAY = 24 * 3600.0
 TELL_EVERY = 0.5  # seconds between two notes of progress
 _ID = re.compile(r"[A-Za-z0-9_-]{22}")
 _OWNER = re.compile(r"[0-9a-f]{64}")
 _GONE = ".gone-"
-_RECORD, _INPUT, _LOCK, _EVENTS = "run.json", "input.json", "lock", "events"
-
-
-class NoRunError(LensError):
-    """There is no such run, or no longer."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is known of a run.
-
-    Attributes:
-      id: unguessable; who has it may look at the run.
-      owner: SHA-256 of the owner's key.
-      created, changed: seconds since 1970.
-      model_name, dtype: what was to run the prompts.
-      n_experts: of each of its layers.
-      model_sha256: of the routers that ran them; empty until known.
-      by_label: prompts of each label.
-      n_prompts: prompts in all.
-      n_tokens, tokens_done: tokens in all and so far; 0 until known.
-      status: running, finished, failed, cancelled, or stopped (its writer has ended).
-      problem: why it failed.
-      folder: of the run.
-    """
-
-    id: str
-    owner: str
-    created: float
-    changed: float
-    model_name: str
-    dtype: str
-    n_experts: int
-    n_prompts: int
-    by_label: Mapping[str, int]
-    model_sha256: str = ""
-    n_tokens: int = 0
-    tokens_done: int = 0
-    status: str = "running"
-    problem: str = ""
-    folder: Path = field(default=Path(), compare=False)
-
-    @property
-    def events(self) -> Path:
-        """The folder of the collection."""
-        return self.folder / _EVENTS
-
-    @property
-    def routing_files(self) -> list[Path]:
-        """The routing files that are whole, in order."""
-        return sorted(self.events.glob("routing-[0-9][0-9][0-9][0-9][0-9].parquet"))
+_INPUT = "input.json"
 
 
 class RunStore:
@@ -157,13 +105,13 @@ class RunStore:
             by_label=prompts.by_label,
             folder=self.folder / run_id,
         )
-        lock = FileLock(run.folder / _LOCK)
+        lock = FileLock(run.folder / LOCK)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             run.folder.mkdir(mode=0o700)
             lock.take()
-            _write(run.folder / _INPUT, asdict(prompts))
-            _write(run.folder / _RECORD, _as_json(run))
+            write_json(run.folder / _INPUT, asdict(prompts))
+            write_json(run.folder / RECORD, as_json(run))
         except OSError as error:
             lock.release()
             raise LensError(
@@ -181,7 +129,7 @@ class RunStore:
         run = self._owned(run_id, owner)
         if run.status == "finished":
             raise LensError("This run is finished. Start a new one.")
-        lock = FileLock(run.folder / _LOCK)
+        lock = FileLock(run.folder / LOCK)
         try:
             if not lock.take(patience=0.5):
                 raise LensError("This run goes on already. Wait for it, or cancel it.")
@@ -208,7 +156,7 @@ class RunStore:
         Raises:
           NoRunError: there is none, or no longer.
         """
-        run = _read(self._folder_of(run_id))
+        run = read_run(self._folder_of(run_id))
         if run is None or self._expired(run, time.time()):
             raise NoRunError(
                 "There is no run under this link. It has been deleted or cleared, or the link is "
@@ -239,9 +187,9 @@ class RunStore:
             if entry.name.startswith(_GONE):
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            run = _read(folder)
+            run = read_run(folder)
             if run is None:
-                if now - _changed(folder) > DAY and not is_held(folder / _LOCK):
+                if now - _changed(folder) > DAY and not is_held(folder / LOCK):
                     self._remove(folder)
             elif self._expired(run, now):
                 self._remove(folder)
@@ -288,7 +236,7 @@ class RunStore:
 
     def _all(self) -> Iterator[Run]:
         for entry in self._entries():
-            run = None if entry.name.startswith(_GONE) else _read(Path(entry.path))
+            run = None if entry.name.startswith(_GONE) else read_run(Path(entry.path))
             if run is not None:
                 yield run
 
@@ -330,7 +278,7 @@ class Writing:
         Raises:
           NoRunError: the run was deleted meanwhile.
         """
-        if not (self.run.folder / _RECORD).is_file():
+        if not (self.run.folder / RECORD).is_file():
             raise NoRunError("The run was deleted while it went on.")
         self.run = replace(self.run, tokens_done=done, n_tokens=total)
         if time.monotonic() - self._told > TELL_EVERY:
@@ -364,13 +312,13 @@ class Writing:
     def note(self) -> None:
         """Write the record as it is now."""
         self.run = replace(self.run, changed=time.time())
-        if (self.run.folder / _RECORD).is_file():
-            _write(self.run.folder / _RECORD, _as_json(self.run))
+        if (self.run.folder / RECORD).is_file():
+            write_json(self.run.folder / RECORD, as_json(self.run))
 
     def _end(self, **changes: Any) -> Run:
         self.run = replace(self.run, **changes)
         try:
-            if (self.run.folder / _RECORD).is_file():
+            if (self.run.folder / RECORD).is_file():
                 self.note()
             else:  # deleted meanwhile: nothing written since then stays
                 shutil.rmtree(self.run.folder, ignore_errors=True)
@@ -409,47 +357,8 @@ def _checked_owner(owner: str) -> None:
         raise ValueError("an owner is the SHA-256 of a key, in hexadecimal")
 
 
-def _read(folder: Path) -> Run | None:
-    """The run of a folder, or None where there is none that this version understands."""
-    try:
-        found = json.loads((folder / _RECORD).read_text("utf-8"))
-        if found.pop("format_version") != FORMAT_VERSION:
-            return None
-        run = Run(**found, folder=folder)
-        numbers = (run.created, run.changed, run.n_experts, run.n_prompts, run.n_tokens)
-        texts = (run.owner, run.model_name, run.dtype, run.model_sha256, run.status, run.problem)
-        known = run.id == folder.name and run.status in STATUSES and isinstance(run.by_label, dict)
-        if not known or not all(isinstance(one, int | float) for one in numbers):
-            return None
-        if not all(isinstance(one, str) for one in texts):
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if run.status == "running" and not is_held(folder / _LOCK):
-        return replace(run, status="stopped")
-    return run
-
-
-def _as_json(run: Run) -> dict[str, Any]:
-    record = asdict(run)
-    del record["folder"]
-    return {"format_version": FORMAT_VERSION, **record}
-
-
 def _changed(folder: Path) -> float:
     try:
         return folder.stat().st_mtime
     except OSError:
         return time.time()
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON beside its place, then moved there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=True)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from lens.errors import LensError
 from lens.multiple import benjamini_hochberg
 from lens.run_events import ask
-from lens.run_store import Run
+from lens.run_record import Run
 from lens.word_null import at_least, expected_counts
 
 Within = Literal["run", "label", "prompt"]

@@ -10,7 +10,7 @@ import streamlit as st
 
 from lens.errors import LensError
 from lens.prompt_lists import FORMS, Form, PromptList, read_prompts
-from lens.run_store import NoRunError, Run
+from lens.run_record import NoRunError, Run
 from pages.parts import (
     links,
     many_runs,

@@ -15,7 +15,8 @@ from grok.errors import GrokError, PromptError
 from grok.jobs import CancelledError, Job, Jobs, JobState, patient_turn
 from lens.errors import LensError
 from lens.prompt_lists import PromptList
-from lens.run_store import NoRunError, Run, RunStore, Writing, kept_days, runs_folder
+from lens.run_record import NoRunError, Run
+from lens.run_store import RunStore, Writing, kept_days, runs_folder
 from pages.parts import links, owner, traces
 
 MAX_TOKENS = 200_000

@@ -12,8 +12,8 @@ from lens.errors import LensError
 from lens.label_tests import LabelTest
 from lens.run_events import ask
 from lens.run_export import run_zip
+from lens.run_record import Run
 from lens.run_statistics import run_label_test, run_traces
-from lens.run_store import Run
 from lens.trace_folder import TraceFolder
 from pages.parts import links, live_place, many_runs, many_traces, many_words
 from pages.parts.live_place import Place

@@ -12,7 +12,7 @@ import streamlit as st
 from lens import figures, tables
 from lens.errors import LensError
 from lens.figures import expert_words
-from lens.run_store import Run
+from lens.run_record import Run
 from lens.run_words import (
     LEAST_OCCURRENCES,
     Occurrence,

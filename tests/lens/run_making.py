@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 
 from lens.prompt_lists import PromptList
-from lens.run_store import Run, RunStore, Writing
+from lens.run_record import Run
+from lens.run_store import RunStore, Writing
 
 OWNER = hashlib.sha256(b"one").hexdigest()
 OTHER = hashlib.sha256(b"two").hexdigest()

@@ -14,8 +14,9 @@ from lens import run_export
 from lens.errors import LensError
 from lens.run_events import ask
 from lens.run_export import run_zip
+from lens.run_record import NoRunError
 from lens.run_statistics import run_label_test, run_traces
-from lens.run_store import NoRunError, RunStore
+from lens.run_store import RunStore
 
 LENGTHS = [5, 9, 1, 12, 7]
 LABELS = ["b", "a", "b", "a", "a"]

@@ -18,7 +18,8 @@ from run_making import OTHER, OWNER, begin, finished, random_routing, some_promp
 from lens.errors import LensError
 from lens.file_lock import FileLock, is_held
 from lens.run_events import ask
-from lens.run_store import DAY, NoRunError, RunStore, kept_days, runs_folder
+from lens.run_record import NoRunError
+from lens.run_store import DAY, RunStore, kept_days, runs_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUTING = random_routing(np.random.default_rng(0), [4, 3, 5, 2])

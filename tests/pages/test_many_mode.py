@@ -12,7 +12,8 @@ import pytest
 
 from grok.jobs import Jobs
 from lens.run_export import run_zip
-from lens.run_store import Run, RunStore
+from lens.run_record import Run
+from lens.run_store import RunStore
 from lens.run_words import Occurrence
 from pages.parts import data_source, many_mode, many_runs, many_traces, many_words, owner
 from pages.parts.many_examples import TEXTS, ready_ids, ready_list
