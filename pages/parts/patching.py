@@ -31,16 +31,17 @@ MEASURES = {
 }
 KEPT = "what_if_patch"
 EXAMPLES: Mapping[str, Example] = {
-    "She or he": Example(
-        {"clean": "She was so glad that", "corrupt": "He was so glad that"},
-        {"site": "resid_pre", "regained": "difference"},
-        "Which pronoun comes next: carried by the first token in early layers, by the last in late "
-        "ones. Where the control does as much, any other token's value would do.",
-    ),
     "A method's self": Example(
         {"clean": "def f(self):\n    return", "corrupt": "def f(value):\n    return"},
         {"site": "resid_pre", "regained": "probability"},
-        "Only the argument's name differs, and with it how likely “self” is to follow.",
+        "Only the argument's name differs, and with it how likely “self” is to follow. The last "
+        "layer's value at “return” brings all of it back; another token's value there does not.",
+    ),
+    "She or he": Example(
+        {"clean": "She was so glad that", "corrupt": "He was so glad that"},
+        {"site": "resid_pre", "regained": "difference"},
+        "Which pronoun comes next: carried by the first token in early layers. Late values of the "
+        "last token bring it back too, but so does the control: any other value would do there.",
     ),
 }
 ID_EXAMPLES: Mapping[str, Example] = {
@@ -78,6 +79,7 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
             height=80,
             help="The clean prompt with a word changed for one of as many tokens.",
         )
+    boxes = st.container()
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
     with first:
         site = links.choice("site", "Put in", list(SITES), "resid_pre", shown=SITES.__getitem__)
@@ -89,7 +91,8 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
         dtype = dtype_choice()
     with fourth:
         asked = st.button("Run", type="primary", icon=":material/play_arrow:", key="run_patch")
-    expected = expected_boxes(measure, choice)
+    with boxes:
+        expected = expected_boxes(measure, choice)
     request = (choice.path, dtype, clean, corrupt, site, measure, *expected)
     if asked:
         swept(request, choice)

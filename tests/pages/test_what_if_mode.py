@@ -216,6 +216,26 @@ def test_the_examples_are_set_to_what_matters_most_for_them():
             sweep = ablation_sweep(model, example.texts["prompt"])
             layer, expert = strongest(sweep.effect, 1)[0]
             assert (example.choices["layer"], example.choices["expert"]) == (layer, expert)
-    for example in patching.EXAMPLES.values():
-        sizes = {model.encode(text).size for text in example.texts.values()}
-        assert len(sizes) == 1
+
+
+@pytest.mark.skipif(not (BUNDLED_MODEL / "ckpt-0").is_dir(), reason="no bundled model here")
+def test_the_examples_of_patches_show_what_they_say():
+    from grok import load
+    from grok.metrics import logit_difference, probability
+    from grok.sweeps import patch_sweep
+
+    model = load()
+
+    def sweep(name: str):
+        texts = patching.EXAMPLES[name].texts.values()
+        ids = [int(model.trace_routing(text).candidates[-1, 0]) for text in texts]
+        kind = patching.EXAMPLES[name].choices["regained"]
+        metric = logit_difference(*ids) if kind == "difference" else probability(ids[0])
+        found = patch_sweep(model, *texts, metric=metric, layers=[0, 11])
+        return found.recovered[0], found.control[0]
+
+    value, control = sweep("A method's self")
+    assert value[1, -1] > 0.9 and control[1, -1] < 0.2
+    value, control = sweep("She or he")
+    assert value[0, 0] > 0.9 and control[0, 0] < 0.2
+    assert value[1, -1] > 0.8 and control[1, -1] > 0.8
