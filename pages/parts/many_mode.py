@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from lens.errors import LensError
-from lens.prompt_lists import FORMS, Form, PromptList, read_prompts
+from lens.prompt_lists import FORMS, MAX_BYTES, Form, PromptList, read_prompts
 from lens.run_record import NoRunError, Run
 from pages.parts import (
     links,
@@ -114,6 +114,7 @@ def _form(place: Place) -> None:
         "Or a file (text, CSV, JSON lines; it takes the place of the box)",
         type=["txt", "csv", "tsv", "jsonl", "ndjson"],
         key="many_file",
+        max_upload_size=MAX_BYTES // 2**20,
     )
     prompts = _read(text, file)
     with st.container(horizontal=True, vertical_alignment="bottom"):
