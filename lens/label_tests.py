@@ -108,6 +108,33 @@ class LabelTest:
     note: str
 
 
+def check_labels(
+    folder: TraceFolder,
+    things: str = "traces",
+    advice: str = "Label the traces by subfolders or by a file of labels.",
+) -> None:
+    """Refuses labels that cannot be compared.
+
+    Args:
+      things: what is labelled, for people.
+      advice: what to do about it.
+
+    Raises:
+      LensError: fewer than two labels, or a label with fewer than two traces.
+    """
+    few = [
+        f"{label} ({n})"
+        for label, n in zip(folder.labels, folder.traces_of_label, strict=True)
+        if n < 2
+    ]
+    if len(folder.labels) < 2 or few:
+        found = f"labels with fewer: {', '.join(few[:5])}" if few else f"one: {folder.labels[0]}"
+        raise LensError(
+            f"A comparison of labels needs at least two labels with two {things} each; found "
+            f"{found}. {advice}"
+        )
+
+
 def label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> LabelTest:
     """Differences between labels against labels permuted over the traces.
 
@@ -122,17 +149,7 @@ def label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> 
     Raises:
       LensError: fewer than two labels, or a label with fewer than two traces.
     """
-    few = [
-        f"{label} ({n})"
-        for label, n in zip(folder.labels, folder.traces_of_label, strict=True)
-        if n < 2
-    ]
-    if len(folder.labels) < 2 or few:
-        found = f"labels with fewer: {', '.join(few[:5])}" if few else f"one: {folder.labels[0]}"
-        raise LensError(
-            "A comparison of labels needs at least two labels with two traces each; found "
-            f"{found}. Label the traces by subfolders or by a file of labels."
-        )
+    check_labels(folder)
     checked_draws(draws)
     rng = np.random.default_rng(seed)
     n_traces, n_layers, n_experts = folder.counts.shape

@@ -13,7 +13,7 @@ import numpy as np
 
 from lens.coselection import pair_counts
 from lens.errors import LensError
-from lens.label_tests import DRAWS, LabelTest, label_test
+from lens.label_tests import DRAWS, LabelTest, check_labels, label_test
 from lens.run_events import ask
 from lens.run_record import Run
 from lens.shuffles import SEED
@@ -124,17 +124,7 @@ def run_label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED)
     Raises:
       LensError: fewer than two labels, or a label with fewer than two prompts.
     """
-    few = [
-        f"{label} ({n})"
-        for label, n in zip(folder.labels, folder.traces_of_label, strict=True)
-        if n < 2
-    ]
-    if len(folder.labels) < 2 or few:
-        found = f"labels with fewer: {', '.join(few[:5])}" if few else f"one: {folder.labels[0]}"
-        raise LensError(
-            "A comparison of labels needs at least two labels with two prompts each; found "
-            f"{found}. Label the prompts, or add some."
-        )
+    check_labels(folder, "prompts", "Label the prompts, or add some.")
     tested = label_test(folder, draws=draws, seed=seed)
     method = tested.test.method.replace("traces", "prompts")
     return replace(

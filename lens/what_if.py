@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.multiple import monte_carlo_p
+from lens.paired_routing import overlap as in_common
 from lens.paired_tests import BLOCK, blocks_of, flipped_signs
 from lens.shuffles import SEED, checked_draws
 from lens.traces import RoutedTokens
@@ -42,9 +43,7 @@ def overlap(base: RoutedTokens, changed: RoutedTokens) -> Float[np.ndarray, "lay
             f"Two runs of {a.shape[:2]} and {b.shape[:2]} (layers, tokens) cannot be compared; "
             "expected runs of the same tokens."
         )
-    shared = (a[..., :, None] == b[..., None, :]) & (a[..., :, None] >= 0)
-    chosen = np.maximum((a >= 0).sum(axis=-1), (b >= 0).sum(axis=-1))
-    return shared.sum(axis=(-2, -1)) / np.maximum(chosen, 1)
+    return in_common(a, b)
 
 
 def moved(base: RoutedTokens, changed: RoutedTokens) -> Float[np.ndarray, " layer"]:
