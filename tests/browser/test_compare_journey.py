@@ -24,6 +24,7 @@ def settled(page: Page) -> None:
 
 def test_an_example_is_compared_and_a_clicked_cell_becomes_the_one_looked_at(visit):
     page = visit(PLACE)
+    settled(page)
     page.get_by_text("A phrase put in", exact=True).click()
     expect(page.get_by_label("Second text")).to_contain_text("heavy iron gate")
     compare(page)
@@ -43,6 +44,8 @@ def test_an_example_is_compared_and_a_clicked_cell_becomes_the_one_looked_at(vis
 
 def test_two_people_compare_different_texts_at_once_and_see_their_own(visit):
     one, two = visit(PLACE), visit(PLACE + "&sides=change")
+    settled(one)
+    settled(two)
     one.get_by_text("Sums under two headings", exact=True).click()
     two.get_by_text("Python without its busiest expert", exact=True).click()
     expect(one.get_by_label("Second text")).to_contain_text("Sehen Sie")

@@ -15,6 +15,7 @@ def settled(page: Page) -> None:
 
 
 def example(page: Page, name: str) -> None:
+    settled(page)
     page.get_by_role("button", name=name, exact=True).or_(
         page.get_by_text(name, exact=True)
     ).first.click()
