@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from grok.errors import BusyError
 
+TELL_EVERY = 1.0  # seconds between two calls of those who wait
+
 
 class Turnstile:
     """Lets callers through one by one, in the order they came.
@@ -17,10 +19,12 @@ class Turnstile:
     Args:
         most_waiting: callers that may wait; one more is turned away at once.
         timeout: seconds a caller waits before it gives up.
+        a_turn: seconds that a turn is expected to take. Who finds others ahead waits twice as
+            long for each of them, besides the timeout. It may be set anew at any time.
     """
 
-    def __init__(self, most_waiting: int = 8, timeout: float = 120.0) -> None:
-        self.most_waiting, self.timeout = most_waiting, timeout
+    def __init__(self, most_waiting: int = 8, timeout: float = 120.0, a_turn: float = 0.0) -> None:
+        self.most_waiting, self.timeout, self.a_turn = most_waiting, timeout, a_turn
         self._line: deque[object] = deque()
         self._moved = threading.Condition()
 
@@ -35,8 +39,9 @@ class Turnstile:
         """Waits for this caller's turn, then holds it for the `with` block.
 
         Args:
-            on_wait: called with the number of callers ahead, when there are any and each
-                time it changes; not called under the queue's lock.
+            on_wait: called with the number of callers ahead, when there are any, each time it
+                changes and now and then, so that what it raises gives up the place at once; not
+                called under the queue's lock.
 
         Raises:
             BusyError: the queue is full, or the wait was longer than the timeout.
@@ -58,21 +63,22 @@ class Turnstile:
                 self._moved.notify_all()
 
     def _wait(self, ticket: object, on_wait: Callable[[int], object] | None) -> None:
-        deadline = time.monotonic() + self.timeout
-        told = 0
-        while True:
+        start = time.monotonic()
+        told, ahead = 0, self._ahead(ticket)
+        patience = self.timeout + 2 * self.a_turn * ahead
+        while ahead:
+            left = start + patience - time.monotonic()
+            if left <= 0:
+                raise BusyError(f"The model was busy for {patience:.0f} seconds. Try again later.")
+            if on_wait is not None:
+                told = ahead
+                on_wait(ahead)
             with self._moved:
                 ahead = self._line.index(ticket)
-                while ahead and (ahead == told or on_wait is None):
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        raise BusyError(
-                            f"The model was busy for {self.timeout:.0f} seconds. Try again later."
-                        )
-                    self._moved.wait(left)
+                if ahead and (on_wait is None or ahead == told):
+                    self._moved.wait(left if on_wait is None else min(left, TELL_EVERY))
                     ahead = self._line.index(ticket)
-            if not ahead:
-                return
-            told = ahead
-            if on_wait is not None:
-                on_wait(ahead)
+
+    def _ahead(self, ticket: object) -> int:
+        with self._moved:
+            return self._line.index(ticket)
