@@ -2,12 +2,12 @@
 
     python -m benchmarks extraction
 
-Makes a folder of all 770 files: the 128 that hold routers and norms are real
-and of the released shape (random values), the others sparse, of the released
-size. Then runs the command `python -m lens.extract` on it and compares it with
-the same command stopped after its imports (`--help`) and with a plain read of
-the 128 files. All runs are fresh processes, alternating, in one go; files are
-in the page cache for all of them.
+Makes a folder of all 770 files, of the released sizes: those that hold routers
+and norms are real (random values), the others sparse. Then runs the command
+`python -m lens.extract` on it and compares it with the same command stopped
+after its imports (`--help`) and with a plain read of the 128 files. All runs are
+fresh processes, alternating, in one go; files are in the page cache for all of
+them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.rows import Row, exit_code, table
-from grok.checkpoint import (
-    expected_shape,
-    is_matrix,
-    moe_norm_path,
-    router_path,
-    tensor_paths,
-)
-from grok.config import GROK_1
-from grok.tensor_file import write_tensor
+from benchmarks.sparse_layout import write_sparse_layout
+from grok.checkpoint import moe_norm_path, open_checkpoint, router_path
 from lens.extract import extract_routers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,24 +44,11 @@ print("COUNTED", code or 0, int(counts["rchar"]), int(status["VmHWM"].split()[0]
 
 
 def make_checkpoint(folder: Path) -> list[Path]:
-    """The 770 files of a full-size checkpoint; returns the 128 that are real."""
-    ckpt = folder / "ckpt-0"
-    ckpt.mkdir(parents=True)
-    needed = {path(layer) for layer in range(64) for path in (router_path, moe_norm_path)}
-    rng = np.random.default_rng(0)
-    real = []
-    for i, path in enumerate(tensor_paths(GROK_1.n_layers)):
-        file = ckpt / f"tensor{i:05d}_000"
-        shape = expected_shape(GROK_1, path)
-        if path in needed:
-            values = rng.standard_normal(shape, np.float32)
-            write_tensor(file, values if values.ndim == 2 else 1 + values / 10)
-            real.append(file)
-        else:
-            n_bytes = int(np.prod(shape, dtype=np.int64)) * (1 if is_matrix(path) else 4)
-            with file.open("wb") as stream:
-                stream.truncate(n_bytes)
-    return real
+    """The 770 files of a full-size checkpoint; returns the 128 that extraction needs."""
+    write_sparse_layout(folder)
+    checkpoint = open_checkpoint(folder)
+    paths = [path(layer) for layer in range(64) for path in (router_path, moe_norm_path)]
+    return [checkpoint.file(path) for path in paths]
 
 
 def run_command(*arguments: str) -> tuple[int, int, float]:
@@ -119,7 +97,7 @@ def measured() -> list[Row]:
     peak = statistics.median(run[1] - alone[1] for run, alone in zip(runs, imports, strict=True))
     seconds = [run[2] - alone[2] for run, alone in zip(runs, imports, strict=True)]
     return [
-        Row("files in the checkpoint", 770, "", digits=0, note=f"{whole / 1e9:,.1f} GB, 128 real"),
+        Row("files in the checkpoint", 770, "", digits=0, note=f"{whole / 1e9:,.1f} GB, sparse"),
         Row("bytes of the 128 files", n_bytes, "", digits=0),
         Row("bytes read", read, "", digits=0),
         Row("bytes read / bytes of the files", read / n_bytes, "", limit=LIMIT_READ, digits=4),
