@@ -4,6 +4,7 @@ Of Grok-1's 770 files the 64 routers and the 64 norms before them are fetched, 1
 318 GB, into the Hub's own cache; a download that was cut goes on where it stopped, and one
 that is complete is not repeated. Sizes are checked before anything is read. Where a token is
 needed it comes from the environment (HF_TOKEN) alone, and HF_ENDPOINT names another server.
+With HF_HUB_OFFLINE=1 what an earlier run has fetched is read, and nothing is asked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from grok.errors import GrokError
 from lens.errors import LensError
 from lens.extract import extract_routers, needed_paths
 from lens.extract_safetensors import extract_model
-from lens.hub_access import HubCommit, explained
+from lens.hub_access import HubCommit, commit_of, explained
 from lens.hub_ranges import HubFiles
 from lens.model_files import CONFIG
 from lens.routers import RouterSet
@@ -80,8 +81,13 @@ def extract_from_hub(
         another size than expected, a full disk, or what extraction refuses.
     """
     with explained(repository, revision):
-        hub = HubCommit(repository, revision)
+        hub = commit_of(repository, revision)
     if not _has_checkpoint(hub):
+        if hub.offline:
+            raise LensError(
+                f"{repository} at {hub.commit[:12]}: no ckpt-0 of it is in the cache, and byte "
+                "ranges are read over the network alone. Unset HF_HUB_OFFLINE."
+            )
         files = HubFiles(hub)
         routers, n_bytes = extract_model(
             files, norms=norms, top_k=top_k, score=score, progress=progress
@@ -93,7 +99,7 @@ def extract_from_hub(
             f"{repository} is in Grok-1's format; --top-k and --score are for models in "
             "safetensors files alone. Leave them out."
         )
-    fetched = fetch_routers(repository, revision=hub.commit, norms=norms, progress=progress)
+    fetched = _fetched(hub, norms, progress)
     assert fetched.folder is not None
     routers = extract_routers(fetched.folder, norms=norms)
     return replace(routers, source=f"{repository} at {hub.commit[:12]}"), fetched
@@ -112,7 +118,13 @@ def fetch_routers(
       LensError: see `extract_from_hub`.
     """
     with explained(repository, revision):
-        hub = HubCommit(repository, revision)
+        hub = commit_of(repository, revision)
+    return _fetched(hub, norms, progress)
+
+
+def _fetched(hub: HubCommit, norms: bool, progress: Progress | None) -> Fetched:
+    """The files of one commit, `AT_ONCE` at a time; one that fails ends the others' wait."""
+    with explained(hub.repository, hub.commit[:12]):
         checkpoint = _layout(hub)
         paths = needed_paths(checkpoint, norms)
         names = {path: f"ckpt-0/{checkpoint.file(path).name}" for path in paths}
@@ -132,7 +144,7 @@ def fetch_routers(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         assert folder is not None
-        return Fetched(folder, repository, hub.commit, len(names), total)
+        return Fetched(folder, hub.repository, hub.commit, len(names), total)
 
 
 def _has_checkpoint(hub: HubCommit) -> bool:

@@ -1,18 +1,22 @@
 """Byte ranges of a model's files on the Hugging Face Hub, without downloading the files.
 
 Nothing is kept on disk: of a model of hundreds of GB the headers of its files and the
-routers' own bytes come over the network, some tens of MB.
+routers' own bytes come over the network, some tens of MB. A range whose connection breaks
+goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import re
+import time
 
 from lens.errors import LensError
-from lens.hub_access import AGAIN, TIMEOUT, HubCommit, explained
+from lens.hub_access import AGAIN, TIMEOUT, HubCommit, explained, is_transport
 from lens.npz import plain
 
 MOST_AT_ONCE = 2**30  # bytes of one range
+TRIES = 5  # connections for one range
+WAIT = 0.5  # seconds before the second of them; each further wait is twice the last
 
 
 class HubFiles:
@@ -56,10 +60,24 @@ class HubRanges:
                 f"{self.where}: {length:,} bytes at {offset:,} of {self.size:,}; expected a range "
                 "within the file. Its header and its size disagree."
             )
+        found = bytearray()
         with explained(self.hub.repository, self.hub.commit[:12]):
-            return self._asked(offset, length)
+            for attempt in range(TRIES):
+                try:
+                    self._ask(offset + len(found), offset + length, found)
+                    break
+                except Exception as error:  # a connection that broke; what came is kept
+                    if attempt + 1 == TRIES or not is_transport(error):
+                        raise
+                    time.sleep(WAIT * 2**attempt)
+        if len(found) != length:
+            raise LensError(
+                f"{self.where}: {len(found):,} of {length:,} bytes at {offset:,} came. {AGAIN}"
+            )
+        return bytes(found)
 
-    def _asked(self, offset: int, length: int) -> bytes:
+    def _ask(self, start: int, stop: int, found: bytearray) -> None:
+        """Adds the bytes from start to stop to what was found, as many as come."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
         from huggingface_hub.utils import http_stream_backoff as asked
@@ -70,35 +88,25 @@ class HubRanges:
             revision=self.hub.commit,
             endpoint=self.hub.options["endpoint"],
         )
-        last = offset + length - 1
         headers = {
             **build_hf_headers(token=self.hub.options["token"]),
-            "Range": f"bytes={offset}-{last}",
+            "Range": f"bytes={start}-{stop - 1}",
             "Accept-Encoding": "identity",
         }
-        trouble: Exception | None = None
-        came, status, found = "", 0, bytearray()
-        with asked("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True) as answer:
-            try:  # the context asks anew where it sees an error, and then does not end
-                hf_raise_for_status(answer)
-                came, status = answer.headers.get("Content-Range", ""), answer.status_code
-                served = status == 206 and re.match(rf"bytes {offset}-{last}/", came)
-                for part in answer.iter_bytes() if served else ():
-                    found += part
-                    if len(found) > length:
-                        break
-            except Exception as error:
-                trouble = error
-        if trouble is not None:
-            raise trouble
-        if not served:
-            raise LensError(
-                f"{self.where}: the server sent {plain(came, 60) or 'the whole file'} for bytes "
-                f"{offset} to {last}; expected that range alone. Use another server, or fetch the "
-                "files and use --safetensors."
-            )
-        if len(found) != length:
-            raise LensError(
-                f"{self.where}: {len(found):,} of {length:,} bytes at {offset:,} came. {AGAIN}"
-            )
-        return bytes(found)
+        # Only a busy server is asked again in here: what raises inside of the context would
+        # start the request anew, and the bytes that came would come twice.
+        settings = {"retry_on_exceptions": (), "timeout": TIMEOUT, "follow_redirects": True}
+        with asked("GET", url, headers=headers, **settings) as answer:
+            hf_raise_for_status(answer)
+            came = answer.headers.get("Content-Range", "")
+            if answer.status_code != 206 or not re.match(rf"bytes {start}-{stop - 1}/", came):
+                raise LensError(
+                    f"{self.where}: the server sent {plain(came, 60) or 'the whole file'} for "
+                    f"bytes {start} to {stop - 1}; expected that range alone. Use another server, "
+                    "or fetch the files and use --safetensors."
+                )
+            most = len(found) + stop - start
+            for part in answer.iter_bytes():
+                found += part
+                if len(found) > most:
+                    break

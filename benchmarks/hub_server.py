@@ -1,6 +1,7 @@
 """A server on this machine that speaks the part of the Hub's protocol that downloads need.
 
-It counts requests and bytes, and misbehaves on purpose when asked to.
+It counts requests and bytes, serves files far larger than memory from the few parts that are
+not zeros, and misbehaves on purpose when asked to.
 """
 
 from __future__ import annotations
@@ -10,14 +11,44 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "tests/tiny"
+PIECE = 2**16  # bytes written at once
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Content of a file that is zeros but for some parts, held as those parts alone.
+
+    Attributes:
+        size: bytes of the file.
+        parts: what stands at an offset; they don't overlap.
+    """
+
+    size: int
+    parts: Mapping[int, bytes] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: slice) -> bytes:
+        start, stop, _ = place.indices(self.size)
+        found = bytearray(max(0, stop - start))
+        for offset, part in self.parts.items():
+            low, high = max(start, offset), min(stop, offset + len(part))
+            if low < high:
+                found[low - start : high - start] = part[low - offset : high - offset]
+        return bytes(found)
+
+
+Content = bytes | Sparse
 
 
 class HubServer:
@@ -27,29 +58,54 @@ class HubServer:
         files: content by name.
         sizes: what the listing says of a file, where that is not the truth.
         status: answers by the kind of request ("info", "file") or by a file's name.
-        drop: bytes of a file's body after which the connection breaks, by name; once each.
-        redirect: files are served from another path that the first answer leads to.
+        listing: what is sent in place of the listing.
+        drop: bytes of a file's body after which the connection breaks, by name; once each, and
+            once for each number of a list.
+        silent: names, or "info", whose requests are read and never answered.
+        slow: seconds before each `PIECE` of a file's body.
+        redirect: files are served from another path that the first answer leads to; an address
+            for one of another server.
         whole: ranges are not honoured.
+        shifted: bytes that the answer to a range is shifted by.
         token: what requests must bring.
         asked: requests by method and kind.
         sent: bytes of files.
         tokens: authorizations that came.
+        ranges: ranges that were asked for.
     """
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, Content]) -> None:
         self.files = files
         self.sizes: dict[str, int] = {}
         self.status: dict[str, int] = {}
-        self.drop: dict[str, int] = {}
-        self.redirect = False
+        self.listing: bytes | None = None
+        self.drop: dict[str, int | list[int]] = {}
+        self.silent: set[str] = set()
+        self.slow = 0.0
+        self.redirect: bool | str = False
         self.whole = False
+        self.shifted = 0
         self.token: str | None = None
         self.asked: Counter[str] = Counter()
         self.sent = 0
         self.tokens: set[str | None] = set()
         self.ranges: list[str] = []
         self.lock = threading.Lock()
+        self.ended = threading.Event()
         self.address = ""
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all files."""
+        return sum(map(len, self.files.values()))
+
+    def next_drop(self, name: str) -> int | None:
+        """Where the connection that sends this file now is to break."""
+        with self.lock:
+            planned = self.drop.get(name)
+            if isinstance(planned, list):
+                return planned.pop(0) if planned else None
+            return self.drop.pop(name, None)  # type: ignore[return-value]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,9 +146,19 @@ class _Handler(BaseHTTPRequestHandler):
             hub.asked["unknown"] += 1
             self._refuse(404, "RepoNotFound")
 
+    def _kept_waiting(self, name: str) -> bool:
+        """Whether this request gets no answer; returns when the server ends."""
+        if name not in self.hub.silent:
+            return False
+        self.hub.ended.wait()
+        self.close_connection = True
+        return True
+
     def _info(self, rest: str) -> None:
         hub = self.hub
         hub.asked["info"] += 1
+        if self._kept_waiting("info"):
+            return
         revision = rest.removeprefix("/revision/") if rest else "main"
         if "info" in hub.status:
             self._refuse(hub.status["info"], "")
@@ -104,9 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": name, "size": hub.sizes.get(name, len(content)), "blobId": "0" * 40}
             for name, content in hub.files.items()
         ]
-        text = json.dumps(
-            {"id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": listed}
-        ).encode()
+        text = hub.listing
+        if text is None:
+            found = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": listed}
+            text = json.dumps(found).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
@@ -117,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         with hub.lock:
             hub.asked["GET file" if body else "HEAD file"] += 1
+        if self._kept_waiting(name):
+            return
         status = hub.status.get(name, hub.status.get("file"))
         if status is not None:
             self._refuse(status, "EntryNotFound" if status == 404 else "")
@@ -125,10 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound")
             return
         content = hub.files[name]
-        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        told = content if isinstance(content, bytes) else f"{name} {len(content)}".encode()
+        etag = f'"{hashlib.sha256(told).hexdigest()}"'
         if hub.redirect and not moved:
+            there = hub.redirect if isinstance(hub.redirect, str) else hub.address
             self.send_response(302)
-            self.send_header("Location", f"{hub.address}/elsewhere/{name}")
+            self.send_header("Location", f"{there}/elsewhere/{name}")
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("X-Linked-Etag", etag)
             self.send_header("X-Linked-Size", str(len(content)))
@@ -145,6 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(content):
                 self._refuse(416, "")
                 return
+            start, stop = start + hub.shifted, stop + hub.shifted
         self.send_response(206 if asked and body else 200)
         self.send_header("ETag", etag)
         self.send_header("X-Repo-Commit", COMMIT)
@@ -153,14 +225,20 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and body:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
         self.end_headers()
-        if not body:
-            return
-        with hub.lock:
-            cut = hub.drop.pop(name, None)
-        part = content[start:stop] if cut is None else content[start : start + cut]
-        self.wfile.write(part)
-        with hub.lock:
-            hub.sent += len(part)
+        if body:
+            self._body(name, content, start, stop)
+
+    def _body(self, name: str, content: Content, start: int, stop: int) -> None:
+        hub = self.hub
+        cut = hub.next_drop(name)
+        end = stop if cut is None else min(stop, start + cut)
+        for at in range(start, end, PIECE):
+            if hub.slow and hub.ended.wait(hub.slow):
+                break
+            part = content[at : min(at + PIECE, end)]
+            self.wfile.write(part)
+            with hub.lock:
+                hub.sent += len(part)
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True
@@ -168,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(files: dict[str, bytes]) -> Iterator[HubServer]:
+def serving(files: dict[str, Content]) -> Iterator[HubServer]:
     """A running server."""
     hub = HubServer(files)
     handler = type("Handler", (_Handler,), {"hub": hub})
@@ -181,12 +259,13 @@ def serving(files: dict[str, bytes]) -> Iterator[HubServer]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         server.server_close()
         thread.join(timeout=10)
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, Content]:
     """A checkpoint folder as a repository."""
     names = [*folder.glob("ckpt-0/*"), folder / "config.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in names}

@@ -1,0 +1,15 @@
+"""Repositories for a server on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.hub_server import Content, files_of
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+FILES = files_of(DATA / "tiny12")  # 12 layers, in Grok-1's format
+
+
+def as_files(folder: Path) -> dict[str, Content]:
+    """The files directly in a folder."""
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
