@@ -233,6 +233,7 @@ def make_checkpoint(
                 progress(done, needed)
         (building / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
         (building / MARK).write_text(json.dumps(recipe) + "\n")
+        os.chmod(building, 0o755)
         os.replace(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
