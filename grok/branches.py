@@ -13,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok import forward
-from grok.checkpoint import EMBEDDING
 from grok.metrics import Metric
 from grok.modules import Cache
-from grok.passes import AS_WRITTEN, bucket, embed_pass, layer_pass
+from grok.passes import bucket
 from grok.visits import NOTHING, EditsBySite
+from grok.weights import Part, Walk
 
 if TYPE_CHECKING:
     from grok.model import Model
@@ -36,8 +35,6 @@ MakeEdits = Callable[[np.ndarray], EditsBySite]
 
 BATCH_TOKENS = 1024
 MOST_RUNS = 64
-# Logits that are held at once while a metric is computed.
-HELD_LOGITS = 2**26
 
 
 class Branches:
@@ -79,7 +76,7 @@ class Branches:
         Returns:
             The plain run's value; by layer the values [R].
         """
-        config, n_layers = self.model.config, self.model.config.n_layers
+        n_layers = self.model.config.n_layers
         total = n_layers + sum(r * (n_layers - layer) for layer, (r, _) in parting.items())
         done = 0
 
@@ -89,16 +86,17 @@ class Branches:
             if progress is not None:
                 progress(min(done, total), total)
 
+        engine = self.model.engine
         with turn():
-            io = {EMBEDDING: self.model._io[EMBEDDING]}
-            rows = np.asarray(embed_pass(config, io, self.padded, self.model.dtype))
+            rows = np.asarray(engine.ends.embed(self.padded, np.int32(0), NOTHING))
         origin: list[tuple[int, int]] = [(-1, 0)]  # (layer, index) of each row; the plain run
-        for layer in range(n_layers):
-            with turn():
-                count, make = parting.get(layer, (0, _none))
-                new = self._layer(layer, np.repeat(rows[:1], count, axis=0), make, tell)
-                rows = np.concatenate([self._layer(layer, rows, _none, tell), new])
-            origin += [(layer, i) for i in range(count)]
+        with engine.layers.walk(self.length * self.batch) as walk:
+            for layer in range(n_layers):
+                with turn():
+                    count, make = parting.get(layer, (0, _none))
+                    new = np.repeat(rows[:1], count, axis=0)
+                    rows = self._layer(walk, layer, rows, new, make, tell)
+                origin += [(layer, i) for i in range(count)]
         with turn():
             values = self._judged(rows, metric, reference)
         found = {layer: np.zeros(count) for layer, (count, _) in parting.items()}
@@ -107,28 +105,37 @@ class Branches:
         return float(values[0]), found
 
     def _layer(
-        self, layer: int, rows: np.ndarray, make: MakeEdits, tell: Callable[[int], None]
+        self,
+        walk: Walk,
+        layer: int,
+        rows: np.ndarray,
+        new: np.ndarray,
+        make: MakeEdits,
+        tell: Callable[[int], None],
     ) -> np.ndarray:
-        """Rows [R, N, D] after a layer with their edits."""
-        results = []
-        for which in self._batches(len(rows)):
-            b = len(which)
-            h, _, self._caches[b], _ = layer_pass(
-                self.model.config,
-                self.model._layers[layer],
-                rows[which],
-                np.int32(0),
-                np.repeat(self.padded > 0, b, axis=0),
-                self._cache(b),
-                self.model._dispatch,
-                self.model.mesh,
-                make(which),
-            )
-            results.append(h)
+        """Streams [R, N, D] after a layer: of runs under way, then of those that part here."""
+        batches = [(rows, which, NOTHING) for which in self._batches(len(rows))]
+        batches += [(new, which, make(which)) for which in self._batches(len(new))]
+        parts = (self._part(streams[which], which, edits) for streams, which, edits in batches)
+        results: list[list[np.ndarray]] = [[], []]
+        for (streams, which, _), done in zip(batches, walk.layer(layer, parts), strict=True):
+            self._caches[len(which)] = done.cache
+            results[streams is new].append(done.h)
             tell(len(np.unique(which)))
-        if not results:
-            return rows
-        return np.concatenate([np.asarray(h) for h in results])[: len(rows)]
+        return np.concatenate(
+            [
+                np.concatenate([np.asarray(h) for h in found])[: len(streams)]
+                for streams, found in zip((rows, new), results, strict=True)
+                if found
+            ]
+        )
+
+    def _part(self, streams: np.ndarray, which: np.ndarray, edits: EditsBySite) -> Part:
+        b = len(which)
+        first = np.concatenate([[True], which[1:] != which[:-1]])  # the others fill up
+        real = first[:, None] & (np.arange(self.n) < self.length)
+        keys = np.repeat(self.padded > 0, b, axis=0)
+        return Part(streams, np.int32(0), keys, self._cache(b), edits, real=real)
 
     def _batches(self, count: int) -> list[np.ndarray]:
         """Indexes 0 … count - 1 in batches of two sizes; the last repeats its last index."""
@@ -144,8 +151,7 @@ class Branches:
 
     def _cache(self, b: int) -> Cache:
         known = self._caches.pop(b, None)  # it is given away; its values are written anew
-        dtype = jnp.dtype(self.model.dtype)
-        return known or forward.empty_cache(self.model.config, b, self.n, dtype)
+        return known or self.model.engine.cache(b, self.n)
 
     def _judged(self, rows: np.ndarray, metric: Metric, reference: np.ndarray) -> np.ndarray:
         if metric.everywhere:
@@ -154,17 +160,10 @@ class Branches:
         else:
             rows = rows[:, self.length - 1 : self.length]
             compared = reference[self.length - 1 : self.length]
+        judge = partial(self.model.engine.ends.of_logits, judged)
+        length = np.int32(self.length if metric.everywhere else 1)
         values = [
-            judge_pass(
-                self.model.config,
-                self.model._io,
-                rows[which],
-                compared,
-                np.int32(self.length if metric.everywhere else 1),
-                metric,
-                self.model.dtype,
-            )
-            for which in self._batches(len(rows))
+            judge(rows[which], compared, length, metric) for which in self._batches(len(rows))
         ]
         return np.concatenate([np.asarray(one, np.float64) for one in values])[: len(rows)]
 
@@ -173,26 +172,9 @@ def _none(which: np.ndarray) -> EditsBySite:
     return NOTHING
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=AS_WRITTEN)
-def judge_pass(
-    config: Any,
-    params: Any,
-    h: jax.Array,
-    reference: jax.Array,
-    length: jax.Array,
-    metric: Metric,
-    dtype: str,
-) -> jax.Array:
-    """A metric [B] of residual streams [B, N, D] against logits [N, V]; N is 1 for the last
-    token alone."""
+def judged(logits: jax.Array, reference: jax.Array, length: jax.Array, metric: Metric) -> jax.Array:
+    """A metric of one run's logits [N, V] against others; N is 1 for the last token alone."""
     expected = jax.nn.log_softmax(reference.astype(jnp.float32), axis=-1)
-    inside = jnp.arange(h.shape[1]) < length
-
-    def one(stream: jax.Array) -> jax.Array:
-        logits = forward.unembed(config, params, stream[None], jnp.dtype(dtype))[0]
-        found = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-        each = jax.vmap(lambda a, b: metric.function(a, b, *metric.tokens))(found, expected)
-        return jnp.sum(jnp.where(inside, each, 0.0)) / length
-
-    together = max(1, HELD_LOGITS // (h.shape[1] * reference.shape[-1]))
-    return jax.lax.map(one, h, batch_size=min(together, h.shape[0]))
+    found = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    each = jax.vmap(lambda a, b: metric.function(a, b, *metric.tokens))(found, expected)
+    return jnp.sum(jnp.where(jnp.arange(len(logits)) < length, each, 0.0)) / length

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grok.engine import Batch
 from grok.errors import GrokError
 from grok.files import write_whole
 from grok.interventions import NO_EDITS, Edits
-from grok.passes import Forward, bucket
+from grok.passes import Forward, bucket, padded
 from grok.sites import Place, Site, parse
 from grok.visits import arrange
 
@@ -337,19 +338,16 @@ def _routing_name(part: int) -> str:
 def _read(
     model: Model, tokens: Sequence[np.ndarray], places: Sequence[Place], edits: Edits
 ) -> Forward:
-    n = bucket(max(len(one) for one in tokens))
-    padded = np.zeros((len(tokens), n), np.int32)
-    for row, one in enumerate(tokens):
-        padded[row, : len(one)] = one
+    given, real = padded(tokens, bucket(max(len(one) for one in tokens)))
     visits = arrange(
         model.config,
         edits,
         wanted=places,
         lengths=[len(one) for one in tokens],
-        padded=n,
+        padded=given.shape[1],
         positions=bucket(model.config.context_length),
     )
-    return model._pass(padded, 0, padded > 0, model._caches(*padded.shape), 0, visits)
+    return model.engine.run([Batch(given, 0, given > 0, None, 0, visits, real)])[0]
 
 
 def _events(prompt: int, tokens: np.ndarray, result: Forward, row: int) -> dict[str, np.ndarray]:

@@ -15,7 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from grok.config import GrokConfig
-from grok.modules import Cache, DecoderLayer, Dispatch, Embed, LayerTrace, Unembed
+from grok.modules import (
+    Cache,
+    DecoderLayer,
+    Dispatch,
+    Embed,
+    LayerTrace,
+    Routed,
+    Unembed,
+    mixed,
+)
 from grok.moe import run_selected
 from grok.sites import UNSEEN, Visit
 
@@ -59,6 +68,39 @@ def layer(
     """One decoder layer; see `grok.modules.DecoderLayer`."""
     model = hk.transform(lambda *args: DecoderLayer(config, dispatch, visit)(*args))
     return model.apply(_nested(params, "decoder_layer/"), None, h, start, key_is_token, cache)
+
+
+def first_half(
+    config: GrokConfig,
+    params: Params,
+    h: jax.Array,
+    start: jax.Array,
+    key_is_token: jax.Array,
+    cache: Cache,
+    *,
+    visit: Visit = UNSEEN,
+) -> tuple[Routed, Cache]:
+    """A decoder layer up to its router's choice; needs no expert's weights."""
+    model = hk.transform(lambda *args: DecoderLayer(config, visit=visit).route(*args))
+    return model.apply(_nested(params, "decoder_layer/"), None, h, start, key_is_token, cache)
+
+
+def second_half(
+    config: GrokConfig,
+    params: Params,
+    stream: jax.Array,
+    parts: jax.Array,
+    dtype: Any,
+    *,
+    visit: Visit = UNSEEN,
+) -> jax.Array:
+    """A decoder layer from its experts' output on; `parts` as for `grok.modules.mixed`."""
+
+    def close(stream: jax.Array, parts: jax.Array) -> jax.Array:
+        return DecoderLayer(config, visit=visit).close(stream, mixed(parts, dtype, visit))
+
+    model = hk.transform(close)
+    return model.apply(_nested(params, "decoder_layer/"), None, stream, parts)
 
 
 def empty_cache(config: GrokConfig, batch: int, length: int, dtype: Any) -> Cache:

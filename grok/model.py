@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from grok import forward
 from grok.checkpoint import (
     EMBEDDING,
     FINAL_NORM,
@@ -24,29 +21,18 @@ from grok.checkpoint import (
     moe_norm_path,
     router_path,
 )
+from grok.engine import Batch, Engine
 from grok.errors import PromptError
 from grok.interventions import NO_EDITS, Edits
-from grok.modules import Cache
-from grok.moe import Choice
-from grok.passes import (
-    Forward,
-    Head,
-    bucket,
-    edited_embedding,
-    embed_pass,
-    head_pass,
-    layer_pass,
-)
+from grok.passes import Forward, bucket, padded
 from grok.sampling import check_sampling, next_token
-from grok.sharding import (
-    dispatch_over,
-    place,
-)
+from grok.sharding import place
 from grok.sites import AXES, EMBED, FLOAT32, LAYER_SITES, LOGITS, NORM, Place, Site
 from grok.tokenizer import Tokenizer
 from grok.trace import RoutingTrace, routers_sha256
 from grok.tracing import Tracing
 from grok.visits import Visits, arrange, nothing
+from grok.weights import Resident
 
 Progress = Callable[[int, int], None]
 
@@ -114,7 +100,6 @@ class Model:
         self.dtype = dtype
         self.mesh = mesh
         self.name = checkpoint.folder.resolve().name
-        self._dispatch = dispatch_over(mesh)
         params: dict[str, Any] = {}
         routers: dict[str, np.ndarray] = {}
         decides = {
@@ -134,8 +119,8 @@ class Model:
             np.stack([routers[router_path(i)] for i in layers]),
             np.stack([routers[moe_norm_path(i)] for i in layers]),
         )
-        self._io = {path: params[path] for path in (EMBEDDING, FINAL_NORM)}
-        self._layers: list[Mapping[str, Any]] = [
+        io = {path: params[path] for path in (EMBEDDING, FINAL_NORM)}
+        own = [
             {
                 path.split("/", 2)[2]: value
                 for path, value in params.items()
@@ -143,6 +128,8 @@ class Model:
             }
             for i in layers
         ]
+        resident = Resident(self.config, own, io, dtype, mesh)
+        self.engine = Engine(self.config, dtype, resident, resident)
 
     # text and tokens
 
@@ -192,9 +179,8 @@ class Model:
             tokens: [B, T]; T is used as it is, not padded to a bucket.
             candidates: next tokens to keep.
         """
-        b, t = tokens.shape
-        caches = self._caches(b, t)
-        return self._pass(tokens, 0, tokens > 0, caches, candidates)
+        batch = Batch(tokens, 0, tokens > 0, None, candidates, nothing(self.config))
+        return self.engine.run([batch])[0]
 
     def trace_routing(
         self,
@@ -318,18 +304,16 @@ class Model:
         visits: Visits,
     ) -> Iterator[Step]:
         n = bucket(tokens.size)
-        caches = self._caches(1, max(n, bucket(tokens.size + max_new_tokens)))
+        caches = self.engine.caches(1, max(n, bucket(tokens.size + max_new_tokens)))
         length = caches[0].keys.shape[1]
         key_is_token = np.ones((1, length), bool)
         key_is_token[0, : tokens.size] = tokens > 0
-        padded = np.zeros((1, n), np.int32)
-        padded[0, : tokens.size] = tokens
+        given, real = padded([tokens], n)
         rng = np.random.default_rng(seed)
-        read, given, start = tokens, padded, 0
+        read, start, count = tokens, 0, self._count(candidates)
         for _ in range(max_new_tokens):
-            routing = self._pass(
-                given, start, key_is_token, caches, self._count(candidates), visits
-            )
+            batch = Batch(given, start, key_is_token, caches, count, visits, real)
+            routing = self.engine.run([batch])[0]
             start += read.size
             token = next_token(routing.logits[0, read.size - 1], temperature, top_p, rng)
             yield Step(token, self.pieces([token])[0], read, routing)
@@ -337,7 +321,7 @@ class Model:
                 return
             key_is_token[0, start] = token > 0
             read = np.array([token], np.int32)
-            given = read[None]
+            given, real = padded([read], 1)
 
     def generate(
         self, prompt: str | Sequence[int] | np.ndarray, *, max_new_tokens: int, **options: Any
@@ -375,96 +359,12 @@ class Model:
     ) -> Forward:
         """One pass over one sequence, padded to its bucket."""
         visits = self._visits(tokens, edits, wanted)
-        n = bucket(tokens.size)
-        padded = np.zeros((1, n), np.int32)
-        padded[0, : tokens.size] = tokens
-        caches = self._caches(1, n)
-        return self._pass(padded, 0, padded > 0, caches, self._count(candidates), visits)
+        given, real = padded([tokens], bucket(tokens.size))
+        batch = Batch(given, 0, given > 0, None, self._count(candidates), visits, real)
+        return self.engine.run([batch])[0]
 
     def _count(self, candidates: int) -> int:
         return max(1, min(candidates, self.config.vocab_size))
-
-    def _caches(self, batch: int, length: int) -> list[Cache]:
-        dtype = jnp.dtype(self.dtype)
-        return [forward.empty_cache(self.config, batch, length, dtype) for _ in self._layers]
-
-    def _pass(
-        self,
-        tokens: np.ndarray,
-        start: int,
-        key_is_token: np.ndarray,
-        caches: list[Cache],
-        candidates: int,
-        visits: Visits | None = None,
-    ) -> Forward:
-        """Reads `tokens` [B, T] at `start`; `caches` is filled in place.
-
-        Without candidates, and when nothing after the last layer is wanted, the pass ends with
-        that layer, and the logits are empty.
-        """
-        visits = visits or nothing(self.config)
-        where, keys = np.int32(start), np.array(key_is_token)
-        captured: dict[Place, jax.Array] = {}
-
-        def capture(layer: int, kept: Mapping[str, jax.Array]) -> None:
-            for site, value in kept.items():
-                place = Place(layer, site)
-                if place in visits.wanted or place in visits.referenced:
-                    captured[place] = value
-
-        h = embed_pass(self.config, {EMBEDDING: self._io[EMBEDDING]}, tokens, self.dtype)
-        if visits.embed:
-            h = edited_embedding(h, where, visits.embed, self.config.n_experts)
-        capture(-1, {EMBED: h})
-        choices = []
-        for i, params in enumerate(self._layers):
-            h, choice, caches[i], kept = layer_pass(
-                self.config,
-                params,
-                h,
-                where,
-                keys,
-                caches[i],
-                self._dispatch,
-                self.mesh,
-                visits.layer_edits(i, captured),
-                visits.keep,
-            )
-            choices.append(choice)
-            capture(i, kept)
-        if candidates or visits.keep_head:
-            head, kept = head_pass(
-                self.config,
-                self._io,
-                h,
-                candidates,
-                self.dtype,
-                self.mesh,
-                where,
-                visits.head_edits(captured),
-                visits.keep_head,
-            )
-            capture(self.config.n_layers, kept)
-        else:
-            none = np.zeros((*tokens.shape, 0), np.float32)
-            head = Head(none, none.astype(np.int32), none)  # type: ignore[arg-type]
-        wanted = {place: captured[place] for place in visits.wanted}
-        head, choices, wanted = jax.device_get((head, choices, wanted))
-        k = max(choice.experts.shape[-1] for choice in choices)
-        router_logits, router_probs, experts, gates = (
-            np.stack(parts)
-            for parts in zip(*(_padded(choice, k) for choice in choices), strict=True)
-        )
-        return Forward(
-            logits=head.logits.astype(np.float32),
-            router_logits=router_logits,
-            router_probs=router_probs,
-            experts=experts,
-            gates=gates,
-            candidates=head.candidates,
-            candidate_probs=head.candidate_probs,
-            kept=wanted,
-        )
 
     def _trace(
         self,
@@ -499,19 +399,6 @@ class Model:
             settings={"model": self.name, "dtype": self.dtype, **settings}
             | ({"interventions": edits.texts()} if edits else {}),
         )
-
-
-def _padded(choice: Choice, k: int) -> Choice:
-    """The choice with `k` experts a token; -1 with a gate of 0 stands for none."""
-    n_experts = choice.probs.shape[-1]
-    experts = np.where(choice.experts < n_experts, choice.experts, -1)
-    missing = k - experts.shape[-1]
-    if missing:
-        pad = [(0, 0)] * (experts.ndim - 1) + [(0, missing)]
-        experts = np.pad(experts, pad, constant_values=-1)
-        gates = np.pad(np.asarray(choice.gates), pad)
-        return choice._replace(experts=experts, gates=gates)  # type: ignore[arg-type]
-    return choice._replace(experts=experts)  # type: ignore[arg-type]
 
 
 def _as_ids(prompt: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:

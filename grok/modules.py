@@ -55,6 +55,19 @@ class LayerTrace(NamedTuple):
     moe_out: jax.Array
 
 
+class Routed(NamedTuple):
+    """What a layer computed before its experts.
+
+    stream: residual stream [B, T, D] float32; router_input, attn_out: [B, T, D];
+    choice: router logits, probabilities, experts, gates.
+    """
+
+    stream: jax.Array
+    router_input: jax.Array
+    choice: Choice
+    attn_out: jax.Array
+
+
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     """x / sqrt(mean(x²) + eps) * scale, computed in float32, returned in the dtype of x."""
     wide = x.astype(jnp.float32)
@@ -181,10 +194,17 @@ class Mixture(hk.Module):
         if visit.wants("moe.contribution"):
             parts = self.dispatch(rows, experts, gates, weights, summed=False)
             parts = parts.reshape(*x.shape[:-1], k, c.d_model)
-            out = jnp.sum(visit("moe.contribution", parts), axis=-2)
         else:
-            out = self.dispatch(rows, experts, gates, weights).reshape(x.shape)
-        return visit("moe.output", out.astype(x.dtype))
+            parts = self.dispatch(rows, experts, gates, weights).reshape(x.shape)
+        return mixed(parts, x.dtype, visit)
+
+
+def mixed(parts: jax.Array, dtype: Any, visit: Visit = UNSEEN) -> jax.Array:
+    """The experts' output [B, T, D] in `dtype` of their sum [B, T, D], or of the contributions
+    [B, T, K, D] where those are looked at."""
+    if visit.wants("moe.contribution"):
+        parts = jnp.sum(visit("moe.contribution", parts), axis=-2)
+    return visit("moe.output", parts.astype(dtype))
 
 
 class DecoderLayer(hk.Module):
@@ -216,21 +236,39 @@ class DecoderLayer(hk.Module):
         Returns:
             The residual stream after the layer, what was computed, the filled cache.
         """
+        routed, cache = self.route(h, start, key_is_token, cache)
+        moe_out = Mixture(self.config, self.dispatch)(
+            routed.router_input, routed.choice, self.visit
+        )
+        h = self.close(routed.stream, moe_out)
+        trace = LayerTrace(routed.router_input, routed.choice, routed.attn_out, moe_out)
+        return h, trace, cache
+
+    @hk.transparent
+    def route(
+        self, h: jax.Array, start: jax.Array, key_is_token: jax.Array, cache: Cache
+    ) -> tuple[Routed, Cache]:
+        """Everything before the experts; arguments as for a call."""
         dtype, visit = cache.keys.dtype, self.visit
-
-        def add(stream: jax.Array, branch: jax.Array) -> jax.Array:
-            return stream.astype(dtype).astype(jnp.float32) + branch.astype(jnp.float32)
-
         h = visit("resid_pre", h)
         normed = RMSNorm("rms_norm")(h, dtype)
         attn_out, cache = Attention(self.config)(normed, start, key_is_token, cache)
         attn_out = visit("attn.output", attn_out)
-        h = visit("resid_mid", add(h, RMSNorm("rms_norm_1")(attn_out, dtype)))
+        h = visit("resid_mid", added(h, RMSNorm("rms_norm_1")(attn_out, dtype), dtype))
         router_input = RMSNorm("rms_norm_2")(h, dtype)
         choice = Router(self.config)(visit("router.input", router_input), visit)
-        moe_out = Mixture(self.config, self.dispatch)(router_input, choice, visit)
-        h = visit("resid_post", add(h, RMSNorm("rms_norm_3")(moe_out, dtype)))
-        return h, LayerTrace(router_input, choice, attn_out, moe_out), cache
+        return Routed(h, router_input, choice, attn_out), cache
+
+    @hk.transparent
+    def close(self, stream: jax.Array, moe_out: jax.Array) -> jax.Array:
+        """The residual stream after the layer, of that before the experts and their output."""
+        normed = RMSNorm("rms_norm_3")(moe_out, moe_out.dtype)
+        return self.visit("resid_post", added(stream, normed, moe_out.dtype))
+
+
+def added(stream: jax.Array, branch: jax.Array, dtype: Any) -> jax.Array:
+    """The residual stream, rounded to `dtype`, plus a branch; float32."""
+    return stream.astype(dtype).astype(jnp.float32) + branch.astype(jnp.float32)
 
 
 class InOutEmbed(hk.Module):

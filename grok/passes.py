@@ -6,7 +6,7 @@ C candidates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -131,3 +131,13 @@ class Forward(NamedTuple):
 def bucket(length: int) -> int:
     """The padded length for `length` tokens: the next power of two, at least 16."""
     return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+def padded(tokens: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of several prompts as rows [B, length], and which of them are theirs."""
+    rows = np.zeros((len(tokens), length), np.int32)
+    real = np.zeros(rows.shape, bool)
+    for i, one in enumerate(tokens):
+        rows[i, : len(one)] = one
+        real[i, : len(one)] = True
+    return rows, real

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok import forward
 from grok.interventions import Edits
-from grok.passes import AS_WRITTEN
 from grok.sites import Place
 from grok.trace import RoutingTrace
 
@@ -127,41 +124,30 @@ def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLe
     result = model._read(tokens, count, wanted=places)
     following = np.zeros(result.logits.shape[1], np.int32)
     following[: tokens.size - 1] = tokens[1:]
-    read = [
-        lens_pass(
-            model.config,
-            model._io,
-            result.kept[place],
-            result.logits[0],
-            following,
-            count,
-            model.dtype,
-        )
-        for place in places
-    ]
-    ids, probs, kl, after = (
-        np.stack([np.asarray(one) for one in parts])[:, : tokens.size]
-        for parts in zip(*read, strict=True)
-    )
+    streams = np.concatenate([result.kept[place] for place in places])  # [L, N, D]
+    read = model.engine.ends.of_logits(_Lens(count), streams, result.logits[0], following)
+    ids, probs, kl, after = (np.asarray(one)[:, : tokens.size] for one in read)
     pieces = np.array([[model.pieces(row) for row in layer] for layer in ids], dtype=np.str_)
     return LogitLens(ids, pieces, probs, np.maximum(kl, 0), after[:, : tokens.size - 1])
 
 
-@partial(jax.jit, static_argnames=("config", "count", "dtype"), compiler_options=AS_WRITTEN)
-def lens_pass(
-    config: Any,
-    params: Any,
-    h: jax.Array,
-    final: jax.Array,
-    following: jax.Array,
-    count: int,
-    dtype: str,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Of a residual stream [1, N, D]: candidates and their probabilities [N, C], KL from the
-    final logits [N], probability of the tokens that follow [N]."""
-    logits = forward.unembed(config, params, h, jnp.dtype(dtype))[0].astype(jnp.float32)
-    found, whole = jax.nn.log_softmax(logits), jax.nn.log_softmax(final)
-    top, ids = jax.lax.top_k(found, count)
-    kl = jnp.sum(jnp.exp(whole) * (whole - found), axis=-1)
-    after = jnp.take_along_axis(found, following[:, None], axis=-1)[:, 0]
-    return ids.astype(jnp.int32), jnp.exp(top), kl, jnp.exp(after)
+@dataclass(frozen=True)
+class _Lens:
+    """What is read of the logits that an early end would give.
+
+    Called with logits [N, V], the whole model's [N, V] and the tokens that follow [N]; gives
+    candidates and their probabilities [N, C], KL from the whole model's distribution [N],
+    probability of the tokens that follow [N].
+    """
+
+    count: int
+
+    def __call__(
+        self, logits: jax.Array, final: jax.Array, following: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        found = jax.nn.log_softmax(logits.astype(jnp.float32))
+        whole = jax.nn.log_softmax(final)
+        top, ids = jax.lax.top_k(found, self.count)
+        kl = jnp.sum(jnp.exp(whole) * (whole - found), axis=-1)
+        after = jnp.take_along_axis(found, following[:, None], axis=-1)[:, 0]
+        return ids.astype(jnp.int32), jnp.exp(top), kl, jnp.exp(after)

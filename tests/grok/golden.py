@@ -111,15 +111,15 @@ def run(
     """
     config = config or model.config
     one = replace(config, n_layers=1)  # models that differ in depth share what is compiled
-    cache = model._caches(*tokens.shape)[0]
-    h = between(passes.embed_pass(one, {EMBEDDING: model._io[EMBEDDING]}, tokens, model.dtype))
+    weights, cache = model.engine.layers, model.engine.cache(*tokens.shape)
+    h = between(passes.embed_pass(one, {EMBEDDING: weights.io[EMBEDDING]}, tokens, model.dtype))
     resid, traces = [h], []
-    for index in order or range(len(model._layers)):
-        h, trace = _layer(one, model._layers[index], h, tokens > 0, cache, dispatch)
+    for index in order or range(len(weights.params)):
+        h, trace = _layer(one, weights.params[index], h, tokens > 0, cache, dispatch)
         h = between(h)
         resid.append(h)
         traces.append(trace)
-    head, _ = passes.head_pass(one, model._io, h, 1, model.dtype, model.mesh)
+    head, _ = passes.head_pass(one, weights.io, h, 1, model.dtype, model.mesh)
 
     def stacked(parts: list[Any]) -> np.ndarray:
         return np.stack([np.asarray(part).astype(np.float32) for part in parts])

@@ -109,7 +109,7 @@ def test_every_device_holds_its_experts_heads_and_vocabulary_rows_alone(
 ):
     """shard8: 8 experts of 128 x 344, 16 query and 8 key/value heads of 8, 512 embeddings."""
     sharded = model("shard8", mesh=mesh)
-    layer = sharded._layers[1]
+    layer = sharded.engine.layers.params[1]
     for name, shape in (("linear", (128, 344)), ("linear_v", (128, 344)), ("linear_1", (344, 128))):
         weight = layer[f"moe/{name}/w"]
         assert isinstance(weight, QuantizedWeight8bit)
@@ -122,7 +122,7 @@ def test_every_device_holds_its_experts_heads_and_vocabulary_rows_alone(
     assert shares(layer["multi_head_attention/key/w"].weight) == {(128, 64 // m)}
     assert shares(layer["multi_head_attention/value/w"].weight) == {(128, 64 // m)}
     assert shares(layer["multi_head_attention/linear/w"].weight) == {(128 // m, 128)}
-    assert shares(sharded._io[EMBEDDING]) == {(512 // m, 128)}
+    assert shares(sharded.engine.ends.io[EMBEDDING]) == {(512 // m, 128)}
     assert shares(layer["router/w"]) == {(128, 8)}
     # Each expert lies on one column of the mesh: no two devices of a row share one.
     first = {s.device.id: s.index[0] for s in layer[MOE].weight.addressable_shards}
@@ -232,7 +232,7 @@ import grok
 model = grok.load(sys.argv[1], dtype="float32")
 assert jax.process_count() == 2 and len(jax.devices()) == 2, jax.devices()
 assert dict(model.mesh.shape) == {"data": 1, "model": 2}, model.mesh
-held = model._layers[0]["moe/linear/w"].weight.addressable_shards
+held = model.engine.layers.params[0]["moe/linear/w"].weight.addressable_shards
 assert [shard.data.shape[0] for shard in held] == [4], held
 generation = model.generate([int(x) for x in sys.argv[3].split(",")], max_new_tokens=3)
 generation.trace.save(sys.argv[2])
