@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.disk import disk_rate, forget
 from benchmarks.full_checkpoint import checkpoint_bytes, few_layers, make_checkpoint
 from benchmarks.live import prompt_of
 from benchmarks.rows import Row, exit_code, table
 from grok.checkpoint import Checkpoint, expected_shape, open_checkpoint
 from grok.config import GROK_1, GrokConfig
 from grok.errors import GrokError
+from grok.machine import read_rate
 from grok.tensor_file import BFLOAT16
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOKENS = 64
 NEW_TOKENS = 4
 BUDGET = 8e9  # bytes
+DISK_SECONDS = 4.0  # of each measurement of the disk
 LIMIT_READ = 1.01  # bytes read / bytes that a token's chosen experts and the rest need
 
 
@@ -53,10 +54,23 @@ def default_folder(n_layers: int) -> Path:
     return Path(cache).expanduser() / "grok-moe-lens" / f"fullsize-{n_layers}"
 
 
-def largest_files(checkpoint: Checkpoint) -> list[Path]:
-    """The tensor files, largest first."""
-    files = [checkpoint.file(path) for path in checkpoint.paths]
-    return sorted(files, key=lambda file: file.stat().st_size, reverse=True)
+def forget(checkpoint: Checkpoint) -> None:
+    """Asks the system to drop the checkpoint's files from its page cache."""
+    for path in checkpoint.paths:
+        with checkpoint.file(path).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def disk_rate(checkpoint: Checkpoint) -> float:
+    """Bytes a second of sequential reads of the checkpoint's files past the page cache.
+
+    Raises:
+        GrokError: it could not be measured, with the reason.
+    """
+    rate, how = read_rate(checkpoint, DISK_SECONDS)
+    if rate is None:
+        raise GrokError(how)
+    return rate
 
 
 # --- bytes that have to be read -----------------------------------------------
@@ -147,8 +161,7 @@ def worker(folder: Path, tokenizer: Path | None, budget: int) -> dict[str, Any]:
 
     peaks = Peaks()
     checkpoint = open_checkpoint(folder)
-    files = largest_files(checkpoint)
-    forget(files)
+    forget(checkpoint)
     began = time.perf_counter()
     model = grok.load(folder, mode="streamed", memory_budget=budget, tokenizer=tokenizer)
     found: dict[str, Any] = {"load_seconds": time.perf_counter() - began}
@@ -156,7 +169,7 @@ def worker(folder: Path, tokenizer: Path | None, budget: int) -> dict[str, Any]:
     found["prompt"] = model.text(prompt[:12])
     found["has_tokenizer"] = model.tokenizer is not None
     for name in ("cold", "warm"):
-        forget(files)
+        forget(checkpoint)
         peaks.restart()
         began = time.perf_counter()
         with watching(peaks):
@@ -167,7 +180,7 @@ def worker(folder: Path, tokenizer: Path | None, budget: int) -> dict[str, Any]:
             "experts": [int(np.unique(layer).size) for layer in trace.experts],
             "finite": bool(np.isfinite(trace.router_logits).all()),
         }
-    forget(files)
+    forget(checkpoint)
     found["tokens"] = []
     peaks.restart()
     began = time.perf_counter()
@@ -370,10 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint, made = make_checkpoint(folder, config)
         how = f"written in {time.perf_counter() - began:.0f} s" if made else "found from before"
         print(how, flush=True)
-        files = largest_files(checkpoint)
-        rates = [disk_rate(files)]
+        rates = [disk_rate(checkpoint)]
         found = in_child(folder.resolve(), tokenizer, args.memory_budget)
-        rates.append(disk_rate(files))
+        rates.append(disk_rate(checkpoint))
         return report(found, rates, args.memory_budget, args.layers)
     except (GrokError, OSError) as error:
         print(f"benchmarks fullsize: {error}", file=sys.stderr)

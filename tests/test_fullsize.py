@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import full_checkpoint, fullsize
-from benchmarks.disk import disk_rate, forget
 from benchmarks.fullsize import (
     default_folder,
     expert_bytes,
@@ -21,7 +19,8 @@ from benchmarks.fullsize import (
     other_bytes,
     report,
 )
-from grok.config import GROK_1
+from grok.checkpoint import open_checkpoint
+from grok.config import BUNDLED_MODEL, GROK_1
 
 
 def layer(i: int, read: float, compute: float, seconds: float, n_bytes: int) -> dict:
@@ -188,10 +187,13 @@ def test_the_worker_is_asked_for_the_budget_in_bytes(
     assert json.loads(capsys.readouterr().out) == {"peak": 1}
 
 
-def test_the_disk_is_measured_on_files_of_any_size(tmp_path: Path) -> None:
-    files = []
-    for size in (3_000_000, 12_345, 0):
-        files.append(tmp_path / str(size))
-        files[-1].write_bytes(os.urandom(size))
-    forget(files)
-    assert disk_rate(files, seconds=0.5) > 0
+def test_the_disk_is_measured_on_the_checkpoints_files_and_its_absence_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = open_checkpoint(BUNDLED_MODEL)
+    fullsize.forget(checkpoint)
+    monkeypatch.setattr(fullsize, "read_rate", lambda *_: (1.5e9, "how"))
+    assert fullsize.disk_rate(checkpoint) == 1.5e9
+    monkeypatch.setattr(fullsize, "read_rate", lambda *_: (None, "The disk was not measured."))
+    with pytest.raises(fullsize.GrokError, match="not measured"):
+        fullsize.disk_rate(checkpoint)
