@@ -10,33 +10,19 @@ at that place into one buffer. This module needs numpy alone.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from grok.checkpoint import EMBEDDING, Checkpoint, expected_shape
 from grok.errors import CheckpointError
-from grok.tensor_file import _ALLOWED, _Array, _Dispatch, _Dtype, _Ndarray, _Unpickler, pickle
-
-# Everything in such a file but the values: the released one has 165 bytes of it.
-MAX_OVERHEAD = 64 * 1024
+from grok.tensor_place import FileIdentity, identity, locate_tensor
 
 Progress = Callable[[int, int], None]
 """Called with the number of rows read so far and the number to read; may raise to stop."""
-
-
-@dataclass(frozen=True)
-class FileIdentity:
-    """What tells that a file is still the one it was, without reading it."""
-
-    path: str
-    size: int
-    modified_ns: int
-    inode: int
 
 
 @dataclass(frozen=True)
@@ -127,7 +113,7 @@ class TokenEmbedding:
         return stream
 
     def _check_unchanged(self, found: os.stat_result) -> None:
-        if _identity(self.file, found) != self.identity:
+        if identity(self.file, found) != self.identity:
             raise CheckpointError(
                 f"{self.file}: the file changed since it was opened. Open the checkpoint again."
             )
@@ -171,32 +157,20 @@ def open_embedding(checkpoint: Checkpoint) -> TokenEmbedding:
     file = checkpoint.file(EMBEDDING)
     shape = expected_shape(checkpoint.config, EMBEDDING)
     try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError("this is no ordinary file")
-        with file.open("rb") as stream:
-            values, offset = _locate(stream, found.st_size)
+        found = locate_tensor(file)
     except FileNotFoundError:
         raise CheckpointError(
             f"{file}: there is no such file. It holds the token embedding; the routers can be "
             "read without it, what the experts listen to cannot. Complete the download or copy "
             "of the checkpoint."
         ) from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}.") from None
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from error
-    except Exception as error:  # the unpickler raises many kinds on damaged input
-        raise CheckpointError(
-            f"{file}: not a tensor file, or truncated ({type(error).__name__}: {error}). "
-            "Get the file again."
-        ) from error
+    values = found.weight
     if values.shape != shape:
         raise CheckpointError(
             f"{file} ({EMBEDDING}): shape {list(values.shape)}; expected {list(shape)}. "
             "Check that config.json belongs to this checkpoint."
         )
-    if values.dtype == np.int8:
+    if values.dtype == np.int8 or found.scales is not None:
         raise CheckpointError(f"{file} ({EMBEDDING}): dtype int8; expected float32 or bfloat16.")
     return TokenEmbedding(
         file=file,
@@ -204,145 +178,7 @@ def open_embedding(checkpoint: Checkpoint) -> TokenEmbedding:
         d_model=shape[1],
         multiplier=float(checkpoint.config.embedding_multiplier),
         dtype=values.dtype,
-        offset=offset,
+        offset=values.offset,
         fortran=values.fortran,
-        identity=_identity(file, found),
+        identity=found.identity,
     )
-
-
-def _identity(file: Path, found: os.stat_result) -> FileIdentity:
-    return FileIdentity(str(file.resolve()), found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-# --- where the values are ----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Payload:
-    """The bytes of an array, by their place in the file."""
-
-    offset: int
-    size: int
-
-
-class _Located(_Array):
-    """Records what an array's pickle says, and where its bytes are."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    fortran: bool
-    payload: _Payload | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        try:
-            _version, shape, dtype, fortran, payload = state
-        except (TypeError, ValueError):
-            raise CheckpointError("an array's pickled state is malformed") from None
-        if (
-            not isinstance(dtype, _Dtype)
-            or not isinstance(payload, _Payload)
-            or not isinstance(shape, tuple)
-            or len(shape) > 8
-            or not all(type(n) is int and n >= 0 for n in shape)
-        ):
-            raise CheckpointError("an array's pickled state is malformed")
-        needed = dtype.dtype.itemsize
-        for n in shape:
-            needed *= n
-        if needed != payload.size:
-            raise CheckpointError(
-                f"an array of shape {list(shape)} and dtype {dtype.dtype.name} needs {needed} "
-                f"bytes; the file holds {payload.size}"
-            )
-        self.shape, self.dtype, self.fortran = shape, dtype.dtype, bool(fortran)
-        self.payload = payload
-
-
-def _reconstruct(kind: Any, shape: Any, code: Any) -> _Located:
-    if kind is not _Ndarray:
-        raise CheckpointError("an array is not a plain numpy.ndarray")
-    return _Located()
-
-
-class _Skimmed:
-    """A file that hands out little, counts what it handed out, and steps over the rest."""
-
-    def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream, self._size = stream, size
-        self.at = 0
-
-    def read(self, n: int) -> bytes:
-        self._check(n)
-        if n > MAX_OVERHEAD:
-            raise CheckpointError(f"{n} bytes are due where an array's description is expected")
-        data = self._stream.read(n)
-        self.at += len(data)
-        return data
-
-    def readline(self) -> bytes:
-        line = self._stream.readline(1024)
-        self.at += len(line)
-        return line
-
-    def skip(self, n: int) -> None:
-        self._check(n)
-        self._stream.seek(n, os.SEEK_CUR)
-        self.at += n
-
-    @property
-    def left(self) -> int:
-        return self._size - self.at
-
-    def _check(self, n: int) -> None:
-        if n > self.left:
-            raise CheckpointError(f"truncated: {n} more bytes are due and {self.left} are there")
-
-
-class _Locator(_Unpickler):
-    """The restricted unpickler, taught to note where an array's bytes are and step over them."""
-
-    dispatch = _Dispatch(_Unpickler.dispatch)
-
-    def __init__(self, file: _Skimmed) -> None:
-        super().__init__(file)
-        self._skimmed = file
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
-        replaced = _ALLOWED["numpy.core.multiarray", "_reconstruct"]
-        return _reconstruct if found is replaced else found
-
-    def load_short_binbytes(self) -> None:
-        self._note(self.read(1)[0])
-
-    def load_binbytes(self) -> None:
-        self._note(int.from_bytes(self.read(4), "little"))
-
-    def load_binbytes8(self) -> None:
-        self._note(int.from_bytes(self.read(8), "little"))
-
-    def _note(self, size: int) -> None:
-        frame = self._unframer.current_frame
-        left = len(frame.getbuffer()) - frame.tell() if frame else 0
-        self.append(_Payload(self._skimmed.at - left, size))
-        if left:
-            if size > left:
-                raise CheckpointError(f"truncated: {size} more bytes are due in a frame of {left}")
-            frame.seek(size, os.SEEK_CUR)
-        else:
-            self._skimmed.skip(size)
-
-    dispatch[pickle.SHORT_BINBYTES[0]] = load_short_binbytes
-    dispatch[pickle.BINBYTES[0]] = load_binbytes
-    dispatch[pickle.BINBYTES8[0]] = load_binbytes8
-
-
-def _locate(stream: IO[bytes], size: int) -> tuple[_Located, int]:
-    """What the array in a tensor file is, and the byte at which its values begin."""
-    skimmed = _Skimmed(stream, size)
-    found = _Locator(skimmed).load()
-    if not isinstance(found, _Located) or found.payload is None:
-        raise CheckpointError("the file holds something else than a plain array")
-    if skimmed.left:
-        raise CheckpointError(f"{skimmed.left} bytes are left after the tensor; expected its end")
-    return found, found.payload.offset

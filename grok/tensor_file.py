@@ -334,17 +334,22 @@ def _check_quantized(weight: np.ndarray, scales: np.ndarray) -> None:
             f"a quantized weight has dtypes {weight.dtype} and {scales.dtype}; "
             "expected int8 and float32 or bfloat16"
         )
+    check_scale_shapes(weight.shape, scales.shape)
+
+
+def check_scale_shapes(weight: tuple[int, ...], scales: tuple[int, ...]) -> None:
+    """Raises CheckpointError unless scales [..., G, N] fit a weight [..., K, N], G dividing K."""
     if (
-        weight.ndim < 2
-        or scales.ndim != weight.ndim
-        or scales.shape[:-2] != weight.shape[:-2]
-        or scales.shape[-1] != weight.shape[-1]
-        or scales.shape[-2] < 1
-        or weight.shape[-2] % scales.shape[-2]
+        len(weight) < 2
+        or len(scales) != len(weight)
+        or scales[:-2] != weight[:-2]
+        or scales[-1] != weight[-1]
+        or scales[-2] < 1
+        or weight[-2] % scales[-2]
     ):
         raise CheckpointError(
-            f"scales of shape {list(scales.shape)} do not fit a weight of shape "
-            f"{list(weight.shape)}; expected [..., G, N] with G dividing the rows"
+            f"scales of shape {list(scales)} do not fit a weight of shape {list(weight)}; "
+            "expected [..., G, N] with G dividing the rows"
         )
 
 
