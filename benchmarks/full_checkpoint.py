@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -227,7 +228,7 @@ def make_checkpoint(
         for i, path in enumerate(tensor_paths(config.n_layers)):
             file = building / "ckpt-0" / f"tensor{i:05d}_000"
             tensor = _tensor(config, path, seed)
-            write_whole(file, lambda stream, tensor=tensor: _to_disk(stream, tensor))
+            write_whole(file, partial(_to_disk, tensor=tensor))
             done += file.stat().st_size
             if progress is not None:
                 progress(done, needed)
