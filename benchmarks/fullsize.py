@@ -127,7 +127,8 @@ class Peaks:
         self.of_layer, self._layer = {}, 0
 
     def _close(self, layer: int | None) -> None:
-        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        lines = Path("/proc/self/status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines)
         peak = int(status["VmHWM"].split()[0]) * 1024
         self.all = max(self.all, peak)
         if layer is not None:

@@ -7,10 +7,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import full_checkpoint, fullsize
 from benchmarks.fullsize import (
+    Peaks,
     default_folder,
     expert_bytes,
     hidden,
@@ -21,6 +23,7 @@ from benchmarks.fullsize import (
 )
 from grok.checkpoint import open_checkpoint
 from grok.config import BUNDLED_MODEL, GROK_1
+from grok.progress import PassProgress
 
 
 def layer(i: int, read: float, compute: float, seconds: float, n_bytes: int) -> dict:
@@ -197,3 +200,19 @@ def test_the_disk_is_measured_on_the_checkpoints_files_and_its_absence_is_an_err
     monkeypatch.setattr(fullsize, "read_rate", lambda *_: (None, "The disk was not measured."))
     with pytest.raises(fullsize.GrokError, match="not measured"):
         fullsize.disk_rate(checkpoint)
+
+
+def test_peaks_are_those_of_each_layer_and_the_whole_is_the_highest() -> None:
+    def progress(layer: int) -> PassProgress:
+        return PassProgress(layer, 3, layer / 4, 0, 1.0, None)
+
+    peaks = Peaks()
+    peaks.restart()
+    first = peaks.all
+    held = np.ones(300_000_000, np.uint8)
+    peaks(progress(1))
+    assert peaks.of_layer[0] == peaks.all >= first + 100_000_000
+    del held
+    peaks(progress(2))
+    peaks(progress(3))
+    assert peaks.of_layer[2] < peaks.all - 200_000_000
