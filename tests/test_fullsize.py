@@ -208,10 +208,10 @@ def test_peaks_are_those_of_each_layer_and_the_whole_is_the_highest() -> None:
 
     peaks = Peaks()
     peaks.restart()
-    first = peaks.all
+    peaks.all = 0  # what the process held at its highest before this test
     held = np.ones(300_000_000, np.uint8)
     peaks(progress(1))
-    assert peaks.of_layer[0] == peaks.all >= first + 100_000_000
+    assert peaks.of_layer[0] == peaks.all > 300_000_000
     del held
     peaks(progress(2))
     peaks(progress(3))
