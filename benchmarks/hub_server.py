@@ -61,7 +61,7 @@ class HubServer:
         listing: what is sent in place of the listing.
         drop: bytes of a file's body after which the connection breaks, by name; once each, and
             once for each number of a list.
-        silent: names, or "info", whose requests are read and never answered.
+        silent: names of files that are asked for and never sent, or "info".
         slow: seconds before each `PIECE` of a file's body.
         redirect: files are served from another path that the first answer leads to; an address
             for one of another server.
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         with hub.lock:
             hub.asked["GET file" if body else "HEAD file"] += 1
-        if self._kept_waiting(name):
+        if body and self._kept_waiting(name):
             return
         status = hub.status.get(name, hub.status.get("file"))
         if status is not None:
