@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import streamlit as st
 from grok.turnstile import Turnstile
 
 if TYPE_CHECKING:
+    from grok.branches import Turn
     from grok.interventions import Edits
     from grok.model import Generation, Model, Step
     from grok.readings import LogitLens, WhatIf
@@ -18,10 +20,14 @@ if TYPE_CHECKING:
     from grok.trace import RoutingTrace
 
 OnWait = Callable[[int], object]
+STREAMED = Turnstile()  # the queue of all models that are read from disk for every pass
 
 
 class SharedModel:
     """A model behind one bounded queue, so that two people's prompts never mix.
+
+    All streamed models stand in one queue: they share the disk, and two of them at once would
+    take twice the memory that was allowed.
 
     Attributes:
         model: the loaded model; use it through the methods here.
@@ -30,7 +36,8 @@ class SharedModel:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.line = Turnstile()
+        self.streamed = getattr(model, "mode", "resident") == "streamed"
+        self.line = STREAMED if self.streamed else Turnstile()
 
     def trace(self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any) -> RoutingTrace:
         """`Model.trace_routing`, in turn; `on_wait` is told how many are ahead.
@@ -42,6 +49,17 @@ class SharedModel:
         with self.line.turn(on_wait):
             return self.model.trace_routing(prompt, **options)
 
+    def trace_all(
+        self, prompts: Sequence[Any], *, on_wait: OnWait | None = None, **options: Any
+    ) -> list[RoutingTrace]:
+        """`Model.trace_routing` of several prompts, in one turn and one pass over the weights."""
+        from grok.together import trace_together
+
+        for prompt in prompts:
+            self.model.encode(prompt)
+        with self.line.turn(on_wait):
+            return trace_together(self.model, prompts, **options)
+
     def what_if(
         self, prompt: Any, edits: Edits, *, on_wait: OnWait | None = None, **options: Any
     ) -> WhatIf:
@@ -51,6 +69,19 @@ class SharedModel:
         self.model.encode(prompt)
         with self.line.turn(on_wait):
             return what_if(self.model, prompt, edits, **options)
+
+    def what_ifs(
+        self, prompt: Any, edits: Sequence[Edits], *, on_wait: OnWait | None = None, **options: Any
+    ) -> list[WhatIf]:
+        """`what_if` of several edits apart; together in one turn and few passes where the weights
+        are streamed."""
+        if not self.streamed:
+            return [self.what_if(prompt, one, on_wait=on_wait, **options) for one in edits]
+        from grok.readings import what_ifs
+
+        self.model.encode(prompt)
+        with self.line.turn(on_wait):
+            return what_ifs(self.model, prompt, edits, **options)
 
     def logit_lens(
         self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
@@ -67,7 +98,8 @@ class SharedModel:
         """`grok.sweeps.ablation_sweep`; others take their turns between its layers."""
         from grok.sweeps import ablation_sweep
 
-        return ablation_sweep(self.model, prompt, turn=partial(self.line.turn, on_wait), **options)
+        with self._sweep(on_wait) as turn:
+            return ablation_sweep(self.model, prompt, turn=turn, **options)
 
     def patch_sweep(
         self, clean: Any, corrupt: Any, *, on_wait: OnWait | None = None, **options: Any
@@ -75,16 +107,37 @@ class SharedModel:
         """`grok.sweeps.patch_sweep`; others take their turns between its layers."""
         from grok.sweeps import patch_sweep
 
-        turn = partial(self.line.turn, on_wait)
-        return patch_sweep(self.model, clean, corrupt, turn=turn, **options)
+        with self._sweep(on_wait) as turn:
+            return patch_sweep(self.model, clean, corrupt, turn=turn, **options)
+
+    @contextmanager
+    def _sweep(self, on_wait: OnWait | None) -> Iterator[Turn]:
+        """A turn for each layer; for all of them where a sweep reads from disk from end to end."""
+        if not self.streamed:
+            yield partial(self.line.turn, on_wait)
+            return
+        with self.line.turn(on_wait):
+            yield nullcontext
 
     def stream(
         self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
     ) -> Iterator[Step]:
-        """`Model.stream`, the whole continuation in one turn."""
+        """`Model.stream`, the whole continuation in one turn; of a streamed model, whose tokens
+        may take minutes each, others take their turns between two tokens."""
         steps = self.model.stream(prompt, **options)
+        if self.streamed:
+            yield from self._one_by_one(steps, on_wait)
+            return
         with self.line.turn(on_wait):
             yield from steps
+
+    def _one_by_one(self, steps: Iterator[Step], on_wait: OnWait | None) -> Iterator[Step]:
+        while True:
+            with self.line.turn(on_wait):
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     def generate(self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any) -> Generation:
         """`Model.generate`, in turn."""
@@ -95,6 +148,8 @@ class SharedModel:
 def shared_model(
     checkpoint: str | None = None,
     dtype: str = "bfloat16",
+    mode: str = "resident",
+    memory_budget: int | None = None,
     *,
     _progress: Callable[[int, int], None] | None = None,
 ) -> SharedModel:
@@ -103,6 +158,8 @@ def shared_model(
     Args:
         checkpoint: folder that holds `ckpt-0`.
         dtype: of activations.
+        mode: "resident", or "streamed" from disk for every pass.
+        memory_budget: bytes that a streamed model may take.
         _progress: called with (tensors read, tensors in all) by the session that loads.
 
     Raises:
@@ -110,4 +167,7 @@ def shared_model(
     """
     from grok.runner import load
 
-    return SharedModel(load(checkpoint, dtype=dtype, progress=_progress))
+    options: dict[str, Any] = {}
+    if mode == "streamed":
+        options = {"mode": mode, "memory_budget": memory_budget}
+    return SharedModel(load(checkpoint, dtype=dtype, progress=_progress, **options))

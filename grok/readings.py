@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.interventions import Edits
+from grok.interventions import NO_EDITS, Edits
 from grok.sites import Place
+from grok.together import read_together
 from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
     from grok.model import Model
+    from grok.passes import Forward
 
 Prompt = str | Sequence[int] | np.ndarray
 
@@ -54,8 +56,26 @@ def what_if(model: Model, prompt: Prompt, edits: Edits, *, candidates: int = 10)
         GrokError: an unusable prompt, or edits that do not fit the model.
     """
     tokens = model.encode(prompt)
-    model._visits(tokens, edits)  # refused before anything runs
-    passes = [model._read(tokens, candidates), model._read(tokens, candidates, edits)]
+    passes = list(read_together(model, [(tokens, NO_EDITS), (tokens, edits)], candidates))
+    return _beside(model, tokens, passes, edits)
+
+
+def what_ifs(
+    model: Model, prompt: Prompt, edits: Sequence[Edits], *, candidates: int = 10
+) -> list[WhatIf]:
+    """A prompt as it is, run once, and under each of several edits, in as few passes over the
+    weights as hold them; raises as `what_if`."""
+    tokens = model.encode(prompt)
+    runs = [(tokens, one) for one in (NO_EDITS, *edits)]
+    passes = read_together(model, runs, candidates)
+    base = next(passes)
+    return [
+        _beside(model, tokens, [base, one], own) for one, own in zip(passes, edits, strict=True)
+    ]
+
+
+def _beside(model: Model, tokens: np.ndarray, passes: Sequence[Forward], edits: Edits) -> WhatIf:
+    """The pass as it is and the changed one, compared."""
     settings = {"max_new_tokens": 0}
     base = model._trace([(tokens, passes[0])], tokens.size, settings)
     changed = model._trace([(tokens, passes[1])], tokens.size, settings, edits)

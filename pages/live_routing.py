@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
+from grok.errors import GrokError
 from pages.parts import (
     compare_mode,
     data_source,
@@ -16,6 +17,8 @@ from pages.parts import (
     inspect_mode,
     links,
     many_mode,
+    stream_choice,
+    stream_progress,
     traces,
     what_if_mode,
 )
@@ -31,34 +34,42 @@ MODES: Mapping[str, tuple[str, Callable[[Place], None]]] = {
 
 
 def model_controls() -> traces.ModelChoice | None:
-    """The model to run: the configured checkpoint where it fits, else the bundled one."""
+    """The model to run: the configured checkpoint where it can run, else the bundled one."""
     choices = traces.model_choices()
-    if not choices:
-        return None
-    problem = None
-    if "checkpoint" in choices:
-        with st.spinner("Looking at what this machine can hold …"):
-            problem = traces.problem_of(choices["checkpoint"])
-    if problem is not None:
-        st.warning(
-            f"{problem}\n\nThe other pages show this checkpoint's routers all the same. Here, the "
-            "bundled model runs your prompts, and a trace saved elsewhere (python -m grok.run "
-            "--checkpoint DIR --prompt TEXT --trace OUT.npz) opens from the sidebar.",
-            icon=":material/memory:",
-            title="The configured checkpoint cannot run on this machine",
-        )
-        choices.pop("checkpoint")
+    for key in list(choices):
+        try:
+            with st.spinner("Looking at what this machine can hold …"):
+                choices[key] = stream_choice.decided(choices[key], check=key == "checkpoint")
+        except GrokError as error:
+            _cannot_run(choices.pop(key), str(error))
     key = next(iter(choices), None)
     if len(choices) > 1:
         key = links.choice(
             "model", "Model", list(choices), key, shown=lambda name: choices[str(name)].name
         )
-    return choices.get(str(key))
+    choice = choices.get(str(key))
+    if choice is not None:
+        stream_choice.note(choice)
+    return choice
+
+
+def _cannot_run(choice: traces.ModelChoice, problem: str) -> None:
+    if choice.path == str(data_source.bundled_checkpoint()):
+        st.error(problem, icon=":material/error:")
+        return
+    st.warning(
+        f"{problem}\n\nThe other pages show this checkpoint's routers all the same. Here, the "
+        "bundled model runs your prompts, and a trace saved elsewhere (python -m grok.run "
+        "--checkpoint DIR --prompt TEXT --trace OUT.npz) opens from the sidebar.",
+        icon=":material/memory:",
+        title="The configured checkpoint cannot run on this machine",
+    )
 
 
 def show() -> None:
     """The page."""
     links.through_app()
+    stream_progress.finish()
     routers = data_source.current()
     head = st.container()
     mode = links.choice(

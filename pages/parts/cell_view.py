@@ -12,7 +12,16 @@ from grok.errors import GrokError
 from lens import figures, nearby, routing, tables
 from lens.errors import LensError
 from lens.routers import RouterSet
-from pages.parts import data_source, downloads, layout, prompt_form, routing_views, traces
+from pages.parts import (
+    data_source,
+    downloads,
+    layout,
+    prompt_form,
+    routing_views,
+    stream_choice,
+    stream_progress,
+    traces,
+)
 from pages.parts import routing_statistics as statistics
 from pages.parts.routing_views import View
 
@@ -353,9 +362,15 @@ def lens_of(view: View, choice: Any, *, asked: bool) -> Any:
     if why is not None:
         st.caption(why)
         return None
-    if asked and not st.button("Read the logit lens", icon=":material/layers:", key="read_lens"):
+    apart = choice.streamed and stream_choice.needs_asking(choice, stream_choice.lens(trace))
+    if (
+        asked
+        and not apart
+        and not st.button("Read the logit lens", icon=":material/layers:", key="read_lens")
+    ):
         return None
     dtype = str(trace.settings.get("dtype", "bfloat16"))
+    strange = f"{key} {choice.path}"  # where the model turned out to be another one
 
     def read(on_wait: Any, on_load: Any) -> Any:
         model = traces.shared(choice, dtype, on_load)
@@ -363,15 +378,25 @@ def lens_of(view: View, choice: Any, *, asked: bool) -> Any:
             return ""
         return model.logit_lens(np.asarray(trace.tokens), on_wait=on_wait)
 
-    found = prompt_form.run_guarded(read, "Reading what each layer expects next")
+    def keep(found: Any) -> None:
+        while len(kept) >= MOST_LENSES:
+            kept.pop(next(iter(kept)))
+        kept[strange if found == "" else key] = found
+
+    if strange in kept:
+        found: Any = ""
+    elif apart:
+        stream_progress.button(
+            choice, "Read the logit lens", stream_choice.lens(trace), "read_lens", read, keep
+        )
+        return None
+    else:
+        found = prompt_form.run_guarded(read, "Reading what each layer expects next")
     if found == "":
         st.caption("The logit lens needs the model that made the trace; it is not the one here.")
         return None
-    if found is None:
-        return None
-    while len(kept) >= MOST_LENSES:
-        kept.pop(next(iter(kept)))
-    kept[key] = found
+    if found is not None:
+        keep(found)
     return found
 
 

@@ -17,6 +17,8 @@ from pages.parts import (
     links,
     null_settings,
     prompt_form,
+    stream_choice,
+    stream_progress,
     traces,
 )
 from pages.parts.compare_run import CHANGES, Change, Result
@@ -103,17 +105,29 @@ def form(choice: traces.ModelChoice, side: str) -> None:
             )
     if not submitted:
         return
-    found = prompt_form.run_guarded(
+
+    def keep(found: Result) -> None:
+        st.session_state.setdefault(KEPT, {})[side] = found
+        links.forget("pair")
+        links.forget("layer")
+
+    def work() -> stream_choice.Work:
+        if change is None:
+            return stream_choice.together(choice, [text, other])
+        others = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
+        return stream_choice.changed(choice, text, 1 + len(others))
+
+    prompt_form.run_or_ask(
+        choice,
+        "Compare the texts" if change is None else "Run it as it is and changed",
+        work,
         lambda *told: (
             compare_run.two_texts(choice, "bfloat16", text, other, *told)
             if change is None
             else compare_run.one_change(choice, "bfloat16", text, change, *told)
-        )
+        ),
+        keep,
     )
-    if found is not None:
-        st.session_state.setdefault(KEPT, {})[side] = found
-        links.forget("pair")
-        links.forget("layer")
 
 
 def change_controls(choice: traces.ModelChoice, kind: str) -> Change:
@@ -314,6 +328,7 @@ def show(place: Place) -> None:
     else:
         if place.choice is not None:
             form(place.choice, side)
+            stream_progress.board()
         else:
             st.info(
                 "No model can run prompts here. Traces saved elsewhere can be compared under "

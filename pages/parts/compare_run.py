@@ -171,9 +171,7 @@ def two_texts(
         raise PromptError("One of the two prompts is empty. Type both texts, or choose an example.")
     model = traces.shared(choice, dtype, on_load)
     prompts = [traces.encoded(model, choice, one) for one in (text, other)]
-    first, second = (
-        model.trace(one, on_wait=on_wait, candidates=listed(choice)) for one in prompts
-    )
+    first, second = model.trace_all(prompts, on_wait=on_wait, candidates=listed(choice))
     return Result(first, second, align(*prompts), TEXTS)
 
 
@@ -206,12 +204,14 @@ def one_change(
     model = traces.shared(choice, dtype, on_load)
     tokens = traces.encoded(model, choice, text)
 
-    def run(one: Change) -> Any:
-        return model.what_if(tokens, one.edits(), on_wait=on_wait, candidates=listed(choice))
-
-    own = run(change)
     elsewhere = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
-    others = [(one, run(one)) for one in elsewhere]
+    own, *found = model.what_ifs(
+        tokens,
+        [one.edits() for one in (change, *elsewhere)],
+        on_wait=on_wait,
+        candidates=listed(choice),
+    )
+    others = list(zip(elsewhere, found, strict=True))
     return Result(
         own.base,
         own.changed,

@@ -13,7 +13,7 @@ import streamlit as st
 from lens import tables, what_if
 from lens.errors import LensError
 from lens.figures import sweeps as drawn
-from pages.parts import layout, links, prompt_form, traces
+from pages.parts import layout, links, prompt_form, stream_choice, stream_progress, traces
 from pages.parts.live_place import Place
 from pages.parts.one_expert import ACTIONS, dtype_choice, model_labels, text_form
 
@@ -61,6 +61,7 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     request = (choice.path, dtype, text, action, measure)
     if asked:
         swept(request, choice)
+    stream_progress.board()
     known: Result | None = st.session_state.get(KEPT)
     if known is None or known.request[0] != choice.path:
         return None
@@ -73,6 +74,29 @@ def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -
     """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
     _, dtype, text, action, measure = request
     place = st.empty()
+
+    def keep(sweep: Any) -> None:
+        st.session_state[KEPT] = Result(request, sweep)
+
+    def streamed(going: Any) -> Any:
+        model = traces.shared(choice, dtype, going.on_load)
+        tokens = traces.encoded(model, choice, text)
+        metric = metric_of(measure, model, tokens, going.on_wait)
+        return model.ablation_sweep(
+            tokens, metric=metric, how=action, progress=going.on_share, on_wait=going.on_wait
+        )
+
+    if choice.streamed:
+        first = 1 if measure == "first" else 0
+        runs = choice.config.n_layers * choice.config.n_experts
+        stream_progress.ask(
+            choice,
+            "Run the sweep",
+            lambda: stream_choice.swept(choice, [text] * (1 + first), runs),
+            streamed,
+            keep,
+        )
+        return
 
     def run(on_wait: Callable[[int], object], on_load: Callable[[int, int], None]) -> Any:
         model = traces.shared(choice, dtype, on_load)
@@ -88,7 +112,7 @@ def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -
     sweep = prompt_form.run_guarded(run)
     place.empty()
     if sweep is not None:
-        st.session_state[KEPT] = Result(request, sweep)
+        keep(sweep)
 
 
 def teller(bar: Any) -> Callable[[int, int], None]:

@@ -11,11 +11,22 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import PromptError
+from grok.jobs import CancelledError
 from lens import figures
 from lens.contrast import loop_of
 from lens.errors import LensError
 from lens.paired_routing import overlap
-from pages.parts import cell_view, generation, inspect_mode, layout, links, prompt_form, traces
+from pages.parts import (
+    cell_view,
+    generation,
+    inspect_mode,
+    layout,
+    links,
+    prompt_form,
+    stream_choice,
+    stream_progress,
+    traces,
+)
 from pages.parts import routing_statistics as statistics
 from pages.parts.live_place import Place
 from pages.parts.routing_views import View
@@ -63,7 +74,12 @@ def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
         one, two, three, four, five = st.columns(5)
         with one:
             new = links.number(
-                "new_tokens", "New tokens", 1, most, min(64, most), help=f"Context: {most + 1:,}"
+                "new_tokens",
+                "New tokens",
+                1,
+                most,
+                min(8 if choice.streamed else 64, most),
+                help=f"Context: {most + 1:,}",
             )
         with two:
             temperature = links.decimal(
@@ -99,6 +115,53 @@ def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
 # --- the run ----------------------------------------------------------------------------
 
 
+def ask(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
+    """Show what a continuation by a streamed model costs; started, it goes on by itself."""
+    going = generation.Going()
+
+    def work() -> stream_choice.Work:
+        (count,) = stream_choice.token_counts(choice, [text])
+        return stream_choice.Work((count,), new_tokens=options["max_new_tokens"])
+
+    def stream(under_way: stream_progress.Going) -> generation.Going:
+        model = traces.shared(choice, dtype, under_way.on_load)
+        begin(going, model, traces.encoded(model, choice, text), options)
+        try:
+            for step in going.coming(under_way.on_wait):
+                take(going, step)
+        except CancelledError:
+            if not going.steps:
+                raise  # there is nothing to keep
+        return going
+
+    def draw() -> None:
+        if going.steps:
+            st.html(live_html(going.steps, int(links.chosen("layer", 0) or 0)))
+
+    stream_progress.ask(
+        choice,
+        f"Generate {options['max_new_tokens']:,} tokens",
+        work,
+        stream,
+        generation.keep,
+        draw,
+    )
+
+
+def begin(going: generation.Going, model: Any, prompt: np.ndarray, options: dict[str, Any]) -> None:
+    """Tell a run what it runs on, and fit the new tokens into the context."""
+    room = model.model.config.context_length - len(prompt)
+    fitted = {**options, "max_new_tokens": max(min(options["max_new_tokens"], room), 1)}
+    going.model, going.prompt, going.options = model, prompt, fitted
+
+
+def take(going: generation.Going, step: Any) -> None:
+    """Keep a token that was made."""
+    # The logits of all tokens would be most of what is held, and are not used.
+    none = step.routing.logits[:, :, :0]
+    going.steps.append(step._replace(routing=step.routing._replace(logits=none)))
+
+
 def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
     """Generate and show every token as it comes; whatever ends it, what there is is kept."""
     going = generation.Going(before=traces.kept().get("first"))
@@ -115,26 +178,22 @@ def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
             raise PromptError(traces.NO_PROMPT)
         model = traces.shared(choice, dtype, on_load)
         on_wait(0)  # takes away how far the model is read
-        prompt = traces.encoded(model, choice, text)
-        room = model.model.config.context_length - len(prompt)
-        fitted = {**options, "max_new_tokens": max(min(options["max_new_tokens"], room), 1)}
-        going.model, going.options = model, fitted
-        coming = model.stream(prompt, on_wait=on_wait, **fitted)
+        begin(going, model, traces.encoded(model, choice, text), options)
+        coming = going.coming(on_wait)
+        most = going.options["max_new_tokens"]
         begun = shown = time.monotonic()
         try:
             for step in coming:
                 if going.cancelled.is_set():
                     break
-                # The logits of all tokens would be most of what is held, and are not used.
-                none = step.routing.logits[:, :, :0]
-                going.steps.append(step._replace(routing=step.routing._replace(logits=none)))
+                take(going, step)
                 now, n = time.monotonic(), len(going.steps)
                 if n == 1:
                     begun = now
                 if now - shown >= BETWEEN or n == 1:
                     shown = now
                     rate = f", {(n - 1) / (now - begun):.0f} a second" if n > 1 else ""
-                    counter.caption(f"{n:,} of {fitted['max_new_tokens']:,} tokens{rate}")
+                    counter.caption(f"{n:,} of {most:,} tokens{rate}")
                     board.html(live_html(going.steps, layer))
         finally:
             coming.close()  # gives up the place in the queue, also when the run is cut short
@@ -270,7 +329,8 @@ def show(place: Place) -> None:
         return
     sent = form(place.choice)
     if sent is not None:
-        run(place.choice, *sent)
+        (ask if place.choice.streamed else run)(place.choice, *sent)
+    stream_progress.board()
     done = st.session_state.get(generation.DONE)
     kept = traces.kept()
     if done is None or kept.get("first") is not done["trace"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ class Going:
     """A run under way.
 
     Attributes:
-        model: that it runs on, once it is loaded; options: of its `stream`.
+        model: that it runs on, once it is loaded; options, prompt: of its `stream`.
         steps: made so far.
         before: the trace that it will replace.
         cancelled: set by who wants it to end; ended: set when it has.
@@ -32,6 +33,11 @@ class Going:
     before: Any = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    prompt: Any = None
+
+    def coming(self, on_wait: Callable[[int], object]) -> Any:
+        """The tokens as they are made."""
+        return self.model.stream(self.prompt, on_wait=on_wait, **self.options)
 
 
 def finish() -> None:
@@ -48,6 +54,11 @@ def finish() -> None:
     if not going.steps or traces.kept().get("first") is not going.before:
         return  # nothing made yet, or something newer since
     going.ended.wait(PATIENCE)
+    keep(going)
+
+
+def keep(going: Going) -> None:
+    """Keep what was made as the trace of this session."""
     model, steps = going.model, list(going.steps)
     made = model.model.collect(steps, going.options)
     traces.keep("first", made.trace)

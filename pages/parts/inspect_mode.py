@@ -18,6 +18,8 @@ from pages.parts import (
     prompt_form,
     routing_shape,
     routing_views,
+    stream_choice,
+    stream_progress,
     text_parts,
     traces,
 )
@@ -65,26 +67,27 @@ def form(choice: traces.ModelChoice) -> None:
                 f"Up to {traces.prompt_limit():,} tokens. The prompt stays in this browser session."
             )
     if submitted:
-        run(traces.Request(choice, str(dtype), 0, 0.0, 0), text, second)
+        run(traces.Request(choice, str(dtype)), text, second)
 
 
 def run(request: traces.Request, text: str, second: str) -> None:
     """Run one or two prompts and keep what came out for this session."""
+    texts = [text, second] if second.strip() else [text]
 
-    def both(on_wait: Any, on_load: Any) -> tuple[Any, Any]:
-        first = traces.run(request, text, on_wait, on_load)
-        other = traces.run(request, second, on_wait, on_load) if second.strip() else None
-        return first, other
+    def keep(found: list[Any]) -> None:
+        links.choose(**inspect_examples.ran(text, second, found[0]))
+        traces.keep("first", found[0])
+        traces.keep("second", found[1] if len(found) > 1 else None)
+        st.session_state["trace_shown"] = "first"
+        links.forget("token")
 
-    found = prompt_form.run_guarded(both)
-    if found is None:
-        return
-    first, other = found
-    links.choose(**inspect_examples.ran(text, second, first))
-    traces.keep("first", first)
-    traces.keep("second", other)
-    st.session_state["trace_shown"] = "first"
-    links.forget("token")
+    prompt_form.run_or_ask(
+        request.model,
+        "Trace this prompt" if len(texts) == 1 else "Trace both prompts",
+        lambda: stream_choice.together(request.model, texts),
+        lambda *told: traces.run_all(request, texts, *told),
+        keep,
+    )
 
 
 def choose_trace(kept: dict[str, Any]) -> Any:
@@ -197,6 +200,7 @@ def show(place: Place) -> None:
     generation.finish()  # of a run in Generate that coming here has ended
     if place.choice is not None:
         form(place.choice)
+    stream_progress.board()
     kept = traces.kept()
     if not kept:
         place.heading(INVITATION)

@@ -10,10 +10,17 @@ import streamlit as st
 from lens import figures, tables, what_if
 from lens.figures import what_if as drawn
 from lens.what_if import AmongOthers
-from pages.parts import links, prompt_form, routing_views, traces
+from pages.parts import (
+    links,
+    prompt_form,
+    routing_views,
+    stream_choice,
+    stream_progress,
+    traces,
+)
 from pages.parts.layout import percent
 from pages.parts.live_place import Place
-from pages.parts.one_expert_run import SEED, Request, Result, computed
+from pages.parts.one_expert_run import SEED, Request, Result, computed, others_of
 from pages.parts.prompt_form import Example
 
 ACTIONS = {"ban": "Ban it", "include": "Give it to every token"}
@@ -82,6 +89,27 @@ def dtype_choice() -> str:
     )
 
 
+def ask(request: Request, choice: traces.ModelChoice) -> None:
+    """Run it, or show what a streamed model needs for it."""
+
+    def keep(found: Result) -> None:
+        st.session_state[KEPT] = found
+
+    if not choice.streamed:
+        st.session_state[KEPT] = None  # nothing is shown beside an error
+    others = others_of(request.expert, choice.config.n_experts)
+    prompt_form.run_or_ask(
+        choice,
+        f"{ACTIONS[request.action]} and look",
+        # The last one takes the same tokens' other expert.
+        lambda: stream_choice.changed(
+            choice, request.text, 1 + len(others), 1 if request.action == "ban" else 0
+        ),
+        lambda *told: computed(request, choice, *told),
+        keep,
+    )
+
+
 def show(place: Place, choice: traces.ModelChoice) -> str | None:
     """The question's controls and, after a run, its answer; returns the finding."""
     text = text_form(choice, "one_expert_example")
@@ -109,8 +137,9 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
         and known.seconds < QUICK
     )
     if asked or again:
-        known = prompt_form.run_guarded(lambda *told: computed(request, choice, *told))
-        st.session_state[KEPT] = known
+        ask(request, choice)
+        known = st.session_state.get(KEPT)
+    stream_progress.board()
     if known is None or known.request.path != choice.path:
         return None
     if known.request != request:

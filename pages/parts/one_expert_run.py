@@ -76,6 +76,15 @@ def edits_instead(layer: int, experts: np.ndarray, n_experts: int) -> Any:
     return edit("router.logits", add_vector(rows), layers=layer)
 
 
+def others_of(expert: int, n_experts: int) -> list[int]:
+    """Other experts of the layer that the same is done to; a seeded few of many."""
+    others = [e for e in range(n_experts) if e != expert]
+    if len(others) > MOST_OTHERS:
+        rng = np.random.default_rng(SEED)
+        others = sorted(rng.choice(others, MOST_OTHERS, replace=False).tolist())
+    return others
+
+
 def computed(
     request: Request,
     choice: traces.ModelChoice,
@@ -90,19 +99,19 @@ def computed(
     model = traces.shared(choice, request.dtype, on_load)
     tokens = traces.encoded(model, choice, request.text)
 
-    def run(expert: int) -> Any:
-        edits = edits_of(request.action, request.layer, expert)
-        return model.what_if(tokens, edits, on_wait=on_wait)
+    def run(*experts: int) -> list[Any]:
+        edits = [edits_of(request.action, request.layer, expert) for expert in experts]
+        return model.what_ifs(tokens, edits, on_wait=on_wait)
 
-    own = run(request.expert)
-    others = [e for e in range(choice.config.n_experts) if e != request.expert]
-    if len(others) > MOST_OTHERS:
-        rng = np.random.default_rng(SEED)
-        others = sorted(rng.choice(others, MOST_OTHERS, replace=False).tolist())
-    found = [run(e) for e in others[:-1]]
-    started = time.perf_counter()  # what is compiled was compiled before
-    found.append(run(others[-1]))
-    seconds = (time.perf_counter() - started) * (len(others) + 2)
+    others = others_of(request.expert, choice.config.n_experts)
+    if choice.streamed:  # in as few passes as can be
+        own, *found = run(request.expert, *others)
+        seconds = np.inf
+    else:
+        own, *found = run(request.expert, *others[:-1])
+        started = time.perf_counter()  # what is compiled was compiled before
+        found += run(others[-1])
+        seconds = (time.perf_counter() - started) * (len(others) + 2)
     other_choice = what_if.other_choice(own.base, request.layer, request.expert, seed=SEED)
     instead = None
     if request.action == "ban" and (other_choice >= 0).any():

@@ -11,7 +11,7 @@ import streamlit as st
 
 from lens import figures, tables, what_if
 from lens.figures import sweeps as drawn
-from pages.parts import layout, links, prompt_form, traces
+from pages.parts import layout, links, prompt_form, stream_choice, stream_progress, traces
 from pages.parts.every_expert import teller
 from pages.parts.layout import percent
 from pages.parts.live_place import Place
@@ -96,6 +96,7 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     request = (choice.path, dtype, clean, corrupt, site, measure, *expected)
     if asked:
         swept(request, choice)
+    stream_progress.board()
     known: Result | None = st.session_state.get(KEPT)
     if known is None or known.request[0] != choice.path:
         return None
@@ -181,7 +182,11 @@ def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
     _, dtype, clean, corrupt, site, measure, *typed = request
     place = st.empty()
 
-    def run(on_wait: Callable[[int], object], on_load: Callable[[int, int], None]) -> Result:
+    def sweep_of(
+        on_wait: Callable[[int], object],
+        on_load: Callable[[int, int], None],
+        progress: Callable[[], Callable[[int, int], None]],
+    ) -> Result:
         from grok.metrics import kl_divergence, logit_difference, probability
 
         model = traces.shared(choice, dtype, on_load)
@@ -194,12 +199,9 @@ def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
             "probability": probability(a),
             "kl": kl_divergence(),
         }[measure]
-        with place.container(border=True):
-            bar = st.progress(0.0, "Running …")
-            st.button("Cancel", key="cancel_patch")  # any click ends this run, and the sweep
-            sweep = model.patch_sweep(
-                *tokens, metric=metric, sites=(site,), progress=teller(bar), on_wait=on_wait
-            )
+        sweep = model.patch_sweep(
+            *tokens, metric=metric, sites=(site,), progress=progress(), on_wait=on_wait
+        )
         return Result(
             request,
             sweep,
@@ -207,10 +209,35 @@ def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
             model.model.sha256,  # type: ignore[arg-type]
         )
 
-    result = prompt_form.run_guarded(run)
+    def work() -> stream_choice.Work:
+        counts = stream_choice.token_counts(choice, [clean, corrupt])
+        answered = [clean, corrupt][len([one for one in typed if one]) :]
+        return stream_choice.swept(
+            choice, [clean, corrupt, *answered], choice.config.n_layers * 2 * max(counts)
+        )
+
+    def shown() -> Callable[[int, int], None]:
+        with place.container(border=True):
+            bar = st.progress(0.0, "Running …")
+            st.button("Cancel", key="cancel_patch")  # any click ends this run, and the sweep
+        return teller(bar)
+
+    def keep(result: Result) -> None:
+        st.session_state[KEPT] = result
+
+    if choice.streamed:
+        stream_progress.ask(
+            choice,
+            "Run the sweep",
+            work,
+            lambda going: sweep_of(going.on_wait, going.on_load, lambda: going.on_share),
+            keep,
+        )
+        return
+    result = prompt_form.run_guarded(lambda *told: sweep_of(*told, shown))
     place.empty()
     if result is not None:
-        st.session_state[KEPT] = result
+        keep(result)
 
 
 def measure_text(result: Result) -> str:

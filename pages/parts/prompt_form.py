@@ -10,7 +10,8 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
-from pages.parts import links, traces
+from pages.parts import links, stream_progress, traces
+from pages.parts.stream_choice import Work
 
 Result = TypeVar("Result")
 TEXTS = "texts_kept"  # name -> text typed last, on whichever mode
@@ -99,3 +100,31 @@ def run_guarded(
         return None
     finally:
         place.empty()
+
+
+def run_or_ask(
+    choice: traces.ModelChoice,
+    what: str,
+    work: Callable[[], Work],
+    run: Callable[[Callable[[int], object], Callable[[int, int], None]], Result],
+    then: Callable[[Result], object],
+    text: str = "Running the model; the first run of a session may load it",
+) -> None:
+    """Run at once where that is quick; of a streamed model show what it costs, to be started.
+
+    Args:
+        choice: the model.
+        what: what is done, as a button says it.
+        work: passes that a streamed model makes for it; what it raises is shown.
+        run: see `run_guarded`; it must draw nothing where the model is streamed.
+        then: keeps what it gave.
+        text: beside the spinner.
+    """
+    if choice.streamed:
+        stream_progress.ask(
+            choice, what, work, lambda going: run(going.on_wait, going.on_load), then
+        )
+        return
+    found = run_guarded(run, text)
+    if found is not None:
+        then(found)

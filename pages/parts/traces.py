@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +70,26 @@ def shown() -> Trace | Any | None:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A checkpoint that prompts can be run on."""
+    """A checkpoint that prompts can be run on.
+
+    Attributes:
+        mode: "resident", or "streamed" from disk for every pass; see `stream_choice`.
+        memory_budget: bytes that a streamed one may take.
+        why: why it is streamed.
+    """
 
     name: str
     path: str
     config: GrokConfig
     has_tokenizer: bool
+    mode: str = "resident"
+    memory_budget: int | None = None
+    why: str = ""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether every pass reads the weights from disk."""
+        return self.mode == "streamed"
 
 
 def model_choices() -> dict[str, ModelChoice]:
@@ -94,20 +108,6 @@ def model_choices() -> dict[str, ModelChoice]:
             name, str(path), checkpoint.config, checkpoint.tokenizer_file is not None
         )
     return found
-
-
-def problem_of(choice: ModelChoice) -> str | None:
-    """Why the model cannot run on this machine, or None; looked up once a session."""
-    known = st.session_state.setdefault("model_problems", {})
-    if choice.path not in known:
-        from grok.runner import check_memory
-
-        try:
-            check_memory(open_checkpoint(choice.path))
-            known[choice.path] = None
-        except GrokError as error:
-            known[choice.path] = str(error)
-    return known[choice.path]
 
 
 def token_ids(text: str) -> list[int]:
@@ -132,41 +132,30 @@ class Request:
 
     model: ModelChoice
     dtype: str
-    max_new_tokens: int
-    temperature: float
-    seed: int
 
 
-def run(
+def run_all(
     request: Request,
-    text: str,
+    texts: Sequence[str],
     on_wait: Callable[[int], object],
     on_load: Callable[[int, int], None],
-) -> Any:
-    """The trace of one prompt, by the model that all sessions share.
+) -> list[Any]:
+    """The traces of prompts, by the model that all sessions share; together in one turn.
 
     Args:
-        request: the model and the settings.
-        text: the prompt, or token ids where the model has no tokenizer.
+        request: the model and the dtype.
+        texts: the prompts, or token ids where the model has no tokenizer.
         on_wait: told how many prompts are ahead.
         on_load: told how many of the model's tensors have been read.
 
     Raises:
-        GrokError: the prompt or the model cannot be used; the text says why.
+        GrokError: a prompt or the model cannot be used; the text says why.
     """
-    if not text.strip():  # before a model is read for nothing
+    if not all(text.strip() for text in texts):  # before a model is read for nothing
         raise PromptError(NO_PROMPT)
     model = shared(request.model, request.dtype, on_load)
-    prompt = encoded(model, request.model, text)
-    if request.max_new_tokens:
-        return model.generate(
-            prompt,
-            max_new_tokens=request.max_new_tokens,
-            temperature=request.temperature,
-            seed=request.seed,
-            on_wait=on_wait,
-        ).trace
-    return model.trace(prompt, on_wait=on_wait)
+    prompts = [encoded(model, request.model, text) for text in texts]
+    return model.trace_all(prompts, on_wait=on_wait)
 
 
 def encoded(model: Any, choice: ModelChoice, text: str) -> np.ndarray:
@@ -178,13 +167,22 @@ def encoded(model: Any, choice: ModelChoice, text: str) -> np.ndarray:
     if not text.strip():
         raise PromptError(NO_PROMPT)
     prompt = model.model.encode(text if choice.has_tokenizer else token_ids(text))
+    check_length(len(prompt))
+    return prompt
+
+
+def check_length(n_tokens: int) -> None:
+    """Refuses a prompt of too many tokens.
+
+    Raises:
+        PromptError: it is longer than allowed here.
+    """
     limit = prompt_limit()
-    if len(prompt) > limit:
+    if n_tokens > limit:
         raise PromptError(
-            f"The prompt has {len(prompt):,} tokens; at most {limit:,} are traced here. Shorten "
+            f"The prompt has {n_tokens:,} tokens; at most {limit:,} are traced here. Shorten "
             f"it, or start the app with a larger {LIMIT_VARIABLE}."
         )
-    return prompt
 
 
 def shared(choice: ModelChoice, dtype: str, on_load: Callable[[int, int], None]) -> Any:
@@ -204,6 +202,8 @@ def shared(choice: ModelChoice, dtype: str, on_load: Callable[[int, int], None])
             shared_model,
             choice.path,
             dtype,
+            choice.mode,
+            choice.memory_budget,
             _progress=lambda done, total: read.append((done, total)),
         )
         while not wait([model], timeout=0.1).done:

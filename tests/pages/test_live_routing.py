@@ -13,7 +13,7 @@ import pytest
 from lens import information, routing
 from lens.moments import load_prediction
 from lens.traces import Trace, load_trace
-from pages.parts import data_source, many_traces, traces
+from pages.parts import data_source, many_traces, stream_choice, traces
 from pages.parts import routing_statistics as statistics
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
@@ -199,6 +199,7 @@ def test_a_checkpoint_that_does_not_fit_says_what_is_needed(open_page, small_mod
 
     monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(small_model.parent / "tiny3"))
     monkeypatch.setattr(runner, "device_memory", lambda: 1)
+    monkeypatch.setenv(stream_choice.MODE_VARIABLE, "resident")
     app = open_page("live_routing")
     assert not app.exception and not app.error
     assert "GB" in app.warning[0].value

@@ -1,0 +1,83 @@
+"""Several runs in one pass over the weights: of several prompts, or of one under several edits.
+
+What reads weights from disk reads each of them once a pass, so runs that go together cost about
+as much as one. How many go together is bounded by the logits that are held for all of them.
+
+Axes: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from grok.engine import Batch
+from grok.interventions import NO_EDITS, Edits
+from grok.passes import bucket, padded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grok.model import Model
+    from grok.passes import Forward
+    from grok.trace import RoutingTrace
+
+# Padded tokens of a pass: logits of so many are held, 1.1 GB for a vocabulary of 131,072.
+PASS_TOKENS = 2048
+
+
+def passes_of(lengths: Sequence[int], pass_tokens: int = PASS_TOKENS) -> list[list[int]]:
+    """Which runs go together, by their index, in order; a long one goes alone.
+
+    >>> passes_of([10, 20, 30], pass_tokens=48)   # padded to 16, 32 and 32
+    [[0, 1], [2]]
+    """
+    found: list[list[int]] = []
+    room = 0
+    for i, length in enumerate(lengths):
+        size = bucket(length)
+        if not found or size > room:
+            found.append([])
+            room = pass_tokens
+        found[-1].append(i)
+        room -= size
+    return found
+
+
+def read_together(
+    model: Model, runs: Sequence[tuple[np.ndarray, Edits]], candidates: int
+) -> Iterator[Forward]:
+    """What the model makes of each run, in order; as few passes as `passes_of` says.
+
+    Args:
+        runs: tokens [T] and the edits of that run alone.
+        candidates: next tokens to keep.
+
+    Raises:
+        SiteError, InterventionError: edits that do not fit the model, before anything runs.
+    """
+    visits = [model._visits(tokens, edits) for tokens, edits in runs]
+    for members in passes_of([tokens.size for tokens, _ in runs]):
+        batches = []
+        for i in members:
+            tokens = runs[i][0]
+            given, real = padded([tokens], bucket(tokens.size))
+            count = model._count(candidates)
+            batches.append(Batch(given, 0, given > 0, None, count, visits[i], real))
+        yield from model.engine.run(batches)
+
+
+def trace_together(
+    model: Model, prompts: Sequence[Any], *, candidates: int = 10
+) -> list[RoutingTrace]:
+    """`Model.trace_routing` of several prompts, in as few passes as possible.
+
+    Raises:
+        PromptError: see `Model.encode`.
+    """
+    tokens = [model.encode(prompt) for prompt in prompts]
+    found = read_together(model, [(one, NO_EDITS) for one in tokens], candidates)
+    return [
+        model._trace([(one, result)], one.size, {"max_new_tokens": 0})
+        for one, result in zip(tokens, found, strict=True)
+    ]

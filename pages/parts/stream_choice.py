@@ -1,0 +1,405 @@
+"""How a model runs on this server, why, and what a run costs: known before anything starts.
+
+A model whose weights the devices hold is resident. One that they do not hold is streamed: every
+pass reads its layers from disk, within a memory budget, and may take minutes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import streamlit as st
+
+from grok.checkpoint import open_checkpoint
+from grok.errors import DeviceError, GrokError, PromptError
+from grok.planning import choose, duration, head_operations, limit, plan, size
+from pages.parts import traces
+
+MODE_VARIABLE = "GROK_LENS_MODE"
+MEMORY_VARIABLE = "GROK_LENS_MEMORY_GB"
+MODES = ("auto", "resident", "streamed")
+DEFAULT_MEMORY_GB = 8.0
+TYPICAL_TOKENS = 64  # of the prompt that the note above a form speaks of
+QUICK = 5.0  # seconds that a pass may take to be made without being asked for
+KNOWN = "stream_decisions"  # how each model runs, looked up once a session
+
+
+# --- settings ---------------------------------------------------------------------------
+
+
+def setting() -> str:
+    """The mode that the server's environment asks for.
+
+    Raises:
+        GrokError: it is none.
+    """
+    mode = os.environ.get(MODE_VARIABLE, "").strip() or "auto"
+    if mode not in MODES:
+        raise GrokError(
+            f"{MODE_VARIABLE} is {mode!r:.40}; expected {', '.join(MODES[:-1])} or {MODES[-1]}. "
+            "Set it anew and start the app again."
+        )
+    return mode
+
+
+def memory_budget() -> int:
+    """Bytes that a streamed model may take.
+
+    Raises:
+        GrokError: what the environment says is no number of GB.
+    """
+    text = os.environ.get(MEMORY_VARIABLE, "").strip()
+    try:
+        gigabytes = float(text) if text else DEFAULT_MEMORY_GB
+    except ValueError:
+        gigabytes = 0.0
+    if not 0 < gigabytes < 1e6:
+        raise GrokError(
+            f"{MEMORY_VARIABLE} is {text!r:.40}; expected the GB that a streamed model may take, "
+            "such as 8. Set it anew and start the app again."
+        )
+    return round(gigabytes * 1e9)
+
+
+# --- the mode ---------------------------------------------------------------------------
+
+
+def decided(choice: traces.ModelChoice, *, check: bool = True) -> traces.ModelChoice:
+    """The model with the mode that it runs in here, and why.
+
+    Args:
+        choice: a model.
+        check: whether it might not fit; looked at once a session, as it may take seconds.
+
+    Raises:
+        GrokError: it cannot run here, with the reason and what to do.
+    """
+    mode, budget = setting(), memory_budget()
+    if mode != "streamed" and not check:
+        return choice
+    known: dict[Any, Any] = st.session_state.setdefault(KNOWN, {})
+    key = (choice.path, mode, budget)
+    if key not in known:
+        try:
+            known[key] = _looked_at(choice, mode, budget)
+        except GrokError as error:
+            known[key] = error
+    if isinstance(known[key], GrokError):
+        raise known[key]
+    return known[key]
+
+
+def _looked_at(choice: traces.ModelChoice, mode: str, budget: int) -> traces.ModelChoice:
+    """Raises:
+    GrokError: it cannot run in this mode.
+    """
+    from grok.runner import check_memory
+
+    checkpoint = open_checkpoint(choice.path)
+    missing = checkpoint.missing()
+    why = f"{MODE_VARIABLE} asks for it."
+    if mode != "streamed" or missing:
+        try:
+            check_memory(checkpoint)
+            return choice
+        except DeviceError as error:
+            if mode == "resident" or missing:
+                raise
+            why = _why(choice, budget, str(error))
+    chosen = replace(choice, mode="streamed", memory_budget=budget, why=why)
+    fitting_plan(chosen, 1)  # refused before anything starts
+    return chosen
+
+
+def _why(choice: traces.ModelChoice, budget: int, otherwise: str) -> str:
+    """Why layers are streamed, in the words of the plan."""
+    decision = choose(choice.config, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)
+    return decision.why if decision.mode == "streamed" else otherwise
+
+
+@st.cache_resource(max_entries=4, show_spinner="Measuring this machine's disk and processor …")
+def _rates(path: str) -> Any:
+    from grok import machine
+
+    return machine.rates(open_checkpoint(path))
+
+
+def rates(choice: traces.ModelChoice) -> Any:
+    """What this machine reads and computes a second; measured once for the whole server."""
+    return _rates(choice.path)
+
+
+# --- what a run costs -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does to the model.
+
+    Attributes:
+        passes: tokens that go through all layers together, one number a pass.
+        new_tokens: tokens generated after that, each with a pass of its own.
+        held: tokens of the largest pass that are in the model at once, where not all are.
+        unembedded: tokens whose logits are made besides those of the passes.
+    """
+
+    passes: tuple[int, ...]
+    new_tokens: int = 0
+    held: int | None = None
+    unembedded: int = 0
+
+    @property
+    def n_passes(self) -> int:
+        """Passes in all; the last pass over a text gives the first new token."""
+        return len(self.passes) + max(self.new_tokens - 1, 0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate; it rests on rates that were measured for about two seconds.
+
+    Attributes:
+        seconds, bytes_read: of the whole run; no seconds where a rate was not measured.
+        memory_bytes: that it takes at most; budget: that it may take.
+        a_pass: seconds of one pass.
+        binds: what limits it.
+        work: what it is the cost of.
+    """
+
+    seconds: float | None
+    bytes_read: float
+    memory_bytes: int
+    budget: int
+    a_pass: float | None
+    binds: str
+    work: Work
+
+    @property
+    def about(self) -> str:
+        """The time, in words."""
+        return "time not known" if self.seconds is None else f"about {duration(self.seconds)}"
+
+
+def cost(choice: traces.ModelChoice, work: Work) -> Cost:
+    """What a run of a streamed model costs.
+
+    Raises:
+        GrokError: no budget like this holds so many tokens.
+    """
+    budget = choice.memory_budget or memory_budget()
+    held = fitting_plan(choice, work.held or max(work.passes))
+    plans = {n: streamed_plan(choice, n) for n in set(work.passes)}
+    most = plans[max(plans)]
+    each = [plans[n] for n in work.passes]
+    after = max(work.new_tokens - 1, 0)
+    found = rates(choice)
+    seconds = a_pass = None
+    if most.seconds_per_pass is not None:
+        a_pass = max(one.seconds_per_pass for one in each)
+        seconds = sum(one.seconds_per_pass for one in each) + after * most.seconds_per_token
+        seconds += head_operations(choice.config, work.unembedded) / found.flops
+    return Cost(
+        seconds=seconds,
+        bytes_read=sum(one.read_bytes_per_pass for one in each) + after * most.read_bytes_per_token,
+        memory_bytes=held.memory_bytes,
+        budget=budget,
+        a_pass=a_pass,
+        binds=limit(most.binds, found),
+        work=work,
+    )
+
+
+def streamed_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
+    """The `grok.planning.ModePlan` of streaming a pass of so many tokens."""
+    budget = choice.memory_budget or memory_budget()
+    plans = plan(choice.config, rates(choice), n_tokens=n_tokens, memory_budget=budget)
+    return next(one for one in plans if one.mode == "streamed")
+
+
+def fitting_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
+    """The plan of a pass of so many tokens at once.
+
+    Raises:
+        DeviceError: it does not fit into the budget.
+    """
+    found, budget = streamed_plan(choice, n_tokens), choice.memory_budget or memory_budget()
+    if not found.fits:
+        raise DeviceError(
+            f"{found.why} The budget is {size(budget)}. Start the app with {MEMORY_VARIABLE} of "
+            f"{found.smallest_bytes / 1e9:.1f} or more, on a machine that has as much free, or run "
+            "fewer tokens at once."
+        )
+    return found
+
+
+def token_counts(choice: traces.ModelChoice, texts: Sequence[str]) -> list[int]:
+    """Tokens of typed texts; no model is loaded for it.
+
+    Raises:
+        PromptError: a text is empty, no prompt for this model, or longer than allowed.
+    """
+    found = []
+    for text in texts:
+        if not text.strip():
+            raise PromptError(traces.NO_PROMPT)
+        if choice.has_tokenizer:
+            count = len(_tokenizer(choice.path).encode(text))
+        else:
+            count = len(traces.token_ids(text))
+        traces.check_length(count)
+        found.append(count)
+    return found
+
+
+def together(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
+    """Texts that go through the model in one pass.
+
+    Raises:
+        PromptError: see `token_counts`.
+    """
+    return Work((sum(token_counts(choice, texts)),))
+
+
+def changed(choice: traces.ModelChoice, text: str, n_changes: int, later: int = 0) -> Work:
+    """A text as it is and under changes, in as few passes as hold them.
+
+    Args:
+        later: changes that are made once those are known, each beside the text as it is.
+
+    Raises:
+        PromptError: see `token_counts`.
+    """
+    from grok.together import passes_of
+
+    (n,) = token_counts(choice, [text])
+    runs = [n] * (1 + n_changes)
+    passes = [sum(runs[i] for i in members) for members in passes_of(runs)]
+    return Work((*passes, *[2 * n] * later))
+
+
+def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
+    """A sweep of many runs that part from the first text at all layers alike.
+
+    They go through half the layers each, on average, in batches, in one pass over the weights.
+
+    Args:
+        texts: the prompt, and others that are run as they are besides.
+
+    Raises:
+        PromptError: see `token_counts`.
+    """
+    from grok.branches import BATCH_TOKENS
+
+    counts = token_counts(choice, texts)
+    n = counts[0]
+    together = n + runs * n // 2
+    return Work(
+        (*counts, together), held=max(*counts, min(together, BATCH_TOKENS)), unembedded=runs * n
+    )
+
+
+def lens(trace: Any) -> Work:
+    """The logit lens of a trace."""
+    n_layers, n_tokens = trace.router_logits.shape[:2]
+    return Work((n_tokens,), unembedded=n_layers * n_tokens)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _tokenizer(path: str) -> Any:
+    from grok.tokenizer import Tokenizer
+
+    checkpoint = open_checkpoint(path)
+    if checkpoint.tokenizer_file is None:
+        raise PromptError("This model has no tokenizer.")
+    return Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
+
+
+def needs_asking(choice: traces.ModelChoice, work: Work) -> bool:
+    """Whether a run takes too long here to be made without being asked for."""
+    from grok.cached import STREAMED
+
+    if not choice.streamed:
+        return False
+    try:
+        seconds = cost(choice, work).seconds
+        return STREAMED.in_line > 0 or seconds is None or seconds > QUICK
+    except GrokError:
+        return True  # asked for, it says why it cannot run
+
+
+# --- in words ---------------------------------------------------------------------------
+
+
+def cost_words(cost: Cost) -> str:
+    """What a run costs, in a line."""
+    n, tokens = cost.work.n_passes, max(cost.work.passes)
+    passes = "1 pass over the weights" if n == 1 else f"{n:,} passes over the weights"
+    return (
+        f"**{cost.about.capitalize()}**, limited by {cost.binds} · "
+        f"{tokens:,} {'token' if tokens == 1 else 'tokens'}, {passes} · reads "
+        f"{size(cost.bytes_read)} · takes up to {size(cost.memory_bytes)} of memory, of a budget "
+        f"of {size(cost.budget)}"
+    )
+
+
+def rates_words(choice: traces.ModelChoice) -> str:
+    """What the estimate rests on."""
+    found = rates(choice)
+    read = (
+        f"{size(found.read_bytes_per_s)} a second from disk"
+        if found.read_bytes_per_s
+        else "the disk not measured"
+    )
+    return (
+        f"The time is an estimate. It rests on a short measurement of this machine: {read}, "
+        f"{size(found.products_bytes_per_s)} of weights a second through the products. "
+        f"{found.read_from}"
+    )
+
+
+def note(choice: traces.ModelChoice) -> None:
+    """How the chosen model runs here, why, and what a prompt costs."""
+    if not choice.streamed:
+        return
+    budget = choice.memory_budget or memory_budget()
+    with st.container(border=True, key="stream_note"):
+        st.markdown(
+            f":material/hard_drive: **This model is streamed from disk.** {choice.why} Its memory "
+            f"stays within {size(budget)} ({MEMORY_VARIABLE}). Nothing starts before you have "
+            "seen what it costs and said so."
+        )
+        with st.popover("What each mode costs", icon=":material/table:"):
+            try:
+                table(choice)
+            except GrokError as error:
+                st.error(str(error), icon=":material/error:")
+
+
+def table(choice: traces.ModelChoice) -> None:
+    """All modes of this model on this machine, for a typical prompt."""
+    budget = choice.memory_budget or memory_budget()
+    plans = plan(choice.config, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)
+    st.dataframe(
+        [
+            {
+                "mode": one.mode,
+                "fits here": "yes" if one.fits else "no",
+                "memory": size(one.memory_bytes),
+                "reads a pass": size(one.read_bytes_per_pass),
+                f"time for {TYPICAL_TOKENS} tokens": _time(one.seconds_per_pass),
+                "reads a new token": size(one.read_bytes_per_token),
+                "time for a new token": _time(one.seconds_per_token),
+                "limited by": one.binds,
+            }
+            for one in plans
+        ],
+        hide_index=True,
+    )
+    st.caption(rates_words(choice))
+
+
+def _time(seconds: float | None) -> str:
+    return "not measured" if seconds is None else f"about {duration(seconds)}"
