@@ -50,10 +50,15 @@ class JobState:
 
 
 class Job:
-    """A function that runs in the background; made by `Jobs.start`."""
+    """A function that runs in the background; made by `Jobs.start`.
+
+    Attributes:
+        detail: what else the function tells of itself, for whoever shows it.
+    """
 
     def __init__(self, jobs: Jobs, group: Hashable) -> None:
         self.group = group
+        self.detail: object = None
         self._jobs = jobs
         self._stop = threading.Event()
         self._ended = threading.Event()
@@ -247,14 +252,14 @@ def patient_turn(
 
     Args:
         line: the queue, which others use too.
-        check: called before each attempt; ends the wait by raising.
+        check: called before each attempt and while it waits; ends the wait by raising.
         pause: seconds between attempts.
     """
     with ExitStack() as stack:
         while True:
             check()
             try:
-                stack.enter_context(line.turn())
+                stack.enter_context(line.turn(lambda ahead: check()))
                 break
             except BusyError:
                 time.sleep(pause)

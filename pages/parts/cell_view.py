@@ -18,7 +18,7 @@ from pages.parts import (
     layout,
     prompt_form,
     routing_views,
-    stream_choice,
+    stream_cost,
     stream_progress,
     traces,
 )
@@ -362,7 +362,7 @@ def lens_of(view: View, choice: Any, *, asked: bool) -> Any:
     if why is not None:
         st.caption(why)
         return None
-    apart = choice.streamed and stream_choice.needs_asking(choice, stream_choice.lens(trace))
+    apart = choice.streamed and stream_cost.needs_asking(choice, stream_cost.lens(trace))
     if (
         asked
         and not apart
@@ -387,7 +387,7 @@ def lens_of(view: View, choice: Any, *, asked: bool) -> Any:
         found: Any = ""
     elif apart:
         stream_progress.button(
-            choice, "Read the logit lens", stream_choice.lens(trace), "read_lens", read, keep
+            choice, "Read the logit lens", stream_cost.lens(trace), "read_lens", read, keep
         )
         return None
     else:

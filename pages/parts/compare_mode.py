@@ -17,7 +17,7 @@ from pages.parts import (
     links,
     null_settings,
     prompt_form,
-    stream_choice,
+    stream_cost,
     stream_progress,
     traces,
 )
@@ -111,11 +111,11 @@ def form(choice: traces.ModelChoice, side: str) -> None:
         links.forget("pair")
         links.forget("layer")
 
-    def work() -> stream_choice.Work:
+    def work() -> stream_cost.Work:
         if change is None:
-            return stream_choice.together(choice, [text, other])
+            return stream_cost.together(choice, [text, other])
         others = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
-        return stream_choice.changed(choice, text, 1 + len(others))
+        return stream_cost.changed(choice, text, 1 + len(others))
 
     prompt_form.run_or_ask(
         choice,

@@ -13,7 +13,7 @@ import streamlit as st
 from lens import tables, what_if
 from lens.errors import LensError
 from lens.figures import sweeps as drawn
-from pages.parts import layout, links, prompt_form, stream_choice, stream_progress, traces
+from pages.parts import layout, links, prompt_form, stream_cost, stream_progress, traces
 from pages.parts.live_place import Place
 from pages.parts.one_expert import ACTIONS, dtype_choice, model_labels, text_form
 
@@ -92,7 +92,7 @@ def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -
         stream_progress.ask(
             choice,
             "Run the sweep",
-            lambda: stream_choice.swept(choice, [text] * (1 + first), runs),
+            lambda: stream_cost.swept(choice, [text] * (1 + first), runs),
             streamed,
             keep,
         )

@@ -23,7 +23,7 @@ from pages.parts import (
     layout,
     links,
     prompt_form,
-    stream_choice,
+    stream_cost,
     stream_progress,
     traces,
 )
@@ -119,9 +119,9 @@ def ask(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
     """Show what a continuation by a streamed model costs; started, it goes on by itself."""
     going = generation.Going()
 
-    def work() -> stream_choice.Work:
-        (count,) = stream_choice.token_counts(choice, [text])
-        return stream_choice.Work((count,), new_tokens=options["max_new_tokens"])
+    def work() -> stream_cost.Work:
+        (count,) = stream_cost.token_counts(choice, [text])
+        return stream_cost.Work((count,), new_tokens=options["max_new_tokens"])
 
     def stream(under_way: stream_progress.Going) -> generation.Going:
         model = traces.shared(choice, dtype, under_way.on_load)

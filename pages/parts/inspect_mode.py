@@ -18,7 +18,7 @@ from pages.parts import (
     prompt_form,
     routing_shape,
     routing_views,
-    stream_choice,
+    stream_cost,
     stream_progress,
     text_parts,
     traces,
@@ -84,7 +84,7 @@ def run(request: traces.Request, text: str, second: str) -> None:
     prompt_form.run_or_ask(
         request.model,
         "Trace this prompt" if len(texts) == 1 else "Trace both prompts",
-        lambda: stream_choice.together(request.model, texts),
+        lambda: stream_cost.together(request.model, texts),
         lambda *told: traces.run_all(request, texts, *told),
         keep,
     )

@@ -18,6 +18,8 @@ from pages.parts import (
     many_view,
     owner,
     prompt_form,
+    stream_cost,
+    stream_progress,
     traces,
 )
 from pages.parts.live_place import HOW_TO_READ, Place
@@ -136,8 +138,17 @@ def _form(place: Place) -> None:
         def begin() -> None:
             links.refer("run", many_runs.begin(choice, prompts, dtype))
 
-        many_runs.guarded(begin)
-        st.rerun()
+        if choice.streamed:
+            stream_progress.ask_to_begin(
+                choice,
+                "Run these prompts",
+                lambda: stream_cost.collected(choice, prompts.texts),
+                lambda: many_runs.guarded(begin),
+            )
+        else:
+            many_runs.guarded(begin)
+            st.rerun()
+    stream_progress.board()
 
 
 def _read(text: str, file: Any) -> PromptList | None:

@@ -13,6 +13,7 @@ import streamlit as st
 
 from grok.errors import GrokError, PromptError
 from grok.jobs import CancelledError, Job, Jobs, JobState, patient_turn
+from grok.progress import PassProgress, watching
 from lens.errors import LensError
 from lens.prompt_lists import PromptList
 from lens.run_record import NoRunError, Run
@@ -105,7 +106,7 @@ def _work(choice: traces.ModelChoice, writing: Writing, job: Job) -> None:
     from grok.cached import shared_model
     from grok.collecting import collect
 
-    model = shared_model(choice.path, writing.run.dtype)
+    model = shared_model(choice.path, writing.run.dtype, choice.mode, choice.memory_budget)
     job.check()
     prompts = _encoded(model, choice, writing.prompts)
 
@@ -116,14 +117,19 @@ def _work(choice: traces.ModelChoice, writing: Writing, job: Job) -> None:
             raise CancelledError(str(error)) from error
         job.progress(done, total)
 
-    collection = collect(
-        model.model,
-        list(writing.prompts.texts) if choice.has_tokenizer else prompts,
-        writing.events,
-        labels=writing.prompts.labels,
-        progress=tell,
-        turn=partial(patient_turn, model.line, job.check),
-    )
+    def watch(now: PassProgress) -> None:
+        job.detail = now
+        job.check()
+
+    with watching(watch):
+        collection = collect(
+            model.model,
+            list(writing.prompts.texts) if choice.has_tokenizer else prompts,
+            writing.events,
+            labels=writing.prompts.labels,
+            progress=tell,
+            turn=partial(patient_turn, model.line, job.check),
+        )
     tell(collection.manifest["n_tokens"], collection.manifest["n_tokens"])
     writing.finish(model_sha256=model.model.sha256, n_tokens=collection.manifest["n_tokens"])
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from grok.progress import PassProgress
 from lens import label_tests
 from lens.errors import LensError
 from lens.label_tests import LabelTest
@@ -15,7 +16,7 @@ from lens.run_export import run_zip
 from lens.run_record import Run
 from lens.run_statistics import run_label_test, run_traces
 from lens.trace_folder import TraceFolder
-from pages.parts import links, live_place, many_runs, many_traces, many_words
+from pages.parts import links, live_place, many_runs, many_traces, many_words, stream_progress
 from pages.parts.live_place import Place
 from pages.parts.many_traces import Many
 
@@ -99,7 +100,10 @@ def _progress(run_id: str, mine: bool) -> None:
         st.progress(0.0, "Reading the model and the prompts …")
     else:
         share = min(run.tokens_done / run.n_tokens, 1.0)
-        st.progress(share, f"{run.tokens_done:,} of {run.n_tokens:,} tokens")
+        text = f"{run.tokens_done:,} of {run.n_tokens:,} tokens"
+        if job is not None and isinstance(job.detail, PassProgress) and job.detail.bytes_read:
+            text += f" · {stream_progress.pass_words(job.detail)}"
+        st.progress(share, text)
     if mine and job is not None:
         st.button("Cancel", key="many_cancel", icon=":material/cancel:", on_click=job.cancel)
 

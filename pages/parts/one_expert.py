@@ -14,7 +14,7 @@ from pages.parts import (
     links,
     prompt_form,
     routing_views,
-    stream_choice,
+    stream_cost,
     stream_progress,
     traces,
 )
@@ -102,7 +102,7 @@ def ask(request: Request, choice: traces.ModelChoice) -> None:
         choice,
         f"{ACTIONS[request.action]} and look",
         # The last one takes the same tokens' other expert.
-        lambda: stream_choice.changed(
+        lambda: stream_cost.changed(
             choice, request.text, 1 + len(others), 1 if request.action == "ban" else 0
         ),
         lambda *told: computed(request, choice, *told),

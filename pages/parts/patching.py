@@ -11,7 +11,7 @@ import streamlit as st
 
 from lens import figures, tables, what_if
 from lens.figures import sweeps as drawn
-from pages.parts import layout, links, prompt_form, stream_choice, stream_progress, traces
+from pages.parts import layout, links, prompt_form, stream_cost, stream_progress, traces
 from pages.parts.every_expert import teller
 from pages.parts.layout import percent
 from pages.parts.live_place import Place
@@ -209,10 +209,10 @@ def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
             model.model.sha256,  # type: ignore[arg-type]
         )
 
-    def work() -> stream_choice.Work:
-        counts = stream_choice.token_counts(choice, [clean, corrupt])
+    def work() -> stream_cost.Work:
+        counts = stream_cost.token_counts(choice, [clean, corrupt])
         answered = [clean, corrupt][len([one for one in typed if one]) :]
-        return stream_choice.swept(
+        return stream_cost.swept(
             choice, [clean, corrupt, *answered], choice.config.n_layers * 2 * max(counts)
         )
 

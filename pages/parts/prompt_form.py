@@ -11,7 +11,7 @@ import streamlit as st
 from grok.errors import GrokError
 from lens.errors import LensError
 from pages.parts import links, stream_progress, traces
-from pages.parts.stream_choice import Work
+from pages.parts.stream_cost import Work
 
 Result = TypeVar("Result")
 TEXTS = "texts_kept"  # name -> text typed last, on whichever mode

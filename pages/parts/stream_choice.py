@@ -7,15 +7,14 @@ pass reads its layers from disk, within a memory budget, and may take minutes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from grok.checkpoint import open_checkpoint
-from grok.errors import DeviceError, GrokError, PromptError
-from grok.planning import choose, duration, head_operations, limit, plan, size
+from grok.errors import DeviceError, GrokError
+from grok.planning import choose, duration, plan, size
 from pages.parts import traces
 
 MODE_VARIABLE = "GROK_LENS_MODE"
@@ -23,7 +22,6 @@ MEMORY_VARIABLE = "GROK_LENS_MEMORY_GB"
 MODES = ("auto", "resident", "streamed")
 DEFAULT_MEMORY_GB = 8.0
 TYPICAL_TOKENS = 64  # of the prompt that the note above a form speaks of
-QUICK = 5.0  # seconds that a pass may take to be made without being asked for
 KNOWN = "stream_decisions"  # how each model runs, looked up once a session
 
 
@@ -132,86 +130,6 @@ def rates(choice: traces.ModelChoice) -> Any:
     return _rates(choice.path)
 
 
-# --- what a run costs -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run does to the model.
-
-    Attributes:
-        passes: tokens that go through all layers together, one number a pass.
-        new_tokens: tokens generated after that, each with a pass of its own.
-        held: tokens of the largest pass that are in the model at once, where not all are.
-        unembedded: tokens whose logits are made besides those of the passes.
-    """
-
-    passes: tuple[int, ...]
-    new_tokens: int = 0
-    held: int | None = None
-    unembedded: int = 0
-
-    @property
-    def n_passes(self) -> int:
-        """Passes in all; the last pass over a text gives the first new token."""
-        return len(self.passes) + max(self.new_tokens - 1, 0)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """An estimate; it rests on rates that were measured for about two seconds.
-
-    Attributes:
-        seconds, bytes_read: of the whole run; no seconds where a rate was not measured.
-        memory_bytes: that it takes at most; budget: that it may take.
-        a_pass: seconds of one pass.
-        binds: what limits it.
-        work: what it is the cost of.
-    """
-
-    seconds: float | None
-    bytes_read: float
-    memory_bytes: int
-    budget: int
-    a_pass: float | None
-    binds: str
-    work: Work
-
-    @property
-    def about(self) -> str:
-        """The time, in words."""
-        return "time not known" if self.seconds is None else f"about {duration(self.seconds)}"
-
-
-def cost(choice: traces.ModelChoice, work: Work) -> Cost:
-    """What a run of a streamed model costs.
-
-    Raises:
-        GrokError: no budget like this holds so many tokens.
-    """
-    budget = choice.memory_budget or memory_budget()
-    held = fitting_plan(choice, work.held or max(work.passes))
-    plans = {n: streamed_plan(choice, n) for n in set(work.passes)}
-    most = plans[max(plans)]
-    each = [plans[n] for n in work.passes]
-    after = max(work.new_tokens - 1, 0)
-    found = rates(choice)
-    seconds = a_pass = None
-    if most.seconds_per_pass is not None:
-        a_pass = max(one.seconds_per_pass for one in each)
-        seconds = sum(one.seconds_per_pass for one in each) + after * most.seconds_per_token
-        seconds += head_operations(choice.config, work.unembedded) / found.flops
-    return Cost(
-        seconds=seconds,
-        bytes_read=sum(one.read_bytes_per_pass for one in each) + after * most.read_bytes_per_token,
-        memory_bytes=held.memory_bytes,
-        budget=budget,
-        a_pass=a_pass,
-        binds=limit(most.binds, found),
-        work=work,
-    )
-
-
 def streamed_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
     """The `grok.planning.ModePlan` of streaming a pass of so many tokens."""
     budget = choice.memory_budget or memory_budget()
@@ -235,114 +153,7 @@ def fitting_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
     return found
 
 
-def token_counts(choice: traces.ModelChoice, texts: Sequence[str]) -> list[int]:
-    """Tokens of typed texts; no model is loaded for it.
-
-    Raises:
-        PromptError: a text is empty, no prompt for this model, or longer than allowed.
-    """
-    found = []
-    for text in texts:
-        if not text.strip():
-            raise PromptError(traces.NO_PROMPT)
-        if choice.has_tokenizer:
-            count = len(_tokenizer(choice.path).encode(text))
-        else:
-            count = len(traces.token_ids(text))
-        traces.check_length(count)
-        found.append(count)
-    return found
-
-
-def together(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
-    """Texts that go through the model in one pass.
-
-    Raises:
-        PromptError: see `token_counts`.
-    """
-    return Work((sum(token_counts(choice, texts)),))
-
-
-def changed(choice: traces.ModelChoice, text: str, n_changes: int, later: int = 0) -> Work:
-    """A text as it is and under changes, in as few passes as hold them.
-
-    Args:
-        later: changes that are made once those are known, each beside the text as it is.
-
-    Raises:
-        PromptError: see `token_counts`.
-    """
-    from grok.together import passes_of
-
-    (n,) = token_counts(choice, [text])
-    runs = [n] * (1 + n_changes)
-    passes = [sum(runs[i] for i in members) for members in passes_of(runs)]
-    return Work((*passes, *[2 * n] * later))
-
-
-def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
-    """A sweep of many runs that part from the first text at all layers alike.
-
-    They go through half the layers each, on average, in batches, in one pass over the weights.
-
-    Args:
-        texts: the prompt, and others that are run as they are besides.
-
-    Raises:
-        PromptError: see `token_counts`.
-    """
-    from grok.branches import BATCH_TOKENS
-
-    counts = token_counts(choice, texts)
-    n = counts[0]
-    together = n + runs * n // 2
-    return Work(
-        (*counts, together), held=max(*counts, min(together, BATCH_TOKENS)), unembedded=runs * n
-    )
-
-
-def lens(trace: Any) -> Work:
-    """The logit lens of a trace."""
-    n_layers, n_tokens = trace.router_logits.shape[:2]
-    return Work((n_tokens,), unembedded=n_layers * n_tokens)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _tokenizer(path: str) -> Any:
-    from grok.tokenizer import Tokenizer
-
-    checkpoint = open_checkpoint(path)
-    if checkpoint.tokenizer_file is None:
-        raise PromptError("This model has no tokenizer.")
-    return Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
-
-
-def needs_asking(choice: traces.ModelChoice, work: Work) -> bool:
-    """Whether a run takes too long here to be made without being asked for."""
-    from grok.cached import STREAMED
-
-    if not choice.streamed:
-        return False
-    try:
-        seconds = cost(choice, work).seconds
-        return STREAMED.in_line > 0 or seconds is None or seconds > QUICK
-    except GrokError:
-        return True  # asked for, it says why it cannot run
-
-
 # --- in words ---------------------------------------------------------------------------
-
-
-def cost_words(cost: Cost) -> str:
-    """What a run costs, in a line."""
-    n, tokens = cost.work.n_passes, max(cost.work.passes)
-    passes = "1 pass over the weights" if n == 1 else f"{n:,} passes over the weights"
-    return (
-        f"**{cost.about.capitalize()}**, limited by {cost.binds} · "
-        f"{tokens:,} {'token' if tokens == 1 else 'tokens'}, {passes} · reads "
-        f"{size(cost.bytes_read)} · takes up to {size(cost.memory_bytes)} of memory, of a budget "
-        f"of {size(cost.budget)}"
-    )
 
 
 def rates_words(choice: traces.ModelChoice) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -23,8 +23,8 @@ from grok.jobs import CancelledError, Job, Jobs, JobState
 from grok.planning import duration, size
 from grok.progress import PassProgress, watching
 from lens.errors import LensError
-from pages.parts import stream_choice, traces
-from pages.parts.stream_choice import Cost, Work
+from pages.parts import stream_choice, stream_cost, traces
+from pages.parts.stream_cost import Cost, Work
 
 ASKED = "stream_asked"  # the run that waits for its yes, of this session alone
 RUNNING = "stream_running"  # the run that goes on
@@ -50,6 +50,7 @@ class Asked:
         run: does it, in a thread of its own, where nothing can be drawn.
         then: keeps what it gave, in the session.
         draw: shows what there is so far, if anything.
+        begin: starts it where it does not run here.
     """
 
     choice: traces.ModelChoice
@@ -58,6 +59,7 @@ class Asked:
     run: Run
     then: Then
     draw: Callable[[], object] | None = None
+    begin: Callable[[], object] | None = None
 
 
 class Going:
@@ -188,7 +190,7 @@ class Going:
             unit = "Token" if work.new_tokens else "Pass"
             parts.append(f"{unit} {min(self.passes + 1, work.n_passes)} of {work.n_passes:,}")
         if last is not None:
-            parts.append(f"Layer {min(last.layer + 1, last.n_layers)} of {last.n_layers}")
+            parts.append(layer_words(last))
         left = self.seconds_left
         if left is not None:
             parts.append(f"{duration(max(left, 1.0))} left")
@@ -203,6 +205,17 @@ class Going:
             f"Stopped after layer {self.last.layer} of {self.last.n_layers}, with "
             f"{size(self.bytes_read)} read. The model is free for the next run."
         )
+
+
+def layer_words(now: PassProgress) -> str:
+    """The layer that a pass is in."""
+    return f"Layer {min(now.layer + 1, now.n_layers)} of {now.n_layers}"
+
+
+def pass_words(now: PassProgress) -> str:
+    """How far one pass is, in a line."""
+    left = "" if now.seconds_left is None else f" · {duration(max(now.seconds_left, 1))} left"
+    return f"{layer_words(now)}{left} · {size(now.bytes_read)} read"
 
 
 def _a_turn() -> float:
@@ -249,11 +262,21 @@ def ask(
     st.session_state.pop(SAID, None)
     st.session_state.pop(ASKED, None)
     try:
-        cost = stream_choice.cost(choice, work())
+        cost = stream_cost.cost(choice, work())
     except (GrokError, LensError) as error:
         st.error(str(error), icon=":material/error:")
         return
     st.session_state[ASKED] = Asked(choice, what, cost, run, then, draw)
+
+
+def ask_to_begin(
+    choice: traces.ModelChoice, what: str, work: Callable[[], Work], begin: Callable[[], object]
+) -> None:
+    """`ask` for a run that `begin` starts elsewhere."""
+    ask(choice, what, work, lambda going: None, lambda result: None)
+    asked: Asked | None = st.session_state.get(ASKED)
+    if asked is not None:
+        st.session_state[ASKED] = replace(asked, begin=begin)
 
 
 def button(
@@ -266,7 +289,7 @@ def button(
 ) -> None:
     """A button that says what a run costs and starts it; see `prompt_form.run_or_ask`."""
     try:
-        cost = stream_choice.cost(choice, work)
+        cost = stream_cost.cost(choice, work)
     except GrokError as error:
         st.caption(str(error))
         return
@@ -283,7 +306,7 @@ def button(
         args=(asked,),
         disabled=running is not None,
     )
-    st.caption(stream_choice.cost_words(cost))
+    st.caption(stream_cost.cost_words(cost))
 
 
 def start(asked: Asked) -> None:
@@ -293,11 +316,15 @@ def start(asked: Asked) -> None:
     state = st.session_state
     state.pop(ASKED, None)
     state.pop(SAID, None)
+    others = STREAMED.a_turn if STREAMED.in_line else 0.0
+    STREAMED.a_turn = max(others, asked.cost.a_pass or LONG)
+    if asked.begin is not None:
+        asked.begin()
+        return
     if state.get(RUNNING) is not None:
         state[SAID] = ("error", "Another run of yours goes on. Wait for it, or stop it.")
         return
     going = Going(asked)
-    STREAMED.a_turn = max(STREAMED.a_turn, asked.cost.a_pass or LONG)
     try:
         job = jobs().start(object(), going, group=going._session or id(state))
     except BusyError as error:
@@ -352,7 +379,7 @@ def board() -> None:
 def _before(asked: Asked, *, busy: bool) -> None:
     """What a run costs, and the button that starts it."""
     with st.container(border=True, key="stream_before"):
-        st.markdown(f":material/timer: {stream_choice.cost_words(asked.cost)}")
+        st.markdown(f":material/timer: {stream_cost.cost_words(asked.cost)}")
         with suppress(GrokError):
             st.caption(stream_choice.rates_words(asked.choice))
         with st.container(horizontal=True, vertical_alignment="center"):
