@@ -1,0 +1,383 @@
+"""Decoder layers of which some stay on the devices and the others pass through them.
+
+For devices that hold some layers but not all, GPUs above all. A layer that does not stay is read
+into host buffers, moved on to the devices through pinned memory where there is such, and dropped
+after its use. That happens in threads while earlier layers are computed, with at most two layers
+of that kind on the devices: the one in use, and the next. Every layer runs the program that a
+resident model runs, so the numbers are the same to the last bit.
+
+Wherever a walk stands, the reader is ahead of it by one layer on the devices and two tensors on
+the host. Layers that stay are spread evenly between those that pass: reading goes on under them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
+
+from grok.checkpoint import (
+    EMBEDDING,
+    FINAL_NORM,
+    Checkpoint,
+    CheckpointError,
+    QuantizedWeight8bit,
+    expected_shape,
+    is_matrix,
+    layer_path,
+    tensor_paths,
+)
+from grok.config import GrokConfig
+from grok.errors import DeviceError
+from grok.modules import query_rows
+from grok.passes import layer_pass
+from grok.progress import Watch
+from grok.sharding import dispatch_over, partition, place
+from grok.streaming.layers import DIRECT_BYTES, located
+from grok.streaming.reader import Filled, Piece, ReadAhead
+from grok.tensor_place import ArrayPlace, TensorPlace
+from grok.weights import Done, Part, Resident
+
+ON_DEVICES = 2  # layers on their way: one in use, one arriving
+HOST_BUFFERS = 2  # tensors in host memory: one being read, one being moved
+SCALE_GROUPS = 8  # at most, of a released matrix
+PINNED = "pinned_host"
+LEAVES = [path.split("/", 2)[2] for path in tensor_paths(1) if path.startswith("transformer/")]
+
+
+# --- how many stay --------------------------------------------------------------
+
+
+def layer_bytes(config: GrokConfig) -> int:
+    """Bytes of one layer on the devices: int8 values with bfloat16 scales, float32 vectors."""
+    total = 0
+    for leaf in LEAVES:
+        path = layer_path(0, leaf)
+        shape = expected_shape(config, path)
+        n = int(np.prod(shape, dtype=np.int64))
+        scales = 2 * SCALE_GROUPS * n // shape[-2] if is_matrix(path) else 0
+        total += n + scales if is_matrix(path) else 4 * n
+    return total
+
+
+def other_bytes(config: GrokConfig, n_tokens: int) -> int:
+    """Bytes beside the layers for passes of `n_tokens` rows, an estimate on the safe side.
+
+    The embedding; keys and values of all layers; streams and hidden values of the rows; logits
+    with their softmax; attention scores; and one expert's matrices as floats, which is what the
+    program may hold of them if the compiler does not fuse the product with the scaling.
+    """
+    d, f, v = config.d_model, config.d_ff, config.vocab_size
+    table = 4 * v * d
+    caches = 2 * 2 * config.n_layers * n_tokens * config.n_kv_heads * config.d_head
+    rows = n_tokens * (16 * d + 3 * f) * 4 * 2
+    logits = 3 * 4 * n_tokens * v
+    scores = 3 * 4 * config.n_heads * n_tokens * query_rows(1, n_tokens, n_tokens, config.n_heads)
+    floats = 3 * 4 * d * f
+    return table + caches + rows + max(logits, scores) + floats
+
+
+def fit(config: GrokConfig, device_bytes: int, n_tokens: int = 2048) -> int:
+    """Layers that can stay on devices with `device_bytes` together; all, or those that leave
+    room for two on their way.
+
+    Raises:
+        DeviceError: not even two layers on their way have room, with the smallest that works.
+    """
+    one, other = layer_bytes(config), other_bytes(config, n_tokens)
+    if other + config.n_layers * one <= device_bytes:
+        return config.n_layers
+    stay = (device_bytes - other) // one - ON_DEVICES
+    if stay < 0:
+        raise DeviceError(
+            f"The devices have {device_bytes / 1e9:,.1f} GB together. To take layers of "
+            f"{one / 1e9:,.1f} GB through them with {n_tokens:,} tokens they need "
+            f"{(other + ON_DEVICES * one) / 1e9:,.1f} GB. Use shorter prompts, or stream through "
+            "the machine's own memory."
+        )
+    return min(stay, config.n_layers - 1)
+
+
+def passing(n_layers: int, stay: int) -> list[int]:
+    """The layers that do not stay, spread evenly; what can be read first comes last."""
+    n = n_layers - stay
+    return [i for i in range(n_layers) if (i + 1) * n // n_layers > i * n // n_layers]
+
+
+# --- the layers -----------------------------------------------------------------
+
+
+class DeviceLayers:
+    """`grok.weights.Layers` of a checkpoint on disk, some of them resident.
+
+    One process; the mesh may have several devices.
+
+    Args:
+        stay: layers that stay, see `fit`.
+        pinned: move through pinned host memory; by default where the devices have it.
+        progress: told of the tensors of the layers that stay, read so far and in all.
+
+    Attributes:
+        kept: weights of the layers that stay, by number.
+        on_devices: most layers on their way that were on the devices at once in the last walk.
+
+    Raises:
+        CheckpointError: a file is missing or is not what the config says.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: str,
+        mesh: Mesh,
+        stay: int,
+        *,
+        pinned: bool | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        config = checkpoint.config
+        if not 0 <= stay <= config.n_layers:
+            raise DeviceError(f"{stay} layers are to stay; expected 0 to {config.n_layers}.")
+        self.config, self.dtype, self.mesh = config, dtype, mesh
+        self.places = located(checkpoint)
+        self.passing = passing(config.n_layers, stay)
+        self.pinned = has_pinned(mesh) if pinned is None else pinned
+        # A CPU device keeps using an array that it was given; buffers are used again.
+        self.copies = mesh.devices.flat[0].platform == "cpu"
+        self.direct = sum(p.identity.size for p in self.places.values()) > DIRECT_BYTES
+        self.kept: dict[int, dict[str, Any]] = {}
+        self.on_devices = 0
+        self._one_walk = threading.Lock()
+        staying = [i for i in range(config.n_layers) if i not in set(self.passing)]
+        for i in staying:
+            self.kept[i] = {}
+            for leaf in LEAVES:
+                path = layer_path(i, leaf)
+                self.kept[i][leaf] = place(config, path, checkpoint.read(path), mesh)
+                if progress is not None:
+                    done = (len(self.kept) - 1) * len(LEAVES) + len(self.kept[i])
+                    progress(done, len(staying) * len(LEAVES))
+
+    @contextmanager
+    def walk(self, n_rows: int, first: int = 0, watch: Watch | None = None) -> Iterator[_Walk]:
+        """A pass from layer `first` on; one at a time, so that memory is not taken twice."""
+        with self._one_walk:
+            walk = _Walk(self, first, watch)
+            try:
+                yield walk
+            finally:
+                walk.close()
+
+    def spans(self, layer: int) -> Iterator[Piece]:
+        """The tensors of a layer, each a piece."""
+        for leaf in LEAVES:
+            tensor = self.places[layer_path(layer, leaf)]
+            start, stop = _span(tensor)
+            yield Piece(tensor, start, stop - start, (layer, leaf))
+
+    def put(self, path: str, array: np.ndarray) -> jax.Array:
+        """An array of a buffer on the devices; the buffer is free when this returns."""
+        if self.copies:
+            array = np.array(array)
+        where: Sharding
+        if self.mesh.size == 1:
+            where = SingleDeviceSharding(self.mesh.devices.item())
+        else:
+            where = NamedSharding(self.mesh, partition(self.config, path, array.shape, self.mesh))
+        source: Any = array
+        if self.pinned:
+            source = jax.device_put(array, where.with_memory_kind(PINNED))
+        return jax.block_until_ready(jax.device_put(source, where))
+
+
+def ends_on_devices(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> Resident:
+    """Embedding and final norm on the devices, as `grok.weights.Ends`."""
+    io = {
+        path: place(checkpoint.config, path, checkpoint.read(path), mesh)
+        for path in (EMBEDDING, FINAL_NORM)
+    }
+    return Resident(checkpoint.config, [], io, dtype, mesh)
+
+
+def has_pinned(mesh: Mesh) -> bool:
+    """Whether all devices of the mesh take memory from pinned pages of the host."""
+    return all(
+        any(memory.kind == PINNED for memory in device.addressable_memories())
+        for device in mesh.devices.flat
+    )
+
+
+class _Walk:
+    """One pass; see `grok.weights.Walk`."""
+
+    def __init__(self, layers: DeviceLayers, first: int, watch: Watch | None) -> None:
+        self._layers, self._watch = layers, watch
+        self._dispatch = dispatch_over(layers.mesh)
+        self._due = [i for i in layers.passing if i >= first]
+        self.waited = 0.0
+        layers.on_devices = 0
+        self._moving = _Moving(layers, self._due) if self._due else None
+
+    @property
+    def bytes_read(self) -> int:
+        return 0 if self._moving is None else self._moving.bytes_read
+
+    def close(self) -> None:
+        """Ends the threads; what they still hold is dropped."""
+        if self._moving is not None:
+            self._moving.close()
+
+    def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
+        layers = self._layers
+        params = layers.kept.get(layer)
+        moved = params is None
+        if params is None:
+            assert self._moving is not None
+            began = time.perf_counter()
+            params = self._moving.take(layer)
+            self.waited += time.perf_counter() - began
+            if self._watch is not None:
+                self._watch.tell(layer + 0.5, self.bytes_read)
+        last: Done | None = None
+        for part in parts:
+            last = Done(
+                *layer_pass(
+                    layers.config,
+                    params,
+                    part.h,
+                    part.start,
+                    part.key_is_token,
+                    part.cache,
+                    self._dispatch,
+                    layers.mesh,
+                    part.edits,
+                    part.keep,
+                )
+            )
+            yield last
+        if moved and self._moving is not None:
+            del params
+            if last is not None:  # its memory is free only once it was used
+                jax.block_until_ready(last.h)
+            self._moving.used()
+
+
+class _Moving:
+    """The threads that bring layers: one reads tensors into buffers, one moves them on."""
+
+    def __init__(self, layers: DeviceLayers, due: list[int]) -> None:
+        self._layers, self._due = layers, due
+        largest = max(piece.n_bytes for i in due for piece in layers.spans(i))
+        self._reader = ReadAhead(HOST_BUFFERS, largest, direct=layers.direct)
+        self._changed = threading.Condition()
+        self._here: dict[int, dict[str, Any]] = {}
+        self._there = 0  # layers on the devices or on their way
+        self._error: BaseException | None = None
+        self._closing = False
+        self._reader.__enter__()
+        self._reader.ask(piece for i in due for piece in layers.spans(i))
+        self._thread = threading.Thread(target=self._work, name="to-devices", daemon=True)
+        self._thread.start()
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.reading.bytes
+
+    def take(self, layer: int) -> dict[str, Any]:
+        """A layer's weights, waiting for them when need be.
+
+        Raises:
+            CheckpointError: they cannot be read.
+        """
+        with self._changed:
+            while layer not in self._here:
+                if self._error is not None:
+                    raise self._error
+                self._changed.wait()
+            return self._here.pop(layer)
+
+    def used(self) -> None:
+        """Says that the layer that was taken is used no more."""
+        with self._changed:
+            self._there -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()  # before the reader, for which it may wait
+        self._reader.__exit__()
+        self._here.clear()
+
+    def _work(self) -> None:
+        try:
+            for layer in self._due:
+                with self._changed:
+                    while self._there >= ON_DEVICES and not self._closing:
+                        self._changed.wait()
+                    if self._closing:
+                        return
+                    self._there += 1
+                    self._layers.on_devices = max(self._layers.on_devices, self._there)
+                params = self._moved(layer)
+                with self._changed:
+                    if params is None:
+                        return
+                    self._here[layer] = params
+                    self._changed.notify_all()
+        except BaseException as error:  # raised again by who takes the layer
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _moved(self, layer: int) -> dict[str, Any] | None:
+        """A layer on the devices; None when the walk ends meanwhile."""
+        params: dict[str, Any] = {}
+        for leaf in LEAVES:
+            if self._closing:
+                return None
+            filled = self._reader.take()
+            try:
+                params[leaf] = self._tensor(layer, leaf, filled)
+            finally:
+                self._reader.give(filled)
+        return params
+
+    def _tensor(self, layer: int, leaf: str, filled: Filled) -> Any:
+        path, tensor = layer_path(layer, leaf), filled.piece.tensor
+        weight = _view(filled, tensor.weight)
+        scales = None if tensor.scales is None else _view(filled, tensor.scales)
+        _check_finite(tensor, path, weight if scales is None else scales)
+        if scales is None:
+            return self._layers.put(path, weight)
+        put = self._layers.put
+        return QuantizedWeight8bit(put(path, weight), put(path, scales))  # type: ignore[arg-type]
+
+
+def _span(tensor: TensorPlace) -> tuple[int, int]:
+    """First byte of the values in the file, and the byte after the last."""
+    arrays = [array for array in (tensor.weight, tensor.scales) if array is not None]
+    return min(a.offset for a in arrays), max(a.offset + a.n_bytes for a in arrays)
+
+
+def _view(filled: Filled, where: ArrayPlace) -> np.ndarray:
+    """One array of a buffer, in place."""
+    start = where.offset - filled.piece.offset
+    flat = filled.bytes[start : start + where.n_bytes].view(where.dtype)
+    return flat.reshape(where.shape, order="F" if where.fortran else "C")
+
+
+def _check_finite(tensor: TensorPlace, path: str, values: np.ndarray) -> None:
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise CheckpointError(
+            f"{tensor.file} ({path}): {bad} values are not finite. The file is damaged; get it "
+            "again."
+        )
