@@ -22,6 +22,7 @@ import numpy as np
 from grok.metrics import Metric
 from grok.modules import Cache
 from grok.passes import bucket
+from grok.progress import Watch
 from grok.visits import NOTHING, EditsBySite
 from grok.weights import Part, Walk
 
@@ -90,13 +91,17 @@ class Branches:
         with turn():
             rows = np.asarray(engine.ends.embed(self.padded, np.int32(0), NOTHING))
         origin: list[tuple[int, int]] = [(-1, 0)]  # (layer, index) of each row; the plain run
-        with engine.layers.walk(self.length * self.batch) as walk:
+        watch = Watch(n_layers)
+        most = (1 + sum(count for count, _ in parting.values())) * self.length
+        with engine.layers.walk(most, 0, watch if engine.tells else None, logits=False) as walk:
             for layer in range(n_layers):
                 with turn():
                     count, make = parting.get(layer, (0, _none))
                     new = np.repeat(rows[:1], count, axis=0)
                     rows = self._layer(walk, layer, rows, new, make, tell)
                 origin += [(layer, i) for i in range(count)]
+                if engine.tells:
+                    watch.tell(layer + 1, walk.bytes_read)
         with turn():
             values = self._judged(rows, metric, reference)
         found = {layer: np.zeros(count) for layer, (count, _) in parting.items()}

@@ -74,6 +74,23 @@ class TokenEmbedding:
             )
         return row
 
+    def rows(self, tokens: np.ndarray) -> np.ndarray:
+        """The embeddings of several tokens as stored [len(tokens), d_model].
+
+        Raises:
+            CheckpointError: as `row`.
+        """
+        found = np.empty((len(tokens), self.d_model), self.dtype)
+        with self._opened() as stream:
+            for i, token in enumerate(tokens):
+                self._read(stream, int(token), int(token) + 1, found[i : i + 1])
+        if not np.isfinite(found).all():
+            raise CheckpointError(
+                f"{self.file}: embeddings that are needed are not finite. The file is damaged; "
+                "get it again."
+            )
+        return found
+
     def blocks(self, rows: int, progress: Progress | None = None) -> Iterator[np.ndarray]:
         """All rows in order, float32 [rows or fewer, d_model], without the multiplier.
 

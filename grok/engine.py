@@ -8,9 +8,9 @@ Axes: L layers, B sequences, T tokens of this call, S cached positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from grok.modules import Cache
 from grok.moe import Choice
 from grok.passes import Forward, Head
 from grok.progress import Watch
-from grok.sites import EMBED, Place
+from grok.sites import EMBED, LAYER_SITES, Place
 from grok.visits import Visits
 from grok.weights import Done, Ends, Layers, Part
 
@@ -56,16 +56,46 @@ class Batch:
         return int(self.tokens.size if self.real is None else self.real.sum())
 
 
+class Keeper(Protocol):
+    """Makes the place where a pass keeps its state."""
+
+    def of_pass(self, batches: Sequence[Batch]) -> Kept | None: ...
+
+
+class Kept(Protocol):
+    """State of one pass; see `grok.streaming.resume.Kept`."""
+
+    def load(self) -> list[list[np.ndarray]] | None: ...
+
+    def save(
+        self, layer: int, given: Sequence[np.ndarray], streams: Sequence[np.ndarray]
+    ) -> None: ...
+
+    def remove(self) -> None: ...
+
+
 class Engine:
     """Runs passes.
 
     Attributes:
         layers, ends: the weights.
+        keeper: keeps what each layer gave, so that a pass can go on after a crash; or None.
+        tells: whether a pass is long enough to tell of every layer.
     """
 
-    def __init__(self, config: GrokConfig, dtype: str, layers: Layers, ends: Ends) -> None:
+    def __init__(
+        self,
+        config: GrokConfig,
+        dtype: str,
+        layers: Layers,
+        ends: Ends,
+        *,
+        keeper: Keeper | None = None,
+        tells: bool = False,
+    ) -> None:
         self.config, self.dtype = config, dtype
         self.layers, self.ends = layers, ends
+        self.keeper, self.tells = keeper, tells
 
     def cache(self, batch: int, length: int) -> Cache:
         """An empty cache of one layer for sequences of `length` positions."""
@@ -79,20 +109,46 @@ class Engine:
         """All batches through all layers.
 
         Raises:
-            GrokError: weights that cannot be read.
+            GrokError: weights that cannot be read, or state that cannot be kept.
         """
         runs = [_Run(self, batch) for batch in batches]
         n_layers = self.config.n_layers
-        watch = Watch(n_layers)
+        kept = self.keeper.of_pass(batches) if self.keeper is not None else None
+        first = _restored(runs, kept.load()) if kept is not None else 0
+        watch = Watch(n_layers, first)
         rows = sum(batch.n_rows for batch in batches)
-        with self.layers.walk(rows, 0, watch) as walk:
-            for i in range(n_layers):
-                for run, done in zip(runs, walk.layer(i, (r.part(i) for r in runs)), strict=True):
+        logits = any(batch.candidates or batch.visits.keep_head for batch in batches)
+        told = watch if self.tells else None
+        with self.layers.walk(rows, first, told, logits=logits) as walk:
+            for i in range(first, n_layers):
+                given = walk.layer(i, (run.part(i) for run in runs))
+                for run, done in zip(runs, given, strict=True):
                     run.take(i, done)
+                if kept is not None:
+                    parts = [array for run in runs for array in run.given(i)]
+                    kept.save(i, parts, [np.asarray(run.h) for run in runs])
+                if self.tells:
+                    watch.tell(i + 1, walk.bytes_read)
             read = walk.bytes_read
         found = [run.finished() for run in runs]
+        if kept is not None:
+            kept.remove()
         watch.tell(n_layers + 1, read)
         return found
+
+
+def _restored(runs: Sequence[_Run], state: list[list[np.ndarray]] | None) -> int:
+    """Puts kept state into the runs; returns the number of layers it stands for."""
+    if state is None:
+        return 0
+    *layers, streams = state
+    for i, arrays in enumerate(layers):
+        left = iter(arrays)
+        for run in runs:
+            run.restore(i, left)
+    for run, stream in zip(runs, streams, strict=True):
+        run.h = stream
+    return len(layers)
 
 
 class _Run:
@@ -104,15 +160,15 @@ class _Run:
         self._keys = np.array(batch.key_is_token)
         self._captured: dict[Place, Any] = {}
         self._choices: list[Choice] = []
-        self._h: Any = engine.ends.embed(batch.tokens, self._where, batch.visits.embed)
-        self._capture(-1, {EMBED: self._h})
+        self.h: Any = engine.ends.embed(batch.tokens, self._where, batch.visits.embed)
+        self._capture(-1, {EMBED: self.h})
         # Without caches to keep, every layer writes into the same one.
         self._scratch = None if batch.caches else engine.cache(*batch.key_is_token.shape)
 
     def part(self, layer: int) -> Part:
         batch = self._batch
         return Part(
-            self._h,
+            self.h,
             self._where,
             self._keys,
             batch.caches[layer] if batch.caches else self._scratch,
@@ -122,13 +178,34 @@ class _Run:
         )
 
     def take(self, layer: int, done: Done) -> None:
-        self._h, choice, cache, kept = done
+        self.h, choice, cache, kept = done
         if self._batch.caches:
             self._batch.caches[layer] = cache
         else:
             self._scratch = cache
         self._choices.append(choice)
         self._capture(layer, kept)
+
+    def given(self, layer: int) -> list[np.ndarray]:
+        """What `layer` gave: choice, values of places, and the cache where it is kept."""
+        found = list(self._choices[layer])
+        found += [self._captured[place] for place in self._places(layer)]
+        found += list(self._batch.caches[layer]) if self._batch.caches else []
+        return [np.asarray(one) for one in jax.device_get(found)]
+
+    def restore(self, layer: int, arrays: Iterator[np.ndarray]) -> None:
+        """Takes what `given` gave in an earlier run."""
+        self._choices.append(Choice(*(next(arrays) for _ in Choice._fields)))
+        for place in self._places(layer):
+            self._captured[place] = next(arrays)
+        if self._batch.caches:
+            cache = (jax.device_put(next(arrays)) for _ in Cache._fields)
+            self._batch.caches[layer] = Cache(*cache)
+
+    def _places(self, layer: int) -> list[Place]:
+        visits = self._batch.visits
+        wanted = visits.wanted | visits.referenced
+        return sorted(p for p in wanted if p.layer == layer and p.site in LAYER_SITES)
 
     def _capture(self, layer: int, kept: Mapping[str, Any]) -> None:
         visits = self._batch.visits
@@ -142,7 +219,7 @@ class _Run:
         batch, visits = self._batch, self._batch.visits
         if batch.candidates or visits.keep_head:
             head, kept = self._engine.ends.head(
-                self._h,
+                self.h,
                 batch.candidates,
                 self._where,
                 visits.head_edits(self._captured),

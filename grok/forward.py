@@ -54,6 +54,20 @@ def unembed(
     return model.apply(_nested(params), None, h)
 
 
+def final_norm(
+    config: GrokConfig, params: Params, h: jax.Array, dtype: Any, *, visit: Visit = UNSEEN
+) -> jax.Array:
+    """What the unembedding reads of the residual stream; the first step of `unembed`."""
+    model = hk.transform(lambda x: Unembed(config, visit).norm(x, dtype))
+    return model.apply(_nested(params), None, h)
+
+
+def decode(config: GrokConfig, params: Params, normed: jax.Array) -> jax.Array:
+    """Logits of what `final_norm` gives; the second step of `unembed`."""
+    model = hk.transform(lambda x: Unembed(config).decode(x))
+    return model.apply(_nested(params), None, normed)
+
+
 def layer(
     config: GrokConfig,
     params: Params,

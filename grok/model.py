@@ -7,34 +7,28 @@ calls may come from several threads, one at a time (see `grok.turnstile`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
-from grok.checkpoint import (
-    EMBEDDING,
-    FINAL_NORM,
-    Checkpoint,
-    moe_norm_path,
-    router_path,
-)
+from grok.config import GrokConfig
 from grok.engine import Batch, Engine
 from grok.errors import PromptError
 from grok.interventions import NO_EDITS, Edits
 from grok.passes import Forward, bucket, padded
 from grok.sampling import check_sampling, next_token
-from grok.sharding import place
 from grok.sites import AXES, EMBED, FLOAT32, LAYER_SITES, LOGITS, NORM, Place, Site
 from grok.tokenizer import Tokenizer
-from grok.trace import RoutingTrace, routers_sha256
+from grok.trace import RoutingTrace
 from grok.tracing import Tracing
 from grok.visits import Visits, arrange, nothing
-from grok.weights import Resident
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from grok.planning import Decision
+    from grok.streaming.layers import LayerFigures
 
 
 # --- results -----------------------------------------------------------------
@@ -85,51 +79,32 @@ class Model:
         sha256: hash over routers and pre-MoE norms, as in a routers `.npz`.
         mesh: the ("data", "model") mesh.
         name: name of the checkpoint's folder.
+        mode: "resident", all weights on the devices, or "streamed", read layer by layer.
+        decision: why that mode, with an estimate, where `load` chose it.
+        engine: runs the passes.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        dtype: str,
+        config: GrokConfig,
+        engine: Engine,
+        *,
+        name: str,
+        sha256: str,
         tokenizer: Tokenizer | None,
         mesh: Mesh,
-        progress: Progress | None = None,
+        mode: str = "resident",
+        decision: Decision | None = None,
     ) -> None:
-        self.config = checkpoint.config
-        self.tokenizer = tokenizer
-        self.dtype = dtype
-        self.mesh = mesh
-        self.name = checkpoint.folder.resolve().name
-        params: dict[str, Any] = {}
-        routers: dict[str, np.ndarray] = {}
-        decides = {
-            path
-            for layer in range(self.config.n_layers)
-            for path in (router_path(layer), moe_norm_path(layer))
-        }
-        for i, path in enumerate(checkpoint.paths):
-            tensor = checkpoint.read(path)
-            if path in decides:
-                routers[path] = np.asarray(tensor).astype(np.float32)
-            params[path] = place(self.config, path, tensor, mesh)
-            if progress is not None:
-                progress(i + 1, len(checkpoint.paths))
-        layers = range(self.config.n_layers)
-        self.sha256 = routers_sha256(
-            np.stack([routers[router_path(i)] for i in layers]),
-            np.stack([routers[moe_norm_path(i)] for i in layers]),
-        )
-        io = {path: params[path] for path in (EMBEDDING, FINAL_NORM)}
-        own = [
-            {
-                path.split("/", 2)[2]: value
-                for path, value in params.items()
-                if path.startswith(f"transformer/decoder_layer_{i}/")
-            }
-            for i in layers
-        ]
-        resident = Resident(self.config, own, io, dtype, mesh)
-        self.engine = Engine(self.config, dtype, resident, resident)
+        self.config, self.engine = config, engine
+        self.tokenizer, self.dtype, self.mesh = tokenizer, engine.dtype, mesh
+        self.name, self.sha256 = name, sha256
+        self.mode, self.decision = mode, decision
+
+    @property
+    def last_pass(self) -> list[LayerFigures] | None:
+        """What each layer of the last pass took; None where nothing is streamed."""
+        return getattr(self.engine.layers, "last_pass", None)
 
     # text and tokens
 

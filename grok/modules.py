@@ -29,6 +29,8 @@ NORM_EPSILON = 1e-5
 SOFT_CAP = 30.0
 MASKED = -1e30
 ROPE_BASE = 10000.0
+# Attention scores [B, H, T, S] that are held at once.
+HELD_SCORES = 2**25
 
 # (rows [N, D], experts [N, K], gates [N, K], weights) -> [N, D]; with summed=False, which only
 # a look at single contributions asks for, [N, K, D].
@@ -139,17 +141,41 @@ class Attention(hk.Module):
             jax.lax.dynamic_update_slice_in_dim(cache.values, value, start, axis=1),
         )
         query = query.reshape(b, t, c.n_kv_heads, c.n_heads // c.n_kv_heads, c.d_head)
+        rows = query_rows(b, t, cache.keys.shape[1], c.n_heads)
+
+        def attend(own: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return self._attend(*own, key_is_token, cache)
+
+        if rows == t:
+            out = attend((query, positions))
+        else:  # some queries at a time: all scores of a long prompt are gigabytes
+            parts = jnp.moveaxis(query.reshape(b, t // rows, rows, *query.shape[2:]), 1, 0)
+            out = jax.lax.map(attend, (parts, positions.reshape(-1, rows)))
+            out = jnp.moveaxis(out, 0, 1).reshape(b, t, *out.shape[3:])
+        out = Linear(c.d_model, "linear")(out.reshape(b, t, c.n_heads * c.d_head))
+        return out, cache
+
+    def _attend(
+        self, query: jax.Array, positions: jax.Array, key_is_token: jax.Array, cache: Cache
+    ) -> jax.Array:
+        """Weighted values [B, T, J, G, P] of queries of that shape at positions [T]."""
         logits = jnp.einsum(
             "btjgp,bsjp->bjgts", query, cache.keys, precision=HIGHEST
         )  # in the activation dtype
-        logits = logits.astype(jnp.float32) * c.attention_multiplier
+        logits = logits.astype(jnp.float32) * self.config.attention_multiplier
         logits = SOFT_CAP * jnp.tanh(logits / SOFT_CAP)
         causal = jnp.arange(cache.keys.shape[1])[None, :] <= positions[:, None]  # [T, S]
         allowed = causal[None, None, None] & key_is_token[:, None, None, None, :]
-        weights = jax.nn.softmax(jnp.where(allowed, logits, MASKED), axis=-1).astype(x.dtype)
-        out = jnp.einsum("bjgts,bsjp->btjgp", weights, cache.values, precision=HIGHEST)
-        out = Linear(c.d_model, "linear")(out.reshape(b, t, c.n_heads * c.d_head))
-        return out, cache
+        weights = jax.nn.softmax(jnp.where(allowed, logits, MASKED), axis=-1).astype(query.dtype)
+        return jnp.einsum("bjgts,bsjp->btjgp", weights, cache.values, precision=HIGHEST)
+
+
+def query_rows(batch: int, queries: int, keys: int, heads: int) -> int:
+    """Queries whose scores are held together: all, or a divisor of them."""
+    most = max(1, HELD_SCORES // (batch * keys * heads))
+    if queries <= most:
+        return queries
+    return max(rows for rows in range(1, most + 1) if queries % rows == 0)
 
 
 class ExpertMatrices(hk.Module):
@@ -244,7 +270,7 @@ class DecoderLayer(hk.Module):
         trace = LayerTrace(routed.router_input, routed.choice, routed.attn_out, moe_out)
         return h, trace, cache
 
-    @hk.transparent
+    @hk.name_like("__call__")
     def route(
         self, h: jax.Array, start: jax.Array, key_is_token: jax.Array, cache: Cache
     ) -> tuple[Routed, Cache]:
@@ -259,7 +285,7 @@ class DecoderLayer(hk.Module):
         choice = Router(self.config)(visit("router.input", router_input), visit)
         return Routed(h, router_input, choice, attn_out), cache
 
-    @hk.transparent
+    @hk.name_like("__call__")
     def close(self, stream: jax.Array, moe_out: jax.Array) -> jax.Array:
         """The residual stream after the layer, of that before the experts and their output."""
         normed = RMSNorm("rms_norm_3")(moe_out, moe_out.dtype)
@@ -318,5 +344,15 @@ class Unembed(hk.Module):
 
     def __call__(self, h: jax.Array, dtype: Any) -> jax.Array:
         """Residual stream after the last layer [B, T, D] -> logits [B, T, V] in `dtype`."""
-        normed = self.visit("norm.output", RMSNorm("rms_norm")(h, dtype))
+        normed = self.norm(h, dtype)
         return self.visit("logits", InOutEmbed(self.config).decode(normed))
+
+    @hk.name_like("__call__")
+    def norm(self, h: jax.Array, dtype: Any) -> jax.Array:
+        """What the unembedding reads [B, T, D] in `dtype`."""
+        return self.visit("norm.output", RMSNorm("rms_norm")(h, dtype))
+
+    @hk.name_like("__call__")
+    def decode(self, normed: jax.Array) -> jax.Array:
+        """Logits [B, T, V] of what it reads."""
+        return InOutEmbed(self.config).decode(normed)

@@ -28,6 +28,7 @@ SMALLEST_BUCKET = 16
 # The roundings that the model writes down are kept, so results do not depend on how
 # the compiler fuses.
 AS_WRITTEN = {"xla_allow_excess_precision": False}
+NONE_SEEN: Mapping[str, jax.Array] = {}
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=AS_WRITTEN)
@@ -76,6 +77,70 @@ def layer_pass(
     if mesh.size > 1:  # every process and device can read what leaves the layer
         out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))
     return out[0], out[1], cache, out[2]
+
+
+# Where a layer is cut when its experts are computed elsewhere.
+SECOND_SITES = ("moe.contribution", "moe.output", "resid_post")
+
+
+@partial(
+    jax.jit,
+    static_argnames=("config", "keep"),
+    donate_argnames=("cache",),
+    compiler_options=AS_WRITTEN,
+)
+def first_half_pass(
+    config: GrokConfig,
+    params: Any,
+    h: jax.Array,
+    start: jax.Array,
+    key_is_token: jax.Array,
+    cache: Cache,
+    edits: EditsBySite = NOTHING,
+    keep: tuple[str, ...] = (),
+) -> tuple[jax.Array, jax.Array, Choice, Cache, dict[str, jax.Array]]:
+    """A layer up to its router's choice; see `layer_pass`.
+
+    Returns:
+        The residual stream before the experts, what they read [B, T, D], the choice, the filled
+        cache, and the values of the sites in `keep`.
+    """
+    looking = Looking(edits, keep, start, config.n_experts)
+    routed, cache = forward.first_half(config, params, h, start, key_is_token, cache, visit=looking)
+    return routed.stream, routed.router_input, routed.choice, cache, looking.kept
+
+
+@partial(
+    jax.jit,
+    static_argnames=("config", "dtype", "keep"),
+    donate_argnames=("stream",),
+    compiler_options=AS_WRITTEN,
+)
+def second_half_pass(
+    config: GrokConfig,
+    params: Any,
+    stream: jax.Array,
+    parts: jax.Array,
+    start: jax.Array,
+    dtype: str,
+    edits: EditsBySite = NOTHING,
+    seen: Mapping[str, jax.Array] = NONE_SEEN,
+    keep: tuple[str, ...] = (),
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A layer from its experts' output on.
+
+    Args:
+        stream: residual stream before the experts.
+        parts: their sum [B, T, D] float32, or their contributions [B, T, K, D] where those are
+            looked at.
+        seen: values of the first half that edits here refer to.
+
+    Returns:
+        The residual stream after the layer, and the values of the sites in `keep`.
+    """
+    looking = Looking(edits, keep, start, config.n_experts, seen)
+    h = forward.second_half(config, params, stream, parts, jnp.dtype(dtype), visit=looking)
+    return h, looking.kept
 
 
 class Head(NamedTuple):

@@ -8,6 +8,7 @@ does not divide evenly is replicated, so any device count works.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -44,17 +45,22 @@ def initialize_distributed() -> bool:
     return True
 
 
-def make_mesh(config: GrokConfig, shape: tuple[int, int] | None = None) -> Mesh:
+def make_mesh(
+    config: GrokConfig,
+    shape: tuple[int, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """A ("data", "model") mesh over all devices.
 
     Args:
         config: the model; the "model" axis must divide its experts.
         shape: (data, model) sizes; by default "model" is as large as the experts allow.
+        devices: those to use.
 
     Raises:
         DeviceError: the shape does not fit the devices or the experts.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else list(devices)
     if shape is None:
         model = int(np.gcd(len(devices), config.n_experts))
         shape = len(devices) // model, model

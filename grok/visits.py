@@ -61,16 +61,23 @@ NOTHING: EditsBySite = {}
 class Looking:
     """The visit of one compiled part: applies edits in order, keeps what is wanted.
 
+    `seen` are values of an earlier part of the same layer that edits may refer to.
+
     Attributes:
         kept: values of the wanted sites, after their edits.
     """
 
     def __init__(
-        self, edits: EditsBySite, keep: Iterable[str], start: jax.Array, n_experts: int
+        self,
+        edits: EditsBySite,
+        keep: Iterable[str],
+        start: jax.Array,
+        n_experts: int,
+        seen: Mapping[str, jax.Array] | None = None,
     ) -> None:
         self._edits, self._keep, self._start = edits, frozenset(keep), start
         self._n_experts = n_experts
-        self._seen: dict[str, jax.Array] = {}
+        self._seen: dict[str, jax.Array] = dict(seen or {})
         self.kept: dict[str, jax.Array] = {}
 
     def wants(self, site: str) -> bool:
@@ -125,6 +132,22 @@ class Looking:
 
 def _shape(value: jax.Array) -> str:
     return f"{list(value.shape[1:])} {value.dtype}"
+
+
+def seen_before(edits: EditsBySite, sites: Iterable[str]) -> tuple[str, ...]:
+    """Sites other than `sites` whose values the edits at `sites` refer to."""
+    here = frozenset(sites)
+    return tuple(
+        sorted(
+            {
+                r.site
+                for site in here
+                for edit in edits.get(site, ())
+                for r in edit.references
+                if isinstance(r, SameLayer) and r.site not in here
+            }
+        )
+    )
 
 
 # --- before the run ------------------------------------------------------------------

@@ -95,13 +95,17 @@ class Layers(Protocol):
     """The decoder layers."""
 
     def walk(
-        self, n_rows: int, first: int = 0, watch: Watch | None = None
+        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
     ) -> AbstractContextManager[Walk]:
         """A pass from layer `first` on.
 
         Args:
-            n_rows: token rows that will be taken through a layer, about.
+            n_rows: the most token rows that will be taken through a layer.
             watch: told how far the walk is, also within a layer.
+            logits: whether those of all rows follow.
+
+        Raises:
+            DeviceError: too little memory for so many rows.
         """
         ...
 
@@ -151,7 +155,9 @@ class Resident:
         self._dispatch = dispatch_over(mesh)
 
     @contextmanager
-    def walk(self, n_rows: int, first: int = 0, watch: Watch | None = None) -> Iterator[Walk]:
+    def walk(
+        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
+    ) -> Iterator[Walk]:
         yield self
 
     def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:

@@ -1,0 +1,145 @@
+"""Embedding and unembedding of a table that stays on disk (Grok-1's has 3.2 GB).
+
+A pass reads the rows of its tokens at first, and the whole table, a block of rows at a time, for
+the logits. Blocks go through the compiled model's own unembedding, as a vocabulary of that size.
+
+Axes: B sequences, T tokens, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grok import forward
+from grok.checkpoint import EMBEDDING, FINAL_NORM, Checkpoint
+from grok.config import GrokConfig
+from grok.embedding import open_embedding
+from grok.passes import AS_WRITTEN, NONE_SEEN, Head, bucket, edited_embedding, embed_pass
+from grok.sites import LOGITS, NORM
+from grok.streaming.memory import HELD_LOGITS, ROWS_OF_TABLE
+from grok.visits import NOTHING, EditsBySite, Looking, seen_before
+
+
+class StreamedEnds:
+    """`grok.weights.Ends` of a checkpoint on disk.
+
+    Raises:
+        CheckpointError: the table or the final norm is missing or unusable.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str) -> None:
+        self._config, self._dtype = checkpoint.config, dtype
+        self.table = open_embedding(checkpoint)
+        self._norm = {FINAL_NORM: jax.device_put(checkpoint.read(FINAL_NORM))}
+
+    def embed(self, tokens: np.ndarray, start: np.int32, edits: EditsBySite) -> jax.Array:
+        used, own = np.unique(tokens, return_inverse=True)
+        table = np.zeros((bucket(len(used)), self._config.d_model), self.table.dtype)
+        table[: len(used)] = self.table.rows(used)
+        few = replace(self._config, vocab_size=len(table))
+        own = own.reshape(tokens.shape).astype(np.int32)
+        h = embed_pass(few, {EMBEDDING: table}, own, self._dtype)
+        return edited_embedding(h, start, edits, self._config.n_experts) if edits else h
+
+    def head(
+        self, h: Any, candidates: int, start: np.int32, edits: EditsBySite, keep: tuple[str, ...]
+    ) -> tuple[Head, Mapping[str, Any]]:
+        before = {NORM: edits[NORM]} if NORM in edits else NOTHING
+        after = {LOGITS: edits[LOGITS]} if LOGITS in edits else NOTHING
+        needed = seen_before(edits, (LOGITS,))
+        looked_at = tuple(s for s in (NORM,) if s in keep or s in needed)
+        normed, kept = _norm_pass(
+            self._config, self._norm, h, self._dtype, start, before, looked_at
+        )
+        logits = self._logits(normed)
+        t = logits.shape[1]
+        step = t if after else max(1, HELD_LOGITS // (logits.shape[0] * logits.shape[2]))
+        found: list[tuple[Any, Any]] = []
+        for first in range(0, t, step):
+            own = logits[:, first : first + step]
+            seen = {site: kept[site] for site in needed}
+            at = np.int32(start + first)
+            changed, *best = _candidates_pass(
+                own, candidates, self._config.n_experts, at, after, seen
+            )
+            if after:
+                logits[:, first : first + step] = np.asarray(changed)
+            found.append(jax.device_get(tuple(best)))
+        ids, probs = (np.concatenate(one, axis=1) for one in zip(*found, strict=True))
+        values = {site: value for site, value in kept.items() if site in keep}
+        if LOGITS in keep:
+            values[LOGITS] = logits
+        return Head(logits, ids, probs), values  # type: ignore[arg-type]
+
+    def of_logits(self, function: Callable[..., Any], h: Any, *args: Any) -> Any:
+        b, n, _ = h.shape
+        together = max(1, HELD_LOGITS // (n * self._config.vocab_size))
+        results = []
+        for first in range(0, b, together):
+            own = h[first : first + together]
+            normed, _ = _norm_pass(
+                self._config, self._norm, own, self._dtype, np.int32(0), NOTHING, ()
+            )
+            logits = self._logits(normed)
+            results += [jax.device_get(_call(function, one, args)) for one in logits]
+        return jax.tree.map(lambda *ones: np.stack(ones), *results)
+
+    def _logits(self, normed: jax.Array) -> np.ndarray:
+        """[B, T, V] in the activation dtype, of the normed stream [B, T, D]."""
+        b, t, _ = normed.shape
+        v = self._config.vocab_size
+        out = np.empty((b, t, v), jnp.dtype(self._dtype))
+        first = 0
+        for block in self.table.blocks(min(ROWS_OF_TABLE, v)):
+            few = replace(self._config, vocab_size=len(block))
+            # Computed before the next block takes the place of this one.
+            out[..., first : first + len(block)] = np.asarray(_block_pass(few, normed, block))
+            first += len(block)
+        return out
+
+
+@partial(jax.jit, static_argnames=("config", "dtype", "keep"), compiler_options=AS_WRITTEN)
+def _norm_pass(
+    config: GrokConfig,
+    params: Any,
+    h: jax.Array,
+    dtype: str,
+    start: jax.Array,
+    edits: EditsBySite,
+    keep: tuple[str, ...],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    looking = Looking(edits, keep, start, config.n_experts)
+    return forward.final_norm(config, params, h, jnp.dtype(dtype), visit=looking), looking.kept
+
+
+@partial(jax.jit, static_argnames=("config",), compiler_options=AS_WRITTEN)
+def _block_pass(config: GrokConfig, normed: jax.Array, table: jax.Array) -> jax.Array:
+    return forward.decode(config, {EMBEDDING: table}, normed)
+
+
+@partial(jax.jit, static_argnames=("n_candidates", "n_experts"), compiler_options=AS_WRITTEN)
+def _candidates_pass(
+    logits: jax.Array,
+    n_candidates: int,
+    n_experts: int,
+    start: jax.Array,
+    edits: EditsBySite,
+    seen: Mapping[str, jax.Array] = NONE_SEEN,
+) -> tuple[jax.Array | None, jax.Array, jax.Array]:
+    """Edited logits (None without edits), likeliest tokens and their probabilities [B, T, C]."""
+    logits = Looking(edits, (), start, n_experts, seen)(LOGITS, logits)
+    probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    top, ids = jax.lax.top_k(probs, max(1, n_candidates))
+    return (logits if edits else None), ids.astype(jnp.int32), top
+
+
+@partial(jax.jit, static_argnames=("function",), compiler_options=AS_WRITTEN)
+def _call(function: Callable[..., Any], logits: jax.Array, args: tuple[Any, ...]) -> Any:
+    return function(logits, *args)

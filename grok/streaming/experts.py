@@ -1,0 +1,178 @@
+"""The experts' part of a layer, on the host, of int8 weights as they come from disk.
+
+Axes: N token rows, K experts a token, E experts, C rows of one expert, D d_model, F d_ff,
+G groups of rows that share a scale.
+
+An expert's three matrices come in pieces of rows, which lie together in the file, in the order
+GELU branch, linear branch, down projection. Each piece is multiplied and given back. What is held
+of an expert is [C, F] twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import ml_dtypes
+import numba
+import numpy as np
+
+from grok.streaming.products import add_product
+from grok.streaming.reader import Filled, Piece
+from grok.tensor_place import TensorPlace
+
+MATRICES = ("linear", "linear_v", "linear_1")  # GELU branch, linear branch, down projection
+
+
+class Rows(NamedTuple):
+    """The key of a piece: rows `first` to `last` of one expert's matrix."""
+
+    layer: int
+    expert: int
+    matrix: str
+    first: int
+    last: int
+
+
+class Matrix(NamedTuple):
+    """The experts' matrices of one kind in one layer: place in the file, scales [E, G, N] float32
+    of int8 ones."""
+
+    place: TensorPlace
+    scales: np.ndarray | None
+
+    @property
+    def group_rows(self) -> int:
+        """Rows that share a scale."""
+        rows = self.place.weight.shape[1]
+        return rows if self.scales is None else rows // self.scales.shape[1]
+
+
+def expert_pieces(
+    layer: int, expert: int, matrix: str, place: TensorPlace, most_bytes: int
+) -> Iterator[Piece]:
+    """The pieces of one expert's matrix; none reaches over a group of rows with one scale."""
+    _, rows, columns = place.weight.shape
+    groups = 1 if place.scales is None else place.scales.shape[1]
+    row_bytes = columns * place.weight.dtype.itemsize
+    step = max(1, most_bytes // row_bytes)
+    start = place.weight.offset + expert * rows * row_bytes
+    group = rows // groups
+    for top in range(0, rows, group):
+        for first in range(top, top + group, step):
+            last = min(first + step, top + group)
+            key = Rows(layer, expert, matrix, first, last)
+            yield Piece(place, start + first * row_bytes, (last - first) * row_bytes, key)
+
+
+def mixture(
+    x: np.ndarray,
+    experts: np.ndarray,
+    gates: np.ndarray,
+    matrices: Mapping[str, Matrix],
+    pieces: Callable[[int, str], Iterator[Filled]],
+    *,
+    summed: bool = True,
+    after_expert: Callable[[int], None] = lambda expert: None,
+) -> np.ndarray:
+    """Gate-weighted sum of the chosen experts' outputs; as `grok.moe.run_selected`, on the host.
+
+    The int8 values are not rounded to the activations' dtype after scaling, as the compiled model
+    does with bfloat16 ones; everything else is rounded where it is there.
+
+    Args:
+        x: [N, D] in the activation dtype.
+        experts: [N, K]; ids of E or more are skipped.
+        gates: [N, K] float32.
+        matrices: by name, see `MATRICES`.
+        pieces: called with an expert and a matrix; gives its pieces, each to be used before the
+            next.
+        summed: False leaves the contributions of the K experts apart.
+        after_expert: told each expert that is finished.
+
+    Returns:
+        [N, D] float32; [N, K, D] when not summed.
+    """
+    n, d = x.shape
+    k = experts.shape[1]
+    n_experts = matrices["linear"].place.weight.shape[0]
+    d_ff = matrices["linear"].place.weight.shape[2]
+    wide = x.astype(np.float32)
+    weight = gates.astype(x.dtype).astype(np.float32)
+    out = np.zeros((n, d) if summed else (n, k, d), np.float32)
+    for expert in range(n_experts):
+        rows, slots = np.nonzero(experts == expert)
+        if rows.size == 0:
+            continue
+        own = wide[rows]  # [C, D]
+        first = _product(own, d_ff, expert, "linear", matrices, pieces)
+        if _rounds(x.dtype, matrices["linear"]):
+            _round_bfloat16(first)
+        second = _product(own, d_ff, expert, "linear_v", matrices, pieces)
+        if _rounds(x.dtype, matrices["linear_v"]):
+            _round_bfloat16(second)
+        _gelu_times(first, second)  # hidden [C, F], in place
+        del second
+        result = _product(first, d, expert, "linear_1", matrices, pieces)
+        result *= weight[rows, slots][:, None]
+        if summed:
+            np.add.at(out, rows, result)
+        else:
+            out[rows, slots] = result
+        after_expert(expert)
+    return out
+
+
+def _product(
+    x: np.ndarray,
+    columns: int,
+    expert: int,
+    name: str,
+    matrices: Mapping[str, Matrix],
+    pieces: Callable[[int, str], Iterator[Filled]],
+) -> np.ndarray:
+    matrix = matrices[name]
+    out = np.zeros((len(x), columns), np.float32)
+    for filled in pieces(expert, name):
+        rows: Rows = filled.piece.key
+        w = filled.bytes.view(matrix.place.weight.dtype).reshape(rows.last - rows.first, columns)
+        scales = matrix.scales
+        own = None if scales is None else scales[expert, rows.first // matrix.group_rows]
+        add_product(out, x[:, rows.first : rows.last], w, own)
+    return out
+
+
+def _rounds(activation: np.dtype, matrix: Matrix) -> bool:
+    """Whether the compiled model's product of these is bfloat16."""
+    place = matrix.place
+    weight = place.weight.dtype
+    if place.scales is not None:
+        weight = jnp.promote_types(place.scales.dtype, activation)
+    return bool(jnp.promote_types(activation, weight) == ml_dtypes.bfloat16)
+
+
+def _round_bfloat16(values: np.ndarray) -> None:
+    _round_bits(values.reshape(-1).view(np.uint32))
+
+
+@numba.njit(nogil=True, cache=True)
+def _round_bits(bits: np.ndarray) -> None:
+    """float32 bits to the nearest bfloat16, ties to even; finite values."""
+    for i in range(bits.size):
+        b = bits[i]
+        b += np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))
+        bits[i] = b & np.uint32(0xFFFF0000)
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _gelu_times(first: np.ndarray, second: np.ndarray) -> None:
+    """first = gelu(first) * second, with the tanh approximation."""
+    root = np.float32(0.7978845608028654)
+    cubic = np.float32(0.044715)
+    half, one = np.float32(0.5), np.float32(1.0)
+    for r in range(first.shape[0]):
+        for n in range(first.shape[1]):
+            v = first[r, n]
+            bent = np.tanh(root * (v + cubic * v * v * v))
+            first[r, n] = half * v * (one + bent) * second[r, n]

@@ -1,0 +1,412 @@
+"""Decoder layers whose weights are read from disk while they are computed.
+
+A layer is cut in two compiled halves around its experts. The experts' matrices, 99 % of its bytes,
+stay int8 and are multiplied on the host as their pieces arrive (`grok.streaming.experts`); the
+rest goes through the compiled halves. All batches of a pass share each layer's reading.
+
+With more than three rows nearly all experts are touched, so the reader runs ahead over whole
+layers. With fewer, only the chosen experts are asked for, once the router has spoken.
+
+Axes: B sequences, T tokens, N token rows of all batches, K experts a token, D d_model.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from grok.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    QuantizedWeight8bit,
+    expected_shape,
+    is_matrix,
+    layer_path,
+    tensor_paths,
+)
+from grok.passes import SECOND_SITES, first_half_pass, second_half_pass
+from grok.progress import Watch
+from grok.sharding import place
+from grok.streaming.experts import MATRICES, Matrix, Rows, expert_pieces, mixture
+from grok.streaming.memory import sizes
+from grok.streaming.reader import Filled, Piece, ReadAhead
+from grok.tensor_place import TensorPlace, locate_tensor
+from grok.visits import seen_before
+from grok.weights import Done, Part
+
+# Up to this many rows only the chosen experts are read.
+FEW_ROWS = 3
+EXPERT_PATHS = {name: f"moe/{name}/w" for name in MATRICES}
+DIRECT_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """What one layer of the last pass took.
+
+    Attributes:
+        layer: its number.
+        bytes_read: from disk, of this layer; what was read ahead of experts that nobody chose is
+            not in it.
+        read_seconds: the reader spent on them.
+        compute_seconds: spent computing.
+        wait_seconds: spent waiting for the reader.
+        seconds: in all.
+    """
+
+    layer: int
+    bytes_read: int
+    read_seconds: float
+    compute_seconds: float
+    wait_seconds: float
+    seconds: float
+
+
+class StreamedLayers:
+    """`grok.weights.Layers` of a checkpoint on disk.
+
+    Attributes:
+        budget: bytes that the process may take.
+        last_pass: figures of each layer of the last pass.
+
+    Raises:
+        DeviceError: the budget is too small.
+        CheckpointError: a file is missing, or is not what the config says; nothing but
+            descriptions of tensors is read.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str, mesh: Mesh, budget: int) -> None:
+        self.config, self.dtype, self.mesh = checkpoint.config, dtype, mesh
+        self.budget = budget
+        sizes(self.config, budget)
+        self.places = located(checkpoint)
+        self.leaves = [
+            path.split("/", 2)[2]
+            for path in tensor_paths(1)
+            if path.startswith("transformer/decoder_layer_0/")
+        ]
+        self.direct = sum(p.identity.size for p in self.places.values()) > DIRECT_BYTES
+        self.last_pass: list[LayerFigures] = []
+        self._buffers = threading.Lock()
+
+    def place(self, layer: int, leaf: str) -> TensorPlace:
+        """Where a layer's tensor is."""
+        return self.places[layer_path(layer, leaf)]
+
+    @contextmanager
+    def walk(
+        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
+    ) -> Iterator[_Walk]:
+        spent = sizes(self.config, self.budget, n_rows, logits=logits)
+        unused: set[tuple[int, int]] = set()
+
+        def unwanted(piece: Piece) -> bool:
+            return isinstance(piece.key, Rows) and piece.key[:2] in unused
+
+        with (
+            self._buffers,  # one pass at a time, or buffers and working memory would double
+            ReadAhead(
+                spent.n_buffers,
+                spent.piece_bytes,
+                direct=self.direct,
+                unwanted=unwanted,
+            ) as reader,
+        ):
+            yield _Walk(self, reader, n_rows <= FEW_ROWS, first, unused, watch)
+
+
+def located(checkpoint: Checkpoint) -> dict[str, TensorPlace]:
+    """Where every tensor of a layer lies, checked against the config.
+
+    Raises:
+        CheckpointError: missing, damaged, of another shape or dtype, or stored by columns.
+    """
+    found = {}
+    for path in checkpoint.paths:
+        if not path.startswith("transformer/"):
+            continue
+        file = checkpoint.file(path)
+        try:
+            tensor = locate_tensor(file)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{file}: there is no such file. Complete the download or copy of the checkpoint."
+            ) from None
+        shape = expected_shape(checkpoint.config, path)
+        where = f"{file} ({path})"
+        if tensor.weight.shape != shape:
+            raise CheckpointError(
+                f"{where}: shape {list(tensor.weight.shape)}; expected {list(shape)}. "
+                "Check that config.json belongs to this checkpoint."
+            )
+        if tensor.scales is None and tensor.weight.dtype == np.int8:
+            raise CheckpointError(f"{where}: int8 values without scales; expected both.")
+        if tensor.scales is not None and not is_matrix(path):
+            raise CheckpointError(f"{where}: int8 weight; expected a plain float array.")
+        if "/moe/" in path and tensor.weight.fortran:
+            raise CheckpointError(
+                f"{where}: stored column by column, so an expert's rows do not lie together and "
+                "cannot be read in pieces. Load the model resident, or write the file anew."
+            )
+        found[path] = tensor
+    return found
+
+
+class _Walk:
+    """One pass; see `grok.weights.Walk`."""
+
+    def __init__(
+        self,
+        layers: StreamedLayers,
+        reader: ReadAhead,
+        few: bool,
+        first: int,
+        unused: set[tuple[int, int]],
+        watch: Watch | None,
+    ) -> None:
+        self._layers, self._reader, self._few = layers, reader, few
+        self._unused, self._watch = unused, watch
+        self._waited = 0.0
+        self._own_bytes, self._own_seconds = 0, 0.0  # of the layer that is computed
+        layers.last_pass = []
+        last = layers.config.n_layers
+        if few:
+            reader.ask(self._small(first))
+        else:
+            reader.ask(piece for i in range(first, last) for piece in self._whole(i))
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.bytes_read
+
+    def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
+        began, waited = time.perf_counter(), self._waited
+        self._own_bytes, self._own_seconds = 0, 0.0
+        params, matrices = self._weights(layer)
+        halves = [_Half(self._layers, params, part) for part in parts]
+        rows = [half.rows() for half in halves]
+        if not rows:
+            return
+        x, experts, gates = (np.concatenate(one) for one in zip(*_same_k(rows), strict=True))
+        summed = not any(half.apart for half in halves)
+        out = self._experts(layer, x, experts, gates, matrices, summed)
+        first = 0
+        for half, (own, _, _) in zip(halves, rows, strict=True):
+            done = half.finished(out[first : first + len(own)])
+            first += len(own)
+            yield done
+        seconds, waited = time.perf_counter() - began, self._waited - waited
+        self._layers.last_pass.append(
+            LayerFigures(
+                layer,
+                self._own_bytes,
+                self._own_seconds,
+                seconds - waited,
+                waited,
+                seconds,
+            )
+        )
+
+    # reading
+
+    def _small(self, layer: int) -> Iterator[Piece]:
+        """Everything of a layer but its experts' values: whole tensors, and the scales."""
+        for leaf in self._layers.leaves:
+            tensor = self._layers.place(layer, leaf)
+            weight, scales = tensor.weight, tensor.scales
+            if leaf in EXPERT_PATHS.values():
+                if scales is not None:
+                    yield Piece(tensor, scales.offset, scales.n_bytes, (layer, leaf))
+            else:
+                ends = [a.offset + a.n_bytes for a in (weight, scales) if a is not None]
+                starts = [a.offset for a in (weight, scales) if a is not None]
+                yield Piece(tensor, min(starts), max(ends) - min(starts), (layer, leaf))
+
+    def _whole(self, layer: int) -> Iterator[Piece]:
+        yield from self._small(layer)
+        for expert in range(self._layers.config.n_experts):
+            yield from self._of_expert(layer, expert)
+
+    def _of_expert(self, layer: int, expert: int) -> Iterator[Piece]:
+        for name in MATRICES:
+            tensor = self._layers.place(layer, EXPERT_PATHS[name])
+            most = self._reader.buffer_bytes
+            yield from expert_pieces(layer, expert, name, tensor, most)
+
+    def _take(self, key: Any) -> Filled:
+        """The piece of this key; pieces of experts that nobody chose are passed over."""
+        began = time.perf_counter()
+        while True:
+            filled = self._reader.take()
+            if filled.piece.key == key:
+                self._waited += time.perf_counter() - began
+                self._own_bytes += filled.piece.n_bytes
+                self._own_seconds += filled.seconds
+                return filled
+            if not (isinstance(filled.piece.key, Rows) and filled.piece.key[:2] in self._unused):
+                raise AssertionError(f"{filled.piece.key} came where {key} was due")
+            self._reader.give(filled)
+
+    def _weights(self, layer: int) -> tuple[dict[str, Any], dict[str, Matrix]]:
+        """A layer's small weights on the device, and its experts' scales."""
+        layers = self._layers
+        params: dict[str, Any] = {}
+        matrices: dict[str, Matrix] = {}
+        names = {path: name for name, path in EXPERT_PATHS.items()}
+        for leaf in layers.leaves:
+            tensor = layers.place(layer, leaf)
+            if leaf in names and tensor.scales is None:
+                matrices[names[leaf]] = Matrix(tensor, None)
+                continue
+            filled = self._take((layer, leaf))
+            start = filled.piece.offset
+            if leaf in names:
+                scales = _array(filled, tensor.scales, start).astype(np.float32)
+                _check_finite(tensor, layer, leaf, scales)
+                matrices[names[leaf]] = Matrix(tensor, scales)
+            else:
+                weight: Any = _array(filled, tensor.weight, start)
+                floats = weight
+                if tensor.scales is not None:
+                    floats = _array(filled, tensor.scales, start)
+                    weight = QuantizedWeight8bit(weight, floats)
+                _check_finite(tensor, layer, leaf, floats)
+                params[leaf] = place(layers.config, layer_path(layer, leaf), weight, layers.mesh)
+            self._reader.give(filled)
+        return params, matrices
+
+    # the experts
+
+    def _experts(
+        self,
+        layer: int,
+        x: np.ndarray,
+        experts: np.ndarray,
+        gates: np.ndarray,
+        matrices: Mapping[str, Matrix],
+        summed: bool,
+    ) -> np.ndarray:
+        n_experts, n_layers = self._layers.config.n_experts, self._layers.config.n_layers
+        used = [e for e in range(n_experts) if (experts == e).any()]
+        if self._few:
+            self._reader.ask(piece for e in used for piece in self._of_expert(layer, e))
+            if layer + 1 < n_layers:
+                self._reader.ask(self._small(layer + 1))
+        else:
+            self._unused.update((layer, e) for e in range(n_experts) if e not in used)
+        finished = 0
+
+        def pieces(expert: int, name: str) -> Iterator[Filled]:
+            tensor = self._layers.place(layer, EXPERT_PATHS[name])
+            most = self._reader.buffer_bytes
+            for piece in expert_pieces(layer, expert, name, tensor, most):
+                filled = self._take(piece.key)
+                try:
+                    yield filled
+                finally:
+                    self._reader.give(filled)
+
+        def tell(expert: int) -> None:
+            nonlocal finished
+            finished += 1
+            if self._watch is not None and finished < len(used):
+                self._watch.tell(layer + finished / len(used), self.bytes_read)
+
+        return mixture(x, experts, gates, matrices, pieces, summed=summed, after_expert=tell)
+
+
+class _Half:
+    """One batch between the two halves of a layer."""
+
+    def __init__(self, layers: StreamedLayers, params: Mapping[str, Any], part: Part) -> None:
+        self._layers, self._params, self._part = layers, params, part
+        self._second = {s: e for s, e in part.edits.items() if s in SECOND_SITES}
+        first = {s: e for s, e in part.edits.items() if s not in SECOND_SITES}
+        self._needed = seen_before(part.edits, SECOND_SITES)
+        looked_at = frozenset(part.keep) | frozenset(self._needed)
+        self._stream, read, choice, self._cache, self._kept = first_half_pass(
+            layers.config,
+            params,
+            part.h,
+            part.start,
+            part.key_is_token,
+            part.cache,
+            first,
+            tuple(s for s in sorted(looked_at) if s not in SECOND_SITES),
+        )
+        self._choice = jax.device_get(choice)
+        self._read = np.asarray(read)  # [B, T, D]
+        apart = "moe.contribution"
+        self.apart = apart in part.keep or apart in self._second
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the experts are given: rows that count [N, D], experts [N, K], gates [N, K]."""
+        flat = self._read.reshape(-1, self._read.shape[-1])
+        k = self._choice.experts.shape[-1]
+        experts, gates = self._choice.experts.reshape(-1, k), self._choice.gates.reshape(-1, k)
+        real = self._real()
+        return flat[real], experts[real], gates[real]
+
+    def _real(self) -> np.ndarray:
+        real = self._part.real
+        shape = self._read.shape[:2]
+        return np.ones(shape, bool).ravel() if real is None else np.asarray(real).ravel()
+
+    def finished(self, out: np.ndarray) -> Done:
+        """The batch after the layer, of its rows' outputs [N, D] or [N, K, D]."""
+        own_k = self._choice.experts.shape[-1]
+        if out.ndim == 3 and self.apart:
+            out = out[:, :own_k]
+        elif out.ndim == 3:
+            out = out.sum(axis=1)
+        filled = np.zeros((self._read.shape[0] * self._read.shape[1], *out.shape[1:]), np.float32)
+        filled[self._real()] = out
+        h, kept = second_half_pass(
+            self._layers.config,
+            self._params,
+            self._stream,
+            filled.reshape(*self._read.shape[:2], *out.shape[1:]),
+            self._part.start,
+            self._layers.dtype,
+            self._second,
+            {site: self._kept[site] for site in self._needed},
+            tuple(s for s in self._part.keep if s in SECOND_SITES),
+        )
+        wanted = {site: value for site, value in self._kept.items() if site in self._part.keep}
+        return Done(h, self._choice, self._cache, {**wanted, **kept})
+
+
+def _same_k(
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows of several batches with as many experts each; -1 stands for none."""
+    k = max(experts.shape[1] for _, experts, _ in rows)
+
+    def filled(values: np.ndarray, fill: float) -> np.ndarray:
+        return np.pad(values, [(0, 0), (0, k - values.shape[1])], constant_values=fill)
+
+    return [(x, filled(experts, -1), filled(gates, 0)) for x, experts, gates in rows]
+
+
+def _array(filled: Filled, where: Any, start: int) -> np.ndarray:
+    """A copy of one array of a piece that begins at byte `start`."""
+    own = filled.bytes[where.offset - start : where.offset - start + where.n_bytes]
+    flat: np.ndarray = own.copy().view(where.dtype)
+    return flat.reshape(where.shape, order="F" if where.fortran else "C")
+
+
+def _check_finite(tensor: TensorPlace, layer: int, leaf: str, values: np.ndarray) -> None:
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise CheckpointError(
+            f"{tensor.file} ({layer_path(layer, leaf)}): {bad} values are not finite. "
+            "The file is damaged; get it again."
+        )

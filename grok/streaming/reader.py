@@ -1,0 +1,245 @@
+"""Pieces of files read ahead by a thread into a few buffers that are used again and again.
+
+The thread fills free buffers in the order in which pieces were asked for; whoever uses them takes
+them in the same order and gives each back. So memory is bounded by the buffers, and the disk works
+while what it brought is computed with.
+
+Large checkpoints are read past the page cache (O_DIRECT): they would only push everything else out
+of it. Where a file system cannot do that, reads go through it.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grok.errors import CheckpointError
+from grok.tensor_place import TensorPlace, identity
+
+BLOCK = 4096  # what direct reads are aligned to
+_HUGE_PAGE = 2**21
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of a tensor file.
+
+    Attributes:
+        tensor: the file.
+        offset: first byte.
+        n_bytes: how many.
+        key: what they are, for who takes them.
+    """
+
+    tensor: TensorPlace
+    offset: int
+    n_bytes: int
+    key: Any
+
+
+@dataclass
+class Filled:
+    """A piece in memory, until it is given back.
+
+    Attributes:
+        piece: what it is.
+        bytes: its bytes, uint8 [n_bytes]; a view of a buffer that is used again.
+        seconds: that its reading took.
+    """
+
+    piece: Piece
+    bytes: np.ndarray
+    seconds: float
+    _buffer: mmap.mmap | None = None
+
+
+@dataclass
+class _State:
+    asked: deque[Iterator[Piece]] = field(default_factory=deque)
+    ready: deque[Filled] = field(default_factory=deque)
+    free: list[mmap.mmap] = field(default_factory=list)
+    error: BaseException | None = None
+    closing: bool = False
+
+
+class ReadAhead:
+    """The thread and its buffers; use it in a `with` block.
+
+    Args:
+        n_buffers: at least 2 to read while computing.
+        buffer_bytes: the largest piece.
+        direct: read past the page cache.
+        unwanted: asked right before a piece is read; True passes it over, and it never comes.
+
+    Attributes:
+        bytes_read: from files so far.
+    """
+
+    def __init__(
+        self,
+        n_buffers: int,
+        buffer_bytes: int,
+        *,
+        direct: bool = True,
+        unwanted: Callable[[Piece], bool] = lambda piece: False,
+    ) -> None:
+        self.bytes_read = 0
+        self.buffer_bytes = buffer_bytes
+        self._direct, self._unwanted = direct, unwanted
+        self._moved = threading.Condition()
+        self._state = _State(free=[_buffer(buffer_bytes + 2 * BLOCK) for _ in range(n_buffers)])
+        self._open: tuple[Path, int, bool] | None = None
+        self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
+
+    def __enter__(self) -> ReadAhead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._moved:
+            self._state.closing = True
+            self._moved.notify_all()
+        self._thread.join()
+        self._shut()
+
+    def ask(self, pieces: Iterable[Piece]) -> None:
+        """Puts pieces behind those asked for before."""
+        with self._moved:
+            self._state.asked.append(iter(pieces))
+            self._moved.notify_all()
+
+    def take(self) -> Filled:
+        """The next piece, waiting for it when need be.
+
+        Raises:
+            CheckpointError: it cannot be read, or its file is not what it was.
+        """
+        with self._moved:
+            while not self._state.ready:
+                if self._state.error is not None:
+                    raise self._state.error
+                self._moved.wait()
+            return self._state.ready.popleft()
+
+    def give(self, filled: Filled) -> None:
+        """Gives a piece's buffer back; its bytes must not be used any more."""
+        with self._moved:
+            if filled._buffer is not None:
+                self._state.free.append(filled._buffer)
+            filled._buffer, filled.bytes = None, np.empty(0, np.uint8)
+            self._moved.notify_all()
+
+    # the thread
+
+    def _work(self) -> None:
+        state = self._state
+        try:
+            while True:
+                with self._moved:
+                    while not state.closing and not (state.asked and state.free):
+                        self._moved.wait()
+                    if state.closing:
+                        return
+                    piece = next(state.asked[0], None)
+                    if piece is None:
+                        state.asked.popleft()
+                        continue
+                    if self._unwanted(piece):
+                        continue
+                    buffer = state.free.pop()
+                filled = self._read(piece, buffer)
+                with self._moved:
+                    state.ready.append(filled)
+                    self._moved.notify_all()
+        except BaseException as error:  # raised again by who takes the next piece
+            with self._moved:
+                state.error = error
+                self._moved.notify_all()
+
+    def _read(self, piece: Piece, buffer: mmap.mmap) -> Filled:
+        began = time.perf_counter()
+        file = piece.tensor.file
+        if piece.n_bytes > self.buffer_bytes:
+            raise ValueError(f"a piece of {piece.n_bytes} bytes, buffers of {self.buffer_bytes}")
+        try:
+            descriptor, direct = self._descriptor(piece.tensor)
+            first = piece.offset - piece.offset % BLOCK
+            lead = piece.offset - first
+            wanted = lead + piece.n_bytes
+            length = -(-wanted // BLOCK) * BLOCK if direct else wanted
+            view = memoryview(buffer)
+            got = 0
+            while got < wanted:
+                n = os.preadv(descriptor, [view[got:length]], first + got)
+                if n == 0:
+                    raise CheckpointError(
+                        f"{file}: the file ends at byte {first + got}; {piece.offset}"
+                        f"+{piece.n_bytes} bytes were expected. It was cut since it was opened; "
+                        "complete the download or copy of the checkpoint and start again."
+                    )
+                got += n
+                if direct and got % BLOCK and got < wanted:
+                    raise CheckpointError(
+                        f"{file}: the file ends at byte {first + got}, in the middle of a tensor. "
+                        "Complete the download or copy of the checkpoint and start again."
+                    )
+            self._check(piece.tensor, descriptor)
+        except OSError as error:
+            raise CheckpointError(
+                f"{file}: cannot be read at byte {piece.offset} ({error.strerror}). Check the "
+                "disk and start again; a pass that keeps its state goes on where it stopped."
+            ) from error
+        self.bytes_read += piece.n_bytes
+        whole = np.frombuffer(buffer, np.uint8)
+        seconds = time.perf_counter() - began
+        return Filled(piece, whole[lead : lead + piece.n_bytes], seconds, buffer)
+
+    def _descriptor(self, tensor: TensorPlace) -> tuple[int, bool]:
+        if self._open is not None and self._open[0] == tensor.file:
+            return self._open[1:]
+        self._shut()
+        descriptor, direct = _opened(tensor.file, self._direct)
+        self._open = (tensor.file, descriptor, direct)
+        return descriptor, direct
+
+    def _check(self, tensor: TensorPlace, descriptor: int) -> None:
+        if identity(tensor.file, os.fstat(descriptor)) != tensor.identity:
+            raise CheckpointError(
+                f"{tensor.file}: the file changed since the model was opened. Open it again."
+            )
+
+    def _shut(self) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+
+def _opened(file: Path, direct: bool) -> tuple[int, bool]:
+    if direct and hasattr(os, "O_DIRECT"):
+        try:
+            return os.open(file, os.O_RDONLY | os.O_DIRECT), True
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # this file system has no direct reads
+                raise
+    return os.open(file, os.O_RDONLY), False
+
+
+def _buffer(size: int) -> mmap.mmap:
+    """Page-aligned memory, in large pages where the system has them."""
+    made = mmap.mmap(-1, -(-size // BLOCK) * BLOCK)
+    if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            made.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without them
+    return made
