@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,8 @@ CHUNK = 8 * 2**20  # of one read
 STRETCH = 64 * 2**20  # read in sequence before the next place
 ENOUGH = 32 * 2**20  # below it a read says nothing about the disk
 OWN_FILE = 96 * 2**20  # of the file that is written where no tensor file can be read
-ALIGNMENT = 4096
 MATRIX = (2048, 32768)  # int8, 64 MB: larger than the processor's caches
-MANY_ROWS = 256
+MANY_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,10 @@ class Rates:
         devices: what JAX computes on, in words.
         device_bytes: what the devices hold; of a CPU, `memory_bytes`.
         on_cpu: whether the devices are this machine's processor.
+        n_devices: how many there are.
         read_from: how the disk was measured, or why not; a sentence.
-        resident_bytes_per_s: as `products_bytes_per_s`, of the compiled resident layer on
-            all devices together.
+        resident_bytes_per_s: as `products_bytes_per_s`, of the compiled experts on one device
+            that holds them; measured where a model fits.
         resident_flops: as `flops`, likewise.
     """
 
@@ -56,6 +56,7 @@ class Rates:
     devices: str
     device_bytes: int
     on_cpu: bool = True
+    n_devices: int = 1
     read_from: str = ""
     resident_bytes_per_s: float | None = None
     resident_flops: float | None = None
@@ -65,14 +66,21 @@ def unmeasured() -> Rates:
     """Memory and devices alone, which need no time."""
     import jax
 
-    from grok.sharding import _free_memory, device_memory
+    from grok.sharding import _free_memory as free_memory
+    from grok.sharding import device_memory
 
     devices = jax.devices()
     on_cpu = devices[0].platform == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = f"CPU, {cores} cores" if on_cpu else f"{len(devices)} x {devices[0].device_kind}"
     return Rates(
-        None, None, None, _free_memory(), name, device_memory() * jax.process_count(), on_cpu
+        None,
+        None,
+        None,
+        memory_bytes=free_memory(),
+        devices=f"CPU, {cores} cores" if on_cpu else f"{len(devices)} x {devices[0].device_kind}",
+        device_bytes=device_memory() * jax.process_count(),
+        on_cpu=on_cpu,
+        n_devices=1 if on_cpu else len(devices),
     )
 
 
@@ -84,17 +92,24 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5) -> Rates:
     written beside them, read and gone; where that cannot be written, the disk is not
     measured. Of the checkpoint nothing else is read.
     """
-    import dataclasses
+    from grok.sharding import memory_needed
 
-    read, how = read_rate(checkpoint, 0.5 * seconds)
-    products, operations = product_rates(0.5 * seconds)
-    return dataclasses.replace(
-        unmeasured(),
+    there = unmeasured()
+    resident = memory_needed(checkpoint.config) <= there.device_bytes
+    share = seconds / (3 if resident else 2)
+    read, how = read_rate(checkpoint, share)
+    products, operations = product_rates(share)
+    there = replace(
+        there,
         read_bytes_per_s=read,
         read_from=how,
         products_bytes_per_s=products,
         flops=operations,
     )
+    if not resident:
+        return there
+    on_device = resident_rates(share, large=not there.on_cpu)
+    return replace(there, resident_bytes_per_s=on_device[0], resident_flops=on_device[1])
 
 
 # --- the disk -------------------------------------------------------------------------------
@@ -103,29 +118,36 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5) -> Rates:
 def read_rate(checkpoint: Checkpoint, seconds: float) -> tuple[float | None, str]:
     """Bytes a second of sequential reads of the checkpoint's disk, and how that was found."""
     files = _solid_files(checkpoint.ckpt_dir)
-    if sum(n_bytes for _, n_bytes in files) >= ENOUGH:
-        try:
-            n_read, took, direct = _timed(_stretches(files), seconds)
-        except OSError as error:
-            return None, f"The disk was not measured: {error.strerror}."
-        how = "past the page cache" if direct else "through the page cache"
-        return n_read / took, f"Reading {n_read / 1e6:,.0f} MB of the checkpoint's files {how}."
+    own = sum(n_bytes for _, n_bytes in files) < ENOUGH
     try:
-        with tempfile.TemporaryFile(dir=checkpoint.ckpt_dir) as stream:
-            _fill(stream.fileno(), seconds)
-            size = os.fstat(stream.fileno()).st_size
-            direct = _make_direct(stream.fileno())
-            n_read, took = _read(stream.fileno(), 0, size, seconds)
+        if own:
+            n_read, took, direct = _own_file(checkpoint.ckpt_dir, seconds)
+        else:
+            n_read, took, direct = _timed(_stretches(files), seconds)
     except OSError as error:
-        return None, (
-            "The disk was not measured: the checkpoint's files are too small or sparse, and none "
-            f"could be written beside them ({error.strerror})."
+        why = (
+            "the checkpoint's files are too small or sparse, and no file could be made beside them"
         )
+        why = f"{why} ({error.strerror})" if own else str(error.strerror)
+        return None, f"The disk was not measured: {why}."
+    if n_read == 0:
+        return None, "The disk was not measured: nothing was read in the time given."
+    what = "a file made for it" if own else "the checkpoint's files"
     how = "past the page cache" if direct else "through the page cache"
-    return n_read / took, (
-        f"Reading {n_read / 1e6:,.0f} MB of a file made for it {how}; the checkpoint's own are "
-        "too small or sparse."
-    )
+    found = f"Reading {n_read / 1e6:,.0f} MB of {what} {how}"
+    if own:
+        found += "; the checkpoint's own are too small or sparse"
+    return n_read / took, f"{found}."
+
+
+def _own_file(folder: Path, seconds: float) -> tuple[int, float, bool]:
+    """As `_timed`, of a file without a name, written for it and gone when closed."""
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        handle = stream.fileno()
+        _fill(handle, seconds)
+        direct = _make_direct(handle)
+        n_read, took = _read(handle, 0, os.fstat(handle).st_size, seconds)
+    return n_read, max(took, 1e-9), direct
 
 
 def _solid_files(folder: Path) -> list[tuple[Path, int]]:
@@ -225,23 +247,51 @@ def _read(handle: int, offset: int, n_bytes: int, seconds: float) -> tuple[int, 
 
 def product_rates(seconds: float) -> tuple[float, float]:
     """(int8 weight bytes a second for one row, operations a second for many rows)."""
+    from grok.streaming.products import add_product
+
     block = np.random.default_rng(0).integers(-127, 128, (64, MATRIX[1]), np.int8)
-    weights = np.tile(block, (MATRIX[0] // 64, 1))
-    one = _median_seconds(lambda: _product(_rows(1), weights), 0.4 * seconds)
-    many = _median_seconds(lambda: _product(_rows(MANY_ROWS), weights), 0.6 * seconds)
-    return weights.nbytes / one, 2.0 * MANY_ROWS * weights.size / many
+    whole = np.tile(block, (MATRIX[0] // 64, 1))
+    part = whole[: MATRIX[0] // 4]  # of many rows the matrix need not exceed a cache
+    scales = np.ones(MATRIX[1], np.float32)
+
+    def once(rows: int, weights: np.ndarray) -> float:
+        x = np.ones((rows, len(weights)), np.float32)
+        out = np.zeros((rows, MATRIX[1]), np.float32)
+        return _median_seconds(lambda: add_product(out, x, weights, scales), 0.4 * seconds)
+
+    return whole.nbytes / once(1, whole), 2.0 * part.size * MANY_ROWS / once(MANY_ROWS, part)
 
 
-def _rows(count: int) -> np.ndarray:
-    return np.ones((count, MATRIX[0]), np.float32)
+def resident_rates(seconds: float, *, large: bool) -> tuple[float, float]:
+    """As `product_rates`, of one expert as the resident model computes it, on one device.
 
+    Args:
+        large: an expert of Grok-1's size, as a GPU's caches hold smaller ones whole.
+    """
+    import jax
+    import jax.numpy as jnp
 
-def _product(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """x @ weights, [N, K] float32 @ [K, M] int8, without a float copy of the whole matrix."""
-    out = np.zeros((x.shape[0], weights.shape[1]), np.float32)
-    for first in range(0, weights.shape[0], 64):
-        out += x[:, first : first + 64] @ weights[first : first + 64].astype(np.float32)
-    return out
+    from grok.moe import Experts, run_selected
+    from grok.tensor_file import QuantizedWeight8bit
+
+    width, hidden = (6144, 32768) if large else (1024, 8192)
+
+    def weight(rows: int, columns: int) -> QuantizedWeight8bit:
+        values = jnp.ones((1, rows, columns), jnp.int8)
+        return QuantizedWeight8bit(values, jnp.ones((1, 1, columns), jnp.bfloat16))  # type: ignore[arg-type]
+
+    experts = Experts(weight(width, hidden), weight(width, hidden), weight(hidden, width))
+    n_bytes = 3 * width * hidden
+    run = jax.jit(run_selected)
+
+    def once(rows: int) -> float:
+        x = jnp.ones((rows, width), jnp.bfloat16)
+        chosen, gates = jnp.zeros((rows, 1), jnp.int32), jnp.ones((rows, 1), jnp.float32)
+        return _median_seconds(
+            lambda: run(x, chosen, gates, experts).block_until_ready(), 0.4 * seconds
+        )
+
+    return n_bytes / once(1), 2.0 * n_bytes * MANY_ROWS / once(MANY_ROWS)
 
 
 def _median_seconds(run: Callable[[], object], seconds: float) -> float:

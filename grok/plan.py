@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from grok.checkpoint import Checkpoint
 from grok.errors import DeviceError, GrokError
 from grok.machine import Rates
-from grok.planning import UNKNOWN, Decision, ModePlan, duration, size
+from grok.planning import DEFAULT_BUDGET, UNKNOWN, Decision, ModePlan, duration, size
 
 if TYPE_CHECKING:
     from grok.mesh_plan import MeshPlan
@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, 2 for input that it cannot use."""
     args = _parser().parse_args(argv)
     try:
-        budget = None if args.memory_budget is None else _bytes(args.memory_budget)
-        _run(args, budget)
+        _run(args, _bytes(args.memory_budget))
     except GrokError as error:
         print(f"grok.plan: {error}", file=sys.stderr)
         return 2
@@ -50,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder that holds ckpt-0, or ckpt-0 itself (default: the bundled model)",
     )
     parser.add_argument(
-        "--memory-budget", type=float, metavar="GB", help="of the streamed mode (default: 8)"
+        "--memory-budget",
+        type=float,
+        default=DEFAULT_BUDGET / 1e9,
+        metavar="GB",
+        help="of the streamed mode (default: 8)",
     )
     parser.add_argument(
         "--tokens", type=int, default=64, metavar="N", help="of the prompt (default: 64)"
@@ -65,7 +68,7 @@ def _bytes(gigabytes: float) -> int:
     return int(gigabytes * 1e9)
 
 
-def _run(args: argparse.Namespace, budget: int | None) -> None:
+def _run(args: argparse.Namespace, budget: int) -> None:
     from grok.checkpoint import open_checkpoint
     from grok.config import BUNDLED_MODEL
     from grok.machine import rates, unmeasured
@@ -159,6 +162,21 @@ class Report:
                 _rate(rates.flops, 1e9, "GFLOP/s"),
                 "Activations float32; limited by arithmetic.",
             ],
+        ]
+        if rates.resident_bytes_per_s is not None:
+            rows += [
+                [
+                    "resident experts, 1 row",
+                    _rate(rates.resident_bytes_per_s, 1e9, "GB/s"),
+                    "Likewise, compiled for one device.",
+                ],
+                [
+                    "resident experts, many rows",
+                    _rate(rates.resident_flops, 1e9, "GFLOP/s"),
+                    "Activations bfloat16.",
+                ],
+            ]
+        rows += [
             ["free memory", size(rates.memory_bytes), ""],
             ["devices", rates.devices, ""],
         ]
@@ -180,7 +198,7 @@ class Report:
         ]
         return aligned(rows) + (
             "\nTimes are estimates from these rates: of reading and computing, which overlap, the "
-            "longer counts."
+            "longer counts;\nwhat calls cost besides is not counted, which in small models is most."
         )
 
     def _meshes(self) -> str:
@@ -216,7 +234,7 @@ def _read(n_bytes: int) -> str:
 def _time(plan: ModePlan, seconds: float | None) -> str:
     if not plan.fits:
         return "-"
-    return UNKNOWN if seconds is None else f"about {duration(seconds)}"
+    return UNKNOWN if seconds is None else duration(seconds)
 
 
 def _limit(plan: ModePlan, binds: str) -> str:

@@ -5,6 +5,7 @@ they rest on the rates of `grok.machine` and on these assumptions:
 
 - a layer takes the longer of its reading and its computing, which overlap;
 - computing takes the longer of passing over the weights once and of the operations;
+  what calls cost besides is not counted, which in small models is most of the time;
 - experts are chosen uniformly, so n tokens touch E * (1 - (1 - K/E)^n) of E experts
   (K a token): 2, 3.5 and 4.6 of Grok-1's 8 for 1, 2 and 3 tokens, 7.2 for 8.
 
@@ -13,16 +14,25 @@ Units: bytes, seconds, and operations that count a multiplication and an additio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from grok.checkpoint import EMBEDDING, expected_shape, is_matrix, layer_path, tensor_paths
 from grok.config import GrokConfig
 from grok.errors import DeviceError, GrokError
 from grok.machine import Rates
+from grok.sharding import memory_needed
+from grok.streaming.memory import (
+    BLOCK,
+    DEFAULT_BUDGET,
+    PROCESS,
+    USUAL_TOKENS,
+    sizes,
+    smallest_budget,
+)
 
-DEFAULT_BUDGET = 8_000_000_000
 ON_DEMAND_TOKENS = 3
-"""With up to this many tokens only the chosen experts are read."""
+"""With up to this many tokens only the chosen experts are read; see `grok.streaming.layers`."""
 
 DISK, ARITHMETIC, BANDWIDTH = "disk", "arithmetic", "memory bandwidth"
 UNKNOWN = "not measured"
@@ -179,17 +189,12 @@ def _seconds(config: GrokConfig, n_tokens: int, speeds: _Speeds) -> tuple[float 
     return total, max(by_limit, key=lambda name: by_limit[name])
 
 
-def smallest_budget(config: GrokConfig, n_tokens: int) -> int:
-    """The least memory in which a layer can be streamed."""
-    return 6_000_000_000 if model_bytes(config) > 6_000_000_000 else model_bytes(config)
-
-
 def plan(
     config: GrokConfig,
     rates: Rates,
     *,
     n_tokens: int = 64,
-    memory_budget: int | None = None,
+    memory_budget: int = DEFAULT_BUDGET,
 ) -> list[ModePlan]:
     """What each mode takes for a prompt of `n_tokens`, and for each token generated after it.
 
@@ -197,38 +202,30 @@ def plan(
         config: the model.
         rates: of the machine.
         n_tokens: of the prompt, or of all prompts that share one pass.
-        memory_budget: bytes that the program may take; by default `DEFAULT_BUDGET` when
-            streamed and all that is free when resident.
+        memory_budget: bytes that the program may take when it streams.
 
     Raises:
         GrokError: a number of tokens or a budget that is not positive.
     """
     if n_tokens < 1:
         raise GrokError(f"The number of tokens is {n_tokens}; expected 1 or more.")
-    if memory_budget is not None and memory_budget < 1:
+    if memory_budget < 1:
         raise GrokError(f"The memory budget is {memory_budget} bytes; expected a positive number.")
     return [
-        _resident(config, rates, n_tokens, memory_budget),
+        _resident(config, rates, n_tokens),
         _streamed(config, rates, n_tokens, memory_budget),
     ]
 
 
-def _resident(config: GrokConfig, rates: Rates, n_tokens: int, budget: int | None) -> ModePlan:
-    needed = model_bytes(config)
-    there = rates.device_bytes
-    if rates.on_cpu and budget is not None:
-        there = min(there, budget)
-    fits = needed <= there
-    speeds = _Speeds(None, rates.resident_bytes_per_s, rates.resident_flops, from_disk=False)
-    seconds, binds = _seconds(config, n_tokens, speeds)
-    token, token_binds = _seconds(config, 1, speeds)
+def _resident(config: GrokConfig, rates: Rates, n_tokens: int) -> ModePlan:
+    needed, there = memory_needed(config), rates.device_bytes
+    seconds, binds = _seconds(config, n_tokens, _resident_speeds(config, rates, n_tokens))
+    token, token_binds = _seconds(config, 1, _resident_speeds(config, rates, 1))
     where = "is free" if rates.on_cpu else "is on the devices"
-    if rates.on_cpu and budget is not None and there == budget:
-        where = "is the budget"
-    verdict = "fits" if fits else "does not fit"
+    verdict = "fits" if needed <= there else "does not fit"
     return ModePlan(
         mode="resident",
-        fits=fits,
+        fits=needed <= there,
         memory_bytes=needed,
         smallest_bytes=needed,
         read_bytes_per_pass=0,
@@ -241,11 +238,24 @@ def _resident(config: GrokConfig, rates: Rates, n_tokens: int, budget: int | Non
     )
 
 
-def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int | None) -> ModePlan:
-    smallest = smallest_budget(config, n_tokens)
-    budget = DEFAULT_BUDGET if budget is None else budget
-    memory = min(budget, max(smallest, model_bytes(config)))
-    fits = budget >= smallest and memory <= rates.memory_bytes
+def _resident_speeds(config: GrokConfig, rates: Rates, n_tokens: int) -> _Speeds:
+    """Of all devices that have work: an expert lies whole on one, so few tokens use few."""
+    columns = math.gcd(rates.n_devices, config.n_experts)
+    busy = min(columns, distinct_experts(config, n_tokens))
+    weights, operations = rates.resident_bytes_per_s, rates.resident_flops
+    return _Speeds(
+        None,
+        None if weights is None else weights * busy,
+        None if operations is None else operations * busy * (rates.n_devices // columns),
+        from_disk=False,
+    )
+
+
+def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int) -> ModePlan:
+    tokens = max(n_tokens, USUAL_TOKENS)  # what opening a model allows for
+    smallest = smallest_budget(config, tokens)
+    memory = streamed_bytes(config, max(budget, smallest), n_tokens)
+    fits = smallest <= budget and memory <= rates.memory_bytes
     speeds = _Speeds(
         rates.read_bytes_per_s, rates.products_bytes_per_s, rates.flops, from_disk=True
     )
@@ -254,7 +264,7 @@ def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int | Non
     if budget < smallest:
         why = (
             f"The budget is {size(budget)}; streaming needs at least {size(smallest)} "
-            f"for {n_tokens:,} tokens."
+            f"for prompts of up to {tokens:,} tokens."
         )
     elif memory > rates.memory_bytes:
         why = f"Streaming takes {size(memory)} of memory and {size(rates.memory_bytes)} is free."
@@ -276,6 +286,16 @@ def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int | Non
     )
 
 
+def streamed_bytes(config: GrokConfig, budget: int, n_tokens: int) -> int:
+    """Peak memory of the whole process when it streams, by its own reckoning.
+
+    Raises:
+        DeviceError: the budget is too small.
+    """
+    parts = sizes(config, budget, n_tokens)
+    return PROCESS + parts.working + parts.n_buffers * (parts.piece_bytes + 2 * BLOCK)
+
+
 def _read_bytes(config: GrokConfig, n_tokens: int) -> int:
     return config.n_layers * read_layer_bytes(config, n_tokens) + _ends_bytes(config)
 
@@ -288,7 +308,7 @@ def choose(
     rates: Rates,
     *,
     n_tokens: int = 64,
-    memory_budget: int | None = None,
+    memory_budget: int = DEFAULT_BUDGET,
 ) -> Decision:
     """Resident where all weights fit, streamed where they don't; with the reason in words.
 
@@ -305,7 +325,7 @@ def choose(
     if not streamed.fits:
         raise DeviceError(
             f"This model's weights take {needed} and {room(rates)}. {streamed.why} "
-            f"Give a memory budget of {streamed.smallest_bytes / 1e9:.1f} GB or more, on a machine "
+            f"Give a memory budget of {_least(streamed.smallest_bytes)} GB or more, on a machine "
             "that has as much free."
         )
     why = f"The weights take {needed} and {room(rates)}, so layers are streamed from disk"
@@ -317,6 +337,11 @@ def choose(
         f"{limit(streamed.binds, rates)}."
     )
     return Decision("streamed", why, plans)
+
+
+def _least(n_bytes: int) -> float:
+    """GB rounded up, so that the number given is enough."""
+    return math.ceil(n_bytes / 1e8) / 10
 
 
 def room(rates: Rates) -> str:
@@ -346,8 +371,10 @@ def size(n_bytes: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time for a reader, in the unit that suits it."""
-    if seconds < 1:
-        return f"{seconds:.2g} s"
+    if seconds < 0.1:
+        return "less than 0.1 s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:
