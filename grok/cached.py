@@ -167,7 +167,6 @@ def shared_model(
     """
     from grok.runner import load
 
-    options: dict[str, Any] = {}
-    if mode == "streamed":
-        options = {"mode": mode, "memory_budget": memory_budget}
-    return SharedModel(load(checkpoint, dtype=dtype, progress=_progress, **options))
+    return SharedModel(
+        load(checkpoint, mode=mode, memory_budget=memory_budget, dtype=dtype, progress=_progress)
+    )

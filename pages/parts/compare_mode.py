@@ -17,6 +17,7 @@ from pages.parts import (
     links,
     null_settings,
     prompt_form,
+    stream_choice,
     stream_cost,
     stream_progress,
     traces,
@@ -94,7 +95,7 @@ def form(choice: traces.ModelChoice, side: str) -> None:
             change = change_controls(choice, kind)
         with st.container(horizontal=True, vertical_alignment="bottom"):
             submitted = st.form_submit_button(
-                "Compare",
+                stream_choice.label(choice, "Compare"),
                 type="primary",
                 icon=":material/play_arrow:",
                 help="Ctrl+Enter",

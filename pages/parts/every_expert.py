@@ -13,7 +13,15 @@ import streamlit as st
 from lens import tables, what_if
 from lens.errors import LensError
 from lens.figures import sweeps as drawn
-from pages.parts import layout, links, prompt_form, stream_cost, stream_progress, traces
+from pages.parts import (
+    layout,
+    links,
+    prompt_form,
+    stream_choice,
+    stream_cost,
+    stream_progress,
+    traces,
+)
 from pages.parts.live_place import Place
 from pages.parts.one_expert import ACTIONS, dtype_choice, model_labels, text_form
 
@@ -52,7 +60,7 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     with fourth:
         count = choice.config.n_layers * choice.config.n_experts
         asked = st.button(
-            f"Run {count:,} times",
+            stream_choice.label(choice, f"Run {count:,} times"),
             type="primary",
             icon=":material/play_arrow:",
             key="run_every",

@@ -23,6 +23,7 @@ from pages.parts import (
     layout,
     links,
     prompt_form,
+    stream_choice,
     stream_cost,
     stream_progress,
     traces,
@@ -99,7 +100,11 @@ def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
         with five:
             dtype = links.choice("dtype", "Numbers", ["bfloat16", "float32"], "bfloat16")
         with st.container(horizontal=True, vertical_alignment="center"):
-            sent = st.form_submit_button("Generate", type="primary", icon=":material/play_arrow:")
+            sent = st.form_submit_button(
+                stream_choice.label(choice, "Generate"),
+                type="primary",
+                icon=":material/play_arrow:",
+            )
             st.caption("The same seed and settings give the same text. It stays in this session.")
     if not sent:
         return None

@@ -18,6 +18,7 @@ from pages.parts import (
     prompt_form,
     routing_shape,
     routing_views,
+    stream_choice,
     stream_cost,
     stream_progress,
     text_parts,
@@ -53,7 +54,9 @@ def form(choice: traces.ModelChoice) -> None:
     inspect_examples.row(choice.has_tokenizer)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
     with st.form("run", border=True):
-        text = prompt_form.text_box("prompt", label, placeholder="Type a text; Ctrl+Enter runs it.")
+        text = prompt_form.text_box(
+            "prompt", label, placeholder="Type a text; Ctrl+Enter sends it."
+        )
         with st.expander("Compare, settings", icon=":material/tune:"):
             second = prompt_form.text_box(
                 "second_prompt", "Second prompt, to compare (optional)", height=80
@@ -61,7 +64,10 @@ def form(choice: traces.ModelChoice) -> None:
             dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype", width=160)
         with st.container(horizontal=True, vertical_alignment="center"):
             submitted = st.form_submit_button(
-                "Run", type="primary", icon=":material/play_arrow:", help="Ctrl+Enter"
+                stream_choice.label(choice, "Run"),
+                type="primary",
+                icon=":material/play_arrow:",
+                help="Ctrl+Enter",
             )
             st.caption(
                 f"Up to {traces.prompt_limit():,} tokens. The prompt stays in this browser session."

@@ -18,6 +18,7 @@ from pages.parts import (
     many_view,
     owner,
     prompt_form,
+    stream_choice,
     stream_cost,
     stream_progress,
     traces,
@@ -122,7 +123,7 @@ def _form(place: Place) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         dtype = dtype_choice()
         asked = st.button(
-            "Run",
+            stream_choice.label(choice, "Run"),
             type="primary",
             icon=":material/play_arrow:",
             key="many_run",

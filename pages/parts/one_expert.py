@@ -14,6 +14,7 @@ from pages.parts import (
     links,
     prompt_form,
     routing_views,
+    stream_choice,
     stream_cost,
     stream_progress,
     traces,
@@ -127,7 +128,12 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     with fourth:
         dtype = dtype_choice()
     with fifth:
-        asked = st.button("Run", type="primary", icon=":material/play_arrow:", key="run_one")
+        asked = st.button(
+            stream_choice.label(choice, "Run"),
+            type="primary",
+            icon=":material/play_arrow:",
+            key="run_one",
+        )
     request = Request(choice.path, dtype, text, layer, expert, action)
     known: Result | None = st.session_state.get(KEPT)
     again = (

@@ -11,7 +11,15 @@ import streamlit as st
 
 from lens import figures, tables, what_if
 from lens.figures import sweeps as drawn
-from pages.parts import layout, links, prompt_form, stream_cost, stream_progress, traces
+from pages.parts import (
+    layout,
+    links,
+    prompt_form,
+    stream_choice,
+    stream_cost,
+    stream_progress,
+    traces,
+)
 from pages.parts.every_expert import teller
 from pages.parts.layout import percent
 from pages.parts.live_place import Place
@@ -90,7 +98,12 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     with third:
         dtype = dtype_choice()
     with fourth:
-        asked = st.button("Run", type="primary", icon=":material/play_arrow:", key="run_patch")
+        asked = st.button(
+            stream_choice.label(choice, "Run"),
+            type="primary",
+            icon=":material/play_arrow:",
+            key="run_patch",
+        )
     with boxes:
         expected = expected_boxes(measure, choice)
     request = (choice.path, dtype, clean, corrupt, site, measure, *expected)

@@ -22,6 +22,7 @@ MEMORY_VARIABLE = "GROK_LENS_MEMORY_GB"
 MODES = ("auto", "resident", "streamed")
 DEFAULT_MEMORY_GB = 8.0
 TYPICAL_TOKENS = 64  # of the prompt that the note above a form speaks of
+COST_FIRST = "Show what it costs"
 KNOWN = "stream_decisions"  # how each model runs, looked up once a session
 
 
@@ -98,7 +99,7 @@ def _looked_at(choice: traces.ModelChoice, mode: str, budget: int) -> traces.Mod
 
     checkpoint = open_checkpoint(choice.path)
     missing = checkpoint.missing()
-    why = f"{MODE_VARIABLE} asks for it."
+    why = ""
     if mode != "streamed" or missing:
         try:
             check_memory(checkpoint)
@@ -107,9 +108,14 @@ def _looked_at(choice: traces.ModelChoice, mode: str, budget: int) -> traces.Mod
             if mode == "resident" or missing:
                 raise
             why = _why(choice, budget, str(error))
-    chosen = replace(choice, mode="streamed", memory_budget=budget, why=why)
-    fitting_plan(chosen, 1)  # refused before anything starts
-    return chosen
+    chosen = replace(choice, mode="streamed", memory_budget=budget)
+    typical = fitting_plan(chosen, TYPICAL_TOKENS)  # refused before anything starts
+    if not why:
+        why = (
+            f"{MODE_VARIABLE} asks for it. A prompt of {TYPICAL_TOKENS} tokens: "
+            f"{about(typical.seconds_per_pass)} (an estimate)."
+        )
+    return replace(chosen, why=why)
 
 
 def _why(choice: traces.ModelChoice, budget: int, otherwise: str) -> str:
@@ -156,6 +162,11 @@ def fitting_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
 # --- in words ---------------------------------------------------------------------------
 
 
+def label(choice: traces.ModelChoice, usual: str) -> str:
+    """What a button says that runs the model at once, or first shows what that costs."""
+    return COST_FIRST if choice.streamed else usual
+
+
 def rates_words(choice: traces.ModelChoice) -> str:
     """What the estimate rests on."""
     found = rates(choice)
@@ -200,9 +211,9 @@ def table(choice: traces.ModelChoice) -> None:
                 "fits here": "yes" if one.fits else "no",
                 "memory": size(one.memory_bytes),
                 "reads a pass": size(one.read_bytes_per_pass),
-                f"time for {TYPICAL_TOKENS} tokens": _time(one.seconds_per_pass),
+                f"time for {TYPICAL_TOKENS} tokens": about(one.seconds_per_pass),
                 "reads a new token": size(one.read_bytes_per_token),
-                "time for a new token": _time(one.seconds_per_token),
+                "time for a new token": about(one.seconds_per_token),
                 "limited by": one.binds,
             }
             for one in plans
@@ -212,5 +223,8 @@ def table(choice: traces.ModelChoice) -> None:
     st.caption(rates_words(choice))
 
 
-def _time(seconds: float | None) -> str:
-    return "not measured" if seconds is None else f"about {duration(seconds)}"
+def about(seconds: float | None) -> str:
+    """An estimated time in words."""
+    if seconds is None:
+        return "time not measured"
+    return f"about {duration(seconds)}" if seconds >= 0.1 else "less than 0.1 s"

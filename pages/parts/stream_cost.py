@@ -14,9 +14,9 @@ import streamlit as st
 
 from grok.checkpoint import open_checkpoint
 from grok.errors import GrokError, PromptError
-from grok.planning import duration, head_operations, limit, size
+from grok.planning import head_operations, limit, size
 from pages.parts import traces
-from pages.parts.stream_choice import fitting_plan, memory_budget, rates, streamed_plan
+from pages.parts.stream_choice import about, fitting_plan, memory_budget, rates, streamed_plan
 
 QUICK = 5.0  # seconds that a run may take to be made without being asked for
 
@@ -66,7 +66,7 @@ class Cost:
     @property
     def about(self) -> str:
         """The time, in words."""
-        return "time not known" if self.seconds is None else f"about {duration(self.seconds)}"
+        return about(self.seconds)
 
 
 def cost(choice: traces.ModelChoice, work: Work) -> Cost:

@@ -175,8 +175,8 @@ class Going:
         """How far it is, in a line."""
         if self.ahead:
             word = "run" if self.ahead == 1 else "runs"
-            turns = duration(self.ahead * _a_turn())
-            return f"In the queue at place {self.ahead}: {self.ahead} {word} ahead, about {turns}"
+            turns = stream_choice.about(self.ahead * _a_turn())
+            return f"In the queue at place {self.ahead}: {self.ahead} {word} ahead, {turns}"
         if self.loaded is not None:
             return f"Opening the model: {self.loaded[0]} of {self.loaded[1]} tensors"
         last = self.last
