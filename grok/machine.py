@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,10 +22,12 @@ import numpy as np
 
 from grok.checkpoint import Checkpoint
 
-CHUNK = 8 * 2**20  # of one read
-STRETCH = 64 * 2**20  # read in sequence before the next place
+PIECE = 64 * 2**20  # of one read, as streaming reads
+LARGE = 8 * 2**20  # of a file worth reading
 ENOUGH = 32 * 2**20  # below it a read says nothing about the disk
 OWN_FILE = 96 * 2**20  # of the file that is written where no tensor file can be read
+BLOCK = 4096
+WRITTEN = 8 * 2**20  # of it at once
 MATRIX = (2048, 32768)  # int8, 64 MB: larger than the processor's caches
 MANY_ROWS = 64
 
@@ -84,8 +87,13 @@ def unmeasured() -> Rates:
     )
 
 
-def rates(checkpoint: Checkpoint, seconds: float = 1.5) -> Rates:
+def rates(checkpoint: Checkpoint, seconds: float = 1.5, *, resident: bool = False) -> Rates:
     """Measures this machine for `checkpoint`; takes about `seconds`, and some to compile.
+
+    Args:
+        checkpoint: the model.
+        seconds: to measure for, shared by what is measured.
+        resident: measure the resident model's experts too, where the devices hold the model.
 
     The disk is measured on the checkpoint's own largest files, at places drawn at
     random. Where they are too small or sparse, a file of 96 MB without a name is
@@ -95,7 +103,7 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5) -> Rates:
     from grok.sharding import memory_needed
 
     there = unmeasured()
-    resident = memory_needed(checkpoint.config) <= there.device_bytes
+    resident = resident and memory_needed(checkpoint.config) <= there.device_bytes
     share = seconds / (3 if resident else 2)
     read, how = read_rate(checkpoint, share)
     products, operations = product_rates(share)
@@ -117,13 +125,14 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5) -> Rates:
 
 def read_rate(checkpoint: Checkpoint, seconds: float) -> tuple[float | None, str]:
     """Bytes a second of sequential reads of the checkpoint's disk, and how that was found."""
-    files = _solid_files(checkpoint.ckpt_dir)
-    own = sum(n_bytes for _, n_bytes in files) < ENOUGH
+    own = False
     try:
+        files = _solid_files(checkpoint.ckpt_dir)
+        own = sum(n_bytes for _, n_bytes in files) < ENOUGH
         if own:
             n_read, took, direct = _own_file(checkpoint.ckpt_dir, seconds)
         else:
-            n_read, took, direct = _timed(_stretches(files), seconds)
+            n_read, took, direct = _timed(_pieces(files), seconds)
     except OSError as error:
         why = (
             "the checkpoint's files are too small or sparse, and no file could be made beside them"
@@ -151,25 +160,25 @@ def _own_file(folder: Path, seconds: float) -> tuple[int, float, bool]:
 
 
 def _solid_files(folder: Path) -> list[tuple[Path, int]]:
-    """Files of at least a chunk whose bytes are really on the disk, largest first."""
+    """Large files whose bytes are really on the disk, those of about the largest's size."""
     found = []
     for entry in os.scandir(folder):
         if not entry.is_file():
             continue
         status = entry.stat()
         stored = getattr(status, "st_blocks", status.st_size // 512 + 1) * 512
-        if status.st_size >= CHUNK and stored >= status.st_size // 2:
+        if status.st_size >= LARGE and stored >= status.st_size // 2:
             found.append((Path(entry.path), status.st_size))
     largest = max((n_bytes for _, n_bytes in found), default=0)
-    return sorted((item for item in found if 2 * item[1] >= largest), key=lambda item: -item[1])
+    return [item for item in found if 2 * item[1] >= largest]
 
 
-def _stretches(files: list[tuple[Path, int]]) -> Iterator[tuple[Path, int, int]]:
-    """(file, offset, bytes) without end, in random order, so that no cache has them ready."""
+def _pieces(files: list[tuple[Path, int]]) -> Iterator[tuple[Path, int, int]]:
+    """(file, offset, bytes) of each piece once, in random order: no cache has them ready."""
     places = [
-        (file, offset, min(STRETCH, n_bytes - offset))
+        (file, offset, min(PIECE, n_bytes - offset))
         for file, n_bytes in files
-        for offset in range(0, n_bytes, STRETCH)
+        for offset in range(0, n_bytes, PIECE)
     ]
     random.shuffle(places)
     yield from places
@@ -221,9 +230,9 @@ def _make_direct(handle: int) -> bool:
 
 def _fill(handle: int, seconds: float) -> None:
     """Writes the file's bytes, random ones, fewer of them when that takes long."""
-    data = os.urandom(CHUNK)
+    data = os.urandom(WRITTEN)
     started = time.perf_counter()
-    for written in range(0, OWN_FILE, CHUNK):
+    for written in range(0, OWN_FILE, WRITTEN):
         os.write(handle, data)
         if written >= ENOUGH and time.perf_counter() - started > seconds:
             break
@@ -231,7 +240,11 @@ def _fill(handle: int, seconds: float) -> None:
 
 def _read(handle: int, offset: int, n_bytes: int, seconds: float) -> tuple[int, float]:
     """Bytes read from `offset` on and seconds taken; stops when the time is over."""
-    with mmap.mmap(-1, CHUNK) as buffer:  # starts at a page, as direct reads ask
+    with mmap.mmap(-1, PIECE) as buffer:  # starts at a page, as direct reads ask
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without them
+                buffer.madvise(mmap.MADV_HUGEPAGE)
+        buffer[::BLOCK] = bytes(PIECE // BLOCK)  # its pages are there before the clock runs
         started = time.perf_counter()
         total = 0
         while total < n_bytes and time.perf_counter() - started < seconds:
@@ -295,10 +308,10 @@ def resident_rates(seconds: float, *, large: bool) -> tuple[float, float]:
 
 
 def _median_seconds(run: Callable[[], object], seconds: float) -> float:
-    """Median of as many runs as the time allows, at least three, after one that warms up."""
+    """Median of as many runs as the time allows, at least one, after one that warms up."""
     run()
     times: list[float] = []
-    while len(times) < 3 or sum(times) < seconds:
+    while sum(times) < seconds:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)

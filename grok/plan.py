@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace, budget: int) -> None:
     checkpoint = open_checkpoint(args.checkpoint or BUNDLED_MODEL)
     wanted: dict[str, Any] = {"n_tokens": args.tokens, "memory_budget": budget}
     plan(checkpoint.config, unmeasured(), **wanted)  # refuses bad numbers before measuring
-    measured = rates(checkpoint)
+    measured = rates(checkpoint, resident=True)
     report = Report(checkpoint, args.tokens, measured, plan(checkpoint.config, measured, **wanted))
     try:
         report.decision = choose(checkpoint.config, measured, **wanted)

@@ -26,9 +26,9 @@ from grok.streaming.memory import (
     BLOCK,
     DEFAULT_BUDGET,
     PROCESS,
-    USUAL_TOKENS,
     sizes,
     smallest_budget,
+    usual_tokens,
 )
 
 ON_DEMAND_TOKENS = 3
@@ -252,7 +252,7 @@ def _resident_speeds(config: GrokConfig, rates: Rates, n_tokens: int) -> _Speeds
 
 
 def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int) -> ModePlan:
-    tokens = max(n_tokens, USUAL_TOKENS)  # what opening a model allows for
+    tokens = max(n_tokens, usual_tokens(config))  # what opening a model allows for
     smallest = smallest_budget(config, tokens)
     memory = streamed_bytes(config, max(budget, smallest), n_tokens)
     fits = smallest <= budget and memory <= rates.memory_bytes
