@@ -165,7 +165,9 @@ class DeviceLayers:
                     progress(done, len(staying) * len(LEAVES))
 
     @contextmanager
-    def walk(self, n_rows: int, first: int = 0, watch: Watch | None = None) -> Iterator[_Walk]:
+    def walk(
+        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
+    ) -> Iterator[_Walk]:
         """A pass from layer `first` on; one at a time, so that memory is not taken twice."""
         with self._one_walk:
             walk = _Walk(self, first, watch)
@@ -287,7 +289,7 @@ class _Moving:
 
     @property
     def bytes_read(self) -> int:
-        return self._reader.reading.bytes
+        return self._reader.bytes_read
 
     def take(self, layer: int) -> dict[str, Any]:
         """A layer's weights, waiting for them when need be.

@@ -37,7 +37,9 @@ def engine(
     checkpoint = open_checkpoint(folder)
     devices = make_mesh(checkpoint.config, mesh)
     layers = DeviceLayers(checkpoint, dtype, devices, stay, **options)
-    return Engine(checkpoint.config, dtype, layers, ends_on_devices(checkpoint, dtype, devices))
+    return Engine(
+        checkpoint.config, dtype, layers, ends_on_devices(checkpoint, dtype, devices), tells=True
+    )
 
 
 def run(engine: Engine, *tokens: np.ndarray) -> list[Forward]:
