@@ -48,7 +48,7 @@ class Rates:
         n_devices: how many there are.
         read_from: how the disk was measured, or why not; a sentence.
         resident_bytes_per_s: as `products_bytes_per_s`, of the compiled experts on one device
-            that holds them; measured where a model fits.
+            that holds them.
         resident_flops: as `flops`, likewise.
     """
 
@@ -93,7 +93,8 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5, *, resident: bool = Fals
     Args:
         checkpoint: the model.
         seconds: to measure for, shared by what is measured.
-        resident: measure the resident model's experts too, where the devices hold the model.
+        resident: measure the resident model's experts too, where this machine's memory holds the
+            model; on accelerators they are always measured, as streaming computes there.
 
     The disk is measured on the checkpoint's own largest files, at places drawn at
     random. Where they are too small or sparse, a file of 96 MB without a name is
@@ -103,7 +104,10 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5, *, resident: bool = Fals
     from grok.sharding import memory_needed
 
     there = unmeasured()
-    resident = resident and memory_needed(checkpoint.config) <= there.device_bytes
+    if there.on_cpu:
+        resident = resident and memory_needed(checkpoint.config) <= there.device_bytes
+    else:
+        resident = True
     share = seconds / (3 if resident else 2)
     read, how = read_rate(checkpoint, share)
     products, operations = product_rates(share)

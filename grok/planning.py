@@ -1,24 +1,30 @@
-"""Memory and time that each way of running a model takes on a machine, from its measured rates.
+"""Memory and time that each way of running a model takes on a machine, and which is chosen.
 
-Arithmetic alone: nothing is read, allocated or timed here. Times are estimates;
-they rest on the rates of `grok.machine` and on these assumptions:
-
-- a layer takes the longer of its reading and its computing, which overlap;
-- computing takes the longer of passing over the weights once and of the operations;
-  what calls cost besides is not counted, which in small models is most of the time;
-- experts are chosen uniformly, so n tokens touch E * (1 - (1 - K/E)^n) of E experts
-  (K a token): 2, 3.5 and 4.6 of Grok-1's 8 for 1, 2 and 3 tokens, 7.2 for 8.
-
-Units: bytes, seconds, and operations that count a multiplication and an addition as two.
+Nothing is read, allocated or timed here. Times are estimates: they rest on the rates of
+`grok.machine` and on the assumptions of `grok.costs`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from grok.checkpoint import EMBEDDING, expected_shape, is_matrix, layer_path, tensor_paths
 from grok.config import GrokConfig
+from grok.costs import (
+    ARITHMETIC,
+    BANDWIDTH,
+    DISK,
+    UNKNOWN,
+    Speeds,
+    Work,
+    bytes_read,
+    distinct_experts,
+    head_operations,
+    layer_bytes,
+    pass_seconds,
+    pass_work,
+    read_layer_bytes,
+)
 from grok.errors import DeviceError, GrokError
 from grok.machine import Rates
 from grok.sharding import memory_needed
@@ -31,11 +37,19 @@ from grok.streaming.memory import (
     usual_tokens,
 )
 
-ON_DEMAND_TOKENS = 3
-"""With up to this many tokens only the chosen experts are read; see `grok.streaming.layers`."""
-
-DISK, ARITHMETIC, BANDWIDTH = "disk", "arithmetic", "memory bandwidth"
-UNKNOWN = "not measured"
+__all__ = [
+    "DEFAULT_BUDGET",
+    "UNKNOWN",
+    "Decision",
+    "ModePlan",
+    "choose",
+    "duration",
+    "head_operations",
+    "limit",
+    "plan",
+    "size",
+    "streamed_bytes",
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class ModePlan:
     Attributes:
         mode: "resident" or "streamed".
         fits: whether it works here, within the budget.
-        memory_bytes: peak memory, of the devices when resident on them.
+        memory_bytes: peak memory: of accelerators where there are any, else of the process.
         smallest_bytes: the least memory with which it works at all.
         read_bytes_per_pass: from disk, for one pass over a prompt.
         seconds_per_pass: None where a rate that it rests on was not measured.
@@ -60,13 +74,13 @@ class ModePlan:
     fits: bool
     memory_bytes: int
     smallest_bytes: int
-    read_bytes_per_pass: int
-    seconds_per_pass: float | None
-    read_bytes_per_token: int
-    seconds_per_token: float | None
-    binds: str
-    token_binds: str
-    why: str
+    read_bytes_per_pass: int = 0
+    seconds_per_pass: float | None = None
+    read_bytes_per_token: int = 0
+    seconds_per_token: float | None = None
+    binds: str = UNKNOWN
+    token_binds: str = UNKNOWN
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,112 +95,6 @@ class Decision:
     def chosen(self) -> ModePlan:
         """The plan of the chosen mode."""
         return next(plan for plan in self.plans if plan.mode == self.mode)
-
-
-# --- sizes --------------------------------------------------------------------------------
-
-
-def distinct_experts(config: GrokConfig, n_tokens: int) -> float:
-    """Expected number of experts of a layer that `n_tokens` touch, were routing uniform."""
-    unused = 1 - config.top_k / config.n_experts
-    return config.n_experts * (1 - unused**n_tokens)
-
-
-def weight_bytes(config: GrokConfig, path: str) -> int:
-    """Bytes of a parameter as released: matrices int8, others float32; scales not counted."""
-    count = 1
-    for size in expected_shape(config, path):
-        count *= size
-    return count * (1 if is_matrix(path) else 4)
-
-
-def expert_bytes(config: GrokConfig) -> int:
-    """Bytes of one expert's three matrices."""
-    return 3 * config.d_model * config.d_ff
-
-
-def layer_bytes(config: GrokConfig) -> int:
-    """Bytes of one decoder layer, all experts."""
-    prefix = layer_path(0, "")
-    paths = [path for path in tensor_paths(1) if path.startswith(prefix)]
-    return sum(weight_bytes(config, path) for path in paths)
-
-
-def model_bytes(config: GrokConfig) -> int:
-    """Bytes of all weights."""
-    return config.n_layers * layer_bytes(config) + _ends_bytes(config)
-
-
-def _ends_bytes(config: GrokConfig) -> int:
-    return weight_bytes(config, EMBEDDING) + 4 * config.d_model
-
-
-def touched_layer_bytes(config: GrokConfig, n_tokens: int) -> int:
-    """Bytes of a layer's weights that `n_tokens` pass through, experts as expected."""
-    others = layer_bytes(config) - config.n_experts * expert_bytes(config)
-    return others + round(distinct_experts(config, n_tokens) * expert_bytes(config))
-
-
-def read_layer_bytes(config: GrokConfig, n_tokens: int) -> int:
-    """Bytes that a streamed pass of `n_tokens` reads of each layer."""
-    if n_tokens <= ON_DEMAND_TOKENS:
-        return touched_layer_bytes(config, n_tokens)
-    return layer_bytes(config)
-
-
-def layer_operations(config: GrokConfig, n_tokens: int, n_keys: int | None = None) -> float:
-    """Operations of one layer for `n_tokens` that look at `n_keys` (by default themselves)."""
-    n_keys = n_tokens if n_keys is None else n_keys
-    others = layer_bytes(config) - config.n_experts * expert_bytes(config)
-    weights = others + config.top_k * expert_bytes(config)
-    scores = 4 * n_keys * config.n_heads * config.d_head
-    return float(n_tokens) * (2 * weights + scores)
-
-
-def head_operations(config: GrokConfig, n_tokens: int) -> float:
-    """Operations of the logits of `n_tokens`."""
-    return 2.0 * n_tokens * config.d_model * config.vocab_size
-
-
-# --- times --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Speeds:
-    """Rates that one mode works at; None where not measured, `read` None: nothing is read."""
-
-    read: float | None
-    weights: float | None
-    operations: float | None
-    from_disk: bool
-
-
-def _seconds(config: GrokConfig, n_tokens: int, speeds: _Speeds) -> tuple[float | None, str]:
-    """Seconds of one pass of `n_tokens`, and what takes most of them."""
-    rates = (speeds.read if speeds.from_disk else 1.0, speeds.weights, speeds.operations)
-    if None in rates:
-        return None, UNKNOWN
-    read_rate, weight_rate, operation_rate = (float(rate or 0) for rate in rates)
-    parts = [
-        (
-            config.n_layers,
-            read_layer_bytes(config, n_tokens),
-            touched_layer_bytes(config, n_tokens),
-            layer_operations(config, n_tokens),
-        ),
-        (1, _ends_bytes(config), _ends_bytes(config), head_operations(config, n_tokens)),
-    ]
-    total, by_limit = 0.0, {DISK: 0.0, ARITHMETIC: 0.0, BANDWIDTH: 0.0}
-    for count, n_read, n_touched, n_operations in parts:
-        limits = {
-            DISK: n_read / read_rate if speeds.from_disk else 0.0,
-            ARITHMETIC: n_operations / operation_rate,
-            BANDWIDTH: n_touched / weight_rate,
-        }
-        slowest = max(limits, key=lambda name: limits[name])
-        total += count * limits[slowest]
-        by_limit[slowest] += count * limits[slowest]
-    return total, max(by_limit, key=lambda name: by_limit[name])
 
 
 def plan(
@@ -211,79 +119,124 @@ def plan(
         raise GrokError(f"The number of tokens is {n_tokens}; expected 1 or more.")
     if memory_budget < 1:
         raise GrokError(f"The memory budget is {memory_budget} bytes; expected a positive number.")
-    return [
-        _resident(config, rates, n_tokens),
-        _streamed(config, rates, n_tokens, memory_budget),
-    ]
+    streamed = _streamed if rates.on_cpu else _through_devices
+    return [_resident(config, rates, n_tokens), streamed(config, rates, n_tokens, memory_budget)]
+
+
+def _made(
+    plan: ModePlan, one_pass: list[Work], token: list[Work], speeds: tuple[Speeds, Speeds]
+) -> ModePlan:
+    """The plan with what is read and how long it takes, for a pass and for a generated token."""
+    seconds, binds = pass_seconds(one_pass, speeds[0])
+    token_seconds, token_binds = pass_seconds(token, speeds[1])
+    return replace(
+        plan,
+        read_bytes_per_pass=bytes_read(one_pass),
+        seconds_per_pass=seconds,
+        binds=binds,
+        read_bytes_per_token=bytes_read(token),
+        seconds_per_token=token_seconds,
+        token_binds=token_binds,
+    )
 
 
 def _resident(config: GrokConfig, rates: Rates, n_tokens: int) -> ModePlan:
     needed, there = memory_needed(config), rates.device_bytes
-    seconds, binds = _seconds(config, n_tokens, _resident_speeds(config, rates, n_tokens))
-    token, token_binds = _seconds(config, 1, _resident_speeds(config, rates, 1))
     where = "is free" if rates.on_cpu else "is on the devices"
     verdict = "fits" if needed <= there else "does not fit"
-    return ModePlan(
-        mode="resident",
-        fits=needed <= there,
-        memory_bytes=needed,
-        smallest_bytes=needed,
-        read_bytes_per_pass=0,
-        seconds_per_pass=seconds,
-        read_bytes_per_token=0,
-        seconds_per_token=token,
-        binds=binds,
-        token_binds=token_binds,
-        why=f"All weights at once take {size(needed)} and {size(there)} {where}: it {verdict}.",
+    why = f"All weights at once take {size(needed)} and {size(there)} {where}: it {verdict}."
+    return _made(
+        ModePlan("resident", needed <= there, needed, needed, why=why),
+        *(
+            pass_work(config, n, read_layers=0, layer_reads=0, ends_read=False)
+            for n in (n_tokens, 1)
+        ),
+        (_device_speeds(config, rates, n_tokens), _device_speeds(config, rates, 1)),
     )
 
 
-def _resident_speeds(config: GrokConfig, rates: Rates, n_tokens: int) -> _Speeds:
+def _device_speeds(config: GrokConfig, rates: Rates, n_tokens: int) -> Speeds:
     """Of all devices that have work: an expert lies whole on one, so few tokens use few."""
     columns = math.gcd(rates.n_devices, config.n_experts)
     busy = min(columns, distinct_experts(config, n_tokens))
     weights, operations = rates.resident_bytes_per_s, rates.resident_flops
-    return _Speeds(
-        None,
+    return Speeds(
+        rates.read_bytes_per_s,
         None if weights is None else weights * busy,
         None if operations is None else operations * busy * (rates.n_devices // columns),
-        from_disk=False,
     )
 
 
 def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int) -> ModePlan:
+    """Layers pass through buffers of this machine's memory, and its processor computes."""
     tokens = max(n_tokens, usual_tokens(config))  # what opening a model allows for
     smallest = smallest_budget(config, tokens)
     memory = streamed_bytes(config, max(budget, smallest), n_tokens)
-    fits = smallest <= budget and memory <= rates.memory_bytes
-    speeds = _Speeds(
-        rates.read_bytes_per_s, rates.products_bytes_per_s, rates.flops, from_disk=True
+    made = _made(
+        ModePlan("streamed", smallest <= budget and memory <= rates.memory_bytes, memory, smallest),
+        *(
+            pass_work(
+                config,
+                n,
+                read_layers=config.n_layers,
+                layer_reads=read_layer_bytes(config, n),
+                ends_read=True,
+            )
+            for n in (n_tokens, 1)
+        ),
+        (Speeds(rates.read_bytes_per_s, rates.products_bytes_per_s, rates.flops),) * 2,
     )
-    seconds, binds = _seconds(config, n_tokens, speeds)
-    token, token_binds = _seconds(config, 1, speeds)
     if budget < smallest:
         why = (
             f"The budget is {size(budget)}; streaming needs at least {size(smallest)} "
-            f"for prompts of up to {tokens:,} tokens."
+            f"for prompts of up to {tokens:,} tokens. Give a memory budget of "
+            f"{_least(smallest)} GB or more."
         )
     elif memory > rates.memory_bytes:
-        why = f"Streaming takes {size(memory)} of memory and {size(rates.memory_bytes)} is free."
+        why = (
+            f"Streaming takes {size(memory)} of memory and {size(rates.memory_bytes)} is free. "
+            f"Free some, or give a smaller memory budget, of {_least(smallest)} GB or more."
+        )
     else:
         why = f"One layer at a time is read from disk and takes {size(memory)} of memory"
-        why += f"; {limit(binds, rates)} limits it." if binds != UNKNOWN else "."
-    return ModePlan(
-        mode="streamed",
-        fits=fits,
-        memory_bytes=memory,
-        smallest_bytes=smallest,
-        read_bytes_per_pass=_read_bytes(config, n_tokens),
-        seconds_per_pass=seconds,
-        read_bytes_per_token=_read_bytes(config, 1),
-        seconds_per_token=token,
-        binds=binds,
-        token_binds=token_binds,
-        why=why,
+        why += f"; {limit(made.binds, rates)} limits it." if made.binds != UNKNOWN else "."
+    return replace(made, why=why)
+
+
+def _through_devices(config: GrokConfig, rates: Rates, n_tokens: int, _budget: int) -> ModePlan:
+    """As many layers as fit stay on the accelerators, and the others pass through them."""
+    from grok.streaming.to_devices import ON_DEVICES, fit, other_bytes
+    from grok.streaming.to_devices import layer_bytes as held_bytes
+
+    tokens = max(n_tokens, usual_tokens(config))
+    other, one = other_bytes(config, tokens), held_bytes(config)
+    smallest = other + ON_DEVICES * one
+    try:
+        stay, why = fit(config, rates.device_bytes, tokens), ""
+    except DeviceError as error:
+        stay, why = 0, str(error)
+    n_passing = config.n_layers - stay
+    made = _made(
+        ModePlan("streamed", not why, other + (stay + min(ON_DEVICES, n_passing)) * one, smallest),
+        *(
+            pass_work(
+                config,
+                n,
+                read_layers=n_passing,
+                layer_reads=layer_bytes(config),
+                ends_read=False,
+            )
+            for n in (n_tokens, 1)
+        ),
+        (_device_speeds(config, rates, n_tokens), _device_speeds(config, rates, 1)),
     )
+    if not why:
+        why = (
+            f"{stay} of {config.n_layers} layers stay on the devices and the others pass through "
+            "them from disk in every pass"
+        )
+        why += f"; {limit(made.binds, rates)} limits it." if made.binds != UNKNOWN else "."
+    return replace(made, why=why)
 
 
 def streamed_bytes(config: GrokConfig, budget: int, n_tokens: int) -> int:
@@ -294,10 +247,6 @@ def streamed_bytes(config: GrokConfig, budget: int, n_tokens: int) -> int:
     """
     parts = sizes(config, budget, n_tokens)
     return PROCESS + parts.working + parts.n_buffers * (parts.piece_bytes + 2 * BLOCK)
-
-
-def _read_bytes(config: GrokConfig, n_tokens: int) -> int:
-    return config.n_layers * read_layer_bytes(config, n_tokens) + _ends_bytes(config)
 
 
 # --- the choice -----------------------------------------------------------------------------
@@ -323,11 +272,7 @@ def choose(
         why = f"The weights take {needed} and {room(rates)}, so all of them are held there."
         return Decision("resident", why, plans)
     if not streamed.fits:
-        raise DeviceError(
-            f"This model's weights take {needed} and {room(rates)}. {streamed.why} "
-            f"Give a memory budget of {_least(streamed.smallest_bytes)} GB or more, on a machine "
-            "that has as much free."
-        )
+        raise DeviceError(f"This model's weights take {needed} and {room(rates)}. {streamed.why}")
     why = f"The weights take {needed} and {room(rates)}, so layers are streamed from disk"
     if streamed.seconds_per_pass is None:
         return Decision("streamed", f"{why}. {rates.read_from}".strip(), plans)
@@ -352,13 +297,16 @@ def room(rates: Rates) -> str:
 
 
 def limit(binds: str, rates: Rates) -> str:
-    """What binds, with its measured rate."""
+    """What binds, with its measured rate: of the processor, or of one accelerator."""
+    weights = rates.products_bytes_per_s if rates.on_cpu else rates.resident_bytes_per_s
+    operations = rates.flops if rates.on_cpu else rates.resident_flops
+    where = "" if rates.on_cpu else " on one device"
     if binds == DISK and rates.read_bytes_per_s:
         return f"the disk ({rates.read_bytes_per_s / 1e9:.1f} GB/s)"
-    if binds == ARITHMETIC and rates.flops:
-        return f"arithmetic ({rates.flops / 1e9:,.0f} GFLOP/s)"
-    if binds == BANDWIDTH and rates.products_bytes_per_s:
-        return f"memory bandwidth ({rates.products_bytes_per_s / 1e9:.1f} GB/s of weights)"
+    if binds == ARITHMETIC and operations:
+        return f"arithmetic ({operations / 1e9:,.0f} GFLOP/s{where})"
+    if binds == BANDWIDTH and weights:
+        return f"memory bandwidth ({weights / 1e9:,.1f} GB/s of weights{where})"
     return binds
 
 

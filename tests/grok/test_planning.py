@@ -10,23 +10,19 @@ import numpy as np
 import pytest
 
 from grok.config import GROK_1
-from grok.errors import DeviceError, GrokError
-from grok.machine import Rates
-from grok.planning import (
-    DEFAULT_BUDGET,
+from grok.costs import (
     ON_DEMAND_TOKENS,
-    choose,
     distinct_experts,
-    duration,
     layer_bytes,
     model_bytes,
-    plan,
     read_layer_bytes,
-    size,
-    streamed_bytes,
 )
+from grok.errors import DeviceError, GrokError
+from grok.machine import Rates
+from grok.planning import DEFAULT_BUDGET, choose, duration, limit, plan, size, streamed_bytes
 from grok.streaming.layers import FEW_ROWS
 from grok.streaming.memory import smallest_budget
+from grok.streaming.to_devices import fit
 
 GB = 1_000_000_000
 EXPERT = 3 * 6144 * 32768
@@ -206,7 +202,7 @@ def test_an_unmeasured_disk_leaves_the_choice_and_says_so():
 def test_a_budget_too_small_is_refused_with_one_that_works():
     with pytest.raises(DeviceError, match="The budget is 1.0 GB; streaming needs") as refused:
         choose(GROK_1, LAPTOP, memory_budget=1 * GB)
-    named = re.search(r"Give a memory budget of ([\d.]+) GB", str(refused.value))
+    named = re.search(r"Give a memory budget of ([\d.]+) GB or more", str(refused.value))
     assert named is not None
     enough = int(float(named[1]) * GB)
     assert enough - smallest_budget(GROK_1) < 1e8
@@ -218,6 +214,38 @@ def test_a_machine_without_free_memory_is_refused_with_what_is_free():
         DeviceError, match=r"Streaming takes \d\.\d GB of memory and 3\.0 GB is free"
     ):
         choose(GROK_1, replace(LAPTOP, memory_bytes=3 * GB, device_bytes=3 * GB))
+
+
+def test_devices_too_small_for_all_layers_keep_some_and_read_the_others():
+    one = replace(SERVER, n_devices=1, device_bytes=140 * GB, devices="1 x NVIDIA H200")
+    decision = choose(GROK_1, one)
+    found = decision.chosen
+    assert decision.mode == "streamed" and found.fits
+    stay = fit(GROK_1, 140 * GB)
+    assert 10 < stay < 30 and f"{stay} of 64 layers stay" in found.why
+    assert found.read_bytes_per_pass == (64 - stay) * layer_bytes(GROK_1)
+    assert found.read_bytes_per_token == found.read_bytes_per_pass  # whole layers, as resident
+    assert found.memory_bytes <= 140 * GB
+    assert found.seconds_per_pass == pytest.approx(found.read_bytes_per_pass / 1e9, rel=0.05)
+    assert "1 x NVIDIA H200 hold 140 GB, so layers are streamed from disk" in decision.why
+
+
+def test_devices_too_small_for_two_layers_are_refused_with_what_is_needed():
+    small = replace(SERVER, n_devices=1, device_bytes=8 * GB, devices="1 x small")
+    with pytest.raises(DeviceError, match=r"The devices have 8\.0 GB together.* they need \d"):
+        choose(GROK_1, small)
+    needed = plan(GROK_1, small)[1].smallest_bytes
+    assert choose(GROK_1, replace(small, device_bytes=needed)).mode == "streamed"
+
+
+def test_what_binds_is_said_with_its_rate():
+    found = [limit(name, LAPTOP) for name in ("disk", "arithmetic", "memory bandwidth")]
+    assert found == [
+        "the disk (1.0 GB/s)",
+        "arithmetic (200 GFLOP/s)",
+        "memory bandwidth (4.0 GB/s of weights)",
+    ]
+    assert limit("arithmetic", SERVER) == "arithmetic (100,000 GFLOP/s on one device)"
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 2048])

@@ -1,0 +1,156 @@
+"""Bytes and operations that a pass needs, and the seconds that they take at given rates.
+
+Arithmetic alone, on these assumptions:
+
+- a layer takes the longer of its reading and its computing, which overlap;
+- computing takes the longer of passing over the weights once and of the operations;
+  what calls cost besides is not counted, which in small models is most of the time;
+- experts are chosen uniformly, so n tokens touch E * (1 - (1 - K/E)^n) of E experts
+  (K a token): 2, 3.5 and 4.6 of Grok-1's 8 for 1, 2 and 3 tokens, 7.2 for 8.
+
+Units: bytes, seconds, and operations that count a multiplication and an addition as two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grok.checkpoint import EMBEDDING, expected_shape, is_matrix, layer_path, tensor_paths
+from grok.config import GrokConfig
+
+ON_DEMAND_TOKENS = 3
+"""With up to this many tokens only the chosen experts are read; see `grok.streaming.layers`."""
+
+DISK, ARITHMETIC, BANDWIDTH = "disk", "arithmetic", "memory bandwidth"
+UNKNOWN = "not measured"
+
+
+def distinct_experts(config: GrokConfig, n_tokens: int) -> float:
+    """Expected number of experts of a layer that `n_tokens` touch, were routing uniform."""
+    unused = 1 - config.top_k / config.n_experts
+    return config.n_experts * (1 - unused**n_tokens)
+
+
+def weight_bytes(config: GrokConfig, path: str) -> int:
+    """Bytes of a parameter as released: matrices int8, others float32; scales not counted."""
+    count = 1
+    for size in expected_shape(config, path):
+        count *= size
+    return count * (1 if is_matrix(path) else 4)
+
+
+def expert_bytes(config: GrokConfig) -> int:
+    """Bytes of one expert's three matrices."""
+    return 3 * config.d_model * config.d_ff
+
+
+def layer_bytes(config: GrokConfig) -> int:
+    """Bytes of one decoder layer, all experts."""
+    prefix = layer_path(0, "")
+    paths = [path for path in tensor_paths(1) if path.startswith(prefix)]
+    return sum(weight_bytes(config, path) for path in paths)
+
+
+def model_bytes(config: GrokConfig) -> int:
+    """Bytes of all weights."""
+    return config.n_layers * layer_bytes(config) + ends_bytes(config)
+
+
+def ends_bytes(config: GrokConfig) -> int:
+    """Bytes of the embedding and the final norm."""
+    return weight_bytes(config, EMBEDDING) + 4 * config.d_model
+
+
+def touched_layer_bytes(config: GrokConfig, n_tokens: int) -> int:
+    """Bytes of a layer's weights that `n_tokens` pass through, experts as expected."""
+    others = layer_bytes(config) - config.n_experts * expert_bytes(config)
+    return others + round(distinct_experts(config, n_tokens) * expert_bytes(config))
+
+
+def read_layer_bytes(config: GrokConfig, n_tokens: int) -> int:
+    """Bytes that a streamed pass of `n_tokens` reads of each layer."""
+    if n_tokens <= ON_DEMAND_TOKENS:
+        return touched_layer_bytes(config, n_tokens)
+    return layer_bytes(config)
+
+
+def layer_operations(config: GrokConfig, n_tokens: int, n_keys: int | None = None) -> float:
+    """Operations of one layer for `n_tokens` that look at `n_keys` (by default themselves)."""
+    n_keys = n_tokens if n_keys is None else n_keys
+    others = layer_bytes(config) - config.n_experts * expert_bytes(config)
+    weights = others + config.top_k * expert_bytes(config)
+    scores = 4 * n_keys * config.n_heads * config.d_head
+    return float(n_tokens) * (2 * weights + scores)
+
+
+def head_operations(config: GrokConfig, n_tokens: int) -> float:
+    """Operations of the logits of `n_tokens`."""
+    return 2.0 * n_tokens * config.d_model * config.vocab_size
+
+
+# --- times --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step of a pass does: bytes read from disk, bytes of weights passed over,
+    operations; and how many such steps there are."""
+
+    count: int
+    n_read: float
+    n_touched: float
+    n_operations: float
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Bytes read from disk, bytes of weights and operations a second; None: not measured."""
+
+    read: float | None
+    weights: float | None
+    operations: float | None
+
+
+def pass_work(
+    config: GrokConfig, n_tokens: int, *, read_layers: int, layer_reads: int, ends_read: bool
+) -> list[Work]:
+    """The steps of one pass of `n_tokens`.
+
+    Args:
+        read_layers: layers that are read from disk; the others are in memory.
+        layer_reads: bytes that each of them reads.
+        ends_read: whether the embedding is read too.
+    """
+    touched = touched_layer_bytes(config, n_tokens)
+    operations = layer_operations(config, n_tokens)
+    ends = ends_bytes(config)
+    return [
+        Work(read_layers, layer_reads, touched, operations),
+        Work(config.n_layers - read_layers, 0, touched, operations),
+        Work(1, ends if ends_read else 0, ends, head_operations(config, n_tokens)),
+    ]
+
+
+def bytes_read(work: Sequence[Work]) -> int:
+    """From disk, in a whole pass."""
+    return round(sum(step.count * step.n_read for step in work))
+
+
+def pass_seconds(work: Sequence[Work], speeds: Speeds) -> tuple[float | None, str]:
+    """Seconds of a pass and what takes most of them; None where a rate it needs is unknown."""
+    total, by_limit = 0.0, {DISK: 0.0, ARITHMETIC: 0.0, BANDWIDTH: 0.0}
+    for step in work:
+        limits = {}
+        for name, amount, rate in (
+            (DISK, step.n_read, speeds.read),
+            (ARITHMETIC, step.n_operations, speeds.operations),
+            (BANDWIDTH, step.n_touched, speeds.weights),
+        ):
+            if amount and rate is None:
+                return None, UNKNOWN
+            limits[name] = amount / rate if rate else 0.0
+        slowest = max(limits, key=lambda name: limits[name])
+        total += step.count * limits[slowest]
+        by_limit[slowest] += step.count * limits[slowest]
+    return total, max(by_limit, key=lambda name: by_limit[name])
