@@ -185,7 +185,7 @@ class DeviceLayers:
 
     def put(self, path: str, array: np.ndarray) -> jax.Array:
         """An array of a buffer on the devices; the buffer is free when this returns."""
-        if self.copies:
+        if self.copies or array.dtype != np.int8:  # small ones may lie anywhere in a buffer
             array = np.array(array)
         where: Sharding
         if self.mesh.size == 1:
