@@ -137,6 +137,11 @@ def bytes_read(work: Sequence[Work]) -> int:
     return round(sum(step.count * step.n_read for step in work))
 
 
+def bytes_touched(work: Sequence[Work]) -> int:
+    """Of weights, passed over in a whole pass."""
+    return round(sum(step.count * step.n_touched for step in work))
+
+
 def pass_seconds(work: Sequence[Work], speeds: Speeds) -> tuple[float | None, str]:
     """Seconds of a pass and what takes most of them; None where a rate it needs is unknown."""
     total, by_limit = 0.0, {DISK: 0.0, ARITHMETIC: 0.0, BANDWIDTH: 0.0}

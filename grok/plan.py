@@ -191,6 +191,7 @@ class Report:
             ["least memory that works", *(size(plan.smallest_bytes) for plan in self.plans)],
             ["read from disk: a pass", *(_read(plan.read_bytes_per_pass) for plan in self.plans)],
             ["  a generated token", *(_read(plan.read_bytes_per_token) for plan in self.plans)],
+            ["weights that a token uses", *(size(p.weight_bytes_per_token) for p in self.plans)],
             [f"time: a pass of {tokens}", *(_time(p, p.seconds_per_pass) for p in self.plans)],
             ["  a generated token", *(_time(p, p.seconds_per_token) for p in self.plans)],
             ["limit: a pass", *(_limit(plan, plan.binds) for plan in self.plans)],

@@ -18,6 +18,7 @@ from grok.costs import (
     Speeds,
     Work,
     bytes_read,
+    bytes_touched,
     distinct_experts,
     head_operations,
     layer_bytes,
@@ -65,6 +66,7 @@ class ModePlan:
         seconds_per_pass: None where a rate that it rests on was not measured.
         read_bytes_per_token: from disk, for each generated token.
         seconds_per_token: as `seconds_per_pass`.
+        weight_bytes_per_token: of the weights that each generated token passes through.
         binds: what limits a pass: "disk", "arithmetic", "memory bandwidth" or "not measured".
         token_binds: what limits a generated token.
         why: one sentence on memory and on what binds.
@@ -78,6 +80,7 @@ class ModePlan:
     seconds_per_pass: float | None = None
     read_bytes_per_token: int = 0
     seconds_per_token: float | None = None
+    weight_bytes_per_token: int = 0
     binds: str = UNKNOWN
     token_binds: str = UNKNOWN
     why: str = ""
@@ -136,6 +139,7 @@ def _made(
         binds=binds,
         read_bytes_per_token=bytes_read(token),
         seconds_per_token=token_seconds,
+        weight_bytes_per_token=bytes_touched(token),
         token_binds=token_binds,
     )
 

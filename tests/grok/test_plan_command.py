@@ -74,6 +74,7 @@ def test_the_table_says_for_each_mode_what_it_holds_reads_and_takes(layout, meas
         ["memory", "318 GB", size(streamed_bytes(GROK_1, DEFAULT_BUDGET, 64))],
         ["read from disk: a pass", "nothing", "318 GB"],
         ["a generated token", "nothing", "86 GB"],
+        ["weights that a token uses", "86 GB", "86 GB"],
         ["time: a pass of 64 tokens", "-", "4 min"],
         ["a generated token", "-", "72 s"],
         ["limit: a pass", "-", "disk"],

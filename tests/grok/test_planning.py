@@ -95,6 +95,11 @@ def test_a_pass_reads_the_model_once_and_a_token_a_quarter_of_it():
     assert streamed.read_bytes_per_token == 64 * (2 * EXPERT + others) + ends
     resident = plan(GROK_1, SERVER)[0]
     assert resident.read_bytes_per_pass == resident.read_bytes_per_token == 0
+    # Of 315.7 billion weights a token uses 84; the embedding's have four bytes.
+    for mode in (resident, streamed):
+        assert mode.weight_bytes_per_token == streamed.read_bytes_per_token
+    active = GROK_1.n_parameters(active=True)
+    assert active < resident.weight_bytes_per_token < active + 4 * 131072 * 6144
 
 
 # --- times --------------------------------------------------------------------------------
