@@ -18,6 +18,7 @@ from grok.passes import bucket, padded
 if TYPE_CHECKING:
     import numpy as np
 
+    from grok.config import GrokConfig
     from grok.model import Model
     from grok.passes import Forward
     from grok.trace import RoutingTrace
@@ -44,6 +45,15 @@ def passes_of(lengths: Sequence[int], pass_tokens: int = PASS_TOKENS) -> list[li
     return found
 
 
+def room(config: GrokConfig, budget: int | None) -> int:
+    """Padded tokens that a pass with logits may have within a memory budget; None: no budget."""
+    if budget is None:
+        return PASS_TOKENS
+    from grok.streaming.memory import most_tokens
+
+    return min(PASS_TOKENS, most_tokens(config, budget))
+
+
 def read_together(
     model: Model, runs: Sequence[tuple[np.ndarray, Edits]], candidates: int
 ) -> Iterator[Forward]:
@@ -57,7 +67,8 @@ def read_together(
         SiteError, InterventionError: edits that do not fit the model, before anything runs.
     """
     visits = [model._visits(tokens, edits) for tokens, edits in runs]
-    for members in passes_of([tokens.size for tokens, _ in runs]):
+    most = room(model.config, getattr(model.engine.layers, "budget", None))
+    for members in passes_of([tokens.size for tokens, _ in runs], most):
         batches = []
         for i in members:
             tokens = runs[i][0]

@@ -118,12 +118,20 @@ def token_counts(choice: traces.ModelChoice, texts: Sequence[str]) -> list[int]:
 
 
 def together(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
-    """Texts that go through the model in one pass.
+    """Texts that go through the model together, in as few passes as hold them.
 
     Raises:
         PromptError: see `token_counts`.
     """
-    return Work((sum(token_counts(choice, texts)),))
+    return Work(_passes(choice, token_counts(choice, texts)))
+
+
+def _passes(choice: traces.ModelChoice, counts: Sequence[int]) -> tuple[int, ...]:
+    """Tokens of each pass that runs of so many tokens make."""
+    from grok.together import passes_of, room
+
+    members = passes_of(counts, room(choice.config, choice.memory_budget or memory_budget()))
+    return tuple(sum(counts[i] for i in own) for own in members)
 
 
 def changed(choice: traces.ModelChoice, text: str, n_changes: int, later: int = 0) -> Work:
@@ -135,12 +143,9 @@ def changed(choice: traces.ModelChoice, text: str, n_changes: int, later: int = 
     Raises:
         PromptError: see `token_counts`.
     """
-    from grok.together import passes_of
-
     (n,) = token_counts(choice, [text])
-    runs = [n] * (1 + n_changes)
-    passes = [sum(runs[i] for i in members) for members in passes_of(runs)]
-    return Work((*passes, *[2 * n] * later))
+    last = _passes(choice, [n, n])
+    return Work((*_passes(choice, [n] * (1 + n_changes)), *last * later))
 
 
 def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
@@ -171,9 +176,12 @@ def collected(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
         PromptError: see `token_counts`.
     """
     from grok.collecting import BATCH_TOKENS, PART_TOKENS
+    from grok.streaming.memory import most_tokens
 
     total = sum(token_counts(choice, texts))
-    passes = [min(PART_TOKENS, total - done) for done in range(0, total, PART_TOKENS)]
+    budget = choice.memory_budget or memory_budget()
+    part = max(1, min(PART_TOKENS, most_tokens(choice.config, budget, logits=False)))
+    passes = [min(part, total - done) for done in range(0, total, part)]
     return Work(tuple(passes), held=min(total, BATCH_TOKENS))
 
 

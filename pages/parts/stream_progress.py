@@ -29,6 +29,7 @@ from pages.parts.stream_cost import Cost, Work
 ASKED = "stream_asked"  # the run that waits for its yes, of this session alone
 RUNNING = "stream_running"  # the run that goes on
 SAID = "stream_said"  # how the last one ended, until something else is done
+GROUP = "stream_group"  # stands for the session
 EVERY = 0.5  # seconds between two looks at a run
 DEFECT = "This run ended with a defect of the program. The server's log says where."
 # Seconds that a run goes on without a browser: a reload or a lost connection is shorter.
@@ -326,7 +327,7 @@ def start(asked: Asked) -> None:
         return
     going = Going(asked)
     try:
-        job = jobs().start(object(), going, group=going._session or id(state))
+        job = jobs().start(object(), going, group=state.setdefault(GROUP, object()))
     except BusyError as error:
         state[SAID] = ("error", str(error))
         return
