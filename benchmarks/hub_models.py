@@ -65,7 +65,7 @@ def files_of_model(model: Released, seed: int = 0) -> dict[str, Content]:
 
 def needed_bytes(model: Released) -> int:
     """Bytes of the routers of the model's layers, of their biases and of the norms before them."""
-    layers = model.config.get("num_hidden_layers", model.config.get("n_layers"))
+    layers = int(model.config.get("num_hidden_layers") or model.config["n_layers"])
     routed = {place_of(n) for n, _, _ in model.tensors() if n.endswith(model.small[:1])}
     beyond = {place for place in routed if place and int(place.split(".")[-2]) >= layers}
     return sum(

@@ -95,8 +95,14 @@ class HubRanges:
         }
         # Only a busy server is asked again in here: what raises inside of the context would
         # start the request anew, and the bytes that came would come twice.
-        settings = {"retry_on_exceptions": (), "timeout": TIMEOUT, "follow_redirects": True}
-        with asked("GET", url, headers=headers, **settings) as answer:
+        with asked(
+            "GET",
+            url,
+            retry_on_exceptions=(),
+            headers=headers,
+            timeout=TIMEOUT,
+            follow_redirects=True,
+        ) as answer:
             hf_raise_for_status(answer)
             came = answer.headers.get("Content-Range", "")
             if answer.status_code != 206 or not re.match(rf"bytes {start}-{stop - 1}/", came):
