@@ -88,7 +88,8 @@ def mesh_plan(config: GrokConfig, mesh: tuple[int, int], n_tokens: int = 2048) -
     abstract = AbstractMesh(mesh, ("data", "model"))
     for path in tensor_paths(config.n_layers):
         for array in jax.tree.leaves(parameter(config, path)):
-            split = NamedSharding(abstract, partition(config, path, array.shape, abstract))
+            spec = partition(config, path, array.shape, abstract)  # type: ignore[arg-type]
+            split = NamedSharding(abstract, spec)
             weights += _bytes(split.shard_shape(array.shape), array.dtype)
     cache = config.n_layers * _tree_bytes(_cache(config, n_tokens))
     return MeshPlan(mesh, n_tokens, weights, cache, working_bytes(config, n_tokens))

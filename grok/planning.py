@@ -7,6 +7,7 @@ Nothing is read, allocated or timed here. Times are estimates: they rest on the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from grok.config import GrokConfig
@@ -127,11 +128,22 @@ def plan(
 
 
 def _made(
-    plan: ModePlan, one_pass: list[Work], token: list[Work], speeds: tuple[Speeds, Speeds]
+    plan: ModePlan,
+    n_tokens: int,
+    work: Callable[[int], list[Work]],
+    speeds: Callable[[int], Speeds],
 ) -> ModePlan:
-    """The plan with what is read and how long it takes, for a pass and for a generated token."""
-    seconds, binds = pass_seconds(one_pass, speeds[0])
-    token_seconds, token_binds = pass_seconds(token, speeds[1])
+    """The plan with what is read and how long it takes, for a pass and for a generated token.
+
+    Args:
+        plan: all but that.
+        n_tokens: of the pass.
+        work: of a pass of so many tokens.
+        speeds: at which it is done.
+    """
+    one_pass, token = work(n_tokens), work(1)
+    seconds, binds = pass_seconds(one_pass, speeds(n_tokens))
+    token_seconds, token_binds = pass_seconds(token, speeds(1))
     return replace(
         plan,
         read_bytes_per_pass=bytes_read(one_pass),
@@ -151,11 +163,9 @@ def _resident(config: GrokConfig, rates: Rates, n_tokens: int) -> ModePlan:
     why = f"All weights at once take {size(needed)} and {size(there)} {where}: it {verdict}."
     return _made(
         ModePlan("resident", needed <= there, needed, needed, why=why),
-        *(
-            pass_work(config, n, read_layers=0, layer_reads=0, ends_read=False)
-            for n in (n_tokens, 1)
-        ),
-        (_device_speeds(config, rates, n_tokens), _device_speeds(config, rates, 1)),
+        n_tokens,
+        lambda n: pass_work(config, n, read_layers=0, layer_reads=0, ends_read=False),
+        lambda n: _device_speeds(config, rates, n),
     )
 
 
@@ -178,17 +188,15 @@ def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int) -> M
     memory = streamed_bytes(config, max(budget, smallest), n_tokens)
     made = _made(
         ModePlan("streamed", smallest <= budget and memory <= rates.memory_bytes, memory, smallest),
-        *(
-            pass_work(
-                config,
-                n,
-                read_layers=config.n_layers,
-                layer_reads=read_layer_bytes(config, n),
-                ends_read=True,
-            )
-            for n in (n_tokens, 1)
+        n_tokens,
+        lambda n: pass_work(
+            config,
+            n,
+            read_layers=config.n_layers,
+            layer_reads=read_layer_bytes(config, n),
+            ends_read=True,
         ),
-        (Speeds(rates.read_bytes_per_s, rates.products_bytes_per_s, rates.flops),) * 2,
+        lambda n: Speeds(rates.read_bytes_per_s, rates.products_bytes_per_s, rates.flops),
     )
     if budget < smallest:
         why = (
@@ -222,17 +230,11 @@ def _through_devices(config: GrokConfig, rates: Rates, n_tokens: int, _budget: i
     n_passing = config.n_layers - stay
     made = _made(
         ModePlan("streamed", not why, other + (stay + min(ON_DEVICES, n_passing)) * one, smallest),
-        *(
-            pass_work(
-                config,
-                n,
-                read_layers=n_passing,
-                layer_reads=layer_bytes(config),
-                ends_read=False,
-            )
-            for n in (n_tokens, 1)
+        n_tokens,
+        lambda n: pass_work(
+            config, n, read_layers=n_passing, layer_reads=layer_bytes(config), ends_read=False
         ),
-        (_device_speeds(config, rates, n_tokens), _device_speeds(config, rates, 1)),
+        lambda n: _device_speeds(config, rates, n),
     )
     if not why:
         why = (
