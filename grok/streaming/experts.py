@@ -78,8 +78,8 @@ def mixture(
 ) -> np.ndarray:
     """Gate-weighted sum of the chosen experts' outputs; as `grok.moe.run_selected`, on the host.
 
-    The int8 values are not rounded to the activations' dtype after scaling, as the compiled model
-    does with bfloat16 ones; everything else is rounded where it is there.
+    Rounded where the compiled model rounds, int8 times scale included, so the two differ by the
+    order of their sums alone.
 
     Args:
         x: [N, D] in the activation dtype.
@@ -106,12 +106,10 @@ def mixture(
         if rows.size == 0:
             continue
         own = wide[rows]  # [C, D]
-        first = _product(own, d_ff, expert, "linear", matrices, pieces)
-        if _rounds(x.dtype, matrices["linear"]):
-            _round_bfloat16(first)
-        second = _product(own, d_ff, expert, "linear_v", matrices, pieces)
-        if _rounds(x.dtype, matrices["linear_v"]):
-            _round_bfloat16(second)
+        first, second = (
+            _product(own, d_ff, expert, name, matrices, pieces, _rounds(x.dtype, matrices[name]))
+            for name in ("linear", "linear_v")
+        )
         _gelu_times(first, second)  # hidden [C, F], in place
         del second
         result = _product(first, d, expert, "linear_1", matrices, pieces)
@@ -131,7 +129,9 @@ def _product(
     name: str,
     matrices: Mapping[str, Matrix],
     pieces: Callable[[int, str], Iterator[Filled]],
+    rounds: bool = False,
 ) -> np.ndarray:
+    """[C, columns] float32 of rows [C, K]; `rounds`: weights and result are bfloat16 values."""
     matrix = matrices[name]
     out = np.zeros((len(x), columns), np.float32)
     for filled in pieces(expert, name):
@@ -139,7 +139,9 @@ def _product(
         w = filled.bytes.view(matrix.place.weight.dtype).reshape(rows.last - rows.first, columns)
         scales = matrix.scales
         own = None if scales is None else scales[expert, rows.first // matrix.group_rows]
-        add_product(out, x[:, rows.first : rows.last], w, own)
+        add_product(out, x[:, rows.first : rows.last], w, own, rounded=rounds)
+    if rounds:
+        _round_bfloat16(out)
     return out
 
 

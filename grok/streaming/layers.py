@@ -36,7 +36,7 @@ from grok.passes import SECOND_SITES, first_half_pass, second_half_pass
 from grok.progress import Watch
 from grok.sharding import place
 from grok.streaming.experts import MATRICES, Matrix, Rows, expert_pieces, mixture
-from grok.streaming.memory import sizes
+from grok.streaming.memory import most_tokens, sizes, smallest_budget
 from grok.streaming.reader import Filled, Piece, ReadAhead
 from grok.tensor_place import TensorPlace, locate_tensor
 from grok.visits import seen_before
@@ -97,6 +97,15 @@ class StreamedLayers:
         self.last_pass: list[LayerFigures] = []
         self._buffers = threading.Lock()
 
+    def most_rows(self, kept_bytes: int = 0) -> int:
+        """Rows that a pass without logits can have, of which each keeps so many bytes."""
+        low, high = 0, most_tokens(self.config, self.budget, logits=False)
+        while low < high:  # the most whose kept bytes also have room
+            middle = (low + high + 1) // 2
+            least = smallest_budget(self.config, middle, logits=False) + middle * kept_bytes
+            low, high = (middle, high) if least <= self.budget else (low, middle - 1)
+        return low
+
     def place(self, layer: int, leaf: str) -> TensorPlace:
         """Where a layer's tensor is."""
         return self.places[layer_path(layer, leaf)]
@@ -123,15 +132,18 @@ class StreamedLayers:
             yield _Walk(self, reader, n_rows <= FEW_ROWS, first, unused, watch)
 
 
-def located(checkpoint: Checkpoint) -> dict[str, TensorPlace]:
-    """Where every tensor of a layer lies, checked against the config.
+def located(checkpoint: Checkpoint, *, everything: bool = False) -> dict[str, TensorPlace]:
+    """Where every tensor of the layers lies, checked against the config.
+
+    Args:
+        everything: embedding and final norm too.
 
     Raises:
         CheckpointError: missing, damaged, of another shape or dtype, or stored by columns.
     """
     found = {}
     for path in checkpoint.paths:
-        if not path.startswith("transformer/"):
+        if not (everything or path.startswith("transformer/")):
             continue
         file = checkpoint.file(path)
         try:

@@ -2,27 +2,39 @@
 
 Axes: C rows, K contracting axis, N columns.
 
-The weights are walked through once, a tile of columns and rows at a time, converted in registers,
-and the column's scale is applied to the sum. Weights and rows are not quantized further: int8 is
-exact in float32, the sums are float32.
-
-Why these are compiled loops (numba) and not a library call: every library at hand takes floats, so
-the weights have to be widened into memory first, which moves four times their bytes again. The
-benchmark of the products prints those ways beside this one.
+Weights are widened in registers, or a tile at a time where many rows share the work or where the
+scaled values have to be rounded as the compiled model rounds them. Neither weights nor rows are
+quantized further; sums are float32. The inner loops are in `grok.streaming.tiles`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 
 import numba
 import numpy as np
 
-TILE_COLUMNS = 512
-TILE_ROWS = 64
+from grok.streaming.tiles import (
+    LANES,
+    WIDE,
+    WIDTH,
+    add_float_1,
+    add_float_2,
+    add_float_3,
+    add_float_4,
+    add_int8_1,
+    add_int8_2,
+    add_int8_3,
+    add_int8_4,
+    add_int8_wide,
+    widened,
+)
+
+DEPTH = 128  # rows of weights that are widened together
+# From this many rows on a widened tile is cheaper than widening in registers for every four.
+MANY_ROWS = 12
 
 
 def threads() -> int:
@@ -35,24 +47,33 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads(), thread_name_prefix="products")
 
 
-def add_product(out: np.ndarray, x: np.ndarray, w: np.ndarray, scales: np.ndarray | None) -> None:
-    """out += (x @ w) * scales, in float32.
+def add_product(
+    out: np.ndarray,
+    x: np.ndarray,
+    w: np.ndarray,
+    scales: np.ndarray | None,
+    *,
+    rounded: bool = False,
+) -> None:
+    """out += x @ (w * scales), in float32.
 
     Args:
-        out: [C, N] float32, changed in place.
+        out: [C, N] float32, C order, changed in place.
         x: [C, K] float32.
-        w: [K, N] int8, or floats.
+        w: [K, N] int8, C order; or floats.
         scales: [N] float32 of int8 weights, None of floats.
+        rounded: int8 times scale is rounded to bfloat16, as the compiled model does when
+            activations and scales are bfloat16. Otherwise the scale is applied to the sums.
     """
     if w.dtype != np.int8:
         out += x @ w.astype(np.float32)
         return
     assert scales is not None
     x = np.ascontiguousarray(x)
+    tiled = rounded or len(x) >= MANY_ROWS
     cuts = _cuts(w.shape[1], threads())
-    kernel: Callable[..., None] = _one_row if len(x) == 1 else _rows
     work = [
-        _pool().submit(kernel, x, w, scales, out, first, last)
+        _pool().submit(_columns, x, w, scales, out, first, last, tiled, rounded)
         for first, last in zip(cuts, cuts[1:], strict=False)
     ]
     wait(work)
@@ -61,93 +82,86 @@ def add_product(out: np.ndarray, x: np.ndarray, w: np.ndarray, scales: np.ndarra
 
 
 def _cuts(columns: int, parts: int) -> list[int]:
-    step = -(-columns // (parts * 64)) * 64
+    """Where the columns are cut: all parts but the last are whole wide tiles."""
+    step = max(WIDE, -(-columns // (parts * WIDE)) * WIDE)
     return [*range(0, columns, step), columns]
 
 
-@numba.njit(nogil=True, fastmath=True, boundscheck=False, cache=True)
-def _one_row(
-    x: np.ndarray, w: np.ndarray, scales: np.ndarray, out: np.ndarray, first: int, last: int
+@numba.njit(nogil=True, boundscheck=False, cache=True)
+def _columns(
+    x: np.ndarray,
+    w: np.ndarray,
+    scales: np.ndarray,
+    out: np.ndarray,
+    first: int,
+    last: int,
+    tiled: bool,
+    rounded: bool,
 ) -> None:
-    k = x.shape[1]
-    sums = np.zeros(last - first, np.float32)
-    even = k - k % 8
-    for i in range(0, even, 8):
-        a, b, c, d = x[0, i], x[0, i + 1], x[0, i + 2], x[0, i + 3]
-        e, f, g, h = x[0, i + 4], x[0, i + 5], x[0, i + 6], x[0, i + 7]
-        for n in range(last - first):
-            m = first + n
-            sums[n] += (
-                a * np.float32(w[i, m])
-                + b * np.float32(w[i + 1, m])
-                + c * np.float32(w[i + 2, m])
-                + d * np.float32(w[i + 3, m])
-                + e * np.float32(w[i + 4, m])
-                + f * np.float32(w[i + 5, m])
-                + g * np.float32(w[i + 6, m])
-                + h * np.float32(w[i + 7, m])
-            )
-    for i in range(even, k):
-        a = x[0, i]
-        for n in range(last - first):
-            sums[n] += a * np.float32(w[i, first + n])
-    for n in range(last - first):
-        out[0, first + n] += sums[n] * scales[first + n]
-
-
-@numba.njit(nogil=True, fastmath=True, boundscheck=False, cache=True)
-def _rows(
-    x: np.ndarray, w: np.ndarray, scales: np.ndarray, out: np.ndarray, first: int, last: int
-) -> None:
-    rows, k = x.shape
-    fours = rows - rows % 4
-    sums = np.empty((rows, TILE_COLUMNS), np.float32)
-    for left in range(first, last, TILE_COLUMNS):
-        width = min(TILE_COLUMNS, last - left)
+    """Columns `first` to `last` of the product."""
+    rows, depth = x.shape
+    columns = w.shape[1]
+    x_at, w_at = x.ctypes.data, w.ctypes.data
+    left = first
+    if rows == 1 and not tiled:
+        wide = np.empty(WIDE, np.float32)
+        while left + WIDE <= last:
+            wide[:] = 0
+            add_int8_wide(x_at, depth, w_at + left, columns, wide.ctypes.data, WIDE, depth)
+            for n in range(WIDE):
+                out[0, left + n] += wide[n] * scales[left + n]
+            left += WIDE
+    sums = np.empty((rows, WIDTH), np.float32)
+    tile = np.empty((DEPTH, WIDTH), np.float32)
+    rest = np.empty((DEPTH, WIDTH), np.int8)
+    own = np.ones(WIDTH, np.float32)
+    sums_at, tile_at, rest_at = sums.ctypes.data, tile.ctypes.data, rest.ctypes.data
+    while left < last:
+        width = min(WIDTH, last - left)
         sums[:] = 0
-        for top in range(0, k, TILE_ROWS):
-            bottom = min(top + TILE_ROWS, k)
-            even = bottom - (bottom - top) % 4
-            for r in range(0, fours, 4):
-                s0, s1, s2, s3 = sums[r], sums[r + 1], sums[r + 2], sums[r + 3]
-                for i in range(top, even, 4):
-                    w0, w1, w2, w3 = w[i], w[i + 1], w[i + 2], w[i + 3]
-                    a0, a1, a2, a3 = x[r, i], x[r, i + 1], x[r, i + 2], x[r, i + 3]
-                    b0, b1, b2, b3 = x[r + 1, i], x[r + 1, i + 1], x[r + 1, i + 2], x[r + 1, i + 3]
-                    c0, c1, c2, c3 = x[r + 2, i], x[r + 2, i + 1], x[r + 2, i + 2], x[r + 2, i + 3]
-                    d0, d1, d2, d3 = x[r + 3, i], x[r + 3, i + 1], x[r + 3, i + 2], x[r + 3, i + 3]
+        if rounded:
+            for n in range(width):
+                own[n] = scales[left + n]
+        for top in range(0, depth, DEPTH):
+            k = min(DEPTH, depth - top)
+            at, stride = w_at + top * columns + left, columns
+            if width < WIDTH:  # columns that fill no tile are copied into one
+                rest[:] = 0
+                for i in range(k):
                     for n in range(width):
-                        p = np.float32(w0[left + n])
-                        q = np.float32(w1[left + n])
-                        u = np.float32(w2[left + n])
-                        v = np.float32(w3[left + n])
-                        s0[n] += a0 * p + a1 * q + a2 * u + a3 * v
-                        s1[n] += b0 * p + b1 * q + b2 * u + b3 * v
-                        s2[n] += c0 * p + c1 * q + c2 * u + c3 * v
-                        s3[n] += d0 * p + d1 * q + d2 * u + d3 * v
-                for i in range(even, bottom):
-                    w0 = w[i]
-                    for j in range(4):
-                        a0 = x[r + j, i]
-                        for n in range(width):
-                            sums[r + j, n] += a0 * np.float32(w0[left + n])
-            for r in range(fours, rows):
-                s0 = sums[r]
-                for i in range(top, even, 4):
-                    w0, w1, w2, w3 = w[i], w[i + 1], w[i + 2], w[i + 3]
-                    a0, a1, a2, a3 = x[r, i], x[r, i + 1], x[r, i + 2], x[r, i + 3]
-                    for n in range(width):
-                        s0[n] += (
-                            a0 * np.float32(w0[left + n])
-                            + a1 * np.float32(w1[left + n])
-                            + a2 * np.float32(w2[left + n])
-                            + a3 * np.float32(w3[left + n])
-                        )
-                for i in range(even, bottom):
-                    w0 = w[i]
-                    a0 = x[r, i]
-                    for n in range(width):
-                        s0[n] += a0 * np.float32(w0[left + n])
+                        rest[i, n] = w[top + i, left + n]
+                at, stride = rest_at, WIDTH
+            if tiled:
+                widened(at, stride, own.ctypes.data, tile_at, k, rounded)
+            r = 0
+            while r < rows:
+                several = min(4, rows - r)
+                x_own, sums_own = x_at + 4 * (r * depth + top), sums_at + 4 * r * WIDTH
+                if tiled:
+                    if several == 4:
+                        add_float_4(x_own, depth, tile_at, WIDTH, sums_own, WIDTH, k)
+                    elif several == 3:
+                        add_float_3(x_own, depth, tile_at, WIDTH, sums_own, WIDTH, k)
+                    elif several == 2:
+                        add_float_2(x_own, depth, tile_at, WIDTH, sums_own, WIDTH, k)
+                    else:
+                        add_float_1(x_own, depth, tile_at, WIDTH, sums_own, WIDTH, k)
+                elif several == 4:
+                    add_int8_4(x_own, depth, at, stride, sums_own, WIDTH, k)
+                elif several == 3:
+                    add_int8_3(x_own, depth, at, stride, sums_own, WIDTH, k)
+                elif several == 2:
+                    add_int8_2(x_own, depth, at, stride, sums_own, WIDTH, k)
+                else:
+                    add_int8_1(x_own, depth, at, stride, sums_own, WIDTH, k)
+                r += several
         for r in range(rows):
             for n in range(width):
-                out[r, left + n] += sums[r, n] * scales[left + n]
+                if rounded:
+                    out[r, left + n] += sums[r, n]
+                else:
+                    out[r, left + n] += sums[r, n] * scales[left + n]
+        left += WIDTH
+
+
+__all__ = ["DEPTH", "LANES", "MANY_ROWS", "add_product", "threads"]
