@@ -1,15 +1,17 @@
 """A prompt through layers of Grok-1's full widths, streamed from disk, and a few tokens after it.
 
     python -m benchmarks fullsize [--layers 2] [--folder DIR] [--keep] [--tokenizer FILE]
-                                  [--memory-budget GB]
+                                  [--memory-budget GB] [--longest TOKENS]
 
 Makes a checkpoint of that many layers (4.9 GB each, and 3.2 GB of embedding; see
-`benchmarks.full_checkpoint`) outside the repository, traces a prompt of 64 tokens with
-`mode="streamed"` in a process of its own, and generates. It prints for each layer what was
-read, how fast beside this disk's own rate, how long it computed, and how much of the
-shorter of the two stood behind the longer. The disk's rate is that of sequential reads of
-the same files past the page cache, before and after. The run fails when the process held
-more than its budget at any moment. What is said of 64 layers is extrapolated.
+`benchmarks.full_checkpoint`) outside the repository and traces a prompt of 64 tokens with
+`mode="streamed"` in a process of its own, then generates a few tokens. A second process reads a
+prompt of 2,048 tokens, for its memory.
+
+For each layer stands there what was read, how fast beside this disk's own rate, how long it was
+computed, and in all how much of the shorter of the two ran beside the longer. The disk's rate is
+that of large reads of the same files past the page cache, before and after. The run fails when a
+process held more than its budget at any moment. What is said of 64 layers is extrapolated.
 """
 
 from __future__ import annotations
@@ -23,26 +25,21 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from benchmarks.full_checkpoint import checkpoint_bytes, few_layers, make_checkpoint
-from benchmarks.live import prompt_of
+from benchmarks.fullsize_worker import TOKENS, long_worker, worker
 from benchmarks.rows import Row, exit_code, table
-from grok.checkpoint import Checkpoint, expected_shape, open_checkpoint
+from grok.checkpoint import Checkpoint, expected_shape
 from grok.config import GROK_1, GrokConfig
 from grok.errors import GrokError
 from grok.machine import read_rate
 from grok.tensor_file import BFLOAT16
 
-if TYPE_CHECKING:
-    from grok.progress import PassProgress
-    from grok.runner import Model
-
 ROOT = Path(__file__).resolve().parent.parent
-TOKENS = 64
-NEW_TOKENS = 4
+LONGEST = 2048  # tokens of the prompt that takes the most memory
 BUDGET = 8e9  # bytes
 DISK_SECONDS = 4.0  # of each measurement of the disk
 LIMIT_READ = 1.01  # bytes read / bytes that a token's chosen experts and the rest need
@@ -52,13 +49,6 @@ def default_folder(n_layers: int) -> Path:
     """Where the checkpoint goes unless told otherwise: the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "grok-moe-lens" / f"fullsize-{n_layers}"
-
-
-def forget(checkpoint: Checkpoint) -> None:
-    """Asks the system to drop the checkpoint's files from its page cache."""
-    for path in checkpoint.paths:
-        with checkpoint.file(path).open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def disk_rate(checkpoint: Checkpoint) -> float:
@@ -105,100 +95,6 @@ def layer_bytes(config: GrokConfig) -> int:
     return config.n_experts * expert_bytes(config) + other_bytes(config)
 
 
-# --- in the process that is measured ------------------------------------------
-
-
-class Peaks:
-    """Most bytes resident, in all and within each layer, as the kernel counts them."""
-
-    def __init__(self) -> None:
-        self.all = 0
-        self.of_layer: dict[int, int] = {}
-        self._layer = 0
-
-    def __call__(self, progress: PassProgress) -> None:
-        """Closes the stretch since the call before; it belongs to the layer then under way."""
-        self._close(self._layer)
-        self._layer = progress.layer
-
-    def restart(self) -> None:
-        """A new pass: forgets the layers, keeps the whole."""
-        self._close(None)
-        self.of_layer, self._layer = {}, 0
-
-    def _close(self, layer: int | None) -> None:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        status = dict(line.split(":", 1) for line in lines)
-        peak = int(status["VmHWM"].split()[0]) * 1024
-        self.all = max(self.all, peak)
-        if layer is not None:
-            self.of_layer[layer] = max(self.of_layer.get(layer, 0), peak)
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew
-        except OSError:
-            pass  # then a layer's peak is that of all before it, too
-
-
-def figures(model: Model, peaks: Peaks) -> list[dict[str, Any]]:
-    """What the last pass did in each layer."""
-    return [
-        {
-            "layer": f.layer,
-            "bytes_read": f.bytes_read,
-            "read_seconds": f.read_seconds,
-            "compute_seconds": f.compute_seconds,
-            "wait_seconds": f.wait_seconds,
-            "seconds": f.seconds,
-            "peak": peaks.of_layer.get(f.layer, 0),
-        }
-        for f in model.last_pass or []
-    ]
-
-
-def worker(folder: Path, tokenizer: Path | None, budget: int) -> dict[str, Any]:
-    """Loads, traces twice, generates; everything that was measured, ready for JSON."""
-    import grok
-    from grok.progress import watching
-
-    peaks = Peaks()
-    checkpoint = open_checkpoint(folder)
-    forget(checkpoint)
-    began = time.perf_counter()
-    model = grok.load(folder, mode="streamed", memory_budget=budget, tokenizer=tokenizer)
-    found: dict[str, Any] = {"load_seconds": time.perf_counter() - began}
-    prompt = prompt_of(model, TOKENS)
-    found["prompt"] = model.text(prompt[:12])
-    found["has_tokenizer"] = model.tokenizer is not None
-    for name in ("cold", "warm"):
-        forget(checkpoint)
-        peaks.restart()
-        began = time.perf_counter()
-        with watching(peaks):
-            trace = model.trace_routing(prompt)
-        found[name] = {
-            "seconds": time.perf_counter() - began,
-            "layers": figures(model, peaks),
-            "experts": [int(np.unique(layer).size) for layer in trace.experts],
-            "finite": bool(np.isfinite(trace.router_logits).all()),
-        }
-    forget(checkpoint)
-    found["tokens"] = []
-    peaks.restart()
-    began = time.perf_counter()
-    for step in model.stream(prompt, max_new_tokens=NEW_TOKENS + 1):
-        if step.read.size == 1:
-            found["tokens"].append(
-                {
-                    "seconds": time.perf_counter() - began,
-                    "layers": figures(model, peaks),
-                    "experts": [int(np.unique(layer).size) for layer in step.routing.experts],
-                }
-            )
-        began = time.perf_counter()
-    peaks.restart()
-    return found | {"peak": peaks.all}
-
-
 # --- the table ----------------------------------------------------------------
 
 
@@ -238,7 +134,13 @@ def rows_of_passes(found: Mapping[str, Any], disk: float, config: GrokConfig) ->
     return [
         Row("load", found["load_seconds"], "s"),
         Row(f"first pass, {TOKENS} tokens, with compilation", found["cold"]["seconds"], "s"),
-        Row(f"second pass, {TOKENS} tokens", warm["seconds"], "s", digits=2),
+        Row(
+            f"second pass, {TOKENS} tokens",
+            warm["seconds"],
+            "s",
+            digits=2,
+            note=f"{warm['processor']:.1f} s of processor time",
+        ),
         Row("of that, the layers", seconds, "s", digits=2),
         Row("of that, embedding and unembedding", ends, "s", digits=2),
         Row("bytes read for the layers", read / 1e9, "GB", digits=2),
@@ -299,36 +201,74 @@ def rows_of_tokens(found: Mapping[str, Any], config: GrokConfig) -> list[Row]:
     ]
 
 
-def report(found: Mapping[str, Any], rates: Sequence[float], budget: float, n_layers: int) -> int:
+def rows_of_long(found: Mapping[str, Any], tokens: int, budget: float) -> list[Row]:
+    """Time and memory of the pass over a long prompt."""
+    seconds = sum(one["seconds"] for one in found["layers"])
+    return [
+        Row(
+            f"pass of {tokens:,} tokens, with compilation",
+            found["seconds"],
+            "s",
+            note=f"{found['processor']:.0f} s of processor time",
+        ),
+        Row("of that, the layers", seconds, "s"),
+        Row(
+            f"peak memory of the process, {tokens:,} tokens",
+            found["peak"] / 1e9,
+            "GB",
+            limit=budget / 1e9,
+            digits=2,
+        ),
+    ]
+
+
+def report(
+    found: Mapping[str, Any],
+    rates: Sequence[float],
+    budget: float,
+    n_layers: int,
+    longest: Mapping[str, Any] | None = None,
+    longest_tokens: int = LONGEST,
+) -> int:
     """Prints the tables; returns 1 when a limit is not held."""
     config = few_layers(n_layers)
     disk = float(np.mean(rates))
     tokens = "the prompt" if found["has_tokenizer"] else "token ids, for want of a tokenizer:"
     print(f"\n{tokens} {found['prompt']} …\n")
     print(layer_table(found["warm"]["layers"], disk))
-    peak = Row("peak memory of the process", found["peak"] / 1e9, "GB", limit=budget / 1e9)
+    peak = Row(
+        f"peak memory of the process, {TOKENS} tokens",
+        found["peak"] / 1e9,
+        "GB",
+        limit=budget / 1e9,
+        digits=2,
+    )
     rows = [
         Row("this disk, sequential, before", rates[0] / 1e9, "GB/s", digits=2),
         Row("this disk, sequential, after", rates[-1] / 1e9, "GB/s", digits=2),
         *rows_of_passes(found, disk, config),
         *rows_of_tokens(found, config),
         peak,
+        *(rows_of_long(longest, longest_tokens, budget) if longest is not None else []),
     ]
     print("\n" + table(rows))
-    finite = all(found[name]["finite"] for name in ("cold", "warm"))
+    passes = [found["cold"], found["warm"], *([longest] if longest is not None else [])]
+    finite = all(one["finite"] for one in passes)
     if not finite:
         print("NOT HELD: router logits are not all finite.")
     return max(exit_code(rows), int(not finite))
 
 
-def in_child(folder: Path, tokenizer: Path | None, budget: float) -> dict[str, Any]:
-    """What `worker` found in a fresh process.
+def in_child(
+    folder: Path, tokenizer: Path | None, budget: float, longest: int = 0
+) -> dict[str, Any]:
+    """What `worker`, or `long_worker` where `longest` is given, found in a fresh process.
 
     Raises:
         GrokError: the process failed; with the end of what it said.
     """
     command = [sys.executable, "-m", "benchmarks.fullsize", "--worker", "--folder", str(folder)]
-    command += ["--memory-budget", str(budget / 1e9)]
+    command += ["--memory-budget", str(budget / 1e9), "--longest", str(longest)]
     command += ["--tokenizer", str(tokenizer)] if tokenizer is not None else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -363,10 +303,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint there")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="Grok-1's tokenizer.model")
     parser.add_argument("--memory-budget", type=_size, default=BUDGET, metavar="GB")
+    parser.add_argument(
+        "--longest",
+        type=int,
+        default=LONGEST,
+        metavar="TOKENS",
+        help=f"of the prompt whose memory is measured (default {LONGEST}); 0: no such pass",
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
-        print(json.dumps(worker(args.folder, args.tokenizer, int(args.memory_budget))))
+        given = (args.folder, args.tokenizer, int(args.memory_budget))
+        print(json.dumps(long_worker(*given, args.longest) if args.longest else worker(*given)))
         return 0
     folder = args.folder or default_folder(args.layers)
     tokenizer = args.tokenizer.resolve() if args.tokenizer is not None else None
@@ -387,7 +335,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         rates = [disk_rate(checkpoint)]
         found = in_child(folder.resolve(), tokenizer, args.memory_budget)
         rates.append(disk_rate(checkpoint))
-        return report(found, rates, args.memory_budget, args.layers)
+        longest = None
+        if args.longest:
+            longest = in_child(folder.resolve(), tokenizer, args.memory_budget, args.longest)
+        return report(found, rates, args.memory_budget, args.layers, longest, args.longest)
     except (GrokError, OSError) as error:
         print(f"benchmarks fullsize: {error}", file=sys.stderr)
         return 2

@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import full_checkpoint, fullsize
 from benchmarks.fullsize import (
-    Peaks,
     default_folder,
     expert_bytes,
     hidden,
@@ -21,6 +20,7 @@ from benchmarks.fullsize import (
     other_bytes,
     report,
 )
+from benchmarks.fullsize_worker import Peaks, forget
 from grok.checkpoint import open_checkpoint
 from grok.config import BUNDLED_MODEL, GROK_1
 from grok.progress import PassProgress
@@ -47,7 +47,13 @@ def found(**changes: object) -> dict:
         "experts": [2, 2],
         "layers": [layer(i, 1.0, 0.5, 1.0, one) for i in range(2)],
     }
-    passed = {"seconds": 12.0, "layers": layers, "experts": [8, 8], "finite": True}
+    passed = {
+        "seconds": 12.0,
+        "layers": layers,
+        "experts": [8, 8],
+        "finite": True,
+        "processor": 15.0,
+    }
     return {
         "load_seconds": 1.0,
         "prompt": "The ferry left",
@@ -111,6 +117,22 @@ def test_more_memory_than_the_budget_fails_the_command(capsys: pytest.CaptureFix
     assert "limit 8 GB: NOT HELD" in capsys.readouterr().out
 
 
+def test_a_long_prompt_that_takes_more_than_the_budget_fails_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    longest = {
+        "seconds": 90.0,
+        "processor": 150.0,
+        "layers": found()["warm"]["layers"],
+        "finite": True,
+    }
+    assert report(found(), [2e9], 8e9, 2, longest | {"peak": 7_900_000_000}, 2048) == 0
+    assert report(found(), [2e9], 8e9, 2, longest | {"peak": 8_100_000_000}, 2048) == 1
+    assert "peak memory of the process, 2,048 tokens" in capsys.readouterr().out
+    infinite = longest | {"peak": 7_900_000_000, "finite": False}
+    assert report(found(), [2e9], 8e9, 2, infinite, 2048) == 1
+
+
 def test_reading_experts_that_no_token_chose_fails_the_command() -> None:
     token = found()["tokens"][0]
     layers = [one | {"bytes_read": layer_bytes(GROK_1)} for one in token["layers"]]
@@ -133,9 +155,10 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """The command with a little checkpoint and a given result; the folders that the run saw."""
     seen: list[Path] = []
 
-    def run(folder: Path, *_: object) -> dict:
+    def run(folder: Path, *given: object) -> dict:
         assert (folder / "ckpt-0" / "tensor00000_000").is_file()
-        seen.append(folder)
+        if not given[2:]:  # the long prompt goes through the same folder
+            seen.append(folder)
         return found()
 
     def few(n_layers: int):
@@ -185,16 +208,20 @@ def test_the_worker_is_asked_for_the_budget_in_bytes(
 ) -> None:
     asked: list[tuple] = []
     monkeypatch.setattr(fullsize, "worker", lambda *given: asked.append(given) or {"peak": 1})
-    assert main(["--worker", "--folder", "there", "--memory-budget", "8.5"]) == 0
-    assert asked == [(Path("there"), None, 8_500_000_000)]
-    assert json.loads(capsys.readouterr().out) == {"peak": 1}
+    monkeypatch.setattr(fullsize, "long_worker", lambda *given: asked.append(given) or {"peak": 2})
+    command = ["--worker", "--folder", "there", "--memory-budget", "8.5", "--longest"]
+    assert main([*command, "0"]) == main([*command, "300"]) == 0
+    budget = 8_500_000_000
+    assert asked == [(Path("there"), None, budget), (Path("there"), None, budget, 300)]
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"peak": 1}, {"peak": 2}]
 
 
 def test_the_disk_is_measured_on_the_checkpoints_files_and_its_absence_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = open_checkpoint(BUNDLED_MODEL)
-    fullsize.forget(checkpoint)
+    forget(checkpoint)
     monkeypatch.setattr(fullsize, "read_rate", lambda *_: (1.5e9, "how"))
     assert fullsize.disk_rate(checkpoint) == 1.5e9
     monkeypatch.setattr(fullsize, "read_rate", lambda *_: (None, "The disk was not measured."))

@@ -69,12 +69,11 @@ def layers_read(model: runner.Model) -> list[int]:
 
 @contextmanager
 def no_thread_left() -> Iterator[None]:
-    """The block leaves no thread behind that was not there before."""
+    """The block leaves no thread behind, but those that all passes share for their products."""
     before = set(threading.enumerate())
     yield
-    for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=5)
-    assert [t.name for t in threading.enumerate() if t not in before and t.is_alive()] == []
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert [name for name in left if not name.startswith("products")] == []
 
 
 @contextmanager
