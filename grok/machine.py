@@ -28,7 +28,7 @@ ENOUGH = 32 * 2**20  # below it a read says nothing about the disk
 OWN_FILE = 96 * 2**20  # of the file that is written where no tensor file can be read
 BLOCK = 4096
 WRITTEN = 8 * 2**20  # of it at once
-MATRIX = (2048, 32768)  # int8, 64 MB: larger than the processor's caches
+MATRIX = (4096, 32768)  # int8, 128 MB: several times the processor's caches
 MANY_ROWS = 64
 
 
@@ -268,7 +268,7 @@ def product_rates(seconds: float) -> tuple[float, float]:
 
     block = np.random.default_rng(0).integers(-127, 128, (64, MATRIX[1]), np.int8)
     whole = np.tile(block, (MATRIX[0] // 64, 1))
-    part = whole[: MATRIX[0] // 4]  # of many rows the matrix need not exceed a cache
+    part = whole[: MATRIX[0] // 8]  # of many rows the matrix need not exceed a cache
     scales = np.ones(MATRIX[1], np.float32)
 
     def once(rows: int, weights: np.ndarray) -> float:
