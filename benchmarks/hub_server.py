@@ -72,6 +72,7 @@ class HubServer:
         sent: bytes of files.
         tokens: authorizations that came.
         ranges: ranges that were asked for.
+        most_at_once: requests for files that were answered at a time.
     """
 
     def __init__(self, files: dict[str, Content]) -> None:
@@ -90,6 +91,7 @@ class HubServer:
         self.sent = 0
         self.tokens: set[str | None] = set()
         self.ranges: list[str] = []
+        self.now = self.most_at_once = 0
         self.lock = threading.Lock()
         self.ended = threading.Event()
         self.address = ""
@@ -229,6 +231,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(name, content, start, stop)
 
     def _body(self, name: str, content: Content, start: int, stop: int) -> None:
+        hub = self.hub
+        with hub.lock:
+            hub.now += 1
+            hub.most_at_once = max(hub.most_at_once, hub.now)
+        try:
+            self._send(name, content, start, stop)
+        finally:
+            with hub.lock:
+                hub.now -= 1
+
+    def _send(self, name: str, content: Content, start: int, stop: int) -> None:
         hub = self.hub
         cut = hub.next_drop(name)
         end = stop if cut is None else min(stop, start + cut)

@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 import numpy as np
 
+from lens.ahead import ahead
 from lens.errors import LensError
 from lens.families import SPEAKING_NORM, RoutingSettings, routing_settings
 from lens.layouts import LayerNames, find_routers
@@ -91,6 +92,7 @@ def extract_model(
     kind, notes = _score(settings, layers, score)
     plan = _plan(tensors, layers, norms, settings, kind, notes)
     tensors.check_there(plan.names())
+    tensors.read_headers(tensors.of[name] for name in plan.names())
     routers, biases, scales = _read(tensors, plan, settings, progress)
     noted = "; ".join(["safetensors", layout.id, *settings.notes, *notes])
     extracted = RouterSet(
@@ -138,6 +140,12 @@ class Plan:
     def names(self) -> list[str]:
         """All of them."""
         return self.routers + (self.biases or []) + (self.scales or []) + (self.shifts or [])
+
+    def in_order(self) -> list[str]:
+        """All of them layer by layer: router, bias, scale, shift."""
+        groups = (self.routers, self.biases, self.scales, self.shifts)
+        layers = range(len(self.routers))
+        return [group[layer] for layer in layers for group in groups if group is not None]
 
 
 def _plan(
@@ -204,8 +212,7 @@ def _read(
     total = n_layers * (1 + sum(x is not None for x in (plan.biases, plan.scales, plan.shifts)))
     done = 0
 
-    def read(name: str) -> np.ndarray:
-        nonlocal done
+    def values_of(name: str) -> np.ndarray:
         source, entry = tensors.entry(name)
         values = read_tensor(source, name, entry)
         n_bad = values.size - int(np.isfinite(values).sum())
@@ -214,6 +221,13 @@ def _read(
                 f"{source.where}: tensor '{plain(name, 80)}': {n_bad} of {values.size} values are "
                 "not finite in float32; expected numbers only. Download the file again."
             )
+        return values
+
+    coming = ahead(values_of, plan.in_order(), tensors.files.at_once)
+
+    def read() -> np.ndarray:
+        nonlocal done
+        values = next(coming)
         done += 1
         if progress is not None:
             progress(done, total)
@@ -225,14 +239,14 @@ def _read(
     if plan.shifts is not None and biases is None:
         biases = np.zeros((n_layers, n_experts), np.float32)
     for layer in range(n_layers):
-        routers[layer] = read(plan.routers[layer]).T
+        routers[layer] = read().T
         if plan.biases is not None and biases is not None:
-            biases[layer] = read(plan.biases[layer]).reshape(-1)
+            biases[layer] = read().reshape(-1)
         if plan.scales is not None and scales is not None:
-            scales[layer] = read(plan.scales[layer]) + np.float32(_offset(plan, settings))
+            scales[layer] = read() + np.float32(_offset(plan, settings))
         if plan.shifts is not None and biases is not None:
             # x̂ is scaled and then shifted by β, so the logits are shifted by Wᵀβ.
-            shift = read(plan.shifts[layer]).astype(np.float64)
+            shift = read().astype(np.float64)
             with np.errstate(over="ignore"):
                 biases[layer] += (shift @ routers[layer].astype(np.float64)).astype(np.float32)
     return routers, biases, scales

@@ -15,6 +15,7 @@ from lens.hub_access import AGAIN, TIMEOUT, HubCommit, explained, is_transport
 from lens.npz import plain
 
 MOST_AT_ONCE = 2**30  # bytes of one range
+RANGES_AT_ONCE = 8  # over one connection each
 TRIES = 5  # connections for one range
 WAIT = 0.5  # seconds before the second of them; each further wait is twice the last
 
@@ -26,6 +27,8 @@ class HubFiles:
       where: the repository.
       name: what to call the model where its config does not say.
     """
+
+    at_once = RANGES_AT_ONCE
 
     def __init__(self, hub: HubCommit) -> None:
         self.hub = hub

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,11 @@ class ModelFiles(Protocol):
         """What to call the model where its config does not say."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """Reads that are worth having under way at a time: 1 on a disk, more over a network."""
+        ...
+
     def names(self) -> Sequence[str]:
         """The files there are."""
         ...
@@ -43,6 +49,8 @@ class FolderFiles:
     Face cache to its blobs, but nowhere else: a folder from a stranger reads nothing of
     this machine's. A file that was named by its own path may be a link to anywhere.
     """
+
+    at_once = 1
 
     def __init__(self, path: Path) -> None:
         self.only = path.name if path.is_file() else None
@@ -91,7 +99,14 @@ class Counted:
         self.files = files
         self.where = files.where
         self.name = files.name
+        self.at_once = files.at_once
         self.bytes_read = 0
+        self._counting = threading.Lock()
+
+    def count(self, n_bytes: int) -> None:
+        """Adds bytes that were read, by whatever thread."""
+        with self._counting:
+            self.bytes_read += n_bytes
 
     def names(self) -> Sequence[str]:
         return self.files.names()
@@ -109,5 +124,5 @@ class _CountedRanges:
 
     def read(self, offset: int, length: int) -> bytes:
         found = self.source.read(offset, length)
-        self.total.bytes_read += len(found)
+        self.total.count(len(found))
         return found

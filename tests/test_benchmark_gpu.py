@@ -46,7 +46,7 @@ def test_in_small_it_runs_whole_and_claims_no_speed(
 ) -> None:
     fewer = replace(gpu.IN_SMALL, prefill=16, decode=(), chain=1, repeats=1)
     monkeypatch.setattr(gpu, "IN_SMALL", fewer)
-    assert gpu.main(["--small", "--layers", "2", "--folder", str(tmp_path / "layers")]) == 0
+    assert gpu.main(["--small", "--layers", "3", "--folder", str(tmp_path / "layers")]) == 0
     said = capsys.readouterr().out
     for part in ("prefill of 16", "decode of 1", *gpu.WAYS, "of limit", "streamed"):
         assert part in said, part

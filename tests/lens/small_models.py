@@ -83,6 +83,7 @@ class Served:
     """A model's files in memory."""
 
     where = name = "served"
+    at_once = 1
 
     def __init__(self, folder: Path) -> None:
         self.files = {path.name: Bytes(path.read_bytes()) for path in folder.iterdir()}

@@ -15,6 +15,7 @@ from benchmarks.hub_server import REPOSITORY, Content, HubServer, Sparse
 from lens.errors import LensError
 from lens.extract_hub import GROK_1_SIZES, extract_from_hub, fetch_routers
 from lens.extract_safetensors import extract_safetensors
+from lens.hub_ranges import RANGES_AT_ONCE
 from lens.model_tensors import INDEX
 
 
@@ -77,6 +78,15 @@ def test_of_many_files_no_giant_is_read(hub: HubServer, tmp_path, index: bool):
     assert routers.sha256 == extract_safetensors(tmp_path / "m")[0].sha256
     assert hub.sent == fetched.n_bytes < 0.01 * hub.n_bytes
     assert hub.asked["HEAD file"] == 0 and hub.asked["info"] == 1
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_ranges_of_many_files_are_asked_for_side_by_side(hub: HubServer, tmp_path, index: bool):
+    hub.files = sharded(tmp_path / "m", 12, index)
+    hub.slow = 0.1  # seconds that each answer takes, so that they overlap
+    routers, _ = extract_from_hub(REPOSITORY)
+    assert routers.sha256 == extract_safetensors(tmp_path / "m")[0].sha256
+    assert 4 <= hub.most_at_once <= RANGES_AT_ONCE
 
 
 def test_files_in_folders_of_a_repository_are_none_of_the_model(hub: HubServer, tmp_path):
