@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,89 +28,39 @@ from grok.checkpoint import (
     Checkpoint,
     CheckpointError,
     QuantizedWeight8bit,
-    expected_shape,
-    is_matrix,
     layer_path,
-    tensor_paths,
 )
-from grok.config import GrokConfig
 from grok.errors import DeviceError
-from grok.modules import query_rows
 from grok.passes import layer_pass
 from grok.progress import Watch
 from grok.sharding import dispatch_over, partition, place
-from grok.streaming.layers import DIRECT_BYTES, located
+from grok.streaming.device_room import (
+    LEAVES,
+    ON_DEVICES,
+    fit,
+    layer_bytes,
+    other_bytes,
+    passing,
+)
+from grok.streaming.layers import DIRECT_BYTES, LayerFigures, located
 from grok.streaming.reader import Filled, Piece, ReadAhead
 from grok.tensor_place import ArrayPlace, TensorPlace
 from grok.weights import Done, Part, Resident
 
-ON_DEVICES = 2  # layers on their way: one in use, one arriving
+__all__ = [
+    "LEAVES",
+    "ON_DEVICES",
+    "DeviceLayers",
+    "ends_on_devices",
+    "fit",
+    "has_pinned",
+    "layer_bytes",
+    "other_bytes",
+    "passing",
+]
+
 HOST_BUFFERS = 2  # tensors in host memory: one being read, one being moved
-SCALE_GROUPS = 8  # at most, of a released matrix
 PINNED = "pinned_host"
-LEAVES = [path.split("/", 2)[2] for path in tensor_paths(1) if path.startswith("transformer/")]
-
-
-# --- how many stay --------------------------------------------------------------
-
-
-def layer_bytes(config: GrokConfig) -> int:
-    """Bytes of one layer on the devices: int8 values with bfloat16 scales, float32 vectors."""
-    total = 0
-    for leaf in LEAVES:
-        path = layer_path(0, leaf)
-        shape = expected_shape(config, path)
-        n = int(np.prod(shape, dtype=np.int64))
-        scales = 2 * SCALE_GROUPS * n // shape[-2] if is_matrix(path) else 0
-        total += n + scales if is_matrix(path) else 4 * n
-    return total
-
-
-def other_bytes(config: GrokConfig, n_tokens: int) -> int:
-    """Bytes beside the layers for passes of `n_tokens` rows, an estimate on the safe side.
-
-    The embedding; keys and values of all layers; streams and hidden values of the rows; logits
-    with their softmax; attention scores; and one expert's matrices as floats, which is what the
-    program may hold of them if the compiler does not fuse the product with the scaling.
-    """
-    d, f, v = config.d_model, config.d_ff, config.vocab_size
-    table = 4 * v * d
-    caches = 2 * 2 * config.n_layers * n_tokens * config.n_kv_heads * config.d_head
-    rows = n_tokens * (16 * d + 3 * f) * 4 * 2
-    logits = 3 * 4 * n_tokens * v
-    scores = 3 * 4 * config.n_heads * n_tokens * query_rows(1, n_tokens, n_tokens, config.n_heads)
-    floats = 3 * 4 * d * f
-    return table + caches + rows + max(logits, scores) + floats
-
-
-def fit(config: GrokConfig, device_bytes: int, n_tokens: int = 2048) -> int:
-    """Layers that can stay on devices with `device_bytes` together; all, or those that leave
-    room for two on their way.
-
-    Raises:
-        DeviceError: not even two layers on their way have room, with the smallest that works.
-    """
-    one, other = layer_bytes(config), other_bytes(config, n_tokens)
-    if other + config.n_layers * one <= device_bytes:
-        return config.n_layers
-    stay = (device_bytes - other) // one - ON_DEVICES
-    if stay < 0:
-        raise DeviceError(
-            f"The devices have {device_bytes / 1e9:,.1f} GB together. To take layers of "
-            f"{one / 1e9:,.1f} GB through them with {n_tokens:,} tokens they need "
-            f"{(other + ON_DEVICES * one) / 1e9:,.1f} GB. Use shorter prompts, or stream through "
-            "the machine's own memory."
-        )
-    return min(stay, config.n_layers - 1)
-
-
-def passing(n_layers: int, stay: int) -> list[int]:
-    """The layers that do not stay, spread evenly; what can be read first comes last."""
-    n = n_layers - stay
-    return [i for i in range(n_layers) if (i + 1) * n // n_layers > i * n // n_layers]
-
-
-# --- the layers -----------------------------------------------------------------
 
 
 class DeviceLayers:
@@ -120,12 +70,15 @@ class DeviceLayers:
 
     Args:
         stay: layers that stay, see `fit`.
+        device_bytes: what the devices have; passes of more rows than fit beside the layers are
+            refused before they start. None: not looked at.
         pinned: move through pinned host memory; by default where the devices have it.
         progress: told of the tensors of the layers that stay, read so far and in all.
 
     Attributes:
         kept: weights of the layers that stay, by number.
         on_devices: most layers on their way that were on the devices at once in the last walk.
+        last_pass: figures of each layer of the last walk; 0 bytes for those that stay.
 
     Raises:
         CheckpointError: a file is missing or is not what the config says.
@@ -138,6 +91,7 @@ class DeviceLayers:
         mesh: Mesh,
         stay: int,
         *,
+        device_bytes: int | None = None,
         pinned: bool | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -153,6 +107,8 @@ class DeviceLayers:
         self.direct = sum(p.identity.size for p in self.places.values()) > DIRECT_BYTES
         self.kept: dict[int, dict[str, Any]] = {}
         self.on_devices = 0
+        self.last_pass: list[LayerFigures] = []
+        self._device_bytes = device_bytes
         self._one_walk = threading.Lock()
         staying = [i for i in range(config.n_layers) if i not in set(self.passing)]
         for i in staying:
@@ -168,13 +124,29 @@ class DeviceLayers:
     def walk(
         self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
     ) -> Iterator[_Walk]:
-        """A pass from layer `first` on; one at a time, so that memory is not taken twice."""
+        """A pass from layer `first` on; one at a time, so that memory is not taken twice.
+
+        Raises:
+            DeviceError: so many rows have no room beside the layers.
+        """
+        self._check_room(n_rows)
         with self._one_walk:
             walk = _Walk(self, first, watch)
             try:
                 yield walk
             finally:
                 walk.close()
+
+    def _check_room(self, n_rows: int) -> None:
+        moving = min(ON_DEVICES, len(self.passing))
+        held = (len(self.kept) + moving) * layer_bytes(self.config)
+        needed = held + other_bytes(self.config, n_rows)
+        if self._device_bytes is not None and needed > self._device_bytes:
+            raise DeviceError(
+                f"A pass of {n_rows:,} token rows takes {needed / 1e9:,.1f} GB of the devices, "
+                f"which have {self._device_bytes / 1e9:,.1f} GB, {held / 1e9:,.1f} GB of them for "
+                "layers. Send fewer or shorter prompts together."
+            )
 
     def spans(self, layer: int) -> Iterator[Piece]:
         """The tensors of a layer, each a piece."""
@@ -224,6 +196,7 @@ class _Walk:
         self._due = [i for i in layers.passing if i >= first]
         self.waited = 0.0
         layers.on_devices = 0
+        layers.last_pass = []
         self._moving = _Moving(layers, self._due) if self._due else None
 
     @property
@@ -236,14 +209,15 @@ class _Walk:
             self._moving.close()
 
     def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
-        layers = self._layers
+        layers, began = self._layers, time.perf_counter()
         params = layers.kept.get(layer)
-        moved = params is None
+        moved, waited = params is None, 0.0
+        n_bytes, read = 0, 0.0
         if params is None:
             assert self._moving is not None
-            began = time.perf_counter()
-            params = self._moving.take(layer)
-            self.waited += time.perf_counter() - began
+            params, n_bytes, read = self._moving.take(layer)
+            waited = time.perf_counter() - began
+            self.waited += waited
             if self._watch is not None:
                 self._watch.tell(layer + 0.5, self.bytes_read)
         last: Done | None = None
@@ -268,6 +242,18 @@ class _Walk:
             if last is not None:  # its memory is free only once it was used
                 jax.block_until_ready(last.h)
             self._moving.used()
+        seconds = time.perf_counter() - began
+        layers.last_pass.append(
+            LayerFigures(layer, n_bytes, read, seconds - waited, waited, seconds)
+        )
+
+
+class _Arrived(NamedTuple):
+    """A layer on the devices. bytes, seconds: of its reading."""
+
+    params: dict[str, Any]
+    bytes: int
+    seconds: float
 
 
 class _Moving:
@@ -278,7 +264,7 @@ class _Moving:
         largest = max(piece.n_bytes for i in due for piece in layers.spans(i))
         self._reader = ReadAhead(HOST_BUFFERS, largest, direct=layers.direct)
         self._changed = threading.Condition()
-        self._here: dict[int, dict[str, Any]] = {}
+        self._here: dict[int, _Arrived] = {}
         self._there = 0  # layers on the devices or on their way
         self._error: BaseException | None = None
         self._closing = False
@@ -291,7 +277,7 @@ class _Moving:
     def bytes_read(self) -> int:
         return self._reader.bytes_read
 
-    def take(self, layer: int) -> dict[str, Any]:
+    def take(self, layer: int) -> _Arrived:
         """A layer's weights, waiting for them when need be.
 
         Raises:
@@ -328,29 +314,32 @@ class _Moving:
                         return
                     self._there += 1
                     self._layers.on_devices = max(self._layers.on_devices, self._there)
-                params = self._moved(layer)
+                arrived = self._moved(layer)
                 with self._changed:
-                    if params is None:
+                    if arrived is None:
                         return
-                    self._here[layer] = params
+                    self._here[layer] = arrived
                     self._changed.notify_all()
         except BaseException as error:  # raised again by who takes the layer
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
-    def _moved(self, layer: int) -> dict[str, Any] | None:
+    def _moved(self, layer: int) -> _Arrived | None:
         """A layer on the devices; None when the walk ends meanwhile."""
         params: dict[str, Any] = {}
+        n_bytes, seconds = 0, 0.0
         for leaf in LEAVES:
             if self._closing:
                 return None
             filled = self._reader.take()
+            n_bytes += filled.piece.n_bytes
+            seconds += filled.seconds
             try:
                 params[leaf] = self._tensor(layer, leaf, filled)
             finally:
                 self._reader.give(filled)
-        return params
+        return _Arrived(params, n_bytes, seconds)
 
     def _tensor(self, layer: int, leaf: str, filled: Filled) -> Any:
         path, tensor = layer_path(layer, leaf), filled.piece.tensor

@@ -68,7 +68,7 @@ def test_layers_that_pass_give_the_bits_of_resident_ones(model, dtype: str, stay
 
 @pytest.mark.parametrize(
     ("name", "mesh"),
-    [("shard8", (1, 8)), ("tiny3", (8, 1)), ("tiny3_bf16scales", (2, 4))],
+    [("shard8", (1, 8)), ("tiny3_bf16scales", (2, 4))],
 )
 def test_on_a_mesh_they_give_the_bits_of_resident_ones_on_it(model, name: str, mesh):
     resident = model(name, "float32", mesh)
@@ -104,6 +104,11 @@ def test_only_the_layers_that_pass_are_read_and_each_once():
         with watching(told.append):
             run(own, TOKENS, TOKENS[:, :5])
         assert told[-1].bytes_read == spans
+        figures = own.layers.last_pass  # type: ignore[attr-defined]
+        assert [one.layer for one in figures] == list(range(12))
+        assert sum(one.bytes_read for one in figures) == spans
+        assert [one.layer for one in figures if one.bytes_read] == own.layers.passing  # type: ignore[attr-defined]
+        assert all(one.wait_seconds == 0 for one in figures if not one.bytes_read)
         assert len(own.layers.passing) == n_bytes  # type: ignore[attr-defined]
     assert told[-1].layer == config.n_layers and told[-1].fraction == 1.0
 
@@ -223,6 +228,19 @@ def test_layers_that_pass_are_spread_evenly(n_layers: int):
         assert len(found) == n_layers - stay == len(set(found))
         gaps = np.diff([-1, *found])
         assert not len(gaps) or gaps.max() - gaps.min() <= 1
+
+
+def test_more_rows_than_have_room_are_refused_before_anything_is_read():
+    checkpoint = open_checkpoint(DATA / "tiny3")
+    config = checkpoint.config
+    room = 3 * layer_bytes(config) + other_bytes(config, 64)
+    mesh = make_mesh(config, (1, 1))
+    layers = DeviceLayers(checkpoint, "float32", mesh, 1, device_bytes=room)
+    with layers.walk(64) as walk:
+        assert walk.bytes_read == 0
+    with pytest.raises(DeviceError, match="65 token rows.*fewer or shorter prompts"):
+        with layers.walk(65):
+            raise AssertionError
 
 
 def test_a_number_of_layers_outside_the_model_is_refused():
