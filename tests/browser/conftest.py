@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,18 +30,29 @@ def browser_type_launch_args(browser_type_launch_args: dict) -> dict:
     return {**browser_type_launch_args, **own, "args": ["--no-sandbox"]}
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the app, served on a free port by its own process."""
+@contextmanager
+def serving(
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    command: Sequence[str] = ("-m", "streamlit"),
+) -> Iterator[str]:
+    """The address of the app, served on a free port by its own process.
+
+    Args:
+        folder: for its log and its runs.
+        settings: of the environment, besides what is there without the app's own.
+        command: arguments of Python that stand for Streamlit's command.
+    """
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port = place.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    log = folder / "log.txt"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GROK_LENS_")}
-    environment["GROK_LENS_RUNS"] = str(tmp_path_factory.mktemp("runs"))
+    environment["GROK_LENS_RUNS"] = str(folder / "runs")
+    environment |= settings or {}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)],
+            [sys.executable, *command, "run", "app.py", "--server.port", str(port)],
             cwd=ROOT,
             env=environment,
             stdout=output,
@@ -54,6 +66,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.terminate()
         process.wait(timeout=20)
     assert "Traceback" not in log.read_text(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., AbstractContextManager[str]]:
+    """`serving`, for a server with settings of its own."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the app as it is without settings."""
+    with serving(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 def _wait_until_healthy(address: str, process: subprocess.Popen, log: Path) -> None:
