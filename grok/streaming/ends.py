@@ -8,7 +8,7 @@ Axes: B sequences, T tokens, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,9 @@ from grok.config import GrokConfig
 from grok.embedding import open_embedding
 from grok.passes import AS_WRITTEN, NONE_SEEN, Head, bucket, edited_embedding, embed_pass
 from grok.sites import LOGITS, NORM
-from grok.streaming.memory import HELD_LOGITS, ROWS_OF_TABLE
+from grok.streaming.memory import BLOCKS_OF_TABLE, HELD_LOGITS, ROWS_OF_TABLE
+from grok.streaming.reader import Buffers, Piece, ReadAhead
+from grok.tensor_place import locate_tensor
 from grok.visits import NOTHING, EditsBySite, Looking, seen_before
 
 
@@ -37,6 +39,7 @@ class StreamedEnds:
     def __init__(self, checkpoint: Checkpoint, dtype: str) -> None:
         self._config, self._dtype = checkpoint.config, dtype
         self.table = open_embedding(checkpoint)
+        self._place = locate_tensor(self.table.file)
         self._norm = {FINAL_NORM: jax.device_put(checkpoint.read(FINAL_NORM))}
 
     def embed(self, tokens: np.ndarray, start: np.int32, edits: EditsBySite) -> jax.Array:
@@ -97,12 +100,36 @@ class StreamedEnds:
         v = self._config.vocab_size
         out = np.empty((b, t, v), jnp.dtype(self._dtype))
         first = 0
-        for block in self.table.blocks(min(ROWS_OF_TABLE, v)):
+        for block in self._blocks():
             few = replace(self._config, vocab_size=len(block))
             # Computed before the next block takes the place of this one.
             out[..., first : first + len(block)] = np.asarray(_block_pass(few, normed, block))
             first += len(block)
         return out
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """The table [rows, D] in blocks, the next ones read while one is used.
+
+        Through the page cache: a table is small beside the layers, and is read for every token.
+        """
+        place, rows = self._place.weight, min(ROWS_OF_TABLE, self._config.vocab_size)
+        if place.fortran:
+            yield from self.table.blocks(rows)
+            return
+        row_bytes = self._config.d_model * place.dtype.itemsize
+        pieces = [
+            Piece(self._place, place.offset + first * row_bytes, n * row_bytes, n)
+            for first in range(0, self._config.vocab_size, rows)
+            for n in [min(rows, self._config.vocab_size - first)]
+        ]
+        buffers = Buffers(BLOCKS_OF_TABLE, rows * row_bytes)
+        with ReadAhead(buffers, direct=False) as reader:
+            reader.ask(pieces)
+            for _ in pieces:
+                filled = reader.take()
+                flat = filled.bytes.view(place.dtype)
+                yield flat.reshape(filled.piece.key, self._config.d_model)
+                reader.give(filled)
 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "keep"), compiler_options=AS_WRITTEN)

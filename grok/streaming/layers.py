@@ -36,8 +36,8 @@ from grok.passes import SECOND_SITES, first_half_pass, second_half_pass
 from grok.progress import Watch
 from grok.sharding import place
 from grok.streaming.experts import MATRICES, Matrix, Rows, expert_pieces, mixture
-from grok.streaming.memory import most_tokens, sizes, smallest_budget
-from grok.streaming.reader import Filled, Piece, ReadAhead
+from grok.streaming.memory import Sizes, most_tokens, sizes, smallest_budget
+from grok.streaming.reader import Buffers, Filled, Piece, ReadAhead
 from grok.tensor_place import TensorPlace, locate_tensor
 from grok.visits import seen_before
 from grok.weights import Done, Part
@@ -96,6 +96,15 @@ class StreamedLayers:
         self.direct = sum(p.identity.size for p in self.places.values()) > DIRECT_BYTES
         self.last_pass: list[LayerFigures] = []
         self._buffers = threading.Lock()
+        self._kept: Buffers | None = None
+
+    def _memory(self, spent: Sizes) -> Buffers:
+        """Buffers of a pass: those of the one before where they fit the budget as well."""
+        kept = self._kept
+        if kept is None or kept.piece_bytes != spent.piece_bytes or kept.n != spent.n_buffers:
+            self._kept = kept = None  # given back before others are taken
+            self._kept = Buffers(spent.n_buffers, spent.piece_bytes)
+        return self._kept  # type: ignore[return-value]
 
     def most_rows(self, kept_bytes: int = 0) -> int:
         """Rows that a pass without logits can have, of which each keeps so many bytes."""
@@ -122,12 +131,7 @@ class StreamedLayers:
 
         with (
             self._buffers,  # one pass at a time, or buffers and working memory would double
-            ReadAhead(
-                spent.n_buffers,
-                spent.piece_bytes,
-                direct=self.direct,
-                unwanted=unwanted,
-            ) as reader,
+            ReadAhead(self._memory(spent), direct=self.direct, unwanted=unwanted) as reader,
         ):
             yield _Walk(self, reader, n_rows <= FEW_ROWS, first, unused, watch)
 

@@ -25,6 +25,7 @@ PIECE_BYTES = 64 * 2**20
 HELD_LOGITS = 2**26
 # Rows of the embedding that are read and multiplied together.
 ROWS_OF_TABLE = 2048
+BLOCKS_OF_TABLE = 3
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def working_bytes(config: GrokConfig, n_tokens: int, *, logits: bool = True) -> 
     small = 4 * sum(_leaf_bytes(config, leaf) for leaf in _MATRICES if not leaf.startswith("moe/"))
     in_layer = n_tokens * (12 * d * 4 + 2 * config.d_ff * 4 + d * 4) + attention + small
     n = min(n_tokens, max(1, HELD_LOGITS // v))
-    after = n_tokens * (4 * d * 4 + v * (4 + 4)) + 4 * n * v * 4 + 4 * ROWS_OF_TABLE * d * 4
+    blocks = (2 + BLOCKS_OF_TABLE) * ROWS_OF_TABLE * d * 4
+    after = n_tokens * (4 * d * 4 + v * (4 + 4)) + 4 * n * v * 4 + blocks
     scales = 3 * config.n_experts * 8 * max(d, config.d_ff) * 4
     if not logits:
         return int(in_layer + scales)

@@ -72,12 +72,26 @@ class _State:
     closing: bool = False
 
 
+class Buffers:
+    """Memory that pieces are read into. It is kept from pass to pass: the system takes most of a
+    second to hand out a gigabyte of fresh pages.
+
+    Attributes:
+        n: how many.
+        piece_bytes: the largest piece that one holds.
+        memory: the buffers.
+    """
+
+    def __init__(self, n: int, piece_bytes: int) -> None:
+        self.n, self.piece_bytes = n, piece_bytes
+        self.memory = [_buffer(piece_bytes + 2 * BLOCK) for _ in range(n)]
+
+
 class ReadAhead:
     """The thread and its buffers; use it in a `with` block.
 
     Args:
-        n_buffers: at least 2 to read while computing.
-        buffer_bytes: the largest piece.
+        buffers: what pieces are read into; at least 2 to read while computing.
         direct: read past the page cache.
         unwanted: asked right before a piece is read; True passes it over, and it never comes.
 
@@ -87,17 +101,16 @@ class ReadAhead:
 
     def __init__(
         self,
-        n_buffers: int,
-        buffer_bytes: int,
+        buffers: Buffers,
         *,
         direct: bool = True,
         unwanted: Callable[[Piece], bool] = lambda piece: False,
     ) -> None:
         self.bytes_read = 0
-        self.buffer_bytes = buffer_bytes
+        self.buffer_bytes = buffers.piece_bytes
         self._direct, self._unwanted = direct, unwanted
         self._moved = threading.Condition()
-        self._state = _State(free=[_buffer(buffer_bytes + 2 * BLOCK) for _ in range(n_buffers)])
+        self._state = _State(free=list(buffers.memory))
         self._open: tuple[Path, int, bool] | None = None
         self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
 

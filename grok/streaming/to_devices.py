@@ -43,7 +43,7 @@ from grok.streaming.device_room import (
     passing,
 )
 from grok.streaming.layers import DIRECT_BYTES, LayerFigures, located
-from grok.streaming.reader import Filled, Piece, ReadAhead
+from grok.streaming.reader import Buffers, Filled, Piece, ReadAhead
 from grok.tensor_place import ArrayPlace, TensorPlace
 from grok.weights import Done, Part, Resident
 
@@ -262,7 +262,7 @@ class _Moving:
     def __init__(self, layers: DeviceLayers, due: list[int]) -> None:
         self._layers, self._due = layers, due
         largest = max(piece.n_bytes for i in due for piece in layers.spans(i))
-        self._reader = ReadAhead(HOST_BUFFERS, largest, direct=layers.direct)
+        self._reader = ReadAhead(Buffers(HOST_BUFFERS, largest), direct=layers.direct)
         self._changed = threading.Condition()
         self._here: dict[int, _Arrived] = {}
         self._there = 0  # layers on the devices or on their way
