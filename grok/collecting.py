@@ -116,7 +116,7 @@ def collect(
     routing: bool = True,
     edits: Edits = NO_EDITS,
     stored: str = "float32",
-    part_tokens: int = PART_TOKENS,
+    part_tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
     turn: Turn = nullcontext,
@@ -133,7 +133,9 @@ def collect(
         routing: keep the routing events.
         edits: interventions in force.
         stored: dtype of activations on disk, "float32" (holds every site exactly) or "float16".
-        part_tokens: tokens after which progress is made safe.
+        part_tokens: tokens after which progress is made safe; 20,000 by default. A streamed model
+            takes each part through its layers in one pass, so its parts are as large as its
+            memory allows.
         batch_tokens: padded tokens that are computed together.
         progress: told (tokens done, tokens in all); what it raises ends the run.
         turn: entered around each batch.
@@ -151,6 +153,8 @@ def collect(
     listed = {site.name: site for site in model.sites()}
     places = [parse(site, model.config.n_layers) for site in sites]
     kept = [listed[str(place)] for place in places]
+    if part_tokens is None:
+        part_tokens = _part_tokens(model, places)
     parts = _parts([len(one) for one in tokens], part_tokens)
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -182,16 +186,20 @@ def collect(
             progress(done, manifest["n_tokens"])
         for i in range(manifest["parts_done"], len(parts)):
             events: list[dict[str, np.ndarray]] = []
-            for which in _batches([len(tokens[p]) for p in parts[i]], batch_tokens):
-                chosen = [parts[i][w] for w in which]
+            batches = [
+                [parts[i][w] for w in which]
+                for which in _batches([len(tokens[p]) for p in parts[i]], batch_tokens)
+            ]
+            for together in [batches] if model.engine.tells else [[one] for one in batches]:
                 with turn():
-                    result = _read(model, [tokens[p] for p in chosen], places, edits)
-                for row, prompt in enumerate(dict.fromkeys(chosen)):
-                    length = len(tokens[prompt])
-                    if routing:
-                        events.append(_events(prompt, tokens[prompt], result, row))
-                    _keep(folder, kept, places, result, row, int(first_rows[prompt]), length)
-                    done += length
+                    results = _read(model, tokens, together, places, edits)
+                for chosen, result in zip(together, results, strict=True):
+                    for row, prompt in enumerate(dict.fromkeys(chosen)):
+                        length = len(tokens[prompt])
+                        if routing:
+                            events.append(_events(prompt, tokens[prompt], result, row))
+                        _keep(folder, kept, places, result, row, int(first_rows[prompt]), length)
+                        done += length
                 if progress is not None:
                     progress(done, manifest["n_tokens"])
             if routing:
@@ -335,19 +343,39 @@ def _routing_name(part: int) -> str:
 # --- batch by batch ----------------------------------------------------------------------
 
 
+def _part_tokens(model: Model, places: Sequence[Place]) -> int:
+    """Tokens of a part: as many as a pass of this model can have, up to the usual number."""
+    most_rows = getattr(model.engine.layers, "most_rows", None)
+    if most_rows is None:
+        return PART_TOKENS
+    kept = len(places) * model.config.d_model * 4
+    return max(1, min(PART_TOKENS, most_rows(kept)))
+
+
 def _read(
-    model: Model, tokens: Sequence[np.ndarray], places: Sequence[Place], edits: Edits
-) -> Forward:
-    given, real = padded(tokens, bucket(max(len(one) for one in tokens)))
-    visits = arrange(
-        model.config,
-        edits,
-        wanted=places,
-        lengths=[len(one) for one in tokens],
-        padded=given.shape[1],
-        positions=bucket(model.config.context_length),
-    )
-    return model.engine.run([Batch(given, 0, given > 0, None, 0, visits, real)])[0]
+    model: Model,
+    tokens: Sequence[np.ndarray],
+    together: Sequence[Sequence[int]],
+    places: Sequence[Place],
+    edits: Edits,
+) -> list[Forward]:
+    """One pass over some batches of prompts."""
+    batches = []
+    for chosen in together:
+        own = [tokens[p] for p in chosen]
+        given, real = padded(own, bucket(max(len(one) for one in own)))
+        repeated = [p in chosen[:row] for row, p in enumerate(chosen)]
+        real[repeated] = False
+        visits = arrange(
+            model.config,
+            edits,
+            wanted=places,
+            lengths=[len(one) for one in own],
+            padded=given.shape[1],
+            positions=bucket(model.config.context_length),
+        )
+        batches.append(Batch(given, 0, given > 0, None, 0, visits, real))
+    return model.engine.run(batches)
 
 
 def _events(prompt: int, tokens: np.ndarray, result: Forward, row: int) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from grok.errors import GrokError, PromptError
 from grok.sampling import check_sampling
 
 if TYPE_CHECKING:
+    from grok.planning import Decision
+    from grok.progress import PassProgress
     from grok.trace import RoutingTrace
 
 
@@ -23,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_sampling(args.temperature, args.top_p, args.seed)
         if args.max_new_tokens < 0:
             raise PromptError(f"--max-new-tokens is {args.max_new_tokens}; expected 0 or more.")
+        if args.memory_budget is not None and not 0 < args.memory_budget < 1e6:
+            raise GrokError(f"--memory-budget is {args.memory_budget:g}; expected gigabytes.")
         if args.trace is not None and not args.trace.parent.is_dir():
             raise GrokError(f"--trace {args.trace}: that folder does not exist.")
         if args.trace is not None and args.trace.is_dir():
@@ -48,6 +53,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="a SentencePiece model")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument(
+        "--mode",
+        choices=["auto", "resident", "streamed"],
+        default="auto",
+        help="all weights on the devices, or read layer by layer (default: what fits)",
+    )
+    parser.add_argument(
+        "--memory-budget",
+        type=float,
+        metavar="GB",
+        help="memory that streaming may take (default: 8)",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="keep what each layer gave here, and go on from it after a crash",
+    )
+    parser.add_argument(
         "--max-new-tokens", type=int, default=0, metavar="N", help="0 only traces (default)"
     )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 is greedy")
@@ -65,21 +88,36 @@ def _ids(text: str) -> list[int]:
 
 
 def _run(args: argparse.Namespace, prompt: str | list[int]) -> None:
+    from grok.progress import watching
     from grok.runner import load
 
-    model = load(args.checkpoint, dtype=args.dtype, tokenizer=args.tokenizer, progress=_progress())
-    if args.max_new_tokens == 0:
-        trace = model.trace_routing(prompt)
-        text = None
-    else:
-        generation = model.generate(
-            prompt,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            seed=args.seed,
-        )
-        trace, text = generation.trace, generation.text
+    def told(decision: Decision) -> None:
+        if decision.mode == "streamed":
+            print(f"streamed: {decision.why}", file=sys.stderr)
+
+    model = load(
+        args.checkpoint,
+        mode=args.mode,
+        memory_budget=None if args.memory_budget is None else int(args.memory_budget * 1e9),
+        resume=args.resume,
+        dtype=args.dtype,
+        tokenizer=args.tokenizer,
+        progress=_progress(),
+        told=told,
+    )
+    with watching(_layers) if model.mode == "streamed" else nullcontext():
+        if args.max_new_tokens == 0:
+            trace = model.trace_routing(prompt)
+            text = None
+        else:
+            generation = model.generate(
+                prompt,
+                max_new_tokens=args.max_new_tokens,
+                temperature=args.temperature,
+                top_p=args.top_p,
+                seed=args.seed,
+            )
+            trace, text = generation.trace, generation.text
     config = model.config
     print(
         f"{model.name}: {config.n_layers} layers, {config.n_experts} experts, "
@@ -104,6 +142,20 @@ def _progress():  # type: ignore[no-untyped-def]
         print(f"\rreading tensors {done}/{total}", end=end, file=sys.stderr, flush=True)
 
     return show
+
+
+def _layers(progress: PassProgress) -> None:
+    """A line that a terminal overwrites; elsewhere one line at the end."""
+    end = "\n" if progress.fraction == 1 else ""
+    left = progress.seconds_left
+    text = (
+        f"layer {progress.layer}/{progress.n_layers}, {progress.bytes_read / 1e9:,.1f} GB read, "
+        f"{progress.seconds:,.0f} s" + ("" if left is None else f", about {left:,.0f} s left")
+    )
+    if sys.stderr.isatty():
+        print(f"\r{text:<70}", end=end, file=sys.stderr, flush=True)
+    elif progress.fraction == 1:
+        print(text, file=sys.stderr)
 
 
 def _table(trace: RoutingTrace) -> str:

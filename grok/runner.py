@@ -22,7 +22,7 @@ from grok.sharding import device_memory, initialize_distributed, make_mesh, memo
 from grok.streaming.memory import DEFAULT_BUDGET, sizes
 from grok.tokenizer import Tokenizer
 from grok.trace import routers_sha256
-from grok.weights import Resident
+from grok.weights import Ends, Layers, Resident
 
 if TYPE_CHECKING:
     from grok.planning import Decision
@@ -64,7 +64,8 @@ def load(
         mode: "resident" holds all weights on the devices; "streamed" reads them layer by layer in
             every pass; "auto" is resident where they fit and streamed where they don't, after a
             measurement of about two seconds.
-        memory_budget: bytes that the process may take when it streams (8 GB by default).
+        memory_budget: bytes that the process may take when it streams (8 GB by default). On
+            accelerators, as many layers stay in their memory as fit, and the others pass through.
         resume: folder in which streamed passes keep what they have computed, so that one that was
             killed goes on from its last finished layer; nothing is kept by default.
         dtype: of activations, "bfloat16" (as Grok-1 runs) or "float32".
@@ -98,8 +99,9 @@ def load(
         over = make_mesh(checkpoint.config, mesh)
         engine, sha256 = _resident(checkpoint, dtype, over, progress)
     else:
-        over = make_mesh(checkpoint.config, mesh, devices=jax.local_devices()[:1])
         keep = None if resume is None else Path(resume)
+        own = jax.local_devices()[:1] if jax.devices()[0].platform == "cpu" else None
+        over = make_mesh(checkpoint.config, mesh, devices=own)
         engine, sha256 = _streamed(checkpoint, dtype, over, budget, keep, progress)
     return Model(
         checkpoint.config,
@@ -164,14 +166,23 @@ def _streamed(
 ) -> tuple[Engine, str]:
     """Layers and table left on disk, and the hash over routers and norms."""
     from grok.streaming.ends import StreamedEnds
-    from grok.streaming.layers import StreamedLayers
+    from grok.streaming.layers import StreamedLayers, located
     from grok.streaming.resume import Keeper
+    from grok.streaming.to_devices import DeviceLayers, ends_on_devices, fit
 
     config = checkpoint.config
-    sizes(config, budget)  # a budget too small is refused before any file is opened
-    _check_complete(checkpoint)
-    layers = StreamedLayers(checkpoint, dtype, mesh, budget)
-    ends = StreamedEnds(checkpoint, dtype)
+    layers: Layers
+    ends: Ends
+    if mesh.devices.flat[0].platform != "cpu":
+        stay = fit(config, device_memory())  # refused before any file is opened
+        _check_complete(checkpoint)
+        layers = DeviceLayers(checkpoint, dtype, mesh, stay, progress=progress)
+        ends = ends_on_devices(checkpoint, dtype, mesh)
+    else:
+        sizes(config, budget)
+        _check_complete(checkpoint)
+        layers = StreamedLayers(checkpoint, dtype, mesh, budget)
+        ends = StreamedEnds(checkpoint, dtype)
     routers = {}
     deciding = _deciding(config)
     for i, path in enumerate(deciding):
@@ -180,8 +191,8 @@ def _streamed(
             progress(i + 1, len(deciding))
     keeper = None
     if resume is not None:
-        files = [place.identity for _, place in sorted(layers.places.items())]
-        keeper = Keeper(resume, dtype, *files, ends.table.identity)
+        files = located(checkpoint, everything=True)
+        keeper = Keeper(resume, dtype, *(tensor.identity for tensor in files.values()))
     engine = Engine(config, dtype, layers, ends, keeper=keeper, tells=True)
     return engine, _hash(config, routers)
 
