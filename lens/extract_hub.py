@@ -74,7 +74,7 @@ def extract_from_hub(
       progress: told in bytes, of safetensors in tensors.
 
     Returns:
-      The router set, whose source names the repository and the commit, and what was fetched.
+      The router set, whose source names the repository and the whole commit, and what was fetched.
 
     Raises:
       LensError: no connection, no such repository, revision or file, no permission, files of
@@ -93,7 +93,7 @@ def extract_from_hub(
             files, norms=norms, top_k=top_k, score=score, progress=progress
         )
         fetched = Fetched(None, repository, hub.commit, None, n_bytes)
-        return replace(routers, source=f"{routers.source}; at {hub.commit[:12]}"), fetched
+        return replace(routers, source=f"{repository} at {hub.commit}: {routers.source}"), fetched
     if top_k is not None or score is not None:
         raise LensError(
             f"{repository} is in Grok-1's format; --top-k and --score are for models in "
@@ -102,7 +102,7 @@ def extract_from_hub(
     fetched = _fetched(hub, norms, progress)
     assert fetched.folder is not None
     routers = extract_routers(fetched.folder, norms=norms)
-    return replace(routers, source=f"{repository} at {hub.commit[:12]}"), fetched
+    return replace(routers, source=f"{repository} at {hub.commit}"), fetched
 
 
 def fetch_routers(

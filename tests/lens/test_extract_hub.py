@@ -36,7 +36,7 @@ def test_only_the_files_of_routers_and_norms_are_fetched(hub: HubServer):
     np.testing.assert_array_equal(routers.norm_scales, expected.norm_scales)
     assert routers.sha256 == expected.sha256
     assert (fetched.n_files, fetched.revision) == (NEEDED, COMMIT)
-    assert routers.source == f"{REPOSITORY} at {COMMIT[:12]}"
+    assert routers.source == f"{REPOSITORY} at {COMMIT}"
     assert hub.asked["GET file"] == NEEDED + 1  # and config.json
     assert hub.sent == fetched.n_bytes + len(FILES["config.json"])
     assert hub.sent < 0.05 * sum(map(len, FILES.values()))
@@ -174,7 +174,7 @@ def test_what_the_progress_raises_ends_the_download(hub: HubServer):
 def test_the_command_writes_the_routers_and_names_the_commit(hub: HubServer, tmp_path, capsys):
     output = tmp_path / "routers.npz"
     assert main(["--hub", REPOSITORY, "--output", str(output)]) == 0
-    assert load_routers(output).source == f"{REPOSITORY} at {COMMIT[:12]}"
+    assert load_routers(output).source == f"{REPOSITORY} at {COMMIT}"
     said = capsys.readouterr().out
     assert f"commit {COMMIT}" in said and "from 24 files" in said
     assert main(["--hub", "tests/other", "--output", str(tmp_path / "b.npz")]) == 2
@@ -214,7 +214,8 @@ def test_of_safetensors_only_headers_and_routers_ranges_are_read(hub: HubServer,
     assert routers.sha256 == expected.sha256
     assert fetched.n_bytes == n_bytes == hub.sent
     assert hub.sent < 0.2 * sum(map(len, hub.files.values()))
-    assert COMMIT[:12] in routers.source and fetched.folder is None
+    assert routers.source == f"{REPOSITORY} at {COMMIT}: {expected.source}"
+    assert fetched.folder is None
     assert hub.asked["GET file"] == len(hub.ranges)  # nothing but ranges
 
 
