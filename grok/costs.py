@@ -3,8 +3,9 @@
 Arithmetic alone, on these assumptions:
 
 - a layer takes the longer of its reading and its computing, which overlap;
-- computing takes the longer of passing over the weights once and of the operations;
-  what calls cost besides is not counted, which in small models is most of the time;
+- computing takes the time of passing over the weights once plus that of the operations:
+  they overlap in part (products measured between the longer of the two and their sum);
+- what calls cost besides is not counted, which in small models is most of the time;
 - experts are chosen uniformly, so n tokens touch E * (1 - (1 - K/E)^n) of E experts
   (K a token): 2, 3.5 and 4.6 of Grok-1's 8 for 1, 2 and 3 tokens, 7.2 for 8.
 
@@ -146,7 +147,7 @@ def pass_seconds(work: Sequence[Work], speeds: Speeds) -> tuple[float | None, st
     """Seconds of a pass and what takes most of them; None where a rate it needs is unknown."""
     total, by_limit = 0.0, {DISK: 0.0, ARITHMETIC: 0.0, BANDWIDTH: 0.0}
     for step in work:
-        limits = {}
+        spent = {}
         for name, amount, rate in (
             (DISK, step.n_read, speeds.read),
             (ARITHMETIC, step.n_operations, speeds.operations),
@@ -154,8 +155,12 @@ def pass_seconds(work: Sequence[Work], speeds: Speeds) -> tuple[float | None, st
         ):
             if amount and rate is None:
                 return None, UNKNOWN
-            limits[name] = amount / rate if rate else 0.0
-        slowest = max(limits, key=lambda name: limits[name])
-        total += step.count * limits[slowest]
-        by_limit[slowest] += step.count * limits[slowest]
+            spent[name] = step.count * amount / rate if rate else 0.0
+        computing = spent[ARITHMETIC] + spent[BANDWIDTH]
+        if spent[DISK] >= computing:
+            by_limit[DISK] += spent[DISK]
+        else:
+            by_limit[ARITHMETIC] += spent[ARITHMETIC]
+            by_limit[BANDWIDTH] += spent[BANDWIDTH]
+        total += max(spent[DISK], computing)
     return total, max(by_limit, key=lambda name: by_limit[name])

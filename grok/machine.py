@@ -263,7 +263,10 @@ def _read(handle: int, offset: int, n_bytes: int, seconds: float) -> tuple[int, 
 
 
 def product_rates(seconds: float) -> tuple[float, float]:
-    """(int8 weight bytes a second for one row, operations a second for many rows)."""
+    """(int8 weight bytes a second for one row, operations a second for many rows).
+
+    Rounded as for bfloat16 activations, in which Grok-1 runs.
+    """
     from grok.streaming.products import add_product
 
     block = np.random.default_rng(0).integers(-127, 128, (64, MATRIX[1]), np.int8)
@@ -274,7 +277,9 @@ def product_rates(seconds: float) -> tuple[float, float]:
     def once(rows: int, weights: np.ndarray) -> float:
         x = np.ones((rows, len(weights)), np.float32)
         out = np.zeros((rows, MATRIX[1]), np.float32)
-        return _median_seconds(lambda: add_product(out, x, weights, scales), 0.4 * seconds)
+        return _median_seconds(
+            lambda: add_product(out, x, weights, scales, rounded=True), 0.4 * seconds
+        )
 
     return whole.nbytes / once(1, whole), 2.0 * part.size * MANY_ROWS / once(MANY_ROWS, part)
 

@@ -155,12 +155,12 @@ class Report:
             [
                 "int8 products, 1 row",
                 _rate(rates.products_bytes_per_s, 1e9, "GB/s"),
-                "Bytes of weights; limited by memory bandwidth.",
+                "Bytes of weights; activations bfloat16.",
             ],
             [
                 "int8 products, many rows",
                 _rate(rates.flops, 1e9, "GFLOP/s"),
-                "Activations float32; limited by arithmetic.",
+                "",
             ],
         ]
         if rates.resident_bytes_per_s is not None:
@@ -168,12 +168,12 @@ class Report:
                 [
                     "resident experts, 1 row",
                     _rate(rates.resident_bytes_per_s, 1e9, "GB/s"),
-                    "Likewise, compiled for one device.",
+                    "As the compiled model computes them, on one device.",
                 ],
                 [
                     "resident experts, many rows",
                     _rate(rates.resident_flops, 1e9, "GFLOP/s"),
-                    "Activations bfloat16.",
+                    "",
                 ],
             ]
         rows += [
