@@ -110,6 +110,7 @@ class DeviceLayers:
         self.last_pass: list[LayerFigures] = []
         self._device_bytes = device_bytes
         self._one_walk = threading.Lock()
+        self._buffers: Buffers | None = None
         staying = [i for i in range(config.n_layers) if i not in set(self.passing)]
         for i in staying:
             self.kept[i] = {}
@@ -147,6 +148,13 @@ class DeviceLayers:
                 f"which have {self._device_bytes / 1e9:,.1f} GB, {held / 1e9:,.1f} GB of them for "
                 "layers. Send fewer or shorter prompts together."
             )
+
+    def buffers(self) -> Buffers:
+        """Host memory for the tensors that pass, the same in every walk."""
+        if self._buffers is None:
+            largest = max(piece.n_bytes for i in self.passing for piece in self.spans(i))
+            self._buffers = Buffers(HOST_BUFFERS, largest)
+        return self._buffers
 
     def spans(self, layer: int) -> Iterator[Piece]:
         """The tensors of a layer, each a piece."""
@@ -261,8 +269,7 @@ class _Moving:
 
     def __init__(self, layers: DeviceLayers, due: list[int]) -> None:
         self._layers, self._due = layers, due
-        largest = max(piece.n_bytes for i in due for piece in layers.spans(i))
-        self._reader = ReadAhead(Buffers(HOST_BUFFERS, largest), direct=layers.direct)
+        self._reader = ReadAhead(layers.buffers(), direct=layers.direct)
         self._changed = threading.Condition()
         self._here: dict[int, _Arrived] = {}
         self._there = 0  # layers on the devices or on their way
