@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import full_checkpoint, fullsize
+from benchmarks.full_checkpoint import make_checkpoint
 from benchmarks.fullsize import (
     default_folder,
     expert_bytes,
@@ -20,7 +21,7 @@ from benchmarks.fullsize import (
     other_bytes,
     report,
 )
-from benchmarks.fullsize_worker import Peaks, forget
+from benchmarks.fullsize_worker import Peaks, forget, long_worker, worker
 from grok.checkpoint import open_checkpoint
 from grok.config import BUNDLED_MODEL, GROK_1
 from grok.progress import PassProgress
@@ -243,3 +244,28 @@ def test_peaks_are_those_of_each_layer_and_the_whole_is_the_highest() -> None:
     peaks(progress(2))
     peaks(progress(3))
     assert peaks.of_layer[2] < peaks.all - 200_000_000
+
+
+def test_what_the_worker_finds_fills_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(
+        GROK_1, n_layers=2, vocab_size=256, d_model=128, n_heads=4, n_kv_heads=2, d_head=32
+    )
+    make_checkpoint(tmp_path / "model", config)
+    monkeypatch.setattr(fullsize, "few_layers", lambda _: config)
+    monkeypatch.setattr(fullsize, "LIMIT_READ", 1.1)  # headers weigh more in files so small
+    measured = json.loads(json.dumps(worker(tmp_path / "model", None, 8_000_000_000)))
+    long = json.loads(json.dumps(long_worker(tmp_path / "model", None, 8_000_000_000, 96)))
+    assert report(measured, [1e9, 1e9], 8e9, 2, long, 96) == 0
+    shown = capsys.readouterr().out
+    assert "token ids, for want of a tokenizer: " in shown
+    assert [one["layer"] for one in measured["warm"]["layers"]] == [0, 1]
+    assert len(measured["tokens"]) == 4
+    for one in measured["warm"]["layers"]:
+        assert 0 <= one["bytes_read"] - layer_bytes(config) < 2000  # the pickles between values
+        assert one["peak"] > 0
+    for token in measured["tokens"]:
+        for one, chosen in zip(token["layers"], token["experts"], strict=True):
+            needed = chosen * expert_bytes(config) + other_bytes(config)
+            assert 0 <= one["bytes_read"] - needed < 2000
