@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from benchmarks import gpu
 from benchmarks.gpu_layer import (
+    DTYPE,
     FULL,
     SMALL,
     Ceilings,
@@ -25,7 +26,9 @@ from benchmarks.gpu_layer import (
 )
 from benchmarks.live import every_slot as every_slot_at_once
 from grok.config import GROK_1
+from grok.forward import empty_cache
 from grok.moe import Experts, QuantizedWeight8bit, run_selected
+from grok.passes import layer_pass
 from grok.streaming.to_devices import layer_bytes
 
 
@@ -118,6 +121,30 @@ def test_the_aim_is_judged_by_the_better_way_and_never_by_every_slot() -> None:
     assert gpu.aims(rows).endswith("62% of the memory limit (chosen, scaled after), aim 50%: held")
     assert gpu.aims([timed(ways[0], 4.0)]).endswith("NOT HELD")
     assert "0.3 x chosen (default), 0.7 x chosen, scaled after" in gpu.ratios(rows)
+
+
+@pytest.mark.parametrize("way", gpu.WAYS)
+@pytest.mark.parametrize("shape", [Shape(1, 512, 512), Shape(8, 1, 512)], ids=lambda s: s.name)
+def test_a_layer_at_full_size_is_lowered_for_a_gpu_in_every_way(mesh, way: str, shape) -> None:
+    """Every operation has a form for GPUs; whether it is fast, only one can tell."""
+    struct = jax.ShapeDtypeStruct
+    params = jax.eval_shape(lambda: random_layer(FULL))
+    cache = jax.eval_shape(lambda: empty_cache(FULL, shape.batch, shape.context, jnp.dtype(DTYPE)))
+    lowered = layer_pass.trace(
+        FULL,
+        params,
+        struct((shape.batch, shape.tokens, FULL.d_model), jnp.float32),
+        struct((), jnp.int32),
+        struct((shape.batch, shape.context), bool),
+        cache,
+        gpu.WAYS[way],
+        mesh,
+    ).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    assert "8x6144x32768xi8" in text and "custom_call" not in text
+    floats = [f"8x{a}x{b}x{dtype}" for a, b in ((6144, 32768), (32768, 6144))
+              for dtype in ("bf16", "f32")]  # fmt: skip
+    assert not any(one in text for one in floats)  # no float copy of all experts' matrices
 
 
 # --- the layer --------------------------------------------------------------------------
