@@ -30,6 +30,8 @@ from grok.costs import (
 from grok.errors import DeviceError, GrokError
 from grok.machine import Rates
 from grok.sharding import memory_needed
+from grok.streaming.device_room import ON_DEVICES, fit, other_bytes
+from grok.streaming.device_room import layer_bytes as held_bytes
 from grok.streaming.memory import (
     BLOCK,
     DEFAULT_BUDGET,
@@ -217,9 +219,6 @@ def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int) -> M
 
 def _through_devices(config: GrokConfig, rates: Rates, n_tokens: int, _budget: int) -> ModePlan:
     """As many layers as fit stay on the accelerators, and the others pass through them."""
-    from grok.streaming.to_devices import ON_DEVICES, fit, other_bytes
-    from grok.streaming.to_devices import layer_bytes as held_bytes
-
     tokens = max(n_tokens, usual_tokens(config))
     other, one = other_bytes(config, tokens), held_bytes(config)
     smallest = other + ON_DEVICES * one

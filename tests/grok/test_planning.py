@@ -20,9 +20,9 @@ from grok.costs import (
 from grok.errors import DeviceError, GrokError
 from grok.machine import Rates
 from grok.planning import DEFAULT_BUDGET, choose, duration, limit, plan, size, streamed_bytes
+from grok.streaming.device_room import fit
 from grok.streaming.layers import FEW_ROWS
 from grok.streaming.memory import smallest_budget
-from grok.streaming.to_devices import fit
 
 GB = 1_000_000_000
 EXPERT = 3 * 6144 * 32768
