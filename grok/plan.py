@@ -135,8 +135,23 @@ class Report:
         if not self.plans[0].fits:
             parts.append(self._meshes())
         if self.decision is not None:
-            parts.append(f"Chosen: {self.decision.mode}. {self.decision.why}")
+            parts.append(f"Chosen: {self.decision.mode}. {self.decision.why}{self._faster()}")
         return "\n\n".join(parts)
+
+    def _faster(self) -> str:
+        """Whether the mode that is not chosen is estimated to be much faster."""
+        assert self.decision is not None
+        chosen = self.decision.chosen.seconds_per_pass
+        for other in self.plans:
+            seconds = other.seconds_per_pass
+            if chosen is None or seconds is None or not other.fits:
+                continue
+            if max(1.0, 1.5 * seconds) < chosen:
+                return (
+                    f'\nBy these rates mode="{other.mode}" would be faster: {duration(seconds)} '
+                    f"for a pass in place of {duration(chosen)}."
+                )
+        return ""
 
     def _heading(self) -> str:
         config, missing = self.checkpoint.config, self.checkpoint.missing()

@@ -116,6 +116,21 @@ def test_a_small_model_is_planned_resident_without_a_table_of_meshes(measured, c
     assert "Chosen: resident." in out and "Resident on 8 devices" not in out
 
 
+def test_a_mode_that_would_be_faster_than_the_chosen_is_named(monkeypatch, capsys, tmp_path):
+    """A processor may take longer to widen resident weights than to stream them."""
+    write_sparse_layout(tmp_path / "two", n_layers=2)
+    slow = replace(LAPTOP, resident_bytes_per_s=0.2e9, resident_flops=20e9)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, **options: slow)
+    assert plan.main(["--checkpoint", str(tmp_path / "two")]) == 0
+    out = capsys.readouterr().out
+    assert "Chosen: resident." in out
+    assert 'mode="streamed" would be faster: 11 s for a pass in place of 87 s.' in out
+    fast = replace(LAPTOP, resident_bytes_per_s=10e9, resident_flops=400e9)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, **options: fast)
+    assert plan.main(["--checkpoint", str(tmp_path / "two")]) == 0
+    assert "would be faster" not in capsys.readouterr().out
+
+
 def test_files_that_are_not_there_are_said_and_the_plan_made_all_the_same(
     measured, capsys, tmp_path
 ):
