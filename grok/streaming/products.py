@@ -162,6 +162,7 @@ def _columns(
                 else:
                     out[r, left + n] += sums[r, n] * scales[left + n]
         left += WIDTH
+    tile[0, 0] = 0  # used, so that it is not given back while its address is
 
 
 __all__ = ["DEPTH", "LANES", "MANY_ROWS", "add_product", "threads"]
