@@ -36,13 +36,13 @@ MODES: Mapping[str, tuple[str, Callable[[Place], None]]] = {
 def model_controls() -> traces.ModelChoice | None:
     """The model to run: the configured checkpoint where it can run, else the bundled one."""
     choices = traces.model_choices()
-    for key in list(choices):
+    for name in list(choices):
         try:
             with st.spinner("Looking at what this machine can hold …"):
-                choices[key] = stream_choice.decided(choices[key], check=key == "checkpoint")
+                choices[name] = stream_choice.decided(choices[name], check=name == "checkpoint")
         except GrokError as error:
-            _cannot_run(choices.pop(key), str(error))
-    key = next(iter(choices), None)
+            _cannot_run(choices.pop(name), str(error))
+    key: str | None = next(iter(choices), None)
     if len(choices) > 1:
         key = links.choice(
             "model", "Model", list(choices), key, shown=lambda name: choices[str(name)].name

@@ -247,7 +247,7 @@ def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
             keep,
         )
         return
-    result = prompt_form.run_guarded(lambda *told: sweep_of(*told, shown))
+    result = prompt_form.run_guarded(lambda on_wait, on_load: sweep_of(on_wait, on_load, shown))
     place.empty()
     if result is not None:
         keep(result)
