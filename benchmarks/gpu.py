@@ -117,7 +117,7 @@ class Timed:
 
 def one_layer(setting: Setting, mesh: Mesh, limits: Ceilings) -> list[Timed]:
     """All shapes in all ways, one layer of random weights."""
-    params = random_layer(setting.config)
+    params = random_layer(setting.config, device=mesh.devices.item())
     shapes = [Shape(1, setting.prefill, setting.prefill)]
     shapes += [Shape(n, 1, setting.prefill) for n in setting.decode]
     found = []
@@ -198,7 +198,7 @@ def aims(rows: Sequence[Timed]) -> str:
 
 def resident_layers(setting: Setting, mesh: Mesh, n_layers: int) -> list[tuple[Shape, float]]:
     """Seconds a layer of passes over so many layers that all stay on the device."""
-    first = random_layer(setting.config)
+    first = random_layer(setting.config, device=mesh.devices.item())
     layers = [first, *(jax.tree.map(jnp.copy, first) for _ in range(n_layers - 1))]
     found = []
     for shape in (Shape(1, setting.prefill, setting.prefill), Shape(1, 1, setting.prefill)):

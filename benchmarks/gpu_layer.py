@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from grok.checkpoint import expected_shape, is_matrix, layer_path
 from grok.config import GROK_1, GrokConfig
 from grok.forward import empty_cache
-from grok.modules import Dispatch
+from grok.modules import Cache, Dispatch
 from grok.moe import Experts, QuantizedWeight8bit, float_values
 from grok.passes import layer_pass
 from grok.streaming.to_devices import LEAVES
@@ -31,10 +31,11 @@ SMALL = replace(
 DTYPE = "bfloat16"
 
 
-def random_layer(config: GrokConfig, seed: int = 0) -> dict[str, Any]:
+def random_layer(config: GrokConfig, seed: int = 0, device: Any = None) -> dict[str, Any]:
     """A layer's weights made on the device: int8 values, scales that keep rows of order 1."""
     keys = jax.random.split(jax.random.key(seed), len(LEAVES))
-    return {leaf: _random(config, leaf, key) for leaf, key in zip(LEAVES, keys, strict=True)}
+    made = {leaf: _random(config, leaf, key) for leaf, key in zip(LEAVES, keys, strict=True)}
+    return jax.device_put(made, device) if device is not None else made
 
 
 def _random(config: GrokConfig, leaf: str, key: jax.Array) -> Any:
@@ -114,17 +115,29 @@ class Running:
 
     def __init__(self, config: GrokConfig, mesh: Mesh, shape: Shape, seed: int = 1) -> None:
         self.config, self.mesh, self.shape = config, mesh, shape
-        key = jax.random.key(seed)
-        self.h = jax.random.normal(key, (shape.batch, shape.tokens, config.d_model))
+        # Placed as layers leave them, so that no second program is compiled for the first call.
+        placed = partial(jax.device_put, device=mesh.devices.item())
+        rows = (shape.batch, shape.tokens, config.d_model)
+        self.h = placed(jax.random.normal(jax.random.key(seed), rows))
         self.start = np.int32(shape.context - shape.tokens)
         self.keys = np.ones((shape.batch, shape.context), bool)
-        self.cache = empty_cache(config, shape.batch, shape.context, jnp.dtype(DTYPE))
+        cache = empty_cache(config, shape.batch, shape.context, jnp.dtype(DTYPE))
+        self.cache = Cache(*map(placed, cache))
 
     def once(self, params: Any, dispatch: Dispatch, h: Any = None) -> tuple[jax.Array, Any]:
         """The stream after the layer, and the router's choice; not waited for."""
         given = self.h if h is None else h
         h, choice, self.cache, _ = layer_pass(
-            self.config, params, given, self.start, self.keys, self.cache, dispatch, self.mesh
+            self.config,
+            params,
+            given,
+            self.start,
+            self.keys,
+            self.cache,
+            dispatch,
+            self.mesh,
+            {},
+            (),
         )
         return h, choice
 
