@@ -17,8 +17,8 @@ import numba
 import numpy as np
 
 from grok.streaming.tiles import (
-    LANES,
-    WIDE,
+    DEEP,
+    STEP,
     WIDTH,
     add_float_1,
     add_float_2,
@@ -28,13 +28,22 @@ from grok.streaming.tiles import (
     add_int8_2,
     add_int8_3,
     add_int8_4,
-    add_int8_wide,
+    rounded_walk_1,
+    rounded_walk_2,
+    rounded_walk_3,
+    rounded_walk_4,
+    walk_1,
+    walk_2,
+    walk_3,
+    walk_4,
     widened,
 )
 
 DEPTH = 128  # rows of weights that are widened together
 # From this many rows on a widened tile is cheaper than widening in registers for every four.
 MANY_ROWS = 12
+FEW_ROWS = 4  # up to this many rows wait for memory more than they compute
+SPAN = 8192  # columns of one walk of those; their sums stay in the nearest caches
 
 
 def threads() -> int:
@@ -70,10 +79,10 @@ def add_product(
         return
     assert scales is not None
     x = np.ascontiguousarray(x)
-    tiled = rounded or len(x) >= MANY_ROWS
+    few = len(x) <= FEW_ROWS and x.shape[1] % DEEP == 0
     cuts = _cuts(w.shape[1], threads())
     work = [
-        _pool().submit(_columns, x, w, scales, out, first, last, tiled, rounded)
+        _pool().submit(_part, x, w, scales, out, first, last, rounded, few)
         for first, last in zip(cuts, cuts[1:], strict=False)
     ]
     wait(work)
@@ -82,41 +91,104 @@ def add_product(
 
 
 def _cuts(columns: int, parts: int) -> list[int]:
-    """Where the columns are cut: all parts but the last are whole wide tiles."""
-    step = max(WIDE, -(-columns // (parts * WIDE)) * WIDE)
+    """Where the columns are cut: all parts but the last are whole steps."""
+    step = max(STEP, -(-columns // (parts * STEP)) * STEP)
     return [*range(0, columns, step), columns]
 
 
-@numba.njit(nogil=True, boundscheck=False, cache=True)
-def _columns(
+def _part(
     x: np.ndarray,
     w: np.ndarray,
     scales: np.ndarray,
     out: np.ndarray,
     first: int,
     last: int,
+    rounded: bool,
+    few: bool,
+) -> None:
+    """Columns `first` to `last` of the product. The compiled functions know arrays by address
+    alone, so all memory that they use is held here."""
+    rows = len(x)
+    if few:
+        whole = first + (last - first) // STEP * STEP
+        sums = np.zeros((rows, min(SPAN, max(whole - first, STEP))), np.float32)
+        _walks(x, w, scales, out, sums, first, whole, rounded)
+        first = whole
+    if first < last:
+        tile, rest = np.empty((DEPTH, WIDTH), np.float32), np.empty((DEPTH, WIDTH), np.int8)
+        sums, own = np.empty((rows, WIDTH), np.float32), np.ones(WIDTH, np.float32)
+        tiled = rounded or rows >= MANY_ROWS
+        _tiles(x, w, scales, out, sums, tile, rest, own, first, last, tiled, rounded)
+
+
+@numba.njit(nogil=True, boundscheck=False, cache=True)
+def _walks(
+    x: np.ndarray,
+    w: np.ndarray,
+    scales: np.ndarray,
+    out: np.ndarray,
+    sums: np.ndarray,
+    first: int,
+    last: int,
+    rounded: bool,
+) -> None:
+    """One to four rows, columns `first` to `last`, whole steps; K is a multiple of DEEP."""
+    rows, depth = x.shape
+    columns, span = w.shape[1], sums.shape[1]
+    x_at, w_at, scales_at, sums_at = (
+        x.ctypes.data,
+        w.ctypes.data,
+        scales.ctypes.data,
+        sums.ctypes.data,
+    )
+    for left in range(first, last, span):
+        width = min(span, last - left)
+        sums[:] = 0
+        for i in range(0, depth, DEEP):
+            own, at, by = x_at + 4 * i, w_at + i * columns + left, scales_at + 4 * left
+            if rounded:
+                if rows == 1:
+                    rounded_walk_1(own, depth, at, columns, by, sums_at, span, width)
+                elif rows == 2:
+                    rounded_walk_2(own, depth, at, columns, by, sums_at, span, width)
+                elif rows == 3:
+                    rounded_walk_3(own, depth, at, columns, by, sums_at, span, width)
+                else:
+                    rounded_walk_4(own, depth, at, columns, by, sums_at, span, width)
+            elif rows == 1:
+                walk_1(own, depth, at, columns, by, sums_at, span, width)
+            elif rows == 2:
+                walk_2(own, depth, at, columns, by, sums_at, span, width)
+            elif rows == 3:
+                walk_3(own, depth, at, columns, by, sums_at, span, width)
+            else:
+                walk_4(own, depth, at, columns, by, sums_at, span, width)
+        for r in range(rows):
+            for n in range(width):
+                out[r, left + n] += sums[r, n] if rounded else sums[r, n] * scales[left + n]
+
+
+@numba.njit(nogil=True, boundscheck=False, cache=True)
+def _tiles(
+    x: np.ndarray,
+    w: np.ndarray,
+    scales: np.ndarray,
+    out: np.ndarray,
+    sums: np.ndarray,
+    tile: np.ndarray,
+    rest: np.ndarray,
+    own: np.ndarray,
+    first: int,
+    last: int,
     tiled: bool,
     rounded: bool,
 ) -> None:
-    """Columns `first` to `last` of the product."""
+    """Any number of rows, columns `first` to `last`, one tile of columns after the other."""
     rows, depth = x.shape
     columns = w.shape[1]
-    x_at, w_at = x.ctypes.data, w.ctypes.data
-    left = first
-    if rows == 1 and not tiled:
-        wide = np.empty(WIDE, np.float32)
-        while left + WIDE <= last:
-            wide[:] = 0
-            add_int8_wide(x_at, depth, w_at + left, columns, wide.ctypes.data, WIDE, depth)
-            for n in range(WIDE):
-                out[0, left + n] += wide[n] * scales[left + n]
-            left += WIDE
-    sums = np.empty((rows, WIDTH), np.float32)
-    tile = np.empty((DEPTH, WIDTH), np.float32)
-    rest = np.empty((DEPTH, WIDTH), np.int8)
-    own = np.ones(WIDTH, np.float32)
+    x_at, w_at, own_at = x.ctypes.data, w.ctypes.data, own.ctypes.data
     sums_at, tile_at, rest_at = sums.ctypes.data, tile.ctypes.data, rest.ctypes.data
-    while left < last:
+    for left in range(first, last, WIDTH):
         width = min(WIDTH, last - left)
         sums[:] = 0
         if rounded:
@@ -132,9 +204,8 @@ def _columns(
                         rest[i, n] = w[top + i, left + n]
                 at, stride = rest_at, WIDTH
             if tiled:
-                widened(at, stride, own.ctypes.data, tile_at, k, rounded)
-            r = 0
-            while r < rows:
+                widened(at, stride, own_at, tile_at, k, rounded)
+            for r in range(0, rows, 4):
                 several = min(4, rows - r)
                 x_own, sums_own = x_at + 4 * (r * depth + top), sums_at + 4 * r * WIDTH
                 if tiled:
@@ -154,15 +225,6 @@ def _columns(
                     add_int8_2(x_own, depth, at, stride, sums_own, WIDTH, k)
                 else:
                     add_int8_1(x_own, depth, at, stride, sums_own, WIDTH, k)
-                r += several
         for r in range(rows):
             for n in range(width):
-                if rounded:
-                    out[r, left + n] += sums[r, n]
-                else:
-                    out[r, left + n] += sums[r, n] * scales[left + n]
-        left += WIDTH
-    tile[0, 0] = 0  # used, so that it is not given back while its address is
-
-
-__all__ = ["DEPTH", "LANES", "MANY_ROWS", "add_product", "threads"]
+                out[r, left + n] += sums[r, n] if rounded else sums[r, n] * scales[left + n]

@@ -1,4 +1,8 @@
-"""The inner loops of the products: some rows times one tile of columns, sums kept in registers.
+"""The inner loops of the products.
+
+For many rows: four of them times one tile of columns, sums kept in registers. For a few, which
+leave the processor waiting for memory: a walk along the columns of eight rows of weights, in the
+order in which memory gives them up fastest, sums in the nearest cache.
 
 Written as vector instructions of LLVM, through numba, so they are compiled for the processor at
 hand and need no compiler on the machine. Loops in plain numba come to a quarter of this speed: the
@@ -26,9 +30,10 @@ _FEATURES = llvmlite.binding.get_host_cpu_features()
 LANES, ACROSS = (16, 4) if _FEATURES.get("avx512f") else (8, 2) if _FEATURES.get("avx") else (4, 4)
 WIDTH = LANES * ACROSS
 """Columns of a tile."""
-WIDE = 4 * WIDTH
-"""Columns of the tile that a single row uses."""
-AHEAD = 8  # rows of weights that are fetched ahead by a single row
+DEEP = 8
+"""Rows of weights that few rows of x are multiplied with in one walk along the columns."""
+STEP = 4 * LANES
+"""Columns of one step of such a walk."""
 
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS, _BYTES, _INTS = (ir.VectorType(kind, LANES) for kind in (_F32, _I8, _I32))
@@ -57,7 +62,7 @@ def _constant(value: int) -> Any:
     return ir.Constant(_INTS, [value] * LANES)
 
 
-def _adding(rows: int, across: int, source: Any, ahead: int = 0) -> Any:
+def _adding(rows: int, across: int, source: Any) -> Any:
     """sums [rows, across * LANES] += x [rows, k] @ w [k, across * LANES], w int8 or float32."""
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -75,9 +80,7 @@ def _adding(rows: int, across: int, source: Any, ahead: int = 0) -> Any:
                 for v in range(across)
             ]
             before = [_load(b, s_base, at, _FLOATS) for at in places]
-            fma = cgutils.get_or_insert_function(
-                b.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{LANES}f32"
-            )
+            fma = _fma(b)
             entry = b.block
             head, body, end = (b.append_basic_block(name) for name in ("head", "body", "end"))
             b.branch(head)
@@ -92,8 +95,6 @@ def _adding(rows: int, across: int, source: Any, ahead: int = 0) -> Any:
             b.cbranch(b.icmp_signed("<", i, depth), body, end)
             b.position_at_end(body)
             row = b.mul(i, w_row)
-            if ahead:
-                _fetch(b, w_base, b.mul(b.add(i, _I64(ahead)), w_row), across * LANES)
             weights = []
             for v in range(across):
                 at = b.add(row, _I64(v * LANES))
@@ -123,14 +124,54 @@ def _adding(rows: int, across: int, source: Any, ahead: int = 0) -> Any:
     return add
 
 
-def _fetch(b: Any, base: Any, offset: Any, count: int) -> None:
-    """Asks for bytes that are soon needed; addresses beyond the end do no harm."""
-    bytes_ = _I8.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [bytes_, _I32, _I32, _I32])
-    fetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    for line in range(0, count, 64):
-        at = b.bitcast(b.gep(base, [b.add(offset, _I64(line))]), bytes_)
-        b.call(fetch, [at, _I32(0), _I32(3), _I32(1)])
+def _walking(rows: int, depth: int, rounded: bool) -> Any:
+    """sums [rows, columns] += x [rows, depth] @ w [depth, columns] of int8; when rounded, w times
+    scales [columns] rounded to bfloat16. Columns are a multiple of STEP."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def add(
+        typing: Any, x: Any, ldx: Any, w: Any, ldw: Any, scales: Any, sums: Any, lds: Any, n: Any
+    ) -> tuple[Any, Callable[..., Any]]:
+        def code(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            x_at, x_row, w_at, w_row, scales_at, s_at, s_row, columns = args
+            x_base = b.inttoptr(x_at, _F32.as_pointer())
+            w_base = b.inttoptr(w_at, _I8.as_pointer())
+            s_base = b.inttoptr(s_at, _F32.as_pointer())
+            scales_base = b.inttoptr(scales_at, _F32.as_pointer())
+            fma = _fma(b)
+            same = [
+                [
+                    _splat(b, b.load(b.gep(x_base, [b.add(b.mul(x_row, _I64(r)), _I64(i))])))
+                    for i in range(depth)
+                ]
+                for r in range(rows)
+            ]
+            w_rows = [b.mul(w_row, _I64(i)) for i in range(depth)]
+            s_rows = [b.mul(s_row, _I64(r)) for r in range(rows)]
+            steps = b.sdiv(columns, _I64(STEP))
+            with cgutils.for_range(b, steps, intp=_I64) as loop:
+                for part in range(0, STEP, LANES):
+                    at = b.add(b.mul(loop.index, _I64(STEP)), _I64(part))
+                    held = [_load(b, s_base, b.add(row, at), _FLOATS) for row in s_rows]
+                    own = _load(b, scales_base, at, _FLOATS) if rounded else None
+                    for i in range(depth):
+                        small = _load(b, w_base, b.add(w_rows[i], at), _BYTES)
+                        value = b.sitofp(b.sext(small, _INTS), _FLOATS)
+                        if rounded:
+                            value = _to_bfloat16(b, b.fmul(value, own))
+                        held = [b.call(fma, [same[r][i], value, held[r]]) for r in range(rows)]
+                    for row, value in zip(s_rows, held, strict=True):
+                        _store(b, value, s_base, b.add(row, at))
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 8), code
+
+    return add
+
+
+def _fma(b: Any) -> Any:
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    return cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{LANES}f32")
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -175,4 +216,7 @@ add_int8_1, add_int8_2, add_int8_3, add_int8_4 = (
 add_float_1, add_float_2, add_float_3, add_float_4 = (
     _adding(rows, ACROSS, _F32) for rows in (1, 2, 3, 4)
 )
-add_int8_wide = _adding(1, WIDE // LANES, _I8, ahead=AHEAD)
+walk_1, walk_2, walk_3, walk_4 = (_walking(rows, DEEP, False) for rows in (1, 2, 3, 4))
+rounded_walk_1, rounded_walk_2, rounded_walk_3, rounded_walk_4 = (
+    _walking(rows, DEEP, True) for rows in (1, 2, 3, 4)
+)
