@@ -19,6 +19,7 @@ from lens.npz import plain
 
 ENDPOINT, TOKEN, OFFLINE = "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"
 AGAIN = "What was fetched is kept; run it again to go on."
+MAIN = "main"  # the branch that is meant where none is named
 TIMEOUT = 20.0  # seconds without an answer
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
@@ -128,12 +129,14 @@ def _in_cache(repository: str, revision: str) -> Path | None:
     place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
     folders = place / "snapshots"
     if not _COMMIT.fullmatch(revision):
+        branch = revision
         try:
             known = {str(f.relative_to(place / "refs")): f for f in (place / "refs").rglob("*")}
             revision = known[revision].read_text().strip() if revision in known else ""
         except OSError:
             revision = ""
-        if not revision and folders.is_dir():  # fetched by its commit: what is there, if it is one
+        if not revision and branch == MAIN and folders.is_dir():
+            # Files are fetched by their commit, which leaves no name behind: the one there is.
             there = [f.name for f in folders.iterdir() if _COMMIT.fullmatch(f.name)]
             revision = there[0] if len(there) == 1 else ""
     folder = folders / revision
