@@ -198,29 +198,40 @@ def note(choice: traces.ModelChoice) -> None:
                 table(choice)
             except GrokError as error:
                 st.error(str(error), icon=":material/error:")
+            st.button(
+                "Measure again",
+                icon=":material/speed:",
+                key="stream_measure",
+                on_click=_measure_again,
+                help="What else ran on this machine may have made the measurement too slow.",
+            )
+
+
+def _measure_again() -> None:
+    _rates.clear()
+    st.session_state.pop(KNOWN, None)
 
 
 def table(choice: traces.ModelChoice) -> None:
     """All modes of this model on this machine, for a typical prompt."""
     budget = choice.memory_budget or memory_budget()
     plans = plan(choice.config, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)
-    st.dataframe(
-        [
-            {
-                "mode": one.mode,
-                "fits here": "yes" if one.fits else "no",
-                "memory": size(one.memory_bytes),
-                "reads a pass": size(one.read_bytes_per_pass),
-                f"time for {TYPICAL_TOKENS} tokens": about(one.seconds_per_pass),
-                "reads a new token": size(one.read_bytes_per_token),
-                "time for a new token": about(one.seconds_per_token),
-                "limited by": one.binds,
-            }
-            for one in plans
-        ],
-        hide_index=True,
-    )
+    rows = {
+        "Fits here": ["yes" if one.fits else "no" for one in plans],
+        "Memory": [size(one.memory_bytes) for one in plans],
+        "Reads a pass": [_read(one.read_bytes_per_pass) for one in plans],
+        f"Time for {TYPICAL_TOKENS} tokens": [about(one.seconds_per_pass) for one in plans],
+        "Reads a new token": [_read(one.read_bytes_per_token) for one in plans],
+        "Time for a new token": [about(one.seconds_per_token) for one in plans],
+        "Limited by": [one.binds for one in plans],
+    }
+    columns = {one.mode: [row[i] for row in rows.values()] for i, one in enumerate(plans)}
+    st.dataframe({"": list(rows), **columns}, hide_index=True)
     st.caption(rates_words(choice))
+
+
+def _read(n_bytes: int) -> str:
+    return size(n_bytes) if n_bytes else "nothing"
 
 
 def about(seconds: float | None) -> str:

@@ -23,7 +23,8 @@ from streamed_page import (
     streamed,
 )
 
-from pages.parts import cell_view, generation, stream_choice
+from pages.parts import cell_view, generation, many_mode, stream_choice
+from pages.parts.many_examples import ready_ids
 
 pytestmark = pytest.mark.usefixtures("streamed")
 __all__ = ["disk", "streamed"]
@@ -90,6 +91,24 @@ def test_a_change_of_expert_runs_nothing_by_itself(open_page):
     app.selectbox(key="expert").set_value(5).run()
     assert running(app) is None and app.session_state["what_if_one"] is before
     assert "press Run" in said(app)
+
+
+def test_many_prompts_say_what_they_cost_before_they_run_and_share_a_pass(
+    open_page, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("GROK_LENS_RUNS", str(tmp_path))
+    app = open_page("live_routing", mode="many")
+    app.text_area(key=many_mode.BOX).set_value(ready_ids().jsonl())
+    app = press(app.run(), stream_choice.COST_FIRST)
+    assert not app.exception and not app.error
+    assert "120 tokens, 1 pass over the weights" in said(app)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    app = press(app, "Run these prompts: ")
+    until = time.monotonic() + PATIENCE
+    while "12 prompts, 120 tokens" not in app.subheader[0].value:
+        assert time.monotonic() < until and not app.exception and not app.error
+        time.sleep(0.2)
+        app.run()
 
 
 @pytest.mark.parametrize(
