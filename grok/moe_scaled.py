@@ -34,12 +34,17 @@ def run_scaled(
     weights: Experts,
     *,
     summed: bool = True,
+    most_rows: int = 256,
 ) -> jax.Array:
-    """As `grok.moe.run_selected`, in other roundings; a `grok.modules.Dispatch`."""
+    """As `grok.moe.run_selected`, in other roundings; a `grok.modules.Dispatch`.
+
+    Args:
+        most_rows: of a block. Fewer leave fewer rows empty; more read an expert less often.
+    """
     n, d = x.shape
     k = experts.shape[1]
     n_experts = weights.gelu.shape[0]
-    rows = block_rows(n * k, n_experts)
+    rows = min(most_rows, block_rows(n * k, n_experts))
     plan = plan_blocks(experts, n_experts, rows)
     sorted_rows = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])[plan.token]  # [M * C, D]
 

@@ -117,10 +117,26 @@ def test_the_aim_is_judged_by_the_better_way_and_never_by_every_slot() -> None:
         return gpu.Timed(Shape(1, 1, 8), way, seconds, 1e9, 1e9, 1.0, "memory", 0.0)
 
     ways = list(gpu.WAYS)
-    rows = [timed(ways[0], 4.0), timed(ways[1], 1.6), timed(ways[2], 1.1)]
+    rows = [timed(way, seconds) for way, seconds in zip(ways, (4.0, 1.6, 2.0, 1.1), strict=True)]
     assert gpu.aims(rows).endswith("62% of the memory limit (chosen, scaled after), aim 50%: held")
     assert gpu.aims([timed(ways[0], 4.0)]).endswith("NOT HELD")
     assert "0.3 x chosen (default), 0.7 x chosen, scaled after" in gpu.ratios(rows)
+
+
+def test_a_device_without_room_for_two_layers_is_told_so(monkeypatch, tmp_path) -> None:
+    class Small:
+        platform, device_kind = "gpu", "small"
+
+        def memory_stats(self) -> dict[str, int]:
+            return {"bytes_limit": 8 * 10**9, "bytes_in_use": 10**6}
+
+    said: list[str] = []
+    setting = replace(gpu.IN_SMALL, config=FULL)
+    monkeypatch.setattr(gpu, "Mesh", lambda *args: None)
+    assert gpu.report(setting, Small(), tmp_path, said.append) == 0
+    assert "not measured: The devices have 8.0 GB together" in said[-1]
+    monkeypatch.setattr(Small, "memory_stats", lambda self: {"bytes_limit": 141 * 10**9})
+    assert 10 < gpu.holds(setting, Small()) < 141 / 4.9
 
 
 @pytest.mark.parametrize("way", gpu.WAYS)

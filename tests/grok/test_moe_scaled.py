@@ -49,6 +49,12 @@ def test_it_agrees_with_the_default_for_every_grouping(groups, dtype, tolerance,
     assert apart(run_scaled(*given, own), run_selected(*given, own)) < tolerance
 
 
+@pytest.mark.parametrize("most_rows", [1, 2, 4])
+def test_blocks_of_fewer_rows_change_nothing_but_roundings(most_rows: int):
+    own, given = weights(8, "float32"), rows("float32")
+    assert apart(run_scaled(*given, own, most_rows=most_rows), run_scaled(*given, own)) < 3e-6
+
+
 def test_contributions_stand_apart_where_they_are_asked_for():
     own, given = weights(8, "float32"), rows("float32")
     parts = run_scaled(*given, own, summed=False)
