@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from grok.trace import RoutingTrace
 
 OnWait = Callable[[int], object]
+OnLoad = Callable[[int, int], None]
 STREAMED = Turnstile()  # the queue of all models that are read from disk for every pass
 
 
@@ -144,16 +145,17 @@ class SharedModel:
         return self.model.collect(list(self.stream(prompt, on_wait=on_wait, **options)), options)
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
 def shared_model(
     checkpoint: str | None = None,
     dtype: str = "bfloat16",
     mode: str = "resident",
     memory_budget: int | None = None,
     *,
-    _progress: Callable[[int, int], None] | None = None,
+    _progress: OnLoad | None = None,
 ) -> SharedModel:
     """The model of a checkpoint folder (the bundled one when None), loaded once for everyone.
+
+    Two resident models are kept, and one streamed one: its buffers take most of its budget.
 
     Args:
         checkpoint: folder that holds `ckpt-0`.
@@ -165,8 +167,32 @@ def shared_model(
     Raises:
         GrokError: as `grok.runner.load`; a failed load is tried anew by the next call.
     """
+    if mode == "streamed":
+        return _streamed(checkpoint, dtype, memory_budget, _progress=_progress)
+    return _resident(checkpoint, dtype, mode, _progress=_progress)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _resident(
+    checkpoint: str | None, dtype: str, mode: str, *, _progress: OnLoad | None
+) -> SharedModel:
+    from grok.runner import load
+
+    return SharedModel(load(checkpoint, mode=mode, dtype=dtype, progress=_progress))
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _streamed(
+    checkpoint: str | None, dtype: str, memory_budget: int | None, *, _progress: OnLoad | None
+) -> SharedModel:
     from grok.runner import load
 
     return SharedModel(
-        load(checkpoint, mode=mode, memory_budget=memory_budget, dtype=dtype, progress=_progress)
+        load(
+            checkpoint,
+            mode="streamed",
+            memory_budget=memory_budget,
+            dtype=dtype,
+            progress=_progress,
+        )
     )
