@@ -162,16 +162,16 @@ class _Run:
         self._choices: list[Choice] = []
         self.h: Any = engine.ends.embed(batch.tokens, self._where, batch.visits.embed)
         self._capture(-1, {EMBED: self.h})
-        # Without caches to keep, every layer writes into the same one.
-        self._scratch = None if batch.caches else engine.cache(*batch.key_is_token.shape)
 
     def part(self, layer: int) -> Part:
         batch = self._batch
+        # Without caches to keep, each layer has its own, which goes when the layer is done.
+        own = batch.caches[layer] if batch.caches else None
         return Part(
             self.h,
             self._where,
             self._keys,
-            batch.caches[layer] if batch.caches else self._scratch,
+            own or self._engine.cache(*batch.key_is_token.shape),
             batch.visits.layer_edits(layer, self._captured),
             batch.visits.keep,
             batch.real,
@@ -181,8 +181,6 @@ class _Run:
         self.h, choice, cache, kept = done
         if self._batch.caches:
             self._batch.caches[layer] = cache
-        else:
-            self._scratch = cache
         self._choices.append(choice)
         self._capture(layer, kept)
 

@@ -2,9 +2,9 @@
 
 Axes: C rows, K contracting axis, N columns.
 
-Weights are widened in registers, or a tile at a time where many rows share the work or where the
-scaled values have to be rounded as the compiled model rounds them. Neither weights nor rows are
-quantized further; sums are float32. The inner loops are in `grok.streaming.tiles`.
+Weights are widened in registers; where the scaled values have to be rounded as the compiled model
+rounds them, for more than a few rows, a tile at a time. Neither weights nor rows are quantized
+further; sums are float32. The inner loops are in `grok.streaming.tiles`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,9 @@ from grok.streaming.tiles import (
     widened,
 )
 
-DEPTH = 128  # rows of weights that are widened together
-# From this many rows on a widened tile is cheaper than widening in registers for every four.
-MANY_ROWS = 12
+DEPTH = 128  # rows of weights that are rounded together
 FEW_ROWS = 4  # up to this many rows wait for memory more than they compute
-SPAN = 8192  # columns of one walk of those; their sums stay in the nearest caches
+SPAN = 16384  # columns of one walk of those; their sums stay in the nearer caches
 
 
 def threads() -> int:
@@ -117,8 +115,7 @@ def _part(
     if first < last:
         tile, rest = np.empty((DEPTH, WIDTH), np.float32), np.empty((DEPTH, WIDTH), np.int8)
         sums, own = np.empty((rows, WIDTH), np.float32), np.ones(WIDTH, np.float32)
-        tiled = rounded or rows >= MANY_ROWS
-        _tiles(x, w, scales, out, sums, tile, rest, own, first, last, tiled, rounded)
+        _tiles(x, w, scales, out, sums, tile, rest, own, first, last, rounded)
 
 
 @numba.njit(nogil=True, boundscheck=False, cache=True)
@@ -180,7 +177,6 @@ def _tiles(
     own: np.ndarray,
     first: int,
     last: int,
-    tiled: bool,
     rounded: bool,
 ) -> None:
     """Any number of rows, columns `first` to `last`, one tile of columns after the other."""
@@ -203,12 +199,12 @@ def _tiles(
                     for n in range(width):
                         rest[i, n] = w[top + i, left + n]
                 at, stride = rest_at, WIDTH
-            if tiled:
-                widened(at, stride, own_at, tile_at, k, rounded)
+            if rounded:
+                widened(at, stride, own_at, tile_at, k)
             for r in range(0, rows, 4):
                 several = min(4, rows - r)
                 x_own, sums_own = x_at + 4 * (r * depth + top), sums_at + 4 * r * WIDTH
-                if tiled:
+                if rounded:
                     if several == 4:
                         add_float_4(x_own, depth, tile_at, WIDTH, sums_own, WIDTH, k)
                     elif several == 3:

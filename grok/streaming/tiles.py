@@ -176,34 +176,30 @@ def _fma(b: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def widened(
-    typing: Any, w: Any, ldw: Any, scales: Any, tile: Any, k: Any, rounded: Any
+    typing: Any, w: Any, ldw: Any, scales: Any, tile: Any, k: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """tile [k, WIDTH] = w [k, WIDTH] as float32; when rounded, times scales [WIDTH] and rounded to
-    the nearest bfloat16, ties to even."""
+    """tile [k, WIDTH] = w [k, WIDTH] times scales [WIDTH], rounded to bfloat16, as float32."""
 
     def code(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        w_at, w_row, scales_at, tile_at, depth, flag = args
+        w_at, w_row, scales_at, tile_at, depth = args
         w_base = b.inttoptr(w_at, _I8.as_pointer())
         scales_base = b.inttoptr(scales_at, _F32.as_pointer())
         tile_base = b.inttoptr(tile_at, _F32.as_pointer())
         own = [_load(b, scales_base, _I64(v * LANES), _FLOATS) for v in range(ACROSS)]
-        with b.if_else(b.trunc(flag, ir.IntType(1)) if flag.type.width > 1 else flag) as (yes, no):
-            for branch, rounds in ((yes, True), (no, False)):
-                with branch, cgutils.for_range(b, depth, intp=_I64) as loop:
-                    for v in range(ACROSS):
-                        at = b.add(b.mul(loop.index, w_row), _I64(v * LANES))
-                        small = _load(b, w_base, at, _BYTES)
-                        value = b.sitofp(b.sext(small, _INTS), _FLOATS)
-                        if rounds:
-                            value = _to_bfloat16(b, b.fmul(value, own[v]))
-                        place = b.add(b.mul(loop.index, _I64(WIDTH)), _I64(v * LANES))
-                        _store(b, value, tile_base, place)
+        with cgutils.for_range(b, depth, intp=_I64) as loop:
+            for v in range(ACROSS):
+                at = b.add(b.mul(loop.index, w_row), _I64(v * LANES))
+                small = _load(b, w_base, at, _BYTES)
+                value = b.fmul(b.sitofp(b.sext(small, _INTS), _FLOATS), own[v])
+                place = b.add(b.mul(loop.index, _I64(WIDTH)), _I64(v * LANES))
+                _store(b, _to_bfloat16(b, value), tile_base, place)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 5, types.boolean), code
+    return types.void(*[types.intp] * 5), code
 
 
 def _to_bfloat16(b: Any, value: Any) -> Any:
+    """The nearest bfloat16, ties to even."""
     bits = b.bitcast(value, _INTS)
     even = b.and_(b.lshr(bits, _constant(16)), _constant(1))
     moved = b.add(b.add(bits, _constant(0x7FFF)), even)
