@@ -23,8 +23,9 @@ LEAST_BUFFERS = 3
 PIECE_BYTES = 64 * 2**20
 # Logits [tokens, vocabulary] float32 that are looked at together.
 HELD_LOGITS = 2**26
-# Rows of the embedding that are read and multiplied together.
-ROWS_OF_TABLE = 2048
+# Rows of the embedding that are read and multiplied together: few enough that what is computed of
+# them takes memory that was used before. Above 32 MB every block takes new pages from the system.
+ROWS_OF_TABLE = 1024
 BLOCKS_OF_TABLE = 3
 
 

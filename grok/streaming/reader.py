@@ -186,7 +186,8 @@ class ReadAhead:
             raise ValueError(f"a piece of {piece.n_bytes} bytes, buffers of {self.buffer_bytes}")
         try:
             descriptor, direct = self._descriptor(piece.tensor)
-            first = piece.offset - piece.offset % BLOCK
+            # Without direct reads the bytes begin with the buffer, aligned for all uses.
+            first = piece.offset - (piece.offset % BLOCK if direct else 0)
             lead = piece.offset - first
             wanted = lead + piece.n_bytes
             length = -(-wanted // BLOCK) * BLOCK if direct else wanted
