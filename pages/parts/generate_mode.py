@@ -26,6 +26,7 @@ from pages.parts import (
     stream_choice,
     stream_cost,
     stream_progress,
+    stream_run,
     traces,
 )
 from pages.parts import routing_statistics as statistics
@@ -128,7 +129,7 @@ def ask(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
         (count,) = stream_cost.token_counts(choice, [text])
         return stream_cost.Work((count,), new_tokens=options["max_new_tokens"])
 
-    def stream(under_way: stream_progress.Going) -> generation.Going:
+    def stream(under_way: stream_run.Going) -> generation.Going:
         model = traces.shared(choice, dtype, under_way.on_load)
         begin(going, model, traces.encoded(model, choice, text), options)
         try:

@@ -16,7 +16,7 @@ from lens.run_export import run_zip
 from lens.run_record import Run
 from lens.run_statistics import run_label_test, run_traces
 from lens.trace_folder import TraceFolder
-from pages.parts import links, live_place, many_runs, many_traces, many_words, stream_progress
+from pages.parts import links, live_place, many_runs, many_traces, many_words, stream_run
 from pages.parts.live_place import Place
 from pages.parts.many_traces import Many
 
@@ -102,7 +102,7 @@ def _progress(run_id: str, mine: bool) -> None:
         share = min(run.tokens_done / run.n_tokens, 1.0)
         text = f"{run.tokens_done:,} of {run.n_tokens:,} tokens"
         if job is not None and isinstance(job.detail, PassProgress) and job.detail.bytes_read:
-            text += f" · {stream_progress.pass_words(job.detail)}"
+            text += f" · {stream_run.pass_words(job.detail)}"
         st.progress(share, text)
     if mine and job is not None:
         st.button("Cancel", key="many_cancel", icon=":material/cancel:", on_click=job.cancel)

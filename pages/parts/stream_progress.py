@@ -8,23 +8,19 @@ browser has gone.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
-from streamlit.runtime import Runtime
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from grok.errors import BusyError, GrokError
-from grok.jobs import CancelledError, Job, Jobs, JobState
-from grok.planning import duration, size
-from grok.progress import PassProgress, watching
+from grok.jobs import Job, Jobs, JobState
 from lens.errors import LensError
 from pages.parts import stream_choice, stream_cost, traces
-from pages.parts.stream_cost import Cost, Work
+from pages.parts.stream_cost import Work
+from pages.parts.stream_run import Asked, Going, Run, Then
 
 ASKED = "stream_asked"  # the run that waits for its yes, of this session alone
 RUNNING = "stream_running"  # the run that goes on
@@ -32,209 +28,7 @@ SAID = "stream_said"  # how the last one ended, until something else is done
 GROUP = "stream_group"  # stands for the session
 EVERY = 0.5  # seconds between two looks at a run
 DEFECT = "This run ended with a defect of the program. The server's log says where."
-# Seconds that a run goes on without a browser: a reload or a lost connection is shorter.
-ALONE = 120.0
 LONG = 600.0  # of a pass whose time is not known
-
-Run = Callable[["Going"], Any]
-Then = Callable[[Any], object]
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A run that was asked for.
-
-    Attributes:
-        choice: the model.
-        what: what it does, for its button: "Trace this prompt".
-        cost: an estimate.
-        run: does it, in a thread of its own, where nothing can be drawn.
-        then: keeps what it gave, in the session.
-        draw: shows what there is so far, if anything.
-        begin: starts it where it does not run here.
-    """
-
-    choice: traces.ModelChoice
-    what: str
-    cost: Cost
-    run: Run
-    then: Then
-    draw: Callable[[], object] | None = None
-    begin: Callable[[], object] | None = None
-
-
-class Going:
-    """A run under way: told by its thread, looked at by the page.
-
-    Attributes:
-        asked: what it is.
-        passes: that are over; last: how far the pass under way is.
-        ahead: others who come first, 0 when it is its turn.
-        loaded: tensors of the model that are read, and in all.
-        result: what it gave.
-    """
-
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self.passes, self.ahead = 0, 0
-        self.last: PassProgress | None = None
-        self.share: tuple[float, float] | None = None  # of a sweep, and seconds since it began
-        self.loaded: tuple[int, int] | None = None
-        self.result: Any = None
-        self._began = time.monotonic()
-        self._read_before = self._seconds_before = 0.0
-        self._session = _session()
-        self._seen = time.monotonic()
-        self._swept: float | None = None
-        self.job: Job | None = None
-
-    # told by the thread
-
-    def __call__(self, job: Job) -> None:
-        """The work of the job."""
-        self.job = job
-        with watching(self.on_pass):
-            self.result = self.asked.run(self)
-
-    def on_wait(self, ahead: int) -> None:
-        self.ahead = ahead
-        self.check()
-
-    def on_load(self, done: int, total: int) -> None:
-        self.loaded = None if done >= total else (done, total)
-        self.check()
-
-    def on_pass(self, now: PassProgress) -> None:
-        """Raises:
-        CancelledError: somebody stopped it.
-        """
-        before = self.last
-        if before is not None and now.fraction < before.fraction:
-            self.passes += 1
-            self._read_before += before.bytes_read
-            self._seconds_before += before.seconds
-        self.ahead, self.loaded, self.last = 0, None, now
-        self.check()
-
-    def on_share(self, done: int, total: int) -> None:
-        """How far a sweep is, whose runs go through the layers together."""
-        if self._swept is None:
-            self._swept = time.monotonic()
-        self.share = (done / max(total, 1), time.monotonic() - self._swept)
-        self.check()
-
-    def check(self) -> None:
-        """Raises:
-        CancelledError: somebody stopped it, or nobody is there any more.
-        """
-        if self.job is not None:
-            self.job.check()
-        now = time.monotonic()
-        if _present(self._session):
-            self._seen = now
-        elif now - self._seen > ALONE:
-            raise CancelledError("This was stopped: its browser has gone.")
-
-    # looked at by the page
-
-    @property
-    def fraction(self) -> float:
-        """Share of the run that is done."""
-        if self.share is not None:
-            return min(self.share[0], 1.0)
-        if self.last is None:
-            return 0.0
-        passes = max(self.asked.cost.work.n_passes, self.passes + 1)
-        return min((self.passes + self.last.fraction) / passes, 1.0)
-
-    @property
-    def bytes_read(self) -> float:
-        return self._read_before + (0 if self.last is None else self.last.bytes_read)
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At the speed so far; before there is one, by the estimate, if there is one."""
-        last, cost = self.last, self.asked.cost
-        if self.share is not None and self.share[0] > 0.01:
-            share, seconds = self.share
-            return seconds / share * (1 - share)
-        if last is None:
-            return cost.seconds
-        own = last.seconds_left
-        if own is None:
-            own = None if cost.a_pass is None else max(cost.a_pass - last.seconds, 0.0)
-        rest = max(cost.work.n_passes - self.passes - 1, 0)
-        if own is None or not rest:
-            return own
-        if self.passes:
-            return own + rest * self._seconds_before / self.passes
-        if cost.seconds is None or cost.a_pass is None:
-            return None
-        return own + rest * (cost.seconds - cost.a_pass) / (cost.work.n_passes - 1)
-
-    def words(self) -> str:
-        """How far it is, in a line."""
-        if self.ahead:
-            word = "run" if self.ahead == 1 else "runs"
-            turns = stream_choice.about(self.ahead * _a_turn())
-            return f"In the queue at place {self.ahead}: {self.ahead} {word} ahead, {turns}"
-        if self.loaded is not None:
-            return f"Opening the model: {self.loaded[0]} of {self.loaded[1]} tensors"
-        last = self.last
-        if last is None and self.share is None:
-            return "Starting …"
-        parts = []
-        work = self.asked.cost.work
-        if self.share is not None:
-            parts.append(f"Sweep {self.share[0]:.0%}")
-        elif work.n_passes > 1:
-            unit = "Token" if work.new_tokens else "Pass"
-            parts.append(f"{unit} {min(self.passes + 1, work.n_passes)} of {work.n_passes:,}")
-        if last is not None:
-            parts.append(layer_words(last))
-        left = self.seconds_left
-        if left is not None:
-            parts.append(f"{duration(max(left, 1.0))} left")
-        parts.append(f"{size(self.bytes_read)} read")
-        return " · ".join(parts)
-
-    def stopped_words(self) -> str:
-        """What was done of a run that was stopped."""
-        if self.last is None:
-            return "Stopped before it began."
-        return (
-            f"Stopped after layer {self.last.layer} of {self.last.n_layers}, with "
-            f"{size(self.bytes_read)} read. The model is free for the next run."
-        )
-
-
-def layer_words(now: PassProgress) -> str:
-    """The layer that a pass is in."""
-    return f"Layer {min(now.layer + 1, now.n_layers)} of {now.n_layers}"
-
-
-def pass_words(now: PassProgress) -> str:
-    """How far one pass is, in a line."""
-    left = "" if now.seconds_left is None else f" · {duration(max(now.seconds_left, 1))} left"
-    return f"{layer_words(now)}{left} · {size(now.bytes_read)} read"
-
-
-def _a_turn() -> float:
-    from grok.cached import STREAMED
-
-    return STREAMED.a_turn
-
-
-def _session() -> str | None:
-    context = get_script_run_ctx()
-    return None if context is None else context.session_id
-
-
-def _present(session: str | None) -> bool:
-    """Whether a session's browser is connected; True where that cannot be known."""
-    if session is None or not Runtime.exists():
-        return True
-    return bool(Runtime.instance().is_active_session(session))
 
 
 @st.cache_resource(show_spinner=False)
@@ -315,11 +109,11 @@ def start(asked: Asked) -> None:
     from grok.cached import STREAMED
 
     state = st.session_state
-    state.pop(ASKED, None)
     state.pop(SAID, None)
     others = STREAMED.a_turn if STREAMED.in_line else 0.0
     STREAMED.a_turn = max(others, asked.cost.a_pass or LONG)
     if asked.begin is not None:
+        state.pop(ASKED, None)
         asked.begin()
         return
     if state.get(RUNNING) is not None:
@@ -331,6 +125,7 @@ def start(asked: Asked) -> None:
     except BusyError as error:
         state[SAID] = ("error", str(error))
         return
+    state.pop(ASKED, None)
     state[RUNNING] = (going, job)
 
 
