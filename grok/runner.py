@@ -174,9 +174,10 @@ def _streamed(
     layers: Layers
     ends: Ends
     if mesh.devices.flat[0].platform != "cpu":
-        stay = fit(config, device_memory())  # refused before any file is opened
+        there = device_memory()
+        stay = fit(config, there)  # refused before any file is opened
         _check_complete(checkpoint)
-        layers = DeviceLayers(checkpoint, dtype, mesh, stay, progress=progress)
+        layers = DeviceLayers(checkpoint, dtype, mesh, stay, device_bytes=there, progress=progress)
         ends = ends_on_devices(checkpoint, dtype, mesh)
     else:
         sizes(config, budget)
