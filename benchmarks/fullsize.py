@@ -10,15 +10,19 @@ prompt of 2,048 tokens, for its memory.
 
 For each layer stands there what was read, how fast beside this disk's own rate, how long it was
 computed, and in all how much of the shorter of the two ran beside the longer. The disk's rate is
-that of large reads of the same files past the page cache, before and after. The run fails when a
-process held more than its budget at any moment. What is said of 64 layers is extrapolated.
+that of large reads of the same files past the page cache, the higher of before and after. The run
+fails when a process held more than its budget at any moment. What is said of 64 layers is
+extrapolated.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import mmap
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -35,13 +39,13 @@ from benchmarks.rows import Row, exit_code, table
 from grok.checkpoint import Checkpoint, expected_shape
 from grok.config import GROK_1, GrokConfig
 from grok.errors import GrokError
-from grok.machine import read_rate
 from grok.tensor_file import BFLOAT16
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST = 2048  # tokens of the prompt that takes the most memory
 BUDGET = 8e9  # bytes
 DISK_SECONDS = 4.0  # of each measurement of the disk
+DISK_PIECE = 64 * 2**20  # bytes asked for at once
 LIMIT_READ = 1.01  # bytes read / bytes that a token's chosen experts and the rest need
 
 
@@ -51,16 +55,37 @@ def default_folder(n_layers: int) -> Path:
     return Path(cache).expanduser() / "grok-moe-lens" / f"fullsize-{n_layers}"
 
 
-def disk_rate(checkpoint: Checkpoint) -> float:
-    """Bytes a second of sequential reads of the checkpoint's files past the page cache.
+def disk_rate(checkpoint: Checkpoint, seconds: float = DISK_SECONDS) -> float:
+    """Bytes a second of reads of the layers' files, one after another, in one thread.
 
-    Raises:
-        GrokError: it could not be measured, with the reason.
+    Past the page cache where the file system allows it; beginning anywhere, as what was read a
+    moment ago may be faster.
     """
-    rate, how = read_rate(checkpoint, DISK_SECONDS)
-    if rate is None:
-        raise GrokError(how)
-    return rate
+    files = [checkpoint.file(path) for path in checkpoint.paths if "/moe/" in path]
+    read, began = 0, time.perf_counter()
+    with mmap.mmap(-1, DISK_PIECE) as buffer:
+        for file in itertools.islice(itertools.cycle(files), random.randrange(len(files)), None):
+            descriptor = _opened_direct(file)
+            try:
+                at = 0
+                while n := os.preadv(descriptor, [buffer], at):
+                    at, read = at + n, read + n
+                    if time.perf_counter() - began >= seconds or n < DISK_PIECE:
+                        break
+            finally:
+                os.close(descriptor)
+            if time.perf_counter() - began >= seconds:
+                return read / (time.perf_counter() - began)
+    raise AssertionError("the files come again without end")
+
+
+def _opened_direct(file: Path) -> int:
+    try:
+        return os.open(file, os.O_RDONLY | os.O_DIRECT)
+    except OSError:  # a file system without it
+        descriptor = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return descriptor
 
 
 # --- bytes that have to be read -----------------------------------------------
@@ -232,7 +257,7 @@ def report(
 ) -> int:
     """Prints the tables; returns 1 when a limit is not held."""
     config = few_layers(n_layers)
-    disk = float(np.mean(rates))
+    disk = max(rates)  # what else runs can only lower it
     tokens = "the prompt" if found["has_tokenizer"] else "token ids, for want of a tokenizer:"
     print(f"\n{tokens} {found['prompt']} …\n")
     print(layer_table(found["warm"]["layers"], disk))

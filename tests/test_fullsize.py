@@ -218,16 +218,10 @@ def test_the_worker_is_asked_for_the_budget_in_bytes(
     assert said == [{"peak": 1}, {"peak": 2}]
 
 
-def test_the_disk_is_measured_on_the_checkpoints_files_and_its_absence_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_disk_is_measured_on_the_files_of_the_layers() -> None:
     checkpoint = open_checkpoint(BUNDLED_MODEL)
     forget(checkpoint)
-    monkeypatch.setattr(fullsize, "read_rate", lambda *_: (1.5e9, "how"))
-    assert fullsize.disk_rate(checkpoint) == 1.5e9
-    monkeypatch.setattr(fullsize, "read_rate", lambda *_: (None, "The disk was not measured."))
-    with pytest.raises(fullsize.GrokError, match="not measured"):
-        fullsize.disk_rate(checkpoint)
+    assert fullsize.disk_rate(checkpoint, seconds=0.2) > 1e6
 
 
 def test_peaks_are_those_of_each_layer_and_the_whole_is_the_highest() -> None:
