@@ -193,7 +193,7 @@ class _Run:
 
     def restore(self, layer: int, arrays: Iterator[np.ndarray]) -> None:
         """Takes what `given` gave in an earlier run."""
-        self._choices.append(Choice(*(next(arrays) for _ in Choice._fields)))
+        self._choices.append(Choice._make(next(arrays) for _ in Choice._fields))
         for place in self._places(layer):
             self._captured[place] = next(arrays)
         if self._batch.caches:

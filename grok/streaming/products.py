@@ -200,7 +200,7 @@ def _tiles(
                         rest[i, n] = w[top + i, left + n]
                 at, stride = rest_at, WIDTH
             if rounded:
-                widened(at, stride, own_at, tile_at, k)
+                widened(at, stride, own_at, tile_at, k)  # type: ignore[call-arg]
             for r in range(0, rows, 4):
                 several = min(4, rows - r)
                 x_own, sums_own = x_at + 4 * (r * depth + top), sums_at + 4 * r * WIDTH
