@@ -82,6 +82,7 @@ def show() -> None:
         collapsed=True,
     )
     MODES[mode][1](Place(head, routers, model_controls()))
+    stream_progress.board()
 
 
 show()

@@ -25,6 +25,7 @@ from pages.parts.stream_run import Asked, Going, Run, Then
 ASKED = "stream_asked"  # the run that waits for its yes, of this session alone
 RUNNING = "stream_running"  # the run that goes on
 SAID = "stream_said"  # how the last one ended, until something else is done
+DRAWN = "stream_drawn"  # whether this draw of the page has shown it
 GROUP = "stream_group"  # stands for the session
 EVERY = 0.5  # seconds between two looks at a run
 DEFECT = "This run ended with a defect of the program. The server's log says where."
@@ -139,6 +140,7 @@ def _dismiss() -> None:
 def finish() -> None:
     """Keep what a run has given; every draw of the page calls this before anything is drawn."""
     state = st.session_state
+    state[DRAWN] = False
     if state.get(RUNNING) is None:
         return
     going, job = state[RUNNING]
@@ -148,6 +150,7 @@ def finish() -> None:
     state[RUNNING] = None
     if ended.status == "done":
         going.asked.then(going.result)
+        st.toast(f"{going.asked.what}: finished.", icon=":material/check:")
     elif ended.status == "cancelled":
         state[SAID] = ("info", going.stopped_words())
     elif isinstance(ended.error, GrokError | LensError):
@@ -157,8 +160,14 @@ def finish() -> None:
 
 
 def board() -> None:
-    """The run that was asked for, or the one that goes on, or how the last one ended."""
+    """The run that was asked for, or the one that goes on, or how the last one ended.
+
+    A mode calls it where its own runs begin, and the page at its end for all other cases.
+    """
     state = st.session_state
+    if state.get(DRAWN):
+        return
+    state[DRAWN] = True
     if state.get(RUNNING) is not None:
         _under_way(*state[RUNNING])
     asked: Asked | None = state.get(ASKED)

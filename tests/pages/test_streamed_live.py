@@ -157,6 +157,19 @@ def test_a_run_tells_its_layer_its_time_left_and_what_it_has_read(open_page, dis
     assert "first" in ended(app).session_state["traces"]
 
 
+def test_a_run_is_seen_and_stopped_in_a_mode_that_starts_none(open_page, disk):
+    app = press(asked(open_page("live_routing")), "Trace this prompt")
+    under_way(app)
+    app.session_state["mode"] = "compare"
+    app.session_state["sides"] = "traces"
+    app.run()
+    assert not app.exception
+    assert "**Trace this prompt**" in said(app)
+    app = press(app, "Stop")
+    disk.open.set()
+    assert "Stopped after layer" in said(ended(app))
+
+
 def test_a_stop_ends_the_pass_says_so_and_leaves_the_model_to_the_next(open_page, disk):
     app = press(asked(open_page("live_routing")), "Trace this prompt")
     under_way(app)
