@@ -78,7 +78,9 @@ class Branches:
             The plain run's value; by layer the values [R].
         """
         n_layers = self.model.config.n_layers
-        total = n_layers + sum(r * (n_layers - layer) for layer, (r, _) in parting.items())
+        passes = self._passes({layer: count for layer, (count, _) in parting.items()})
+        of_runs = sum(count * (n_layers - layer) for layer, (count, _) in parting.items())
+        total = n_layers * len(passes) + of_runs
         done = 0
 
         def tell(runs: int) -> None:
@@ -87,27 +89,60 @@ class Branches:
             if progress is not None:
                 progress(min(done, total), total)
 
-        engine = self.model.engine
+        found = {layer: np.zeros(count) for layer, (count, _) in parting.items()}
+        plain = 0.0
+        for own in passes:
+            origin, rows = self._pass(own, parting, turn, tell)
+            with turn():
+                plain, *values = self._judged(rows, metric, reference).tolist()
+            for (layer, i), value in zip(origin, values, strict=True):
+                found[layer][i] = value
+        return plain, found
+
+    def _passes(self, counts: Mapping[int, int]) -> list[dict[int, range]]:
+        """Runs by layer for each pass: all in one where there is room for them."""
+        most_rows = getattr(self.model.engine.layers, "most_rows", None)
+        most = None if most_rows is None else max(2, most_rows() // self.length) - 1
+        passes: list[dict[int, range]] = [{}]
+        room = most
+        for layer, count in sorted(counts.items()):
+            first = 0
+            while first < count:
+                if room == 0:
+                    passes.append({})
+                    room = most
+                last = count if room is None else min(count, first + room)
+                passes[-1][layer] = range(first, last)
+                room = None if room is None else room - (last - first)
+                first = last
+        return passes
+
+    def _pass(
+        self,
+        own: Mapping[int, range],
+        parting: Mapping[int, tuple[int, MakeEdits]],
+        turn: Turn,
+        tell: Callable[[int], None],
+    ) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """(layer, index) of each run of a pass, and the streams [1 + R, N, D] after the last
+        layer, the plain run's first."""
+        engine, n_layers = self.model.engine, self.model.config.n_layers
         with turn():
             rows = np.asarray(engine.ends.embed(self.padded, np.int32(0), NOTHING))
-        origin: list[tuple[int, int]] = [(-1, 0)]  # (layer, index) of each row; the plain run
+        origin: list[tuple[int, int]] = []
         watch = Watch(n_layers)
-        most = (1 + sum(count for count, _ in parting.values())) * self.length
+        most = (1 + sum(map(len, own.values()))) * self.length
         with engine.layers.walk(most, 0, watch if engine.tells else None, logits=False) as walk:
             for layer in range(n_layers):
                 with turn():
-                    count, make = parting.get(layer, (0, _none))
-                    new = np.repeat(rows[:1], count, axis=0)
-                    rows = self._layer(walk, layer, rows, new, make, tell)
-                origin += [(layer, i) for i in range(count)]
+                    which = np.array(own.get(layer, range(0)), int)
+                    _, make = parting.get(layer, (0, _none))
+                    new = np.repeat(rows[:1], len(which), axis=0)
+                    rows = self._layer(walk, layer, rows, new, which, make, tell)
+                origin += [(layer, int(i)) for i in which]
                 if engine.tells:
                     watch.tell(layer + 1, walk.bytes_read)
-        with turn():
-            values = self._judged(rows, metric, reference)
-        found = {layer: np.zeros(count) for layer, (count, _) in parting.items()}
-        for (layer, i), value in zip(origin[1:], values[1:], strict=True):
-            found[layer][i] = value
-        return float(values[0]), found
+        return origin, rows
 
     def _layer(
         self,
@@ -115,12 +150,14 @@ class Branches:
         layer: int,
         rows: np.ndarray,
         new: np.ndarray,
+        indexes: np.ndarray,
         make: MakeEdits,
         tell: Callable[[int], None],
     ) -> np.ndarray:
-        """Streams [R, N, D] after a layer: of runs under way, then of those that part here."""
+        """Streams [R, N, D] after a layer: of runs under way, then of those with these indexes,
+        which part here."""
         batches = [(rows, which, NOTHING) for which in self._batches(len(rows))]
-        batches += [(new, which, make(which)) for which in self._batches(len(new))]
+        batches += [(new, which, make(indexes[which])) for which in self._batches(len(new))]
         parts = (self._part(streams[which], which, edits) for streams, which, edits in batches)
         results: list[list[np.ndarray]] = [[], []]
         for (streams, which, _), done in zip(batches, walk.layer(layer, parts), strict=True):

@@ -206,6 +206,24 @@ def test_sweeps_are_the_resident_models_and_take_one_pass() -> None:
     assert starts == 3  # the two prompts, then all patches together
 
 
+def test_a_sweep_of_more_runs_than_there_is_memory_for_takes_several_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = loaded("tiny3", "streamed")
+    whole = ablation_sweep(model, PROMPT)
+    room = len(PROMPT) * 6  # the plain run and five others; a layer has eight experts
+    monkeypatch.setattr(type(model.engine.layers), "most_rows", lambda self: room)
+    told: list[PassProgress] = []
+    steps: list[tuple[int, int]] = []
+    with watching(told.append):
+        parts = ablation_sweep(model, PROMPT, progress=lambda *step: steps.append(step))
+    assert largest(whole.values, parts.values) < FLOAT32
+    layers = [p.layer for p in told]
+    starts = sum(1 for x, y in zip(layers, layers[1:], strict=False) if y < x) + 1
+    assert starts == 1 + -(-3 * 8 // 5)
+    assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
+
+
 def test_a_collection_takes_its_prompts_through_the_layers_together(tmp_path: Path) -> None:
     prompts = [PROMPT[:n] for n in (11, 3, 7, 9)] + [PROMPT * 3]
     found = []
