@@ -30,12 +30,14 @@ class Work:
         new_tokens: tokens generated after that, each with a pass of its own.
         held: tokens of the largest pass that are in the model at once, where not all are.
         unembedded: tokens whose logits are made besides those of the passes.
+        fills: whether passes are as large as the budget allows.
     """
 
     passes: tuple[int, ...]
     new_tokens: int = 0
     held: int | None = None
     unembedded: int = 0
+    fills: bool = False
 
     @property
     def n_passes(self) -> int:
@@ -90,7 +92,7 @@ def cost(choice: traces.ModelChoice, work: Work) -> Cost:
     return Cost(
         seconds=seconds,
         bytes_read=sum(one.read_bytes_per_pass for one in each) + after * most.read_bytes_per_token,
-        memory_bytes=held.memory_bytes,
+        memory_bytes=budget if work.fills else held.memory_bytes,
         budget=budget,
         a_pass=a_pass,
         binds=limit(most.binds, found),
@@ -151,7 +153,7 @@ def changed(choice: traces.ModelChoice, text: str, n_changes: int, later: int = 
 def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
     """A sweep of many runs that part from the first text at all layers alike.
 
-    They go through half the layers each, on average, in batches, in one pass over the weights.
+    They go through half the layers each, on average. As many share a pass as the budget holds.
 
     Args:
         texts: the prompt, and others that are run as they are besides.
@@ -159,14 +161,13 @@ def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
     Raises:
         PromptError: see `token_counts`.
     """
-    from grok.branches import BATCH_TOKENS
+    from grok.streaming.memory import most_tokens
 
     counts = token_counts(choice, texts)
-    n = counts[0]
-    together = n + runs * n // 2
-    return Work(
-        (*counts, together), held=max(*counts, min(together, BATCH_TOKENS)), unembedded=runs * n
-    )
+    n, budget = counts[0], choice.memory_budget or memory_budget()
+    most = max(2, most_tokens(choice.config, budget, logits=False) // n) - 1
+    passes = [n + min(most, runs - done) * n // 2 for done in range(0, runs, most)]
+    return Work((*counts, *passes), held=max(counts), fills=True, unembedded=runs * n)
 
 
 def collected(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
@@ -182,7 +183,7 @@ def collected(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
     budget = choice.memory_budget or memory_budget()
     part = max(1, min(PART_TOKENS, most_tokens(choice.config, budget, logits=False)))
     passes = [min(part, total - done) for done in range(0, total, part)]
-    return Work(tuple(passes), held=min(total, BATCH_TOKENS))
+    return Work(tuple(passes), held=min(total, BATCH_TOKENS), fills=total > BATCH_TOKENS)
 
 
 def lens(trace: Any) -> Work:
