@@ -39,6 +39,7 @@ from benchmarks.rows import Row, exit_code, table
 from grok.checkpoint import Checkpoint, expected_shape
 from grok.config import GROK_1, GrokConfig
 from grok.errors import GrokError
+from grok.streaming.memory import sizes
 from grok.tensor_file import BFLOAT16
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -316,6 +317,13 @@ def _layers(text: str) -> int:
     return value
 
 
+def _tokens(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= GROK_1.context_length:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 to {GROK_1.context_length}")
+    return value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 1 when a limit is broken, 2 when it cannot run."""
     parser = argparse.ArgumentParser(
@@ -330,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory-budget", type=_size, default=BUDGET, metavar="GB")
     parser.add_argument(
         "--longest",
-        type=int,
+        type=_tokens,
         default=LONGEST,
         metavar="TOKENS",
         help=f"of the prompt whose memory is measured (default {LONGEST}); 0: no such pass",
@@ -353,6 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if tokenizer is not None and not tokenizer.is_file():
             raise GrokError(f"{tokenizer}: there is no such file. Name Grok-1's tokenizer.model.")
+        sizes(config, int(args.memory_budget), max(TOKENS, args.longest))
         began = time.perf_counter()
         checkpoint, made = make_checkpoint(folder, config)
         how = f"written in {time.perf_counter() - began:.0f} s" if made else "found from before"

@@ -195,6 +195,23 @@ def test_a_tokenizer_that_is_not_there_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == [] and small == []
 
 
+def test_a_budget_too_small_is_refused_before_anything_is_written(
+    small: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--folder", str(tmp_path / "made"), "--memory-budget", "0.5"]) == 2
+    assert "the smallest that works is" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [] and small == []
+
+
+@pytest.mark.parametrize("wrong", ["--layers=0", "--layers=65", "--longest=-1", "--longest=9000"])
+def test_numbers_that_grok_1_cannot_have_are_refused(
+    wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([wrong])
+    assert "expected" in capsys.readouterr().err
+
+
 def test_what_the_process_said_last_is_in_the_error_when_it_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
