@@ -73,6 +73,7 @@ class Going:
         self._session = _session()
         self._seen = time.monotonic()
         self._swept: float | None = None
+        self._told = time.monotonic()
         self.job: Job | None = None
 
     # told by the thread
@@ -101,6 +102,7 @@ class Going:
             self._read_before += before.bytes_read
             self._seconds_before += before.seconds
         self.ahead, self.loaded, self.last = 0, None, now
+        self._told = time.monotonic()
         self.check()
 
     def on_share(self, done: int, total: int) -> None:
@@ -148,8 +150,10 @@ class Going:
         if last is None:
             return cost.seconds
         own = last.seconds_left
-        if own is None:
-            own = None if cost.a_pass is None else max(cost.a_pass - last.seconds, 0.0)
+        if own is None and cost.a_pass is not None:
+            own = cost.a_pass - last.seconds
+        if own is not None:  # it goes on between two tellings
+            own = max(own - (time.monotonic() - self._told), 0.0)
         rest = max(cost.work.n_passes - self.passes - 1, 0)
         if own is None or not rest:
             return own
@@ -181,7 +185,7 @@ class Going:
             parts.append(layer_words(last))
         left = self.seconds_left
         if left is not None:
-            parts.append(f"{duration(max(left, 1.0))} left")
+            parts.append(left_words(left))
         parts.append(f"{size(self.bytes_read)} read")
         return " · ".join(parts)
 
@@ -196,13 +200,20 @@ class Going:
 
 
 def layer_words(now: PassProgress) -> str:
-    """The layer that a pass is in."""
+    """The layer that a pass is in, or what comes after the last."""
+    if now.layer >= now.n_layers:
+        return f"All {now.n_layers} layers, now the next tokens"
     return f"Layer {min(now.layer + 1, now.n_layers)} of {now.n_layers}"
+
+
+def left_words(seconds: float) -> str:
+    """A time left, in whole seconds where there are few."""
+    return f"{duration(seconds) if seconds >= 10 else f'{max(round(seconds), 1)} s'} left"
 
 
 def pass_words(now: PassProgress) -> str:
     """How far one pass is, in a line."""
-    left = "" if now.seconds_left is None else f" · {duration(max(now.seconds_left, 1))} left"
+    left = "" if now.seconds_left is None else f" · {left_words(now.seconds_left)}"
     return f"{layer_words(now)}{left} · {size(now.bytes_read)} read"
 
 

@@ -32,6 +32,23 @@ def test_one_pass_tells_its_layer_the_time_left_and_the_bytes():
     assert run.fraction == pytest.approx(12 / 65)
 
 
+def test_the_time_left_goes_down_between_two_tellings_and_not_below_nothing(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(stream_run.time, "monotonic", lambda: now[0])
+    run = going()
+    run.on_pass(at(12, 30, 60))
+    now[0] += 45
+    assert run.seconds_left == pytest.approx(15)
+    now[0] += 45
+    assert run.seconds_left == 0 and " · 1 s left · " in run.words()
+
+
+def test_after_the_last_layer_come_the_next_tokens():
+    run = going()
+    run.on_pass(at(64, 30, 5))
+    assert run.words().startswith("All 64 layers, now the next tokens · 5 s left")
+
+
 def test_passes_are_counted_and_their_bytes_and_times_add_up():
     run = going(passes=3)
     run.on_pass(at(64, 40, 0, 5 * 10**9))
