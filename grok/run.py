@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code, 2 for input that it cannot use."""
+    """The command; returns its exit code, 2 for input that it cannot use, 130 when stopped."""
     args = _parser().parse_args(argv)
     try:
         prompt = args.prompt if args.tokens is None else _ids(args.tokens)
@@ -36,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GrokError as error:
         print(f"grok.run: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        again = "; the same command goes on from the last finished layer" if args.resume else ""
+        print(f"\ngrok.run: stopped{again}.", file=sys.stderr)
+        return 130
     return 0
 
 

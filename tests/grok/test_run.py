@@ -57,6 +57,37 @@ def test_a_continuation_is_printed_and_its_routing_saved(capsys, tmp_path, tiny3
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_streamed_run_prints_the_resident_ones_table_and_tells_how_far_it_is(capsys):
+    arguments = [*TINY3, "--tokens", "5,17,3,80,211"]
+    assert run.main(arguments) == 0
+    resident = capsys.readouterr().out
+    assert run.main([*arguments, "--mode", "streamed", "--memory-budget", "4"]) == 0
+    streamed, told = capsys.readouterr()
+    assert streamed == resident
+    assert re.search(r"layer 3/3, \d\.\d GB read, \d+ s", told)
+
+
+def test_a_streamed_run_that_is_stopped_goes_on_with_the_same_command(
+    capsys, tmp_path, monkeypatch
+):
+    kept = tmp_path / "kept"
+    arguments = [*TINY3, "--tokens", "5,17,3,80,211", "--mode", "streamed", "--resume", str(kept)]
+
+    def stop(progress):
+        if progress.layer == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_layers", stop)
+        assert run.main(arguments) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and "the same command goes on from the last finished layer" in err
+    assert list(kept.rglob("*.state"))
+    assert run.main(arguments) == 0
+    assert "most probable next tokens" in capsys.readouterr().out
+    assert not kept.exists() or not list(kept.rglob("*.state"))
+
+
 def test_control_characters_of_pieces_cannot_reach_the_terminal(tiny3):
     trace = tiny3.trace_routing([5, 17])
     pieces = np.array(["\x1b[2J", "a\nb"])
@@ -90,6 +121,18 @@ REFUSED = {
     "no folder for the trace": (
         [*TINY3, "--tokens", "5", "--trace", "nowhere/trace.npz"],
         "--trace nowhere/trace.npz: that folder does not exist",
+    ),
+    "a budget of nothing": (
+        [*TINY3, "--tokens", "5", "--memory-budget", "0"],
+        "expected gigabytes",
+    ),
+    "a budget too small": (
+        [*TINY3, "--tokens", "5", "--mode", "streamed", "--memory-budget", "0.1"],
+        r"budget of 0\.10 GB is too small .* the smallest that works is",
+    ),
+    "a file to resume from": (
+        [*TINY3, "--tokens", "5", "--mode", "streamed", "--resume", __file__],
+        "is a file; expected a folder",
     ),
     "a folder as the trace": ([*TINY3, "--tokens", "5", "--trace", "."], "--trace .: is a folder"),
 }
