@@ -21,7 +21,7 @@ import numpy as np
 
 from grok.metrics import Metric
 from grok.modules import Cache
-from grok.passes import bucket
+from grok.passes import bucket, counted
 from grok.progress import Watch
 from grok.visits import NOTHING, EditsBySite
 from grok.weights import Part, Walk
@@ -52,6 +52,7 @@ class Branches:
         self.n = bucket(tokens.size)
         self.padded = np.zeros((1, self.n), np.int32)
         self.padded[0, : tokens.size] = tokens
+        self._counted = counted(tokens, self.n)
         usual = min(MOST_RUNS, max(1, BATCH_TOKENS // self.n))
         self.batch = usual if batch is None else max(1, batch)
         self._caches: dict[int, Cache] = {}
@@ -102,7 +103,7 @@ class Branches:
     def _passes(self, counts: Mapping[int, int]) -> list[dict[int, range]]:
         """Runs by layer for each pass: all in one where there is room for them."""
         most_rows = getattr(self.model.engine.layers, "most_rows", None)
-        most = None if most_rows is None else max(2, most_rows() // self.length) - 1
+        most = None if most_rows is None else max(2, most_rows() // self._counted) - 1
         passes: list[dict[int, range]] = [{}]
         room = most
         for layer, count in sorted(counts.items()):
@@ -131,7 +132,7 @@ class Branches:
             rows = np.asarray(engine.ends.embed(self.padded, np.int32(0), NOTHING))
         origin: list[tuple[int, int]] = []
         watch = Watch(n_layers)
-        most = (1 + sum(map(len, own.values()))) * self.length
+        most = (1 + sum(map(len, own.values()))) * self._counted
         with engine.layers.walk(most, 0, watch if engine.tells else None, logits=False) as walk:
             for layer in range(n_layers):
                 with turn():
@@ -175,7 +176,7 @@ class Branches:
     def _part(self, streams: np.ndarray, which: np.ndarray, edits: EditsBySite) -> Part:
         b = len(which)
         first = np.concatenate([[True], which[1:] != which[:-1]])  # the others fill up
-        real = first[:, None] & (np.arange(self.n) < self.length)
+        real = first[:, None] & (np.arange(self.n) < self._counted)
         keys = np.repeat(self.padded > 0, b, axis=0)
         return Part(streams, np.int32(0), keys, self._cache(b), edits, real=real)
 

@@ -199,10 +199,19 @@ def bucket(length: int) -> int:
 
 
 def padded(tokens: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of several prompts as rows [B, length], and which of them are theirs."""
+    """Token ids of several prompts as rows [B, length], and which of them count."""
     rows = np.zeros((len(tokens), length), np.int32)
     real = np.zeros(rows.shape, bool)
     for i, one in enumerate(tokens):
         rows[i, : len(one)] = one
-        real[i, : len(one)] = True
+        real[i, : counted(one, length)] = True
     return rows, real
+
+
+def counted(tokens: np.ndarray, length: int) -> int:
+    """Rows of a prompt, padded to `length`, on which the numbers of its own tokens depend.
+
+    Its own. But token 0 is never looked at, so where it comes first there is nothing to look at,
+    and attention weighs all positions alike, those of the padding too.
+    """
+    return len(tokens) if len(tokens) == 0 or tokens[0] > 0 else length

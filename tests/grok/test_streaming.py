@@ -16,7 +16,7 @@ from grok.checkpoint import dequantize, open_checkpoint, tensor_paths, write_che
 from grok.collecting import collect
 from grok.engine import Batch
 from grok.errors import CheckpointError, DeviceError
-from grok.interventions import ban, edit, force, scale, zero_out
+from grok.interventions import ban, edit, force, scale, set_top_k, zero_out
 from grok.metrics import kl_divergence, probability
 from grok.passes import bucket, padded
 from grok.progress import PassProgress, watching
@@ -86,6 +86,19 @@ def test_a_streamed_pass_gives_the_official_codes_experts_and_logits(name: str, 
     sets = np.sort(found.experts, axis=-1)
     assert (sets[:, rows] == official.sets[:, rows]).all()
     assert largest(found.logits[rows], official.logits[rows]) < FLOAT32
+
+
+@pytest.mark.parametrize("tokens", [[0, 17, 42, 300, 9], [5, 0, 0, 44, 7, 0], [0]])
+def test_token_0_anywhere_in_a_prompt_gives_the_resident_models_numbers(tokens: list[int]) -> None:
+    resident, streamed = pair("tiny3")
+    own, edits = len(tokens), edit("router.experts", set_top_k(4), layers=1)
+    a, b = (model._read(model.encode(tokens), 5, edits) for model in (resident, streamed))
+    assert largest(a.logits[:, :own], b.logits[:, :own]) < FLOAT32
+    assert np.array_equal(np.sort(a.experts[:, :, :own]), np.sort(b.experts[:, :, :own]))
+    a, b = (model.generate(tokens, max_new_tokens=3) for model in (resident, streamed))
+    assert largest(a.trace.router_logits, b.trace.router_logits) < FLOAT32
+    a, b = (ablation_sweep(model, tokens) for model in (resident, streamed))
+    assert largest(a.values, b.values) < FLOAT32
 
 
 def test_generation_reads_on_demand_and_gives_the_resident_models_tokens() -> None:
