@@ -15,6 +15,7 @@ import streamlit as st
 from grok.checkpoint import open_checkpoint
 from grok.errors import DeviceError, GrokError
 from grok.planning import choose, duration, plan, size
+from grok.streaming.memory import sizes
 from pages.parts import traces
 
 MODE_VARIABLE = "GROK_LENS_MODE"
@@ -99,22 +100,33 @@ def _looked_at(choice: traces.ModelChoice, mode: str, budget: int) -> traces.Mod
 
     checkpoint = open_checkpoint(choice.path)
     missing = checkpoint.missing()
-    why = ""
+    otherwise = ""
     if mode != "streamed" or missing:
         try:
             check_memory(checkpoint)
             return choice
         except DeviceError as error:
-            if mode == "resident" or missing:
+            if mode == "resident":
                 raise
-            why = _why(choice, budget, str(error))
+            if missing:
+                raise GrokError(
+                    f"{checkpoint.ckpt_dir}: {len(missing)} of {len(checkpoint.paths)} tensor "
+                    "files are missing. With all of them this model is streamed from disk here. "
+                    "Complete the download."
+                ) from error
+            otherwise = str(error)
+    try:
+        sizes(choice.config, budget)  # refused before anything starts
+    except DeviceError as error:
+        raise DeviceError(f"{error} The app takes the budget from {MEMORY_VARIABLE}.") from error
     chosen = replace(choice, mode="streamed", memory_budget=budget)
-    typical = fitting_plan(chosen, TYPICAL_TOKENS)  # refused before anything starts
-    if not why:
-        why = (
-            f"{MODE_VARIABLE} asks for it. A prompt of {TYPICAL_TOKENS} tokens: "
-            f"{about(typical.seconds_per_pass)} (an estimate)."
-        )
+    typical = fitting_plan(chosen, TYPICAL_TOKENS)
+    why = (
+        _why(choice, budget, otherwise)
+        if otherwise
+        else f"{MODE_VARIABLE} asks for it. A prompt of {TYPICAL_TOKENS} tokens: "
+        f"{about(typical.seconds_per_pass)} (an estimate)."
+    )
     return replace(chosen, why=why)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from streamed_page import (
@@ -26,6 +28,7 @@ from streamed_page import (
 )
 
 from grok import machine
+from grok.checkpoint import moe_norm_path, open_checkpoint, router_path
 from pages.parts import data_source, stream_choice, stream_progress
 
 pytestmark = pytest.mark.usefixtures("streamed")
@@ -55,6 +58,41 @@ def test_a_model_that_does_not_fit_is_streamed_and_the_page_says_why(open_page, 
     app = open_page("live_routing")
     assert not app.exception and not app.error and not app.warning
     assert "so layers are streamed from disk" in said(app) and "(an estimate)" in said(app)
+
+
+@pytest.mark.parametrize(
+    ("folder", "budget", "message"),
+    [
+        ("tiny3", "0.5", "budget of 0.50 GB is too small to stream"),
+        ("routers_only", "8", "With all of them this model is streamed from disk here"),
+    ],
+)
+def test_a_model_that_can_be_run_in_no_way_says_what_to_do(
+    open_page, monkeypatch, tmp_path, folder, budget, message
+):
+    from grok import runner
+
+    source = SMALL.parent / "tiny3"
+    if folder == "routers_only":
+        source = routers_of(source, tmp_path)
+    monkeypatch.delenv(stream_choice.MODE_VARIABLE)
+    monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(source))
+    monkeypatch.setenv(stream_choice.MEMORY_VARIABLE, budget)
+    monkeypatch.setattr(runner, "device_memory", lambda: 1)
+    app = open_page("live_routing")
+    assert not app.exception and not app.error
+    assert message in app.warning[0].value and "bundled model runs your prompts" in said(app)
+
+
+def routers_of(checkpoint: Path, folder: Path) -> Path:
+    """A checkpoint of which only what decides the routing was fetched."""
+    whole = open_checkpoint(checkpoint)
+    (folder / "ckpt-0").mkdir()
+    shutil.copy(checkpoint / "config.json", folder / "config.json")
+    for layer in range(whole.config.n_layers):
+        for path in (router_path(layer), moe_norm_path(layer)):
+            shutil.copy(whole.file(path), folder / "ckpt-0" / whole.file(path).name)
+    return folder
 
 
 def test_a_model_that_fits_runs_as_before_at_one_press(open_page, monkeypatch):
@@ -111,11 +149,7 @@ def test_a_prompt_that_cannot_be_run_says_why_before_a_model_is_read(open_page, 
         (stream_choice.MEMORY_VARIABLE, "much", "expected the GB"),
         (stream_choice.MEMORY_VARIABLE, "-8", "expected the GB"),
         (stream_choice.MEMORY_VARIABLE, "nan", "expected the GB"),
-        (
-            stream_choice.MEMORY_VARIABLE,
-            "0.1",
-            f"Start the app with {stream_choice.MEMORY_VARIABLE}",
-        ),
+        (stream_choice.MEMORY_VARIABLE, "0.1", "takes the budget from GROK_LENS_MEMORY_GB"),
     ],
 )
 def test_a_setting_that_cannot_be_is_explained(open_page, monkeypatch, variable, value, message):
