@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from grok.checkpoint import EMBEDDING, layer_path, open_checkpoint
 from grok.config import GROK_1
 from grok.errors import CheckpointError, DeviceError, GrokError
 from grok.progress import PassProgress
+from grok.streaming import layers
 from grok.streaming.memory import DEFAULT_BUDGET, sizes, smallest_budget
 from grok.tensor_file import QuantizedWeight8bit, write_tensor
+from grok.trace import RoutingTrace
 
 LAST = 11
 GELU = layer_path(LAST, "moe/linear/w")
@@ -47,6 +50,16 @@ def model(folder: Path) -> runner.Model:
     return streamed(folder)
 
 
+@pytest.fixture(params=["through the page cache", "past it"])
+def read_both_ways(
+    request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> runner.Model:
+    """Small checkpoints are read through the page cache, large ones past it."""
+    if request.param == "past it":
+        monkeypatch.setattr(layers, "DIRECT_BYTES", 0)
+    return streamed(folder)
+
+
 def file_of(folder: Path, path: str) -> Path:
     return open_checkpoint(folder).file(path)
 
@@ -56,26 +69,26 @@ def file_of(folder: Path, path: str) -> Path:
 
 @pytest.mark.parametrize("path", [GELU, DOWN, QUERY])
 def test_a_file_truncated_in_mid_pass_ends_it_with_its_name_and_the_model_stays_usable(
-    folder: Path, model: runner.Model, path: str
+    folder: Path, read_both_ways: runner.Model, path: str
 ) -> None:
-    whole = traced(model)
+    whole = traced(read_both_ways)
     file = file_of(folder, path)
     content = file.read_bytes()
     truncate = After(2, lambda: os.truncate(file, len(content) // 2))
     with no_thread_left(), no_file_left_open(folder):
         with pytest.raises(CheckpointError, match=file.name):
-            traced(model, truncate)
+            traced(read_both_ways, truncate)
         assert truncate.done
     file.write_bytes(content)
     assert same_bits(traced(streamed(folder)), whole)
 
 
 def test_a_file_that_is_gone_in_mid_pass_ends_it_or_is_read_as_it_was(
-    folder: Path, model: runner.Model
+    folder: Path, read_both_ways: runner.Model
 ) -> None:
-    whole = traced(model)
+    whole = traced(read_both_ways)
     try:
-        found = traced(model, After(2, file_of(folder, GELU).unlink))
+        found = traced(read_both_ways, After(2, file_of(folder, GELU).unlink))
     except CheckpointError as error:
         assert file_of(folder, GELU).name in str(error)
     else:
@@ -84,9 +97,9 @@ def test_a_file_that_is_gone_in_mid_pass_ends_it_or_is_read_as_it_was(
 
 @pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "written over"])
 def test_a_file_that_changes_in_mid_pass_is_refused_or_read_as_it_was(
-    folder: Path, model: runner.Model, replaced: bool
+    folder: Path, read_both_ways: runner.Model, replaced: bool
 ) -> None:
-    whole = traced(model)
+    whole = traced(read_both_ways)
     file = file_of(folder, GELU)
     tensor = open_checkpoint(folder).read(GELU)
     assert isinstance(tensor, QuantizedWeight8bit)
@@ -100,7 +113,7 @@ def test_a_file_that_changes_in_mid_pass_is_refused_or_read_as_it_was(
             file.write_bytes((folder / "other").read_bytes())
 
     try:
-        found = traced(model, After(2, change))
+        found = traced(read_both_ways, After(2, change))
     except CheckpointError as error:
         assert file.name in str(error) and "changed" in str(error)
     else:
@@ -130,18 +143,18 @@ class FailingDisk:
 
 @pytest.mark.parametrize("path", [layer_path(0, "moe/linear/w"), GELU, DOWN])
 def test_a_disk_error_in_mid_pass_ends_it_with_the_file_and_the_reason(
-    folder: Path, model: runner.Model, path: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, read_both_ways: runner.Model, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = traced(model)
+    whole = traced(read_both_ways)
     file = file_of(folder, path)
     disk = FailingDisk(monkeypatch, file)
     disk.broken = True
     with no_thread_left(), no_file_left_open(folder):
         with pytest.raises(CheckpointError, match=rf"{file.name}.*Input/output error"):
-            traced(model)
+            traced(read_both_ways)
     assert disk.failed
     disk.broken = False
-    assert same_bits(traced(model), whole)
+    assert same_bits(traced(read_both_ways), whole)
 
 
 def test_a_disk_error_while_a_token_reads_its_experts_ends_the_generation(
@@ -159,17 +172,17 @@ def test_a_disk_error_while_a_token_reads_its_experts_ends_the_generation(
 
 
 def test_reads_that_come_in_small_parts_give_the_same_numbers(
-    folder: Path, model: runner.Model, monkeypatch: pytest.MonkeyPatch
+    folder: Path, read_both_ways: runner.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = traced(model)
+    whole = traced(read_both_ways)
     read, calls = os.preadv, []
 
     def little(descriptor: int, buffers: Any, *arguments: Any) -> int:
         calls.append(descriptor)
-        return read(descriptor, [memoryview(buffers[0]).cast("B")[:512]], *arguments)
+        return read(descriptor, [memoryview(buffers[0]).cast("B")[:4096]], *arguments)
 
     monkeypatch.setattr(os, "preadv", little)
-    assert same_bits(traced(model), whole)
+    assert same_bits(traced(read_both_ways), whole)
     assert calls
 
 
@@ -223,9 +236,9 @@ class Cancelled(Exception):
     """Raised by a watcher that has seen enough."""
 
 
-@pytest.mark.parametrize("layers", [0, 1, 6, 12])
+@pytest.mark.parametrize("n_layers", [0, 1, 6, 12])
 def test_a_watcher_that_raises_ends_the_pass_and_the_next_one_gives_the_same(
-    folder: Path, model: runner.Model, layers: int
+    folder: Path, model: runner.Model, n_layers: int
 ) -> None:
     whole = traced(model)
 
@@ -234,8 +247,42 @@ def test_a_watcher_that_raises_ends_the_pass_and_the_next_one_gives_the_same(
 
     with no_thread_left(), no_file_left_open(folder):
         with pytest.raises(Cancelled):
-            traced(model, After(layers, stop))
+            traced(model, After(n_layers, stop))
         assert same_bits(traced(model), whole)
+
+
+def test_passes_that_are_ended_again_and_again_leave_all_buffers_to_the_next(
+    folder: Path, model: runner.Model
+) -> None:
+    whole = traced(model)
+
+    def stop() -> None:
+        raise Cancelled
+
+    for i in range(12):
+        with pytest.raises(Cancelled):
+            traced(model, After(i, stop))
+    assert same_bits(traced(model), whole)
+
+
+def test_two_threads_may_run_one_model_and_each_is_told_of_its_own_pass(
+    model: runner.Model,
+) -> None:
+    prompts = [[5, 17, 3], [9, 8, 7, 6, 5, 4, 3]]
+    alone = [traced(model, prompt=prompt) for prompt in prompts]
+    told: list[list[PassProgress]] = [[], []]
+
+    def run(i: int) -> list[RoutingTrace]:
+        return [traced(model, told[i].append, prompt=prompts[i]) for _ in range(4)]
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(run, range(2)))
+    for found, expected in zip(results, alone, strict=True):
+        assert all(same_bits(one, expected) for one in found)
+    for calls in told:
+        ends = [i for i, p in enumerate(calls) if p.fraction == 1]
+        assert len(ends) == 4
+        assert [p.layer for p in calls[: ends[0]]] == sorted(p.layer for p in calls[: ends[0]])
 
 
 def test_a_generation_that_is_left_after_a_token_leaves_no_thread(
