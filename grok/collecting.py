@@ -33,6 +33,7 @@ from grok.files import write_whole
 from grok.interventions import NO_EDITS, Edits
 from grok.passes import Forward, bucket, padded
 from grok.sites import Place, Site, parse
+from grok.streaming.memory import row_bytes
 from grok.visits import arrange
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def collect(
         routing: keep the routing events.
         edits: interventions in force.
         stored: dtype of activations on disk, "float32" (holds every site exactly) or "float16".
-        part_tokens: tokens after which progress is made safe; 20,000 by default. A streamed model
-            takes each part through its layers in one pass, so its parts are as large as its
-            memory allows.
+        part_tokens: tokens after which progress is made safe; 20,000 by default, or what the
+            memory of a streamed model has room for, which takes a part through its layers in one
+            pass, or in few where padding is long. A collection goes on with its own.
         batch_tokens: padded tokens that are computed together.
         progress: told (tokens done, tokens in all); what it raises ends the run.
         turn: entered around each batch.
@@ -153,8 +154,10 @@ def collect(
     listed = {site.name: site for site in model.sites()}
     places = [parse(site, model.config.n_layers) for site in sites]
     kept = [listed[str(place)] for place in places]
+    folder = Path(folder)
+    room = _room(model, places)
     if part_tokens is None:
-        part_tokens = _part_tokens(model, places)
+        part_tokens = _part_tokens_before(folder) or min(PART_TOKENS, room or PART_TOKENS)
     parts = _parts([len(one) for one in tokens], part_tokens)
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -166,10 +169,10 @@ def collect(
         "prompts_sha256": _prompts_hash(tokens, labels),
         "sites": {site.name: {"axes": list(site.axes), "stored": stored} for site in kept},
         "routing": routing,
+        "part_tokens": part_tokens,
         "parts": len(parts),
         "parts_done": 0,
     }
-    folder = Path(folder)
     try:
         manifest["parts_done"] = _started(folder, manifest)
         if manifest["parts_done"] == 0:
@@ -188,9 +191,11 @@ def collect(
             events: list[dict[str, np.ndarray]] = []
             batches = [
                 [parts[i][w] for w in which]
-                for which in _batches([len(tokens[p]) for p in parts[i]], batch_tokens)
+                for which in _batches(
+                    [len(tokens[p]) for p in parts[i]], min(batch_tokens, room or batch_tokens)
+                )
             ]
-            for together in [batches] if model.engine.tells else [[one] for one in batches]:
+            for together in _passes(tokens, batches, room if model.engine.tells else 1):
                 with turn():
                     results = _read(model, tokens, together, places, edits)
                 for chosen, result in zip(together, results, strict=True):
@@ -280,7 +285,7 @@ def _started(folder: Path, manifest: dict[str, Any]) -> int:
         raise GrokError(f"{folder} holds other files; choose a folder that is new or empty.")
     if not (folder / MANIFEST).exists():
         return 0
-    before = load_collection(folder).manifest
+    before = {"part_tokens": PART_TOKENS} | load_collection(folder).manifest
     differ = [
         name for name in manifest if name != "parts_done" and before.get(name) != manifest[name]
     ]
@@ -343,13 +348,37 @@ def _routing_name(part: int) -> str:
 # --- batch by batch ----------------------------------------------------------------------
 
 
-def _part_tokens(model: Model, places: Sequence[Place]) -> int:
-    """Tokens of a part: as many as a pass of this model can have, up to the usual number."""
+def _part_tokens_before(folder: Path) -> int | None:
+    """Of the collection that the folder holds: its parts stay what they are, whatever room there
+    is now."""
+    try:
+        return int(load_collection(folder).manifest.get("part_tokens", PART_TOKENS))
+    except (GrokError, ValueError, TypeError):
+        return None
+
+
+def _room(model: Model, places: Sequence[Place]) -> int | None:
+    """Padded tokens that a pass of this model can have; None: as many as there are."""
     most_rows = getattr(model.engine.layers, "most_rows", None)
     if most_rows is None:
-        return PART_TOKENS
-    kept = len(places) * model.config.d_model * 4
-    return max(1, min(PART_TOKENS, most_rows(kept)))
+        return None
+    return max(1, most_rows(row_bytes(model.config, places)))
+
+
+def _passes(
+    tokens: Sequence[np.ndarray], batches: Sequence[list[int]], room: int | None
+) -> list[list[list[int]]]:
+    """Batches that go through the layers together; one that is larger than the room goes alone."""
+    passes: list[list[list[int]]] = []
+    left = 0
+    for batch in batches:
+        size = len(batch) * bucket(max(len(tokens[p]) for p in batch))
+        if not passes or (room is not None and size > left):
+            passes.append([])
+            left = room or 0
+        passes[-1].append(batch)
+        left -= size
+    return passes
 
 
 def _read(

@@ -23,6 +23,7 @@ from grok.moe import Choice
 from grok.passes import Forward, Head
 from grok.progress import Watch
 from grok.sites import EMBED, LAYER_SITES, Place
+from grok.streaming.memory import row_bytes
 from grok.visits import Visits
 from grok.weights import Done, Ends, Layers, Part
 
@@ -54,6 +55,12 @@ class Batch:
     def n_rows(self) -> int:
         """Token rows that count."""
         return int(self.tokens.size if self.real is None else self.real.sum())
+
+    def kept_bytes(self, config: GrokConfig) -> int:
+        """Bytes of caches and values that are kept until the pass is over."""
+        caches = sum(leaf.nbytes for cache in self.caches or () for leaf in cache)
+        places = self.visits.wanted | self.visits.referenced
+        return caches + self.tokens.size * row_bytes(config, places)
 
 
 class Keeper(Protocol):
@@ -117,9 +124,13 @@ class Engine:
         first = _restored(runs, kept.load()) if kept is not None else 0
         watch = Watch(n_layers, first)
         rows = sum(batch.n_rows for batch in batches)
+        n_padded = sum(batch.tokens.size for batch in batches)
+        kept_bytes = sum(batch.kept_bytes(self.config) for batch in batches)
         logits = any(batch.candidates or batch.visits.keep_head for batch in batches)
         told = watch if self.tells else None
-        with self.layers.walk(rows, first, told, logits=logits) as walk:
+        with self.layers.walk(
+            rows, first, told, logits=logits, n_padded=n_padded, kept_bytes=kept_bytes
+        ) as walk:
             for i in range(first, n_layers):
                 given = walk.layer(i, (run.part(i) for run in runs))
                 for run, done in zip(runs, given, strict=True):

@@ -95,7 +95,14 @@ class Layers(Protocol):
     """The decoder layers."""
 
     def walk(
-        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
+        self,
+        n_rows: int,
+        first: int = 0,
+        watch: Watch | None = None,
+        *,
+        logits: bool = True,
+        n_padded: int | None = None,
+        kept_bytes: int = 0,
     ) -> AbstractContextManager[Walk]:
         """A pass from layer `first` on.
 
@@ -103,6 +110,8 @@ class Layers(Protocol):
             n_rows: the most token rows that will be taken through a layer.
             watch: told how far the walk is, also within a layer.
             logits: whether those of all rows follow.
+            n_padded: rows with those that only fill up, which take memory too; `n_rows` when None.
+            kept_bytes: of what is kept until the pass is over, keys and values among it.
 
         Raises:
             DeviceError: too little memory for so many rows.
@@ -156,7 +165,14 @@ class Resident:
 
     @contextmanager
     def walk(
-        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
+        self,
+        n_rows: int,
+        first: int = 0,
+        watch: Watch | None = None,
+        *,
+        logits: bool = True,
+        n_padded: int | None = None,
+        kept_bytes: int = 0,
     ) -> Iterator[Walk]:
         yield self
 

@@ -111,7 +111,9 @@ class StreamedLayers:
         low, high = 0, most_tokens(self.config, self.budget, logits=False)
         while low < high:  # the most whose kept bytes also have room
             middle = (low + high + 1) // 2
-            least = smallest_budget(self.config, middle, logits=False) + middle * kept_bytes
+            least = smallest_budget(
+                self.config, middle, logits=False, kept_bytes=middle * kept_bytes
+            )
             low, high = (middle, high) if least <= self.budget else (low, middle - 1)
         return low
 
@@ -121,9 +123,17 @@ class StreamedLayers:
 
     @contextmanager
     def walk(
-        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
+        self,
+        n_rows: int,
+        first: int = 0,
+        watch: Watch | None = None,
+        *,
+        logits: bool = True,
+        n_padded: int | None = None,
+        kept_bytes: int = 0,
     ) -> Iterator[_Walk]:
-        spent = sizes(self.config, self.budget, n_rows, logits=logits)
+        held = max(n_rows, n_padded or 0)
+        spent = sizes(self.config, self.budget, held, logits=logits, kept_bytes=kept_bytes)
         unused: set[tuple[int, int]] = set()
 
         def unwanted(piece: Piece) -> bool:

@@ -6,12 +6,15 @@ largest pass needs beside weights, one layer's small weights, and read buffers w
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from grok.checkpoint import _MATRICES, expected_shape, layer_path
 from grok.config import GrokConfig
 from grok.errors import DeviceError
 from grok.modules import query_rows
+from grok.sites import AXES, Place
 from grok.streaming.reader import BLOCK
 
 DEFAULT_BUDGET = 8_000_000_000
@@ -58,13 +61,27 @@ def _leaf_bytes(config: GrokConfig, leaf: str) -> int:
     return int(shape[0] * shape[1] + 8 * 4 * shape[1] + 2**16)  # int8, at most 8 groups of scales
 
 
-def working_bytes(config: GrokConfig, n_tokens: int, *, logits: bool = True) -> int:
+def row_bytes(config: GrokConfig, places: Iterable[Place]) -> int:
+    """Bytes of the values of some places that one token row keeps until its pass is over."""
+    sizes = {
+        "d_model": config.d_model,
+        "n_experts": config.n_experts,
+        "top_k": config.top_k,
+        "vocab_size": config.vocab_size,
+    }
+    return sum(4 * math.prod(sizes[axis] for axis in AXES[place.site]) for place in places)
+
+
+def working_bytes(
+    config: GrokConfig, n_tokens: int, *, logits: bool = True, kept_bytes: int = 0
+) -> int:
     """Bytes that `n_tokens` rows in one pass need beside weights and buffers, at their worst.
 
     In a layer: streams and their copies, attention, and both hidden products of one expert that
     all rows chose. After the last layer, where `logits` are wanted: those in the activation dtype
     and in float32, and the softmax of some of them. The larger of the two counts. With logits,
-    keys and values of all layers are counted too, for tokens that may be generated.
+    keys and values of all layers are counted too, for tokens that may be generated; or
+    `kept_bytes`, when that is more.
     """
     d, v = config.d_model, config.vocab_size
     attention = _attention_bytes(config, n_tokens)
@@ -75,9 +92,9 @@ def working_bytes(config: GrokConfig, n_tokens: int, *, logits: bool = True) -> 
     after = n_tokens * (4 * d * 4 + v * (4 + 4)) + 4 * n * v * 4 + blocks
     scales = 3 * config.n_experts * 8 * max(d, config.d_ff) * 4
     if not logits:
-        return int(in_layer + scales)
+        return int(in_layer + scales + kept_bytes)
     kept = n_tokens * config.n_layers * 2 * config.n_kv_heads * config.d_head * 4
-    return int(max(in_layer, after) + scales + kept)
+    return int(max(in_layer, after) + scales + max(kept, kept_bytes))
 
 
 def _attention_bytes(config: GrokConfig, n_tokens: int) -> int:
@@ -90,16 +107,23 @@ def usual_tokens(config: GrokConfig) -> int:
     return min(USUAL_TOKENS, config.context_length)
 
 
-def smallest_budget(config: GrokConfig, n_tokens: int | None = None, *, logits: bool = True) -> int:
+def smallest_budget(
+    config: GrokConfig,
+    n_tokens: int | None = None,
+    *,
+    logits: bool = True,
+    kept_bytes: int = 0,
+) -> int:
     """The smallest budget in bytes with which `n_tokens` rows in one pass work.
 
     Args:
-        n_tokens: 2,048 by default, or what the context holds.
+        n_tokens: 2,048 by default, or what the context holds; padding counts.
         logits: whether they are wanted, for all rows.
+        kept_bytes: of keys, values and other values that are kept until the pass is over.
     """
     n_tokens = usual_tokens(config) if n_tokens is None else n_tokens
     piece = least_piece(config)
-    working = working_bytes(config, n_tokens, logits=logits)
+    working = working_bytes(config, n_tokens, logits=logits, kept_bytes=kept_bytes)
     return PROCESS + working + LEAST_BUFFERS * (piece + 2 * BLOCK)
 
 
@@ -114,6 +138,7 @@ def sizes(
     n_tokens: int | None = None,
     *,
     logits: bool = True,
+    kept_bytes: int = 0,
 ) -> Sizes:
     """How a budget is spent; arguments as for `smallest_budget`.
 
@@ -121,14 +146,15 @@ def sizes(
         DeviceError: it is too small; the smallest that works is named.
     """
     n_tokens = usual_tokens(config) if n_tokens is None else n_tokens
-    least = smallest_budget(config, n_tokens, logits=logits)
+    least = smallest_budget(config, n_tokens, logits=logits, kept_bytes=kept_bytes)
     if budget < least:
+        enough = math.ceil(least / 1e7) / 100  # GB; rounded down it would be refused again
         raise DeviceError(
             f"A memory budget of {budget / 1e9:.2f} GB is too small to stream this model's layers "
-            f"for {n_tokens:,} tokens; the smallest that works is {least / 1e9:.2f} GB "
+            f"for {n_tokens:,} tokens; the smallest that works is {enough:.2f} GB "
             f"({least:,} bytes). Raise the memory budget, or run fewer tokens at once."
         )
-    working = working_bytes(config, n_tokens, logits=logits)
+    working = working_bytes(config, n_tokens, logits=logits, kept_bytes=kept_bytes)
     left = budget - PROCESS - working
     whole = config.n_experts * 3 * config.d_model * config.d_ff  # no use for more than a layer
     piece = max(least_piece(config), min(PIECE_BYTES, left // 8))

@@ -123,14 +123,21 @@ class DeviceLayers:
 
     @contextmanager
     def walk(
-        self, n_rows: int, first: int = 0, watch: Watch | None = None, *, logits: bool = True
+        self,
+        n_rows: int,
+        first: int = 0,
+        watch: Watch | None = None,
+        *,
+        logits: bool = True,
+        n_padded: int | None = None,
+        kept_bytes: int = 0,
     ) -> Iterator[_Walk]:
         """A pass from layer `first` on; one at a time, so that memory is not taken twice.
 
         Raises:
             DeviceError: so many rows have no room beside the layers.
         """
-        self._check_room(n_rows)
+        self._check_room(max(n_rows, n_padded or 0))
         with self._one_walk:
             walk = _Walk(self, first, watch)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,10 +22,11 @@ from grok.metrics import kl_divergence, probability
 from grok.passes import bucket, padded
 from grok.progress import PassProgress, watching
 from grok.readings import logit_lens, what_if
+from grok.sites import Place
 from grok.streaming.memory import most_tokens, sizes, smallest_budget
 from grok.sweeps import ablation_sweep, patch_sweep
 from grok.tensor_file import QuantizedWeight8bit, write_tensor
-from grok.visits import nothing
+from grok.visits import arrange, nothing
 
 # Only the order of float32 sums differs. Found: logits 4e-6, router logits 1.3e-5 on twelve layers.
 FLOAT32 = 1e-4
@@ -253,6 +255,38 @@ def test_a_collection_takes_its_prompts_through_the_layers_together(tmp_path: Pa
     assert len(ends) == 1  # one pass of the streamed model for prompts of three padded lengths
 
 
+def test_a_collection_goes_on_in_its_own_parts_whatever_room_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [PROMPT[: 3 + i % 9] for i in range(20)]
+    resident, streamed = pair("tiny3")
+    sites = ["layers[1].resid_post"]
+    whole = collect(resident, prompts, tmp_path / "whole", sites=sites)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done > 40:
+            raise Killed
+
+    layers = type(streamed.engine.layers)
+    monkeypatch.setattr(layers, "most_rows", lambda self, kept_bytes=0: 48)
+    with pytest.raises(Killed):
+        collect(streamed, prompts, tmp_path / "c", sites=sites, progress=kill)
+    monkeypatch.setattr(layers, "most_rows", lambda self, kept_bytes=0: 33)
+    told: list[PassProgress] = []
+    with watching(told.append):
+        done = collect(streamed, prompts, tmp_path / "c", sites=sites)
+    assert done.finished and done.manifest["part_tokens"] == 48
+    a, b = (one.activations(sites[0]) for one in (whole, done))
+    assert largest(a, b) < FLOAT32
+    parts = [[events(f) for f in one.routing_files] for one in (whole, done)]
+    assert np.array_equal(*(np.concatenate(one, axis=1) for one in parts))
+    n_passes = sum(p.fraction == 1 and p.bytes_read > 0 for p in told)
+    assert n_passes > len(parts[1]) - 1  # there is less room now than when the parts were made
+
+
 def events(file: Path) -> np.ndarray:
     import pyarrow.parquet
 
@@ -325,6 +359,38 @@ def test_a_prompt_beyond_the_budget_is_refused_before_anything_is_read() -> None
         model.engine.run([batch])
     assert most_tokens(config, smallest_budget(config, 500)) >= 500
     assert most_tokens(config, smallest_budget(config, 500) - 1) < 500
+
+
+def test_padding_and_what_is_kept_count_as_memory_of_a_pass() -> None:
+    config = open_checkpoint(DATA / "tiny12").config
+    model = runner.load(DATA / "tiny12", mode="streamed", memory_budget=smallest_budget(config))
+    own = [np.array(PROMPT, np.int32)] * 3
+    given, real = padded(own, config.context_length)
+    batch = Batch(given, 0, given > 0, None, 1, nothing(config), real)
+    assert batch.n_rows < config.context_length < batch.tokens.size
+    with pytest.raises(DeviceError, match=f"for {batch.tokens.size:,} tokens"):
+        model.engine.run([batch])
+    wanted = [Place(3, "resid_post"), Place(5, "router.logits")]
+    visits = arrange(config, wanted=wanted, lengths=[len(PROMPT)] * 3, padded=given.shape[1])
+    caches = model.engine.caches(3, given.shape[1])
+    keeping = Batch(given, 0, given > 0, caches, 1, visits, real)
+    found = keeping.kept_bytes(config)
+    of_caches = sum(leaf.nbytes for cache in caches for leaf in cache)
+    assert found == of_caches + given.size * 4 * (config.d_model + config.n_experts)
+    for logits in (True, False):
+        least = smallest_budget(config, 64, logits=logits, kept_bytes=10**9)
+        assert least > smallest_budget(config, 64, logits=False) + 0.99e9
+        with pytest.raises(DeviceError):
+            sizes(config, least - 1, 64, logits=logits, kept_bytes=10**9)
+
+
+def test_the_budget_that_a_refusal_names_works_when_it_is_typed_as_it_stands() -> None:
+    config = open_checkpoint(DATA / "tiny12").config
+    with pytest.raises(DeviceError) as refused:
+        sizes(config, 10**8)
+    named = re.search(r"smallest that works is ([0-9.]+) GB", str(refused.value))
+    assert named is not None
+    sizes(config, int(float(named[1]) * 1e9))
 
 
 def test_buffers_never_take_more_than_the_budget_leaves() -> None:
