@@ -81,7 +81,7 @@ class Looking:
         self.kept: dict[str, jax.Array] = {}
 
     def wants(self, site: str) -> bool:
-        return site in self._keep or site in self._edits
+        return looked_at(site, self._edits, self._keep)
 
     def __call__(self, site: str, value: jax.Array, **context: jax.Array) -> jax.Array:
         for edit in self._edits.get(site, ()):
@@ -128,6 +128,14 @@ class Looking:
             return jnp.pad(x, pad, constant_values=self._n_experts)
 
         return filled(a), filled(b)
+
+
+def looked_at(site: str, edits: EditsBySite, keep: Iterable[str]) -> bool:
+    """Whether a site of a layer is changed, kept, or referred to by an edit of that layer."""
+    if site in edits or site in keep:
+        return True
+    given = [r for own in edits.values() for edit in own for r in edit.references]
+    return any(isinstance(r, SameLayer) and r.site == site for r in given)
 
 
 def _shape(value: jax.Array) -> str:

@@ -39,7 +39,7 @@ from grok.streaming.experts import MATRICES, Matrix, Rows, expert_pieces, mixtur
 from grok.streaming.memory import Sizes, most_tokens, sizes, smallest_budget
 from grok.streaming.reader import Buffers, Filled, Piece, ReadAhead
 from grok.tensor_place import TensorPlace, locate_tensor
-from grok.visits import seen_before
+from grok.visits import looked_at, seen_before
 from grok.weights import Done, Part
 
 # Up to this many rows only the chosen experts are read.
@@ -357,7 +357,7 @@ class _Half:
         self._second = {s: e for s, e in part.edits.items() if s in SECOND_SITES}
         first = {s: e for s, e in part.edits.items() if s not in SECOND_SITES}
         self._needed = seen_before(part.edits, SECOND_SITES)
-        looked_at = frozenset(part.keep) | frozenset(self._needed)
+        read_or_kept = frozenset(part.keep) | frozenset(self._needed)
         self._stream, read, choice, self._cache, self._kept = first_half_pass(
             layers.config,
             params,
@@ -366,12 +366,11 @@ class _Half:
             part.key_is_token,
             part.cache,
             first,
-            tuple(s for s in sorted(looked_at) if s not in SECOND_SITES),
+            tuple(s for s in sorted(read_or_kept) if s not in SECOND_SITES),
         )
         self._choice = jax.device_get(choice)
         self._read = np.asarray(read)  # [B, T, D]
-        apart = "moe.contribution"
-        self.apart = apart in part.keep or apart in self._second
+        self.apart = looked_at("moe.contribution", self._second, part.keep)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the experts are given: rows that count [N, D], experts [N, K], gates [N, K]."""

@@ -191,6 +191,20 @@ def test_a_site_after_the_experts_can_refer_to_one_before_them() -> None:
     assert largest(values[0], loaded("tiny3", "resident").forward(np.array([PROMPT])).logits) > 0.1
 
 
+def test_an_edit_can_refer_to_contributions_that_nobody_keeps() -> None:
+    values = []
+    for model in pair("tiny3"):
+        with model.trace(PROMPT) as t:
+            layer = t.layers[1]
+            layer.moe.output.edit(
+                lambda value, parts: value + parts[..., 0, :], layer.moe.contribution
+            )
+            out = t.logits.save()
+        values.append(out.value)
+    assert largest(*values) < FLOAT32
+    assert largest(values[0], loaded("tiny3", "resident").forward(np.array([PROMPT])).logits) > 0.1
+
+
 # --- what is built on passes --------------------------------------------------------------
 
 
