@@ -21,6 +21,7 @@ from grok import forward
 from grok.checkpoint import EMBEDDING, FINAL_NORM, Checkpoint
 from grok.config import GrokConfig
 from grok.embedding import open_embedding
+from grok.errors import CheckpointError
 from grok.passes import AS_WRITTEN, NONE_SEEN, Head, bucket, edited_embedding, embed_pass
 from grok.sites import LOGITS, NORM
 from grok.streaming.memory import BLOCKS_OF_TABLE, HELD_LOGITS, ROWS_OF_TABLE
@@ -95,7 +96,11 @@ class StreamedEnds:
         return jax.tree.map(lambda *ones: np.stack(ones), *results)
 
     def _logits(self, normed: jax.Array) -> np.ndarray:
-        """[B, T, V] in the activation dtype, of the normed stream [B, T, D]."""
+        """[B, T, V] in the activation dtype, of the normed stream [B, T, D].
+
+        Raises:
+            CheckpointError: the table cannot be read or has values that are not finite.
+        """
         b, t, _ = normed.shape
         v = self._config.vocab_size
         out = np.empty((b, t, v), jnp.dtype(self._dtype))
@@ -103,9 +108,20 @@ class StreamedEnds:
         for block in self._blocks():
             few = replace(self._config, vocab_size=len(block))
             # Computed before the next block takes the place of this one.
-            out[..., first : first + len(block)] = np.asarray(_block_pass(few, normed, block))
+            own = np.asarray(_block_pass(few, normed, block))
+            if not np.isfinite(own[0, 0].astype(np.float32)).all():
+                self._check_finite(block, first)
+            out[..., first : first + len(block)] = own
             first += len(block)
         return out
+
+    def _check_finite(self, block: np.ndarray, first: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
+        if bad.size:
+            raise CheckpointError(
+                f"{self.table.file}: the embedding of token {first + int(bad[0])} is not finite. "
+                "The file is damaged; get it again."
+            )
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """The table [rows, D] in blocks, the next ones read while one is used.

@@ -18,6 +18,7 @@ import ml_dtypes
 import numba
 import numpy as np
 
+from grok.errors import CheckpointError
 from grok.streaming.products import add_product
 from grok.streaming.reader import Filled, Piece
 from grok.tensor_place import TensorPlace
@@ -93,6 +94,9 @@ def mixture(
 
     Returns:
         [N, D] float32; [N, K, D] when not summed.
+
+    Raises:
+        CheckpointError: pieces that cannot be read, or float weights that are not finite.
     """
     n, d = x.shape
     k = experts.shape[1]
@@ -131,7 +135,11 @@ def _product(
     pieces: Callable[[int, str], Iterator[Filled]],
     rounds: bool = False,
 ) -> np.ndarray:
-    """[C, columns] float32 of rows [C, K]; `rounds`: weights and result are bfloat16 values."""
+    """[C, columns] float32 of rows [C, K]; `rounds`: weights and result are bfloat16 values.
+
+    Raises:
+        CheckpointError: float weights that are not finite; of int8 ones the scales are looked at.
+    """
     matrix = matrices[name]
     out = np.zeros((len(x), columns), np.float32)
     for filled in pieces(expert, name):
@@ -139,6 +147,11 @@ def _product(
         w = filled.bytes.view(matrix.place.weight.dtype).reshape(rows.last - rows.first, columns)
         scales = matrix.scales
         own = None if scales is None else scales[expert, rows.first // matrix.group_rows]
+        if own is None and not np.isfinite(w).all():
+            raise CheckpointError(
+                f"{matrix.place.file}: expert {expert}, rows {rows.first} to {rows.last - 1}: "
+                "values are not finite. The file is damaged; get it again."
+            )
         add_product(out, x[:, rows.first : rows.last], w, own, rounded=rounds)
     if rounds:
         _round_bfloat16(out)

@@ -13,7 +13,7 @@ import pytest
 from streamed import DATA, PROMPT
 
 from grok import runner
-from grok.checkpoint import dequantize, open_checkpoint, tensor_paths, write_checkpoint
+from grok.checkpoint import EMBEDDING, dequantize, open_checkpoint, tensor_paths, write_checkpoint
 from grok.collecting import collect
 from grok.engine import Batch
 from grok.errors import CheckpointError, DeviceError
@@ -448,6 +448,26 @@ def test_experts_stored_by_columns_are_refused_with_what_to_do(tmp_path: Path) -
     write_tensor(checkpoint.file(path), by_columns)
     with pytest.raises(CheckpointError, match="column by column.*resident"):
         runner.load(folder, mode="streamed")
+
+
+@pytest.mark.parametrize("kind", ["an expert", "the table"])
+def test_float_weights_that_are_not_finite_are_named_and_give_no_numbers(
+    kind: str, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(DATA / "tiny3")
+    tensors = {}
+    for path in tensor_paths(checkpoint.config.n_layers):
+        tensor = checkpoint.read(path)
+        tensors[path] = dequantize(tensor) if isinstance(tensor, QuantizedWeight8bit) else tensor
+    bad = "transformer/decoder_layer_1/moe/linear_1/w" if kind == "an expert" else EMBEDDING
+    values = np.array(tensors[bad])
+    values[..., 500 if bad == EMBEDDING else slice(None), 3] = np.nan
+    tensors[bad] = values
+    made = write_checkpoint(tmp_path / "floats", checkpoint.config, tensors)
+    model = runner.load(tmp_path / "floats", mode="streamed", dtype="float32")
+    where = "not finite" if kind == "an expert" else "token 500 is not finite"
+    with pytest.raises(CheckpointError, match=f"{made.file(bad).name}: .*{where}.*get it again"):
+        model.trace_routing(PROMPT)
 
 
 def test_an_unknown_mode_is_refused() -> None:
