@@ -68,11 +68,6 @@ class Watch:
         self._n_layers, self._first = n_layers, first
         self._began = time.monotonic()
 
-    @property
-    def watched(self) -> bool:
-        """Whether anybody watches."""
-        return self._watcher is not None
-
     def tell(self, layers: float, bytes_read: int = 0) -> None:
         """Tells that `layers` are done: whole ones and a part; n_layers + 1 is all."""
         if self._watcher is None:

@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.max_new_tokens < 0:
             raise PromptError(f"--max-new-tokens is {args.max_new_tokens}; expected 0 or more.")
         if args.memory_budget is not None and not 0 < args.memory_budget < 1e6:
-            raise GrokError(f"--memory-budget is {args.memory_budget:g}; expected gigabytes.")
+            raise GrokError(
+                f"--memory-budget is {args.memory_budget:g}; expected gigabytes, such as 8."
+            )
         if args.trace is not None and not args.trace.parent.is_dir():
             raise GrokError(f"--trace {args.trace}: that folder does not exist.")
         if args.trace is not None and args.trace.is_dir():

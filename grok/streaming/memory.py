@@ -37,15 +37,11 @@ class Sizes:
     """What a budget is spent on.
 
     Attributes:
-        budget: bytes in all.
-        n_tokens: rows of the largest pass that it was made for.
         piece_bytes: the largest piece that is read at once.
         n_buffers: buffers of that size.
-        working: bytes that a pass of `n_tokens` needs beside weights and buffers.
+        working: bytes that the pass needs beside weights and buffers.
     """
 
-    budget: int
-    n_tokens: int
     piece_bytes: int
     n_buffers: int
     working: int
@@ -159,7 +155,7 @@ def sizes(
     whole = config.n_experts * 3 * config.d_model * config.d_ff  # no use for more than a layer
     piece = max(least_piece(config), min(PIECE_BYTES, left // 8))
     buffers = min(MOST_BUFFERS, left // (piece + 2 * BLOCK), max(LEAST_BUFFERS, -(-whole // piece)))
-    return Sizes(budget, n_tokens, int(piece), int(max(LEAST_BUFFERS, buffers)), working)
+    return Sizes(int(piece), int(max(LEAST_BUFFERS, buffers)), working)
 
 
 def most_tokens(config: GrokConfig, budget: int, *, logits: bool = True) -> int:
