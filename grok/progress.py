@@ -21,7 +21,7 @@ class PassProgress:
         layer: layers that are finished.
         n_layers: layers in all.
         fraction: of the whole pass, 0 to 1; the unembedding counts as one layer.
-        bytes_read: from disk in this pass.
+        bytes_read: from disk in this pass, of the layers; the embedding is not counted.
         seconds: since the pass began.
         seconds_left: at the speed so far; None while there is too little to tell from.
     """

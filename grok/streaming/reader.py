@@ -243,7 +243,8 @@ def _opened(file: Path, direct: bool) -> tuple[int, bool]:
         try:
             return os.open(file, os.O_RDONLY | os.O_DIRECT), True
         except OSError as error:
-            if error.errno != errno.EINVAL:  # this file system has no direct reads
+            # This file system has no direct reads.
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
     return os.open(file, os.O_RDONLY), False
 
