@@ -27,7 +27,7 @@ def main() -> None:
 
     budget = int(args.memory_budget * 1e9)
     model = grok.load(args.checkpoint, mode="streamed", memory_budget=budget)
-    prompt: object = PROMPT if model.tokenizer is not None else list(range(5, 25))
+    prompt: str | list[int] = PROMPT if model.tokenizer is not None else list(range(5, 25))
     told: list[PassProgress] = []
     with watching(told.append):  # raise in the watcher to stop the pass
         trace = model.trace_routing(prompt)
