@@ -46,7 +46,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def test_a_process_that_is_ended_keeps_what_it_fetched_and_the_next_goes_on(
     hub: HubServer, command, tmp_path, how: signal.Signals
 ):
-    hub.slow = 0.4
+    hub.slow = 1.5  # so long that the signal comes before the last eight are there
     first = command("--output", "routers.npz")
     deadline = time.monotonic() + 60
     while hub.asked["GET file"] < 1 + 2 * 8 and time.monotonic() < deadline:
