@@ -1,1 +1,0 @@
-"""What the pages share: choices, data source, layout, downloads, traces. No maths."""
