@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas  # noqa: F401
 import streamlit as st
 
-from pages.parts import data_source, links
+from pages.shell import data_source, links
 
 PAGES = [
     st.Page("pages/overview.py", title="Overview", icon=":material/home:", default=True),
@@ -31,7 +31,7 @@ PAGES = [
     ),
 ]
 
-ICON = Path(__file__).resolve().parent / "pages" / "parts" / "icon.svg"
+ICON = Path(__file__).resolve().parent / "pages" / "shell" / "icon.svg"
 SIDEBAR_WIDTH = 270
 STYLE = """<style>
 .stMainBlockContainer { padding: 4.2rem 2.5rem 4rem; max-width: 1500px; }

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.rows import Row, exit_code, table
-from lens.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

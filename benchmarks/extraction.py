@@ -22,8 +22,8 @@ from pathlib import Path
 
 from benchmarks.rows import Row, exit_code, table
 from benchmarks.sparse_layout import write_sparse_layout
-from grok.checkpoint import moe_norm_path, open_checkpoint, router_path
-from lens.extract import extract_routers
+from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path
+from lens.extract.grok1 import extract_routers
 
 ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 7

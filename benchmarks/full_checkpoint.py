@@ -22,8 +22,14 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from grok import tensor_file
-from grok.checkpoint import EMBEDDING, Checkpoint, expected_shape, is_matrix, tensor_paths
+from grok.checkpoints import tensor_file
+from grok.checkpoints.grok1 import (
+    EMBEDDING,
+    Checkpoint,
+    expected_shape,
+    is_matrix,
+    tensor_paths,
+)
 from grok.config import GROK_1, GrokConfig, read_config
 from grok.errors import CheckpointError
 from grok.files import write_whole

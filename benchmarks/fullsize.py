@@ -36,11 +36,11 @@ import numpy as np
 from benchmarks.full_checkpoint import checkpoint_bytes, few_layers, make_checkpoint
 from benchmarks.fullsize_worker import TOKENS, long_worker, worker
 from benchmarks.rows import Row, exit_code, table
-from grok.checkpoint import Checkpoint, expected_shape
+from grok.checkpoints.grok1 import Checkpoint, expected_shape
+from grok.checkpoints.tensor_file import BFLOAT16
 from grok.config import GROK_1, GrokConfig
 from grok.errors import GrokError
-from grok.streaming.memory import sizes
-from grok.tensor_file import BFLOAT16
+from grok.streaming.host_memory import sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST = 2048  # tokens of the prompt that takes the most memory

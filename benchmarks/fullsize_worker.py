@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.live import prompt_of
-from grok.checkpoint import Checkpoint, open_checkpoint
+from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
-    from grok.progress import PassProgress
-    from grok.runner import Model
+    from grok.engine.progress import PassProgress
+    from grok.runner.loading import Model
 
 TOKENS = 64  # of the prompt
 NEW_TOKENS = 4
@@ -77,7 +77,7 @@ def figures(model: Model, peaks: Peaks) -> list[dict[str, Any]]:
 def worker(folder: Path, tokenizer: Path | None, budget: int) -> dict[str, Any]:
     """Loads, traces twice, generates; everything that was measured, ready for JSON."""
     import grok
-    from grok.progress import watching
+    from grok.engine.progress import watching
 
     peaks = Peaks()
     checkpoint = open_checkpoint(folder)
@@ -122,7 +122,7 @@ def worker(folder: Path, tokenizer: Path | None, budget: int) -> dict[str, Any]:
 def long_worker(folder: Path, tokenizer: Path | None, budget: int, tokens: int) -> dict[str, Any]:
     """One pass over a long prompt; what `worker` says of one."""
     import grok
-    from grok.progress import watching
+    from grok.engine.progress import watching
 
     peaks = Peaks()
     model = grok.load(folder, mode="streamed", memory_budget=budget, tokenizer=tokenizer)

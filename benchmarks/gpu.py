@@ -7,9 +7,9 @@ whatever device there is, a CPU too: that shows that it runs and says nothing ab
 
 One layer with random int8 weights: a prefill of 512 tokens, and the decoding of 1, 2, 4 and 8
 sequences. Each is timed in several ways to compute its experts: as the model does by default, with
-the scale after the product (`grok.moe_scaled`), in blocks of up to 256 rows or 128, and all experts
-for every slot, as the official code does. The limit is the larger of bytes over memory bandwidth
-and operations over the rate of a bfloat16 product, all measured in the same run. Several calls
+the scale after the product (`benchmarks.moe_scaled`), in blocks of up to 256 rows or 128, and all
+experts for every slot, as the official code does. The limit is the larger of bytes over memory
+bandwidth and operations over the rate of a bfloat16 product, all measured in the same run. Several calls
 follow one another before the clock is stopped, as layers do in a pass.
 
 Then as many layers as the device holds, resident; and a few layers read from files through the
@@ -47,13 +47,13 @@ from benchmarks.gpu_layer import (
     median_seconds,
     random_layer,
 )
+from benchmarks.moe_scaled import run_scaled
+from grok.architectures.grok1 import Dispatch
+from grok.architectures.moe import run_selected
 from grok.config import GrokConfig
+from grok.engine.interfaces import Part
 from grok.errors import CheckpointError, DeviceError
-from grok.modules import Dispatch
-from grok.moe import run_selected
-from grok.moe_scaled import run_scaled
-from grok.streaming.to_devices import DeviceLayers, fit, has_pinned, layer_bytes
-from grok.weights import Part
+from grok.streaming.device_layers import DeviceLayers, fit, has_pinned, layer_bytes
 
 AIM = 0.5  # of the binding limit
 WAYS: dict[str, Dispatch] = {

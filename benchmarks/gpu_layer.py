@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from grok.checkpoint import expected_shape, is_matrix, layer_path
+from grok.architectures.forward import empty_cache
+from grok.architectures.grok1 import Cache, Dispatch
+from grok.architectures.moe import Experts, QuantizedWeight8bit, float_values
+from grok.checkpoints.grok1 import expected_shape, is_matrix, layer_path
 from grok.config import GROK_1, GrokConfig
-from grok.forward import empty_cache
-from grok.modules import Cache, Dispatch
-from grok.moe import Experts, QuantizedWeight8bit, float_values
-from grok.passes import layer_pass
-from grok.streaming.to_devices import LEAVES
+from grok.engine.compiled import layer_pass
+from grok.streaming.device_layers import LEAVES
 
 GROUPED = {"moe/linear_1/w": 8, "multi_head_attention/linear/w": 8}  # groups of scales; else 1
 CONTEXT = 512  # positions that a decoded token attends to

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.extraction import make_checkpoint
 from benchmarks.hub_models import MODELS, Released, files_of_model, needed_bytes
 from benchmarks.hub_server import REPOSITORY, Content, HubServer, Sparse, serving
-from lens.extract_hub import GROK_1_SIZES, extract_from_hub
+from lens.extract.hub import GROK_1_SIZES, extract_from_hub
 
 MOST_FILES = 1.0  # bytes that came over those of the 128 files, or 64, of Grok-1
 MOST_RANGES = 1.25  # over those of the tensors that are needed: the rest are headers and index

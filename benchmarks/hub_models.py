@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hub_server import Content, Sparse
-from lens.layouts import place_of
-from lens.model_tensors import INDEX
-from lens.safetensors import ITEM_BYTES
+from grok.checkpoints.router_names import place_of
+from grok.checkpoints.safetensors import ITEM_BYTES
+from grok.checkpoints.tensor_index import INDEX
 
 Tensor = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 

@@ -22,8 +22,8 @@ from benchmarks.rows import Row
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
-    from grok.interventions import Edits
-    from grok.model import Model
+    from grok.interventions.edits import Edits
+    from grok.runner.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 30
@@ -50,7 +50,7 @@ def in_turn(functions: dict[str, Callable[[], object]], repeats: int) -> dict[st
 
 def kinds(model: Model) -> dict[str, Edits]:
     """One of every intervention, in one layer, and one in all layers."""
-    from grok.interventions import (
+    from grok.interventions.edits import (
         add_vector,
         ban,
         clamp,
@@ -123,9 +123,10 @@ def overhead(model: Model, tokens: np.ndarray) -> list[Row]:
 
 def sweeps(model: Model, tokens: np.ndarray) -> list[Row]:
     """One run of a sweep against one plain trace."""
-    from grok.metrics import kl_divergence
-    from grok.readings import logit_lens
-    from grok.sweeps import ablation_sweep, patch_sweep
+    from grok.experiments.ablation import ablation_sweep
+    from grok.experiments.logit_lens import logit_lens
+    from grok.experiments.metrics import kl_divergence
+    from grok.experiments.patching import patch_sweep
 
     other = tokens.copy()
     other[0] = tokens[0] + 1 if tokens[0] + 1 < model.config.vocab_size else tokens[0] - 1
@@ -162,7 +163,7 @@ def sweeps(model: Model, tokens: np.ndarray) -> list[Row]:
 
 def many_prompts(model: Model) -> list[Row]:
     """Collecting routing against the plain batched forward on as many tokens."""
-    from grok.collecting import BATCH_TOKENS, collect
+    from grok.experiments.collecting import BATCH_TOKENS, collect
 
     rng = np.random.default_rng(0)
     low, high = min(3, model.config.vocab_size - 1), model.config.vocab_size

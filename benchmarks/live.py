@@ -36,13 +36,13 @@ import numpy as np
 
 from benchmarks import interventions
 from benchmarks.rows import Row, exit_code, table
-from grok.checkpoint import open_checkpoint
+from grok.checkpoints.grok1 import open_checkpoint
 from grok.config import BUNDLED_MODEL, GrokConfig
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
-    from grok.modules import Dispatch
-    from grok.runner import Model
+    from grok.architectures.grok1 import Dispatch
+    from grok.runner.loading import Model
     from grok.trace import RoutingTrace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,7 +119,7 @@ def every_token(x: Any, experts: Any, gates: Any, weights: Any) -> Any:
 def _all_experts(x: Any, weights: Any) -> Any:
     import jax
 
-    from grok.moe import expert_output
+    from grok.architectures.moe import expert_output
 
     return jax.vmap(expert_output, in_axes=(None, 0, 0, 0))(x, *weights)
 
@@ -136,10 +136,10 @@ def layers_seconds(checkpoint: Path | None, dtype: str, tokens: np.ndarray) -> d
     import jax.numpy as jnp
     from jax.sharding import Mesh
 
-    from grok import forward
-    from grok.checkpoint import EMBEDDING
-    from grok.moe import run_selected
-    from grok.sharding import place
+    from grok.architectures import forward
+    from grok.architectures.moe import run_selected
+    from grok.checkpoints.grok1 import EMBEDDING
+    from grok.engine.sharding import place
 
     source = open_checkpoint(checkpoint if checkpoint is not None else BUNDLED_MODEL)
     config = source.config
@@ -190,7 +190,7 @@ def layers_seconds(checkpoint: Path | None, dtype: str, tokens: np.ndarray) -> d
 
 
 def _residual(config: GrokConfig, params: Any, *args: Any, dispatch: Dispatch) -> Any:
-    from grok import forward
+    from grok.architectures import forward
 
     return forward.layer(config, params, *args, dispatch=dispatch)[0]
 

@@ -16,15 +16,17 @@ from functools import partial
 
 import numpy as np
 
-from lens.clustering import classic_tree, cut_tree, depth_agreement, layer_tree, silhouette
-from lens.embedding import layer_map
-from lens.experts import expert_measures
-from lens.gram import router_gram
-from lens.matching import expert_chains, nearest_experts
-from lens.null import chance_level, chance_samples
-from lens.questions import four_questions
-from lens.routers import RouterSet
-from lens.similarity import (
+from lens.clustering.maps import layer_map
+from lens.clustering.trees import (
+    classic_tree,
+    cut_tree,
+    depth_agreement,
+    layer_tree,
+    silhouette,
+)
+from lens.experts.measures import expert_measures
+from lens.layers.chance_level import chance_level, chance_samples
+from lens.layers.similarity import (
     LAYER_METRICS,
     adjacent_layers,
     expert_correlation,
@@ -33,6 +35,10 @@ from lens.similarity import (
     layer_pair,
     layer_similarity,
 )
+from lens.questions import four_questions
+from lens.routers.gram import router_gram
+from lens.routers.matching import expert_chains, nearest_experts
+from lens.routers.router_set import RouterSet
 
 SHAPE = (64, 6144, 8)
 REPEATS = 5

@@ -1,8 +1,8 @@
 """The chosen experts' products with the scale after the product, an option for GPUs.
 
-`grok.moe.run_selected` multiplies int8 values by their scales and then takes the product with the
-rows; where the compiler does not fuse the two, an expert's floats go through memory, four to eight
-times its bytes. Here the product takes the int8 values in the rows' dtype, exact in bfloat16, sums
+`grok.architectures.moe.run_selected` multiplies int8 values by their scales and then takes the
+product with the rows; where the compiler does not fuse the two, an expert's floats go through
+memory, four to eight times its bytes. Here the product takes the int8 values in the rows' dtype, exact in bfloat16, sums
 in float32, and is scaled afterwards, group by group of the contracted axis. The hidden values are
 rounded to the rows' dtype before the last product, which `run_selected` takes in float32.
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from grok.moe import (
+from grok.architectures.moe import (
     HIGHEST,
     Experts,
     QuantizedWeight8bit,
@@ -36,7 +36,7 @@ def run_scaled(
     summed: bool = True,
     most_rows: int = 256,
 ) -> jax.Array:
-    """As `grok.moe.run_selected`, in other roundings; a `grok.modules.Dispatch`.
+    """As `run_selected` of `grok.architectures.moe`, in other roundings; a `Dispatch`.
 
     Args:
         most_rows: of a block. Fewer leave fewer rows empty; more read an expert less often.

@@ -26,24 +26,26 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measures import random_routers
-from lens import (
-    bootstrap,
-    chains,
-    clustering,
-    embedding,
-    experts,
+from lens import questions
+from lens.clustering import maps as embedding
+from lens.clustering import trees as clustering
+from lens.experts import chains
+from lens.experts import measures as experts
+from lens.experts import within_layers as within
+from lens.layers import bootstrap, similarity, transitions
+from lens.layers import pair_null as layer_null
+from lens.routers import (
     gram,
-    layer_null,
     matching,
-    permutation,
-    questions,
-    rotation,
-    similarity,
-    transitions,
-    within,
 )
-from lens.gram import RouterGram
-from lens.routers import RouterSet
+from lens.routers import (
+    random_rotations as rotation,
+)
+from lens.routers import (
+    shuffled_coordinates as permutation,
+)
+from lens.routers.gram import RouterGram
+from lens.routers.router_set import RouterSet
 
 SHAPES = ((64, 6144, 8), (48, 2048, 128), (12, 128, 8))
 GROK = SHAPES[0]

@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from grok.checkpoint import EMBEDDING, expected_shape, is_matrix, tensor_paths
+from grok.checkpoints.grok1 import EMBEDDING, expected_shape, is_matrix, tensor_paths
+from grok.checkpoints.tensor_file import BFLOAT16, QuantizedWeight8bit, Tensor, _Pickler
 from grok.config import GROK_1, GrokConfig
-from grok.tensor_file import BFLOAT16, QuantizedWeight8bit, Tensor, _Pickler
 
 # Pickle writes bytes of this size or more outside its frames, so they can be a hole.
 SMALLEST_HOLE = 64 * 1024
@@ -81,7 +81,7 @@ def zeros(dtype: Any, *shape: int) -> np.ndarray:
 
 
 def write_sparse_tensor(file: Path, tensor: Tensor) -> None:
-    """As `grok.tensor_file.write_tensor`, arrays made by `zeros` becoming holes."""
+    """As `grok.checkpoints.tensor_file.write_tensor`, arrays made by `zeros` becoming holes."""
     with file.open("wb") as stream:
         pickler: Any = _SparsePickler(_Skipping(stream), protocol=4)
         pickler.dump_tensor(tensor)

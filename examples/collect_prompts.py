@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 
 import grok
-from grok.collecting import collect
+from grok.experiments.collecting import collect
 
 PROMPTS = {
     "prose": [

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 
 import grok
-from lens.alignment import align
-from lens.fading import fading
-from lens.next_token_change import next_token_change
-from lens.paired_routing import paired
-from lens.paired_tests import agreement_test, difference_test
+from lens.prompt_pairs.alignment import align
+from lens.prompt_pairs.fading import fading
+from lens.prompt_pairs.next_token_change import next_token_change
+from lens.prompt_pairs.paired_routing import paired
+from lens.prompt_pairs.paired_tests import agreement_test, difference_test
 
 SUMS = (
     "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n40 - 15 = 25\n6 * 7 = 42\n81 / 9 = 9\n33 + 44 = 77\n"

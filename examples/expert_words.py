@@ -16,11 +16,11 @@ import tempfile
 import numpy as np
 
 import grok
-from grok.collecting import collect
+from grok.experiments.collecting import collect
 from lens.figures import visible
-from lens.prompt_lists import PromptList
-from lens.run_store import RunStore
-from lens.run_words import strongest, word_lift
+from lens.many_prompts.prompt_lists import PromptList
+from lens.many_prompts.run_store import RunStore
+from lens.many_prompts.run_words import strongest, word_lift
 
 TEXTS = {
     "prose": [

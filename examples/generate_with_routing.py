@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import grok
-from lens import routing
+from lens.traces import routing
 
 PROMPT = "In the morning the fishermen went down to the harbour and"
 IDS = [5, 17, 3, 42, 99, 256, 12, 7]

@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 
 import grok
-from grok.interventions import ban
-from lens.what_if import among_others, moved
+from grok.interventions.edits import ban
+from lens.prompt_pairs.interventions import among_others, moved
 
 PROMPT = "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n"
 IDS = [5, 17, 3, 42, 99, 256, 12, 7, 5, 17, 3, 42]

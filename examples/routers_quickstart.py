@@ -14,11 +14,11 @@ import argparse
 import numpy as np
 
 from grok.config import BUNDLED_MODEL
-from lens.extract import extract_routers
-from lens.gram import router_gram
-from lens.null import chance_samples
+from lens.extract.grok1 import extract_routers
+from lens.layers.chance_level import chance_samples
+from lens.layers.similarity import layer_similarity
 from lens.questions import four_questions
-from lens.similarity import layer_similarity
+from lens.routers.gram import router_gram
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 
 import grok
-from grok.interventions import steer
-from lens.what_if import moved
+from grok.interventions.edits import steer
+from lens.prompt_pairs.interventions import moved
 
 ONE = "def area(width, height):\n    return width * height\n"
 OTHER = "It was a bright morning, and the whole village had come down to the harbour."

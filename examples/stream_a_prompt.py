@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 
 import grok
+from grok.engine.progress import PassProgress, watching
 from grok.errors import DeviceError
-from grok.progress import PassProgress, watching
 
 PROMPT = "The old captain looked out over the water and said that the storm would come by night."
 

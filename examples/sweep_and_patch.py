@@ -13,10 +13,11 @@ import argparse
 import numpy as np
 
 import grok
-from grok.metrics import logit_difference
-from grok.readings import logit_lens
-from grok.sweeps import ablation_sweep, patch_sweep
-from lens.what_if import carried, effect_and_use, strongest
+from grok.experiments.ablation import ablation_sweep
+from grok.experiments.logit_lens import logit_lens
+from grok.experiments.metrics import logit_difference
+from grok.experiments.patching import patch_sweep
+from lens.prompt_pairs.interventions import carried, effect_and_use, strongest
 
 CLEAN, CORRUPT = "She was so glad that", "He was so glad that"
 CLEAN_IDS, CORRUPT_IDS = [5, 17, 3, 42, 99, 256], [7, 17, 3, 42, 99, 256]

@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 
 import grok
-from lens import routing
+from lens.traces import routing
 
 PROMPT = "The old lighthouse keeper counted the ships: 3 + 4 = 7."
 IDS = [5, 17, 3, 42, 99, 256, 12, 7, 5, 17, 3, 42]

@@ -11,13 +11,13 @@ from grok.config import BUNDLED_MODEL, GROK_1, GrokConfig
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
-    from grok.model import Model
+    from grok.runner.model import Model
 
 __all__ = ["BUNDLED_MODEL", "GROK_1", "GrokConfig", "GrokError", "load"]
 
 
 def load(path: Any = None, **options: Any) -> Model:
-    """A model ready to trace and generate; see `grok.runner.load`."""
-    from grok.runner import load as load_model
+    """A model ready to trace and generate; see `grok.runner.loading.load`."""
+    from grok.runner.loading import load as load_model
 
     return load_model(path, **options)

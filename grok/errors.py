@@ -35,3 +35,8 @@ class SiteError(GrokError):
 
 class InterventionError(GrokError):
     """An intervention that does not fit its site, its layer or the model."""
+
+
+def plain(text: str, limit: int) -> str:
+    """Text from a file without what could act as markup where a message is shown."""
+    return "".join(c if c.isalnum() or c in " _.,-" else "?" for c in text[:limit])

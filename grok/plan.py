@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grok.checkpoint import Checkpoint
+from grok.checkpoints.grok1 import Checkpoint
 from grok.errors import DeviceError, GrokError
-from grok.machine import Rates
-from grok.planning import DEFAULT_BUDGET, UNKNOWN, Decision, ModePlan, duration, size
+from grok.planning.machine import Rates
+from grok.planning.modes import DEFAULT_BUDGET, UNKNOWN, Decision, ModePlan, duration, size
 
 if TYPE_CHECKING:
-    from grok.mesh_plan import MeshPlan
+    from grok.planning.mesh import MeshPlan
 
 DEVICES, MESH_TOKENS = 8, 2048
 
@@ -69,10 +69,10 @@ def _bytes(gigabytes: float) -> int:
 
 
 def _run(args: argparse.Namespace, budget: int) -> None:
-    from grok.checkpoint import open_checkpoint
+    from grok.checkpoints.grok1 import open_checkpoint
     from grok.config import BUNDLED_MODEL
-    from grok.machine import rates, unmeasured
-    from grok.planning import choose, plan
+    from grok.planning.machine import rates, unmeasured
+    from grok.planning.modes import choose, plan
 
     checkpoint = open_checkpoint(args.checkpoint or BUNDLED_MODEL)
     wanted: dict[str, Any] = {"n_tokens": args.tokens, "memory_budget": budget}
@@ -106,7 +106,7 @@ class Report:
     @cached_property
     def meshes(self) -> list[MeshPlan]:
         """Plans for eight devices; none where the model does not split."""
-        from grok.mesh_plan import mesh_plans
+        from grok.planning.mesh import mesh_plans
 
         config = self.checkpoint.config
         return mesh_plans(config, DEVICES, min(MESH_TOKENS, config.context_length))
@@ -218,7 +218,7 @@ class Report:
         )
 
     def _meshes(self) -> str:
-        from grok.mesh_plan import GPU_BYTES
+        from grok.planning.mesh import GPU_BYTES
 
         rows = [["(data, model)", "weights", "keys, values", "a pass", "in all", "fits"]]
         for plan in self.meshes:

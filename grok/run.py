@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grok.errors import GrokError, PromptError
-from grok.sampling import check_sampling
+from grok.runner.sampling import check_sampling
 
 if TYPE_CHECKING:
-    from grok.planning import Decision
-    from grok.progress import PassProgress
+    from grok.engine.progress import PassProgress
+    from grok.planning.modes import Decision
     from grok.trace import RoutingTrace
 
 
@@ -94,8 +94,8 @@ def _ids(text: str) -> list[int]:
 
 
 def _run(args: argparse.Namespace, prompt: str | list[int]) -> None:
-    from grok.progress import watching
-    from grok.runner import load
+    from grok.engine.progress import watching
+    from grok.runner.loading import load
 
     def told(decision: Decision) -> None:
         if decision.mode == "streamed":

@@ -13,40 +13,44 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import (
-    bootstrap,
+from lens import questions
+from lens.clustering import (
     branch_support,
-    chains,
-    cluster_null,
-    clustering,
-    embedding,
-    experts,
-    gram,
-    layer_null,
     map_stability,
-    matching,
-    null,
-    questions,
-    selection,
-    within,
 )
-from lens import similarity as measures
-from lens import transitions as changes
-from lens.bootstrap import Interval, Intervals
-from lens.chains import SignificantChains
-from lens.clustering import LayerTree
-from lens.embedding import LayerMap
-from lens.experts import ExpertMeasures
-from lens.gram import RouterGram
-from lens.layer_null import LayerNull
-from lens.matching import ExpertChains
-from lens.null import Chance
+from lens.clustering import (
+    maps as embedding,
+)
+from lens.clustering import (
+    tree_null as cluster_null,
+)
+from lens.clustering import (
+    trees as clustering,
+)
+from lens.clustering.maps import LayerMap
+from lens.clustering.trees import LayerTree
+from lens.experts import chains, selection
+from lens.experts import measures as experts
+from lens.experts import within_layers as within
+from lens.experts.chains import SignificantChains
+from lens.experts.measures import ExpertMeasures
+from lens.experts.selection import Breadth
+from lens.experts.within_layers import WithinLayers
+from lens.layers import bootstrap
+from lens.layers import chance_level as null
+from lens.layers import pair_null as layer_null
+from lens.layers import similarity as measures
+from lens.layers import transitions as changes
+from lens.layers.bootstrap import Interval, Intervals
+from lens.layers.pair_null import LayerNull
+from lens.layers.similarity import AdjacentLayers, LayerPair
+from lens.layers.transitions import Transitions
 from lens.questions import Answer
-from lens.routers import RouterSet
-from lens.selection import Breadth
-from lens.similarity import AdjacentLayers, LayerPair
-from lens.transitions import Transitions
-from lens.within import WithinLayers
+from lens.routers import gram, matching
+from lens.routers.gram import RouterGram
+from lens.routers.matching import ExpertChains
+from lens.routers.router_set import RouterSet
+from lens.stats.chance import Chance
 
 DRAWS = 1000
 SEED = 0

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens.clustering import depth_terciles
-from lens.gram import RouterGram
-from lens.layer_null import adjacent_null, affordable_draws
-from lens.matching import match_layers
-from lens.multiple import SMALLEST, holm, monte_carlo_p, pooled_p
-from lens.null import centered, gaussian_grams
-from lens.routers import RouterSet
-from lens.selection import MANY_EXPERTS, selected_share
-from lens.similarity import layer_similarity
+from lens.clustering.trees import depth_terciles
+from lens.experts.selection import MANY_EXPERTS, selected_share
+from lens.layers.pair_null import adjacent_null, affordable_draws
+from lens.layers.similarity import layer_similarity
+from lens.routers.gram import RouterGram
+from lens.routers.matching import match_layers
+from lens.routers.router_set import RouterSet
+from lens.stats.chance import centered, gaussian_grams
+from lens.stats.p_values import SMALLEST, holm, monte_carlo_p, pooled_p
+from lens.words import number, p_number
 
 DRAWS = 999
 SEED = 0
@@ -143,14 +144,14 @@ def ask_adjacent(
 
     def words(real: bool, p: str) -> str:
         found = (
-            f"adjacent layers have a mean CKA of {_number(neighbours)}, other pairs "
-            f"{_number(neighbours - effect)}"
+            f"adjacent layers have a mean CKA of {number(neighbours)}, other pairs "
+            f"{number(neighbours - effect)}"
         )
         against = f"shuffled layer orders give a difference of {_band(null)}; {p}"
         if real:
-            return f"Yes: {found}, {_number(effect)} less; {against}."
+            return f"Yes: {found}, {number(effect)} less; {against}."
         return (
-            f"Not distinguishable from chance: {found}, a difference of {_number(effect)}; "
+            f"Not distinguishable from chance: {found}, a difference of {number(effect)}; "
             f"{against}."
         )
 
@@ -186,15 +187,15 @@ def ask_depth(
 
     def words(real: bool, p: str) -> str:
         found = (
-            f"mean CKA is {_number(within)} within the first and the last third of the layers and "
-            f"{_number(between)} between them"
+            f"mean CKA is {number(within)} within the first and the last third of the layers and "
+            f"{number(between)} between them"
         )
         against = f"shuffled depths give a difference of {_band(null)}; {p}"
         if real:
-            return f"Yes: {found}, {_number(within - between)} less; {against}."
+            return f"Yes: {found}, {number(within - between)} less; {against}."
         return (
             f"Not distinguishable from chance: {found}, a difference of "
-            f"{_number(within - between)}; {against}."
+            f"{number(within - between)}; {against}."
         )
 
     return _asked(DEPTH, name, within - between, null, page, params, words)
@@ -216,9 +217,9 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
     others = _matched_elsewhere(gram, seed)
 
     def words(real: bool, p: str) -> str:
-        found = f"experts matched between adjacent layers have a mean cosine of {_number(effect)}"
+        found = f"experts matched between adjacent layers have a mean cosine of {number(effect)}"
         if others.size:
-            found += f" (other pairs of layers: {_number(float(others.mean()))})"
+            found += f" (other pairs of layers: {number(float(others.mean()))})"
         against = f"layers turned at random, matched the same way, give {_band(null)}; {p}"
         if real:
             return f"Yes, to that extent: {found}; {against}."
@@ -277,9 +278,9 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
         name_of = routers.label(layer, expert)
         found = (
             f"under an isotropic prior {name_of} is selected with probability "
-            f"{_number(broadest)}, {_number(broadest - even)} above balance "
-            f"({_number(even)}), and the broadest expert of a layer with "
-            f"{_number(typical)} on average"
+            f"{number(broadest)}, {number(broadest - even)} above balance "
+            f"({number(even)}), and the broadest expert of a layer with "
+            f"{number(typical)} on average"
         )
         against = f"the broadest of as many random routers is above it by {_band(null)}; {p}"
         if real:
@@ -361,8 +362,8 @@ def _unasked(question: str, sentence: str, name: str, page: str, params: dict[st
 def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
     low, high = np.quantile(asked.null, [0.025, 0.975])
     least = 1 / (1 + len(asked.null))  # that so many draws can give
-    of_four = _p_number(p_adjusted, 1.0 if asked.p_value <= least else 0.0)
-    p_text = f"p {_p_number(asked.p_value, least)} (for four questions {of_four})"
+    of_four = p_number(p_adjusted, 1.0 if asked.p_value <= least else 0.0)
+    p_text = f"p {p_number(asked.p_value, least)} (for four questions {of_four})"
     return Answer(
         question=asked.question,
         sentence=asked.words(p_adjusted < LEVEL, p_text),
@@ -380,19 +381,6 @@ def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
     )
 
 
-def _p_number(p_value: float, least: float) -> str:
-    """A p-value to two digits; none where draws or tails can't tell it."""
-    if p_value < 1e-4:
-        return "< 0.0001"
-    return f"{'≤' if p_value <= least else '='} {p_value:.2g}"
-
-
-def _number(value: float) -> str:
-    """Three significant digits, with a minus sign that is one."""
-    text = f"{value:.3g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
-    return text.replace("-", "−")
-
-
 def _band(null: Float[np.ndarray, " draw"]) -> str:
     low, high = np.quantile(null, [0.025, 0.975])
-    return f"{_number(float(low))} to {_number(float(high))} in 95 % of {len(null)} draws"
+    return f"{number(float(low))} to {number(float(high))} in 95 % of {len(null)} draws"

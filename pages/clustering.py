@@ -8,31 +8,22 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import cached, cluster_null, clustering_tables, figures, tables
-from lens.branch_support import BranchSupport
-from lens.cluster_null import (
-    DepthAgreement,
-    GroupNull,
-    depth_agreement_null,
-    in_words,
-    number_words,
-    p_words,
-)
-from lens.clustering import LINKAGES, LayerTree, cut_tree, silhouette
+from lens import cached, figures
+from lens.clustering import tree_null as cluster_null
+from lens.clustering.branch_support import BranchSupport
+from lens.clustering.tree_null import DepthAgreement, GroupNull, depth_agreement_null, in_words
+from lens.clustering.trees import LINKAGES, LayerTree, cut_tree, silhouette
+from lens.layers.similarity import LAYER_METRICS
 from lens.questions import LEVEL, ask_depth
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS
-from pages.parts import (
-    data_source,
-    downloads,
-    layout,
-    links,
-    map_view,
-    null_settings,
-    tree_chance,
-)
-from pages.parts.later import Later
-from pages.parts.tree_chance import CLASSIC, TreeChance
+from lens.routers.router_set import RouterSet
+from lens.tables import clustering as clustering_tables
+from lens.tables import routers as tables
+from lens.words import number_words, p_words, percent
+from pages.shell import data_source, downloads, layout, links, null_settings
+from pages.shell.deferred import Later
+from pages.trees import chance as tree_chance
+from pages.trees import maps as map_view
+from pages.trees.chance import CLASSIC, TreeChance
 
 HOW_TO_READ = """
 **Tree.** Layers join from the most alike upwards; the height is the distance at which two groups
@@ -192,7 +183,7 @@ def support_in_words(support: BranchSupport, labels: list[str]) -> str:
     """How many branches are stable beyond chance, and which most of all."""
     n = len(support.support) - 1
     found = int(support.stable.sum())
-    level = layout.percent(support.level)
+    level = percent(support.level)
     against = (
         f"95 in 100 branches of {support.sets} unrelated sets have {level} or less "
         f"({support.draws} resampled trees, seed {support.seed})"
@@ -201,7 +192,7 @@ def support_in_words(support: BranchSupport, labels: list[str]) -> str:
         return f"**No branch has more support than branches of unrelated layers**: {against}."
     best = int(np.nanargmax(support.support))
     members = layer_ranges(labels, np.flatnonzero(support.members[best]).tolist())
-    share = layout.percent(float(support.support[best]))
+    share = percent(float(support.support[best]))
     return (
         f"**{found} of {n} branches have more support than chance**, most of all {members} with "
         f"{share}; {against}."

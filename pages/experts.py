@@ -8,22 +8,20 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import cached, figures, routing, tables
-from lens.chains import Chain
-from lens.experts import ExpertMeasures
-from lens.null import cosine_percentile
-from lens.routers import RouterSet
-from pages.parts import (
-    data_source,
-    downloads,
-    layout,
-    links,
-    null_settings,
-    routing_shape,
-    traces,
-    vocabulary_view,
-)
-from pages.parts.null_settings import NullSettings
+from lens import cached, figures
+from lens.experts.chains import Chain
+from lens.experts.measures import ExpertMeasures
+from lens.routers.router_set import RouterSet
+from lens.stats.chance import cosine_percentile
+from lens.storage import csv_text
+from lens.tables import routers as tables
+from lens.traces import routing
+from lens.words import percent
+from pages.live.one_trace import routing_shape
+from pages.live.session import kept_traces as traces
+from pages.shell import data_source, downloads, layout, links, null_settings
+from pages.shell.null_settings import NullSettings
+from pages.vocabulary import readout as vocabulary_view
 
 HOW_TO_READ = """
 One cell is one expert of one layer, written L12·E3. **Numbers of experts carry no meaning across
@@ -98,7 +96,7 @@ def expert_map(
         routers,
         scale=0.92 if routers.n_layers <= 32 else 0.72,
         words=(measure, view),
-        table=lambda: tables.matrix_csv(values, labels, names, "layer"),
+        table=lambda: csv_text.matrix_csv(values, labels, names, "layer"),
         on_pick=pick_expert,
     )
 
@@ -118,7 +116,7 @@ def card(
         ("L1 / L2", f"{measures.l1_l2[layer, expert]:.3g}"),
     ]
     if load is not None:
-        facts.append(("Load", layout.percent(load[layer, expert], 1)))
+        facts.append(("Load", percent(load[layer, expert], 1)))
     with st.container(horizontal=True, gap="small"):
         for name, value in facts:
             st.metric(name, value, width="content")
@@ -224,7 +222,7 @@ def within(routers: RouterSet, view: str, layer: int, settings: NullSettings) ->
             "expert_correlation_matrix",
             routers,
             words=(scope, routers.label(layer), view),
-            table=lambda: tables.table_csv(
+            table=lambda: csv_text.table_csv(
                 {
                     "expert": upper[0],
                     "with expert": upper[1],
@@ -243,7 +241,7 @@ def within(routers: RouterSet, view: str, layer: int, settings: NullSettings) ->
         "expert_correlation_matrix",
         routers,
         words=(scope, label or "all", view),
-        table=lambda: tables.matrix_csv(shown, names, names, "expert"),
+        table=lambda: csv_text.matrix_csv(shown, names, names, "expert"),
     )
 
 
@@ -443,7 +441,7 @@ def breadth_and_load(
         "breadth_against_load",
         routers,
         words=(view,),
-        table=lambda: tables.matrix_csv(measured, labels, names, "layer"),
+        table=lambda: csv_text.matrix_csv(measured, labels, names, "layer"),
         on_pick=pick_expert,
     )
     routing_shape.predicted_load(routers, trace, labels)

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import cached, figures, tables
-from lens.layer_null import LayerNull, permutation_null
-from lens.null import Chance, chance_of, percentile
-from lens.permutation import permuted_sets
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS, LayerPair
-from pages.parts import data_source, layout, links, null_settings
-from pages.parts.null_settings import NullSettings
+from lens import cached, figures
+from lens.layers.pair_null import LayerNull, permutation_null
+from lens.layers.similarity import LAYER_METRICS, LayerPair
+from lens.routers.router_set import RouterSet
+from lens.routers.shuffled_coordinates import permuted_sets
+from lens.stats.chance import Chance, chance_of, percentile
+from lens.storage import csv_text
+from lens.tables import routers as tables
+from lens.words import p_text
+from pages.shell import data_source, layout, links, null_settings
+from pages.shell.null_settings import NullSettings
 
 HOW_TO_READ = """
 **Heatmap.** One cell for each pair of layers; the diagonal is left out. Colours have the same
@@ -251,11 +254,6 @@ def pair_detail(
                 pair_in_chance(routers, view, metric, settings, value, pair)
 
 
-def p_text(p_value: float) -> str:
-    """A p-value as it is usually written."""
-    return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
-
-
 def pair_in_chance(
     routers: RouterSet,
     view: str,
@@ -275,7 +273,9 @@ def pair_in_chance(
         routers,
         stretch=True,
         words=(metric, routers.label(pair.a), routers.label(pair.b)),
-        table=lambda: tables.table_csv({"similarity of the two layers turned at random": samples}),
+        table=lambda: csv_text.table_csv(
+            {"similarity of the two layers turned at random": samples}
+        ),
     )
     place = percentile(value, samples)
     st.caption(f"The value lies above {place:.1f} % of {len(samples):,} draws.")

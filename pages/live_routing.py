@@ -10,19 +10,15 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from grok.errors import GrokError
-from pages.parts import (
-    compare_mode,
-    data_source,
-    generate_mode,
-    inspect_mode,
-    links,
-    many_mode,
-    stream_choice,
-    stream_progress,
-    traces,
-    what_if_mode,
-)
-from pages.parts.live_place import Place
+from pages.live.compare import mode as compare_mode
+from pages.live.generate import mode as generate_mode
+from pages.live.many import mode as many_mode
+from pages.live.one_trace import mode as inspect_mode
+from pages.live.running import stream_choice, stream_progress
+from pages.live.session import shared_models
+from pages.live.session.mode_context import Place
+from pages.live.what_if import mode as what_if_mode
+from pages.shell import data_source, links
 
 MODES: Mapping[str, tuple[str, Callable[[Place], None]]] = {
     "inspect": ("Inspect", inspect_mode.show),
@@ -33,9 +29,9 @@ MODES: Mapping[str, tuple[str, Callable[[Place], None]]] = {
 }
 
 
-def model_controls() -> traces.ModelChoice | None:
+def model_controls() -> shared_models.ModelChoice | None:
     """The model to run: the configured checkpoint where it can run, else the bundled one."""
-    choices = traces.model_choices()
+    choices = shared_models.model_choices()
     for name in list(choices):
         try:
             with st.spinner("Looking at what this machine can hold …"):
@@ -53,7 +49,7 @@ def model_controls() -> traces.ModelChoice | None:
     return choice
 
 
-def _cannot_run(choice: traces.ModelChoice, problem: str) -> None:
+def _cannot_run(choice: shared_models.ModelChoice, problem: str) -> None:
     if choice.path == str(data_source.bundled_checkpoint()):
         st.error(problem, icon=":material/error:")
         return

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from lens import cached, figures, tables
+from lens import cached, figures
 from lens.questions import Answer
-from lens.routers import RouterSet
-from pages.parts import data_source, layout, links
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.tables import routers as tables
+from pages.shell import data_source, layout, links
 
 PAGES = {
     "/layers": ("pages/layers.py", "Layers", ":material/grid_on:"),
@@ -125,7 +127,7 @@ def glance(routers: RouterSet) -> None:
             routers,
             scale=0.66 if routers.n_layers <= 32 else 0.5,
             words=("breadth",),
-            table=lambda: tables.matrix_csv(measures.breadth, labels, names, "layer"),
+            table=lambda: csv_text.matrix_csv(measures.breadth, labels, names, "layer"),
         )
 
 

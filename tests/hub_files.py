@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.hub_server import Content, files_of
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[0] / "data"
 FILES = files_of(DATA / "tiny12")  # 12 layers, in Grok-1's format
 
 

@@ -1,0 +1,1 @@
+"""What a family of models is to everything that runs it."""

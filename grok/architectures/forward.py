@@ -14,8 +14,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from grok.config import GrokConfig
-from grok.modules import (
+from grok.architectures.grok1 import (
     Cache,
     DecoderLayer,
     Dispatch,
@@ -25,8 +24,9 @@ from grok.modules import (
     Unembed,
     mixed,
 )
-from grok.moe import run_selected
-from grok.sites import UNSEEN, Visit
+from grok.architectures.moe import run_selected
+from grok.config import GrokConfig
+from grok.interventions.sites import UNSEEN, Visit
 
 Params = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def layer(
     dispatch: Dispatch = run_selected,
     visit: Visit = UNSEEN,
 ) -> tuple[jax.Array, LayerTrace, Cache]:
-    """One decoder layer; see `grok.modules.DecoderLayer`."""
+    """One decoder layer; see `grok.architectures.grok1.DecoderLayer`."""
     model = hk.transform(lambda *args: DecoderLayer(config, dispatch, visit)(*args))
     return model.apply(_nested(params, "decoder_layer/"), None, h, start, key_is_token, cache)
 
@@ -108,7 +108,7 @@ def second_half(
     *,
     visit: Visit = UNSEEN,
 ) -> jax.Array:
-    """A decoder layer from its experts' output on; `parts` as for `grok.modules.mixed`."""
+    """A decoder layer from its experts' output on; `parts` as for `grok1.mixed`."""
 
     def close(stream: jax.Array, parts: jax.Array) -> jax.Array:
         return DecoderLayer(config, visit=visit).close(stream, mixed(parts, dtype, visit))

@@ -21,9 +21,17 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from grok.architectures.moe import (
+    HIGHEST,
+    Choice,
+    Experts,
+    Weight,
+    choose,
+    float_values,
+    run_selected,
+)
 from grok.config import GrokConfig
-from grok.moe import HIGHEST, Choice, Experts, Weight, choose, float_values, run_selected
-from grok.sites import UNSEEN, Visit
+from grok.interventions.sites import UNSEEN, Visit
 
 NORM_EPSILON = 1e-5
 SOFT_CAP = 30.0
@@ -257,7 +265,7 @@ class DecoderLayer(hk.Module):
             key_is_token: [B, S], False at padding; attention never reads those keys.
             cache: this layer's keys and values, [B, S, J, P] in the activation dtype.
 
-        Every site of `grok.sites` passes through `visit` on its way.
+        Every site of `grok.interventions.sites` passes through `visit` on its way.
 
         Returns:
             The residual stream after the layer, what was computed, the filled cache.

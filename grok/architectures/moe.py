@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.sites import UNSEEN, Visit
-from grok.tensor_file import QuantizedWeight8bit
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
+from grok.interventions.sites import UNSEEN, Visit
 
 jax.tree_util.register_dataclass(QuantizedWeight8bit, ["weight", "scales"], [])
 

@@ -20,9 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grok.config import GROK_1, GrokConfig, read_config
-from grok.errors import CheckpointError, ConfigError
-from grok.tensor_file import (
+from grok.checkpoints.tensor_file import (
     BFLOAT16,
     QuantizedWeight8bit,
     Tensor,
@@ -30,6 +28,8 @@ from grok.tensor_file import (
     read_tensor,
     write_tensor,
 )
+from grok.config import GROK_1, GrokConfig, read_config
+from grok.errors import CheckpointError, ConfigError, GrokError
 
 __all__ = [
     "Checkpoint",
@@ -49,7 +49,7 @@ __all__ = [
 EMBEDDING = "language_model/in_out_embed/embeddings"
 FINAL_NORM = "language_model/rms_norm/scale"
 _FILE = re.compile(r"tensor(\d{5,})_(\d{3})")
-_MATRICES = {  # path within a layer -> (has experts, rows, columns)
+MATRICES = {  # path within a layer -> (has experts, rows, columns)
     "moe/linear/w": (True, "d_model", "d_ff"),
     "moe/linear_1/w": (True, "d_ff", "d_model"),
     "moe/linear_v/w": (True, "d_model", "d_ff"),
@@ -78,7 +78,7 @@ def moe_norm_path(layer: int) -> str:
 
 def tensor_paths(n_layers: int) -> list[str]:
     """All parameter paths in file order."""
-    leaves = [*_MATRICES, *_NORMS, "router/w"]
+    leaves = [*MATRICES, *_NORMS, "router/w"]
     paths = [layer_path(layer, leaf) for layer in range(n_layers) for leaf in leaves]
     return sorted([EMBEDDING, FINAL_NORM, *paths])
 
@@ -89,7 +89,7 @@ def _leaf(path: str) -> str:
 
 def is_matrix(path: str) -> bool:
     """Whether the release quantizes the parameter at `path`."""
-    return _leaf(path) in _MATRICES
+    return _leaf(path) in MATRICES
 
 
 def expected_shape(config: GrokConfig, path: str) -> tuple[int, ...]:
@@ -97,14 +97,14 @@ def expected_shape(config: GrokConfig, path: str) -> tuple[int, ...]:
     leaf = _leaf(path)
     if path == EMBEDDING:
         return config.vocab_size, config.d_model
-    if leaf in _MATRICES:
+    if leaf in MATRICES:
         sizes = {
             "d_model": config.d_model,
             "d_ff": config.d_ff,
             "d_q": config.n_heads * config.d_head,
             "d_kv": config.n_kv_heads * config.d_head,
         }
-        experts, rows, columns = _MATRICES[leaf]
+        experts, rows, columns = MATRICES[leaf]
         return (config.n_experts,) * experts + (sizes[rows], sizes[columns])
     if leaf == "router/w":
         return config.d_model, config.n_experts
@@ -292,3 +292,13 @@ def write_checkpoint(
 
 
 __all__ += ["EMBEDDING", "FINAL_NORM", "ConfigError", "layer_path"]
+
+
+def check_complete(checkpoint: Checkpoint) -> None:
+    missing = checkpoint.missing()
+    if missing:
+        raise GrokError(
+            f"{checkpoint.ckpt_dir}: {len(missing)} of {len(checkpoint.paths)} tensor files are "
+            f"missing, the first is {checkpoint.file(missing[0]).name} ({missing[0]}). Complete "
+            "the download. (The routers alone can be studied with python -m lens.extract.)"
+        )

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import plain
 
 ENDPOINT, TOKEN, OFFLINE = "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"
 AGAIN = "What was fetched is kept; run it again to go on."

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import time
 
+from grok.checkpoints.hub_access import AGAIN, TIMEOUT, HubCommit, explained, is_transport
+from grok.errors import plain
 from lens.errors import LensError
-from lens.hub_access import AGAIN, TIMEOUT, HubCommit, explained, is_transport
-from lens.npz import plain
 
 MOST_AT_ONCE = 2**30  # bytes of one range
 RANGES_AT_ONCE = 8  # over one connection each
@@ -21,7 +21,7 @@ WAIT = 0.5  # seconds before the second of them; each further wait is twice the 
 
 
 class HubFiles:
-    """The files at the top of a repository, as `lens.model_files.ModelFiles`.
+    """The files at the top of a repository, as `grok.checkpoints.model_files.ModelFiles`.
 
     Attributes:
       where: the repository.
@@ -45,7 +45,7 @@ class HubFiles:
 
 
 class HubRanges:
-    """The byte ranges of one file, as `lens.safetensors.ByteRanges`."""
+    """The byte ranges of one file, as `grok.checkpoints.safetensors.ByteRanges`."""
 
     def __init__(self, hub: HubCommit, name: str) -> None:
         self.hub, self.name = hub, name

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from grok.checkpoints.safetensors import ByteRanges, FileRanges
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import plain
-from lens.safetensors import ByteRanges, FileRanges
 
 CONFIG = "config.json"
 MAX_FILES = 10_000

@@ -1,7 +1,7 @@
 """Where published Mixture-of-Experts models keep their routers: names of tensors.
 
 Routers are stored as [experts, d_model]. A layer without experts has none, and keeps its
-number all the same. What a family does beyond its names is in `lens.families`.
+number all the same. What a family does beyond its names is in `grok.checkpoints.routing_settings`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import plain
 
 CORRECTION = "e_score_correction_bias"
 

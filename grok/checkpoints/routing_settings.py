@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import plain
 
 AFTER_ATTENTION = "post_attention_layernorm"  # a pre-norm of the experts in these families
 

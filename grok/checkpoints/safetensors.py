@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import plain
 
 MAX_HEADER = 32 * 2**20  # 90,000 tensors take some 15 MB
 MAX_TENSOR = 2**30  # bytes of one tensor that is read

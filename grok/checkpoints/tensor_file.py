@@ -67,7 +67,7 @@ def dequantize(weight: QuantizedWeight8bit, dtype: Any = np.float32) -> np.ndarr
 # --- reading -----------------------------------------------------------------
 
 
-class _Array:
+class PickledArray:
     """Records what an array's pickle says; becomes a view of its bytes."""
 
     array: np.ndarray | None = None
@@ -77,7 +77,7 @@ class _Array:
             _version, shape, dtype, fortran, data = state
         except (TypeError, ValueError):
             raise CheckpointError("an array's pickled state is malformed") from None
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        if not isinstance(dtype, PickledDtype) or not isinstance(data, bytes):
             raise CheckpointError("an array's pickled state is malformed")
         if (
             not isinstance(shape, tuple)
@@ -97,7 +97,7 @@ class _Array:
         self.array = flat.reshape(shape, order="F" if fortran else "C")
 
 
-class _Dtype:
+class PickledDtype:
     """Records a dtype by its pickle text; refuses other than little-endian ones."""
 
     def __init__(self, dtype: np.dtype) -> None:
@@ -113,11 +113,11 @@ class _Bfloat16:
     """Stands in for the `ml_dtypes.bfloat16` class."""
 
 
-class _Ndarray:
+class PickledNdarray:
     """Stands in for the `numpy.ndarray` class."""
 
 
-class _Quantized:
+class PickledQuantized:
     """Records the attributes of a `QuantizedWeight8bit`."""
 
     values: dict[str, Any] | None = None
@@ -128,26 +128,26 @@ class _Quantized:
         self.values = state
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    if kind is not _Ndarray:
+def _reconstruct(kind: Any, shape: Any, code: Any) -> PickledArray:
+    if kind is not PickledNdarray:
         raise CheckpointError("an array is not a plain numpy.ndarray")
-    return _Array()
+    return PickledArray()
 
 
-def _dtype(code: Any, *_options: Any) -> _Dtype:
+def _dtype(code: Any, *_options: Any) -> PickledDtype:
     name = "bfloat16" if code is _Bfloat16 else code
     if not isinstance(name, str) or name not in _DTYPES:
         raise CheckpointError(f"dtype {name!r}; expected int8, float32 or bfloat16")
-    return _Dtype(_DTYPES[name])
+    return PickledDtype(_DTYPES[name])
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Ndarray,
+    ("numpy", "ndarray"): PickledNdarray,
     ("numpy", "dtype"): _dtype,
     ("ml_dtypes", "bfloat16"): _Bfloat16,
-    ("__main__", "QuantizedWeight8bit"): _Quantized,
+    ("__main__", "QuantizedWeight8bit"): PickledQuantized,
 }
 
 
@@ -195,7 +195,7 @@ _OPCODES = frozenset(
 _PureUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
-class _Dispatch(dict[int, Callable[[Any], None]]):
+class Dispatch(dict[int, Callable[[Any], None]]):
     def __missing__(self, opcode: int) -> Callable[[Any], None]:
         raise CheckpointError(
             f"refused: pickle instruction {bytes([opcode])!r}, which no Grok-1 tensor needs. "
@@ -203,20 +203,20 @@ class _Dispatch(dict[int, Callable[[Any], None]]):
         )
 
 
-class _Unpickler(_PureUnpickler):
+class TensorUnpickler(_PureUnpickler):
     """The pure-Python unpickler, cut down to what tensors need.
 
     The built-in one can be crashed by a few bytes: it allocates for any memo
     index and hashes tuples of any depth.
     """
 
-    dispatch = _Dispatch(
+    dispatch = Dispatch(
         (code, step) for code, step in _PureUnpickler.dispatch.items() if code in _OPCODES
     )
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            return ALLOWED[module, name]
         except KeyError:
             raise CheckpointError(
                 f"refused: the file asks for {module[:80]}.{name[:80]}, which no Grok-1 tensor "
@@ -224,7 +224,7 @@ class _Unpickler(_PureUnpickler):
             ) from None
 
     def load_build(self) -> None:
-        if not isinstance(self.stack[-2], _Array | _Dtype | _Quantized):
+        if not isinstance(self.stack[-2], PickledArray | PickledDtype | PickledQuantized):
             raise CheckpointError("refused: the file sets attributes of something that has none")
         super().load_build()
 
@@ -289,7 +289,7 @@ def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
             )
         with file.open("rb") as stream:
             measured = _Measured(stream, size)
-            found = _Unpickler(measured).load()
+            found = TensorUnpickler(measured).load()
             if measured.left:
                 raise CheckpointError(
                     f"{measured.left} bytes are left after the tensor; expected its end"
@@ -313,9 +313,9 @@ def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
 
 
 def _finished(found: Any) -> Tensor:
-    if isinstance(found, _Array):
+    if isinstance(found, PickledArray):
         return _array(found)
-    if isinstance(found, _Quantized) and found.values is not None:
+    if isinstance(found, PickledQuantized) and found.values is not None:
         weight, scales = _array(found.values["weight"]), _array(found.values["scales"])
         _check_quantized(weight, scales)
         return QuantizedWeight8bit(weight, scales)
@@ -323,7 +323,7 @@ def _finished(found: Any) -> Tensor:
 
 
 def _array(found: Any) -> np.ndarray:
-    if not isinstance(found, _Array) or found.array is None:
+    if not isinstance(found, PickledArray) or found.array is None:
         raise CheckpointError("the file holds something else where an array is due")
     return found.array
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lens.ahead import ahead
+from grok.checkpoints.model_files import CONFIG, ModelFiles
+from grok.checkpoints.prefetch import ahead
+from grok.checkpoints.router_names import find_routers, place_of
+from grok.checkpoints.safetensors import MAX_HEADER, ByteRanges, Entry, parse_json, read_header
+from grok.errors import plain
 from lens.errors import LensError
-from lens.layouts import find_routers, place_of
-from lens.model_files import CONFIG, ModelFiles
-from lens.npz import plain
-from lens.safetensors import MAX_HEADER, ByteRanges, Entry, parse_json, read_header
 
 MAX_TENSORS = 1_000_000
 INDEX = "model.safetensors.index.json"

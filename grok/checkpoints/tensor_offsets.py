@@ -15,19 +15,19 @@ from typing import IO, Any
 
 import numpy as np
 
-from grok.errors import CheckpointError
-from grok.tensor_file import (
-    _ALLOWED,
+from grok.checkpoints.tensor_file import (
+    ALLOWED,
     BFLOAT16,
-    _Array,
-    _Dispatch,
-    _Dtype,
-    _Ndarray,
-    _Quantized,
-    _Unpickler,
+    Dispatch,
+    PickledArray,
+    PickledDtype,
+    PickledNdarray,
+    PickledQuantized,
+    TensorUnpickler,
     check_scale_shapes,
     pickle,
 )
+from grok.errors import CheckpointError
 
 # Everything in such a file but the values: the released ones have a few hundred bytes of it.
 MAX_OVERHEAD = 64 * 1024
@@ -119,7 +119,7 @@ def _locate(stream: IO[bytes], size: int) -> tuple[ArrayPlace, ArrayPlace | None
     found = _Locator(skimmed).load()
     if skimmed.left:
         raise CheckpointError(f"{skimmed.left} bytes are left after the tensor; expected its end")
-    if isinstance(found, _Quantized) and found.values is not None:
+    if isinstance(found, PickledQuantized) and found.values is not None:
         weight, scales = _place(found.values["weight"]), _place(found.values["scales"])
         _check(weight, scales)
         return weight, scales
@@ -149,7 +149,7 @@ class _Payload:
     size: int
 
 
-class _Located(_Array):
+class _Located(PickledArray):
     """Records what an array's pickle says, and where its bytes are."""
 
     shape: tuple[int, ...]
@@ -163,7 +163,7 @@ class _Located(_Array):
         except (TypeError, ValueError):
             raise CheckpointError("an array's pickled state is malformed") from None
         if (
-            not isinstance(dtype, _Dtype)
+            not isinstance(dtype, PickledDtype)
             or not isinstance(payload, _Payload)
             or not isinstance(shape, tuple)
             or len(shape) > 8
@@ -183,7 +183,7 @@ class _Located(_Array):
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Located:
-    if kind is not _Ndarray:
+    if kind is not PickledNdarray:
         raise CheckpointError("an array is not a plain numpy.ndarray")
     return _Located()
 
@@ -222,10 +222,10 @@ class _Skimmed:
             raise CheckpointError(f"truncated: {n} more bytes are due and {self.left} are there")
 
 
-class _Locator(_Unpickler):
+class _Locator(TensorUnpickler):
     """The restricted unpickler, taught to note where an array's bytes are and step over them."""
 
-    dispatch = _Dispatch(_Unpickler.dispatch)
+    dispatch = Dispatch(TensorUnpickler.dispatch)
 
     def __init__(self, file: _Skimmed) -> None:
         super().__init__(file)
@@ -233,7 +233,7 @@ class _Locator(_Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
-        replaced = _ALLOWED["numpy.core.multiarray", "_reconstruct"]
+        replaced = ALLOWED["numpy.core.multiarray", "_reconstruct"]
         return _reconstruct if found is replaced else found
 
     def load_short_binbytes(self) -> None:

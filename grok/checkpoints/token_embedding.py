@@ -17,9 +17,9 @@ from typing import IO
 
 import numpy as np
 
-from grok.checkpoint import EMBEDDING, Checkpoint, expected_shape
+from grok.checkpoints.grok1 import EMBEDDING, Checkpoint, expected_shape
+from grok.checkpoints.tensor_offsets import FileIdentity, identity, locate_tensor
 from grok.errors import CheckpointError
-from grok.tensor_place import FileIdentity, identity, locate_tensor
 
 Progress = Callable[[int, int], None]
 """Called with the number of rows read so far and the number to read; may raise to stop."""

@@ -16,12 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok import forward
+from grok.architectures import forward
+from grok.architectures.grok1 import Cache, Dispatch
+from grok.architectures.moe import Choice
 from grok.config import GrokConfig
-from grok.modules import Cache, Dispatch
-from grok.moe import Choice
-from grok.sites import EMBED, Place
-from grok.visits import NOTHING, EditsBySite, Looking
+from grok.interventions.hooks import NOTHING, EditsBySite, Looking
+from grok.interventions.sites import EMBED, Place
 
 SMALLEST_BUCKET = 16
 
@@ -33,7 +33,7 @@ NONE_SEEN: Mapping[str, jax.Array] = {}
 
 @partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=AS_WRITTEN)
 def embed_pass(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
-    """Residual stream before the first layer; see `grok.forward.embed`."""
+    """Residual stream before the first layer; see `grok.architectures.forward.embed`."""
     return forward.embed(config, params, tokens, jnp.dtype(dtype))
 
 
@@ -63,7 +63,7 @@ def layer_pass(
     edits: EditsBySite = NOTHING,
     keep: tuple[str, ...] = (),
 ) -> tuple[jax.Array, Choice, Cache, dict[str, jax.Array]]:
-    """One decoder layer with its edits; see `grok.forward.layer`.
+    """One decoder layer with its edits; see `grok.architectures.forward.layer`.
 
     Returns:
         The residual stream, the router's choice, the filled cache, and the values of the

@@ -1,7 +1,7 @@
 """One pass over the model for batches of prompts that go through it together.
 
 For each layer, all batches; so whatever reads weights reads each of them once a pass, however
-many prompts there are. Where the weights are is the business of `grok.weights`.
+many prompts there are. Where the weights are is the business of `grok.engine.resident`.
 
 Axes: L layers, B sequences, T tokens of this call, S cached positions.
 """
@@ -16,16 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok import forward
+from grok.architectures import forward
+from grok.architectures.grok1 import Cache
+from grok.architectures.moe import Choice
 from grok.config import GrokConfig
-from grok.modules import Cache
-from grok.moe import Choice
-from grok.passes import Forward, Head
-from grok.progress import Watch
-from grok.sites import EMBED, LAYER_SITES, Place
-from grok.streaming.memory import row_bytes
-from grok.visits import Visits
-from grok.weights import Done, Ends, Layers, Part
+from grok.engine.compiled import Forward, Head
+from grok.engine.interfaces import Done, Ends, Layers, Part
+from grok.engine.progress import Watch
+from grok.interventions.hooks import Visits
+from grok.interventions.sites import EMBED, LAYER_SITES, Place, row_bytes
 
 
 @dataclass

@@ -86,3 +86,6 @@ class Watch:
                 seconds_left=left,
             )
         )
+
+
+Progress = Callable[[int, int], None]

@@ -18,11 +18,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok.checkpoint import EMBEDDING, QuantizedWeight8bit, Tensor, is_matrix
+from grok.architectures.grok1 import Dispatch
+from grok.architectures.moe import Experts, run_selected
+from grok.checkpoints.grok1 import EMBEDDING, QuantizedWeight8bit, Tensor, is_matrix
 from grok.config import GrokConfig
 from grok.errors import DeviceError
-from grok.modules import Dispatch
-from grok.moe import Experts, run_selected
 
 
 def initialize_distributed() -> bool:
@@ -155,10 +155,10 @@ def device_memory() -> int:
             total += int(stats["bytes_limit"])
     if total:
         return total
-    return _free_memory()
+    return free_memory()
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             for line in lines:

@@ -27,17 +27,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grok.engine import Batch
+from grok.engine.compiled import Forward, bucket, padded
+from grok.engine.engine import Batch
 from grok.errors import GrokError
 from grok.files import write_whole
-from grok.interventions import NO_EDITS, Edits
-from grok.passes import Forward, bucket, padded
-from grok.sites import Place, Site, parse
-from grok.streaming.memory import row_bytes
-from grok.visits import arrange
+from grok.interventions.edits import NO_EDITS, Edits
+from grok.interventions.hooks import arrange
+from grok.interventions.sites import Place, Site, parse, row_bytes
 
 if TYPE_CHECKING:
-    from grok.model import Model
+    from grok.runner.model import Model
 
 FORMAT_VERSION = 1
 PART_TOKENS = 20_000

@@ -19,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.metrics import Metric
-from grok.modules import Cache
-from grok.passes import bucket, counted
-from grok.progress import Watch
-from grok.visits import NOTHING, EditsBySite
-from grok.weights import Part, Walk
+from grok.architectures.grok1 import Cache
+from grok.engine.compiled import bucket, counted
+from grok.engine.interfaces import Part, Walk
+from grok.engine.progress import Watch
+from grok.experiments.metrics import Metric
+from grok.interventions.hooks import NOTHING, EditsBySite
 
 if TYPE_CHECKING:
-    from grok.model import Model
+    from grok.runner.model import Model
 
 Progress = Callable[[int, int], object]
 Turn = Callable[[], AbstractContextManager[object]]

@@ -1,7 +1,7 @@
 """Interventions: what is done where in a run.
 
 `edit("router.logits", ban(2), layers=3)` says one; sums of edits apply in order. What can be
-done is in `grok.intervention_kinds`, the places are in `grok.sites`.
+done is in `grok.interventions.kinds`, the places are in `grok.interventions.sites`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grok.errors import InterventionError
-from grok.intervention_kinds import (
+from grok.interventions.kinds import (
     Intervention,
     add_vector,
     as_intervention,
@@ -29,7 +29,7 @@ from grok.intervention_kinds import (
     temperature,
     zero_out,
 )
-from grok.sites import LAYER_SITES, MODEL_SITES, known
+from grok.interventions.sites import LAYER_SITES, MODEL_SITES, known
 
 __all__ = [
     "NO_EDITS",
@@ -119,7 +119,7 @@ def edit(
     """One edit, for `Model.trace_routing`, `Model.stream` and the sweeps.
 
     Args:
-        site: such as "router.logits"; see `grok.sites`.
+        site: such as "router.logits"; see `grok.interventions.sites`.
         function: an intervention, or any function of the value that jax can compile.
         layers: one or several; all when None.
         positions: of tokens, negative from the end of the prompt; all when None.

@@ -21,9 +21,9 @@ import numpy as np
 
 from grok.config import GrokConfig
 from grok.errors import InterventionError, SiteError
-from grok.intervention_kinds import Intervention, named_experts, with_token_rows
-from grok.interventions import NO_EDITS, Edits, Request
-from grok.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, Place, model_place
+from grok.interventions.edits import NO_EDITS, Edits, Request
+from grok.interventions.kinds import Intervention, named_experts, with_token_rows
+from grok.interventions.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, Place, model_place
 
 
 @jax.tree_util.register_static

@@ -3,7 +3,7 @@
 An `Intervention` is a function together with its arrays. The function is part of the compiled
 program, the arrays are not: another strength, vector, key or expert runs the same program.
 Each takes the value of a site and returns one of the same shape; it is rounded to the dtype of
-the site afterwards. Where it is done says `grok.interventions`.
+the site afterwards. Where it is done says `grok.interventions.edits`.
 
 Axes: B sequences, T tokens of this call, E experts, K experts a token.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.errors import InterventionError
-from grok.sites import LAYER_SITES, MODEL_SITES
+from grok.interventions.sites import LAYER_SITES, MODEL_SITES
 
 FLOAT_SITES = frozenset((*LAYER_SITES, *MODEL_SITES)) - {"router.experts"}
 ALL_SITES = FLOAT_SITES | {"router.experts"}

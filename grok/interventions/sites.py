@@ -23,10 +23,12 @@ and `logits` [B, T, V] act after the last.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from grok.config import GrokConfig
 from grok.errors import SiteError
 
 EMBED, NORM, LOGITS = "embed", "norm.output", "logits"
@@ -145,3 +147,14 @@ def parse(name: str, n_layers: int) -> Place:
 def model_place(site: str, n_layers: int) -> Place:
     """The place of a site outside the layers."""
     return Place(-1 if site == EMBED else n_layers, site)
+
+
+def row_bytes(config: GrokConfig, places: Iterable[Place]) -> int:
+    """Bytes of the values of some places that one token row keeps until its pass is over."""
+    sizes = {
+        "d_model": config.d_model,
+        "n_experts": config.n_experts,
+        "top_k": config.top_k,
+        "vocab_size": config.vocab_size,
+    }
+    return sum(4 * math.prod(sizes[axis] for axis in AXES[place.site]) for place in places)

@@ -1,0 +1,1 @@
+"""Memory and time of each way of running a model, before anything starts."""

@@ -17,11 +17,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grok.checkpoint import EMBEDDING, expected_shape, is_matrix, layer_path, tensor_paths
+from grok.checkpoints.grok1 import (
+    EMBEDDING,
+    expected_shape,
+    is_matrix,
+    layer_path,
+    tensor_paths,
+)
 from grok.config import GrokConfig
 
 ON_DEMAND_TOKENS = 3
-"""With up to this many tokens only the chosen experts are read; see `grok.streaming.layers`."""
+"""With up to this many tokens only the chosen experts are read; see `streaming.host_layers`."""
 
 DISK, ARITHMETIC, BANDWIDTH = "disk", "arithmetic", "memory bandwidth"
 UNKNOWN = "not measured"

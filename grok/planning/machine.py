@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grok.checkpoint import Checkpoint
+from grok.checkpoints.grok1 import Checkpoint
 
 PIECE = 64 * 2**20  # of one read, as streaming reads
 LARGE = 8 * 2**20  # of a file worth reading
@@ -69,8 +69,8 @@ def unmeasured() -> Rates:
     """Memory and devices alone, which need no time."""
     import jax
 
-    from grok.sharding import _free_memory as free_memory
-    from grok.sharding import device_memory
+    from grok.engine.sharding import device_memory
+    from grok.engine.sharding import free_memory as free_memory
 
     devices = jax.devices()
     on_cpu = devices[0].platform == "cpu"
@@ -101,7 +101,7 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5, *, resident: bool = Fals
     written beside them, read and gone; where that cannot be written, the disk is not
     measured. Of the checkpoint nothing else is read.
     """
-    from grok.sharding import memory_needed
+    from grok.engine.sharding import memory_needed
 
     there = unmeasured()
     if there.on_cpu:
@@ -267,7 +267,7 @@ def product_rates(seconds: float) -> tuple[float, float]:
 
     Rounded as for bfloat16 activations, in which Grok-1 runs.
     """
-    from grok.streaming.products import add_product
+    from grok.streaming.int8_matmul import add_product
 
     block = np.random.default_rng(0).integers(-127, 128, (64, MATRIX[1]), np.int8)
     whole = np.tile(block, (MATRIX[0] // 64, 1))
@@ -293,8 +293,8 @@ def resident_rates(seconds: float, *, large: bool) -> tuple[float, float]:
     import jax
     import jax.numpy as jnp
 
-    from grok.moe import Experts, run_selected
-    from grok.tensor_file import QuantizedWeight8bit
+    from grok.architectures.moe import Experts, run_selected
+    from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
     width, hidden = (6144, 32768) if large else (1024, 8192)
 

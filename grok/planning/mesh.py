@@ -1,7 +1,7 @@
 """Memory that each device of a ("data", "model") mesh takes, without the devices or the weights.
 
 Shapes come from `jax.eval_shape` and `jax.make_jaxpr` on the program itself, their
-split from `grok.sharding.partition`: the plan cannot drift from the code. Counted on
+split from `grok.engine.sharding.partition`: the plan cannot drift from the code. Counted on
 one device:
 
 - weights: its share of each, int8 with bfloat16 scales as released, others float32;
@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 
-from grok import forward
-from grok.checkpoint import (
+from grok.architectures import forward
+from grok.checkpoints.grok1 import (
     EMBEDDING,
     FINAL_NORM,
     expected_shape,
@@ -30,10 +30,10 @@ from grok.checkpoint import (
     layer_path,
     tensor_paths,
 )
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.config import GrokConfig
+from grok.engine.sharding import partition
 from grok.errors import DeviceError, GrokError
-from grok.sharding import partition
-from grok.tensor_file import QuantizedWeight8bit
 
 GROUPED = ("moe/linear_1/w", "multi_head_attention/linear/w")
 GROUPS = 8

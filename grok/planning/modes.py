@@ -1,7 +1,7 @@
 """Memory and time that each way of running a model takes on a machine, and which is chosen.
 
 Nothing is read, allocated or timed here. Times are estimates: they rest on the rates of
-`grok.machine` and on the assumptions of `grok.costs`.
+`grok.planning.machine` and on the assumptions of `grok.planning.costs`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from grok.config import GrokConfig
-from grok.costs import (
+from grok.engine.sharding import memory_needed
+from grok.errors import DeviceError, GrokError
+from grok.planning.costs import (
     ARITHMETIC,
     BANDWIDTH,
     DISK,
@@ -27,12 +29,10 @@ from grok.costs import (
     pass_work,
     read_layer_bytes,
 )
-from grok.errors import DeviceError, GrokError
-from grok.machine import Rates
-from grok.sharding import memory_needed
-from grok.streaming.device_room import ON_DEVICES, fit, other_bytes
-from grok.streaming.device_room import layer_bytes as held_bytes
-from grok.streaming.memory import (
+from grok.planning.machine import Rates
+from grok.streaming.device_memory import ON_DEVICES, fit, other_bytes
+from grok.streaming.device_memory import layer_bytes as held_bytes
+from grok.streaming.host_memory import (
     BLOCK,
     DEFAULT_BUDGET,
     PROCESS,

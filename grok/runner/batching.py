@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from grok.engine import Batch
-from grok.interventions import NO_EDITS, Edits
-from grok.passes import bucket, padded
+from grok.engine.compiled import bucket, padded
+from grok.engine.engine import Batch
+from grok.interventions.edits import NO_EDITS, Edits
 
 if TYPE_CHECKING:
     import numpy as np
 
     from grok.config import GrokConfig
-    from grok.model import Model
-    from grok.passes import Forward
+    from grok.engine.compiled import Forward
+    from grok.runner.model import Model
     from grok.trace import RoutingTrace
 
 # Padded tokens of a pass: logits of so many are held, 1.1 GB for a vocabulary of 131,072.
@@ -49,7 +49,7 @@ def room(config: GrokConfig, budget: int | None) -> int:
     """Padded tokens that a pass with logits may have within a memory budget; None: no budget."""
     if budget is None:
         return PASS_TOKENS
-    from grok.streaming.memory import most_tokens
+    from grok.streaming.host_memory import most_tokens
 
     return min(PASS_TOKENS, most_tokens(config, budget))
 

@@ -6,26 +6,34 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from grok.checkpoint import Checkpoint, moe_norm_path, open_checkpoint, router_path
-from grok.config import BUNDLED_MODEL, GrokConfig
-from grok.engine import Engine
+from grok.checkpoints.grok1 import (
+    Checkpoint,
+    check_complete,
+    open_checkpoint,
+)
+from grok.checkpoints.tokenizer import Tokenizer
+from grok.config import BUNDLED_MODEL
+from grok.engine.compiled import Forward, bucket
+from grok.engine.opening import resident_engine
+from grok.engine.progress import Progress
+from grok.engine.sharding import (
+    device_memory,
+    initialize_distributed,
+    make_mesh,
+    memory_needed,
+)
 from grok.errors import DeviceError, GrokError
-from grok.model import Generation, Model, Step
-from grok.passes import Forward, bucket
-from grok.sharding import device_memory, initialize_distributed, make_mesh, memory_needed, place
-from grok.streaming.memory import DEFAULT_BUDGET, sizes
-from grok.tokenizer import Tokenizer
-from grok.trace import routers_sha256
-from grok.weights import Ends, Layers, Resident
+from grok.runner.model import Model
+from grok.runner.results import Generation, Step
+from grok.streaming.host_memory import DEFAULT_BUDGET, sizes
+from grok.streaming.opening import streamed_engine
 
 if TYPE_CHECKING:
-    from grok.planning import Decision
+    from grok.planning.modes import Decision
 
 __all__ = [
     "Forward",
@@ -41,8 +49,6 @@ __all__ = [
 
 DTYPES = ("bfloat16", "float32")
 MODES = ("auto", "resident", "streamed")
-
-Progress = Callable[[int, int], None]
 
 
 def load(
@@ -97,12 +103,12 @@ def load(
     vocabulary = Tokenizer(file, checkpoint.config.vocab_size) if file is not None else None
     if mode == "resident":
         over = make_mesh(checkpoint.config, mesh)
-        engine, sha256 = _resident(checkpoint, dtype, over, progress)
+        engine, sha256 = resident_engine(checkpoint, dtype, over, progress)
     else:
         keep = None if resume is None else Path(resume)
         own = jax.local_devices()[:1] if jax.devices()[0].platform == "cpu" else None
         over = make_mesh(checkpoint.config, mesh, devices=own)
-        engine, sha256 = _streamed(checkpoint, dtype, over, budget, keep, progress)
+        engine, sha256 = streamed_engine(checkpoint, dtype, over, budget, keep, progress)
     return Model(
         checkpoint.config,
         engine,
@@ -117,99 +123,18 @@ def load(
 
 def _decide(checkpoint: Checkpoint, budget: int) -> Decision:
     """Measures the machine only when that changes what is done or said."""
-    from grok.machine import rates, unmeasured
-    from grok.planning import choose
+    from grok.planning.machine import rates, unmeasured
+    from grok.planning.modes import choose
 
     config = checkpoint.config
     needed, there = memory_needed(config), device_memory() * jax.process_count()
     if needed <= there:
-        _check_complete(checkpoint)
+        check_complete(checkpoint)
         return choose(config, replace(unmeasured(), device_bytes=there), memory_budget=budget)
     sizes(config, budget)
-    _check_complete(checkpoint)
+    check_complete(checkpoint)
     measured = replace(rates(checkpoint), device_bytes=there)
     return choose(config, measured, memory_budget=budget)
-
-
-def _resident(
-    checkpoint: Checkpoint, dtype: str, mesh: Mesh, progress: Progress | None
-) -> tuple[Engine, str]:
-    """Everything on the devices, and the hash over routers and norms."""
-    config = checkpoint.config
-    deciding = _deciding(config)
-    routers: dict[str, np.ndarray] = {}
-    layers: list[dict[str, Any]] = [{} for _ in range(config.n_layers)]
-    io: dict[str, Any] = {}
-    for i, path in enumerate(checkpoint.paths):
-        tensor = checkpoint.read(path)
-        if path in deciding:
-            routers[path] = np.asarray(tensor).astype(np.float32)
-        placed = place(config, path, tensor, mesh)
-        if path.startswith("transformer/"):
-            _, layer, leaf = path.split("/", 2)
-            layers[int(layer.rsplit("_", 1)[1])][leaf] = placed
-        else:
-            io[path] = placed
-        if progress is not None:
-            progress(i + 1, len(checkpoint.paths))
-    resident = Resident(config, layers, io, dtype, mesh)
-    return Engine(config, dtype, resident, resident), _hash(config, routers)
-
-
-def _streamed(
-    checkpoint: Checkpoint,
-    dtype: str,
-    mesh: Mesh,
-    budget: int,
-    resume: Path | None,
-    progress: Progress | None,
-) -> tuple[Engine, str]:
-    """Layers and table left on disk, and the hash over routers and norms."""
-    from grok.streaming.ends import StreamedEnds
-    from grok.streaming.layers import StreamedLayers, located
-    from grok.streaming.resume import Keeper
-    from grok.streaming.to_devices import DeviceLayers, ends_on_devices, fit
-
-    config = checkpoint.config
-    layers: Layers
-    ends: Ends
-    if mesh.devices.flat[0].platform != "cpu":
-        there = device_memory()
-        stay = fit(config, there)  # refused before any file is opened
-        _check_complete(checkpoint)
-        layers = DeviceLayers(checkpoint, dtype, mesh, stay, device_bytes=there, progress=progress)
-        ends = ends_on_devices(checkpoint, dtype, mesh)
-    else:
-        sizes(config, budget)
-        _check_complete(checkpoint)
-        layers = StreamedLayers(checkpoint, dtype, mesh, budget)
-        ends = StreamedEnds(checkpoint, dtype)
-    routers = {}
-    deciding = _deciding(config)
-    for i, path in enumerate(deciding):
-        routers[path] = np.asarray(checkpoint.read(path)).astype(np.float32)
-        if progress is not None:
-            progress(i + 1, len(deciding))
-    keeper = None
-    if resume is not None:
-        files = located(checkpoint, everything=True)
-        keeper = Keeper(resume, dtype, *(tensor.identity for tensor in files.values()))
-    engine = Engine(config, dtype, layers, ends, keeper=keeper, tells=True)
-    return engine, _hash(config, routers)
-
-
-def _deciding(config: GrokConfig) -> list[str]:
-    """Paths of what decides the routing: routers and the norms before them."""
-    layers = range(config.n_layers)
-    return [path for i in layers for path in (router_path(i), moe_norm_path(i))]
-
-
-def _hash(config: GrokConfig, routers: dict[str, np.ndarray]) -> str:
-    layers = range(config.n_layers)
-    return routers_sha256(
-        np.stack([routers[router_path(i)] for i in layers]),
-        np.stack([routers[moe_norm_path(i)] for i in layers]),
-    )
 
 
 def check_memory(checkpoint: Checkpoint) -> None:
@@ -226,14 +151,4 @@ def check_memory(checkpoint: Checkpoint) -> None:
             "Run it where there is room (for Grok-1 eight 80 GB GPUs), stream its layers from disk "
             '(mode="streamed"), or open a saved trace.'
         )
-    _check_complete(checkpoint)
-
-
-def _check_complete(checkpoint: Checkpoint) -> None:
-    missing = checkpoint.missing()
-    if missing:
-        raise GrokError(
-            f"{checkpoint.ckpt_dir}: {len(missing)} of {len(checkpoint.paths)} tensor files are "
-            f"missing, the first is {checkpoint.file(missing[0]).name} ({missing[0]}). Complete "
-            "the download. (The routers alone can be studied with python -m lens.extract.)"
-        )
+    check_complete(checkpoint)

@@ -2,68 +2,45 @@
 
 A call pads its tokens to a bucket, so a new length inside a bucket compiles nothing;
 one compiled layer serves all layers. Nothing about a call is kept in the model, so
-calls may come from several threads, one at a time (see `grok.turnstile`).
+calls may come from several threads, one at a time (see `grok.serving.queue`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from grok.checkpoints.tokenizer import Tokenizer
 from grok.config import GrokConfig
-from grok.engine import Batch, Engine
+from grok.engine.compiled import Forward, bucket, padded
+from grok.engine.engine import Batch, Engine
 from grok.errors import PromptError
-from grok.interventions import NO_EDITS, Edits
-from grok.passes import Forward, bucket, padded
-from grok.sampling import check_sampling, next_token
-from grok.sites import AXES, EMBED, FLOAT32, LAYER_SITES, LOGITS, NORM, Place, Site
-from grok.tokenizer import Tokenizer
+from grok.interventions.edits import NO_EDITS, Edits
+from grok.interventions.hooks import Visits, arrange, nothing
+from grok.interventions.sites import (
+    AXES,
+    EMBED,
+    FLOAT32,
+    LAYER_SITES,
+    LOGITS,
+    NORM,
+    Place,
+    Site,
+)
+from grok.runner.results import Generation, Step
+from grok.runner.sampling import check_sampling, next_token
+from grok.runner.tracing import Tracing
 from grok.trace import RoutingTrace
-from grok.tracing import Tracing
-from grok.visits import Visits, arrange, nothing
 
 if TYPE_CHECKING:
-    from grok.planning import Decision
-    from grok.streaming.layers import LayerFigures
+    from grok.planning.modes import Decision
+    from grok.streaming.host_layers import LayerFigures
 
 
 # --- results -----------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    """One generated token, and the routing of the tokens that were read to choose it.
-
-    Attributes:
-        token: the id.
-        piece: its piece.
-        read: the tokens read in this step [T]: the prompt at first, then one.
-        routing: their routing, batch axis of 1.
-    """
-
-    token: int
-    piece: str
-    read: np.ndarray
-    routing: Forward
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A continuation.
-
-    Attributes:
-        new_tokens: generated ids, the end-of-sequence token included when it came.
-        text: their text; ids separated by spaces when there is no tokenizer.
-        trace: routing of the prompt and of all generated tokens but the last, which the
-            model never read.
-    """
-
-    new_tokens: list[int]
-    text: str
-    trace: RoutingTrace
 
 
 # --- the model ---------------------------------------------------------------
@@ -169,7 +146,7 @@ class Model:
         Args:
             prompt: text, or token ids.
             candidates: next tokens to keep, C.
-            edits: interventions of this run alone; see `grok.interventions.edit`.
+            edits: interventions of this run alone; see `grok.interventions.edits.edit`.
 
         Raises:
             PromptError: see `encode`.

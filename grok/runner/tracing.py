@@ -21,12 +21,13 @@ import numpy as np
 
 from grok.errors import GrokError, InterventionError, SiteError
 from grok.files import write_whole
-from grok.interventions import Edits, Request, replace_with, request
-from grok.sites import LAYER_SITES, MODEL_SITES, Place, known, model_place
+from grok.interventions.edits import Edits, Request, replace_with, request
+from grok.interventions.sites import LAYER_SITES, MODEL_SITES, Place, known, model_place
 from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
-    from grok.model import Generation, Model
+    from grok.runner.model import Model
+    from grok.runner.results import Generation
 
 Positions = int | Sequence[int] | slice | None
 
@@ -85,7 +86,7 @@ class SitePlace(_NotYet):
         """Changes the value to `function(value, *references)`.
 
         Args:
-            function: an intervention of `grok.interventions`, or any function of arrays that
+            function: an intervention of `grok.interventions.edits`, or any function of arrays that
                 jax compiles; values have a batch axis of 1 in front.
             references: earlier places whose values the function is given too.
             positions: tokens to change, negative from the end of the prompt; all when None.

@@ -1,0 +1,1 @@
+"""One model for many people: the queue, work in the background."""

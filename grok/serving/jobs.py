@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from grok.errors import BusyError, GrokError
-from grok.turnstile import Turnstile
+from grok.serving.queue import Turnstile
 
 LOG = logging.getLogger(__name__)
 PATIENCE = 15.0  # seconds that jobs may take to end with the program

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 
-from grok.checkpoint import (
+from grok.checkpoints.grok1 import (
     EMBEDDING,
     FINAL_NORM,
     Checkpoint,
@@ -30,11 +30,14 @@ from grok.checkpoint import (
     QuantizedWeight8bit,
     layer_path,
 )
+from grok.checkpoints.tensor_offsets import ArrayPlace, TensorPlace
+from grok.engine.compiled import layer_pass
+from grok.engine.interfaces import Done, Part
+from grok.engine.progress import Watch
+from grok.engine.resident import Resident
+from grok.engine.sharding import dispatch_over, partition, place
 from grok.errors import DeviceError
-from grok.passes import layer_pass
-from grok.progress import Watch
-from grok.sharding import dispatch_over, partition, place
-from grok.streaming.device_room import (
+from grok.streaming.device_memory import (
     LEAVES,
     ON_DEVICES,
     fit,
@@ -42,10 +45,8 @@ from grok.streaming.device_room import (
     other_bytes,
     passing,
 )
-from grok.streaming.layers import DIRECT_BYTES, LayerFigures, located
-from grok.streaming.reader import Buffers, Filled, Piece, ReadAhead
-from grok.tensor_place import ArrayPlace, TensorPlace
-from grok.weights import Done, Part, Resident
+from grok.streaming.host_layers import DIRECT_BYTES, LayerFigures, located
+from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
 __all__ = [
     "LEAVES",
@@ -64,7 +65,7 @@ PINNED = "pinned_host"
 
 
 class DeviceLayers:
-    """`grok.weights.Layers` of a checkpoint on disk, some of them resident.
+    """`grok.engine.resident.Layers` of a checkpoint on disk, some of them resident.
 
     One process; the mesh may have several devices.
 
@@ -186,7 +187,7 @@ class DeviceLayers:
 
 
 def ends_on_devices(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> Resident:
-    """Embedding and final norm on the devices, as `grok.weights.Ends`."""
+    """Embedding and final norm on the devices, as `grok.engine.resident.Ends`."""
     io = {
         path: place(checkpoint.config, path, checkpoint.read(path), mesh)
         for path in (EMBEDDING, FINAL_NORM)
@@ -203,7 +204,7 @@ def has_pinned(mesh: Mesh) -> bool:
 
 
 class _Walk:
-    """One pass; see `grok.weights.Walk`."""
+    """One pass; see `grok.engine.resident.Walk`."""
 
     def __init__(self, layers: DeviceLayers, first: int, watch: Watch | None) -> None:
         self._layers, self._watch = layers, watch

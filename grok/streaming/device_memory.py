@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from grok.checkpoint import expected_shape, is_matrix, layer_path, tensor_paths
+from grok.architectures.grok1 import query_rows
+from grok.checkpoints.grok1 import expected_shape, is_matrix, layer_path, tensor_paths
 from grok.config import GrokConfig
 from grok.errors import DeviceError
-from grok.modules import query_rows
 
 ON_DEVICES = 2  # layers on their way: one in use, one arriving
 SCALE_GROUPS = 8  # at most, of a released matrix

@@ -17,21 +17,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok import forward
-from grok.checkpoint import EMBEDDING, FINAL_NORM, Checkpoint
+from grok.architectures import forward
+from grok.checkpoints.grok1 import EMBEDDING, FINAL_NORM, Checkpoint
+from grok.checkpoints.tensor_offsets import locate_tensor
+from grok.checkpoints.token_embedding import open_embedding
 from grok.config import GrokConfig
-from grok.embedding import open_embedding
+from grok.engine.compiled import (
+    AS_WRITTEN,
+    NONE_SEEN,
+    Head,
+    bucket,
+    edited_embedding,
+    embed_pass,
+)
 from grok.errors import CheckpointError
-from grok.passes import AS_WRITTEN, NONE_SEEN, Head, bucket, edited_embedding, embed_pass
-from grok.sites import LOGITS, NORM
-from grok.streaming.memory import BLOCKS_OF_TABLE, HELD_LOGITS, ROWS_OF_TABLE
-from grok.streaming.reader import Buffers, Piece, ReadAhead
-from grok.tensor_place import locate_tensor
-from grok.visits import NOTHING, EditsBySite, Looking, seen_before
+from grok.interventions.hooks import NOTHING, EditsBySite, Looking, seen_before
+from grok.interventions.sites import LOGITS, NORM
+from grok.streaming.host_memory import BLOCKS_OF_TABLE, HELD_LOGITS, ROWS_OF_TABLE
+from grok.streaming.read_ahead import Buffers, Piece, ReadAhead
 
 
 class StreamedEnds:
-    """`grok.weights.Ends` of a checkpoint on disk.
+    """`grok.engine.resident.Ends` of a checkpoint on disk.
 
     Raises:
         CheckpointError: the table or the final norm is missing or unusable.

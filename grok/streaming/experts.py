@@ -18,10 +18,10 @@ import ml_dtypes
 import numba
 import numpy as np
 
+from grok.checkpoints.tensor_offsets import TensorPlace
 from grok.errors import CheckpointError
-from grok.streaming.products import add_product
-from grok.streaming.reader import Filled, Piece
-from grok.tensor_place import TensorPlace
+from grok.streaming.int8_matmul import add_product
+from grok.streaming.read_ahead import Filled, Piece
 
 MATRICES = ("linear", "linear_v", "linear_1")  # GELU branch, linear branch, down projection
 
@@ -77,7 +77,7 @@ def mixture(
     summed: bool = True,
     after_expert: Callable[[int], None] = lambda expert: None,
 ) -> np.ndarray:
-    """Gate-weighted sum of the chosen experts' outputs; as `grok.moe.run_selected`, on the host.
+    """Gate-weighted sum of the chosen experts' outputs; as `moe.run_selected`, on the host.
 
     Rounded where the compiled model rounds, int8 times scale included, so the two differ by the
     order of their sums alone.

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from grok.checkpoint import (
+from grok.checkpoints.grok1 import (
     Checkpoint,
     CheckpointError,
     QuantizedWeight8bit,
@@ -32,15 +32,15 @@ from grok.checkpoint import (
     layer_path,
     tensor_paths,
 )
-from grok.passes import SECOND_SITES, first_half_pass, second_half_pass
-from grok.progress import Watch
-from grok.sharding import place
+from grok.checkpoints.tensor_offsets import TensorPlace, locate_tensor
+from grok.engine.compiled import SECOND_SITES, first_half_pass, second_half_pass
+from grok.engine.interfaces import Done, Part
+from grok.engine.progress import Watch
+from grok.engine.sharding import place
+from grok.interventions.hooks import looked_at, seen_before
 from grok.streaming.experts import MATRICES, Matrix, Rows, expert_pieces, mixture
-from grok.streaming.memory import Sizes, most_tokens, sizes, smallest_budget
-from grok.streaming.reader import Buffers, Filled, Piece, ReadAhead
-from grok.tensor_place import TensorPlace, locate_tensor
-from grok.visits import looked_at, seen_before
-from grok.weights import Done, Part
+from grok.streaming.host_memory import Sizes, most_tokens, sizes, smallest_budget
+from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
 # Up to this many rows only the chosen experts are read.
 FEW_ROWS = 3
@@ -71,7 +71,7 @@ class LayerFigures:
 
 
 class StreamedLayers:
-    """`grok.weights.Layers` of a checkpoint on disk.
+    """`grok.engine.resident.Layers` of a checkpoint on disk.
 
     Attributes:
         budget: bytes that the process may take.
@@ -187,7 +187,7 @@ def located(checkpoint: Checkpoint, *, everything: bool = False) -> dict[str, Te
 
 
 class _Walk:
-    """One pass; see `grok.weights.Walk`."""
+    """One pass; see `grok.engine.resident.Walk`."""
 
     def __init__(
         self,

@@ -7,15 +7,13 @@ largest pass needs beside weights, one layer's small weights, and read buffers w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from grok.checkpoint import _MATRICES, expected_shape, layer_path
+from grok.architectures.grok1 import query_rows
+from grok.checkpoints.grok1 import MATRICES, expected_shape, layer_path
 from grok.config import GrokConfig
 from grok.errors import DeviceError
-from grok.modules import query_rows
-from grok.sites import AXES, Place
-from grok.streaming.reader import BLOCK
+from grok.streaming.read_ahead import BLOCK
 
 DEFAULT_BUDGET = 8_000_000_000
 # Python, JAX, numba and their threads, compiled programs included; measured at 0.8 GB.
@@ -49,23 +47,12 @@ class Sizes:
 
 def small_bytes(config: GrokConfig) -> int:
     """Bytes of a layer's weights outside its experts, of the largest of them."""
-    return max(_leaf_bytes(config, leaf) for leaf in _MATRICES if not leaf.startswith("moe/"))
+    return max(_leaf_bytes(config, leaf) for leaf in MATRICES if not leaf.startswith("moe/"))
 
 
 def _leaf_bytes(config: GrokConfig, leaf: str) -> int:
     shape = expected_shape(config, layer_path(0, leaf))
     return int(shape[0] * shape[1] + 8 * 4 * shape[1] + 2**16)  # int8, at most 8 groups of scales
-
-
-def row_bytes(config: GrokConfig, places: Iterable[Place]) -> int:
-    """Bytes of the values of some places that one token row keeps until its pass is over."""
-    sizes = {
-        "d_model": config.d_model,
-        "n_experts": config.n_experts,
-        "top_k": config.top_k,
-        "vocab_size": config.vocab_size,
-    }
-    return sum(4 * math.prod(sizes[axis] for axis in AXES[place.site]) for place in places)
 
 
 def working_bytes(
@@ -81,7 +68,7 @@ def working_bytes(
     """
     d, v = config.d_model, config.vocab_size
     attention = _attention_bytes(config, n_tokens)
-    small = 4 * sum(_leaf_bytes(config, leaf) for leaf in _MATRICES if not leaf.startswith("moe/"))
+    small = 4 * sum(_leaf_bytes(config, leaf) for leaf in MATRICES if not leaf.startswith("moe/"))
     in_layer = n_tokens * (12 * d * 4 + 2 * config.d_ff * 4 + d * 4) + attention + small
     n = min(n_tokens, max(1, HELD_LOGITS // v))
     blocks = (2 + BLOCKS_OF_TABLE) * ROWS_OF_TABLE * d * 4

@@ -4,7 +4,7 @@ Axes: C rows, K contracting axis, N columns.
 
 Weights are widened in registers; where the scaled values have to be rounded as the compiled model
 rounds them, for more than a few rows, a tile at a time. Neither weights nor rows are quantized
-further; sums are float32. The inner loops are in `grok.streaming.tiles`.
+further; sums are float32. The inner loops are in `grok.streaming.simd_kernels`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import lru_cache
 import numba
 import numpy as np
 
-from grok.streaming.tiles import (
+from grok.streaming.simd_kernels import (
     DEEP,
     STEP,
     WIDTH,

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from grok.checkpoints.tensor_offsets import TensorPlace, identity
 from grok.errors import CheckpointError
-from grok.tensor_place import TensorPlace, identity
 
 BLOCK = 4096  # what direct reads are aligned to
 _HUGE_PAGE = 2**21

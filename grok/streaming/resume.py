@@ -23,15 +23,15 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from grok.checkpoints.tensor_offsets import FileIdentity
 from grok.errors import GrokError
 from grok.files import write_whole
-from grok.intervention_kinds import Intervention
-from grok.sites import Place
-from grok.tensor_place import FileIdentity
-from grok.visits import Edit, SameLayer
+from grok.interventions.hooks import Edit, SameLayer
+from grok.interventions.kinds import Intervention
+from grok.interventions.sites import Place
 
 if TYPE_CHECKING:
-    from grok.engine import Batch
+    from grok.engine.engine import Batch
 
 VERSION = 1
 _DTYPES = {

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from grok.checkpoint import is_matrix, write_checkpoint
+from grok.checkpoints.grok1 import is_matrix, write_checkpoint
+from grok.checkpoints.tensor_file import BFLOAT16, QuantizedWeight8bit, Tensor
 from grok.config import GrokConfig
-from grok.runner import Model, load
-from grok.tensor_file import BFLOAT16, QuantizedWeight8bit, Tensor
+from grok.runner.loading import Model, load
 from grok.training import card, evaluation
 from grok.training.corpus import WEIGHTS, Domain, EncodedDomain
 from grok.training.step import by_path

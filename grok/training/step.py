@@ -1,7 +1,7 @@
 """One training step of a small Grok-1-architecture model.
 
 The layers' parameters are stacked on a leading axis [L, ...] and scanned; the
-layer itself is `grok.forward.layer` with room-limited dispatch, so what is
+layer itself is `grok.architectures.forward.layer` with room-limited dispatch, so what is
 trained is what runs. Loss = next-token cross entropy + balance + router z.
 """
 
@@ -20,11 +20,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok import forward
-from grok.checkpoint import EMBEDDING, FINAL_NORM, layer_path
+from grok.architectures import forward
+from grok.architectures.grok1 import DecoderLayer, rms_norm
+from grok.architectures.moe import Choice, run_with_capacity
+from grok.checkpoints.grok1 import EMBEDDING, FINAL_NORM, layer_path
 from grok.config import GrokConfig
-from grok.modules import DecoderLayer, rms_norm
-from grok.moe import Choice, run_with_capacity
 from grok.training.loss import mean_cross_entropy
 
 POST_NORMS = ("rms_norm_1/scale", "rms_norm_3/scale")

@@ -1,0 +1,1 @@
+"""Trees, groups and maps of layers, with what chance gives."""

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lens.bootstrap import resampled_counts
-from lens.cluster_null import blocks
-from lens.clustering import LayerTree
+from lens.clustering.tree_null import blocks
+from lens.clustering.trees import LayerTree
 from lens.errors import LensError
-from lens.gram import gram_of_columns
-from lens.routers import RouterSet
-from lens.similarity import distances_of, layer_similarity
+from lens.layers.bootstrap import resampled_counts
+from lens.layers.similarity import distances_of, layer_similarity
+from lens.routers.gram import gram_of_columns
+from lens.routers.router_set import RouterSet
 
 DRAWS = 100
 SEED = 0
@@ -184,8 +184,8 @@ def branch_support(
 
     Args:
       columns: of the view that the tree was made of, as `RouterSet.columns` gives them.
-      tree: from `lens.clustering.layer_tree`, of this view and metric.
-      metric: an id of `lens.similarity.LAYER_METRICS`.
+      tree: from `lens.clustering.trees.layer_tree`, of this view and metric.
+      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
       draws: resampled trees, of this set and of each unrelated one.
       seed: of the random numbers.
 

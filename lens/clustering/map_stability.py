@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens.cluster_null import unrelated_classic, unrelated_distances
-from lens.embedding import (
+from lens.clustering.maps import (
     CLASSIC,
     SEEDED,
     LayerMap,
@@ -28,10 +27,11 @@ from lens.embedding import (
     trust_neighbours,
     trustworthiness,
 )
+from lens.clustering.tree_null import unrelated_classic, unrelated_distances
 from lens.errors import LensError
-from lens.gram import RouterGram
-from lens.multiple import monte_carlo_p
-from lens.routers import RouterSet
+from lens.routers.gram import RouterGram
+from lens.routers.router_set import RouterSet
+from lens.stats.p_values import monte_carlo_p
 
 SEEDS = 3
 # Maps of unrelated layers: quick ones, and those that take a fit each.
@@ -111,7 +111,7 @@ def trust_null(
     Args:
       routers: the set of the map.
       gram: its inner products, in the view of the map.
-      found: the map, from `lens.embedding.layer_map`.
+      found: the map, from `lens.clustering.maps.layer_map`.
       draws: unrelated sets; by default 99, of t-SNE and UMAP 19.
       seed: of the unrelated layers.
     """
@@ -171,7 +171,7 @@ def map_stability(
 def layer_map_stability(
     routers: RouterSet, gram: RouterGram, method: str, *, seed: int, **settings: Any
 ) -> MapStability:
-    """`map_stability` of `lens.embedding.layer_map` with these settings."""
+    """`map_stability` of `lens.clustering.maps.layer_map` with these settings."""
     return map_stability(
         lambda own: layer_map(routers, gram, method, seed=own, **settings),
         seed,

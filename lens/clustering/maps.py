@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens.clustering import standardized_distances
+from lens.clustering.trees import standardized_distances
 from lens.errors import LensError
-from lens.gram import RouterGram, standardized_gram
-from lens.routers import RouterSet
-from lens.similarity import layer_distances
+from lens.layers.similarity import layer_distances
+from lens.routers.gram import RouterGram, standardized_gram
+from lens.routers.router_set import RouterSet
 
 METHODS = ("pca", "mds", "tsne", "umap")
 SEEDED = ("tsne", "umap")

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.clustering import LayerTree, depth_agreement, depth_terciles, silhouette
-from lens.gram import RouterGram, standardized_gram
-from lens.layer_null import affordable_draws, check_draws, layer_null, turned_similarities
-from lens.matching import SUBSET_EXPERTS
-from lens.multiple import monte_carlo_p
-from lens.rotation import layer_corners, unrelated_sets
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS, distances_of, layer_similarity
+from lens.clustering.trees import LayerTree, depth_agreement, depth_terciles, silhouette
+from lens.layers.pair_null import affordable_draws, layer_null, turned_similarities
+from lens.layers.similarity import LAYER_METRICS, distances_of, layer_similarity
+from lens.routers.gram import RouterGram, standardized_gram
+from lens.routers.matching import SUBSET_EXPERTS
+from lens.routers.random_rotations import layer_corners, unrelated_sets
+from lens.routers.router_set import RouterSet
+from lens.stats.draws import check_draws
+from lens.stats.p_values import monte_carlo_p
+from lens.words import number_words, p_words
 
 DRAWS = 200
 SEED = 0
@@ -152,7 +154,7 @@ def unrelated_distances(
 
     Args:
       gram: inner products of the set.
-      metric: an id of `lens.similarity.LAYER_METRICS`.
+      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
       draws: how many.
       seed: of the random numbers.
       moments: `pair_moments` of the same set and metric, if known already.
@@ -282,8 +284,8 @@ def group_null(
 
     Args:
       gram: inner products of the view that the tree was made of.
-      tree: from `lens.clustering.layer_tree`, of this gram and metric.
-      metric: an id of `lens.similarity.LAYER_METRICS`.
+      tree: from `lens.clustering.trees.layer_tree`, of this gram and metric.
+      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
       draws: unrelated sets; each is clustered and cut in the same way.
       seed: of the random numbers.
 
@@ -304,7 +306,7 @@ class DepthAgreement:
     """Whether groups of layers are the early, middle and late thirds, beside chance.
 
     Attributes:
-      value: adjusted Rand index, see `lens.clustering.depth_agreement`.
+      value: adjusted Rand index, see `lens.clustering.trees.depth_agreement`.
       mean, low, high: of shuffled depths: mean, 2.5 % and 97.5 % quantile.
       p: share of shuffled depths that agree as well.
       draws, seed: of the shuffles.
@@ -374,20 +376,3 @@ def in_words(null: GroupNull) -> str:
             f"{against}."
         )
     return f"{groups} groups stand out: {against}."
-
-
-def p_words(p_value: float, draws: int) -> str:
-    """A p-value of so many draws: "p = 0.03", or "p ≤ 0.005" for the least they can give."""
-    if not np.isfinite(p_value):
-        return "p unknown"
-    return f"p {'≤' if p_value <= (1 + 1e-9) / (1 + draws) else '='} {p_value:.2g}"
-
-
-def number_words(value: float) -> str:
-    """Two digits that count, never as a power of ten: "0.45", "0.0025", "0.000014"."""
-    if not np.isfinite(value):
-        return "–"
-    if abs(value) >= 0.1:
-        return f"{value:.2f}".replace("-", "−")
-    text = np.format_float_positional(value, precision=2, fractional=False, trim="-")
-    return text.replace("-", "−")

@@ -1,6 +1,6 @@
 """Trees of layers, cuts through them, and what a cut is worth.
 
-Axes: layer (L). Distances come from `lens.similarity.layer_distances`.
+Axes: layer (L). Distances come from `lens.layers.similarity.layer_distances`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.gram import RouterGram, standardized_gram
-from lens.routers import RouterSet
-from lens.similarity import layer_distances
+from lens.layers.similarity import layer_distances
+from lens.routers.gram import RouterGram, standardized_gram
+from lens.routers.router_set import RouterSet
 
 LINKAGES = ("average", "complete", "single", "ward")
 

@@ -1,0 +1,1 @@
+"""Two router sets side by side: `python -m lens.compare`."""

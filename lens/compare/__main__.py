@@ -15,24 +15,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lens import report_html
-from lens.caveats import caveats
-from lens.compare_findings import findings_of
-from lens.compare_parts import compare_parts
-from lens.comparison import (
+from lens.compare.findings import findings_of
+from lens.compare.parts import compare_parts
+from lens.errors import LensError
+from lens.layers.pair_null import DRAWS, SEED
+from lens.layers.similarity import LAYER_METRICS
+from lens.model_pairs.comparison import (
     Comparison,
     Structure,
     compare_routers,
     compare_structure,
     why_not_directions,
 )
-from lens.depth_profiles import Profile, depth_profiles
-from lens.errors import LensError
-from lens.layer_null import DRAWS, SEED
-from lens.report_files import write_folder
-from lens.report_parts import version
-from lens.routers import VIEWS, RouterSet, load_routers
-from lens.similarity import LAYER_METRICS
+from lens.model_pairs.depth_profiles import Profile, depth_profiles
+from lens.report import page as report_html
+from lens.report.files import write_folder
+from lens.report.parts import version
+from lens.routers.caveats import caveats
+from lens.routers.router_set import VIEWS, RouterSet, load_routers
 
 INDEX = "compare.json"
 PAGE = "compare.html"

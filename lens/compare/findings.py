@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lens.compare_parts import DEPTH, EXPERTS, LAYERS, labels_of
-from lens.comparison import LEVEL, Comparison, Structure, why_not_directions
-from lens.depth_profiles import Profile
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS
+from lens.compare.parts import DEPTH, EXPERTS, LAYERS, labels_of
+from lens.layers.similarity import LAYER_METRICS
+from lens.model_pairs.comparison import LEVEL, Comparison, Structure, why_not_directions
+from lens.model_pairs.depth_profiles import Profile
+from lens.routers.router_set import RouterSet
+from lens.words import digits
 
 NAMED = 8  # layers or experts that a line names
 FAR = 60.0  # degrees
@@ -174,12 +175,3 @@ def in_words(value: float, draws: int | None = None) -> str:
     if draws is not None and value <= 1 / (1 + draws):
         return f"≤ {value:.2g}"
     return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
-
-
-def digits(value: float) -> str:
-    """A similarity, with more digits where it is near 0 or near 1."""
-    if value > 0.995 and value != 1:
-        text = f"{value:.5f}"
-    else:
-        text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
-    return text.replace("-", "−")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from lens import figures
-from lens.comparison import Comparison
-from lens.depth_profiles import Profile
-from lens.report_parts import Part
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS
-from lens.tables import table_csv
+from lens.layers.similarity import LAYER_METRICS
+from lens.model_pairs.comparison import Comparison
+from lens.model_pairs.depth_profiles import Profile
+from lens.report.parts import Part
+from lens.routers.router_set import RouterSet
+from lens.storage.csv_text import table_csv
 
 LAYERS = "Layers of A and of B"
 EXPERTS = "Experts of A and of B"

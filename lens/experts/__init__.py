@@ -1,0 +1,1 @@
+"""The experts of each layer: norms, breadth, chains through depth."""

@@ -2,7 +2,7 @@
 
 Axes: link (layer l to l + 1), expert (E), draw.
 
-`lens.matching.expert_chains` follows every expert through all layers, by the best match
+`lens.routers.matching.expert_chains` follows every expert through all layers, by the best match
 however weak. Here a link counts only if unrelated layers, matched the same way, would
 rarely give it: chains are born, and they end.
 """
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.gram import RouterGram
-from lens.layer_null import DRAWS, MANY_EXPERTS, SEED, check_draws
-from lens.matching import assign, match_layers
-from lens.multiple import benjamini_hochberg, pooled_p
-from lens.rotation import layer_corners, unrelated_cross
+from lens.layers.pair_null import DRAWS, MANY_EXPERTS, SEED
+from lens.routers.gram import RouterGram
+from lens.routers.matching import assign, match_layers
+from lens.routers.random_rotations import layer_corners, unrelated_cross
+from lens.stats.draws import check_draws
+from lens.stats.p_values import benjamini_hochberg, pooled_p
 
 LEVEL = 0.05
 # Matched cosines drawn for each link, over all experts of a layer.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from lens.gram import RouterGram
-from lens.routers import RouterSet
-from lens.selection import breadth
+from lens.experts.selection import breadth
+from lens.routers.gram import RouterGram
+from lens.routers.router_set import RouterSet
 
 
 @dataclass(frozen=True)

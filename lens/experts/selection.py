@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.gram import RouterGram
-from lens.orthants import normal_below
+from lens.experts.multivariate_normal import normal_below
+from lens.routers.gram import RouterGram
 
 SEED = 20
 BATCHES = 16

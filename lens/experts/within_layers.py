@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lens.gram import RouterGram
-from lens.layer_null import check_draws
-from lens.multiple import benjamini_hochberg, tail_p
-from lens.null import centered, gaussian_grams
+from lens.routers.gram import RouterGram
+from lens.stats.chance import centered, gaussian_grams
+from lens.stats.draws import check_draws
+from lens.stats.p_values import benjamini_hochberg, tail_p
 
 DRAWS = 1000
 SEED = 0

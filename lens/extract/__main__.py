@@ -7,7 +7,7 @@
 Of a Grok-1-format checkpoint's files only the router of each layer and the scale of the norm
 that feeds it are opened: 128 of Grok-1's 770, 14 MB of 318 GB. The others need
 not be there. Other models' safetensors files are read by byte ranges, see
-`lens.extract_safetensors`.
+`lens.extract.safetensors`.
 """
 
 from __future__ import annotations
@@ -15,105 +15,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from grok.checkpoint import Checkpoint, moe_norm_path, open_checkpoint, router_path
-from grok.config import GROK_1
-from grok.errors import GrokError
-from lens.caveats import caveats
+from grok.checkpoints.grok1 import open_checkpoint
+from grok.checkpoints.router_names import LAYOUTS
+from grok.checkpoints.routing_settings import FAMILIES
 from lens.errors import LensError
-from lens.extract_safetensors import extract_safetensors
-from lens.families import FAMILIES
-from lens.layouts import LAYOUTS
-from lens.routers import SCORES, RouterSet, save_routers
-
-Progress = Callable[[int, int], None]
-"""Called with the number of files, or tensors, read so far and the number to read."""
-
-
-def extract_routers(
-    path: str | os.PathLike[str],
-    *,
-    norms: bool = True,
-    progress: Progress | None = None,
-) -> RouterSet:
-    """The routers of a checkpoint, in the order of its layers.
-
-    File order is not layer order (files are sorted as text: 0, 1, 10, 11, … 2),
-    and all layers have the same shapes, so every file is asked for by the
-    parameter it holds. bfloat16 values become the same float32 values.
-
-    Args:
-      path: the folder that holds `ckpt-0`, or `ckpt-0` itself; without a
-        `config.json` beside it the checkpoint is taken to be Grok-1.
-      norms: whether to read the norm scales too; without them the canonical
-        routers lack their diagonal, and the set says that they are unknown.
-      progress: told about every file.
-
-    Raises:
-      LensError: a layer is missing, a file is damaged, of another shape or dtype,
-        foreign, or not finite, or two layers have the same router.
-    """
-    try:
-        return _extract(open_checkpoint(path), norms, progress)
-    except GrokError as error:
-        raise LensError(str(error)) from error
-
-
-def needed_paths(checkpoint: Checkpoint, norms: bool = True) -> list[str]:
-    """Parameters that extraction reads: every router, and every norm that feeds one."""
-    layers = range(checkpoint.config.n_layers)
-    kinds = (router_path, moe_norm_path) if norms else (router_path,)
-    return [path(layer) for layer in layers for path in kinds]
-
-
-def _extract(checkpoint: Checkpoint, norms: bool, progress: Progress | None) -> RouterSet:
-    paths = needed_paths(checkpoint, norms)
-    _check_present(checkpoint, paths)
-    found: dict[str, np.ndarray] = {}
-    alike: dict[bytes, list[str]] = {}  # routers by their first rows, compared whole if those agree
-    for path in paths:
-        tensor = checkpoint.read(path)
-        assert isinstance(tensor, np.ndarray)  # read() refuses quantized values here
-        found[path] = tensor.astype(np.float32, copy=False)
-        if path.endswith("router/w"):
-            group = alike.setdefault(found[path][:2].tobytes(), [])
-            first = next((p for p in group if np.array_equal(found[p], found[path])), None)
-            group.append(path)
-            if first is not None:
-                raise LensError(
-                    f"{checkpoint.file(path)} ({path}): the same router to the last bit as "
-                    f"{checkpoint.file(first).name} ({first}); expected one of its own in each "
-                    "layer. A file was copied over another; get both again."
-                )
-        if progress is not None:
-            progress(len(found), len(paths))
-    config = checkpoint.config
-    layers = range(config.n_layers)
-    name = checkpoint.folder.resolve().name
-    return RouterSet(
-        np.stack([found[router_path(layer)] for layer in layers]),
-        np.stack([found[moe_norm_path(layer)] for layer in layers]) if norms else None,
-        top_k=config.top_k,
-        source="Grok-1 checkpoint" if config == GROK_1 else f"checkpoint '{name}'",
-    )
-
-
-def _check_present(checkpoint: Checkpoint, paths: Sequence[str]) -> None:
-    missing = [path for path in paths if not checkpoint.file(path).is_file()]
-    if missing:
-        named = ", ".join(f"{checkpoint.file(path).name} ({path})" for path in missing[:3])
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        config = checkpoint.config
-        raise LensError(
-            f"{checkpoint.ckpt_dir}: {len(missing)} of the {len(paths)} router and norm files of a "
-            f"model with {config.n_layers} layers are not there: {named}{more}. Complete the "
-            "download or copy; if the model has another number of layers, put its config.json "
-            "beside ckpt-0."
-        )
+from lens.extract.grok1 import extract_routers, needed_paths
+from lens.extract.safetensors import extract_safetensors
+from lens.routers.caveats import caveats
+from lens.routers.router_set import SCORES, RouterSet, save_routers
 
 
 def _check_output(output: Path) -> None:
@@ -161,7 +73,7 @@ def _cost(path: Path, norms: bool) -> tuple[int, int]:
 
 def _from_hub(options: argparse.Namespace, on_terminal: bool) -> tuple[RouterSet, str]:
     """The routers of a repository, and one line on what was read."""
-    from lens.extract_hub import extract_from_hub, shown
+    from lens.extract.hub import extract_from_hub, shown
 
     def progress(done: int, total: int) -> None:
         end = "\n" if done == total else ""

@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from grok.checkpoint import Checkpoint, moe_norm_path, router_path
+from grok.checkpoints.grok1 import Checkpoint, moe_norm_path, router_path
+from grok.checkpoints.hub_access import HubCommit, commit_of, explained
+from grok.checkpoints.hub_ranges import HubFiles
+from grok.checkpoints.model_files import CONFIG
 from grok.config import GROK_1, read_config
 from grok.errors import GrokError
 from lens.errors import LensError
-from lens.extract import extract_routers, needed_paths
-from lens.extract_safetensors import extract_model
-from lens.hub_access import HubCommit, commit_of, explained
-from lens.hub_ranges import HubFiles
-from lens.model_files import CONFIG
-from lens.routers import RouterSet
+from lens.extract.grok1 import extract_routers, needed_paths
+from lens.extract.safetensors import extract_model
+from lens.routers.router_set import RouterSet
 
 GROK_1_REPOSITORY = "xai-org/grok-1"
 # Bytes of Grok-1's own files.
@@ -70,7 +70,7 @@ def extract_from_hub(
       repository: "owner/name".
       revision: a branch, tag or commit.
       norms: whether to read the norm scales too (14.2 instead of 12.6 MB of Grok-1).
-      top_k, score: of safetensors, see `lens.extract_safetensors`.
+      top_k, score: of safetensors, see `lens.extract.safetensors`.
       progress: told in bytes, of safetensors in tensors.
 
     Returns:

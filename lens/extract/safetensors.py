@@ -13,15 +13,16 @@ from typing import Literal, cast
 
 import numpy as np
 
-from lens.ahead import ahead
+from grok.checkpoints.model_files import CONFIG, Counted, FolderFiles, ModelFiles
+from grok.checkpoints.prefetch import ahead
+from grok.checkpoints.router_names import LayerNames, find_routers
+from grok.checkpoints.routing_settings import SPEAKING_NORM, RoutingSettings, routing_settings
+from grok.checkpoints.safetensors import check_readable, read_tensor
+from grok.checkpoints.tensor_index import Tensors, find_tensors, read_json
+from grok.errors import plain
 from lens.errors import LensError
-from lens.families import SPEAKING_NORM, RoutingSettings, routing_settings
-from lens.layouts import LayerNames, find_routers
-from lens.model_files import CONFIG, Counted, FolderFiles, ModelFiles
-from lens.model_tensors import Tensors, find_tensors, read_json
-from lens.npz import MAX_BYTES, plain
-from lens.routers import MAX_EXPERTS, MAX_LAYERS, SCORES, RouterSet
-from lens.safetensors import check_readable, read_tensor
+from lens.routers.router_set import MAX_EXPERTS, MAX_LAYERS, SCORES, RouterSet
+from lens.storage.npz import MAX_BYTES
 
 NPZ_OVERHEAD = 2**16  # bytes of a router file beside its large arrays, amply
 

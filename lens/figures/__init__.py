@@ -5,41 +5,47 @@ description for readers who do not see it (`alt_text`). Where a click means
 something, the chart has a selection named "pick".
 """
 
-from lens.figures.chains import expert_chains, expert_cosines_against_chance
-from lens.figures.clustering import (
-    dendrogram_with_heatmap,
-    layer_dendrogram,
-)
-from lens.figures.compare import (
-    experts_changed,
-    layers_across,
-    layers_changed,
-    profiles_over_depth,
-)
-from lens.figures.expert_pairs import (
+from lens.figures.export import figure_png, figure_svg
+from lens.figures.routers.chains import expert_chains, expert_cosines_against_chance
+from lens.figures.routers.clustering import dendrogram_with_heatmap, layer_dendrogram
+from lens.figures.routers.expert_pairs import (
     expert_correlation_matrix,
     expert_similarity_across_layers,
 )
-from lens.figures.experts import breadth_against_load, expert_map, expert_variance_analysis
-from lens.figures.export import figure_png, figure_svg
-from lens.figures.groups import silhouette_by_groups
-from lens.figures.information import chance_lines, predicted_load
-from lens.figures.labels import label_lift, label_load
-from lens.figures.layer_null import adjacent_against_chance, layer_null_heatmap
-from lens.figures.layers import (
+from lens.figures.routers.experts import (
+    breadth_against_load,
+    expert_map,
+    expert_variance_analysis,
+)
+from lens.figures.routers.groups import silhouette_by_groups
+from lens.figures.routers.layer_null import adjacent_against_chance, layer_null_heatmap
+from lens.figures.routers.layers import (
     adjacent_layer_similarity,
     layer_change,
     layer_similarity_heatmap,
     null_place,
     pair_matrix,
 )
-from lens.figures.maps import explained_variance, layer_scatter
-from lens.figures.margins import margin_histogram, margin_quantiles
-from lens.figures.nearby import lens_course, push_ticks
-from lens.figures.routing import compare_maps, token_layer_map, token_window, visible
+from lens.figures.routers.maps import explained_variance, layer_scatter
+from lens.figures.routers.model_pairs import (
+    experts_changed,
+    layers_across,
+    layers_changed,
+    profiles_over_depth,
+)
 from lens.figures.theme import OKABE_ITO, alt_text, chart_title, expert_names, fitted_domain
-from lens.figures.tokens import candidate_bars, cell_probabilities, token_strip
-from lens.figures.traffic import coselection_matrix, layer_lines, load_by_layer, routing_paths
+from lens.figures.traces.information import chance_lines, predicted_load
+from lens.figures.traces.labels import label_lift, label_load
+from lens.figures.traces.margins import margin_histogram, margin_quantiles
+from lens.figures.traces.router_geometry import lens_course, push_ticks
+from lens.figures.traces.token_maps import compare_maps, token_layer_map, token_window, visible
+from lens.figures.traces.tokens import candidate_bars, cell_probabilities, token_strip
+from lens.figures.traces.traffic import (
+    coselection_matrix,
+    layer_lines,
+    load_by_layer,
+    routing_paths,
+)
 
 __all__ = [
     "OKABE_ITO",

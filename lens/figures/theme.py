@@ -18,6 +18,8 @@ from typing import Any, Literal
 import altair as alt
 import numpy as np
 
+from lens.words import short
+
 # Okabe and Ito's palette for colour-blind readers; its black is a grey here, since
 # black is lost on a dark background.
 OKABE_ITO = (
@@ -98,7 +100,7 @@ def title(text: str, *subtitle: str, width: float = 480) -> alt.TitleParams:
 
 
 def chance_text(chance: Any) -> str:
-    """The chance level of a `lens.null.Chance`, or of a plain number, in words."""
+    """The chance level of a `lens.layers.chance_level.Chance`, or of a plain number, in words."""
     if chance is None:
         return NO_CHANCE
     if isinstance(chance, int | float | np.floating):
@@ -111,10 +113,6 @@ def chance_mean(chance: Any) -> float | None:
     if chance is None or isinstance(chance, int | float):
         return chance
     return float(getattr(chance, "mean", chance))
-
-
-def short(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
 
 
 def fitted_domain(values: np.ndarray, *, middle: float | None = None) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""How alike layers route, and what unrelated ones give."""

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.layer_null import SEED, check_draws
-from lens.matching import SUBSET_EXPERTS
-from lens.similarity import LAYER_METRICS, check_metric, pair_similarity
+from lens.layers.pair_null import SEED
+from lens.layers.similarity import LAYER_METRICS, check_metric, pair_similarity
+from lens.routers.matching import SUBSET_EXPERTS
+from lens.stats.draws import check_draws
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -79,7 +80,7 @@ def pair_interval(
       columns: of the view to be compared, as `RouterSet.columns` gives them.
       a: row of the first layer.
       b: row of the second.
-      metric: an id of `lens.similarity.LAYER_METRICS`; the sum of all weights
+      metric: an id of `lens.layers.similarity.LAYER_METRICS`; the sum of all weights
         counts as 0, as it is in the canonical view.
       draws: how often coordinates are taken anew.
       seed: of the resampling.

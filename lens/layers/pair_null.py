@@ -2,10 +2,10 @@
 
 Axes: layer (L), draw, expert (E).
 
-The null is the rotation null (`lens.rotation`): each pair keeps the two routers as
+The null is the rotation null (`lens.routers.random_rotations`): each pair keeps the two routers as
 they are and lies at a random angle. A thousand draws of it for all pairs take seconds,
 because one set of random corners serves every pair. The permutation null
-(`lens.permutation`) costs a product of all columns a draw; its pairs are pooled.
+(`lens.routers.shuffled_coordinates`) costs a product of all columns a draw; its pairs are pooled.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lens.errors import LensError
-from lens.gram import RouterGram
-from lens.matching import SUBSET_EXPERTS, mean_matched
-from lens.multiple import benjamini_hochberg, tail_p
-from lens.rotation import layer_corners, spectrum
-from lens.similarity import check_metric, layer_similarity
+from lens.layers.similarity import check_metric, layer_similarity
+from lens.routers.gram import RouterGram
+from lens.routers.matching import SUBSET_EXPERTS, mean_matched
+from lens.routers.random_rotations import layer_corners, spectrum
+from lens.stats.draws import check_draws
+from lens.stats.p_values import benjamini_hochberg, tail_p
 
 DRAWS = 1000
 SEED = 0
-MAX_DRAWS = 100_000
 # A batch of drawn blocks in memory, and the corners of all draws, in numbers.
 BATCH = 2**23
 KEPT_CORNERS = 2**23
@@ -44,7 +43,7 @@ class LayerNull:
       metric: id of the similarity.
       mean, sd: of the null of each pair; not a number on the diagonal.
       z: similarity less the mean, over the spread: how many spreads beyond chance.
-      p: share of unrelated pairs at least as alike, see `lens.multiple.tail_p`.
+      p: share of unrelated pairs at least as alike, see `lens.stats.p_values.tail_p`.
       q: the same, adjusted for all pairs being looked at (Benjamini–Hochberg).
       draws: how many there were, of each pair (rotation) or of the set (permutation).
       seed: of the random numbers.
@@ -64,13 +63,6 @@ class LayerNull:
     def found(self, level: float = 0.05) -> int:
         """How many pairs are more alike than chance at this false discovery rate."""
         return int(np.count_nonzero(self.q[np.triu_indices(len(self.q), 1)] <= level))
-
-
-def check_draws(draws: int) -> int:
-    """A number of draws as given, or an error that says how many can be asked for."""
-    if not 19 <= draws <= MAX_DRAWS:
-        raise LensError(f"draws: found {draws}; expected 19 to {MAX_DRAWS:,}.")
-    return int(draws)
 
 
 def affordable_draws(metric: str, n_pairs: int, n_experts: int, draws: int = DRAWS) -> int:
@@ -111,7 +103,7 @@ def layer_null(
 
     Args:
       gram: inner products of the view to be compared.
-      metric: an id of `lens.similarity.LAYER_METRICS`.
+      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
       draws: random rotations of each pair. Metrics that match experts do it anew in each.
       seed: of the rotations.
       progress: told about every layer that is done.
@@ -224,7 +216,7 @@ def permutation_null(
 
     Args:
       gram: inner products of the view to be compared.
-      sets: draws, from `lens.permutation.permuted_sets`.
+      sets: draws, from `lens.routers.shuffled_coordinates.permuted_sets`.
       against: the rotation null of the same set and metric.
       seed: the one that `sets` was made with, to be kept with the result.
     """

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lens.gram import RouterGram
-from lens.layer_null import DRAWS, SEED, adjacent_null
-from lens.multiple import monte_carlo_p
-from lens.similarity import adjacent_layers
+from lens.layers.pair_null import DRAWS, SEED, adjacent_null
+from lens.layers.similarity import adjacent_layers
+from lens.routers.gram import RouterGram
+from lens.stats.p_values import monte_carlo_p
 
 LEVEL = 0.05
 
@@ -58,7 +58,7 @@ def transitions(
 
     Args:
       gram: inner products of the view to be compared.
-      metric: an id of `lens.similarity.LAYER_METRICS`.
+      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
       draws: series drawn.
       seed: of the draws.
     """

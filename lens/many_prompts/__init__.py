@@ -1,0 +1,1 @@
+"""Many routed texts: stored runs, labels, the words of each expert."""

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.coselection import CoSelection, coselection_of
 from lens.errors import LensError
-from lens.information import Information, position_information, token_information
-from lens.moments import selection_under
-from lens.multiple import benjamini_hochberg
-from lens.repeats import RepeatTest, repeat_test
-from lens.shuffles import SEED, AgainstChance, against_chance, checked_draws
-from lens.trace_folder import TraceFolder
+from lens.many_prompts.trace_folder import TraceFolder
+from lens.stats.draws import checked_draws
+from lens.stats.p_values import benjamini_hochberg
+from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
+from lens.traces.coselection import CoSelection, coselection_of
+from lens.traces.information import Information, position_information, token_information
+from lens.traces.logit_moments import selection_under
+from lens.traces.repeats import RepeatTest, repeat_test
 
 DRAWS = 1999
 LEVEL = 0.95
@@ -248,7 +249,7 @@ def _arrangements(sizes: np.ndarray) -> int:
 
 
 def folder_token_information(folder: TraceFolder, **options: object) -> Information:
-    """`lens.information.token_information` over all traces, each shuffled within itself."""
+    """`lens.traces.information.token_information` over all traces, each shuffled within itself."""
     return token_information(
         folder.tokens,
         folder.experts,
@@ -259,7 +260,7 @@ def folder_token_information(folder: TraceFolder, **options: object) -> Informat
 
 
 def folder_position_information(folder: TraceFolder, **options: object) -> Information:
-    """`lens.information.position_information` over all traces, each turned round on its own."""
+    """`traces.information.position_information` over all traces, each turned round on its own."""
     return position_information(
         folder.experts,
         folder.n_experts,
@@ -269,7 +270,7 @@ def folder_position_information(folder: TraceFolder, **options: object) -> Infor
 
 
 def folder_repeats(folder: TraceFolder, label: int | None = None, **options: object) -> RepeatTest:
-    """`lens.repeats.repeat_test` over all traces, or over those of one label."""
+    """`lens.traces.repeats.repeat_test` over all traces, or over those of one label."""
     part = (
         slice(None)
         if label is None
@@ -284,14 +285,14 @@ def folder_repeats(folder: TraceFolder, label: int | None = None, **options: obj
 
 
 def folder_coselection(folder: TraceFolder, label: int | None = None) -> CoSelection:
-    """`lens.coselection.coselection` of all traces, or of those of one label."""
+    """`lens.traces.coselection.coselection` of all traces, or of those of one label."""
     pairs = folder.pairs.sum(axis=0) if label is None else folder.pairs[label]
     n_tokens = int(pairs[0].diagonal().sum()) // folder.top_k
     return coselection_of(pairs, (n_tokens, folder.top_k))
 
 
 def effective_by_label(load: LabelLoad) -> Float[np.ndarray, "group layer"]:
-    """exp(H) of each label's load: see `lens.routing.effective_experts`."""
+    """exp(H) of each label's load: see `lens.traces.routing.effective_experts`."""
     logs = np.log(np.where(load.share > 0, load.share, 1))
     return np.exp(-(load.share * logs).sum(axis=2))
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import plain
 
 Form = Literal["lines", "csv", "jsonl"]
 FORMS: Mapping[Form, str] = {"lines": "lines", "csv": "CSV", "jsonl": "JSON lines"}

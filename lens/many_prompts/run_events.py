@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lens.errors import LensError
-from lens.run_record import NoRunError, Run
+from lens.many_prompts.run_record import NoRunError, Run
 
 MEMORY = "512MB"
 THREADS = 2

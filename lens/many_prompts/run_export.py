@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from lens.errors import LensError
-from lens.run_events import ask
-from lens.run_record import NoRunError, Run
-from lens.run_statistics import run_traces
-from lens.tables import table_csv
+from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_record import NoRunError, Run
+from lens.many_prompts.run_statistics import run_traces
+from lens.storage.csv_text import table_csv
 
 # Rows of routing up to which they are written as CSV too.
 MOST_CSV_ROWS = 300_000

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lens.errors import LensError
-from lens.file_lock import is_held
+from lens.storage.file_lock import is_held
 
 FORMAT_VERSION = 1
 STATUSES = ("running", "finished", "failed", "cancelled")

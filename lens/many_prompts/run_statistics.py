@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from lens.coselection import pair_counts
 from lens.errors import LensError
-from lens.label_tests import DRAWS, LabelTest, check_labels, label_test
-from lens.run_events import ask
-from lens.run_record import Run
-from lens.shuffles import SEED
-from lens.trace_folder import MAX_CHOICES, TraceFolder
+from lens.many_prompts.label_tests import DRAWS, LabelTest, check_labels, label_test
+from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_record import Run
+from lens.many_prompts.trace_folder import MAX_CHOICES, TraceFolder
+from lens.stats.permutation_tests import SEED
+from lens.traces.coselection import pair_counts
 
 
 def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
-    """The run as a folder of traces, for `lens.label_tests`; each prompt is a trace.
+    """The run as a folder of traces, for `lens.many_prompts.label_tests`; each prompt is a trace.
 
     Router logits are not kept by a run: `moments` is empty and `entropies` are not a number.
 
@@ -119,7 +119,7 @@ def _scatter(
 
 
 def run_label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> LabelTest:
-    """`lens.label_tests.label_test` of a run: labels permuted over its prompts.
+    """`lens.many_prompts.label_tests.label_test` of a run: labels permuted over its prompts.
 
     Raises:
       LensError: fewer than two labels, or a label with fewer than two prompts.

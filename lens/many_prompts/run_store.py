@@ -24,11 +24,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lens.disk_cache import cache_folder
 from lens.errors import LensError
-from lens.file_lock import FileLock, is_held
-from lens.prompt_lists import PromptList
-from lens.run_record import LOCK, RECORD, NoRunError, Run, as_json, read_run, write_json
+from lens.many_prompts.prompt_lists import PromptList
+from lens.many_prompts.run_record import (
+    LOCK,
+    RECORD,
+    NoRunError,
+    Run,
+    as_json,
+    read_run,
+    write_json,
+)
+from lens.storage.disk_cache import cache_folder
+from lens.storage.file_lock import FileLock, is_held
 
 FOLDER_VARIABLE = "GROK_LENS_RUNS"
 KEEP_VARIABLE = "GROK_LENS_KEEP_DAYS"

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.multiple import benjamini_hochberg
-from lens.run_events import ask
-from lens.run_record import Run
-from lens.word_null import at_least, expected_counts
+from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_record import Run
+from lens.many_prompts.word_null import at_least, expected_counts
+from lens.stats.p_values import benjamini_hochberg
 
 Within = Literal["run", "label", "prompt"]
 CONTEXT = 8
@@ -77,7 +77,7 @@ def word_lift(
     Null: tokens are shuffled over the places of the run, of each label's prompts, or of each
     prompt, while every place keeps its experts. Of T tokens M chose the expert and n are the
     word, so the count of both is hypergeometric, and a sum of such over labels or prompts; p
-    is the probability of as many or more, see `lens.word_null.at_least`. There are no draws.
+    is the probability of as many or more, see `word_null.at_least`. There are no draws.
     The choices of a token are different experts, so places are tokens, not (token, slot)
     assignments.
 

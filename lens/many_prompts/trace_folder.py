@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.coselection import pair_counts
+from grok.errors import plain
 from lens.errors import LensError
-from lens.moments import LogitMoments, logit_moments
-from lens.npz import plain
-from lens.routing import entropy, margin
-from lens.traces import Trace, load_trace
+from lens.traces.coselection import pair_counts
+from lens.traces.logit_moments import LogitMoments, logit_moments
+from lens.traces.routing import entropy, margin
+from lens.traces.trace import Trace, load_trace
 
 MAX_TRACES = 2000
 MAX_CHOICES = 2**28  # (layer, token, choice) numbers that are kept, 2 bytes each
@@ -50,7 +50,7 @@ class TraceFolder:
       experts: chosen by each token.
       n_experts: experts of a layer.
       counts: (token, choice) assignments that each expert received, by trace.
-      pairs: tokens that chose both experts, by label; see `lens.coselection`.
+      pairs: tokens that chose both experts, by label; see `lens.traces.coselection`.
       moments: of the router logits, by label.
       margins: mean margin, by trace, in logits.
       entropies: mean entropy of the gates, by trace, in nats.

@@ -1,0 +1,1 @@
+"""Two router sets compared."""

@@ -14,20 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lens.bootstrap import affordable_draws as bootstrap_draws
-from lens.bootstrap import pair_interval
-from lens.chains import matched_by_chance
-from lens.depth_profiles import correlations, same_depth
 from lens.errors import LensError
-from lens.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
-from lens.layer_null import DRAWS, SEED, affordable_draws, check_draws, layer_null
-from lens.matching import assign
-from lens.multiple import benjamini_hochberg, monte_carlo_p, pooled_p
-from lens.null import centered, gaussian_grams
-from lens.rotation import layer_corners
-from lens.routers import RouterSet
-from lens.selection import MANY_EXPERTS, breadth, selected_share
-from lens.similarity import check_metric, layer_similarity
+from lens.experts.chains import matched_by_chance
+from lens.experts.selection import MANY_EXPERTS, breadth, selected_share
+from lens.layers.bootstrap import affordable_draws as bootstrap_draws
+from lens.layers.bootstrap import pair_interval
+from lens.layers.pair_null import DRAWS, SEED, affordable_draws, layer_null
+from lens.layers.similarity import check_metric, layer_similarity
+from lens.model_pairs.depth_profiles import correlations, same_depth
+from lens.routers.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
+from lens.routers.matching import assign
+from lens.routers.random_rotations import layer_corners
+from lens.routers.router_set import RouterSet
+from lens.stats.chance import centered, gaussian_grams
+from lens.stats.draws import check_draws
+from lens.stats.p_values import benjamini_hochberg, monte_carlo_p, pooled_p
 
 # A cosine this close to 1 is the same direction to float32's rounding.
 SAME = 1e-5
@@ -161,7 +162,7 @@ def compare_routers(
       a: the first set.
       b: the second, of the same width and number of experts.
       view: "canonical" or "raw".
-      metric: an id of `lens.similarity.LAYER_METRICS`.
+      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
       draws: of each null; fewer where matching many experts takes long.
       seed: of the draws.
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lens.gram import RouterGram, router_gram
-from lens.layer_null import DRAWS, SEED, check_draws
-from lens.multiple import benjamini_hochberg, monte_carlo_p
-from lens.routers import RouterSet
-from lens.selection import breadth
+from lens.experts.selection import breadth
+from lens.layers.pair_null import DRAWS, SEED
+from lens.routers.gram import RouterGram, router_gram
+from lens.routers.router_set import RouterSet
+from lens.stats.draws import check_draws
+from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
 
 MIN_LAYERS = 4
 

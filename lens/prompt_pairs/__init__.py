@@ -1,0 +1,1 @@
+"""Two routed texts, or one with and without a change, compared."""

@@ -10,18 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.alignment import align
 from lens.errors import LensError
-from lens.paired_routing import overlap
-from lens.shuffles import (
-    DRAWS,
-    SEED,
-    AgainstChance,
-    affordable_draws,
-    against_chance,
-    checked_draws,
-)
-from lens.traces import Trace
+from lens.prompt_pairs.alignment import align
+from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
+from lens.traces.routing import overlap
+from lens.traces.trace import Trace
 
 FEWEST = 4  # pairs that can be shuffled to some purpose
 
@@ -53,7 +47,7 @@ class Agreement:
 def agreement(first: Trace, second: Trace, *, draws: int = DRAWS, seed: int = SEED) -> Agreement:
     """How far the tokens of one text have the experts of those at the same place in another.
 
-    Tokens are aligned with the fewest changes (`lens.alignment`); a token and the one that
+    Tokens are aligned with the fewest changes (`prompt_pairs.alignment`); a token and the one that
     stands in its place are compared even where they differ. A cell is |A ∩ B| / K: 1 the
     same experts, 1/2 one of two, 0 none. The null pairs the compared tokens of the two texts
     at random, all layers together, which keeps both texts' loads: what exceeds it is due to

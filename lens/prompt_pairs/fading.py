@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.alignment import SAME
 from lens.errors import LensError
-from lens.multiple import monte_carlo_p
-from lens.paired_routing import Paired, overlap
-from lens.paired_tests import BLOCK, block_orders
-from lens.shuffles import DRAWS, SEED, checked_draws
+from lens.prompt_pairs.alignment import SAME
+from lens.prompt_pairs.paired_routing import Paired
+from lens.prompt_pairs.paired_tests import BLOCK, block_orders
+from lens.stats.draws import checked_draws
+from lens.stats.p_values import monte_carlo_p
+from lens.stats.permutation_tests import DRAWS, SEED
+from lens.traces.routing import overlap
 
 FEWEST = 8  # pairs whose order says something
 

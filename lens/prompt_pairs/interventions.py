@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.multiple import monte_carlo_p
-from lens.paired_routing import overlap as in_common
-from lens.paired_tests import BLOCK, blocks_of, flipped_signs
-from lens.shuffles import SEED, checked_draws
-from lens.traces import RoutedTokens
+from lens.prompt_pairs.paired_tests import BLOCK, blocks_of, flipped_signs
+from lens.stats.draws import checked_draws
+from lens.stats.p_values import monte_carlo_p
+from lens.stats.permutation_tests import SEED
+from lens.traces.routing import overlap as in_common
+from lens.traces.trace import RoutedTokens
 
 DRAWS = 1999
 

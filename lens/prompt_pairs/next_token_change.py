@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
-from lens.multiple import monte_carlo_p
-from lens.paired_routing import Paired
-from lens.paired_tests import BLOCK, block_orders
-from lens.shuffles import DRAWS, SEED, affordable_draws, checked_draws
+from lens.prompt_pairs.paired_routing import Paired
+from lens.prompt_pairs.paired_tests import BLOCK, block_orders
+from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.p_values import monte_carlo_p
+from lens.stats.permutation_tests import DRAWS, SEED
 
 
 class Expecting(Protocol):

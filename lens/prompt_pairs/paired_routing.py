@@ -4,7 +4,7 @@ Axes: layer (L), pair (A, as aligned), compared pair (P), expert (E), choice (K)
 
 Compared are pairs of the same token. Tokens of a common start are left out where both runs are
 of one model without changes: nothing differs before them, so nothing can differ in them.
-Whether a difference is more than chance: `lens.paired_tests`.
+Whether a difference is more than chance: `lens.prompt_pairs.paired_tests`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lens import routing
-from lens.alignment import SAME, Alignment
 from lens.errors import LensError
-from lens.traces import RoutedTokens
+from lens.prompt_pairs.alignment import SAME, Alignment
+from lens.traces import routing
+from lens.traces.routing import overlap
+from lens.traces.trace import RoutedTokens
 
 
 def largest_gate(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
@@ -158,11 +159,3 @@ def kept_experts(runs: Paired) -> Float[np.ndarray, "layer pair"]:
     found = np.full((runs.n_layers, runs.alignment.n_pairs), np.nan)
     found[:, pairs] = overlap(one, other)
     return found
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """|A ∩ B| / max(|A|, |B|) of expert lists [..., K]; negative entries are empty places."""
-    used = one >= 0
-    both = ((one[..., :, None] == other[..., None, :]) & used[..., :, None]).sum(axis=(-2, -1))
-    most = np.maximum(used.sum(axis=-1), (other >= 0).sum(axis=-1))
-    return both / np.maximum(most, 1)

@@ -14,16 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
-from lens.multiple import benjamini_hochberg, monte_carlo_p
-from lens.paired_routing import Paired, difference, overlap
-from lens.shuffles import (
-    DRAWS,
-    SEED,
-    AgainstChance,
-    affordable_draws,
-    against_chance,
-    checked_draws,
-)
+from lens.prompt_pairs.paired_routing import Paired, difference
+from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
+from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
+from lens.traces.routing import overlap
 
 BLOCK = 8
 MAX_BLOCK = 512

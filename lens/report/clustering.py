@@ -6,19 +6,29 @@ from functools import lru_cache
 
 import altair as alt
 
-from lens import clustering, clustering_tables, figures, tables
-from lens.branch_support import (
+from lens import figures
+from lens.clustering import trees as clustering
+from lens.clustering.branch_support import (
     DRAWS,
     BranchSupport,
     branch_support,
     seconds_a_draw,
     unrelated_sets_wanted,
 )
-from lens.cluster_null import GroupNull, depth_agreement_null
-from lens.embedding import SEEDED
+from lens.clustering.map_stability import (
+    MapStability,
+    TrustNull,
+    layer_map_stability,
+    trust_null,
+)
+from lens.clustering.maps import SEEDED
+from lens.clustering.tree_null import GroupNull, depth_agreement_null
 from lens.errors import LensError
-from lens.map_stability import MapStability, TrustNull, layer_map_stability, trust_null
-from lens.report_parts import Part, RouterNumbers
+from lens.report.numbers import RouterNumbers
+from lens.report.parts import Part
+from lens.storage import csv_text
+from lens.tables import clustering as clustering_tables
+from lens.tables import routers as tables
 
 # Ways to cut the tree that the table of groups lists.
 MAX_GROUPS = 8
@@ -61,7 +71,7 @@ def clustering_parts(n: RouterNumbers) -> list[Part]:
 
     def depth() -> str:
         found = [depth_agreement_null(clustering.cut_tree(n.tree, k)) for k in cuts]
-        return tables.table_csv(
+        return csv_text.table_csv(
             {
                 "groups": list(cuts),
                 "adjusted Rand index against thirds of depth (1: the same)": [

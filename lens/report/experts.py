@@ -7,8 +7,11 @@ from collections.abc import Callable
 import altair as alt
 import numpy as np
 
-from lens import figures, tables
-from lens.report_parts import Part, RouterNumbers
+from lens import figures
+from lens.report.numbers import RouterNumbers
+from lens.report.parts import Part
+from lens.storage import csv_text
+from lens.tables import routers as tables
 
 MEASURES = ("norm", "variance", "l1_l2", "breadth", "max_similarity")
 
@@ -34,7 +37,7 @@ def expert_parts(n: RouterNumbers) -> list[Part]:
         found = n.within
         layer, pair = (grid.ravel() for grid in np.indices((len(labels), len(upper[0]))))
         a, b = upper[0][pair], upper[1][pair]
-        return tables.table_csv(
+        return csv_text.table_csv(
             {
                 "layer": np.asarray(labels)[layer],
                 "expert": a,

@@ -14,8 +14,8 @@ import altair as alt
 
 from lens import figures
 from lens.errors import LensError
-from lens.report_html import Entry
-from lens.report_parts import Part
+from lens.report.page import Entry
+from lens.report.parts import Part
 
 PNG_SCALE = 2
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lens.cluster_null import in_words
+from lens.clustering.tree_null import in_words
 from lens.errors import LensError
-from lens.report_parts import RouterNumbers
+from lens.report.numbers import RouterNumbers
 
 
 def findings_of(n: RouterNumbers) -> dict[str, list[str]]:

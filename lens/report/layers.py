@@ -5,18 +5,21 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from lens import figures, tables
+from lens import figures
 from lens.errors import LensError
-from lens.null import chance_samples
-from lens.report_parts import Part, RouterNumbers
-from lens.similarity import LAYER_METRICS, layer_pair
+from lens.layers.chance_level import chance_samples
+from lens.layers.similarity import LAYER_METRICS, layer_pair
+from lens.report.numbers import RouterNumbers
+from lens.report.parts import Part
+from lens.storage import csv_text
+from lens.tables import routers as tables
 
 
 def question_parts(n: RouterNumbers) -> list[Part]:
     """The four questions as a table."""
 
     def table() -> str:
-        return tables.table_csv(
+        return csv_text.table_csv(
             {
                 "question": [answer.question for answer in n.answers],
                 "answer": [answer.sentence for answer in n.answers],

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lens.methods import METHODS
+from lens.report.methods import METHODS
 
 # Tables of so many rows are on the page too; larger ones are files beside it.
 INLINE_ROWS = 40

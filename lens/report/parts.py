@@ -10,44 +10,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import altair as alt
-import numpy as np
 
-from lens import clustering
-from lens import experts as expert_values
-from lens.bootstrap import Intervals, adjacent_intervals
-from lens.bootstrap import affordable_draws as bootstrap_draws
-from lens.chains import SignificantChains, significant_chains
-from lens.cluster_null import GroupNull, group_null
-from lens.embedding import LayerMap, layer_map
-from lens.errors import LensError
-from lens.gram import RouterGram, router_gram
-from lens.layer_null import (
+from lens.layers.pair_null import (
     DRAWS,
     SEED,
-    LayerNull,
-    adjacent_null,
-    affordable_draws,
-    layer_null,
 )
-from lens.null import Chance, chance_level
-from lens.questions import Answer, four_questions
-from lens.report_traces import trace_parts as trace_parts
-from lens.routers import RouterSet
-from lens.similarity import (
-    AdjacentLayers,
-    adjacent_layers,
-    expert_correlation,
-    expert_similarity_across_layers,
-    layer_similarity,
-)
-from lens.transitions import Transitions, transitions
-from lens.within import WithinLayers, within_layers
 
 
 @dataclass(frozen=True)
@@ -91,176 +63,10 @@ def version() -> str:
     try:
         return metadata.version("grok-moe-lens")
     except metadata.PackageNotFoundError:
-        source = Path(__file__).resolve().parent.parent / "pyproject.toml"
+        source = Path(__file__).resolve().parents[2] / "pyproject.toml"
         if not source.is_file():
             return "unknown"
         return str(tomllib.loads(source.read_text(encoding="utf-8"))["project"]["version"])
-
-
-class RouterNumbers:
-    """Everything a router set's figures show, each computed at first use."""
-
-    def __init__(self, routers: RouterSet, settings: Settings) -> None:
-        self.routers = routers
-        self.settings = settings
-        self.labels = [routers.label(layer) for layer in range(routers.n_layers)]
-
-    @cached_property
-    def gram(self) -> RouterGram:
-        return router_gram(self.routers, self.settings.view)
-
-    @cached_property
-    def chance(self) -> Chance | None:
-        """Chance of the metric; None in the raw view, whose shared column has no null."""
-        return self.chance_of(self.settings.metric)
-
-    def chance_of(self, metric: str) -> Chance | None:
-        if self.settings.view == "raw":
-            return None
-        return chance_level(metric, self.gram.d_model, self.gram.n_experts, norm=self.norm)
-
-    @property
-    def norm(self) -> float | None:
-        """Typical Frobenius norm of a layer, on which only one metric's chance depends."""
-        if self.settings.metric != "euclidean":
-            return None
-        return float(np.sqrt(np.mean(np.sum(self.gram.norms**2, axis=1))))
-
-    @cached_property
-    def similarity(self) -> np.ndarray:
-        self.needs(2, "A similarity of layers")
-        return layer_similarity(self.gram, self.settings.metric)
-
-    @cached_property
-    def adjacent(self) -> AdjacentLayers:
-        self.needs(2, "A comparison of adjacent layers")
-        return adjacent_layers(self.gram, self.settings.metric)
-
-    @cached_property
-    def tree(self) -> clustering.LayerTree:
-        self.needs(2, "A tree of layers")
-        return clustering.layer_tree(self.gram, self.settings.metric)
-
-    @cached_property
-    def classic_tree(self) -> clustering.LayerTree:
-        self.needs(2, "A tree of layers")
-        return clustering.classic_tree(self.routers)
-
-    @cached_property
-    def measures(self) -> expert_values.ExpertMeasures:
-        return expert_values.expert_measures(self.routers, self.gram, self.settings.view)
-
-    @cached_property
-    def correlation(self) -> np.ndarray:
-        return expert_correlation(self.gram)
-
-    @cached_property
-    def across(self) -> np.ndarray:
-        self.needs(2, "A similarity across layers")
-        return expert_similarity_across_layers(self.gram)
-
-    @cached_property
-    def closest(self) -> tuple[int, int]:
-        """The two layers that are most alike."""
-        upper = np.triu(self.similarity, 1) + np.tril(np.full_like(self.similarity, -np.inf))
-        a, b = np.unravel_index(np.argmax(upper), upper.shape)
-        return int(a), int(b)
-
-    @cached_property
-    def answers(self) -> list[Answer]:
-        """The four questions, of canonical routers whatever the view."""
-        canonical = self.gram if self.settings.view == "canonical" else router_gram(self.routers)
-        settings = {"draws": self.settings.draws - 1, "seed": self.settings.null_seed}
-        return four_questions(self.routers, canonical, **settings)
-
-    def draws_of(self, n_pairs: int, metric: str | None = None) -> int:
-        """Draws of a null of so many pairs that many experts leave room for."""
-        metric = self.settings.metric if metric is None else metric
-        return affordable_draws(metric, n_pairs, self.gram.n_experts, self.settings.draws)
-
-    @cached_property
-    def null(self) -> LayerNull:
-        self.needs(2, "A null of pairs of layers")
-        draws, seed = self.draws_of(1, "cka"), self.settings.null_seed
-        return layer_null(self.gram, self.settings.metric, draws=draws, seed=seed)
-
-    @cached_property
-    def group_null(self) -> GroupNull:
-        self.needs(3, "A silhouette")
-        return group_null(self.gram, self.tree, self.settings.metric)
-
-    @cached_property
-    def adjacent_null(self) -> np.ndarray:
-        self.needs(2, "A null of adjacent layers")
-        draws, seed = self.draws_of(self.gram.n_layers - 1), self.settings.null_seed
-        return adjacent_null(self.gram, self.settings.metric, draws=draws, seed=seed)
-
-    @cached_property
-    def transitions(self) -> Transitions:
-        self.needs(2, "A comparison of adjacent layers")
-        draws, seed = self.draws_of(self.gram.n_layers - 1), self.settings.null_seed
-        return transitions(self.gram, self.settings.metric, draws=draws, seed=seed)
-
-    @cached_property
-    def intervals(self) -> Intervals:
-        self.needs(2, "An interval of adjacent layers")
-        columns = self.routers.columns(self.settings.view)
-        n_layers, d_model, n_experts = columns.shape
-        draws = bootstrap_draws(n_layers - 1, d_model, n_experts, self.settings.draws)
-        seed = self.settings.null_seed
-        return adjacent_intervals(columns, self.settings.metric, draws=draws, seed=seed)
-
-    @cached_property
-    def chains(self) -> SignificantChains:
-        self.needs(2, "A matching of experts")
-        return significant_chains(
-            self.gram, draws=self.settings.draws, seed=self.settings.null_seed
-        )
-
-    @cached_property
-    def within(self) -> WithinLayers:
-        return within_layers(
-            self.gram,
-            self.settings.view,
-            draws=self.settings.draws,
-            seed=self.settings.null_seed,
-        )
-
-    def map(self, method: str) -> LayerMap:
-        if method not in self._maps:
-            self._maps[method] = layer_map(
-                self.routers,
-                self.gram,
-                method,
-                metric=self.settings.metric,
-                seed=self.settings.seed,
-            )
-        return self._maps[method]
-
-    @cached_property
-    def _maps(self) -> dict[str, LayerMap]:
-        return {}
-
-    def needs(self, n_layers: int, what: str) -> None:
-        if self.routers.n_layers < n_layers:
-            raise LensError(
-                f"{what} needs at least {n_layers} layers; this router set has "
-                f"{self.routers.n_layers}."
-            )
-
-
-def router_parts(n: RouterNumbers) -> list[Part]:
-    """The figures and tables of a router set, section by section."""
-    from lens.report_clustering import clustering_parts  # these need this file's Part
-    from lens.report_experts import expert_parts
-    from lens.report_layers import layer_parts, question_parts
-
-    return [
-        *in_section("Four questions", question_parts(n)),
-        *in_section("Layers", layer_parts(n)),
-        *in_section("Experts", expert_parts(n)),
-        *in_section("Clustering", clustering_parts(n)),
-    ]
 
 
 def in_section(section: str, parts: Iterable[Part]) -> list[Part]:

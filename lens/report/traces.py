@@ -9,29 +9,32 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from lens import (
+from lens import figures
+from lens.errors import LensError
+from lens.experts.selection import breadth
+from lens.many_prompts import label_tests
+from lens.many_prompts.trace_folder import TraceFolder
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from lens.stats.permutation_tests import AgainstChance
+from lens.storage import csv_text
+from lens.tables import routers as tables
+from lens.tables import traces as trace_tables
+from lens.traces import (
     coselection,
-    figures,
     information,
-    label_tests,
     load_null,
     margins,
-    moments,
     repeats,
     routing,
-    tables,
-    trace_tables,
 )
-from lens.errors import LensError
-from lens.gram import router_gram
-from lens.routers import RouterSet
-from lens.selection import breadth
-from lens.shuffles import AgainstChance
-from lens.trace_folder import TraceFolder
-from lens.traces import Trace
+from lens.traces import (
+    logit_moments as moments,
+)
+from lens.traces.trace import Trace
 
 if TYPE_CHECKING:
-    from lens.report_parts import Part, Settings
+    from lens.report.parts import Part, Settings
 
 REPEATS = "Neighbouring tokens with the same expert"
 # Layers whose own figures a report of many traces holds.
@@ -108,7 +111,7 @@ def trace_parts(trace: Trace, routers: RouterSet, settings: Settings) -> list[Pa
 
 
 def _token_parts(n: TraceNumbers) -> Iterator[Part]:
-    from lens.report_parts import Part
+    from lens.report.parts import Part
 
     trace = n.trace
     pieces = [str(piece) for piece in trace.pieces]
@@ -140,7 +143,7 @@ def _token_parts(n: TraceNumbers) -> Iterator[Part]:
 
 
 def _statistic_parts(n: TraceNumbers) -> Iterator[Part]:
-    from lens.report_parts import Part
+    from lens.report.parts import Part
 
     trace, labels = n.trace, n.labels
 
@@ -207,7 +210,8 @@ def _statistic_parts(n: TraceNumbers) -> Iterator[Part]:
 
 
 def _model_parts(n: TraceNumbers, settings: Settings) -> Iterator[Part]:
-    from lens.report_parts import Part, RouterNumbers
+    from lens.report.numbers import RouterNumbers
+    from lens.report.parts import Part
 
     def against_breadth() -> alt.TopLevelMixin:
         if not n.same:
@@ -243,7 +247,7 @@ def trace_folder_parts(folder: TraceFolder, routers: RouterSet) -> list[Part]:
     Names begin with "traces_". Of sets of many layers the figures of single layers are those
     of the layers whose experts the label tells most of.
     """
-    from lens.report_parts import Part
+    from lens.report.parts import Part
 
     same = folder.model_sha256 == routers.sha256 and folder.n_layers == routers.n_layers
     labels = [routers.label(i) if same else f"L{i}" for i in range(folder.n_layers)]
@@ -347,7 +351,7 @@ def _folder_information(folder: TraceFolder) -> dict[str, information.Informatio
 
 
 def _folder_csv(folder: TraceFolder) -> str:
-    return tables.table_csv(
+    return csv_text.table_csv(
         {
             "trace": list(folder.names),
             "label": np.asarray(folder.labels)[folder.label_of],

@@ -8,12 +8,12 @@ from functools import partial
 import altair as alt
 import numpy as np
 
-from lens import vocabulary_tables
-from lens.figures import vocabulary as figures
-from lens.report_parts import Part
-from lens.routers import RouterSet
-from lens.vocabulary import Readout
-from lens.vocabulary_tables import Piece
+from lens.figures.routers import vocabulary as figures
+from lens.report.parts import Part
+from lens.routers.router_set import RouterSet
+from lens.tables import vocabulary as vocabulary_tables
+from lens.tables.vocabulary import Piece
+from lens.vocabulary.readout import Readout
 
 WRITTEN = 3  # tokens in a cell of the figure of all experts
 

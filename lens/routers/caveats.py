@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lens.routers import RouterSet
+from lens.routers.router_set import RouterSet
 
 
 def caveats(routers: RouterSet) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.routers import RouterSet
+from lens.routers.router_set import RouterSet
 
 HELD_COLUMNS = 4096
 MAX_COLUMNS = 32768

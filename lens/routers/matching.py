@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from lens.errors import LensError
-from lens.gram import RouterGram
+from lens.routers.gram import RouterGram
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ExpertChains:
     Attributes:
       expert: the expert of chain c at layer l; chain c starts as expert c.
       score: cosine of the link from layer l to layer l + 1. Compare it with
-        `lens.null.chance_level("matched_cosine", …)`, whose draws repeat the
+        `lens.layers.chance_level.chance_level("matched_cosine", …)`, whose draws repeat the
         matching: a chain exists in pure noise too, with scores a little above 0.
     """
 
@@ -111,7 +111,7 @@ def match_layers(
     Left unchanged, up to the labels themselves, by relabelling the experts of
     either layer. Reading it: 1 is the same direction. The best assignment of
     unrelated experts is above 0 as well: about 0.0175 on average at d = 6144
-    with 8 experts; `lens.null.chance_level` gives it for any size.
+    with 8 experts; `lens.layers.chance_level.chance_level` gives it for any size.
 
     Args:
       gram: all inner products.

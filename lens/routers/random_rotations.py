@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from lens.gram import HELD_COLUMNS, RouterGram
-from lens.null import gaussian_grams
+from lens.routers.gram import HELD_COLUMNS, RouterGram
+from lens.stats.chance import gaussian_grams
 
 # Eigenvalues below this share of a layer's largest are rounding.
 RANK_TOLERANCE = 1e-5

@@ -18,8 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import Npz, Source, open_npz, plain
+from lens.storage.npz import Npz, Source, open_npz
 
 VIEWS = ("canonical", "raw")
 SCORES = ("softmax", "sigmoid")

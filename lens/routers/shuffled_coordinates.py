@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from lens.gram import HELD_COLUMNS, RouterGram, gram_of_columns
+from lens.routers.gram import HELD_COLUMNS, RouterGram, gram_of_columns
 
 
 def permuted_sets(
@@ -35,7 +35,7 @@ def permuted_sets(
       draws: how many.
       seed: of the random orders.
       layer_ids: for messages.
-      held_columns: see `lens.gram.router_gram`.
+      held_columns: see `lens.routers.gram.router_gram`.
     """
     rng = np.random.default_rng(seed)
     n_layers, d_model, _ = columns.shape

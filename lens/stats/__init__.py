@@ -1,0 +1,1 @@
+"""Chance: draws, p-values, permutation tests."""

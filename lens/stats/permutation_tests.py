@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from lens.errors import LensError
-from lens.multiple import benjamini_hochberg, monte_carlo_p
+from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
 
 DRAWS = 999
 SEED = 0
@@ -87,31 +86,6 @@ def against_chance(
         seed=seed,
         method=method,
     )
-
-
-def checked_draws(draws: int) -> int:
-    """The number of draws, if it is one that can be made.
-
-    Raises:
-      LensError: it is below 19, so that nothing could reach p = 0.05, or huge.
-    """
-    if not 19 <= draws <= MAX_DRAWS:
-        raise LensError(
-            f"draws: found {draws}; expected 19 to {MAX_DRAWS:,}. With fewer than 19, no p-value "
-            "could be 0.05."
-        )
-    return draws
-
-
-def affordable_draws(work: float, draws: int = DRAWS, *, most: float = 3e8) -> int:
-    """As many draws as asked for, fewer (but at least 199) where each takes long.
-
-    Args:
-      work: array elements that one draw goes through.
-      draws: asked for.
-      most: elements to go through in all.
-    """
-    return int(max(min(draws, most / max(work, 1.0)), min(draws, 199)))
 
 
 def shuffled_orders(

@@ -1,6 +1,6 @@
 """Results kept on disk, named by the hash of everything they depend on.
 
-An entry is an `.npz` without pickles, read by `lens.npz`, which executes nothing.
+An entry is an `.npz` without pickles, read by `lens.storage.npz`, which executes nothing.
 An entry that is cut short, altered or of another origin is dropped, and what it
 held is computed again. Entries are written beside their place and moved there, so
 that two programs may share the folder. Where it cannot be written everything works
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from lens.errors import LensError
-from lens.npz import open_npz
+from lens.storage.npz import open_npz
 
 VARIABLE = "GROK_LENS_CACHE"
 MAX_BYTES = 2**30

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from grok.errors import plain
 from lens.errors import LensError
 
 MAX_BYTES = 512 * 2**20
@@ -124,11 +125,6 @@ def _read_npy(stream: IO[bytes], file_size: int) -> np.ndarray:
             # numpy would make broken Python strings of them.
             raise _Refused("its text holds code points that are no characters")
     return array
-
-
-def plain(text: str, limit: int) -> str:
-    """Text from a file without what could act as markup where a message is shown."""
-    return "".join(c if c.isalnum() or c in " _.,-" else "?" for c in text[:limit])
 
 
 def name_of(source: Source) -> str:

@@ -1,0 +1,1 @@
+"""Tables of the numbers that figures show, as CSV text."""

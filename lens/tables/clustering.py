@@ -1,4 +1,4 @@
-"""Groups, branches and maps of layers with what chance gives, as CSV text; see `lens.tables`."""
+"""Groups, branches and maps of layers with what chance gives, as CSV text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lens.branch_support import BranchSupport
-from lens.cluster_null import GroupNull
-from lens.clustering import LayerTree
-from lens.map_stability import MapStability, TrustNull
-from lens.tables import table_csv
+from lens.clustering.branch_support import BranchSupport
+from lens.clustering.map_stability import MapStability, TrustNull
+from lens.clustering.tree_null import GroupNull
+from lens.clustering.trees import LayerTree
+from lens.storage.csv_text import table_csv
 
 
 def silhouette_csv(null: GroupNull) -> str:

@@ -6,41 +6,24 @@ What is not a number is an empty field.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS
+from lens.storage.csv_text import matrix_csv, table_csv
 
 if TYPE_CHECKING:
-    from lens.chains import SignificantChains
-    from lens.clustering import LayerTree
-    from lens.embedding import LayerMap
-    from lens.experts import ExpertMeasures
-    from lens.layer_null import LayerNull
-    from lens.matching import ExpertChains
-    from lens.similarity import AdjacentLayers, LayerPair
-    from lens.transitions import Transitions
-
-
-def table_csv(columns: Mapping[str, Any]) -> str:
-    """Columns of equal length as CSV, their names (with units) as the header row."""
-    return _text([list(columns), *zip(*(list(c) for c in columns.values()), strict=True)])
-
-
-def matrix_csv(
-    matrix: Float[np.ndarray, "row column"],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    corner: str,
-) -> str:
-    """A matrix as CSV with names on both sides; the corner says what the numbers are."""
-    body = ([name, *values] for name, values in zip(rows, matrix, strict=True))
-    return _text([[corner, *columns], *body])
+    from lens.clustering.maps import LayerMap
+    from lens.clustering.trees import LayerTree
+    from lens.experts.chains import SignificantChains
+    from lens.experts.measures import ExpertMeasures
+    from lens.layers.pair_null import LayerNull
+    from lens.layers.similarity import AdjacentLayers, LayerPair
+    from lens.layers.transitions import Transitions
+    from lens.routers.matching import ExpertChains
 
 
 def layer_similarity_csv(
@@ -245,16 +228,3 @@ def load_csv(
             "chance, high (97.5 %)": np.full(load.size, high),
         }
     )
-
-
-def _text(rows: Sequence[Sequence[Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([_field(value) for value in row] for row in rows)
-    return out.getvalue()
-
-
-def _field(value: Any) -> Any:
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.9g}" if np.isfinite(value) else ""
-    return value

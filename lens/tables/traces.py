@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens.coselection import CoSelection, PairTest
-from lens.information import Information
-from lens.label_tests import LabelTest
-from lens.margins import MarginShape
-from lens.moments import LoadPrediction
-from lens.shuffles import AgainstChance
-from lens.tables import table_csv
+from lens.many_prompts.label_tests import LabelTest
+from lens.stats.permutation_tests import AgainstChance
+from lens.storage.csv_text import table_csv
+from lens.traces.coselection import CoSelection, PairTest
+from lens.traces.information import Information
+from lens.traces.logit_moments import LoadPrediction
+from lens.traces.margins import MarginShape
 
 
 def trace_load_csv(

@@ -1,4 +1,4 @@
-"""Read-outs of the vocabulary as CSV text; see `lens.tables`."""
+"""Read-outs of the vocabulary as CSV text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lens.tables import table_csv
-from lens.token_reading import TokenReading
-from lens.vocabulary import TESTS, Readout
+from lens.storage.csv_text import table_csv
+from lens.vocabulary.one_token import TokenReading
+from lens.vocabulary.readout import TESTS, Readout
 
 Piece = Callable[[int], str]
 

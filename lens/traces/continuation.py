@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.multiple import benjamini_hochberg, monte_carlo_p
-from lens.nearby import members
-from lens.shuffles import SEED, AgainstChance, against_chance
-from lens.traces import Trace
+from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
+from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
+from lens.traces.router_geometry import members
+from lens.traces.trace import Trace
 
 FEWEST_IN_PART = 4  # tokens
 FEWEST_IN_ALL = 40  # tokens, so that a p-value of 1/40 can be reached

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lens.errors import LensError
-from lens.multiple import monte_carlo_p
-from lens.nearby import members
-from lens.paired_routing import overlap
-from lens.shuffles import SEED, checked_draws
-from lens.traces import Trace
+from lens.stats.draws import checked_draws
+from lens.stats.p_values import monte_carlo_p
+from lens.stats.permutation_tests import SEED
+from lens.traces.router_geometry import members
+from lens.traces.routing import overlap
+from lens.traces.trace import Trace
 
 MOST_TOKENS = 2048
 DRAWS = 999

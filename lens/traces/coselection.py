@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.multiple import SMALLEST, benjamini_hochberg
-from lens.traces import RoutedTokens
+from lens.stats.p_values import SMALLEST, benjamini_hochberg
+from lens.traces.trace import RoutedTokens
 
 # Different choices up to which their joint distribution is gone through whole.
 HELD_SETS = 5000

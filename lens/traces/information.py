@@ -18,15 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.shuffles import (
-    DRAWS,
-    SEED,
-    AgainstChance,
-    affordable_draws,
-    against_chance,
-    checked_draws,
-    shuffled_orders,
-)
+from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance, shuffled_orders
 
 Choices = Literal["all", "first"]
 Null = Literal["shuffle", "shift"]

@@ -3,7 +3,7 @@
 Axes: layer (L), token (T), expert (E), choice (K), draw.
 
 Tokens are taken as independent, which neighbouring tokens of a text are not: intervals of
-a running text are too narrow. Those over several texts (`lens.trace_folder`) are not.
+a running text are too narrow. Those over several texts (`lens.many_prompts.trace_folder`) are not.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.routing import effective_experts, load
-from lens.shuffles import DRAWS, SEED, AgainstChance, against_chance, checked_draws
-from lens.traces import RoutedTokens
+from lens.stats.draws import checked_draws
+from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
+from lens.traces.routing import effective_experts, load
+from lens.traces.trace import RoutedTokens
 
 HELD_SETS = 5000
 # Random choices that are drawn at once, and in all.

@@ -2,7 +2,7 @@
 
 Axes: layer (L), token (T), expert (E), d_model (d).
 
-The isotropic prior of `lens.selection` asks the weights alone. Traces say more: where the
+The isotropic prior of `lens.experts.selection` asks the weights alone. Traces say more: where the
 logits lie and how they vary together. A normal distribution with that mean and that E × E
 covariance predicts loads; what it misses is due to the shape of the distribution.
 """
@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.routing import load
-from lens.selection import BATCHES, MANY_EXPERTS, POINTS, Breadth, selected_share
-from lens.shuffles import DRAWS, SEED, checked_draws
-from lens.traces import RoutedTokens
+from lens.experts.selection import BATCHES, MANY_EXPERTS, POINTS, Breadth, selected_share
+from lens.stats.draws import checked_draws
+from lens.stats.permutation_tests import DRAWS, SEED
+from lens.traces.routing import load
+from lens.traces.trace import RoutedTokens
 
 MAX_COVARIANCE_DIMS = 1024
 
@@ -155,7 +156,7 @@ def selection_under(
 
     z ~ N(mean, covariance), sampled at 2^16 points (2^13 above 16 experts) with a fixed
     seed. Unchanged by a number added to all logits of a token. With mean 0 and the
-    routers' own Gram matrix it is `lens.selection.breadth`.
+    routers' own Gram matrix it is `lens.experts.selection.breadth`.
 
     Reading it: divided by `top_k`, the load to expect.
 
@@ -247,7 +248,7 @@ def load_prediction(
 
     Args:
       trace: the tokens.
-      isotropic: P(selected) under the isotropic prior, as `lens.selection.breadth` gives it.
+      isotropic: P(selected) under the isotropic prior, as `experts.selection.breadth` gives it.
       moments: of the logits to predict from; by default those of the trace itself.
       draws: relabellings.
       seed: of them.

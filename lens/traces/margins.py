@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.moments import LogitMoments, logit_moments
-from lens.routing import margin
-from lens.shuffles import SEED, AgainstChance, against_chance, checked_draws
-from lens.traces import RoutedTokens
+from lens.stats.draws import checked_draws
+from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
+from lens.traces.logit_moments import LogitMoments, logit_moments
+from lens.traces.routing import margin
+from lens.traces.trace import RoutedTokens
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 DRAWS = 199

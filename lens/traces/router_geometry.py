@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
-from lens.routers import RouterSet
-from lens.shuffles import SEED
-from lens.traces import RoutedTokens, Trace
+from lens.routers.router_set import RouterSet
+from lens.stats.permutation_tests import SEED
+from lens.traces.trace import RoutedTokens, Trace
 
 DIRECTIONS = 999
 # Pairs of tokens whose distances are all computed; of more, so many are drawn.

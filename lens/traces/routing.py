@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.coselection import CoSelection, coselection
 from lens.errors import LensError
-from lens.repeats import RepeatRate, repeat_rate
-from lens.traces import RoutedTokens, Trace
+from lens.traces.coselection import CoSelection, coselection
+from lens.traces.repeats import RepeatRate, repeat_rate
+from lens.traces.trace import RoutedTokens, Trace
 
 __all__ = [
     "CoSelection",
@@ -244,3 +244,11 @@ def paths(
     )
     expected = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:, None, :] / n_tokens
     return Paths(rows, counts, expected, n_tokens)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """|A ∩ B| / max(|A|, |B|) of expert lists [..., K]; negative entries are empty places."""
+    used = one >= 0
+    both = ((one[..., :, None] == other[..., None, :]) & used[..., :, None]).sum(axis=(-2, -1))
+    most = np.maximum(used.sum(axis=-1), (other >= 0).sum(axis=-1))
+    return both / np.maximum(most, 1)

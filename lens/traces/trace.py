@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
+from grok.errors import plain
 from lens.errors import LensError
-from lens.npz import Npz, Source, open_npz, plain
+from lens.storage.npz import Npz, Source, open_npz
 
 FORMAT_VERSION = 1
 MAX_LAYERS = 512
@@ -32,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class RoutedTokens(Protocol):
-    """What the statistics in `lens.routing` read; the runner's traces have it too."""
+    """What the statistics in `lens.traces.routing` read; the runner's traces have it too."""
 
     @property
     def router_logits(self) -> np.ndarray: ...

@@ -1,0 +1,1 @@
+"""What each expert listens to in the vocabulary."""

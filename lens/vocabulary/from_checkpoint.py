@@ -6,16 +6,16 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from grok.checkpoint import open_checkpoint
-from grok.embedding import open_embedding
+from grok.checkpoints.grok1 import open_checkpoint
+from grok.checkpoints.token_embedding import open_embedding
+from grok.checkpoints.tokenizer import Tokenizer
 from grok.errors import GrokError
-from grok.tokenizer import Tokenizer
-from lens.disk_cache import DiskCache
 from lens.errors import LensError
-from lens.extract import extract_routers
-from lens.routers import RouterSet
-from lens.vocabulary import Readout
-from lens.vocabulary_store import stored_readout
+from lens.extract.grok1 import extract_routers
+from lens.routers.router_set import RouterSet
+from lens.storage.disk_cache import DiskCache
+from lens.vocabulary.readout import Readout
+from lens.vocabulary.readout_store import stored_readout
 
 Piece = Callable[[int], str]
 

@@ -1,4 +1,4 @@
-"""One token through every router, on the direct path: see `lens.vocabulary`.
+"""One token through every router, on the direct path: see `lens.vocabulary.readout`.
 
 Axes: layer (L), expert (E), choice (K), d_model (d).
 """
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.extreme_tokens import margins, selection_thresholds
-from lens.multiple import benjamini_hochberg
-from lens.routers import RouterSet
-from lens.vocabulary import (
+from lens.routers.router_set import RouterSet
+from lens.stats.p_values import benjamini_hochberg
+from lens.vocabulary.readout import (
     ArrayRows,
     ReadoutSettings,
     check_fit,
@@ -21,6 +20,7 @@ from lens.vocabulary import (
     lengths,
     unit_rows,
 )
+from lens.vocabulary.top_tokens import margins, selection_thresholds
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,10 +29,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
-from lens.extreme_tokens import Largest, margins, selection_counts, selection_thresholds
-from lens.multiple import benjamini_hochberg
-from lens.routers import RouterSet, check_view
-from lens.vocabulary_null import SAMPLE, band, extreme_p, random_frames, share_band
+from lens.routers.router_set import RouterSet, check_view
+from lens.stats.p_values import benjamini_hochberg
+from lens.vocabulary.readout_null import SAMPLE, band, extreme_p, random_frames, share_band
+from lens.vocabulary.top_tokens import Largest, margins, selection_counts, selection_thresholds
 
 EPSILON = 1e-5  # of the model's RMSNorm
 BLOCK_BYTES = 96 * 2**20
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 
 class EmbeddingRows(Protocol):
-    """A token embedding that is read by rows; `grok.embedding.TokenEmbedding` is one."""
+    """A token embedding that is read by rows, as `TokenEmbedding` of `grok.checkpoints` is."""
 
     @property
     def n_tokens(self) -> int: ...

@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from lens.extreme_tokens import selection_counts, selection_thresholds
-from lens.multiple import pooled_p
-from lens.routers import RouterSet
+from lens.routers.router_set import RouterSet
+from lens.stats.p_values import pooled_p
+from lens.vocabulary.top_tokens import selection_counts, selection_thresholds
 
 MIN_FRAMES = 40
 SAMPLE = 4096  # tokens on which the chance level of shares is computed, about

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lens.disk_cache import DiskCache, content_key
 from lens.errors import LensError
-from lens.routers import RouterSet
-from lens.vocabulary import (
+from lens.routers.router_set import RouterSet
+from lens.storage.disk_cache import DiskCache, content_key
+from lens.vocabulary.readout import (
     EmbeddingRows,
     Progress,
     Readout,

@@ -1,0 +1,1 @@
+"""The live page: one folder a mode, and what they share."""

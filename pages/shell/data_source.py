@@ -14,9 +14,9 @@ import streamlit as st
 from grok.config import BUNDLED_MODEL
 from grok.errors import GrokError
 from lens.errors import LensError
-from lens.routers import RouterSet, kind_of_npz, load_routers
-from lens.traces import Trace, load_trace
-from pages.parts import hub_source, links
+from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
+from lens.traces.trace import Trace, load_trace
+from pages.shell import hub_source, links
 
 ROUTERS_VARIABLE = "GROK_LENS_ROUTERS"
 CHECKPOINT_VARIABLE = "GROK_LENS_CHECKPOINT"
@@ -60,7 +60,7 @@ def bundled_checkpoint() -> Path:
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the routers of the checkpoint …")
 def _checkpoint_routers(checkpoint: str, modified: float) -> RouterSet:
-    from lens.extract import extract_routers
+    from lens.extract.grok1 import extract_routers
 
     return extract_routers(checkpoint)
 

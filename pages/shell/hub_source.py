@@ -7,7 +7,7 @@ import os
 import streamlit as st
 
 from lens.errors import LensError
-from pages.parts import links
+from pages.shell import links
 
 SWITCH = "GROK_LENS_HUB"
 KEPT = "hub_routers"
@@ -43,7 +43,7 @@ def section() -> None:
 
 def fetch(repository: str, place: st.delta_generator.DeltaGenerator) -> None:
     """Fetches with progress, keeps the routers for this session, and shows them."""
-    from lens.extract_hub import extract_from_hub, shown
+    from lens.extract.hub import extract_from_hub, shown
 
     st.session_state.pop("hub_error", None)
     with place.container():

@@ -11,12 +11,12 @@ import numpy as np
 import streamlit as st
 
 from lens import cached
-from lens.caveats import caveats
 from lens.figures import alt_text
+from lens.layers.ranking import ranking_change
 from lens.questions import Answer
-from lens.ranking import ranking_change
-from lens.routers import RouterSet
-from pages.parts import downloads, links, null_settings
+from lens.routers.caveats import caveats
+from lens.routers.router_set import RouterSet
+from pages.shell import downloads, links, null_settings
 
 
 def project_version() -> str:
@@ -25,11 +25,6 @@ def project_version() -> str:
         return version("grok-moe-lens")
     except PackageNotFoundError:
         return "source"
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """A share as it is written in a sentence: "12.5 %", with a space that doesn't break."""
-    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def layer_labels(routers: RouterSet) -> list[str]:

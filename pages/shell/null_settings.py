@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from pages.parts import links
+from pages.shell import links
 
 DRAWS = (500, 1000, 5000)
 DEFAULT = 1000

@@ -1,0 +1,1 @@
+"""Maps and trees of layers on the clustering page."""

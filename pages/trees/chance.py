@@ -8,13 +8,15 @@ from functools import partial
 import numpy as np
 import streamlit as st
 
-from lens import branch_support, cached, cluster_null
-from lens.branch_support import BranchSupport
-from lens.cluster_null import GroupNull
-from lens.clustering import LayerTree
-from lens.routers import RouterSet
-from pages.parts import links
-from pages.parts.later import Later
+from lens import cached
+from lens.clustering import branch_support
+from lens.clustering import tree_null as cluster_null
+from lens.clustering.branch_support import BranchSupport
+from lens.clustering.tree_null import GroupNull
+from lens.clustering.trees import LayerTree
+from lens.routers.router_set import RouterSet
+from pages.shell import links
+from pages.shell.deferred import Later
 
 CLASSIC = "classic"
 SETS = (100, 200, 1000)

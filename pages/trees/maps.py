@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import cached, clustering_tables, figures, tables
-from lens.cluster_null import LEVEL, p_words
-from lens.embedding import MIN_LAYERS, SEEDED, LayerMap
+from lens import cached, figures
+from lens.clustering.map_stability import MapStability, TrustNull
+from lens.clustering.maps import MIN_LAYERS, SEEDED, LayerMap
+from lens.clustering.tree_null import LEVEL
 from lens.errors import LensError
-from lens.map_stability import MapStability, TrustNull
-from lens.routers import RouterSet
-from pages.parts import downloads, layout, links, tree_chance
-from pages.parts.later import Later
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.tables import clustering as clustering_tables
+from lens.tables import routers as tables
+from lens.words import p_words, percent
+from pages.shell import downloads, layout, links
+from pages.shell.deferred import Later
+from pages.trees import chance as tree_chance
 
 MAP_NAMES = {"mds": "MDS", "pca": "PCA (classic)", "umap": "UMAP", "tsne": "t-SNE"}
 AXES = {"12": (0, 1), "13": (0, 2), "23": (1, 2)}
@@ -41,9 +46,9 @@ def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
     if stability is not None:
         seeds = ", ".join(map(str, stability.seeds))
         text += (
-            f" Maps of the seeds {seeds} share {layout.percent(stability.overlap)} of the "
+            f" Maps of the seeds {seeds} share {percent(stability.overlap)} of the "
             f"{stability.neighbours} nearest neighbours (chance "
-            f"{layout.percent(stability.overlap_chance)}); their disparity is "
+            f"{percent(stability.overlap_chance)}); their disparity is "
             f"{stability.disparity:.2f} (chance {stability.disparity_chance:.2f}, "
             f"{p_words(stability.p, stability.draws)})."
         )
@@ -161,7 +166,7 @@ def show(
                 "explained_variance",
                 routers,
                 words=(method, metric),
-                table=lambda: tables.table_csv(
+                table=lambda: csv_text.table_csv(
                     {
                         "dimension": np.arange(1, len(explained) + 1),
                         "share of variance": explained,

@@ -1,0 +1,1 @@
+"""The vocabulary read-out on the pages."""

@@ -1,6 +1,6 @@
 """One token and the experts that it pushes: the search, the map, the selections.
 
-See `pages.parts.vocabulary_view`: texts of tokens never go where markup is read.
+See `pages.vocabulary.readout`: texts of tokens never go where markup is read.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import GrokError
-from lens import vocabulary_tables as tables
-from lens.figures import vocabulary as figures
-from lens.figures.routing import visible
-from lens.routers import RouterSet
-from lens.token_reading import TokenReading
-from lens.vocabulary import Readout
-from pages.parts import downloads, layout, links, vocabulary_source
-from pages.parts.vocabulary_source import Source
+from lens.figures.routers import vocabulary as figures
+from lens.figures.traces.token_maps import visible
+from lens.routers.router_set import RouterSet
+from lens.tables import vocabulary as tables
+from lens.vocabulary.one_token import TokenReading
+from lens.vocabulary.readout import Readout
+from pages.shell import downloads, layout, links
+from pages.vocabulary import source as vocabulary_source
+from pages.vocabulary.source import Source
 
 READINGS = {"push": "Push", "margin": "Margin", "standing": "Against the vocabulary"}
 FIRST_WORD = "the"

@@ -13,16 +13,18 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import GrokError
-from lens import vocabulary_tables as tables
 from lens.errors import LensError
-from lens.figures import vocabulary as figures
-from lens.figures.routing import visible
-from lens.routers import RouterSet
-from lens.vocabulary import TESTS, Readout, ReadoutSettings
-from lens.vocabulary_null import band
-from pages.parts import layout, links, token_view, vocabulary_source
-from pages.parts.layout import percent
-from pages.parts.vocabulary_source import Source
+from lens.figures.routers import vocabulary as figures
+from lens.figures.traces.token_maps import visible
+from lens.routers.router_set import RouterSet
+from lens.tables import vocabulary as tables
+from lens.vocabulary.readout import TESTS, Readout, ReadoutSettings
+from lens.vocabulary.readout_null import band
+from lens.words import percent
+from pages.shell import layout, links
+from pages.vocabulary import one_token as token_view
+from pages.vocabulary import source as vocabulary_source
+from pages.vocabulary.source import Source
 
 HOW_TO_READ = """
 **The direct path.** A token's embedding `e`, times the model's multiplier `m`, goes through the

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from grok.checkpoint import Checkpoint, open_checkpoint
-from grok.embedding import TokenEmbedding, open_embedding
+from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
+from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
+from grok.checkpoints.tokenizer import Tokenizer
 from grok.errors import GrokError, PromptError
-from grok.tokenizer import Tokenizer
-from lens.disk_cache import DiskCache
 from lens.errors import LensError
-from lens.routers import RouterSet
-from lens.token_reading import TokenReading, token_reading
-from lens.vocabulary import Readout, ReadoutSettings
-from lens.vocabulary_store import kept_readout, stored_readout
-from pages.parts import data_source, links
+from lens.routers.router_set import RouterSet
+from lens.storage.disk_cache import DiskCache
+from lens.vocabulary.one_token import TokenReading, token_reading
+from lens.vocabulary.readout import Readout, ReadoutSettings
+from lens.vocabulary.readout_store import kept_readout, stored_readout
+from pages.shell import data_source, links
 
 AT_ONCE = 64 * 2**20  # bytes of an embedding that is read without asking
 DISK_SPEED = 8e8  # bytes a second that a disk gives and a hash takes, about
@@ -192,7 +192,7 @@ def _computed(
 ) -> Readout:
     """Computed once for all sessions; from and to the disk where it takes long."""
     if _embedding.n_bytes <= AT_ONCE:
-        from lens.vocabulary import vocabulary_readout
+        from lens.vocabulary.readout import vocabulary_readout
 
         return vocabulary_readout(_routers, _embedding, _settings)
     return stored_readout(

@@ -25,11 +25,11 @@ from benchmarks.gpu_layer import (
     random_layer,
 )
 from benchmarks.live import every_slot as every_slot_at_once
+from grok.architectures.forward import empty_cache
+from grok.architectures.moe import Experts, QuantizedWeight8bit, run_selected
 from grok.config import GROK_1
-from grok.forward import empty_cache
-from grok.moe import Experts, QuantizedWeight8bit, run_selected
-from grok.passes import layer_pass
-from grok.streaming.to_devices import layer_bytes
+from grok.engine.compiled import layer_pass
+from grok.streaming.device_layers import layer_bytes
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.hub import HEADER, MOST_RANGES, Fetching, fetching, hub_of
 from benchmarks.hub_models import MODELS, Released, files_of_model, needed_bytes
 from benchmarks.hub_server import REPOSITORY
-from lens.extract_hub import extract_from_hub
-from lens.layouts import find_routers
+from grok.checkpoints.router_names import find_routers
+from lens.extract.hub import extract_from_hub
 
 # Bytes of all weights, as their repositories list them, in GB.
 PUBLISHED = {

@@ -13,8 +13,8 @@ from benchmarks.__main__ import CLAIMS, main
 from benchmarks.live import every_slot, every_token, operations
 from benchmarks.machine import machine
 from benchmarks.rows import Row, exit_code, table
+from grok.architectures.moe import Experts, run_selected
 from grok.config import GROK_1
-from grok.moe import Experts, run_selected
 
 
 def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,10 @@ from benchmarks.full_checkpoint import (
     file_bytes,
     make_checkpoint,
 )
-from grok.checkpoint import expected_shape, layer_path, open_checkpoint
+from grok.checkpoints.grok1 import expected_shape, layer_path, open_checkpoint
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, dequantize, write_tensor
 from grok.config import GROK_1, GrokConfig
 from grok.errors import CheckpointError
-from grok.tensor_file import QuantizedWeight8bit, dequantize, write_tensor
 
 SMALL = replace(
     GROK_1, vocab_size=1024, d_model=256, n_layers=3, n_heads=4, n_kv_heads=2, d_head=64

@@ -22,9 +22,9 @@ from benchmarks.fullsize import (
     report,
 )
 from benchmarks.fullsize_worker import Peaks, forget, long_worker, worker
-from grok.checkpoint import open_checkpoint
+from grok.checkpoints.grok1 import open_checkpoint
 from grok.config import BUNDLED_MODEL, GROK_1
-from grok.progress import PassProgress
+from grok.engine.progress import PassProgress
 
 
 def layer(i: int, read: float, compute: float, seconds: float, n_bytes: int) -> dict:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grok.moe import Experts, QuantizedWeight8bit, float_values, run_selected
-from grok.moe_scaled import run_scaled, scaled_product
+from benchmarks.moe_scaled import run_scaled, scaled_product
+from grok.architectures.moe import Experts, QuantizedWeight8bit, float_values, run_selected
 
 N, D, F, E, K = 13, 32, 64, 5, 2
 RNG = np.random.default_rng(4)

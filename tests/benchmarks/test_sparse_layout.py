@@ -19,7 +19,7 @@ from benchmarks.sparse_layout import (
     write_sparse_tensor,
     zeros,
 )
-from grok.checkpoint import (
+from grok.checkpoints.grok1 import (
     EMBEDDING,
     layer_path,
     moe_norm_path,
@@ -27,9 +27,14 @@ from grok.checkpoint import (
     router_path,
     tensor_paths,
 )
+from grok.checkpoints.tensor_file import (
+    BFLOAT16,
+    QuantizedWeight8bit,
+    read_tensor,
+    write_tensor,
+)
 from grok.config import GROK_1
-from grok.tensor_file import BFLOAT16, QuantizedWeight8bit, read_tensor, write_tensor
-from lens.routers import load_routers
+from lens.routers.router_set import load_routers
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = sorted(range(64), key=str)

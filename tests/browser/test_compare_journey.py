@@ -6,7 +6,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from pages.parts.compare_examples import CODE
+from pages.live.compare.examples import CODE
 
 PLACE = "/live_routing?mode=compare"
 

@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 from playwright.sync_api import Page, expect
-from test_journeys import cell, download, run_prompt, settled
 
-from lens.traces import load_trace
-from pages.parts import data_source
+from lens.traces.trace import load_trace
+from pages.shell import data_source
+from tests.browser.steps import cell, download, run_prompt, settled
 
 TEXT = "It was a bright morning in May, and the whole village had come down to the harbour."
 N_TOKENS = 23

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from lens.extract import extract_routers
-from lens.gram import router_gram
-from lens.routers import RouterSet, save_routers
-from lens.similarity import layer_similarity
-from lens.traces import load_trace
-from pages.parts import data_source
+from lens.extract.grok1 import extract_routers
+from lens.layers.similarity import layer_similarity
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet, save_routers
+from lens.traces.trace import load_trace
+from pages.shell import data_source
+from tests.browser.steps import cell, download, heading, run_prompt, settled, upload
 
 PATHS = {
     "Overview": "/",
@@ -35,39 +36,6 @@ def routers() -> RouterSet:
 
 
 PROMPTS = (TEXT, "def f(x):\n    return x")
-
-
-def heading(page: Page, name: str) -> None:
-    expect(page.get_by_role("heading", name=name, level=1, exact=True)).to_be_visible()
-
-
-def settled(page: Page) -> None:
-    """The script has run to its end and what it drew is shown."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
-
-
-def cell(page: Page, key: str, index: int):
-    """The cell of a heatmap by its place in the data."""
-    return (
-        page.locator(f".st-key-{key} svg.marks g.mark-rect.role-mark")
-        .first.locator("path")
-        .nth(index)
-    )
-
-
-def run_prompt(page: Page, text: str) -> None:
-    box = page.get_by_role("textbox").first
-    box.fill(text)
-    box.press("Control+Enter")
-    expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
-    settled(page)
-
-
-def download(page: Page, place, label: str) -> bytes:
-    with page.expect_download() as coming:
-        place.get_by_role("button", name=label, exact=False).first.click()
-    return Path(coming.value.path()).read_bytes()
 
 
 def test_every_page_is_reached_by_its_link_and_by_its_address(visit):
@@ -155,13 +123,6 @@ def test_two_browsers_with_different_prompts_each_see_their_own_tokens(visit):
         seen.append(load_trace(io.BytesIO(data)))
     assert "harbour" in "".join(seen[0].pieces)
     assert "return" in "".join(seen[1].pieces)
-
-
-def upload(page: Page, name: str, data: bytes) -> None:
-    page.get_by_text("Open a file").click()
-    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
-        {"name": name, "mimeType": "application/octet-stream", "buffer": data}
-    )
 
 
 def uploads(tmp_path: Path) -> dict[str, bytes]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
-from test_journeys import download, settled
 
-from lens import routing
-from lens.traces import load_trace
+from lens.traces import routing
+from lens.traces.trace import load_trace
+from tests.browser.steps import download, settled
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "tests" / "data" / "tiny12"

@@ -15,7 +15,7 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
-from grok import runner  # noqa: E402
+from grok.runner import loading as runner  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

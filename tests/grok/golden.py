@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok import forward, passes, runner
-from grok.checkpoint import EMBEDDING
-from grok.moe import run_selected
+from grok.architectures import forward
+from grok.architectures.moe import run_selected
+from grok.checkpoints.grok1 import EMBEDDING
+from grok.engine import compiled as passes
+from grok.runner import loading as runner
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SETS = ("tiny3", "tiny3_bf16scales", "shard8", "tiny12")

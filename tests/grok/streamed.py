@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from grok import runner
-from grok.progress import PassProgress, watching
+from grok.engine.progress import PassProgress, watching
+from grok.runner import loading as runner
 from grok.trace import RoutingTrace
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sparse_layout import write_sparse_layout
-from grok import machine, plan
-from grok.checkpoint import Checkpoint, open_checkpoint
+from grok import plan
+from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
 from grok.config import GROK_1
-from grok.machine import Rates
-from grok.planning import DEFAULT_BUDGET, size, streamed_bytes
+from grok.planning import machine
+from grok.planning.machine import Rates
+from grok.planning.modes import DEFAULT_BUDGET, size, streamed_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok import run, runner
-from lens.traces import load_trace
+from grok import run
+from grok.runner import loading as runner
+from lens.traces.trace import load_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

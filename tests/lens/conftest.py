@@ -9,9 +9,9 @@ import pytest
 def hub(tmp_path, monkeypatch):
     """A server of its own with an empty cache; nothing else on the network is asked."""
     import huggingface_hub.constants
-    from hub_files import FILES
 
     from benchmarks.hub_server import serving
+    from tests.hub_files import FILES
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from lens.chains import significant_chains
-from lens.gram import RouterGram, gram_of_columns
-from lens.layer_null import layer_null, permutation_null
-from lens.permutation import permuted_sets
+from lens.experts.chains import significant_chains
+from lens.experts.within_layers import within_layers
+from lens.layers.pair_null import layer_null, permutation_null
+from lens.layers.similarity import layer_similarity
+from lens.layers.transitions import transitions
 from lens.questions import ask_adjacent, ask_breadth, ask_depth, ask_same_expert
-from lens.routers import RouterSet
-from lens.similarity import layer_similarity
-from lens.transitions import transitions
-from lens.within import within_layers
+from lens.routers.gram import RouterGram, gram_of_columns
+from lens.routers.router_set import RouterSet
+from lens.routers.shuffled_coordinates import permuted_sets
 
 SEEDS = 500
 DRAWS = 199

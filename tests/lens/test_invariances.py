@@ -4,13 +4,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens.chains import significant_chains
-from lens.experts import expert_measures
-from lens.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
-from lens.layer_null import layer_null
-from lens.routers import RouterSet
-from lens.selection import breadth
-from lens.similarity import layer_similarity
+from lens.experts.chains import significant_chains
+from lens.experts.measures import expert_measures
+from lens.experts.selection import breadth
+from lens.layers.pair_null import layer_null
+from lens.layers.similarity import layer_similarity
+from lens.routers.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
+from lens.routers.router_set import RouterSet
 
 LABEL_FREE = ("cka", "matched_cosine", "principal_angles")
 MANY = settings(max_examples=25, deadline=None)

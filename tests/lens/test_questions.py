@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from lens.gram import router_gram
-from lens.multiple import holm
+from lens.layers.similarity import layer_similarity
 from lens.questions import Answer, ask_adjacent, four_questions
-from lens.routers import RouterSet
-from lens.similarity import layer_similarity
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from lens.stats.p_values import holm
 
 RNG = np.random.default_rng(31)
 ADJACENT, DEPTH, SAME, BREADTH = range(4)

@@ -11,9 +11,9 @@ import pytest
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from lens.extract import extract_routers
-from lens.routers import RouterSet
-from pages.parts import data_source
+from lens.extract.grok1 import extract_routers
+from lens.routers.router_set import RouterSet
+from pages.shell import data_source
 
 ROOT = Path(__file__).resolve().parents[2]
 

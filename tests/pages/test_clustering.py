@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lens.branch_support import branch_support
-from lens.cluster_null import depth_agreement_null, group_null, in_words
-from lens.clustering import cut_tree, layer_tree
-from lens.gram import router_gram
-from lens.routers import RouterSet
-from pages.parts import later, tree_chance
-from pages.parts.later import Later
+from lens.clustering.branch_support import branch_support
+from lens.clustering.tree_null import depth_agreement_null, group_null, in_words
+from lens.clustering.trees import cut_tree, layer_tree
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from pages.shell import deferred as later
+from pages.shell.deferred import Later
+from pages.trees import chance as tree_chance
 
 
 def texts(app: Any) -> str:

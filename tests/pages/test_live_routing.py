@@ -10,11 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lens import information, routing
-from lens.moments import load_prediction
-from lens.traces import Trace, load_trace
-from pages.parts import data_source, many_traces, stream_choice, traces
-from pages.parts import routing_statistics as statistics
+from lens.traces import information, routing
+from lens.traces.logit_moments import load_prediction
+from lens.traces.trace import Trace, load_trace
+from pages.live.many import traces as many_traces
+from pages.live.one_trace import routing_statistics as statistics
+from pages.live.running import stream_choice
+from pages.live.session import kept_traces as traces
+from pages.live.session import prompts
+from pages.shell import data_source
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
@@ -113,7 +117,7 @@ def test_a_prompt_shows_the_experts_that_the_runner_chooses(open_page, small_mod
     ],
 )
 def test_a_prompt_that_cannot_be_run_says_why(open_page, small_model, monkeypatch, prompt, message):
-    monkeypatch.setenv(traces.LIMIT_VARIABLE, "16")
+    monkeypatch.setenv(prompts.LIMIT_VARIABLE, "16")
     app = run_prompt(open_page("live_routing"), prompt)
     assert not app.exception
     assert any(message in error.value for error in app.error)
@@ -179,7 +183,7 @@ def test_a_checkpoint_without_its_tensors_is_explained_and_the_bundled_model_off
     folder = tmp_path / "routers_only"
     (folder / "ckpt-0").mkdir(parents=True)
     shutil.copy(small_model / "config.json", folder / "config.json")
-    from grok.checkpoint import moe_norm_path, open_checkpoint, router_path
+    from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path
 
     whole = open_checkpoint(small_model)
     for layer in range(whole.config.n_layers):
@@ -195,7 +199,7 @@ def test_a_checkpoint_without_its_tensors_is_explained_and_the_bundled_model_off
 
 
 def test_a_checkpoint_that_does_not_fit_says_what_is_needed(open_page, small_model, monkeypatch):
-    from grok import runner
+    from grok.runner import loading as runner
 
     monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(small_model.parent / "tiny3"))
     monkeypatch.setattr(runner, "device_memory", lambda: 1)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from lens.gram import router_gram
+from lens.layers.similarity import LAYER_METRICS
 from lens.questions import four_questions
-from lens.routers import RouterSet, save_routers
-from lens.similarity import LAYER_METRICS
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet, save_routers
 
 APP = str(Path(__file__).resolve().parents[2] / "app.py")
 PAGES = ("overview", "layers", "experts", "clustering", "live_routing")

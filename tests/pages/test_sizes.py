@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lens.routers import RouterSet
+from lens.routers.router_set import RouterSet
 
 TABS = ("table", "listens", "within", "chains", "by_index", "classic", "load")
 

@@ -12,10 +12,10 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.alignment import DELETED, INSERTED, KINDS, SAME, SUBSTITUTED, Alignment
 from lens.figures import theme
-from lens.figures.routing import TOKEN_VALUES, token_window, visible, window_text
-from lens.figures.tokens import flow
+from lens.figures.traces.token_maps import TOKEN_VALUES, token_window, visible, window_text
+from lens.figures.traces.tokens import flow
+from lens.prompt_pairs.alignment import DELETED, INSERTED, KINDS, SAME, SUBSTITUTED, Alignment
 
 WIDTH = 680
 LINE = 58  # pixels of both texts' rows and the space below them

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.figures import theme
-from lens.figures.routing import token_window, visible, window_text
+from lens.figures.traces.token_maps import token_window, visible, window_text
 
 WIDTH = 680
 

@@ -9,9 +9,10 @@ import altair as alt
 import numpy as np
 
 from lens.figures import theme
+from lens.words import short
 
 if TYPE_CHECKING:
-    from lens.chains import SignificantChains
+    from lens.experts.chains import SignificantChains
 
 # Lanes that are drawn; the longest chains come first.
 MOST_LANES = 64
@@ -116,8 +117,8 @@ def expert_chains(
             f"A lane is one chain, longest first{more}; a link is a match that beats chance (false "
             f"discovery rate {found.level:g}): {found.n_beyond} of {n_links}. Digits: the "
             "expert's index, which changes from layer to layer.",
-            f"Chance: matched cosine {theme.short(found.null_mean)}, 95 % below "
-            f"{theme.short(found.null_high)} ({found.draws:,} draws a link, seed {found.seed}).",
+            f"Chance: matched cosine {short(found.null_mean)}, 95 % below "
+            f"{short(found.null_high)} ({found.draws:,} draws a link, seed {found.seed}).",
             width=max(width, 480),
         ),
         description=theme.alt_description(
@@ -206,7 +207,7 @@ def expert_cosines_against_chance(
         autosize=theme.NATURAL,
         title=theme.title(
             f"Experts of {layer_label}",
-            f"cosine of router columns; chance {theme.short(baseline)} once their mean is off. "
+            f"cosine of router columns; chance {short(baseline)} once their mean is off. "
             f"Dots: other than chance, {count} of {len(upper[0])} pairs (false discovery rate "
             "0.05).",
             part,

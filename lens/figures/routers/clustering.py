@@ -10,15 +10,15 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.clustering import dendrogram_nodes, dendrogram_segments, node_places
+from lens.clustering.trees import dendrogram_nodes, dendrogram_segments, node_places
 from lens.errors import LensError
 from lens.figures import theme
-from lens.figures.layers import layer_similarity_heatmap
+from lens.figures.routers.layers import layer_similarity_heatmap
 
 if TYPE_CHECKING:
-    from lens.branch_support import BranchSupport
-    from lens.clustering import LayerTree
-    from lens.null import Chance
+    from lens.clustering.branch_support import BranchSupport
+    from lens.clustering.trees import LayerTree
+    from lens.stats.chance import Chance
 
 TREE_HEIGHTS = {True: 220, False: 130}
 # Branches in more of the resampled trees than this are drawn as firm.

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import theme
-from lens.figures.experts import _representatives
+from lens.figures.routers.experts import representatives
 
 DIRECT = "direct path, the embedding alone"
 
@@ -46,7 +46,7 @@ def expert_grid(
 ) -> alt.LayerChart:
     """Layers across, experts down, coloured from `middle`, with signs on some cells."""
     n_layers, n_experts = values.shape
-    shown, group = _representatives(values)
+    shown, group = representatives(values)
     layer, row = (grid.ravel() for grid in np.indices(shown.shape))
     expert = shown.ravel()
     names, row_names = np.asarray(labels), np.asarray(theme.row_names(n_experts, group))

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import theme
+from lens.words import short
 
 if TYPE_CHECKING:
-    from lens.experts import ExpertMeasures
+    from lens.experts.measures import ExpertMeasures
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def expert_map(
     """
     text = MEASURES.get(measure, MeasureText(measure, measure, "", False))
     n_layers, n_experts = values.shape
-    shown, group = _representatives(np.asarray(values, dtype=float))
+    shown, group = representatives(np.asarray(values, dtype=float))
     layer, row = (grid.ravel() for grid in np.indices(shown.shape))
     expert = shown.ravel()
     names = np.asarray(labels)
@@ -237,7 +238,7 @@ def breadth_against_load(
         autosize=theme.NATURAL,
         title=theme.title(
             "Breadth against load",
-            f"shares of a layer's selections; correlation {theme.short(correlation)}; dashed: "
+            f"shares of a layer's selections; correlation {short(correlation)}; dashed: "
             f"equal; cross: even share 1/{n_experts}",
             width=380,
         ),
@@ -299,7 +300,7 @@ def _statistic(
     )
 
 
-def _representatives(values: np.ndarray) -> tuple[np.ndarray, int]:
+def representatives(values: np.ndarray) -> tuple[np.ndarray, int]:
     """[layer, row] index of the expert each drawn row shows, and experts per row."""
     n_layers, n_experts = values.shape
     group = -(-n_layers * n_experts // theme.MAX_MARKS)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import altair as alt
 import numpy as np
 
-from lens.cluster_null import LEVEL, WEAK, in_words
+from lens.clustering.tree_null import LEVEL, WEAK, in_words
 from lens.errors import LensError
 from lens.figures import theme
 
 if TYPE_CHECKING:
-    from lens.cluster_null import GroupNull
+    from lens.clustering.tree_null import GroupNull
 
 BEYOND, WITHIN = "beyond chance", "not beyond chance"
 

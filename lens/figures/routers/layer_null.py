@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import theme
-from lens.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS
+from lens.words import short
 
 if TYPE_CHECKING:
-    from lens.bootstrap import Intervals
-    from lens.layer_null import LayerNull
-    from lens.similarity import AdjacentLayers
-    from lens.transitions import Transitions
+    from lens.layers.bootstrap import Intervals
+    from lens.layers.pair_null import LayerNull
+    from lens.layers.similarity import AdjacentLayers
+    from lens.layers.transitions import Transitions
 
 PLOT_WIDTH = 640
 LEVEL = 0.05
@@ -193,7 +194,7 @@ def adjacent_against_chance(
     rule = "Transitions need three layers."
     if np.isfinite(found.threshold):
         rule = (
-            f"Transitions: |Δ| > 2σ and beyond {theme.short(found.threshold)}, which one series of "
+            f"Transitions: |Δ| > 2σ and beyond {short(found.threshold)}, which one series of "
             f"unrelated layers in twenty exceeds anywhere: {count}."
         )
     bars = " Bars: 95 % bootstrap interval over coordinates." if intervals is not None else ""

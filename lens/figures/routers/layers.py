@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import theme
-from lens.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS
 
 if TYPE_CHECKING:
-    from lens.null import Chance
-    from lens.similarity import AdjacentLayers, LayerPair
+    from lens.layers.similarity import AdjacentLayers, LayerPair
+    from lens.stats.chance import Chance
 
 PLOT_WIDTH = 640
 # The rule of earlier analyses, and what it finds where nothing is to be found.

@@ -9,15 +9,15 @@ import altair as alt
 import numpy as np
 from jaxtyping import Int
 
-from lens.cluster_null import p_words
-from lens.embedding import trust_neighbours
+from lens.clustering.map_stability import random_trust
+from lens.clustering.maps import trust_neighbours
 from lens.errors import LensError
 from lens.figures import theme
-from lens.map_stability import random_trust
+from lens.words import p_words
 
 if TYPE_CHECKING:
-    from lens.embedding import LayerMap
-    from lens.map_stability import MapStability, TrustNull
+    from lens.clustering.map_stability import MapStability, TrustNull
+    from lens.clustering.maps import LayerMap
 
 MAP_NAMES = {"pca": "PCA", "mds": "classical MDS", "tsne": "t-SNE", "umap": "UMAP"}
 # Points of a map that carry their label; of more layers every second, third … one.

@@ -10,11 +10,12 @@ import numpy as np
 
 from lens.errors import LensError
 from lens.figures import theme
-from lens.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS
+from lens.words import short
 
 if TYPE_CHECKING:
-    from lens.comparison import Comparison
-    from lens.depth_profiles import Profile
+    from lens.model_pairs.comparison import Comparison
+    from lens.model_pairs.depth_profiles import Profile
 
 COLOURS = {
     "unchanged": theme.MID_GREY,
@@ -235,7 +236,7 @@ def profiles_over_depth(profiles: Sequence[Profile]) -> alt.VConcatChart:
         told = "not asked: too few layers, or the same in all of them"
         if np.isfinite(profile.correlation):
             told = (
-                f"correlation {theme.short(profile.correlation)}, q = {theme.short(profile.q)} "
+                f"correlation {short(profile.correlation)}, q = {short(profile.q)} "
                 "against shuffled layers"
             )
         panels.append(

@@ -15,13 +15,14 @@ from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
 from lens.figures import theme
-from lens.figures.expert_grid import DIRECT, GridText, expert_grid
-from lens.figures.routing import visible
-from lens.vocabulary_null import band as chance_band
+from lens.figures.routers.expert_grid import DIRECT, GridText, expert_grid
+from lens.figures.traces.token_maps import visible
+from lens.vocabulary.readout_null import band as chance_band
+from lens.words import short
 
 if TYPE_CHECKING:
-    from lens.token_reading import TokenReading
-    from lens.vocabulary import Readout
+    from lens.vocabulary.one_token import TokenReading
+    from lens.vocabulary.readout import Readout
 
 PALE_BLUE = "#A9C9E6"
 WRITTEN_EXPERTS = 16  # columns of tokens that can still be read
@@ -143,7 +144,7 @@ def token_pushes(
             + ", ".join(
                 f"{visible(p)} {float(v):.3g}" for p, v in zip(pieces[:10], push, strict=False)
             ),
-            f"Chance at rank 1: {theme.short(float(low[0]))} to {theme.short(float(high[0]))}",
+            f"Chance at rank 1: {short(float(low[0]))} to {short(float(high[0]))}",
         ),
     )
 
@@ -228,8 +229,8 @@ def vocabulary_map(
         low, high = chance_band(drawn)
         beyond = readout.beyond_chance(measure)
         level = (
-            f"chance {theme.short(middle)} (95 % of {readout.draws:,} random directions "
-            f"{theme.short(low)} to {theme.short(high)}); dots: beyond chance, q ≤ 0.05"
+            f"chance {short(middle)} (95 % of {readout.draws:,} random directions "
+            f"{short(low)} to {short(high)}); dots: beyond chance, q ≤ 0.05"
         )
     at = np.argwhere(beyond)
     return expert_grid(

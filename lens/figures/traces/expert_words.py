@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.figures import theme
-from lens.figures.routing import visible
+from lens.figures.traces.token_maps import visible
 
 LONGEST = 9
 LEVEL = 0.05

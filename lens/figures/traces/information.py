@@ -16,7 +16,7 @@ SHADES = (theme.BLUE, theme.ORANGE, *theme.OKABE_ITO[2:])
 
 
 class Tested(Protocol):
-    """What `chance_lines` draws: see `lens.shuffles.AgainstChance`."""
+    """What `chance_lines` draws: see `lens.stats.permutation_tests.AgainstChance`."""
 
     @property
     def value(self) -> np.ndarray: ...

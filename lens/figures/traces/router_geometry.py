@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import theme
-from lens.figures.routing import visible
+from lens.figures.traces.token_maps import visible
+from lens.words import short
 
 
 def push_ticks(
@@ -78,14 +79,14 @@ def push_ticks(
         autosize=theme.FLEXIBLE,
         title=theme.title(
             f"How close every choice was in {label}",
-            f"a tick a token; orange: token {token}, {theme.short(own)} %; blue: half of "
-            f"{len(random):,} random directions need more than {theme.short(middle)} %",
+            f"a tick a token; orange: token {token}, {short(own)} %; blue: half of "
+            f"{len(random):,} random directions need more than {short(middle)} %",
             width=300,
         ),
         description=theme.alt_description(
             f"Ticks of {len(share)} tokens: the smallest push that changes their experts in "
-            f"{label}, from {theme.short(share.min())} % to {theme.short(share.max())} %",
-            f"Token {token}: {theme.short(own)} %; random directions: {theme.short(middle)} %",
+            f"{label}, from {short(share.min())} % to {short(share.max())} %",
+            f"Token {token}: {short(own)} %; random directions: {short(middle)} %",
         ),
     )
 

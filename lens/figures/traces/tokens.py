@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import theme
-from lens.figures.routing import end_of_prompt, token_window, visible, window_text
+from lens.figures.traces.token_maps import end_of_prompt, token_window, visible, window_text
 
 
 def token_strip(

@@ -1,0 +1,1 @@
+"""Compare: two texts, or a text with and without a change."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pages.parts.compare_run import ALL
-from pages.parts.prompt_form import Example
+from pages.live.compare.run import ALL
+from pages.live.running.prompt_form import Example
 
 CODE = (
     "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n"

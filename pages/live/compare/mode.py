@@ -6,25 +6,28 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from lens import what_if
 from lens.errors import LensError
-from pages.parts import (
-    compare_examples,
-    compare_run,
-    compare_tests,
-    compare_views,
-    layout,
-    links,
-    null_settings,
-    prompt_form,
-    stream_choice,
-    stream_cost,
-    stream_progress,
-    traces,
+from lens.prompt_pairs import interventions as what_if
+from lens.words import percent
+from pages.live.compare import (
+    examples as compare_examples,
 )
-from pages.parts.compare_run import CHANGES, Change, Result
-from pages.parts.compare_views import Beside
-from pages.parts.live_place import Place
+from pages.live.compare import (
+    run as compare_run,
+)
+from pages.live.compare import (
+    tests as compare_tests,
+)
+from pages.live.compare import (
+    views as compare_views,
+)
+from pages.live.compare.run import CHANGES, Change, Result
+from pages.live.compare.views import Beside
+from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.session import kept_traces as traces
+from pages.live.session import prompts, shared_models
+from pages.live.session.mode_context import Place
+from pages.shell import links, null_settings
 
 INVITATION = (
     "Lay two texts side by side, or one text as it is and under a change, and see where their "
@@ -68,7 +71,7 @@ KEPT = "compared"
 KEPT_EXPERTS = "kept"
 
 
-def form(choice: traces.ModelChoice, side: str) -> None:
+def form(choice: shared_models.ModelChoice, side: str) -> None:
     """What is to be compared."""
     by_ids = not choice.has_tokenizer
     if side == "texts":
@@ -102,7 +105,7 @@ def form(choice: traces.ModelChoice, side: str) -> None:
                 key="run_compare",
             )
             st.caption(
-                f"Up to {traces.prompt_limit():,} tokens each. Texts stay in this browser session."
+                f"Up to {prompts.prompt_limit():,} tokens each. Texts stay in this browser session."
             )
     if not submitted:
         return
@@ -131,7 +134,7 @@ def form(choice: traces.ModelChoice, side: str) -> None:
     )
 
 
-def change_controls(choice: traces.ModelChoice, kind: str) -> Change:
+def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:
     """Which expert of which layer, or which temperature."""
     layers = [f"L{layer}" for layer in range(choice.config.n_layers)]
     one, two = st.columns(2)
@@ -216,8 +219,8 @@ def agreement_words(beside: Beside) -> str:
     after = " after their first difference" if start or beside.result.same_model else ""
     return (
         f"{len(beside.runs.pairs):,} tokens stand in both texts{after}. They keep "
-        f"{layout.percent(found.value)} of their experts (unrelated tokens of the two share "
-        f"{layout.percent(found.mean)}, p = {found.p:.2g})."
+        f"{percent(found.value)} of their experts (unrelated tokens of the two share "
+        f"{percent(found.mean)}, p = {found.p:.2g})."
     )
 
 
@@ -240,7 +243,7 @@ def change_words(beside: Beside) -> str:
     outside = "in all layers" if change.layer == compare_run.ALL else "in the other layers"
     text = (
         f"{change.text(beside.labels)} changes what the model expects next by {value:.3g} nats a "
-        f"token (KL), and {len(beside.runs.pairs):,} tokens keep {layout.percent(result.kept, 1)} "
+        f"token (KL), and {len(beside.runs.pairs):,} tokens keep {percent(result.kept, 1)} "
         f"of their experts {outside}."
     )
     if not others.size:
@@ -249,7 +252,7 @@ def change_words(beside: Beside) -> str:
     return (
         f"{text} The same on {others.size} other {where}: {others.min():.3g} to "
         f"{others.max():.3g} nats ({verdict(what_if.among_others(value, others))}), "
-        f"{layout.percent(others_kept.min(), 1)} to {layout.percent(others_kept.max(), 1)} kept."
+        f"{percent(others_kept.min(), 1)} to {percent(others_kept.max(), 1)} kept."
     )
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from lens import fading as fade
-from lens import next_token_change as next_tokens
-from lens import paired_tests
-from lens.paired_routing import Paired
+from lens.prompt_pairs import fading as fade
+from lens.prompt_pairs import next_token_change as next_tokens
+from lens.prompt_pairs import paired_tests
+from lens.prompt_pairs.paired_routing import Paired
 
 # Of a session alone: what people type does not show in a cache that others read.
 _data = st.cache_data(max_entries=64, show_spinner="Drawing the null …", scope="session")

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from grok.errors import PromptError
-from lens import what_if
-from lens.alignment import Alignment, align, same_place
-from lens.paired_routing import Paired, paired
-from pages.parts import traces
-from pages.parts.routing_statistics import trace_key
+from lens.prompt_pairs import interventions as what_if
+from lens.prompt_pairs.alignment import Alignment, align, same_place
+from lens.prompt_pairs.paired_routing import Paired, paired
+from pages.live.one_trace.routing_statistics import trace_key
+from pages.live.session import prompts, shared_models
 
 CHANGES = {
     "ban": "Ban an expert",
@@ -83,7 +83,7 @@ class Change:
 
     def edits(self) -> Any:
         """As `grok` takes it."""
-        from grok.interventions import ban, edit, include, temperature
+        from grok.interventions.edits import ban, edit, include, temperature
 
         layers = None if self.layer == ALL else self.layer
         if self.kind == "temperature":
@@ -154,7 +154,7 @@ class Result:
 
 
 def two_texts(
-    choice: traces.ModelChoice,
+    choice: shared_models.ModelChoice,
     dtype: str,
     text: str,
     other: str,
@@ -169,10 +169,10 @@ def two_texts(
     """
     if not (text.strip() and other.strip()):  # before a model is read for nothing
         raise PromptError("One of the two prompts is empty. Type both texts, or choose an example.")
-    model = traces.shared(choice, dtype, on_load)
-    prompts = [traces.encoded(model, choice, one) for one in (text, other)]
-    first, second = model.trace_all(prompts, on_wait=on_wait, candidates=listed(choice))
-    return Result(first, second, align(*prompts), TEXTS)
+    model = shared_models.shared(choice, dtype, on_load)
+    tokens = [prompts.encoded(model, choice, one) for one in (text, other)]
+    first, second = model.trace_all(tokens, on_wait=on_wait, candidates=listed(choice))
+    return Result(first, second, align(*tokens), TEXTS)
 
 
 def two_traces(first: Any, second: Any, names: tuple[str, str]) -> Result:
@@ -187,7 +187,7 @@ def two_traces(first: Any, second: Any, names: tuple[str, str]) -> Result:
 
 
 def one_change(
-    choice: traces.ModelChoice,
+    choice: shared_models.ModelChoice,
     dtype: str,
     text: str,
     change: Change,
@@ -200,9 +200,9 @@ def one_change(
         GrokError: the text, the model or the change cannot be used.
     """
     if not text.strip():
-        raise PromptError(traces.NO_PROMPT)
-    model = traces.shared(choice, dtype, on_load)
-    tokens = traces.encoded(model, choice, text)
+        raise PromptError(prompts.NO_PROMPT)
+    model = shared_models.shared(choice, dtype, on_load)
+    tokens = prompts.encoded(model, choice, text)
 
     elsewhere = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
     own, *found = model.what_ifs(
@@ -232,6 +232,6 @@ def kept_outside(found: Any, change: Change) -> float:
     return float(kept[outside].mean() if len(outside) else kept.mean())
 
 
-def listed(choice: traces.ModelChoice) -> int:
+def listed(choice: shared_models.ModelChoice) -> int:
     """How many next tokens a trace lists."""
     return int(min(CANDIDATES, choice.config.vocab_size))

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import figures, tables, trace_tables
-from lens.figures import compared, compared_tokens
-from lens.next_token_change import expected_tokens
-from pages.parts import layout
-from pages.parts.compare_run import Result
-from pages.parts.compare_views import SHOWN, Beside, pick_layer, pick_pair
+from lens import figures
+from lens.figures.prompt_pairs import routing as compared
+from lens.figures.prompt_pairs import tokens as compared_tokens
+from lens.prompt_pairs.next_token_change import expected_tokens
+from lens.storage import csv_text
+from lens.tables import traces as trace_tables
+from lens.words import percent
+from pages.live.compare.run import Result
+from pages.live.compare.views import SHOWN, Beside, pick_layer, pick_pair
 
 UNITS = {"margin": "logits", "lead": "logits", "entropy": "nats", "top1_prob": "probability"}
 PARTS = {
@@ -34,8 +37,8 @@ def agreement(beside: Beside) -> None:
     found = beside.agreement()
     n_cells = found.test.value.size * len(beside.runs.pairs)
     st.markdown(
-        f"The same tokens keep **{layout.percent(found.value, 1)}** of their experts; unrelated "
-        f"tokens of the two runs share {layout.percent(found.mean, 1)} (p = {found.p:.2g}). "
+        f"The same tokens keep **{percent(found.value, 1)}** of their experts; unrelated "
+        f"tokens of the two runs share {percent(found.mean, 1)} (p = {found.p:.2g}). "
         f"{found.changed:,} of {n_cells:,} cells have another set. Null: {found.test.method}, "
         f"seed {found.test.seed}. Above it a token's identity decides; what is missing to "
         "100\u00a0% is its context."
@@ -75,7 +78,7 @@ def fading(beside: Beside) -> None:
         ),
         "fading",
         stretch=True,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "token": names,
                 "same tokens since the last change": found.distance,
@@ -182,8 +185,8 @@ def loads(beside: Beside, layer: int) -> None:
             else f"Loads are not distinguishable from chance: none of {asked} experts that tokens "
             "change to or from at q ≤ 0.05."
         )
-        + f" Most: {unit}, {layout.percent(found.first[at], 1)} and "
-        f"{layout.percent(found.second[at], 1)}. Null: {found.method}, seed {found.seed}; no p "
+        + f" Most: {unit}, {percent(found.first[at], 1)} and "
+        f"{percent(found.second[at], 1)}. Null: {found.method}, seed {found.seed}; no p "
         f"below {found.smallest_p:.2g}; Benjamini–Hochberg over all."
     )
     expert = int(np.argmax(np.abs(found.difference[layer])))
@@ -198,7 +201,7 @@ def loads(beside: Beside, layer: int) -> None:
         ),
         "loads",
         on_pick=pick_layer,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "layer": np.asarray(beside.labels)[row],
                 "expert (index in its layer)": number,
@@ -220,7 +223,7 @@ def next_tokens(beside: Beside, pair: int) -> None:
         f"Total variation of the next-token distributions after the same token: at least "
         f"**{found.value:.3f}** and at most {found.high.mean():.3f} on average, for the runs list "
         f"their {result.first.candidates.shape[1]} likeliest tokens alone; the likeliest is "
-        f"another in {layout.percent(found.likeliest.mean())} of the places. Unrelated places: at "
+        f"another in {percent(found.likeliest.mean())} of the places. Unrelated places: at "
         f"least {found.mean:.3f} (p of as little change: {found.p:.2g}). Null: {found.method}, "
         f"seed {found.seed}."
     )
@@ -248,7 +251,7 @@ def next_tokens(beside: Beside, pair: int) -> None:
         ),
         "change_along",
         on_pick=pick_pair,
-        table=lambda: tables.table_csv(columns),
+        table=lambda: csv_text.table_csv(columns),
     )
     place, other = (int(x[pair]) for x in (result.alignment.first, result.alignment.second))
     if place < 0 or other < 0:
@@ -268,7 +271,7 @@ def next_tokens(beside: Beside, pair: int) -> None:
         "next_tokens",
         words=(f"pair{pair}",),
         stretch=True,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "token id": after.ids,
                 "piece": after.pieces,

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import figures, paired_routing, routing, tables
-from lens.alignment import KINDS
-from lens.figures import compared
-from lens.routers import RouterSet
-from pages.parts import links, null_settings, traces
-from pages.parts import paired_statistics as statistics
-from pages.parts.compare_run import Result
-from pages.parts.routing_views import View
+from lens import figures
+from lens.figures.prompt_pairs import routing as compared
+from lens.prompt_pairs import paired_routing
+from lens.prompt_pairs.alignment import KINDS
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.traces import routing
+from pages.live.compare import paired_statistics as statistics
+from pages.live.compare.run import Result
+from pages.live.one_trace.routing_views import View
+from pages.live.session import kept_traces as traces
+from pages.shell import links, null_settings
 
 SHOWN = {
     "kept": "Experts in common",
@@ -143,7 +147,7 @@ def strip(beside: Beside, pair: int) -> None:
     found = result.alignment
 
     def table() -> str:
-        return tables.table_csv(
+        return csv_text.table_csv(
             {
                 f"place in {result.names[0]}": found.first,
                 f"place in {result.names[1]}": found.second,
@@ -187,7 +191,7 @@ def compared_map(beside: Beside, pair: int, layer: int, what: str) -> None:
         "map",
         words=(what,),
         on_pick=pick_cell,
-        table=lambda: tables.matrix_csv(
+        table=lambda: csv_text.matrix_csv(
             values.T,
             beside.pair_names,
             beside.labels,
@@ -228,7 +232,7 @@ def cell(beside: Beside, pair: int, layer: int) -> None:
                 figures.cell_probabilities(probs, experts, label=label, piece=view.pieces[at]),
                 f"cell_{beside.result.names.index(name)}",
                 words=(label, f"token{at}"),
-                table=lambda probs=probs, experts=experts: tables.table_csv(  # type: ignore[misc]
+                table=lambda probs=probs, experts=experts: csv_text.table_csv(  # type: ignore[misc]
                     {
                         "expert": np.arange(len(probs)),
                         "gate (probability)": probs,

@@ -1,0 +1,1 @@
+"""Generate: a text with its experts as it comes."""

@@ -2,70 +2,36 @@
 
 from __future__ import annotations
 
-import html
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from grok.errors import PromptError
-from grok.jobs import CancelledError
-from lens import figures
-from lens.contrast import loop_of
-from lens.errors import LensError
-from lens.paired_routing import overlap
-from pages.parts import (
-    cell_view,
-    generation,
-    inspect_mode,
-    layout,
-    links,
+from grok.serving.jobs import CancelledError
+from pages.live.generate.examples import EXAMPLES
+from pages.live.generate.view import BETWEEN, finding, live_html, made_text
+from pages.live.one_trace import cell_view
+from pages.live.one_trace import mode as inspect_mode
+from pages.live.running import (
     prompt_form,
     stream_choice,
     stream_cost,
     stream_progress,
     stream_run,
-    traces,
 )
-from pages.parts import routing_statistics as statistics
-from pages.parts.live_place import Place
-from pages.parts.routing_views import View
+from pages.live.session import generation, prompts, shared_models
+from pages.live.session import kept_traces as traces
+from pages.live.session.mode_context import Place
+from pages.shell import links
 
 INVITATION = (
     "Type a beginning to see the model go on, and which experts each of its own tokens goes to."
 )
-EXAMPLES = {
-    "A tale": prompt_form.Example(
-        {"prompt": "It was a bright morning in May, and the whole village"},
-        {"new_tokens": 120, "temperature": 0.8, "sampling_seed": 3},
-        "The model stays with what it was given: whether its own prose goes to the experts of "
-        "the prompt's is tested under “Prompt and generated”.",
-    ),
-    "A loop": prompt_form.Example(
-        {"prompt": "class Stack:\n    def __init__(self):\n        self.items = []\n\n"},
-        {"new_tokens": 160, "temperature": 0.0, "sampling_seed": 0},
-        "Temperature 0 always takes the likeliest token, and a small model ends in a loop: where "
-        "it begins is said above the text. On the map, do the experts go round too?",
-    ),
-    "Python": prompt_form.Example(
-        {"prompt": "class Stack:\n    def __init__(self):\n        self.items = []\n\n"},
-        {"new_tokens": 120, "temperature": 0.6, "sampling_seed": 1},
-        "Indentation comes back in every line: choose “First choice” on the map and follow it.",
-    ),
-    "Arithmetic": prompt_form.Example(
-        {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
-        {"new_tokens": 80, "temperature": 0.0, "sampling_seed": 0},
-        "The model goes on with sums that look right and seldom are. Do its digits go to the "
-        "experts of the digits that it was given?",
-    ),
-}
-MOST_CHIPS = 120
-BETWEEN = 0.2  # seconds between drawings
 
 
-def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
+def form(choice: shared_models.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
     """Beginning and settings; None until they are sent."""
     if choice.has_tokenizer:
         prompt_form.examples_row("generate_example", EXAMPLES)
@@ -121,7 +87,7 @@ def form(choice: traces.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
 # --- the run ----------------------------------------------------------------------------
 
 
-def ask(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
+def ask(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
     """Show what a continuation by a streamed model costs; started, it goes on by itself."""
     going = generation.Going()
 
@@ -130,8 +96,8 @@ def ask(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
         return stream_cost.Work((count,), new_tokens=options["max_new_tokens"])
 
     def stream(under_way: stream_run.Going) -> generation.Going:
-        model = traces.shared(choice, dtype, under_way.on_load)
-        begin(going, model, traces.encoded(model, choice, text), options)
+        model = shared_models.shared(choice, dtype, under_way.on_load)
+        begin(going, model, prompts.encoded(model, choice, text), options)
         try:
             for step in going.coming(under_way.on_wait):
                 take(going, step)
@@ -168,7 +134,7 @@ def take(going: generation.Going, step: Any) -> None:
     going.steps.append(step._replace(routing=step.routing._replace(logits=none)))
 
 
-def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
+def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
     """Generate and show every token as it comes; whatever ends it, what there is is kept."""
     going = generation.Going(before=traces.kept().get("first"))
     st.session_state[generation.RUNNING] = going
@@ -181,10 +147,10 @@ def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
 
     def stream(on_wait: Any, on_load: Any) -> None:
         if not text.strip():
-            raise PromptError(traces.NO_PROMPT)
-        model = traces.shared(choice, dtype, on_load)
+            raise PromptError(prompts.NO_PROMPT)
+        model = shared_models.shared(choice, dtype, on_load)
         on_wait(0)  # takes away how far the model is read
-        begin(going, model, traces.encoded(model, choice, text), options)
+        begin(going, model, prompts.encoded(model, choice, text), options)
         coming = going.coming(on_wait)
         most = going.options["max_new_tokens"]
         begun = shown = time.monotonic()
@@ -213,115 +179,6 @@ def run(choice: traces.ModelChoice, text: str, dtype: str, options: dict[str, An
 
 
 # --- what is shown ----------------------------------------------------------------------
-
-
-def live_html(steps: Sequence[Any], layer: int) -> str:
-    """The tokens made so far; a token's experts are known once the next one is made."""
-    pieces = [str(step.piece) for step in steps]
-    layer = min(layer, steps[0].routing.experts.shape[0] - 1)
-    experts = [step.routing.experts[layer, 0, 0] for step in steps[1:]]
-    return chips_html(pieces, experts, first=0)
-
-
-def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: int) -> str:
-    """Tokens as boxes in the colour of their first expert, all their experts below.
-
-    Args:
-        pieces: of the tokens.
-        experts: chosen experts of the first of them; the others have none yet.
-        first: position of the first piece, for readers who point at a box.
-    """
-    shades = figures.OKABE_ITO
-    start = max(len(pieces) - MOST_CHIPS, 0)
-    boxes = []
-    for i in range(start, len(pieces)):
-        known = [int(e) for e in experts[i] if e >= 0] if i < len(experts) else []
-        shade = shades[known[0] % len(shades)] if known else "transparent"
-        ink = "#FFFFFF" if shade == "#0072B2" else "#111111" if known else "inherit"
-        border = "1px solid transparent" if known else "1px dashed #8C8C8C"
-        word = html.escape(figures.visible(pieces[i]))
-        under = " ".join(f"E{e}" for e in known) or "&nbsp;"
-        boxes.append(
-            f'<span title="token {first + i}" style="display:inline-block;text-align:center;'
-            'margin:1px 2px;line-height:1.25">'
-            f'<span style="display:block;background:{shade};color:{ink};border:{border};'
-            f'border-radius:3px;padding:0 4px">{word}</span>'
-            f'<span style="font-size:0.68rem;opacity:0.75">{under}</span></span>'
-        )
-    before = f"<div>… {start:,} tokens before</div>" if start else ""
-    return f'<div role="group" aria-label="Generated tokens">{before}{"".join(boxes)}</div>'
-
-
-def made_text(done: dict[str, Any], view: View, layer: int) -> None:
-    """The continuation as text and as tokens."""
-    trace = done["trace"]
-    prompt = "".join(view.pieces[: trace.prompt_length]).replace("▁", " ")
-    why = {
-        "stopped": f"Stopped after {done['tokens']:,} of {done['asked']:,} tokens.",
-        "end": f"The model ended its text after {done['tokens']:,} tokens.",
-        "length": f"{done['tokens']:,} tokens.",
-    }[done["why"]]
-    st.caption(
-        f"{why} First expert of each in {view.labels[layer]} as colour, all below; numbers of "
-        "experts carry no meaning across layers. The last token was not read any more, so it has "
-        "no experts."
-    )
-    loop = loop_of(trace.tokens)
-    if loop is not None:
-        st.markdown(loop_note(trace.experts, *loop))
-    pieces = [*view.pieces[trace.prompt_length :], done["last"]]
-    experts = list(trace.experts[layer, trace.prompt_length :])
-    st.html(chips_html(pieces, experts, first=trace.prompt_length))
-    with st.expander("As plain text", icon=":material/notes:"):
-        st.code(f"{prompt}{done['text']}", language=None, wrap_lines=True)
-
-
-def loop_note(experts: np.ndarray, period: int, start: int) -> str:
-    """Whether the experts go round with a text that repeats itself.
-
-    Args:
-        experts: chosen ones [L, T, K].
-        period, start: of the loop, see `lens.contrast.loop_of`.
-    """
-    inside = experts[:, start:]
-
-    def shared(apart: int) -> float:
-        return float(overlap(inside[:, apart:], inside[:, :-apart]).mean())
-
-    others = float(np.mean([shared(apart) for apart in range(1, period)]))
-    return (
-        f":material/all_inclusive: From token {start} on the text repeats itself every {period} "
-        f"tokens. Tokens one round apart share {layout.percent(shared(period))} of their experts, "
-        f"tokens less than a round apart {layout.percent(others)}."
-    )
-
-
-def finding(view: View, done: dict[str, Any]) -> str:
-    """Whether generated tokens go to other experts than the given ones, in a sentence."""
-    trace = view.trace
-    settings = trace.settings
-    how = (
-        "always the likeliest token"
-        if settings.get("temperature") == 0
-        else f"temperature {settings.get('temperature')}, seed {settings.get('seed')}"
-    )
-    text = f"{done['tokens']:,} tokens generated after {trace.prompt_length:,} ({how})."
-    try:
-        found = statistics.part_loads(view.key, int(trace.prompt_length), trace)
-    except LensError:
-        return f"{text} {traces.finding(trace, view.labels)}"
-    test = found.test
-    verdict = (
-        "more than those of parts elsewhere in the text"
-        if found.overall_p <= 0.05
-        else "not distinguishable from those of parts elsewhere in the text"
-    )
-    return (
-        f"{text} Their experts' loads differ from the prompt's by "
-        f"{layout.percent(test.value.mean())}, {verdict} (there "
-        f"{layout.percent(test.mean.mean())} on average; p = {found.overall_p:.2g} over all "
-        f"layers; q ≤ 0.05 in {test.found()} of {view.n_layers})."
-    )
 
 
 def show(place: Place) -> None:

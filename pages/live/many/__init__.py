@@ -1,0 +1,1 @@
+"""Many prompts: runs in the background, labels, words."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lens.prompt_lists import PromptList
+from lens.many_prompts.prompt_lists import PromptList
 
 SHOWS = (
     "Five kinds of text, ten each. The bundled model was trained on such kinds without being told "

@@ -9,24 +9,19 @@ from typing import Any
 import streamlit as st
 
 from lens.errors import LensError
-from lens.prompt_lists import FORMS, MAX_BYTES, Form, PromptList, read_prompts
-from lens.run_record import NoRunError, Run
-from pages.parts import (
-    links,
-    many_runs,
-    many_traces,
-    many_view,
-    owner,
-    prompt_form,
-    stream_choice,
-    stream_cost,
-    stream_progress,
-    traces,
-)
-from pages.parts.live_place import HOW_TO_READ, Place
-from pages.parts.many_examples import SHOWS, ready_ids, ready_list
-from pages.parts.one_expert import dtype_choice
-from pages.parts.prompt_form import Example
+from lens.many_prompts.prompt_lists import FORMS, MAX_BYTES, Form, PromptList, read_prompts
+from lens.many_prompts.run_record import NoRunError, Run
+from pages.hosting import owner
+from pages.live.many import runs as many_runs
+from pages.live.many import traces as many_traces
+from pages.live.many import view as many_view
+from pages.live.many.examples import SHOWS, ready_ids, ready_list
+from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.running.controls import dtype_choice
+from pages.live.running.prompt_form import Example
+from pages.live.session.mode_context import HOW_TO_READ, Place
+from pages.live.session.prompts import prompt_limit
+from pages.shell import links
 
 SOURCES = {"prompts": "Prompts", "traces": "Saved traces"}
 INVITATION = "Run many prompts, and see which experts texts of each kind use, and for which words."
@@ -130,7 +125,7 @@ def _form(place: Place) -> None:
             disabled=prompts is None,
         )
     st.caption(
-        f"Up to {traces.prompt_limit():,} tokens a prompt, {many_runs.MAX_TOKENS:,} in all. They "
+        f"Up to {prompt_limit():,} tokens a prompt, {many_runs.MAX_TOKENS:,} in all. They "
         "run in the background: you may leave this page. Prompts and routing are kept on this "
         f"server {many_runs.kept_for()}, under a link that nobody can guess."
     )

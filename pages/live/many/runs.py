@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from grok.engine.progress import PassProgress, watching
 from grok.errors import GrokError, PromptError
-from grok.jobs import CancelledError, Job, Jobs, JobState, patient_turn
-from grok.progress import PassProgress, watching
+from grok.serving.jobs import CancelledError, Job, Jobs, JobState, patient_turn
 from lens.errors import LensError
-from lens.prompt_lists import PromptList
-from lens.run_record import NoRunError, Run
-from lens.run_store import RunStore, Writing, kept_days, runs_folder
-from pages.parts import links, owner, traces
+from lens.many_prompts.prompt_lists import PromptList
+from lens.many_prompts.run_record import NoRunError, Run
+from lens.many_prompts.run_store import RunStore, Writing, kept_days, runs_folder
+from pages.hosting import owner
+from pages.live.session import shared_models
+from pages.live.session.prompts import encoded
+from pages.shell import links
 
 MAX_TOKENS = 200_000
 SWEEP_EVERY = 600.0  # seconds
@@ -52,7 +55,7 @@ def kept_for() -> str:
     return "until you delete them" if days == 0 else f"for {days:g} days"
 
 
-def begin(choice: traces.ModelChoice, prompts: PromptList, dtype: str) -> str:
+def begin(choice: shared_models.ModelChoice, prompts: PromptList, dtype: str) -> str:
     """Start a new run in the background; returns its id.
 
     Raises:
@@ -73,7 +76,7 @@ def begin(choice: traces.ModelChoice, prompts: PromptList, dtype: str) -> str:
     return writing.run.id
 
 
-def go_on(choice: traces.ModelChoice, run: Run) -> None:
+def go_on(choice: shared_models.ModelChoice, run: Run) -> None:
     """Let a run that stopped go on where it was.
 
     Raises:
@@ -91,7 +94,7 @@ def go_on(choice: traces.ModelChoice, run: Run) -> None:
         raise
 
 
-def _start(choice: traces.ModelChoice, writing: Writing) -> None:
+def _start(choice: shared_models.ModelChoice, writing: Writing) -> None:
     working = jobs()
     working.start(
         writing.run.id,
@@ -101,10 +104,10 @@ def _start(choice: traces.ModelChoice, writing: Writing) -> None:
     )
 
 
-def _work(choice: traces.ModelChoice, writing: Writing, job: Job) -> None:
+def _work(choice: shared_models.ModelChoice, writing: Writing, job: Job) -> None:
     """Runs in a thread of its own: it draws nothing."""
     from grok.cached import shared_model
-    from grok.collecting import collect
+    from grok.experiments.collecting import collect
 
     model = shared_model(choice.path, writing.run.dtype, choice.mode, choice.memory_budget)
     job.check()
@@ -134,7 +137,9 @@ def _work(choice: traces.ModelChoice, writing: Writing, job: Job) -> None:
     writing.finish(model_sha256=model.model.sha256, n_tokens=collection.manifest["n_tokens"])
 
 
-def _encoded(model: Any, choice: traces.ModelChoice, prompts: PromptList) -> list[np.ndarray]:
+def _encoded(
+    model: Any, choice: shared_models.ModelChoice, prompts: PromptList
+) -> list[np.ndarray]:
     """The token ids of all prompts.
 
     Raises:
@@ -143,7 +148,7 @@ def _encoded(model: Any, choice: traces.ModelChoice, prompts: PromptList) -> lis
     found = []
     for number, text in enumerate(prompts.texts, 1):
         try:
-            found.append(traces.encoded(model, choice, text))
+            found.append(encoded(model, choice, text))
         except GrokError as error:
             raise PromptError(f"Prompt {number}: {error}") from error
     total = sum(len(one) for one in found)
@@ -175,7 +180,7 @@ def guarded(change: Callable[[], object]) -> bool:
     return True
 
 
-def go_on_clicked(choice: traces.ModelChoice, run: Run) -> None:
+def go_on_clicked(choice: shared_models.ModelChoice, run: Run) -> None:
     """`go_on`, for a button."""
     guarded(lambda: go_on(choice, run))
 

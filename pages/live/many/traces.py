@@ -12,14 +12,24 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import figures, label_tests, tables, trace_tables
+from lens import figures
 from lens.errors import LensError
-from lens.label_tests import LabelTest
-from lens.routers import RouterSet
-from lens.trace_folder import UNLABELLED, TraceFolder, gather, load_folder, read_labels
-from lens.traces import load_trace
-from pages.parts import layout, links, routing_shape
-from pages.parts import routing_statistics as statistics
+from lens.many_prompts import label_tests
+from lens.many_prompts.label_tests import LabelTest
+from lens.many_prompts.trace_folder import (
+    UNLABELLED,
+    TraceFolder,
+    gather,
+    load_folder,
+    read_labels,
+)
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.tables import traces as trace_tables
+from lens.traces.trace import load_trace
+from pages.live.one_trace import routing_shape
+from pages.live.one_trace import routing_statistics as statistics
+from pages.shell import layout, links
 
 TRACES_VARIABLE = "GROK_LENS_TRACES"
 LABELS_VARIABLE = "GROK_LENS_TRACE_LABELS"
@@ -304,7 +314,7 @@ def by_label(many: Many, test: LabelTest | None, why: str) -> None:
 
 def _load_table(many: Many, load: label_tests.LabelLoad) -> str:
     group, layer, expert = (grid.ravel() for grid in np.indices(load.share.shape))
-    return tables.table_csv(
+    return csv_text.table_csv(
         {
             "label": np.asarray(many.folder.labels)[group],
             "layer": np.asarray(many.labels)[layer],

@@ -7,18 +7,23 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from grok.progress import PassProgress
-from lens import label_tests
+from grok.engine.progress import PassProgress
 from lens.errors import LensError
-from lens.label_tests import LabelTest
-from lens.run_events import ask
-from lens.run_export import run_zip
-from lens.run_record import Run
-from lens.run_statistics import run_label_test, run_traces
-from lens.trace_folder import TraceFolder
-from pages.parts import links, live_place, many_runs, many_traces, many_words, stream_run
-from pages.parts.live_place import Place
-from pages.parts.many_traces import Many
+from lens.many_prompts import label_tests
+from lens.many_prompts.label_tests import LabelTest
+from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_export import run_zip
+from lens.many_prompts.run_record import Run
+from lens.many_prompts.run_statistics import run_label_test, run_traces
+from lens.many_prompts.trace_folder import TraceFolder
+from pages.live.many import runs as many_runs
+from pages.live.many import traces as many_traces
+from pages.live.many import words as many_words
+from pages.live.many.traces import Many
+from pages.live.running import stream_run
+from pages.live.session import mode_context as live_place
+from pages.live.session.mode_context import Place
+from pages.shell import links
 
 HOW_TO_READ = (
     live_place.HOW_TO_READ

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import figures, tables
+from lens import figures
 from lens.errors import LensError
-from lens.figures import expert_words
-from lens.run_record import Run
-from lens.run_words import (
+from lens.figures.traces import expert_words
+from lens.many_prompts.run_record import Run
+from lens.many_prompts.run_words import (
     LEAST_OCCURRENCES,
     Occurrence,
     Within,
@@ -22,9 +22,10 @@ from lens.run_words import (
     strongest,
     word_lift,
 )
-from pages.parts import links
-from pages.parts.layout import percent
-from pages.parts.many_traces import Many
+from lens.storage import csv_text
+from lens.words import percent
+from pages.live.many.traces import Many
+from pages.shell import links
 
 SHOWN = 15
 WITHIN: Mapping[Within, str] = {
@@ -164,7 +165,7 @@ def words_csv(words: Words, labels: Sequence[str], unit: tuple[int, int] | None 
         keep[unit] = words.count[unit] > 0
     layer, expert, word = np.nonzero(keep)
     at = (layer, expert, word)
-    return tables.table_csv(
+    return csv_text.table_csv(
         {
             "layer": np.asarray(list(labels))[layer],
             "expert (index in its layer)": expert,

@@ -1,0 +1,1 @@
+"""Inspect: one routed text."""

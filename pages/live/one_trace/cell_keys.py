@@ -10,7 +10,7 @@ from functools import partial
 
 import streamlit as st
 
-from pages.parts import links
+from pages.shell import links
 
 KEY = "cell_keys"
 # The map's element is Streamlit's own and stays while the figure in it is drawn anew, so the

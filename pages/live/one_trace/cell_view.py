@@ -9,21 +9,19 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import GrokError
-from lens import figures, nearby, routing, tables
+from lens import figures
 from lens.errors import LensError
-from lens.routers import RouterSet
-from pages.parts import (
-    data_source,
-    downloads,
-    layout,
-    prompt_form,
-    routing_views,
-    stream_cost,
-    stream_progress,
-    traces,
-)
-from pages.parts import routing_statistics as statistics
-from pages.parts.routing_views import View
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.traces import router_geometry as nearby
+from lens.traces import routing
+from lens.words import percent
+from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace import routing_views
+from pages.live.one_trace.routing_views import View
+from pages.live.running import prompt_form, stream_cost, stream_progress
+from pages.live.session import shared_models
+from pages.shell import data_source, downloads
 
 LENSES = "logit_lenses"  # of this session: they tell what it typed
 MOST_LENSES = 4
@@ -54,7 +52,7 @@ def sentence(view: View, token: int, layer: int) -> str:
     chosen = trace.experts[layer, token]
     used = chosen >= 0
     names = " and ".join(f"**{view.labels[layer]}·E{e}**" for e in chosen[used])
-    mix = " : ".join(layout.percent(s) for s in routing.gate_share(trace)[layer, token][used])
+    mix = " : ".join(percent(s) for s in routing.gate_share(trace)[layer, token][used])
     raw = ", ".join(f"{g:.3f}" for g in trace.gates[layer, token][used])
     margin = routing.margin(trace)[layer, token]
     part = "generated token" if token >= trace.prompt_length else "token"
@@ -78,7 +76,7 @@ def gates(view: View, token: int, layer: int) -> None:
         "cell_probabilities",
         stretch=True,
         words=(view.labels[layer], f"token{token}"),
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "expert": np.arange(view.n_experts),
                 "router logit": trace.router_logits[layer, token],
@@ -131,7 +129,7 @@ def flip(view: View, token: int, layer: int) -> None:
         else f" It is E{enters} in place of E{leaves}, whose columns lie further apart."
     )
     closer = (
-        f" {layout.percent(found.closer(token))} of the text's other tokens are closer to a change "
+        f" {percent(found.closer(token))} of the text's other tokens are closer to a change "
         "in this layer."
         if view.n_tokens > 1
         else ""
@@ -148,7 +146,7 @@ def flip(view: View, token: int, layer: int) -> None:
         stretch=True,
         words=(label, f"token{token}"),
         on_pick=routing_views.pick_token,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "token": np.arange(view.n_tokens),
                 "piece": view.pieces,
@@ -213,7 +211,7 @@ def near(view: View, token: int, layer: int) -> None:
         downloads.file_stem(
             "neighbours", view.trace.model_sha256, view.labels[layer], f"token{token}"
         ),
-        table=lambda: tables.table_csv(columns),
+        table=lambda: csv_text.table_csv(columns),
     )
 
 
@@ -249,7 +247,7 @@ def fill_lens(place: Any, view: View, token: int, layer: int, choice: Any, *, as
         others = np.delete(found.kl[layer], token)
         nearer = ""
         if len(others):
-            share = layout.percent(float(np.mean(others < kl[layer])))
+            share = percent(float(np.mean(others < kl[layer])))
             nearer = f", {share} of its other tokens are nearer their end"
         st.markdown(
             f"**Next token.** If the model ended after {view.labels[layer]}, it would most expect "
@@ -284,7 +282,7 @@ def course(view: View, found: Any, token: int, layer: int) -> None:
         stretch=True,
         words=(f"token{token}",),
         on_pick=routing_views.pick_layer,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "layer": view.labels,
                 "likeliest next": [str(piece) for piece in found.pieces[:, token, 0]],
@@ -312,7 +310,7 @@ def bars(view: View, found: Any, token: int, layer: int) -> None:
         "lens_candidates",
         stretch=True,
         words=(view.labels[layer], f"token{token}"),
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {"token id": ids, "piece": names, "probability": found.probs[layer, token]}
         ),
     )
@@ -341,7 +339,7 @@ def candidates(view: View, token: int) -> None:
         "next_token_candidates",
         stretch=True,
         words=(f"token{token}",),
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {"token id": ids, "piece": names, "probability": trace.candidate_probs[token]}
         ),
     )
@@ -373,7 +371,7 @@ def lens_of(view: View, choice: Any, *, asked: bool) -> Any:
     strange = f"{key} {choice.path}"  # where the model turned out to be another one
 
     def read(on_wait: Any, on_load: Any) -> Any:
-        model = traces.shared(choice, dtype, on_load)
+        model = shared_models.shared(choice, dtype, on_load)
         if model.model.sha256 != trace.model_sha256:
             return ""
         return model.logit_lens(np.asarray(trace.tokens), on_wait=on_wait)

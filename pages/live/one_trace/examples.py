@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens.contrast import equal_tokens, strongest_contrast
 from lens.errors import LensError
-from pages.parts import layout, prompt_form
-from pages.parts.routing_views import View
+from lens.traces.contrast import equal_tokens, strongest_contrast
+from lens.words import percent
+from pages.live.one_trace.routing_views import View
+from pages.live.running import prompt_form
 
 
 def two_meanings(view: View) -> str:
     """Equal tokens against others; the word with two meanings."""
     found = equal_tokens(view.trace)
     text = (
-        f"two equal tokens share {layout.percent(found.same.mean())} of their experts, two others "
-        f"{layout.percent(found.other.mean())} ({found.pairs} pairs; p = {found.p:.2g}, ids "
+        f"two equal tokens share {percent(found.same.mean())} of their experts, two others "
+        f"{percent(found.other.mean())} ({found.pairs} pairs; p = {found.p:.2g}, ids "
         f"shuffled {found.draws:,} times, seed {found.seed})"
     )
     places = [t for t, piece in enumerate(view.pieces) if piece == "ank"]
@@ -61,12 +62,12 @@ def one_word(view: View) -> str:
     near, far = after[:4], after[4:]
     if len(far) == 0 or found.test is None:
         return "the texts differ up to their ends."
-    first, later = (layout.percent(found.shared[:, part].mean()) for part in (near, far))
+    first, later = (percent(found.shared[:, part].mean()) for part in (near, far))
     return (
         f"the first four tokens from the changed word on share {first} of their experts with "
         f"those of the other text, the {len(far)} after them {later}; the same tokens paired at "
-        f"random {layout.percent(found.test.mean.mean())} ({found.test.draws:,} times, seed "
-        f"{found.test.seed}), even choices {layout.percent(found.even)}."
+        f"random {percent(found.test.mean.mean())} ({found.test.draws:,} times, seed "
+        f"{found.test.seed}), even choices {percent(found.even)}."
     )
 
 
@@ -75,10 +76,10 @@ def _contrast(view: View, kind: np.ndarray, inside: str, outside: str) -> str:
     unit = f"{view.labels[found.layer]}·E{found.expert}"
     verdict = "more than" if found.p <= 0.05 else "not distinguishable from"
     return (
-        f"**{unit}** is chosen by {layout.percent(found.inside)} of {found.n_inside} {inside} and "
-        f"{layout.percent(found.outside)} of {found.n_outside} {outside}, the largest difference "
+        f"**{unit}** is chosen by {percent(found.inside)} of {found.n_inside} {inside} and "
+        f"{percent(found.outside)} of {found.n_outside} {outside}, the largest difference "
         f"of any expert: {verdict} what the same pattern gives elsewhere in the text (there "
-        f"{layout.percent(found.usual)} on average; p = {found.p:.2g}, all {found.turns} turns)."
+        f"{percent(found.usual)} on average; p = {found.p:.2g}, all {found.turns} turns)."
     )
 
 

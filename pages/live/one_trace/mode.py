@@ -7,25 +7,24 @@ from typing import Any
 import streamlit as st
 
 from lens.errors import LensError
-from lens.routers import RouterSet
-from pages.parts import (
+from lens.routers.router_set import RouterSet
+from pages.live.one_trace import (
     cell_keys,
     cell_view,
-    generation,
-    inspect_examples,
-    links,
-    live_place,
-    prompt_form,
     routing_shape,
     routing_views,
-    stream_choice,
-    stream_cost,
-    stream_progress,
     text_parts,
-    traces,
 )
-from pages.parts.live_place import Place
-from pages.parts.routing_views import View
+from pages.live.one_trace import (
+    examples as inspect_examples,
+)
+from pages.live.one_trace.routing_views import View
+from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.session import generation, prompts, shared_models
+from pages.live.session import kept_traces as traces
+from pages.live.session import mode_context as live_place
+from pages.live.session.mode_context import Place
+from pages.shell import links
 
 HOW_TO_READ = """
 The chosen cell, one token in one layer:
@@ -49,7 +48,7 @@ HOW_TO_READ += live_place.HOW_TO_READ
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
 
-def form(choice: traces.ModelChoice) -> None:
+def form(choice: shared_models.ModelChoice) -> None:
     """The prompt and how to run it."""
     inspect_examples.row(choice.has_tokenizer)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
@@ -70,13 +69,14 @@ def form(choice: traces.ModelChoice) -> None:
                 help="Ctrl+Enter",
             )
             st.caption(
-                f"Up to {traces.prompt_limit():,} tokens. The prompt stays in this browser session."
+                f"Up to {prompts.prompt_limit():,} tokens. "
+                "The prompt stays in this browser session."
             )
     if submitted:
-        run(traces.Request(choice, str(dtype)), text, second)
+        run(prompts.Request(choice, str(dtype)), text, second)
 
 
-def run(request: traces.Request, text: str, second: str) -> None:
+def run(request: prompts.Request, text: str, second: str) -> None:
     """Run one or two prompts and keep what came out for this session."""
     texts = [text, second] if second.strip() else [text]
 
@@ -91,7 +91,7 @@ def run(request: traces.Request, text: str, second: str) -> None:
         request.model,
         "Trace this prompt" if len(texts) == 1 else "Trace both prompts",
         lambda: stream_cost.together(request.model, texts),
-        lambda *told: traces.run_all(request, texts, *told),
+        lambda *told: prompts.run_all(request, texts, *told),
         keep,
     )
 

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import cached, figures, margins, tables, trace_tables
+from lens import cached, figures
 from lens.errors import LensError
-from lens.information import Information
-from lens.moments import Prediction
-from lens.routers import RouterSet
-from pages.parts import layout
-from pages.parts import routing_statistics as statistics
-from pages.parts.routing_views import View
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.tables import traces as trace_tables
+from lens.traces import margins
+from lens.traces.information import Information
+from lens.traces.logit_moments import Prediction
+from lens.words import percent
+from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace.routing_views import View
 
 
 def information(view: View) -> None:
@@ -39,7 +42,7 @@ def information_finding(found: Information) -> str:
     if some:
         size += f", excess {test.excess.mean():.3f}"
     if some and shares.size:
-        size += f" ({layout.percent(float(shares.mean()), 1)} of what there is to know)"
+        size += f" ({percent(float(shares.mean()), 1)} of what there is to know)"
     name = found.label[0].upper() + found.label[1:]
     verdict = (
         f"tells of the expert in **{some} of {n_layers}** layers (q ≤ 0.05)"
@@ -101,7 +104,7 @@ def margin_distribution(view: View, layer: int) -> None:
         figures.margin_histogram(edges, counts, expected, label=view.labels[layer]),
         "margin_histogram",
         words=(view.labels[layer],),
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "margin from (logits)": edges[:-1],
                 "to": edges[1:],

@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import agreement as agreements
-from lens import (
+from lens.many_prompts import label_tests
+from lens.many_prompts.trace_folder import TraceFolder
+from lens.prompt_pairs import agreement as agreements
+from lens.traces import (
     continuation,
     coselection,
     information,
-    label_tests,
     load_null,
     margins,
-    moments,
-    nearby,
     repeats,
 )
-from lens.trace_folder import TraceFolder
+from lens.traces import (
+    logit_moments as moments,
+)
+from lens.traces import (
+    router_geometry as nearby,
+)
 
 # Of a session alone: what people type does not show in a cache that others read.
 _data = st.cache_data(max_entries=32, show_spinner="Drawing the null …", scope="session")

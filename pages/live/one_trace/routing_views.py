@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import agreement as agreements
-from lens import figures, load_null, routing, tables, trace_tables
+from lens import figures
 from lens.errors import LensError
-from lens.routers import RouterSet
-from pages.parts import layout, links
-from pages.parts import routing_statistics as statistics
+from lens.prompt_pairs import agreement as agreements
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.tables import routers as tables
+from lens.tables import traces as trace_tables
+from lens.traces import load_null, routing
+from lens.words import percent
+from pages.live.one_trace import routing_statistics as statistics
+from pages.shell import layout, links
 
 VALUES: dict[str, tuple[str, Callable[[Any], np.ndarray]]] = {
     "margin": ("Margin", routing.margin),
@@ -137,7 +142,7 @@ def strip(view: View, token: int, layer: int) -> None:
         ),
         "token_strip",
         on_pick=pick_token,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "token": np.arange(view.n_tokens),
                 "piece": view.pieces,
@@ -177,8 +182,8 @@ def agreement_note(view: View) -> None:
     )
     st.markdown(
         f"The two texts' {found.compared} aligned tokens share "
-        f"{layout.percent(test.value.mean())} of their experts, {verdict}; paired at random "
-        f"{layout.percent(test.mean.mean())}, even choices {layout.percent(found.even)}. Null: "
+        f"{percent(test.value.mean())} of their experts, {verdict}; paired at random "
+        f"{percent(test.mean.mean())}, even choices {percent(found.even)}. Null: "
         f"{test.method}, seed {test.seed}.{start}"
     )
 
@@ -211,7 +216,7 @@ def load(view: View, layer: int) -> None:
     even = view.even()
     apart = (least > even) | (most < even)
     st.markdown(
-        f"Even use, {layout.percent(even, 1)}, lies outside the interval of "
+        f"Even use, {percent(even, 1)}, lies outside the interval of "
         f"**{np.count_nonzero(apart)} of {share.size}** experts, in "
         f"{np.count_nonzero(apart.any(axis=1))} of {view.n_layers} layers; by chance in about "
         f"{0.05 * view.n_layers:.1f}. Intervals (Clopper–Pearson) hold together for each layer at "
@@ -260,7 +265,7 @@ def order(view: View) -> None:
     tests = {"first choice": test.first, "any choice": test.any}
     found = ", ".join(
         f"{name} in **{one.found()} of {view.n_layers}** layers (mean "
-        f"{layout.percent(one.value.mean(), 1)}, shuffled {layout.percent(one.mean.mean(), 1)})"
+        f"{percent(one.value.mean(), 1)}, shuffled {percent(one.mean.mean(), 1)})"
         for name, one in tests.items()
     )
     some = test.first.found() + test.any.found() > 0
@@ -272,8 +277,8 @@ def order(view: View) -> None:
             else "How often neighbouring tokens share experts is not distinguishable from the same "
             f"tokens in random order: {found}."
         )
-        + f" Even, independent choices would repeat {layout.percent(repeat.chance_first, 1)} and "
-        f"{layout.percent(repeat.chance_any, 1)}. Null: {test.first.method}, seed "
+        + f" Even, independent choices would repeat {percent(repeat.chance_first, 1)} and "
+        f"{percent(repeat.chance_any, 1)}. Null: {test.first.method}, seed "
         f"{test.first.seed}."
     )
     use = statistics.even_use(view.key, view.trace)
@@ -326,7 +331,7 @@ def paths(view: View, layer: int) -> None:
     view.figure(
         figures.routing_paths(found.counts, [view.labels[row] for row in rows]),
         "routing_paths",
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "from layer": [view.labels[rows[s]] for s in step],
                 "from expert": source,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from lens import figures, tables
-from pages.parts import layout
-from pages.parts import routing_statistics as statistics
-from pages.parts.routing_views import View
+from lens import figures
+from lens.storage import csv_text
+from lens.words import percent
+from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace.routing_views import View
 
 MOST_ROWS = 8
 
@@ -30,8 +31,8 @@ def show(view: View) -> None:
     )
     st.markdown(
         f"The loads of {found.n_prompt} given and {found.n_generated} generated tokens differ by "
-        f"{layout.percent(test.value.mean(), 1)} of the assignments on average over layers, "
-        f"{verdict}; turned elsewhere {layout.percent(test.mean.mean(), 1)} (all layers together: "
+        f"{percent(test.value.mean(), 1)} of the assignments on average over layers, "
+        f"{verdict}; turned elsewhere {percent(test.mean.mean(), 1)} (all layers together: "
         f"p = {found.overall_p:.2g}). Null: {test.method}. Texts drift, and generated tokens stand "
         "later: a difference is one of place and topic as much as of who wrote it."
     )
@@ -57,7 +58,7 @@ def show(view: View) -> None:
             ),
             "part_loads",
             stretch=True,
-            table=lambda: tables.table_csv(columns),
+            table=lambda: csv_text.table_csv(columns),
         )
     with right:
         order = np.argsort(-np.abs(found.difference.ravel()), kind="stable")[:MOST_ROWS]

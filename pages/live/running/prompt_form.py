@@ -10,8 +10,10 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
-from pages.parts import links, stream_progress, traces
-from pages.parts.stream_cost import Work
+from pages.live.running import stream_progress
+from pages.live.running.stream_cost import Work
+from pages.live.session import prompts, shared_models
+from pages.shell import links
 
 Result = TypeVar("Result")
 TEXTS = "texts_kept"  # name -> text typed last, on whichever mode
@@ -22,7 +24,7 @@ def text_box(name: str, label: str, **options: Any) -> str:
     kept = st.session_state.setdefault(TEXTS, {})
     if name not in st.session_state and name in kept:
         st.session_state[name] = kept[name]
-    options = {"height": 110, "max_chars": traces.LONGEST_TEXT, **options}
+    options = {"height": 110, "max_chars": prompts.LONGEST_TEXT, **options}
     text = st.text_area(label, key=name, **options) or ""
     kept[name] = text
     return text
@@ -103,7 +105,7 @@ def run_guarded(
 
 
 def run_or_ask(
-    choice: traces.ModelChoice,
+    choice: shared_models.ModelChoice,
     what: str,
     work: Callable[[], Work],
     run: Callable[[Callable[[int], object], Callable[[int, int], None]], Result],

@@ -12,11 +12,11 @@ from typing import Any
 
 import streamlit as st
 
-from grok.checkpoint import open_checkpoint
+from grok.checkpoints.grok1 import open_checkpoint
 from grok.errors import DeviceError, GrokError
-from grok.planning import choose, duration, plan, size
-from grok.streaming.memory import sizes
-from pages.parts import traces
+from grok.planning.modes import choose, duration, plan, size
+from grok.streaming.host_memory import sizes
+from pages.live.session import shared_models
 
 MODE_VARIABLE = "GROK_LENS_MODE"
 MEMORY_VARIABLE = "GROK_LENS_MEMORY_GB"
@@ -67,7 +67,7 @@ def memory_budget() -> int:
 # --- the mode ---------------------------------------------------------------------------
 
 
-def decided(choice: traces.ModelChoice, *, check: bool = True) -> traces.ModelChoice:
+def decided(choice: shared_models.ModelChoice, *, check: bool = True) -> shared_models.ModelChoice:
     """The model with the mode that it runs in here, and why.
 
     Args:
@@ -92,11 +92,13 @@ def decided(choice: traces.ModelChoice, *, check: bool = True) -> traces.ModelCh
     return known[key]
 
 
-def _looked_at(choice: traces.ModelChoice, mode: str, budget: int) -> traces.ModelChoice:
+def _looked_at(
+    choice: shared_models.ModelChoice, mode: str, budget: int
+) -> shared_models.ModelChoice:
     """Raises:
     GrokError: it cannot run in this mode.
     """
-    from grok.runner import check_memory
+    from grok.runner.loading import check_memory
 
     checkpoint = open_checkpoint(choice.path)
     missing = checkpoint.missing()
@@ -130,7 +132,7 @@ def _looked_at(choice: traces.ModelChoice, mode: str, budget: int) -> traces.Mod
     return replace(chosen, why=why)
 
 
-def _why(choice: traces.ModelChoice, budget: int, otherwise: str) -> str:
+def _why(choice: shared_models.ModelChoice, budget: int, otherwise: str) -> str:
     """Why layers are streamed, in the words of the plan."""
     decision = choose(choice.config, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)
     return decision.why if decision.mode == "streamed" else otherwise
@@ -138,24 +140,24 @@ def _why(choice: traces.ModelChoice, budget: int, otherwise: str) -> str:
 
 @st.cache_resource(max_entries=4, show_spinner="Measuring this machine's disk and processor …")
 def _rates(path: str) -> Any:
-    from grok import machine
+    from grok.planning import machine
 
     return machine.rates(open_checkpoint(path))
 
 
-def rates(choice: traces.ModelChoice) -> Any:
+def rates(choice: shared_models.ModelChoice) -> Any:
     """What this machine reads and computes a second; measured once for the whole server."""
     return _rates(choice.path)
 
 
-def streamed_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
-    """The `grok.planning.ModePlan` of streaming a pass of so many tokens."""
+def streamed_plan(choice: shared_models.ModelChoice, n_tokens: int) -> Any:
+    """The `grok.planning.modes.ModePlan` of streaming a pass of so many tokens."""
     budget = choice.memory_budget or memory_budget()
     plans = plan(choice.config, rates(choice), n_tokens=n_tokens, memory_budget=budget)
     return next(one for one in plans if one.mode == "streamed")
 
 
-def fitting_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
+def fitting_plan(choice: shared_models.ModelChoice, n_tokens: int) -> Any:
     """The plan of a pass of so many tokens at once.
 
     Raises:
@@ -174,12 +176,12 @@ def fitting_plan(choice: traces.ModelChoice, n_tokens: int) -> Any:
 # --- in words ---------------------------------------------------------------------------
 
 
-def label(choice: traces.ModelChoice, usual: str) -> str:
+def label(choice: shared_models.ModelChoice, usual: str) -> str:
     """What a button says that runs the model at once, or first shows what that costs."""
     return COST_FIRST if choice.streamed else usual
 
 
-def rates_words(choice: traces.ModelChoice) -> str:
+def rates_words(choice: shared_models.ModelChoice) -> str:
     """What the estimate rests on."""
     found = rates(choice)
     read = (
@@ -194,7 +196,7 @@ def rates_words(choice: traces.ModelChoice) -> str:
     )
 
 
-def note(choice: traces.ModelChoice) -> None:
+def note(choice: shared_models.ModelChoice) -> None:
     """How the chosen model runs here, why, and what a prompt costs."""
     if not choice.streamed:
         return
@@ -224,7 +226,7 @@ def _measure_again() -> None:
     st.session_state.pop(KNOWN, None)
 
 
-def table(choice: traces.ModelChoice) -> None:
+def table(choice: shared_models.ModelChoice) -> None:
     """All modes of this model on this machine, for a typical prompt."""
     budget = choice.memory_budget or memory_budget()
     plans = plan(choice.config, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)

@@ -12,11 +12,17 @@ from typing import Any
 
 import streamlit as st
 
-from grok.checkpoint import open_checkpoint
+from grok.checkpoints.grok1 import open_checkpoint
 from grok.errors import GrokError, PromptError
-from grok.planning import head_operations, limit, size
-from pages.parts import traces
-from pages.parts.stream_choice import about, fitting_plan, memory_budget, rates, streamed_plan
+from grok.planning.modes import head_operations, limit, size
+from pages.live.running.stream_choice import (
+    about,
+    fitting_plan,
+    memory_budget,
+    rates,
+    streamed_plan,
+)
+from pages.live.session import prompts, shared_models
 
 QUICK = 5.0  # seconds that a run may take to be made without being asked for
 
@@ -71,7 +77,7 @@ class Cost:
         return about(self.seconds)
 
 
-def cost(choice: traces.ModelChoice, work: Work) -> Cost:
+def cost(choice: shared_models.ModelChoice, work: Work) -> Cost:
     """What a run of a streamed model costs.
 
     Raises:
@@ -100,7 +106,7 @@ def cost(choice: traces.ModelChoice, work: Work) -> Cost:
     )
 
 
-def token_counts(choice: traces.ModelChoice, texts: Sequence[str]) -> list[int]:
+def token_counts(choice: shared_models.ModelChoice, texts: Sequence[str]) -> list[int]:
     """Tokens of typed texts; no model is loaded for it.
 
     Raises:
@@ -109,17 +115,17 @@ def token_counts(choice: traces.ModelChoice, texts: Sequence[str]) -> list[int]:
     found = []
     for text in texts:
         if not text.strip():
-            raise PromptError(traces.NO_PROMPT)
+            raise PromptError(prompts.NO_PROMPT)
         if choice.has_tokenizer:
             count = len(_tokenizer(choice.path).encode(text))
         else:
-            count = len(traces.token_ids(text))
-        traces.check_length(count)
+            count = len(prompts.token_ids(text))
+        prompts.check_length(count)
         found.append(count)
     return found
 
 
-def together(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
+def together(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
     """Texts that go through the model together, in as few passes as hold them.
 
     Raises:
@@ -128,15 +134,15 @@ def together(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
     return Work(_passes(choice, token_counts(choice, texts)))
 
 
-def _passes(choice: traces.ModelChoice, counts: Sequence[int]) -> tuple[int, ...]:
+def _passes(choice: shared_models.ModelChoice, counts: Sequence[int]) -> tuple[int, ...]:
     """Tokens of each pass that runs of so many tokens make."""
-    from grok.together import passes_of, room
+    from grok.runner.batching import passes_of, room
 
     members = passes_of(counts, room(choice.config, choice.memory_budget or memory_budget()))
     return tuple(sum(counts[i] for i in own) for own in members)
 
 
-def changed(choice: traces.ModelChoice, text: str, n_changes: int, later: int = 0) -> Work:
+def changed(choice: shared_models.ModelChoice, text: str, n_changes: int, later: int = 0) -> Work:
     """A text as it is and under changes, in as few passes as hold them.
 
     Args:
@@ -150,7 +156,7 @@ def changed(choice: traces.ModelChoice, text: str, n_changes: int, later: int = 
     return Work((*_passes(choice, [n] * (1 + n_changes)), *last * later))
 
 
-def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
+def swept(choice: shared_models.ModelChoice, texts: Sequence[str], runs: int) -> Work:
     """A sweep of many runs that part from the first text at all layers alike.
 
     They go through half the layers each, on average. As many share a pass as the budget holds.
@@ -161,7 +167,7 @@ def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
     Raises:
         PromptError: see `token_counts`.
     """
-    from grok.streaming.memory import most_tokens
+    from grok.streaming.host_memory import most_tokens
 
     counts = token_counts(choice, texts)
     n, budget = counts[0], choice.memory_budget or memory_budget()
@@ -170,14 +176,14 @@ def swept(choice: traces.ModelChoice, texts: Sequence[str], runs: int) -> Work:
     return Work((*counts, *passes), held=max(counts), fills=True, unembedded=runs * n)
 
 
-def collected(choice: traces.ModelChoice, texts: Sequence[str]) -> Work:
+def collected(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
     """Many prompts, which share a pass as far as a part of a run goes.
 
     Raises:
         PromptError: see `token_counts`.
     """
-    from grok.collecting import BATCH_TOKENS, PART_TOKENS
-    from grok.streaming.memory import most_tokens
+    from grok.experiments.collecting import BATCH_TOKENS, PART_TOKENS
+    from grok.streaming.host_memory import most_tokens
 
     total = sum(token_counts(choice, texts))
     budget = choice.memory_budget or memory_budget()
@@ -194,7 +200,7 @@ def lens(trace: Any) -> Work:
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _tokenizer(path: str) -> Any:
-    from grok.tokenizer import Tokenizer
+    from grok.checkpoints.tokenizer import Tokenizer
 
     checkpoint = open_checkpoint(path)
     if checkpoint.tokenizer_file is None:
@@ -202,9 +208,9 @@ def _tokenizer(path: str) -> Any:
     return Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
 
 
-def needs_asking(choice: traces.ModelChoice, work: Work) -> bool:
+def needs_asking(choice: shared_models.ModelChoice, work: Work) -> bool:
     """Whether a run takes too long here to be made without being asked for."""
-    from grok.cached import STREAMED
+    from grok.serving.shared_model import STREAMED
 
     if not choice.streamed:
         return False

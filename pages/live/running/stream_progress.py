@@ -16,11 +16,12 @@ from typing import Any
 import streamlit as st
 
 from grok.errors import BusyError, GrokError
-from grok.jobs import Job, Jobs, JobState
+from grok.serving.jobs import Job, Jobs, JobState
 from lens.errors import LensError
-from pages.parts import stream_choice, stream_cost, traces
-from pages.parts.stream_cost import Work
-from pages.parts.stream_run import Asked, Going, Run, Then
+from pages.live.running import stream_choice, stream_cost
+from pages.live.running.stream_cost import Work
+from pages.live.running.stream_run import Asked, Going, Run, Then
+from pages.live.session import shared_models
 
 ASKED = "stream_asked"  # the run that waits for its yes, of this session alone
 RUNNING = "stream_running"  # the run that goes on
@@ -42,7 +43,7 @@ def jobs() -> Jobs:
 
 
 def ask(
-    choice: traces.ModelChoice,
+    choice: shared_models.ModelChoice,
     what: str,
     work: Callable[[], Work],
     run: Run,
@@ -66,7 +67,10 @@ def ask(
 
 
 def ask_to_begin(
-    choice: traces.ModelChoice, what: str, work: Callable[[], Work], begin: Callable[[], object]
+    choice: shared_models.ModelChoice,
+    what: str,
+    work: Callable[[], Work],
+    begin: Callable[[], object],
 ) -> None:
     """`ask` for a run that `begin` starts elsewhere."""
     ask(choice, what, work, lambda going: None, lambda result: None)
@@ -76,7 +80,7 @@ def ask_to_begin(
 
 
 def button(
-    choice: traces.ModelChoice,
+    choice: shared_models.ModelChoice,
     what: str,
     work: Work,
     key: str,
@@ -107,7 +111,7 @@ def button(
 
 def start(asked: Asked) -> None:
     """Start a run; what refuses it is said when the page is drawn."""
-    from grok.cached import STREAMED
+    from grok.serving.shared_model import STREAMED
 
     state = st.session_state
     state.pop(SAID, None)

@@ -14,11 +14,12 @@ from typing import Any
 from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from grok.jobs import CancelledError, Job
-from grok.planning import duration, size
-from grok.progress import PassProgress, watching
-from pages.parts import stream_choice, traces
-from pages.parts.stream_cost import Cost
+from grok.engine.progress import PassProgress, watching
+from grok.planning.modes import duration, size
+from grok.serving.jobs import CancelledError, Job
+from pages.live.running import stream_choice
+from pages.live.running.stream_cost import Cost
+from pages.live.session import shared_models
 
 # Seconds that a run goes on without a browser: a reload or a lost connection is shorter.
 ALONE = 120.0
@@ -41,7 +42,7 @@ class Asked:
         begin: starts it where it does not run here.
     """
 
-    choice: traces.ModelChoice
+    choice: shared_models.ModelChoice
     what: str
     cost: Cost
     run: Run
@@ -218,7 +219,7 @@ def pass_words(now: PassProgress) -> str:
 
 
 def _a_turn() -> float:
-    from grok.cached import STREAMED
+    from grok.serving.shared_model import STREAMED
 
     return STREAMED.a_turn
 

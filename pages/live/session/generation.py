@@ -9,7 +9,8 @@ from typing import Any
 
 import streamlit as st
 
-from pages.parts import links, traces
+from pages.live.session import kept_traces as traces
+from pages.shell import links
 
 RUNNING = "generation_running"  # the run under way, of this session alone
 DONE = "generation_done"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lens.routers import RouterSet
-from pages.parts import layout, traces
+from lens.routers.router_set import RouterSet
+from pages.live.session import shared_models
+from pages.shell import layout
 
 HOW_TO_READ = """
 Each layer's router scores every expert for every token; the K best are used. `p = softmax(z)` over
@@ -58,7 +59,7 @@ class Place:
 
     head: Any
     routers: RouterSet
-    choice: traces.ModelChoice | None
+    choice: shared_models.ModelChoice | None
 
     def heading(self, finding: str, how_to_read: str = HOW_TO_READ) -> None:
         """The page's name and what the mode has found; call it once, when that is known."""

@@ -1,0 +1,1 @@
+"""What if: experts banned, forced, patched."""

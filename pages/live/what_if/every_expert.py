@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +9,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import tables, what_if
 from lens.errors import LensError
-from lens.figures import sweeps as drawn
-from pages.parts import (
-    layout,
-    links,
-    prompt_form,
-    stream_choice,
-    stream_cost,
-    stream_progress,
-    traces,
-)
-from pages.parts.live_place import Place
-from pages.parts.one_expert import ACTIONS, dtype_choice, model_labels, text_form
+from lens.figures.prompt_pairs import sweeps as drawn
+from lens.prompt_pairs import interventions as what_if
+from lens.storage import csv_text
+from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.running.controls import dtype_choice, model_labels, teller
+from pages.live.session import prompts, shared_models
+from pages.live.session.mode_context import Place
+from pages.live.what_if.examples import text_form
+from pages.live.what_if.one_expert import ACTIONS
+from pages.shell import layout, links
 
 MEASURES = {
     "kl": "KL, mean over tokens",
@@ -43,7 +39,7 @@ class Result:
     sweep: Any
 
 
-def show(place: Place, choice: traces.ModelChoice) -> str | None:
+def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     text = text_form(choice, "every_expert_example")
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
@@ -78,7 +74,7 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     return answer(known, place, model_labels(choice))
 
 
-def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -> None:
+def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelChoice) -> None:
     """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
     _, dtype, text, action, measure = request
     place = st.empty()
@@ -87,8 +83,8 @@ def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -
         st.session_state[KEPT] = Result(request, sweep)
 
     def streamed(going: Any) -> Any:
-        model = traces.shared(choice, dtype, going.on_load)
-        tokens = traces.encoded(model, choice, text)
+        model = shared_models.shared(choice, dtype, going.on_load)
+        tokens = prompts.encoded(model, choice, text)
         metric = metric_of(measure, model, tokens, going.on_wait)
         return model.ablation_sweep(
             tokens, metric=metric, how=action, progress=going.on_share, on_wait=going.on_wait
@@ -107,8 +103,8 @@ def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -
         return
 
     def run(on_wait: Callable[[int], object], on_load: Callable[[int, int], None]) -> Any:
-        model = traces.shared(choice, dtype, on_load)
-        tokens = traces.encoded(model, choice, text)
+        model = shared_models.shared(choice, dtype, on_load)
+        tokens = prompts.encoded(model, choice, text)
         metric = metric_of(measure, model, tokens, on_wait)
         with place.container(border=True):
             bar = st.progress(0.0, "Running …")
@@ -123,27 +119,11 @@ def swept(request: tuple[str, str, str, str, str], choice: traces.ModelChoice) -
         keep(sweep)
 
 
-def teller(bar: Any) -> Callable[[int, int], None]:
-    """Shows progress with the time left, a few times a second."""
-    started = time.perf_counter()
-    last = [0.0]
-
-    def tell(done: int, total: int) -> None:
-        now = time.perf_counter()
-        if now - last[0] < 0.15 and done < total:
-            return
-        last[0] = now
-        left = (now - started) * (total - done) / max(done, 1)
-        bar.progress(done / total, f"{done / total:.0%}, about {left:.0f}\u00a0s left")
-
-    return tell
-
-
 def metric_of(
     measure: str, model: Any, tokens: np.ndarray, on_wait: Callable[[int], object]
 ) -> Any:
-    """The metric of `grok.metrics` that a measure means for this text."""
-    from grok.metrics import kl_divergence, probability
+    """The metric of `grok.experiments.metrics` that a measure means for this text."""
+    from grok.experiments.metrics import kl_divergence, probability
 
     if measure == "first":
         trace = model.trace(tokens, on_wait=on_wait, candidates=1)
@@ -245,7 +225,7 @@ def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
         row, expert = (grid.ravel() for grid in np.indices(sweep.effect.shape))
         top_k = sweep.trace.experts.shape[-1]
         per_use = what_if.effect_per_use(sweep.effect, sweep.load, top_k)
-        return tables.table_csv(
+        return csv_text.table_csv(
             {
                 "layer": [rows[i] for i in row],
                 "expert": expert,

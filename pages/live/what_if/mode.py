@@ -8,8 +8,9 @@ from __future__ import annotations
 import streamlit as st
 
 from lens.errors import LensError
-from pages.parts import every_expert, links, one_expert, patching
-from pages.parts.live_place import Place
+from pages.live.session.mode_context import Place
+from pages.live.what_if import every_expert, one_expert, patching
+from pages.shell import links
 
 INVITATION = "Take an expert away, or put a value of another prompt in, and see what changes."
 HOW_TO_READ = """

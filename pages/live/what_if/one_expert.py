@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import streamlit as st
 
-from lens import figures, tables, what_if
-from lens.figures import what_if as drawn
-from lens.what_if import AmongOthers
-from pages.parts import (
-    links,
-    prompt_form,
-    routing_views,
-    stream_choice,
-    stream_cost,
-    stream_progress,
-    traces,
-)
-from pages.parts.layout import percent
-from pages.parts.live_place import Place
-from pages.parts.one_expert_run import SEED, Request, Result, computed, others_of
-from pages.parts.prompt_form import Example
+from lens import figures
+from lens.figures.prompt_pairs import interventions as drawn
+from lens.prompt_pairs import interventions as what_if
+from lens.prompt_pairs.interventions import AmongOthers
+from lens.storage import csv_text
+from lens.tables import routers as tables
+from lens.words import percent
+from pages.live.one_trace import routing_views
+from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.running.controls import dtype_choice, model_labels
+from pages.live.session import shared_models
+from pages.live.session.mode_context import Place
+from pages.live.what_if.examples import text_form
+from pages.live.what_if.one_expert_run import SEED, Request, Result, computed, others_of
+from pages.shell import links
 
 ACTIONS = {"ban": "Ban it", "include": "Give it to every token"}
 DONE = {"ban": "Banning {0}", "include": "Giving every token {0}"}
@@ -30,67 +27,8 @@ DONE = {"ban": "Banning {0}", "include": "Giving every token {0}"}
 QUICK = 2.0
 KEPT = "what_if_one"
 
-STRONGEST = "Set to the expert that “Every expert” finds to matter most for this text when banned."
-GERMAN = (
-    "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten gekauft. Wenn wir früh "
-    "genug aufstehen, können wir sie am Bahnhof kaufen."
-)
-EXAMPLES: Mapping[str, Example] = {
-    "Python": Example(
-        {
-            "prompt": "def mean(values):\n    total = 0\n    for value in values:\n"
-            "        total += value\n    return total / len(values)\n"
-        },
-        {"layer": 2, "expert": 4, "action": "ban"},
-        STRONGEST,
-    ),
-    "German": Example(
-        {"prompt": GERMAN},
-        {"layer": 11, "expert": 7, "action": "ban"},
-        STRONGEST,
-    ),
-    "Sums": Example(
-        {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n14 + 15 = 29\n6 * 7 = 42\n"},
-        {"layer": 9, "expert": 1, "action": "ban"},
-        STRONGEST,
-    ),
-    "Python for German": Example(
-        {"prompt": GERMAN},
-        {"layer": 2, "expert": 4, "action": "include"},
-        "Gives every German token the expert of layer 2 that the Python example leans on.",
-    ),
-}
-ID_EXAMPLES: Mapping[str, Example] = {
-    "Some ids": Example({"prompt": "5, 17, 3, 42, 99, 256, 12, 7"}),
-    "A repeat": Example({"prompt": "8, 8, 8, 8, 9, 9, 9, 9"}),
-}
 
-
-def model_labels(choice: traces.ModelChoice) -> list[str]:
-    """Names of the layers of the model that runs prompts."""
-    return [f"L{layer}" for layer in range(choice.config.n_layers)]
-
-
-def text_form(choice: traces.ModelChoice, examples_key: str) -> str:
-    """The text that is looked at."""
-    prompt_form.examples_row(examples_key, EXAMPLES if choice.has_tokenizer else ID_EXAMPLES)
-    label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    return prompt_form.text_box("prompt", label, placeholder="Type a text.")
-
-
-def dtype_choice() -> str:
-    """The dtype of activations."""
-    return links.choice(
-        "numbers",
-        "Numbers",
-        ["bfloat16", "float32"],
-        "bfloat16",
-        help="bfloat16 as Grok-1 runs; with float32 an effect of rounding is smaller.",
-        width=160,
-    )
-
-
-def ask(request: Request, choice: traces.ModelChoice) -> None:
+def ask(request: Request, choice: shared_models.ModelChoice) -> None:
     """Run it, or show what a streamed model needs for it."""
 
     def keep(found: Result) -> None:
@@ -111,7 +49,7 @@ def ask(request: Request, choice: traces.ModelChoice) -> None:
     )
 
 
-def show(place: Place, choice: traces.ModelChoice) -> str | None:
+def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
     """The question's controls and, after a run, its answer; returns the finding."""
     text = text_form(choice, "one_expert_example")
     labels = model_labels(choice)
@@ -224,7 +162,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
         "change_by_token",
         words=words,
         on_pick=routing_views.pick_token,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "token": np.arange(view.n_tokens),
                 "piece": view.pieces,
@@ -252,7 +190,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
         drawn.moved_by_layer(moved, result.moved, labels, name=name),
         "moved_by_layer",
         words=words,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "layer": labels,
                 f"share of tokens moved, {name}": moved,
@@ -284,7 +222,7 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
             columns["same tokens without their other expert"] = [
                 beside.instead if e == request.expert else "" for e in experts[order]
             ]
-        return tables.table_csv(columns)
+        return csv_text.table_csv(columns)
 
     view.figure(
         drawn.effects_in_layer(
@@ -325,7 +263,7 @@ def next_tokens(
         "next_tokens_changed",
         words=(*words, f"token{token}"),
         stretch=True,
-        table=lambda: tables.table_csv(
+        table=lambda: csv_text.table_csv(
             {
                 "token id": own.tokens[token],
                 "piece": pieces,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lens import what_if
-from pages.parts import traces
+from lens.prompt_pairs import interventions as what_if
+from pages.live.session import prompts, shared_models
 
 # Other experts of the layer that the same is done to.
 MOST_OTHERS = 15
@@ -59,7 +59,7 @@ class Result:
 
 def edits_of(action: str, layer: int, expert: int) -> Any:
     """The intervention on one expert."""
-    from grok.interventions import ban, edit, include
+    from grok.interventions.edits import ban, edit, include
 
     if action == "ban":
         return edit("router.logits", ban(expert), layers=layer)
@@ -68,7 +68,7 @@ def edits_of(action: str, layer: int, expert: int) -> Any:
 
 def edits_instead(layer: int, experts: np.ndarray, n_experts: int) -> Any:
     """A ban of each token's own expert [T] in one layer; -1 bans nothing."""
-    from grok.interventions import add_vector, edit
+    from grok.interventions.edits import add_vector, edit
 
     rows = np.zeros((experts.size, n_experts), np.float32)
     token = np.flatnonzero(experts >= 0)
@@ -87,7 +87,7 @@ def others_of(expert: int, n_experts: int) -> list[int]:
 
 def computed(
     request: Request,
-    choice: traces.ModelChoice,
+    choice: shared_models.ModelChoice,
     on_wait: Callable[[int], object],
     on_load: Callable[[int, int], None],
 ) -> Result:
@@ -96,8 +96,8 @@ def computed(
     Raises:
         GrokError: the prompt or the model cannot be used.
     """
-    model = traces.shared(choice, request.dtype, on_load)
-    tokens = traces.encoded(model, choice, request.text)
+    model = shared_models.shared(choice, request.dtype, on_load)
+    tokens = prompts.encoded(model, choice, request.text)
 
     def run(*experts: int) -> list[Any]:
         edits = [edits_of(request.action, request.layer, expert) for expert in experts]

@@ -9,22 +9,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from lens import figures, tables, what_if
-from lens.figures import sweeps as drawn
-from pages.parts import (
-    layout,
-    links,
-    prompt_form,
-    stream_choice,
-    stream_cost,
-    stream_progress,
-    traces,
-)
-from pages.parts.every_expert import teller
-from pages.parts.layout import percent
-from pages.parts.live_place import Place
-from pages.parts.one_expert import dtype_choice, model_labels
-from pages.parts.prompt_form import Example
+from lens import figures
+from lens.figures.prompt_pairs import sweeps as drawn
+from lens.prompt_pairs import interventions as what_if
+from lens.storage import csv_text
+from lens.words import percent
+from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.running.controls import dtype_choice, model_labels, teller
+from pages.live.running.prompt_form import Example
+from pages.live.session import prompts, shared_models
+from pages.live.session.mode_context import Place
+from pages.shell import layout, links
 
 SITES = {
     "resid_pre": "Residual stream before the layer",
@@ -73,7 +68,7 @@ class Result:
     model_sha256: str
 
 
-def show(place: Place, choice: traces.ModelChoice) -> str | None:
+def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
     prompt_form.examples_row("patch_example", examples)
@@ -118,7 +113,7 @@ def show(place: Place, choice: traces.ModelChoice) -> str | None:
     return answer(known, place, model_labels(choice))
 
 
-def expected_boxes(measure: str, choice: traces.ModelChoice) -> list[str]:
+def expected_boxes(measure: str, choice: shared_models.ModelChoice) -> list[str]:
     """The next tokens that the measure is about, as typed; empty for the likeliest ones."""
     labels = {
         "difference": ("Next token after the clean prompt", "Next token after the corrupt prompt"),
@@ -142,7 +137,7 @@ def expected_boxes(measure: str, choice: traces.ModelChoice) -> list[str]:
     return texts
 
 
-def one_token(text: str, model: Any, choice: traces.ModelChoice) -> int:
+def one_token(text: str, model: Any, choice: shared_models.ModelChoice) -> int:
     """The id of a typed next token.
 
     Raises:
@@ -150,7 +145,7 @@ def one_token(text: str, model: Any, choice: traces.ModelChoice) -> int:
     """
     from grok.errors import PromptError
 
-    ids = traces.encoded(model, choice, text)
+    ids = prompts.encoded(model, choice, text)
     if ids.size != 1:
         pieces = ", ".join(f"“{figures.visible(piece)}”" for piece in model.model.pieces(ids[:8]))
         raise PromptError(
@@ -164,7 +159,7 @@ def answers(
     tokens: list[np.ndarray],
     typed: tuple[str, ...],
     model: Any,
-    choice: traces.ModelChoice,
+    choice: shared_models.ModelChoice,
     on_wait: Callable[[int], object],
 ) -> list[int]:
     """The next tokens after the clean and the corrupt prompt: typed, or the likeliest.
@@ -190,7 +185,7 @@ def answers(
     return found
 
 
-def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
+def swept(request: tuple[str, ...], choice: shared_models.ModelChoice) -> None:
     """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
     _, dtype, clean, corrupt, site, measure, *typed = request
     place = st.empty()
@@ -200,10 +195,10 @@ def swept(request: tuple[str, ...], choice: traces.ModelChoice) -> None:
         on_load: Callable[[int, int], None],
         progress: Callable[[], Callable[[int, int], None]],
     ) -> Result:
-        from grok.metrics import kl_divergence, logit_difference, probability
+        from grok.experiments.metrics import kl_divergence, logit_difference, probability
 
-        model = traces.shared(choice, dtype, on_load)
-        tokens = [traces.encoded(model, choice, text) for text in (clean, corrupt)]
+        model = shared_models.shared(choice, dtype, on_load)
+        tokens = [prompts.encoded(model, choice, text) for text in (clean, corrupt)]
         a, b = 0, 0
         if tokens[0].size == tokens[1].size:  # else the sweep says so
             a, b = answers(tokens, tuple(typed), model, choice, on_wait)
@@ -277,7 +272,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
 
     def table() -> str:
         row, at = (grid.ravel() for grid in np.indices(share.shape))
-        return tables.table_csv(
+        return csv_text.table_csv(
             {
                 "layer": [rows[i] for i in row],
                 "position": sweep.positions[at],

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from grok import modules
-from grok.moe import run_selected
+from grok.architectures import grok1 as modules
+from grok.architectures.moe import run_selected
+from tests.grok import golden
 
 CASES = [(name, case) for name in golden.SETS for case in golden.cases(name)]
 PADDED = [

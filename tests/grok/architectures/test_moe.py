@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grok.moe import (
+from grok.architectures.moe import (
     Experts,
     block_rows,
     choose,
@@ -20,7 +20,7 @@ from grok.moe import (
     run_selected,
     run_with_capacity,
 )
-from grok.tensor_file import QuantizedWeight8bit, dequantize
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, dequantize
 
 D, F = 16, 24
 compiled = jax.jit(run_selected)
@@ -184,7 +184,7 @@ def test_blocks_hold_about_twice_the_mean_load(assigned, n_experts):
 
 def test_the_compiled_loop_runs_once_for_every_block_in_use(monkeypatch):
     """Counted by a callback inside the expert's product, not by the plan's own word."""
-    from grok import moe
+    from grok.architectures import moe
 
     ran = []
     original = moe.expert_output

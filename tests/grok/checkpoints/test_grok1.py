@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grok.checkpoint import (
+from grok.checkpoints.grok1 import (
     Checkpoint,
     expected_shape,
     is_matrix,
@@ -20,11 +20,11 @@ from grok.checkpoint import (
     tensor_paths,
     write_checkpoint,
 )
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, write_tensor
 from grok.config import GROK_1
 from grok.errors import CheckpointError, ConfigError
-from grok.tensor_file import QuantizedWeight8bit, write_tensor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
 GOLDEN = ["tiny3", "tiny3_bf16scales", "shard8", "tiny12"]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -314,7 +314,7 @@ def test_reading_needs_no_jax():
     program = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('jax', 'haiku', 'streamlit', 'scipy')))\n"
-        "from grok.checkpoint import open_checkpoint, router_path\n"
+        "from grok.checkpoints.grok1 import open_checkpoint, router_path\n"
         "print(open_checkpoint(sys.argv[1]).read(router_path(0)).shape)\n"
     )
     done = subprocess.run(

@@ -9,15 +9,16 @@ import threading
 import huggingface_hub.constants
 import numpy as np
 import pytest
-from hub_files import DATA, FILES, as_files
-from small_models import CONFIG, ROUTER, model, write
 
 from benchmarks.hub_server import COMMIT, REPOSITORY, HubServer, serving
-from lens import hub_access, hub_ranges
+from grok.checkpoints import hub_access, hub_ranges
 from lens.errors import LensError
-from lens.extract import extract_routers, main
-from lens.extract_hub import extract_from_hub, fetch_routers
-from lens.extract_safetensors import extract_safetensors
+from lens.extract.__main__ import main
+from lens.extract.grok1 import extract_routers
+from lens.extract.hub import extract_from_hub, fetch_routers
+from lens.extract.safetensors import extract_safetensors
+from tests.hub_files import DATA, FILES, as_files
+from tests.small_models import CONFIG, ROUTER, model, write
 
 NAME = "ckpt-0/tensor00013_000"  # the router of layer 0
 

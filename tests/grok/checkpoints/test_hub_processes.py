@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_files import DATA
 
 from benchmarks.hub_server import COMMIT, REPOSITORY, HubServer
-from lens.extract import extract_routers
-from lens.routers import load_routers
+from lens.extract.grok1 import extract_routers
+from lens.routers.router_set import load_routers
+from tests.hub_files import DATA
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

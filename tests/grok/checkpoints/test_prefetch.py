@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lens.ahead import ahead
+from grok.checkpoints.prefetch import ahead
 
 
 class Work:

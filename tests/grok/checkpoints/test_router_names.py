@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grok.checkpoints.router_names import LAYOUTS, find_routers, place_of
+from grok.checkpoints.routing_settings import FAMILIES, routing_settings
 from lens.errors import LensError
-from lens.families import FAMILIES, routing_settings
-from lens.layouts import LAYOUTS, find_routers, place_of
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)

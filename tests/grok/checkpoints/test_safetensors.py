@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
-from small_models import Bytes, D, E, numbers
 
-from lens import safetensors
+from grok.checkpoints import safetensors
+from grok.checkpoints.safetensors import FileRanges, parse_json, read_header, read_tensor
 from lens.errors import LensError
-from lens.safetensors import FileRanges, parse_json, read_header, read_tensor
+from tests.small_models import Bytes, D, E, numbers
 
 
 def with_header(header: bytes, data: bytes = b"", length: int | None = None) -> Bytes:

@@ -9,11 +9,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grok.checkpoint import open_checkpoint
+from grok.checkpoints.grok1 import open_checkpoint
+from grok.checkpoints.tensor_file import (
+    QuantizedWeight8bit,
+    dequantize,
+    read_tensor,
+    write_tensor,
+)
 from grok.errors import CheckpointError
-from grok.tensor_file import QuantizedWeight8bit, dequantize, read_tensor, write_tensor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
 GOLDEN = ["tiny3", "tiny3_bf16scales", "shard8", "tiny12"]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -167,7 +172,7 @@ def test_reading_keeps_one_copy_in_memory(tmp_path):
     program = (
         "import sys, tracemalloc\n"
         "from pathlib import Path\n"
-        "from grok.tensor_file import read_tensor\n"
+        "from grok.checkpoints.tensor_file import read_tensor\n"
         "tracemalloc.start()\n"
         "tensor = read_tensor(Path(sys.argv[1]))\n"
         "print(tracemalloc.get_traced_memory()[1], tensor.nbytes)\n"

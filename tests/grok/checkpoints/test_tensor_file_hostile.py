@@ -10,10 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, read_tensor, write_tensor
 from grok.errors import CheckpointError
-from grok.tensor_file import QuantizedWeight8bit, read_tensor, write_tensor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEIGHT = QuantizedWeight8bit(
     np.arange(32, dtype=np.int8).reshape(8, 4), np.ones((4, 4), ml_dtypes.bfloat16)
 )
@@ -108,7 +108,7 @@ def test_a_foreign_call_inside_a_quantized_weight_is_refused_and_not_executed(tm
         ("ml_dtypes", "float8_e4m3fn"),
         ("__main__", "QuantizedWeight8bit.__init__"),
         ("__main__", "Other"),
-        ("grok.tensor_file", "read_tensor"),
+        ("grok.checkpoints.tensor_file", "read_tensor"),
         ("_codecs", "encode"),
         ("copyreg", "_reconstructor"),
         ("", ""),
@@ -168,7 +168,7 @@ def test_deep_nesting_does_not_bring_the_interpreter_down(tmp_path):
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from grok.tensor_file import read_tensor\n"
+        "from grok.checkpoints.tensor_file import read_tensor\n"
         "read_tensor(Path(sys.argv[1]))\n"
     )
     done = subprocess.run(

@@ -16,14 +16,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grok.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
+from grok.checkpoints.grok1 import EMBEDDING, Checkpoint, open_checkpoint
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, write_tensor
+from grok.checkpoints.tensor_offsets import MAX_OVERHEAD
+from grok.checkpoints.token_embedding import open_embedding
 from grok.config import BUNDLED_MODEL
-from grok.embedding import open_embedding
 from grok.errors import CheckpointError
-from grok.tensor_file import QuantizedWeight8bit, write_tensor
-from grok.tensor_place import MAX_OVERHEAD
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 MODELS = [DATA / "tiny12", DATA / "tiny3_bf16scales", DATA / "shard8", BUNDLED_MODEL]
 SHAPE = (300, 64)
 
@@ -272,6 +272,6 @@ def test_a_copy_has_another_identity_and_the_same_rows(tmp_path: Path) -> None:
 def test_reading_an_embedding_needs_no_jax() -> None:
     import subprocess
 
-    code = "import sys, grok.embedding; assert 'jax' not in sys.modules"
-    root = Path(__file__).resolve().parents[2]
+    code = "import sys, grok.checkpoints.token_embedding; assert 'jax' not in sys.modules"
+    root = Path(__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)

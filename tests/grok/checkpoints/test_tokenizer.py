@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import grok
+from grok.checkpoints.tokenizer import Tokenizer
 from grok.errors import GrokError, PromptError, TokenizerError
-from grok.runner import Model
-from grok.tokenizer import Tokenizer
+from grok.runner.loading import Model
 from grok.training.vocabulary import train_tokenizer
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 TEXTS = {
     "ascii": "the cat sat on the mat and the dog sat on the log\n" * 60,
     "french": "le chat était déjà là, où il dort été comme hiver\n" * 60,

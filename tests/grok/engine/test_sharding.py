@@ -15,8 +15,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import grok
-from grok import forward, passes
-from grok.checkpoint import (
+from grok.architectures import forward
+from grok.checkpoints.grok1 import (
     EMBEDDING,
     dequantize,
     expected_shape,
@@ -26,13 +26,14 @@ from grok.checkpoint import (
     tensor_paths,
     write_checkpoint,
 )
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.config import GROK_1
+from grok.engine import compiled as passes
+from grok.engine.sharding import initialize_distributed, make_mesh, partition
 from grok.errors import DeviceError
-from grok.sharding import initialize_distributed, make_mesh, partition
-from grok.tensor_file import QuantizedWeight8bit
 from grok.trace import RoutingTrace
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests" / "data"
 PROMPT = np.random.default_rng(0).integers(1, 512, 33)
 MOE, ATTENTION = "moe/linear/w", "multi_head_attention/"

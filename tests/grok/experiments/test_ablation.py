@@ -7,13 +7,15 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from grok import passes
-from grok.branches import Branches
+from grok.engine import compiled as passes
 from grok.errors import GrokError, PromptError, SiteError
-from grok.interventions import ban, edit, include, replace_with
-from grok.metrics import kl_divergence, logit_difference, probability
-from grok.readings import divergence, log_softmax, logit_lens, what_if
-from grok.sweeps import ablation_sweep, patch_sweep
+from grok.experiments.ablation import ablation_sweep
+from grok.experiments.forks import Branches
+from grok.experiments.logit_lens import logit_lens
+from grok.experiments.metrics import kl_divergence, logit_difference, probability
+from grok.experiments.patching import patch_sweep
+from grok.experiments.what_if import divergence, log_softmax, what_if
+from grok.interventions.edits import ban, edit, include, replace_with
 
 TOKENS = [5, 17, 3, 42, 99, 256, 12, 7, 31]
 OTHER = [5, 17, 3, 44, 99, 256, 12, 7, 31]

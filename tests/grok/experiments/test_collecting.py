@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from grok.collecting import _batches, _parts, collect, load_collection
 from grok.errors import GrokError
-from grok.interventions import ban, edit
-from lens import routing
+from grok.experiments.collecting import _batches, _parts, collect, load_collection
+from grok.interventions.edits import ban, edit
+from lens.traces import routing
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(3, 256, n).astype(np.int32) for n in (5, 20, 3, 40, 17, 16, 1, 9)]
 LABELS = ["a", "b"] * 4

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grok import passes
+from grok.engine import compiled as passes
 from grok.errors import InterventionError, SiteError
-from grok.interventions import (
+from grok.interventions.edits import (
     NO_EDITS,
     add_vector,
     ban,

@@ -11,13 +11,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok import passes
-from grok.checkpoint import EMBEDDING, FINAL_NORM, layer_path, tensor_paths
+from grok.architectures.grok1 import Cache
+from grok.checkpoints.grok1 import EMBEDDING, FINAL_NORM, layer_path, tensor_paths
 from grok.config import GROK_1
+from grok.engine import compiled as passes
+from grok.engine.sharding import dispatch_over, make_mesh, memory_needed, partition
 from grok.errors import DeviceError, GrokError
-from grok.mesh_plan import mesh_plan, mesh_plans, parameter, working_bytes
-from grok.modules import Cache
-from grok.sharding import dispatch_over, make_mesh, memory_needed, partition
+from grok.planning.mesh import mesh_plan, mesh_plans, parameter, working_bytes
 
 TOKENS = 2048
 RELEASE = 318_239_886_140  # bytes of all files

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import golden
 import jax
 import numpy as np
 import pytest
 
 import grok
-from grok.checkpoint import dequantize, layer_path, open_checkpoint, write_checkpoint
-from grok.moe import Experts, float_values, run_selected
-from grok.sharding import dispatch_over, make_mesh, place
-from grok.tensor_file import BFLOAT16, QuantizedWeight8bit
+from grok.architectures.moe import Experts, float_values, run_selected
+from grok.checkpoints.grok1 import dequantize, layer_path, open_checkpoint, write_checkpoint
+from grok.checkpoints.tensor_file import BFLOAT16, QuantizedWeight8bit
+from grok.engine.sharding import dispatch_over, make_mesh, place
+from tests.grok import golden
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 MESHES = [(1, 8), (2, 4), (4, 2)]
 CONFIG = open_checkpoint(DATA / "shard8").config  # 8 experts, 16 query heads
 PROMPT = np.random.default_rng(0).integers(1, 512, 16)

@@ -10,19 +10,27 @@ import numpy as np
 import pytest
 
 from grok.config import GROK_1
-from grok.costs import (
+from grok.errors import DeviceError, GrokError
+from grok.planning.costs import (
     ON_DEMAND_TOKENS,
     distinct_experts,
     layer_bytes,
     model_bytes,
     read_layer_bytes,
 )
-from grok.errors import DeviceError, GrokError
-from grok.machine import Rates
-from grok.planning import DEFAULT_BUDGET, choose, duration, limit, plan, size, streamed_bytes
-from grok.streaming.device_room import fit
-from grok.streaming.layers import FEW_ROWS
-from grok.streaming.memory import smallest_budget
+from grok.planning.machine import Rates
+from grok.planning.modes import (
+    DEFAULT_BUDGET,
+    choose,
+    duration,
+    limit,
+    plan,
+    size,
+    streamed_bytes,
+)
+from grok.streaming.device_memory import fit
+from grok.streaming.host_layers import FEW_ROWS
+from grok.streaming.host_memory import smallest_budget
 
 GB = 1_000_000_000
 EXPERT = 3 * 6144 * 32768

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from grok.errors import GrokError, PromptError
-from grok.interventions import NO_EDITS, ban, edit
-from grok.readings import what_if, what_ifs
-from grok.together import PASS_TOKENS, passes_of, read_together, trace_together
+from grok.experiments.what_if import what_if, what_ifs
+from grok.interventions.edits import NO_EDITS, ban, edit
+from grok.runner.batching import PASS_TOKENS, passes_of, read_together, trace_together
 
 PROMPTS = ([5, 17, 3], [42, 99, 256, 12, 7, 8, 9, 10, 11, 4, 3, 2, 1, 9, 8, 7, 6, 5], [4])
 

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 import grok
-from grok import model as model_module
-from grok import passes, runner
-from grok.checkpoint import (
+from grok.checkpoints.grok1 import (
     Checkpoint,
     dequantize,
     is_matrix,
@@ -21,12 +19,15 @@ from grok.checkpoint import (
     write_checkpoint,
 )
 from grok.config import GROK_1
+from grok.engine import compiled as passes
 from grok.errors import CheckpointError, DeviceError, GrokError, PromptError
+from grok.runner import loading as runner
+from grok.runner import model as model_module
 from grok.trace import RoutingTrace
-from lens.extract import extract_routers
-from lens.traces import load_trace
+from lens.extract.grok1 import extract_routers
+from lens.traces.trace import load_trace
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 ROUTING = ("router_logits", "router_probs", "experts", "gates")
 PROMPT = [5, 17, 3, 211, 80, 400, 9]
 

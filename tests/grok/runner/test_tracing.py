@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grok.engine import Engine
+from grok.engine.engine import Engine
 from grok.errors import GrokError, InterventionError, SiteError
-from grok.interventions import ban, edit, scale, zero_out
-from grok.sites import FLOAT32
-from grok.tracing import load_saved
-from lens.traces import load_trace
+from grok.interventions.edits import ban, edit, scale, zero_out
+from grok.interventions.sites import FLOAT32
+from grok.runner.tracing import load_saved
+from lens.traces.trace import load_trace
 
 TOKENS = [5, 17, 3, 42, 99, 256, 12, 7, 31]
 

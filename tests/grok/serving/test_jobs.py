@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from grok.errors import BusyError, GrokError
-from grok.jobs import Job, Jobs, patient_turn
-from grok.turnstile import Turnstile
+from grok.serving.jobs import Job, Jobs, patient_turn
+from grok.serving.queue import Turnstile
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SOON = 10.0
 
 
@@ -137,7 +137,7 @@ def test_jobs_end_with_the_program_and_no_more_are_begun():
 
 def test_a_program_that_ends_with_work_under_way_ends_cleanly():
     code = (
-        "import time\nfrom grok.jobs import Jobs\n"
+        "import time\nfrom grok.serving.jobs import Jobs\n"
         "def work(job):\n    job.progress(0, 1)\n    print('on', flush=True)\n"
         "    while True:\n        time.sleep(0.01)\n        job.check()\n"
         "Jobs().start('a', work, ended=lambda state: print(state.status, flush=True))\n"

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from grok.cached import SharedModel
 from grok.errors import BusyError, PromptError
-from grok.turnstile import Turnstile
+from grok.serving.queue import Turnstile
+from grok.serving.shared_model import SharedModel
 
 
 def until(condition: Callable[[], bool]) -> None:

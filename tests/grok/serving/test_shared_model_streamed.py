@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from grok import cached
-from grok.cached import STREAMED, SharedModel, shared_model
+from grok.cached import shared_model
+from grok.serving.shared_model import STREAMED, SharedModel
 
-SMALL = str(Path(__file__).resolve().parents[1] / "data" / "tiny3")
+SMALL = str(Path(__file__).resolve().parents[2] / "data" / "tiny3")
 
 
 @pytest.fixture(autouse=True)

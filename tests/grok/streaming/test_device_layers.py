@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streamed import DATA, copied, no_file_left_open, no_thread_left
 
-from grok.checkpoint import layer_path, open_checkpoint
+from grok.checkpoints.grok1 import layer_path, open_checkpoint
 from grok.config import GROK_1
-from grok.engine import Batch, Engine
+from grok.engine.compiled import Forward
+from grok.engine.engine import Batch, Engine
+from grok.engine.progress import PassProgress, watching
+from grok.engine.sharding import make_mesh
 from grok.errors import CheckpointError, DeviceError
-from grok.passes import Forward
-from grok.progress import PassProgress, watching
-from grok.sharding import make_mesh
-from grok.streaming.to_devices import (
+from grok.interventions.hooks import nothing
+from grok.streaming.device_layers import (
     ON_DEVICES,
     DeviceLayers,
     ends_on_devices,
@@ -26,7 +26,7 @@ from grok.streaming.to_devices import (
     other_bytes,
     passing,
 )
-from grok.visits import nothing
+from tests.grok.streamed import DATA, copied, no_file_left_open, no_thread_left
 
 TOKENS = np.array([[5, 17, 3, 211, 80, 400, 9, 44], [7, 1, 2, 3, 450, 6, 0, 0]])
 

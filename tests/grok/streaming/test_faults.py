@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamed import (
+
+from grok.checkpoints.grok1 import EMBEDDING, layer_path, open_checkpoint
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, write_tensor
+from grok.config import GROK_1
+from grok.engine.progress import PassProgress
+from grok.errors import CheckpointError, DeviceError, GrokError
+from grok.runner import loading as runner
+from grok.streaming import host_layers as layers
+from grok.streaming.host_memory import DEFAULT_BUDGET, sizes, smallest_budget
+from grok.trace import RoutingTrace
+from tests.grok.streamed import (
     After,
     copied,
     layers_read,
@@ -23,16 +33,6 @@ from streamed import (
     streamed,
     traced,
 )
-
-from grok import runner
-from grok.checkpoint import EMBEDDING, layer_path, open_checkpoint
-from grok.config import GROK_1
-from grok.errors import CheckpointError, DeviceError, GrokError
-from grok.progress import PassProgress
-from grok.streaming import layers
-from grok.streaming.memory import DEFAULT_BUDGET, sizes, smallest_budget
-from grok.tensor_file import QuantizedWeight8bit, write_tensor
-from grok.trace import RoutingTrace
 
 LAST = 11
 GELU = layer_path(LAST, "moe/linear/w")

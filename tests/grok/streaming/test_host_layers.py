@@ -7,26 +7,34 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
-from streamed import DATA, PROMPT
 
-from grok import runner
-from grok.checkpoint import EMBEDDING, dequantize, open_checkpoint, tensor_paths, write_checkpoint
-from grok.collecting import collect
-from grok.engine import Batch
+from grok.checkpoints.grok1 import (
+    EMBEDDING,
+    dequantize,
+    open_checkpoint,
+    tensor_paths,
+    write_checkpoint,
+)
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, write_tensor
+from grok.engine.compiled import bucket, padded
+from grok.engine.engine import Batch
+from grok.engine.progress import PassProgress, watching
 from grok.errors import CheckpointError, DeviceError
-from grok.interventions import ban, edit, force, scale, set_top_k, zero_out
-from grok.metrics import kl_divergence, probability
-from grok.passes import bucket, padded
-from grok.progress import PassProgress, watching
-from grok.readings import logit_lens, what_if
-from grok.sites import Place
-from grok.streaming.memory import most_tokens, sizes, smallest_budget
-from grok.sweeps import ablation_sweep, patch_sweep
-from grok.tensor_file import QuantizedWeight8bit, write_tensor
-from grok.visits import arrange, nothing
+from grok.experiments.ablation import ablation_sweep
+from grok.experiments.collecting import collect
+from grok.experiments.logit_lens import logit_lens
+from grok.experiments.metrics import kl_divergence, probability
+from grok.experiments.patching import patch_sweep
+from grok.experiments.what_if import what_if
+from grok.interventions.edits import ban, edit, force, scale, set_top_k, zero_out
+from grok.interventions.hooks import arrange, nothing
+from grok.interventions.sites import Place
+from grok.runner import loading as runner
+from grok.streaming.host_memory import most_tokens, sizes, smallest_budget
+from tests.grok import golden
+from tests.grok.streamed import DATA, PROMPT
 
 # Only the order of float32 sums differs. Found: logits 4e-6, router logits 1.3e-5 on twelve layers.
 FLOAT32 = 1e-4
@@ -418,7 +426,8 @@ def test_buffers_never_take_more_than_the_budget_leaves() -> None:
 def test_attention_in_parts_of_a_long_prompt_is_attention_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from grok import modules, passes
+    from grok.architectures import grok1 as modules
+    from grok.engine import compiled as passes
 
     tokens = np.array([(PROMPT * 6)[:64]], np.int32)
     model = loaded("tiny3", "resident")
@@ -437,7 +446,7 @@ def test_attention_in_parts_of_a_long_prompt_is_attention_at_once(
 
 
 def test_experts_stored_by_columns_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    from streamed import copied
+    from tests.grok.streamed import copied
 
     folder = copied("tiny3", tmp_path)
     checkpoint = open_checkpoint(folder)

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grok.streaming import products
-from grok.streaming.products import add_product
-from grok.streaming.tiles import DEEP, STEP, WIDTH
+from grok.streaming import int8_matmul as products
+from grok.streaming.int8_matmul import add_product
+from grok.streaming.simd_kernels import DEEP, STEP, WIDTH
 
 # Rows of each loop and the one between; shapes that fill tiles, overlap them, or fill none.
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 17, 64)

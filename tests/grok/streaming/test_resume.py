@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streamed import (
+
+from grok.checkpoints.grok1 import layer_path, open_checkpoint
+from grok.checkpoints.tensor_file import write_tensor
+from grok.engine.progress import PassProgress
+from grok.interventions.edits import edit
+from grok.interventions.kinds import add_vector, scale
+from grok.runner import loading as runner
+from grok.trace import RoutingTrace
+from tests.grok.streamed import (
     PROMPT,
     After,
     copied,
@@ -23,15 +31,7 @@ from streamed import (
     traced,
 )
 
-from grok import runner
-from grok.checkpoint import layer_path, open_checkpoint
-from grok.intervention_kinds import add_vector, scale
-from grok.interventions import edit
-from grok.progress import PassProgress
-from grok.tensor_file import write_tensor
-from grok.trace import RoutingTrace
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KILLED_AFTER = 7  # layers
 
 # Set up as the tests are, or the compiled programs, and with them the last bits, might differ.

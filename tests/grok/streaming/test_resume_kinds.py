@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streamed import PROMPT, After, copied, layers_read, same_bits, streamed
 
-from grok import runner
+from grok.engine.progress import PassProgress, watching
 from grok.errors import GrokError
-from grok.intervention_kinds import ban
-from grok.progress import PassProgress, watching
+from grok.interventions.kinds import ban
+from grok.runner import loading as runner
+from grok.runner.batching import trace_together
 from grok.streaming import resume
-from grok.together import trace_together
+from tests.grok.streamed import PROMPT, After, copied, layers_read, same_bits, streamed
 
 PROMPTS = [PROMPT, PROMPT[::-1] * 2, [9, 8, 7]]
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from grok import train
-from grok.checkpoint import expected_shape, tensor_paths
+from grok.architectures.moe import Choice
+from grok.checkpoints.grok1 import expected_shape, tensor_paths
 from grok.config import GrokConfig
 from grok.errors import GrokError
-from grok.moe import Choice
 from grok.training import corpus, export, step
 from grok.training.corpus import FILE_DOMAINS
 from grok.training.loss import mean_cross_entropy

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lens.branch_support import (
+from lens.clustering.branch_support import (
     BLOCK,
     branch_support,
     branches,
@@ -14,12 +14,12 @@ from lens.branch_support import (
     unrelated_sets_wanted,
     unrelated_support,
 )
-from lens.cluster_null import blocks
-from lens.clustering import layer_tree, tree_of_distances
+from lens.clustering.tree_null import blocks
+from lens.clustering.trees import layer_tree, tree_of_distances
 from lens.errors import LensError
-from lens.gram import gram_of_columns
-from lens.routers import RouterSet
-from lens.similarity import layer_distances
+from lens.layers.similarity import layer_distances
+from lens.routers.gram import gram_of_columns
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(67)
 GROUPS = np.array([0, 1, 0, 1, 0, 1, 0, 1])

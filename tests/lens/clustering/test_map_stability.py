@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import procrustes
 
-from lens.embedding import layer_map, map_of_distances, trust_neighbours, trustworthiness
-from lens.errors import LensError
-from lens.gram import gram_of_columns
-from lens.map_stability import (
+from lens.clustering.map_stability import (
     chance_overlap,
     compared,
     disparities,
@@ -18,8 +15,11 @@ from lens.map_stability import (
     random_trust,
     trust_null,
 )
-from lens.routers import RouterSet
-from lens.similarity import layer_distances
+from lens.clustering.maps import layer_map, map_of_distances, trust_neighbours, trustworthiness
+from lens.errors import LensError
+from lens.layers.similarity import layer_distances
+from lens.routers.gram import gram_of_columns
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(71)
 

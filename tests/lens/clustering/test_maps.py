@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from lens.embedding import METHODS, layer_map, trust_neighbours, trustworthiness
+from lens.clustering.maps import METHODS, layer_map, trust_neighbours, trustworthiness
 from lens.errors import LensError
-from lens.gram import router_gram
-from lens.routers import RouterSet
-from lens.similarity import layer_distances
+from lens.layers.similarity import layer_distances
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(23)
 L = 15

@@ -4,27 +4,32 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from lens import cluster_null
-from lens.cluster_null import (
+from lens.clustering import tree_null as cluster_null
+from lens.clustering.tree_null import (
     blocks,
     depth_agreement_null,
     group_null,
     group_numbers,
     in_words,
     null_method,
-    number_words,
-    p_words,
     pair_moments,
     summary,
     tree_scores,
     unrelated_classic_scores,
     unrelated_scores,
 )
-from lens.clustering import classic_tree, cut_tree, depth_agreement, layer_tree, silhouette
+from lens.clustering.trees import (
+    classic_tree,
+    cut_tree,
+    depth_agreement,
+    layer_tree,
+    silhouette,
+)
 from lens.errors import LensError
-from lens.gram import RouterGram, gram_of_columns
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS
+from lens.routers.gram import RouterGram, gram_of_columns
+from lens.routers.router_set import RouterSet
+from lens.words import number_words, p_words
 
 RNG = np.random.default_rng(61)
 GROUPS = np.array([0, 1, 0, 2, 1, 0, 2, 2, 1, 0, 2, 1])

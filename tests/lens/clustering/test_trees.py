@@ -5,7 +5,7 @@ import pytest
 from scipy.cluster.hierarchy import cophenet, dendrogram, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from lens.clustering import (
+from lens.clustering.trees import (
     LINKAGES,
     classic_tree,
     cut_tree,
@@ -17,9 +17,9 @@ from lens.clustering import (
     tree_of_distances,
 )
 from lens.errors import LensError
-from lens.gram import router_gram
-from lens.routers import RouterSet
-from lens.similarity import layer_distances
+from lens.layers.similarity import layer_distances
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(19)
 GROUPS = np.array([0, 1, 0, 2, 1, 0, 2, 2, 1, 0, 2, 1])

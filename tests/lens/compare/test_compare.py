@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lens.compare import main, summary
-from lens.comparison import Comparison, compare_routers, compare_structure, why_not_directions
-from lens.depth_profiles import depth_profiles
+from lens.compare.__main__ import main, summary
 from lens.errors import LensError
-from lens.gram import router_gram
-from lens.routers import RouterSet, save_routers
-from lens.similarity import layer_similarity
+from lens.layers.similarity import layer_similarity
+from lens.model_pairs.comparison import (
+    Comparison,
+    compare_routers,
+    compare_structure,
+    why_not_directions,
+)
+from lens.model_pairs.depth_profiles import depth_profiles
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet, save_routers
 
 RNG = np.random.default_rng(97)
 L, D, E = 8, 120, 6

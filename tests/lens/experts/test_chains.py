@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lens.chains import significant_chains
-from lens.gram import RouterGram, gram_of_columns
+from lens.experts.chains import significant_chains
+from lens.routers.gram import RouterGram, gram_of_columns
 
 RNG = np.random.default_rng(61)
 L, D, E = 8, 300, 6

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lens.experts import expert_measures, largest_cosine_by_chance
-from lens.gram import router_gram
-from lens.routers import RouterSet
+from lens.experts.measures import expert_measures, largest_cosine_by_chance
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(17)
 L, D, E = 5, 400, 8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from lens.orthants import normal_below
+from lens.experts.multivariate_normal import normal_below
 
 RNG = np.random.default_rng(53)
 

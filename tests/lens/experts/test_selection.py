@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.gram import gram_of_columns, router_gram
-from lens.routers import RouterSet
-from lens.selection import breadth
+from lens.experts.selection import breadth
+from lens.routers.gram import gram_of_columns, router_gram
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(13)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lens.gram import gram_of_columns
-from lens.within import within_layers
+from lens.experts.within_layers import within_layers
+from lens.routers.gram import gram_of_columns
 
 RNG = np.random.default_rng(79)
 E = 6

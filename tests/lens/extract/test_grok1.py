@@ -10,14 +10,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grok.checkpoint import moe_norm_path, open_checkpoint, router_path, tensor_paths
+from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path, tensor_paths
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, write_tensor
 from grok.config import GROK_1, GrokConfig
-from grok.tensor_file import QuantizedWeight8bit, write_tensor
 from lens.errors import LensError
-from lens.extract import extract_routers, main
-from lens.routers import load_routers
+from lens.extract.__main__ import main
+from lens.extract.grok1 import extract_routers
+from lens.routers.router_set import load_routers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
 GOLDEN = ["tiny3", "tiny3_bf16scales", "shard8", "tiny12"]
 

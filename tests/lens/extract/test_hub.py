@@ -12,18 +12,19 @@ import huggingface_hub
 import huggingface_hub.constants
 import numpy as np
 import pytest
-from hub_files import FILES, as_files
-from small_models import CONFIG, FAMILIES, model, write
 
 from benchmarks.hub_server import COMMIT, REPOSITORY, HubServer
-from lens import extract_hub as hub_module
 from lens.errors import LensError
-from lens.extract import extract_routers, main
-from lens.extract_hub import extract_from_hub, fetch_routers
-from lens.extract_safetensors import extract_safetensors
-from lens.routers import load_routers
+from lens.extract import hub as hub_module
+from lens.extract.__main__ import main
+from lens.extract.grok1 import extract_routers
+from lens.extract.hub import extract_from_hub, fetch_routers
+from lens.extract.safetensors import extract_safetensors
+from lens.routers.router_set import load_routers
+from tests.hub_files import FILES, as_files
+from tests.small_models import CONFIG, FAMILIES, model, write
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 ROOT = DATA.parents[1]
 NEEDED = 24  # routers and norms of 12 layers
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_files import as_files
 from safetensors.numpy import save_file
-from small_models import CONFIG, model, write
 
 from benchmarks.hub_server import REPOSITORY, Content, HubServer, Sparse
+from grok.checkpoints.hub_ranges import RANGES_AT_ONCE
+from grok.checkpoints.tensor_index import INDEX
 from lens.errors import LensError
-from lens.extract_hub import GROK_1_SIZES, extract_from_hub, fetch_routers
-from lens.extract_safetensors import extract_safetensors
-from lens.hub_ranges import RANGES_AT_ONCE
-from lens.model_tensors import INDEX
+from lens.extract.hub import GROK_1_SIZES, extract_from_hub, fetch_routers
+from lens.extract.safetensors import extract_safetensors
+from tests.hub_files import as_files
+from tests.small_models import CONFIG, model, write
 
 
 def grok_1_files() -> dict[str, Content]:

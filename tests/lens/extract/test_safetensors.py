@@ -6,13 +6,13 @@ import struct
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small_models import CONFIG, FAMILIES, RNG, ROUTER, D, E, Served, model, numbers, write
 
-from lens.caveats import caveats
 from lens.errors import LensError
-from lens.extract import main
-from lens.extract_safetensors import extract_model, extract_safetensors
-from lens.routers import RouterSet, load_routers
+from lens.extract.__main__ import main
+from lens.extract.safetensors import extract_model, extract_safetensors
+from lens.routers.caveats import caveats
+from lens.routers.router_set import RouterSet, load_routers
+from tests.small_models import CONFIG, FAMILIES, RNG, ROUTER, D, E, Served, model, numbers, write
 
 INDEX = "model.safetensors.index.json"
 

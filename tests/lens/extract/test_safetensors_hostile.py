@@ -7,12 +7,12 @@ import struct
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small_models import CONFIG, ROUTER, D, E, model, numbers, write
 
+from grok.checkpoints.model_files import Counted, FolderFiles
 from lens.errors import LensError
-from lens.extract_safetensors import NPZ_OVERHEAD, extract_model, extract_safetensors
-from lens.model_files import Counted, FolderFiles
-from lens.routers import save_routers
+from lens.extract.safetensors import NPZ_OVERHEAD, extract_model, extract_safetensors
+from lens.routers.router_set import save_routers
+from tests.small_models import CONFIG, ROUTER, D, E, model, numbers, write
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_one_router_in_two_layers_is_refused_and_in_two_files_too(tmp_path):
 
 def test_a_folder_of_too_many_tensors_is_refused(tmp_path, monkeypatch):
     folder = write(tmp_path / "m", model("mixtral", [0, 1]), CONFIG)
-    monkeypatch.setattr("lens.model_tensors.MAX_TENSORS", 10)
+    monkeypatch.setattr("grok.checkpoints.tensor_index.MAX_TENSORS", 10)
     with pytest.raises(LensError, match="more than 10 tensors; expected one model"):
         extract_safetensors(folder)
 
@@ -97,10 +97,10 @@ def test_a_set_that_no_router_file_may_hold_is_refused_at_once(tmp_path, monkeyp
     found, _ = extract_safetensors(folder)
     save_routers(found, tmp_path / "r.npz")
     least = (tmp_path / "r.npz").stat().st_size
-    monkeypatch.setattr("lens.extract_safetensors.MAX_BYTES", least)
+    monkeypatch.setattr("lens.extract.safetensors.MAX_BYTES", least)
     with pytest.raises(LensError, match="too large for this version"):
         extract_safetensors(folder)
-    monkeypatch.setattr("lens.extract_safetensors.MAX_BYTES", least + NPZ_OVERHEAD)
+    monkeypatch.setattr("lens.extract.safetensors.MAX_BYTES", least + NPZ_OVERHEAD)
     assert extract_safetensors(folder)[0].n_layers == 2
 
 

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
-from lens.bootstrap import adjacent_intervals, affordable_draws, pair_interval, resampled_counts
 from lens.errors import LensError
-from lens.gram import gram_of_columns
-from lens.similarity import LAYER_METRICS, layer_similarity
+from lens.layers.bootstrap import (
+    adjacent_intervals,
+    affordable_draws,
+    pair_interval,
+    resampled_counts,
+)
+from lens.layers.similarity import LAYER_METRICS, layer_similarity
+from lens.routers.gram import gram_of_columns
 
 RNG = np.random.default_rng(67)
 E = 4
@@ -60,7 +65,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(metric):
 def test_many_experts_are_resampled_in_the_same_way(monkeypatch):
     columns = related(60, 0.5)
     expected = pair_interval(columns, 0, 1, draws=30)
-    monkeypatch.setattr("lens.bootstrap.KEPT", 0)
+    monkeypatch.setattr("lens.layers.bootstrap.KEPT", 0)
     found = pair_interval(columns, 0, 1, draws=30)
     assert found.low == pytest.approx(expected.low, abs=1e-5)
     assert found.high == pytest.approx(expected.high, abs=1e-5)

@@ -4,17 +4,11 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.gram import router_gram
-from lens.null import (
-    chance_level,
-    chance_samples,
-    cosine_percentile,
-    gaussian_grams,
-    percentile,
-    typical_norm,
-)
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS, layer_similarity
+from lens.layers.chance_level import chance_level, chance_samples, typical_norm
+from lens.layers.similarity import LAYER_METRICS, layer_similarity
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from lens.stats.chance import cosine_percentile, gaussian_grams, percentile
 
 RNG = np.random.default_rng(29)
 

@@ -5,18 +5,18 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from lens.errors import LensError
-from lens.gram import RouterGram, gram_of_columns
-from lens.layer_null import (
+from lens.layers.pair_null import (
     adjacent_null,
     affordable_draws,
     layer_null,
     null_of_pair,
     permutation_null,
 )
-from lens.matching import mean_matched
-from lens.permutation import permuted_sets
-from lens.rotation import unrelated_sets
-from lens.similarity import LAYER_METRICS, layer_similarity
+from lens.layers.similarity import LAYER_METRICS, layer_similarity
+from lens.routers.gram import RouterGram, gram_of_columns
+from lens.routers.matching import mean_matched
+from lens.routers.random_rotations import unrelated_sets
+from lens.routers.shuffled_coordinates import permuted_sets
 
 RNG = np.random.default_rng(47)
 
@@ -140,7 +140,7 @@ def test_draws_are_cut_where_many_experts_would_take_gigabytes_or_minutes():
 
 def test_matches_of_many_experts_are_pooled_over_pairs(monkeypatch):
     routers = gram(4, 60, 12)
-    monkeypatch.setattr("lens.layer_null._affordable_matchings", lambda _experts: 300)
+    monkeypatch.setattr("lens.layers.pair_null._affordable_matchings", lambda _experts: 300)
     found = layer_null(routers, "matched_cosine")
     drawn = np.concatenate(
         [null_of_pair(routers, a, b, "matched_cosine", draws=100) for a, b in ((0, 1), (2, 3))]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from lens.ranking import ranking_change
+from lens.layers.ranking import ranking_change
 
 RNG = np.random.default_rng(73)
 

@@ -6,9 +6,7 @@ from scipy.linalg import subspace_angles
 from scipy.optimize import linear_sum_assignment
 
 from lens.errors import LensError
-from lens.gram import gram_of_columns, router_gram
-from lens.routers import RouterSet
-from lens.similarity import (
+from lens.layers.similarity import (
     LAYER_METRICS,
     adjacent_layers,
     expert_correlation,
@@ -19,6 +17,8 @@ from lens.similarity import (
     layer_similarity,
     pair_similarity,
 )
+from lens.routers.gram import gram_of_columns, router_gram
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(7)
 L, D, E = 6, 50, 5

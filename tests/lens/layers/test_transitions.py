@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lens.gram import gram_of_columns
-from lens.transitions import transitions
+from lens.layers.transitions import transitions
+from lens.routers.gram import gram_of_columns
 
 RNG = np.random.default_rng(59)
 

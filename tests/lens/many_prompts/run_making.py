@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from lens.prompt_lists import PromptList
-from lens.run_record import Run
-from lens.run_store import RunStore, Writing
+from lens.many_prompts.prompt_lists import PromptList
+from lens.many_prompts.run_record import Run
+from lens.many_prompts.run_store import RunStore, Writing
 
 OWNER = hashlib.sha256(b"one").hexdigest()
 OTHER = hashlib.sha256(b"two").hexdigest()

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from lens import prompt_lists
 from lens.errors import LensError
-from lens.prompt_lists import PromptList, read_prompts
+from lens.many_prompts import prompt_lists
+from lens.many_prompts.prompt_lists import PromptList, read_prompts
 
 
 def test_each_line_is_a_prompt_and_blank_lines_are_none():

@@ -8,15 +8,21 @@ import zipfile
 
 import numpy as np
 import pytest
-from run_making import N_EXPERTS, begin, finished, random_routing, write_events
 
-from lens import run_export
 from lens.errors import LensError
-from lens.run_events import ask
-from lens.run_export import run_zip
-from lens.run_record import NoRunError
-from lens.run_statistics import run_label_test, run_traces
-from lens.run_store import RunStore
+from lens.many_prompts import run_export
+from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_export import run_zip
+from lens.many_prompts.run_record import NoRunError
+from lens.many_prompts.run_statistics import run_label_test, run_traces
+from lens.many_prompts.run_store import RunStore
+from tests.lens.many_prompts.run_making import (
+    N_EXPERTS,
+    begin,
+    finished,
+    random_routing,
+    write_events,
+)
 
 LENGTHS = [5, 9, 1, 12, 7]
 LABELS = ["b", "a", "b", "a", "a"]

@@ -13,15 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_making import OTHER, OWNER, begin, finished, random_routing, some_prompts, write_events
 
 from lens.errors import LensError
-from lens.file_lock import FileLock, is_held
-from lens.run_events import ask
-from lens.run_record import NoRunError
-from lens.run_store import DAY, RunStore, kept_days, runs_folder
+from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_record import NoRunError
+from lens.many_prompts.run_store import DAY, RunStore, kept_days, runs_folder
+from lens.storage.file_lock import FileLock, is_held
+from tests.lens.many_prompts.run_making import (
+    OTHER,
+    OWNER,
+    begin,
+    finished,
+    random_routing,
+    some_prompts,
+    write_events,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ROUTING = random_routing(np.random.default_rng(0), [4, 3, 5, 2])
 
 
@@ -138,7 +146,7 @@ def test_readers_do_not_wait_for_the_writer(store):
 KILLED = """
 import os, sys
 sys.path[:0] = [{root!r}, {tests!r}]
-from run_making import begin
+from tests.lens.many_prompts.run_making import begin
 from lens.run_store import RunStore
 writing = begin(RunStore({folder!r}))
 writing.progress(3, 14)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from run_making import finished, random_routing
 from scipy.stats import hypergeom
 
-from lens import word_null
 from lens.errors import LensError
-from lens.run_store import RunStore
-from lens.run_words import prompts_of_words, strongest, word_lift
-from lens.word_null import at_least, expected_counts
+from lens.many_prompts import word_null
+from lens.many_prompts.run_store import RunStore
+from lens.many_prompts.run_words import prompts_of_words, strongest, word_lift
+from lens.many_prompts.word_null import at_least, expected_counts
+from tests.lens.many_prompts.run_making import finished, random_routing
 
 LENGTHS = [5, 9, 1, 12, 7]
 LABELS = ["b", "a", "b", "a", "a"]

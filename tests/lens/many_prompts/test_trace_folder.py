@@ -10,15 +10,16 @@ import pytest
 from scipy.stats import kstest, ttest_1samp
 from sklearn.metrics import mutual_info_score
 
-from lens import label_tests, routing, trace_folder
-from lens.coselection import coselection
 from lens.errors import LensError
-from lens.moments import logit_moments
-from lens.report_parts import Settings
-from lens.report_traces import trace_folder_parts, trace_parts
-from lens.routers import RouterSet
-from lens.trace_folder import gather, load_folder, read_labels
-from lens.traces import Trace
+from lens.many_prompts import label_tests, trace_folder
+from lens.many_prompts.trace_folder import gather, load_folder, read_labels
+from lens.report.parts import Settings
+from lens.report.traces import trace_folder_parts, trace_parts
+from lens.routers.router_set import RouterSet
+from lens.traces import routing
+from lens.traces.coselection import coselection
+from lens.traces.logit_moments import logit_moments
+from lens.traces.trace import Trace
 
 
 def make_trace(seed, n_tokens=30, n_layers=2, lift=None, model="a", n_experts=8):

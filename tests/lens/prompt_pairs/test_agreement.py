@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lens.agreement import agreement
 from lens.errors import LensError
-from lens.traces import Trace
+from lens.prompt_pairs.agreement import agreement
+from lens.traces.trace import Trace
 
 L, E, K = 3, 8, 2
 

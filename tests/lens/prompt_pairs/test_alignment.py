@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens.alignment import DELETED, INSERTED, KINDS, SAME, SUBSTITUTED, align, same_place
 from lens.errors import LensError
+from lens.prompt_pairs.alignment import (
+    DELETED,
+    INSERTED,
+    KINDS,
+    SAME,
+    SUBSTITUTED,
+    align,
+    same_place,
+)
 
 TEXTS = st.lists(st.integers(0, 3), max_size=12)
 SHORT = st.lists(st.integers(0, 2), max_size=5)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lens import what_if
 from lens.errors import LensError
+from lens.prompt_pairs import interventions as what_if
 
 
 def run(experts):

@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens.alignment import align, same_place
 from lens.errors import LensError
-from lens.fading import fading, since_change
-from lens.next_token_change import expected_tokens, next_token_change, variation_bounds
-from lens.paired_routing import QUANTITIES, difference, kept_experts, paired
-from lens.paired_tests import (
+from lens.prompt_pairs.alignment import align, same_place
+from lens.prompt_pairs.fading import fading, since_change
+from lens.prompt_pairs.next_token_change import (
+    expected_tokens,
+    next_token_change,
+    variation_bounds,
+)
+from lens.prompt_pairs.paired_routing import QUANTITIES, difference, kept_experts, paired
+from lens.prompt_pairs.paired_tests import (
     agreement_test,
     block_orders,
     difference_test,

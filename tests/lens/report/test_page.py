@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lens.report import write_report
-from lens.report_parts import Settings
-from lens.routers import RouterSet
+from lens.report.parts import Settings
+from lens.report.write import write_report
+from lens.routers.router_set import RouterSet
 
 HOSTILE = '<script>alert(1)</script><img src="http://x.example/y">'
 

@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lens import report, report_parts
 from lens.errors import LensError
-from lens.extract import extract_routers
-from lens.report import main, write_report
-from lens.report_experts import expert_parts
-from lens.report_layers import layer_parts, question_parts
-from lens.report_parts import Part, RouterNumbers, Settings
-from lens.routers import RouterSet, save_routers
-from lens.traces import Trace
+from lens.extract.grok1 import extract_routers
+from lens.report import contents
+from lens.report import parts as report_parts
+from lens.report import write as report
+from lens.report.__main__ import main
+from lens.report.experts import expert_parts
+from lens.report.layers import layer_parts, question_parts
+from lens.report.numbers import RouterNumbers
+from lens.report.parts import Part, Settings
+from lens.report.write import write_report
+from lens.routers.router_set import RouterSet, save_routers
+from lens.traces.trace import Trace
 
 REQUIRED = (
     "layer_similarity_heatmap",
@@ -167,7 +171,7 @@ def test_a_trace_of_another_model_is_shown_but_not_compared(tmp_path, monkeypatc
 @pytest.mark.parametrize("view", ["canonical", "raw"])
 @pytest.mark.parametrize("metric", ["matched_cosine", "euclidean"])
 def test_each_view_and_metric_gives_the_layer_figures(view, metric):
-    parts = report_parts.router_parts(RouterNumbers(router_set(4), Settings(view, metric, 0, 50)))
+    parts = contents.router_parts(RouterNumbers(router_set(4), Settings(view, metric, 0, 50)))
     made = {part.name: part for part in parts}
     title = made["layer_similarity_heatmap"].make().to_dict()["title"]
     assert ("not computed" in " ".join(title["subtitle"])) == (view == "raw")
@@ -289,7 +293,7 @@ def test_the_same_input_gives_the_same_page(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_adds_what_the_experts_listen_to_if_the_routers_are_its_own(tmp_path, capsys):
-    checkpoint = Path(__file__).resolve().parents[1] / "data" / "tiny3"
+    checkpoint = Path(__file__).resolve().parents[2] / "data" / "tiny3"
     save_routers(extract_routers(checkpoint), tmp_path / "r.npz")
     arguments = ["--input", str(tmp_path / "r.npz"), "--output-dir", str(tmp_path / "out")]
     assert main([*arguments, "--draws", "50", "--checkpoint", str(checkpoint)]) == 0

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.gram import (
+from lens.layers.similarity import layer_similarity
+from lens.routers.gram import (
     RouterGram,
     effective_dimension,
     gram_of_columns,
     router_gram,
     standardized_gram,
 )
-from lens.routers import RouterSet
-from lens.similarity import layer_similarity
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(3)
 L, D, E = 4, 60, 5

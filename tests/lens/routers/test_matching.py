@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.gram import router_gram
-from lens.matching import expert_chains, match_layers, nearest_experts
-from lens.routers import RouterSet
+from lens.routers.gram import router_gram
+from lens.routers.matching import expert_chains, match_layers, nearest_experts
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(11)
 L, D, E = 6, 300, 5

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from lens.gram import gram_of_columns
-from lens.permutation import permuted_sets
-from lens.rotation import corners, layer_corners, spectrum, unrelated_cross, unrelated_sets
+from lens.routers.gram import gram_of_columns
+from lens.routers.random_rotations import (
+    corners,
+    layer_corners,
+    spectrum,
+    unrelated_cross,
+    unrelated_sets,
+)
+from lens.routers.shuffled_coordinates import permuted_sets
 
 RNG = np.random.default_rng(43)
 
@@ -81,7 +87,7 @@ def test_a_drawn_set_is_one_that_could_exist():
 def test_sets_of_many_columns_are_drawn_in_full(monkeypatch):
     gram = gram_of_columns(canonical(4, 30, 5))
     expected = np.mean([g.pair(0, 1) ** 2 for g in unrelated_sets(gram, 800, 3)], axis=0)
-    monkeypatch.setattr("lens.rotation.HELD_COLUMNS", 3)
+    monkeypatch.setattr("lens.routers.random_rotations.HELD_COLUMNS", 3)
     sets = list(unrelated_sets(gram, 800, 3))
     assert sets[0].held is None
     found = np.mean([g.pair(0, 1) ** 2 for g in sets], axis=0)

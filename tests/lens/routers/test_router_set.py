@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.npz import MAX_BYTES
-from lens.routers import (
+from lens.routers.router_set import (
     RouterSet,
     content_sha256,
     kind_of_npz,
     load_routers,
     save_routers,
 )
+from lens.storage.npz import MAX_BYTES
 
 L, D, E = 3, 10, 4
 

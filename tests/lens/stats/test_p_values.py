@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, gamma, kstest
 
-from lens.multiple import benjamini_hochberg, holm, monte_carlo_p, tail_p
+from lens.stats.p_values import benjamini_hochberg, holm, monte_carlo_p, tail_p
 
 RNG = np.random.default_rng(41)
 

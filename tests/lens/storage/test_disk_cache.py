@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lens import disk_cache
-from lens.disk_cache import VARIABLE, DiskCache, cache_folder, content_key
-from lens.routers import RouterSet
-from lens.vocabulary import TESTS, ArrayRows, ReadoutSettings
-from lens.vocabulary_store import kept_readout, stored_readout
+from lens.routers.router_set import RouterSet
+from lens.storage import disk_cache
+from lens.storage.disk_cache import VARIABLE, DiskCache, cache_folder, content_key
+from lens.vocabulary.readout import TESTS, ArrayRows, ReadoutSettings
+from lens.vocabulary.readout_store import kept_readout, stored_readout
 
 KEY = content_key("a")
 FEW = ReadoutSettings(kept=4, draws=100)

@@ -8,16 +8,17 @@ import io
 import numpy as np
 import pytest
 
-from lens import tables
-from lens.chains import significant_chains
-from lens.clustering import layer_tree
-from lens.experts import expert_measures
-from lens.gram import router_gram
-from lens.layer_null import layer_null
-from lens.matching import expert_chains
-from lens.routers import RouterSet
-from lens.similarity import adjacent_layers, expert_correlation, layer_similarity
-from lens.transitions import transitions
+from lens.clustering.trees import layer_tree
+from lens.experts.chains import significant_chains
+from lens.experts.measures import expert_measures
+from lens.layers.pair_null import layer_null
+from lens.layers.similarity import adjacent_layers, expert_correlation, layer_similarity
+from lens.layers.transitions import transitions
+from lens.routers.gram import router_gram
+from lens.routers.matching import expert_chains
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from lens.tables import routers as tables
 
 LABELS = ["L1", "L4", "L5", "L9"]
 
@@ -33,17 +34,17 @@ def read(text: str) -> list[list[str]]:
 
 def test_float32_values_come_back_exactly():
     values = np.random.default_rng(0).normal(size=50).astype(np.float32)
-    back = np.array([row[0] for row in read(tables.table_csv({"x": values}))[1:]], np.float32)
+    back = np.array([row[0] for row in read(csv_text.table_csv({"x": values}))[1:]], np.float32)
     assert np.array_equal(back, values)
 
 
 def test_text_with_commas_quotes_and_line_ends_comes_back():
     pieces = ["a,b", 'say "x"', "two\nlines", "мир"]
-    assert [row[0] for row in read(tables.table_csv({"piece": pieces}))[1:]] == pieces
+    assert [row[0] for row in read(csv_text.table_csv({"piece": pieces}))[1:]] == pieces
 
 
 def test_values_that_are_not_numbers_are_empty_fields():
-    assert read(tables.table_csv({"a": ["x"] * 3, "b": [np.nan, np.inf, 1.5]}))[1:] == [
+    assert read(csv_text.table_csv({"a": ["x"] * 3, "b": [np.nan, np.inf, 1.5]}))[1:] == [
         ["x", ""],
         ["x", ""],
         ["x", "1.5"],
@@ -52,7 +53,7 @@ def test_values_that_are_not_numbers_are_empty_fields():
 
 def test_columns_of_different_lengths_are_refused():
     with pytest.raises(ValueError):
-        tables.table_csv({"a": [1], "b": [1, 2]})
+        csv_text.table_csv({"a": [1], "b": [1, 2]})
 
 
 def test_similarity_table_is_the_matrix_with_labels(routers):

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lens.continuation import part_loads
 from lens.errors import LensError
-from lens.routing import generated_tokens, load, prompt_tokens
-from lens.traces import Trace
+from lens.traces.continuation import part_loads
+from lens.traces.routing import generated_tokens, load, prompt_tokens
+from lens.traces.trace import Trace
 
 L, E, K = 3, 8, 2
 EDITED = {"interventions": ["force"]}  # then a trace may have experts of any logits

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lens.contrast import equal_tokens, loop_of, strongest_contrast
 from lens.errors import LensError
-from lens.traces import Trace
+from lens.traces.contrast import equal_tokens, loop_of, strongest_contrast
+from lens.traces.trace import Trace
 
 L, E, K = 3, 8, 2
 

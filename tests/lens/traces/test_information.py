@@ -10,7 +10,7 @@ from scipy.stats import kstest
 from sklearn.metrics import mutual_info_score
 
 from lens.errors import LensError
-from lens.information import (
+from lens.traces.information import (
     mutual_information,
     position_bins,
     position_information,
@@ -196,7 +196,7 @@ def test_large_tables_are_counted_as_small_ones(monkeypatch):
     tokens, experts = ids(3), choices(3, 3)
     before = token_information(tokens, experts, 8, draws=19)
     for limit in (0, 200):
-        monkeypatch.setattr("lens.information.HELD_CELLS", limit)
+        monkeypatch.setattr("lens.traces.information.HELD_CELLS", limit)
         after = token_information(tokens, experts, 8, draws=19)
         np.testing.assert_allclose(after.test.value, before.test.value)
         np.testing.assert_allclose(after.test.mean, before.test.mean)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_routing import routed
 
 from lens.errors import LensError
-from lens.moments import (
+from lens.experts.selection import breadth
+from lens.traces.logit_moments import (
     LogitMoments,
     compare_loads,
     load_prediction,
@@ -16,7 +16,7 @@ from lens.moments import (
     moments_of_residual,
     selection_under,
 )
-from lens.selection import breadth
+from tests.lens.traces.choices import routed
 
 
 def trace_of(logits, top_k=2):
@@ -123,7 +123,7 @@ def test_selection_of_one_in_two_is_a_normal_probability():
 
 
 def test_with_the_gram_matrix_and_no_mean_it_is_the_breadth():
-    from lens.gram import gram_of_columns
+    from lens.routers.gram import gram_of_columns
 
     columns = np.random.default_rng(0).standard_normal((2, 12, 8)) * np.linspace(0.5, 2, 8)
     columns -= columns.mean(axis=2, keepdims=True)

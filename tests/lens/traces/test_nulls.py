@@ -5,14 +5,15 @@ import itertools
 import numpy as np
 import pytest
 from scipy.stats import binomtest, kstest
-from test_routing import random_choices, routed
 
-from lens import load_null, routing
-from lens.coselection import coselection, coselection_of, pair_counts, pair_test
 from lens.errors import LensError
-from lens.margins import margin_histogram, margin_shape
-from lens.repeats import repeat_test
-from lens.shuffles import affordable_draws, against_chance, shuffled_orders
+from lens.stats.draws import affordable_draws
+from lens.stats.permutation_tests import against_chance, shuffled_orders
+from lens.traces import load_null, routing
+from lens.traces.coselection import coselection, coselection_of, pair_counts, pair_test
+from lens.traces.margins import margin_histogram, margin_shape
+from lens.traces.repeats import repeat_test
+from tests.lens.traces.choices import random_choices, routed
 
 UPPER = np.triu_indices(8, 1)
 
@@ -157,7 +158,7 @@ def test_pairs_that_cannot_vary_have_no_p():
 def test_many_experts_are_tested_by_binomial_counts_with_about_the_same_answer(monkeypatch):
     experts = random_choices(3, n_layers=20, n_tokens=400)
     exact = pair_test(coselection(routed(experts)))
-    monkeypatch.setattr("lens.coselection.HELD_SETS", 1)
+    monkeypatch.setattr("lens.traces.coselection.HELD_SETS", 1)
     rough = pair_test(coselection(routed(experts)))
     assert "binomial" in rough.method and "binomial" not in exact.method
     assert (rough.sd[:, *UPPER] >= exact.sd[:, *UPPER] * 0.999).all()

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lens import nearby
 from lens.errors import LensError
-from lens.routers import RouterSet
-from lens.traces import Trace
+from lens.routers.router_set import RouterSet
+from lens.traces import router_geometry as nearby
+from lens.traces.trace import Trace
 
 L, T, D, E, K = 2, 30, 16, 6, 2
 
@@ -198,10 +198,10 @@ def test_a_model_pushed_by_a_little_more_than_its_smallest_push_chooses_other_ex
     from pathlib import Path
 
     from grok import load
-    from grok.interventions import add_vector, edit
-    from lens.extract import extract_routers
+    from grok.interventions.edits import add_vector, edit
+    from lens.extract.grok1 import extract_routers
 
-    folder = Path(__file__).parents[1] / "data" / "tiny12"
+    folder = Path(__file__).parents[2] / "data" / "tiny12"
     model, own = load(folder, dtype="float32"), extract_routers(folder)
     prompt, layer, token = [5, 17, 3, 42, 99, 256, 12, 7], 4, 6
     with model.trace(prompt) as run:

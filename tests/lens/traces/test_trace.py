@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.routers import kind_of_npz
-from lens.traces import MAX_PIECE, Trace, load_trace
+from lens.routers.router_set import kind_of_npz
+from lens.traces.trace import MAX_PIECE, Trace, load_trace
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 L, T, E, K, C = 3, 6, 8, 2, 4
 
 
@@ -520,8 +520,8 @@ def edited(**changes):
 
 
 def test_a_banned_expert_has_no_logit_and_the_statistics_that_need_one_say_so():
-    from lens.moments import logit_moments
-    from lens.routing import entropy, margin
+    from lens.traces.logit_moments import logit_moments
+    from lens.traces.routing import entropy, margin
 
     trace = edited()
     assert np.isneginf(trace.router_logits[..., 0]).all()

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from grok.checkpoint import EMBEDDING, open_checkpoint
+from grok.checkpoints.grok1 import EMBEDDING, open_checkpoint
 from grok.config import BUNDLED_MODEL
 from lens.errors import LensError
-from lens.extract import extract_routers
-from lens.routers import RouterSet
-from lens.token_reading import token_reading
-from lens.vocabulary import (
+from lens.extract.grok1 import extract_routers
+from lens.routers.router_set import RouterSet
+from lens.vocabulary.one_token import token_reading
+from lens.vocabulary.readout import (
     ArrayRows,
     Readout,
     ReadoutSettings,
     new_digest,
     vocabulary_readout,
 )
-from lens.vocabulary_null import random_frames
+from lens.vocabulary.readout_null import random_frames
 
-TINY = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+TINY = Path(__file__).resolve().parents[2] / "data" / "tiny12"
 FEW = ReadoutSettings(kept=6, draws=100)
 
 

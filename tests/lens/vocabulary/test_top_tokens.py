@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from lens.extreme_tokens import Largest, margins, selection_counts, selection_thresholds
+from lens.vocabulary.top_tokens import Largest, margins, selection_counts, selection_thresholds
 
 
 @settings(max_examples=60, deadline=None)

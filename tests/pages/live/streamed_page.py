@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grok import machine
-from grok.machine import Rates
-from lens import routing
-from pages.parts import data_source, stream_choice, stream_progress
+from grok.planning import machine
+from grok.planning.machine import Rates
+from lens.traces import routing
+from pages.live.running import stream_choice, stream_progress
+from pages.shell import data_source
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 TOKENS = [int(i) for i in IDS.split(",")]
-SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+SMALL = Path(__file__).resolve().parents[2] / "data" / "tiny12"
 RATES = Rates(1e9, 5e9, 1e11, 20_000_000_000, "CPU, 2 cores", 20_000_000_000)
 SLOW = replace(RATES, read_bytes_per_s=2e4)  # a pass takes minutes
 PATIENCE = 60.0

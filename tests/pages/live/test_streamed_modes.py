@@ -6,7 +6,13 @@ import time
 
 import numpy as np
 import pytest
-from streamed_page import (
+
+from pages.live.many import mode as many_mode
+from pages.live.many.examples import ready_ids
+from pages.live.one_trace import cell_view
+from pages.live.running import stream_choice
+from pages.live.session import generation
+from tests.pages.live.streamed_page import (
     IDS,
     PATIENCE,
     SLOW,
@@ -22,9 +28,6 @@ from streamed_page import (
     said,
     streamed,
 )
-
-from pages.parts import cell_view, generation, many_mode, stream_choice
-from pages.parts.many_examples import ready_ids
 
 pytestmark = pytest.mark.usefixtures("streamed")
 __all__ = ["disk", "streamed"]

@@ -5,10 +5,16 @@ import inspect
 import numpy as np
 import pytest
 
-from lens import cached, clustering, embedding, experts, matching, questions, selection, similarity
+from lens import cached, questions
+from lens.clustering import maps as embedding
+from lens.clustering import trees as clustering
 from lens.errors import LensError
-from lens.gram import router_gram
-from lens.routers import RouterSet
+from lens.experts import measures as experts
+from lens.experts import selection
+from lens.layers import similarity
+from lens.routers import matching
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(37)
 

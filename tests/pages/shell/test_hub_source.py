@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lens import extract_hub
 from lens.errors import LensError
-from lens.extract import extract_routers
-from lens.extract_hub import Fetched
-from pages.parts import hub_source
+from lens.extract import hub as extract_hub
+from lens.extract.grok1 import extract_routers
+from lens.extract.hub import Fetched
+from pages.shell import hub_source
 
-SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+SMALL = Path(__file__).resolve().parents[2] / "data" / "tiny12"
 
 
 @pytest.fixture(autouse=True)
@@ -69,4 +69,4 @@ def test_the_button_can_be_switched_off(open_page, monkeypatch, value):
     monkeypatch.setenv(hub_source.SWITCH, value)
     app = open_page("layers")
     assert not [button for button in app.button if button.key == "hub_fetch"]
-    assert "lens.extract_hub" in sys.modules  # imported by this test, not by the page
+    assert "lens.extract.hub" in sys.modules  # imported by this test, not by the page

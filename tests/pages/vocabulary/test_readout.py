@@ -12,22 +12,24 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from grok.checkpoint import EMBEDDING, open_checkpoint
+from grok.checkpoints.grok1 import EMBEDDING, open_checkpoint
+from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
+from grok.checkpoints.tokenizer import Tokenizer
 from grok.config import BUNDLED_MODEL
-from grok.embedding import TokenEmbedding, open_embedding
-from grok.tokenizer import Tokenizer
-from lens.disk_cache import VARIABLE
-from lens.routers import RouterSet
-from lens.vocabulary import ReadoutSettings, vocabulary_readout
-from pages.parts import data_source, vocabulary_source
+from lens.routers.router_set import RouterSet
+from lens.storage.disk_cache import VARIABLE
+from lens.vocabulary.readout import ReadoutSettings, vocabulary_readout
+from pages.shell import data_source
+from pages.vocabulary import source as vocabulary_source
 
-TINY = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+TINY = Path(__file__).resolve().parents[2] / "data" / "tiny12"
 Tab = Callable[..., AppTest]
 
 
 def tab_alone() -> None:
     """The page around the tab, as the app makes it."""
-    from pages.parts import data_source, layout, links, vocabulary_view
+    from pages.shell import data_source, layout, links
+    from pages.vocabulary import readout as vocabulary_view
 
     links.begin()
     data_source.sidebar()
@@ -158,7 +160,7 @@ def test_anything_can_be_typed(tab: Tab, typed: str) -> None:
 def test_chosen_experts_and_margins_agree_with_the_heatmap_s_data(
     tab: Tab, routers: RouterSet
 ) -> None:
-    from lens.token_reading import token_reading
+    from lens.vocabulary.one_token import token_reading
 
     app = tab(vocab="500")
     embedding = open_embedding(open_checkpoint(BUNDLED_MODEL))
@@ -231,7 +233,7 @@ def test_a_damaged_embedding_is_an_error_in_words(
     checkpoint = open_checkpoint(folder)
     rows = np.asarray(checkpoint.read(EMBEDDING)).copy()
     rows[7, 3] = np.nan
-    from grok.tensor_file import write_tensor
+    from grok.checkpoints.tensor_file import write_tensor
 
     write_tensor(checkpoint.file(EMBEDDING), rows)
     monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(folder))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
-from lens.figures import sweeps, theme
-from lens.figures import what_if as drawn
+from lens.figures import theme
+from lens.figures.prompt_pairs import interventions as drawn
+from lens.figures.prompt_pairs import sweeps
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = ["L0", "L4", "L8"]
 PIECES = ["▁the", "\n", "cat", '"', "мир"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
-from lens.alignment import align, same_place
 from lens.figures import alt_text, theme
-from lens.figures.compared import (
+from lens.figures.prompt_pairs.routing import (
     aligned_strip,
     compared_map,
     load_differences,
     pair_names,
     pair_window,
 )
-from lens.figures.compared_tokens import change_along, kept_by_distance, next_tokens_beside
+from lens.figures.prompt_pairs.tokens import change_along, kept_by_distance, next_tokens_beside
+from lens.prompt_pairs.alignment import align, same_place
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = ["L0", "L4", "L8"]
 A, B = ["▁the", "▁old", "▁cat", "\n"], ["▁the", "▁cat", "!", "▁sat"]

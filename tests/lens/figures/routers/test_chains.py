@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
 from lens import figures
-from lens.chains import SignificantChains, significant_chains
-from lens.gram import router_gram
-from lens.routers import RouterSet
-from lens.similarity import layer_pair
-from lens.within import within_layers
+from lens.experts.chains import SignificantChains, significant_chains
+from lens.experts.within_layers import within_layers
+from lens.layers.similarity import layer_pair
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = [f"L{i}" for i in (2, 3, 5, 9)]
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, rows, selection, title_text, views
 
 from lens import figures
-from lens.branch_support import BranchSupport, branch_support
-from lens.cluster_null import GroupNull, group_null
-from lens.clustering import cut_tree, layer_tree, tree_of_distances
-from lens.clustering_tables import branches_csv, map_judgement_csv, silhouette_csv
-from lens.embedding import LayerMap, layer_map
+from lens.clustering.branch_support import BranchSupport, branch_support
+from lens.clustering.map_stability import MapStability, TrustNull
+from lens.clustering.maps import LayerMap, layer_map
+from lens.clustering.tree_null import GroupNull, group_null
+from lens.clustering.trees import cut_tree, layer_tree, tree_of_distances
 from lens.errors import LensError
-from lens.figures.clustering import cut_height
-from lens.gram import router_gram
-from lens.map_stability import MapStability, TrustNull
-from lens.routers import RouterSet
-from lens.similarity import layer_similarity
+from lens.figures.routers.clustering import cut_height
+from lens.layers.similarity import layer_similarity
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from lens.tables.clustering import branches_csv, map_judgement_csv, silhouette_csv
+from tests.lens.figures.figure_reading import first, mark, rows, selection, title_text, views
 
 LABELS = [f"L{i}" for i in range(6)]
 

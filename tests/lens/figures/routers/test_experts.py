@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
 from lens import figures
-from lens.experts import expert_measures
-from lens.gram import router_gram
-from lens.routers import RouterSet
+from lens.experts.measures import expert_measures
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = ["L2", "L5", "L9"]
 

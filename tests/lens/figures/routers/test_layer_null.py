@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
 from lens import figures
-from lens.bootstrap import Intervals
-from lens.gram import router_gram
-from lens.layer_null import LayerNull, adjacent_null, layer_null
-from lens.routers import RouterSet
-from lens.similarity import adjacent_layers, layer_similarity
-from lens.transitions import transitions
+from lens.layers.bootstrap import Intervals
+from lens.layers.pair_null import LayerNull, adjacent_null, layer_null
+from lens.layers.similarity import adjacent_layers, layer_similarity
+from lens.layers.transitions import transitions
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = [f"L{i}" for i in (3, 7, 8, 11, 20)]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
 from lens import figures
-from lens.gram import router_gram
-from lens.null import Chance, chance_level
-from lens.routers import RouterSet
-from lens.similarity import LAYER_METRICS, adjacent_layers, layer_pair
+from lens.layers.chance_level import chance_level
+from lens.layers.similarity import LAYER_METRICS, adjacent_layers, layer_pair
+from lens.routers.gram import router_gram
+from lens.routers.router_set import RouterSet
+from lens.stats.chance import Chance
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = [f"L{i}" for i in (3, 7, 8, 11, 20)]
 CHANCE = Chance(0.02, 0.01, 0.005, 0.04, 0.035, 0.039, 100, 0, "drawn")

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
 from lens import figures as all_figures
 from lens.errors import LensError
-from lens.figures import vocabulary as figures
-from lens.report_vocabulary import vocabulary_parts
-from lens.routers import RouterSet
-from lens.token_reading import TokenReading, token_reading
-from lens.vocabulary import ArrayRows, Readout, ReadoutSettings, vocabulary_readout
-from lens.vocabulary_tables import listening_csv, reading_csv, tokens_csv
+from lens.figures.routers import vocabulary as figures
+from lens.report.vocabulary import vocabulary_parts
+from lens.routers.router_set import RouterSet
+from lens.tables.vocabulary import listening_csv, reading_csv, tokens_csv
+from lens.vocabulary.one_token import TokenReading, token_reading
+from lens.vocabulary.readout import ArrayRows, Readout, ReadoutSettings, vocabulary_readout
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = ["L2", "L5", "L9"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from figure_reading import first, mark, rows, selection, title_text, views
 
-from lens.figures.expert_words import word_bars, word_map
+from lens.figures.traces.expert_words import word_bars, word_map
+from tests.lens.figures.figure_reading import first, mark, rows, selection, title_text, views
 
 LABELS = ["L2", "L5"]
 BEST = [["▁the", "", "averyverylongword"], ["\n", "x", ""]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, rows, selection, title_text
 
 from lens import figures
+from tests.lens.figures.figure_reading import first, rows, selection, title_text
 
 PIECES = ["▁the", "▁old", "\n", "▁sea"]
 LABELS = ["L0", "L4", "L9"]

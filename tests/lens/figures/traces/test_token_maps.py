@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_reading import first, mark, marks, rows, selection, title_text, views
 
 from lens import figures
 from lens.errors import LensError
-from lens.shuffles import against_chance
+from lens.stats.permutation_tests import against_chance
+from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
 LABELS = ["L0", "L4", "L8"]
 PIECES = ["▁the", "\n", "cat", '"', "мир"]

@@ -9,20 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lens.alignment import SAME
-from lens.paired_routing import kept_experts
-from lens.paired_tests import agreement_test
-from lens.traces import Trace
-from pages.parts import (
-    compare_examples,
-    compare_run,
-    compare_tests,
-    compare_views,
-    data_source,
-    traces,
+from lens.prompt_pairs.alignment import SAME
+from lens.prompt_pairs.paired_routing import kept_experts
+from lens.prompt_pairs.paired_tests import agreement_test
+from lens.traces.trace import Trace
+from pages.live.compare import (
+    examples as compare_examples,
 )
+from pages.live.compare import (
+    run as compare_run,
+)
+from pages.live.compare import (
+    tests as compare_tests,
+)
+from pages.live.compare import (
+    views as compare_views,
+)
+from pages.live.session import kept_traces as traces
+from pages.live.session import prompts, shared_models
+from pages.shell import data_source
 
-SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 LONG = ", ".join(str(10 + 7 * i % 90) for i in range(14))
 IDS, OTHER = "5, 17, 3, 42, 99, 256, 12, 7", "5, 17, 4, 42, 256, 12, 7, 9"
 
@@ -120,7 +127,7 @@ def test_every_value_is_drawn_on_the_map_and_named_in_the_heading(open_page, sma
 def test_a_text_that_cannot_be_run_says_why_and_loses_nothing(
     open_page, small_model, monkeypatch, first, second, message
 ):
-    monkeypatch.setenv(traces.LIMIT_VARIABLE, "16")
+    monkeypatch.setenv(prompts.LIMIT_VARIABLE, "16")
     app = compared(compared(opened(open_page), IDS, OTHER), first, second)
     assert not app.exception
     assert any(message in error.value for error in app.error)
@@ -276,7 +283,7 @@ def test_a_quantity_that_a_model_does_not_have_leaves_the_rest_of_the_page(
 def test_examples_of_texts_share_tokens_that_go_elsewhere(name):
     from grok.cached import shared_model
 
-    choice = traces.ModelChoice("Bundled", str(data_source.bundled_checkpoint()), None, True)
+    choice = shared_models.ModelChoice("Bundled", str(data_source.bundled_checkpoint()), None, True)
     model = shared_model(choice.path, "bfloat16")
     texts = compare_examples.TEXT_EXAMPLES[name].texts
     first, second = (model.trace(texts[box]) for box in ("prompt", "second_prompt"))

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pages.parts import data_source, generate_mode, generation, traces
+from pages.live.generate import mode as generate_mode
+from pages.live.generate import view
+from pages.live.session import generation, prompts
+from pages.shell import data_source
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
-SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 
 
 @pytest.fixture(autouse=True)
@@ -151,22 +154,20 @@ def test_the_beginning_is_not_in_the_address_and_the_settings_are(open_page):
 
 
 def test_tokens_are_shown_as_text_and_never_as_markup():
-    shown = generate_mode.chips_html(
-        ["<script>alert(1)</script>", "b"], [np.array([4, 1])], first=0
-    )
+    shown = view.chips_html(["<script>alert(1)</script>", "b"], [np.array([4, 1])], first=0)
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     assert "E4 E1" in shown and "dashed" in shown
 
 
 def test_a_long_text_is_shown_from_its_end():
-    n = generate_mode.MOST_CHIPS + 30
-    shown = generate_mode.chips_html([f"w{i}" for i in range(n)], [np.array([0])] * n, first=5)
+    n = view.MOST_CHIPS + 30
+    shown = view.chips_html([f"w{i}" for i in range(n)], [np.array([0])] * n, first=5)
     assert "… 30 tokens before" in shown and ">w29<" not in shown and ">w30<" in shown
     assert 'title="token 35"' in shown
 
 
 def test_limits_of_the_prompt_hold_here_too(open_page, monkeypatch):
-    monkeypatch.setenv(traces.LIMIT_VARIABLE, "4")
+    monkeypatch.setenv(prompts.LIMIT_VARIABLE, "4")
     app = send(opened(open_page), IDS)
     assert any("at most 4" in error.value for error in app.error)
 
@@ -174,7 +175,7 @@ def test_limits_of_the_prompt_hold_here_too(open_page, monkeypatch):
 def test_a_loop_says_how_far_the_experts_go_round_with_it():
     once = np.array([[0, 1], [2, 3], [4, 5]])
     experts = np.concatenate([np.array([[6, 7]] * 2), np.tile(once, (4, 1))])[None]
-    words = generate_mode.loop_note(experts, 3, 2)
+    words = view.loop_note(experts, 3, 2)
     assert "From token 2 on the text repeats itself every 3 tokens" in words
     assert "one round apart share 100\u00a0%" in words
     assert "less than a round apart 0\u00a0%" in words

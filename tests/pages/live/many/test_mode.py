@@ -10,15 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from grok.jobs import Jobs
-from lens.run_export import run_zip
-from lens.run_record import Run
-from lens.run_store import RunStore
-from lens.run_words import Occurrence
-from pages.parts import data_source, many_mode, many_runs, many_traces, many_words, owner
-from pages.parts.many_examples import TEXTS, ready_ids, ready_list
+from grok.serving.jobs import Jobs
+from lens.many_prompts.run_export import run_zip
+from lens.many_prompts.run_record import Run
+from lens.many_prompts.run_store import RunStore
+from lens.many_prompts.run_words import Occurrence
+from pages.hosting import owner
+from pages.live.many import (
+    mode as many_mode,
+)
+from pages.live.many import (
+    runs as many_runs,
+)
+from pages.live.many import (
+    traces as many_traces,
+)
+from pages.live.many import (
+    words as many_words,
+)
+from pages.live.many.examples import TEXTS, ready_ids, ready_list
+from pages.shell import data_source
 
-SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 TABS = ["labels", "words", "many_information", "many_order", "texts"]
 
 

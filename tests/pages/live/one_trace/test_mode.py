@@ -9,15 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lens import nearby
-from lens.agreement import agreement
-from lens.extract import extract_routers
-from lens.traces import Trace
-from pages.parts import cell_keys, cell_view, data_source, inspect_examples
+from lens.extract.grok1 import extract_routers
+from lens.prompt_pairs.agreement import agreement
+from lens.traces import router_geometry as nearby
+from lens.traces.trace import Trace
+from pages.live.one_trace import cell_keys, cell_view
+from pages.live.one_trace import examples as inspect_examples
+from pages.shell import data_source
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 OTHER = "5, 17, 3, 42, 98, 256, 12, 7, 4, 4"
-SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_the_card_says_what_would_flip_the_choice_as_the_library_has_it(
 
 def test_the_card_reads_the_next_token_after_the_chosen_layer(open_page, small_model, traces):
     from grok import load
-    from grok.cached import SharedModel
+    from grok.serving.shared_model import SharedModel
 
     app = shown(open_page, traces[0], token="3", layer="2")
     found = SharedModel(load(SMALL)).logit_lens(np.asarray(traces[0].tokens))
@@ -97,7 +99,7 @@ def test_a_trace_of_another_model_says_what_is_missing(open_page, small_model, t
 
 def test_a_trace_under_an_intervention_shows_its_choice_and_no_flip(open_page, small_model, traces):
     from grok import load
-    from grok.interventions import ban, edit
+    from grok.interventions.edits import ban, edit
 
     expert = int(traces[0].experts[0, 7, 0])
     edits = edit("router.logits", ban(expert), layers=[0])

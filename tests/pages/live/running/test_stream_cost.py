@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from streamed_page import RATES, SMALL, measured
 
-from grok.branches import Branches
-from grok.checkpoint import open_checkpoint
+from grok.checkpoints.grok1 import open_checkpoint
 from grok.config import GROK_1
-from grok.together import passes_of, room
-from pages.parts import stream_choice, stream_cost
-from pages.parts.stream_cost import Work
-from pages.parts.traces import ModelChoice
+from grok.experiments.forks import Branches
+from grok.runner.batching import passes_of, room
+from pages.live.running import stream_choice, stream_cost
+from pages.live.running.stream_cost import Work
+from pages.live.session.shared_models import ModelChoice
+from tests.pages.live.streamed_page import RATES, SMALL, measured
 
 GROK = ModelChoice("Grok-1", str(SMALL), GROK_1, False, "streamed", 8_000_000_000)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from grok.engine.progress import PassProgress
 from grok.errors import BusyError
-from grok.jobs import CancelledError
-from grok.progress import PassProgress
-from pages.parts import stream_choice, stream_cost, stream_progress, stream_run
-from pages.parts.stream_cost import Cost, Work
-from pages.parts.stream_run import Asked, Going
+from grok.serving.jobs import CancelledError
+from pages.live.running import stream_choice, stream_cost, stream_progress, stream_run
+from pages.live.running.stream_cost import Cost, Work
+from pages.live.running.stream_run import Asked, Going
 
 
 def going(passes: int = 1, new_tokens: int = 0, a_pass: float | None = 100.0) -> Going:

@@ -8,7 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from streamed_page import (
+
+from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path
+from grok.planning import machine
+from pages.live.running import stream_choice, stream_progress
+from pages.shell import data_source
+from tests.pages.live.streamed_page import (
     IDS,
     PATIENCE,
     RATES,
@@ -26,10 +31,6 @@ from streamed_page import (
     streamed,
     under_way,
 )
-
-from grok import machine
-from grok.checkpoint import moe_norm_path, open_checkpoint, router_path
-from pages.parts import data_source, stream_choice, stream_progress
 
 pytestmark = pytest.mark.usefixtures("streamed")
 __all__ = ["disk", "streamed"]
@@ -49,7 +50,7 @@ def test_the_page_says_first_how_the_model_runs_and_starts_nothing_by_itself(ope
 
 
 def test_a_model_that_does_not_fit_is_streamed_and_the_page_says_why(open_page, monkeypatch):
-    from grok import runner
+    from grok.runner import loading as runner
 
     monkeypatch.delenv(stream_choice.MODE_VARIABLE)
     monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(SMALL.parent / "tiny3"))
@@ -70,7 +71,7 @@ def test_a_model_that_does_not_fit_is_streamed_and_the_page_says_why(open_page, 
 def test_a_model_that_can_be_run_in_no_way_says_what_to_do(
     open_page, monkeypatch, tmp_path, folder, budget, message
 ):
-    from grok import runner
+    from grok.runner import loading as runner
 
     source = SMALL.parent / "tiny3"
     if folder == "routers_only":

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from grok.config import BUNDLED_MODEL
-from pages.parts import data_source, every_expert, one_expert, patching, traces
+from pages.live.session import prompts
+from pages.live.what_if import every_expert, examples, one_expert, patching
+from pages.shell import data_source
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 OTHER = "5, 17, 3, 44, 99, 256, 12, 7"
-SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
+SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 
 
 @pytest.fixture
@@ -42,8 +44,8 @@ def test_the_mode_invites_before_anything_ran(open_page, small_model):
 
 def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_model):
     from grok import load
-    from grok.interventions import ban, edit
-    from grok.readings import what_if
+    from grok.experiments.what_if import what_if
+    from grok.interventions.edits import ban, edit
 
     app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2", numbers="float32")
     assert not app.exception and not app.error
@@ -63,8 +65,8 @@ def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_mo
 
 def test_a_ban_stands_beside_one_of_another_expert_of_the_same_tokens(open_page, small_model):
     from grok import load
-    from grok.interventions import ban, edit
-    from grok.readings import what_if
+    from grok.experiments.what_if import what_if
+    from grok.interventions.edits import ban, edit
 
     model = load(small_model, dtype="float32")
     tokens = [int(i) for i in IDS.split(",")]
@@ -157,7 +159,7 @@ def test_a_patch_of_every_place_runs(open_page, small_model, site):
     ],
 )
 def test_what_cannot_be_run_says_why(open_page, small_model, monkeypatch, question, texts, message):
-    monkeypatch.setenv(traces.LIMIT_VARIABLE, "16")
+    monkeypatch.setenv(prompts.LIMIT_VARIABLE, "16")
     app = asked(open_page, question, texts)
     assert not app.exception
     assert any(message in error.value for error in app.error)
@@ -207,12 +209,12 @@ def test_the_texts_are_not_in_the_address(open_page, small_model):
 @pytest.mark.skipif(not (BUNDLED_MODEL / "ckpt-0").is_dir(), reason="no bundled model here")
 def test_the_examples_are_set_to_what_matters_most_for_them():
     from grok import load
-    from grok.sweeps import ablation_sweep
-    from lens.what_if import strongest
+    from grok.experiments.ablation import ablation_sweep
+    from lens.prompt_pairs.interventions import strongest
 
     model = load()
-    for example in one_expert.EXAMPLES.values():
-        if example.shows == one_expert.STRONGEST:
+    for example in examples.EXAMPLES.values():
+        if example.shows == examples.STRONGEST:
             sweep = ablation_sweep(model, example.texts["prompt"])
             layer, expert = strongest(sweep.effect, 1)[0]
             assert (example.choices["layer"], example.choices["expert"]) == (layer, expert)
@@ -221,8 +223,8 @@ def test_the_examples_are_set_to_what_matters_most_for_them():
 @pytest.mark.skipif(not (BUNDLED_MODEL / "ckpt-0").is_dir(), reason="no bundled model here")
 def test_the_examples_of_patches_show_what_they_say():
     from grok import load
-    from grok.metrics import logit_difference, probability
-    from grok.sweeps import patch_sweep
+    from grok.experiments.metrics import logit_difference, probability
+    from grok.experiments.patching import patch_sweep
 
     model = load()
 

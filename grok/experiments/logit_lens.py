@@ -1,0 +1,79 @@
+"""What the model would expect next if it ended after each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grok.experiments.what_if import Prompt
+from grok.interventions.sites import Place
+
+if TYPE_CHECKING:
+    from grok.runner.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """What the model would expect next if it ended after each layer.
+
+    Attributes:
+        tokens: likeliest next tokens after each layer [L, T, C]; pieces: their pieces.
+        probs: their probabilities [L, T, C].
+        kl: KL(the whole model ‖ up to this layer) [L, T], nats; 0 after the last layer but
+            for rounding.
+        next_probs: probability of the token that follows in the prompt [L, T - 1].
+    """
+
+    tokens: np.ndarray
+    pieces: np.ndarray
+    probs: np.ndarray
+    kl: np.ndarray
+    next_probs: np.ndarray
+
+
+def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLens:
+    """The final norm and the unembedding put behind every layer.
+
+    Reading it: later layers expect what the final norm finds in their input; an early layer's
+    reading is of a stream that the model never reads this way.
+
+    Raises:
+        PromptError: see `Model.encode`.
+    """
+    tokens = model.encode(prompt)
+    n_layers, count = model.config.n_layers, model._count(candidates)
+    places = [Place(layer, "resid_post") for layer in range(n_layers)]
+    result = model._read(tokens, count, wanted=places)
+    following = np.zeros(result.logits.shape[1], np.int32)
+    following[: tokens.size - 1] = tokens[1:]
+    streams = np.concatenate([result.kept[place] for place in places])  # [L, N, D]
+    read = model.engine.ends.of_logits(_Lens(count), streams, result.logits[0], following)
+    ids, probs, kl, after = (np.asarray(one)[:, : tokens.size] for one in read)
+    pieces = np.array([[model.pieces(row) for row in layer] for layer in ids], dtype=np.str_)
+    return LogitLens(ids, pieces, probs, np.maximum(kl, 0), after[:, : tokens.size - 1])
+
+
+@dataclass(frozen=True)
+class _Lens:
+    """What is read of the logits that an early end would give.
+
+    Called with logits [N, V], the whole model's [N, V] and the tokens that follow [N]; gives
+    candidates and their probabilities [N, C], KL from the whole model's distribution [N],
+    probability of the tokens that follow [N].
+    """
+
+    count: int
+
+    def __call__(
+        self, logits: jax.Array, final: jax.Array, following: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        found = jax.nn.log_softmax(logits.astype(jnp.float32))
+        whole = jax.nn.log_softmax(final)
+        top, ids = jax.lax.top_k(found, self.count)
+        kl = jnp.sum(jnp.exp(whole) * (whole - found), axis=-1)
+        after = jnp.take_along_axis(found, following[:, None], axis=-1)[:, 0]
+        return ids.astype(jnp.int32), jnp.exp(top), kl, jnp.exp(after)

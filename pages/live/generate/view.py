@@ -1,0 +1,133 @@
+"""A generated text with its experts, while it comes and when it is done."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from lens import figures
+from lens.errors import LensError
+from lens.traces.contrast import loop_of
+from lens.traces.routing import overlap
+from lens.words import percent
+from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace.routing_views import View
+from pages.live.session import kept_traces as traces
+
+MOST_CHIPS = 120
+
+
+BETWEEN = 0.2  # seconds between drawings
+
+
+def live_html(steps: Sequence[Any], layer: int) -> str:
+    """The tokens made so far; a token's experts are known once the next one is made."""
+    pieces = [str(step.piece) for step in steps]
+    layer = min(layer, steps[0].routing.experts.shape[0] - 1)
+    experts = [step.routing.experts[layer, 0, 0] for step in steps[1:]]
+    return chips_html(pieces, experts, first=0)
+
+
+def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: int) -> str:
+    """Tokens as boxes in the colour of their first expert, all their experts below.
+
+    Args:
+        pieces: of the tokens.
+        experts: chosen experts of the first of them; the others have none yet.
+        first: position of the first piece, for readers who point at a box.
+    """
+    shades = figures.OKABE_ITO
+    start = max(len(pieces) - MOST_CHIPS, 0)
+    boxes = []
+    for i in range(start, len(pieces)):
+        known = [int(e) for e in experts[i] if e >= 0] if i < len(experts) else []
+        shade = shades[known[0] % len(shades)] if known else "transparent"
+        ink = "#FFFFFF" if shade == "#0072B2" else "#111111" if known else "inherit"
+        border = "1px solid transparent" if known else "1px dashed #8C8C8C"
+        word = html.escape(figures.visible(pieces[i]))
+        under = " ".join(f"E{e}" for e in known) or "&nbsp;"
+        boxes.append(
+            f'<span title="token {first + i}" style="display:inline-block;text-align:center;'
+            'margin:1px 2px;line-height:1.25">'
+            f'<span style="display:block;background:{shade};color:{ink};border:{border};'
+            f'border-radius:3px;padding:0 4px">{word}</span>'
+            f'<span style="font-size:0.68rem;opacity:0.75">{under}</span></span>'
+        )
+    before = f"<div>… {start:,} tokens before</div>" if start else ""
+    return f'<div role="group" aria-label="Generated tokens">{before}{"".join(boxes)}</div>'
+
+
+def made_text(done: dict[str, Any], view: View, layer: int) -> None:
+    """The continuation as text and as tokens."""
+    trace = done["trace"]
+    prompt = "".join(view.pieces[: trace.prompt_length]).replace("▁", " ")
+    why = {
+        "stopped": f"Stopped after {done['tokens']:,} of {done['asked']:,} tokens.",
+        "end": f"The model ended its text after {done['tokens']:,} tokens.",
+        "length": f"{done['tokens']:,} tokens.",
+    }[done["why"]]
+    st.caption(
+        f"{why} First expert of each in {view.labels[layer]} as colour, all below; numbers of "
+        "experts carry no meaning across layers. The last token was not read any more, so it has "
+        "no experts."
+    )
+    loop = loop_of(trace.tokens)
+    if loop is not None:
+        st.markdown(loop_note(trace.experts, *loop))
+    pieces = [*view.pieces[trace.prompt_length :], done["last"]]
+    experts = list(trace.experts[layer, trace.prompt_length :])
+    st.html(chips_html(pieces, experts, first=trace.prompt_length))
+    with st.expander("As plain text", icon=":material/notes:"):
+        st.code(f"{prompt}{done['text']}", language=None, wrap_lines=True)
+
+
+def loop_note(experts: np.ndarray, period: int, start: int) -> str:
+    """Whether the experts go round with a text that repeats itself.
+
+    Args:
+        experts: chosen ones [L, T, K].
+        period, start: of the loop, see `lens.traces.contrast.loop_of`.
+    """
+    inside = experts[:, start:]
+
+    def shared(apart: int) -> float:
+        return float(overlap(inside[:, apart:], inside[:, :-apart]).mean())
+
+    others = float(np.mean([shared(apart) for apart in range(1, period)]))
+    return (
+        f":material/all_inclusive: From token {start} on the text repeats itself every {period} "
+        f"tokens. Tokens one round apart share {percent(shared(period))} of their experts, "
+        f"tokens less than a round apart {percent(others)}."
+    )
+
+
+def finding(view: View, done: dict[str, Any]) -> str:
+    """Whether generated tokens go to other experts than the given ones, in a sentence."""
+    trace = view.trace
+    settings = trace.settings
+    how = (
+        "always the likeliest token"
+        if settings.get("temperature") == 0
+        else f"temperature {settings.get('temperature')}, seed {settings.get('seed')}"
+    )
+    text = f"{done['tokens']:,} tokens generated after {trace.prompt_length:,} ({how})."
+    try:
+        found = statistics.part_loads(view.key, int(trace.prompt_length), trace)
+    except LensError:
+        return f"{text} {traces.finding(trace, view.labels)}"
+    test = found.test
+    verdict = (
+        "more than those of parts elsewhere in the text"
+        if found.overall_p <= 0.05
+        else "not distinguishable from those of parts elsewhere in the text"
+    )
+    return (
+        f"{text} Their experts' loads differ from the prompt's by "
+        f"{percent(test.value.mean())}, {verdict} (there "
+        f"{percent(test.mean.mean())} on average; p = {found.overall_p:.2g} over all "
+        f"layers; q ≤ 0.05 in {test.found()} of {view.n_layers})."
+    )

@@ -1,0 +1,43 @@
+"""Controls that several modes of the live page share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pages.live.session import shared_models
+from pages.shell import links
+
+
+def model_labels(choice: shared_models.ModelChoice) -> list[str]:
+    """Names of the layers of the model that runs prompts."""
+    return [f"L{layer}" for layer in range(choice.config.n_layers)]
+
+
+def dtype_choice() -> str:
+    """The dtype of activations."""
+    return links.choice(
+        "numbers",
+        "Numbers",
+        ["bfloat16", "float32"],
+        "bfloat16",
+        help="bfloat16 as Grok-1 runs; with float32 an effect of rounding is smaller.",
+        width=160,
+    )
+
+
+def teller(bar: Any) -> Callable[[int, int], None]:
+    """Shows progress with the time left, a few times a second."""
+    started = time.perf_counter()
+    last = [0.0]
+
+    def tell(done: int, total: int) -> None:
+        now = time.perf_counter()
+        if now - last[0] < 0.15 and done < total:
+            return
+        last[0] = now
+        left = (now - started) * (total - done) / max(done, 1)
+        bar.progress(done / total, f"{done / total:.0%}, about {left:.0f}\u00a0s left")
+
+    return tell

@@ -1,0 +1,109 @@
+"""A prompt from the form: its limits, its tokens, its run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grok.errors import PromptError
+from pages.live.session.shared_models import ModelChoice, shared
+
+LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
+
+
+DEFAULT_LIMIT = 512
+
+
+LONGEST_TEXT = 50_000  # characters the prompt box takes; the token limit comes on top
+
+
+NO_PROMPT = "The prompt is empty. Type a text, or choose an example."
+
+
+def prompt_limit() -> int:
+    """Most tokens that a prompt may have here."""
+    try:
+        limit = int(os.environ.get(LIMIT_VARIABLE, ""))
+    except ValueError:
+        return DEFAULT_LIMIT
+    return limit if limit > 0 else DEFAULT_LIMIT
+
+
+def token_ids(text: str) -> list[int]:
+    """Token ids typed as numbers, for a model without a tokenizer.
+
+    Raises:
+        PromptError: something else than whole numbers was typed.
+    """
+    words = [word for word in re.split(r"[\s,;]+", text.strip()) if word]
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise PromptError(
+            "This model has no tokenizer, so it takes token ids: whole numbers with commas "
+            f"between them, as in 5, 17, 3. Found {text.strip()[:40]!r}."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a prompt is to be run."""
+
+    model: ModelChoice
+    dtype: str
+
+
+def run_all(
+    request: Request,
+    texts: Sequence[str],
+    on_wait: Callable[[int], object],
+    on_load: Callable[[int, int], None],
+) -> list[Any]:
+    """The traces of prompts, by the model that all sessions share; together in one turn.
+
+    Args:
+        request: the model and the dtype.
+        texts: the prompts, or token ids where the model has no tokenizer.
+        on_wait: told how many prompts are ahead.
+        on_load: told how many of the model's tensors have been read.
+
+    Raises:
+        GrokError: a prompt or the model cannot be used; the text says why.
+    """
+    if not all(text.strip() for text in texts):  # before a model is read for nothing
+        raise PromptError(NO_PROMPT)
+    model = shared(request.model, request.dtype, on_load)
+    prompts = [encoded(model, request.model, text) for text in texts]
+    return model.trace_all(prompts, on_wait=on_wait)
+
+
+def encoded(model: Any, choice: ModelChoice, text: str) -> np.ndarray:
+    """The token ids [T] of a typed text, or the ids typed where there is no tokenizer.
+
+    Raises:
+        PromptError: there is no text, it is no prompt for this model, or longer than allowed.
+    """
+    if not text.strip():
+        raise PromptError(NO_PROMPT)
+    prompt = model.model.encode(text if choice.has_tokenizer else token_ids(text))
+    check_length(len(prompt))
+    return prompt
+
+
+def check_length(n_tokens: int) -> None:
+    """Refuses a prompt of too many tokens.
+
+    Raises:
+        PromptError: it is longer than allowed here.
+    """
+    limit = prompt_limit()
+    if n_tokens > limit:
+        raise PromptError(
+            f"The prompt has {n_tokens:,} tokens; at most {limit:,} are traced here. Shorten "
+            f"it, or start the app with a larger {LIMIT_VARIABLE}."
+        )

@@ -1,0 +1,89 @@
+"""The models that the live page can run, loaded once for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from grok.checkpoints.grok1 import open_checkpoint
+from grok.config import GrokConfig
+from grok.errors import GrokError
+from pages.shell import data_source
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A checkpoint that prompts can be run on.
+
+    Attributes:
+        mode: "resident", or "streamed" from disk for every pass; see `stream_choice`.
+        memory_budget: bytes that a streamed one may take.
+        why: why it is streamed.
+    """
+
+    name: str
+    path: str
+    config: GrokConfig
+    has_tokenizer: bool
+    mode: str = "resident"
+    memory_budget: int | None = None
+    why: str = ""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether every pass reads the weights from disk."""
+        return self.mode == "streamed"
+
+
+def model_choices() -> dict[str, ModelChoice]:
+    """The configured checkpoint, if it can be opened, and the bundled model."""
+    found = {}
+    named = data_source.configured().checkpoint
+    paths = [("checkpoint", "Configured checkpoint", named)] if named else []
+    paths.append(("bundled", "Bundled model", str(data_source.bundled_checkpoint())))
+    for key, name, path in paths:
+        try:
+            checkpoint = open_checkpoint(path)
+        except GrokError as error:
+            st.error(str(error), icon=":material/error:")
+            continue
+        found[key] = ModelChoice(
+            name, str(path), checkpoint.config, checkpoint.tokenizer_file is not None
+        )
+    return found
+
+
+def shared(choice: ModelChoice, dtype: str, on_load: Callable[[int, int], None]) -> Any:
+    """The `grok.cached.SharedModel` of all sessions.
+
+    It is read in another thread while this one shows how far that is.
+
+    What a cached function draws is replayed to everybody who gets its result, so the
+    progress must not be drawn from inside it.
+    """
+    from grok.cached import shared_model
+
+    read: list[tuple[int, int]] = []
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        model = pool.submit(
+            shared_model,
+            choice.path,
+            dtype,
+            choice.mode,
+            choice.memory_budget,
+            _progress=lambda done, total: read.append((done, total)),
+        )
+        while not wait([model], timeout=0.1).done:
+            if read:
+                on_load(*read[-1])
+        found = model.result()
+        if read:  # so that whoever shows it knows that it is over
+            on_load(read[-1][1], read[-1][1])
+        return found
+    finally:
+        pool.shutdown(wait=False)

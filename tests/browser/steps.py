@@ -1,0 +1,47 @@
+"""What journeys do again and again in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+
+def heading(page: Page, name: str) -> None:
+    expect(page.get_by_role("heading", name=name, level=1, exact=True)).to_be_visible()
+
+
+def settled(page: Page) -> None:
+    """The script has run to its end and what it drew is shown."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+
+
+def cell(page: Page, key: str, index: int):
+    """The cell of a heatmap by its place in the data."""
+    return (
+        page.locator(f".st-key-{key} svg.marks g.mark-rect.role-mark")
+        .first.locator("path")
+        .nth(index)
+    )
+
+
+def run_prompt(page: Page, text: str) -> None:
+    box = page.get_by_role("textbox").first
+    box.fill(text)
+    box.press("Control+Enter")
+    expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
+    settled(page)
+
+
+def download(page: Page, place, label: str) -> bytes:
+    with page.expect_download() as coming:
+        place.get_by_role("button", name=label, exact=False).first.click()
+    return Path(coming.value.path()).read_bytes()
+
+
+def upload(page: Page, name: str, data: bytes) -> None:
+    page.get_by_text("Open a file").click()
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
+        {"name": name, "mimeType": "application/octet-stream", "buffer": data}
+    )
