@@ -69,15 +69,15 @@ class Setting:
     """What is measured with.
 
     Attributes:
-        config: of the layer.
-        prefill: tokens of the long call.
-        decode: sequences of the short ones.
-        chain: calls between two looks at the clock.
-        repeats: of them.
-        copied: bytes of the arrays that bandwidth is measured with.
-        width: of the matrices that the product is measured with.
-        n_layers: streamed.
-      aimed: whether speeds are held against the aim.
+            config: of the layer.
+            prefill: tokens of the long call.
+            decode: sequences of the short ones.
+            chain: calls between two looks at the clock.
+            repeats: of them.
+            copied: bytes of the arrays that bandwidth is measured with.
+            width: of the matrices that the product is measured with.
+            n_layers: streamed.
+        aimed: whether speeds are held against the aim.
     """
 
     config: GrokConfig

@@ -32,13 +32,13 @@ class Fetching:
     """What one extraction asked for.
 
     Attributes:
-      name: of the model.
-      layers, experts: that routers came for.
-      whole: bytes of the repository.
-      needed: bytes of the files, or tensors, that hold routers and norms.
-      sent: bytes of files that came.
-      listings, heads, gets: requests.
-      limit: of sent / needed.
+        name: of the model.
+        layers, experts: that routers came for.
+        whole: bytes of the repository.
+        needed: bytes of the files, or tensors, that hold routers and norms.
+        sent: bytes of files that came.
+        listings, heads, gets: requests.
+        limit: of sent / needed.
     """
 
     name: str

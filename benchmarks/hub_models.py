@@ -28,11 +28,11 @@ class Released:
     """A model on the Hub.
 
     Attributes:
-      name: of the release.
-      config: what its config.json says, as far as extraction looks.
-      n_files: of its weights.
-      tensors: gives every tensor, in the order of its files.
-      small: ends of the names of the tensors that hold numbers here, the routers' first.
+        name: of the release.
+        config: what its config.json says, as far as extraction looks.
+        n_files: of its weights.
+        tensors: gives every tensor, in the order of its files.
+        small: ends of the names of the tensors that hold numbers here, the routers' first.
     """
 
     name: str

@@ -59,11 +59,11 @@ class Measure:
     """One thing that is measured.
 
     Attributes:
-      name: for the table.
-      run: computes it.
-      obvious: the same by the obvious way, or a part of it.
-      parts: how many times `obvious` would have to run to be the whole.
-      limited: whether the limit of the nulls applies.
+        name: for the table.
+        run: computes it.
+        obvious: the same by the obvious way, or a part of it.
+        parts: how many times `obvious` would have to run to be the whole.
+        limited: whether the limit of the nulls applies.
     """
 
     name: str

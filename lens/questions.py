@@ -48,17 +48,17 @@ class Answer:
     """One question, answered from the data.
 
     Attributes:
-      question: as asked.
-      sentence: the answer in words, with effect, null and p-value.
-      effect: the number that the answer rests on; not a number when there are
-        too few layers to ask.
-      effect_name: what it is.
-      null_mean, null_low, null_high: mean, 2.5 % and 97.5 % quantile by chance.
-      p_value: probability that chance gives so large an effect.
-      p_adjusted: the same for the four questions together (Holm).
-      draws, seed: of the null.
-      page: where the numbers can be looked at.
-      params: settings of that page that show them.
+        question: as asked.
+        sentence: the answer in words, with effect, null and p-value.
+        effect: the number that the answer rests on; not a number when there are
+            too few layers to ask.
+        effect_name: what it is.
+        null_mean, null_low, null_high: mean, 2.5 % and 97.5 % quantile by chance.
+        p_value: probability that chance gives so large an effect.
+        p_adjusted: the same for the four questions together (Holm).
+        draws, seed: of the null.
+        page: where the numbers can be looked at.
+        params: settings of that page that show them.
     """
 
     question: str
@@ -105,11 +105,11 @@ def four_questions(
     """The answers for one router set.
 
     Args:
-      routers: the set.
-      gram: its canonical inner products; the nulls are of canonical routers.
-      draws: of each null. With fewer than 399 no p-value is small enough for a
-        finding among four.
-      seed: of the draws.
+        routers: the set.
+        gram: its canonical inner products; the nulls are of canonical routers.
+        draws: of each null. With fewer than 399 no p-value is small enough for a
+            finding among four.
+        seed: of the draws.
     """
     similarity = layer_similarity(gram, "cka")
     asked = [

@@ -47,14 +47,14 @@ class BranchSupport:
     """The branches of a tree with their bootstrap support, beside that of unrelated layers.
 
     Attributes:
-      members: which layers each branch holds.
-      support: share of resampled trees that have the branch. The last branch, of all
-        layers, is in every tree: not a number.
-      unrelated: support of branches of trees of unrelated layers, all of them together.
-      level: 95 % quantile of `unrelated`; not a number when there are none.
-      draws: resampled trees, of this set and of each unrelated one.
-      sets: unrelated sets.
-      seed: of the random numbers.
+        members: which layers each branch holds.
+        support: share of resampled trees that have the branch. The last branch, of all
+            layers, is in every tree: not a number.
+        unrelated: support of branches of trees of unrelated layers, all of them together.
+        level: 95 % quantile of `unrelated`; not a number when there are none.
+        draws: resampled trees, of this set and of each unrelated one.
+        sets: unrelated sets.
+        seed: of the random numbers.
     """
 
     members: Bool[np.ndarray, "merge layer"]
@@ -183,14 +183,14 @@ def branch_support(
     unrelated layers stay below.
 
     Args:
-      columns: of the view that the tree was made of, as `RouterSet.columns` gives them.
-      tree: from `lens.clustering.trees.layer_tree`, of this view and metric.
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-      draws: resampled trees, of this set and of each unrelated one.
-      seed: of the random numbers.
+        columns: of the view that the tree was made of, as `RouterSet.columns` gives them.
+        tree: from `lens.clustering.trees.layer_tree`, of this view and metric.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        draws: resampled trees, of this set and of each unrelated one.
+        seed: of the random numbers.
 
     Raises:
-      LensError: unknown metric, or a number of draws that cannot be asked for.
+        LensError: unknown metric, or a number of draws that cannot be asked for.
     """
     check_support_draws(draws)
     members = branches(tree.linkage)

@@ -44,11 +44,11 @@ class TrustNull:
     """Trustworthiness of a map beside that of maps of unrelated layers.
 
     Attributes:
-      value: of the map.
-      mean, low, high: of maps of unrelated layers: mean, least and largest value.
-      random: of points at random places, on average.
-      p: share of unrelated maps at least as trustworthy.
-      draws, seed: of the unrelated layers.
+        value: of the map.
+        mean, low, high: of maps of unrelated layers: mean, least and largest value.
+        random: of points at random places, on average.
+        p: share of unrelated maps at least as trustworthy.
+        draws, seed: of the unrelated layers.
     """
 
     value: float
@@ -66,16 +66,16 @@ class MapStability:
     """How alike maps of different seeds are.
 
     Attributes:
-      seeds: of the maps.
-      disparity: Procrustes disparity between two maps, mean over pairs: 0 the same map
-        up to shift, turn, mirror image and scale, 1 nothing in common.
-      disparity_chance: the same when the layers of one map are shuffled.
-      overlap: nearest neighbours that two maps share, as a part of those that either
-        has (Jaccard), mean over layers and pairs: 1 the same neighbours, 0 none.
-      overlap_chance: the same for neighbours at random, exactly.
-      neighbours: how many neighbours count.
-      p: share of shuffles with as little disparity, the largest over pairs of maps.
-      draws: shuffles of each pair.
+        seeds: of the maps.
+        disparity: Procrustes disparity between two maps, mean over pairs: 0 the same map
+            up to shift, turn, mirror image and scale, 1 nothing in common.
+        disparity_chance: the same when the layers of one map are shuffled.
+        overlap: nearest neighbours that two maps share, as a part of those that either
+            has (Jaccard), mean over layers and pairs: 1 the same neighbours, 0 none.
+        overlap_chance: the same for neighbours at random, exactly.
+        neighbours: how many neighbours count.
+        p: share of shuffles with as little disparity, the largest over pairs of maps.
+        draws: shuffles of each pair.
     """
 
     seeds: tuple[int, ...]
@@ -109,11 +109,11 @@ def trust_null(
     """Trustworthiness of a map, beside maps of unrelated layers with the same settings.
 
     Args:
-      routers: the set of the map.
-      gram: its inner products, in the view of the map.
-      found: the map, from `lens.clustering.maps.layer_map`.
-      draws: unrelated sets; by default 99, of t-SNE and UMAP 19.
-      seed: of the unrelated layers.
+        routers: the set of the map.
+        gram: its inner products, in the view of the map.
+        found: the map, from `lens.clustering.maps.layer_map`.
+        draws: unrelated sets; by default 99, of t-SNE and UMAP 19.
+        seed: of the unrelated layers.
     """
     settings = dict(found.settings)
     metric = settings.pop("metric", CLASSIC)
@@ -154,10 +154,10 @@ def map_stability(
     """A map made again with the seeds that follow, and how alike the maps are.
 
     Args:
-      make: the map of a seed, by a method that has one.
-      seed: the first.
-      seeds: how many maps.
-      draws: shuffles of the layers of one map of each pair, for chance.
+        make: the map of a seed, by a method that has one.
+        seed: the first.
+        seeds: how many maps.
+        draws: shuffles of the layers of one map of each pair, for chance.
     """
     maps = [make(seed + i) for i in range(seeds)]
     if maps[0].method not in SEEDED:

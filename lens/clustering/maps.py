@@ -29,14 +29,14 @@ class LayerMap:
     """A map of the layers, and how far to trust it.
 
     Attributes:
-      points: one for each layer. Only their distances mean something, and for
-        t-SNE and UMAP only the small ones.
-      explained: share of the variance along each dimension; None for t-SNE and
-        UMAP, which have no such thing.
-      trustworthiness: whether neighbours on the map are neighbours in truth:
-        1 is all of them, about 0.5 is none.
-      method: an entry of `METHODS`.
-      settings: everything that the points depend on besides the routers.
+        points: one for each layer. Only their distances mean something, and for
+            t-SNE and UMAP only the small ones.
+        explained: share of the variance along each dimension; None for t-SNE and
+            UMAP, which have no such thing.
+        trustworthiness: whether neighbours on the map are neighbours in truth:
+            1 is all of them, about 0.5 is none.
+        method: an entry of `METHODS`.
+        settings: everything that the points depend on besides the routers.
     """
 
     points: Float[np.ndarray, "layer dim"]
@@ -61,21 +61,21 @@ def layer_map(
     """Layers placed so that those whose routers are alike lie close.
 
     Args:
-      routers: the set; "pca" and the metric "classic" read its raw weights.
-      gram: all inner products, in the view to be mapped.
-      method: "mds" (classical scaling of the metric's distances; deterministic),
-        "pca" (the classic one, of raw routers flattened and standardised: depends
-        on expert labels), "tsne" or "umap" of the metric's distances.
-      metric: an id of `LAYER_METRICS`, or "classic": Euclidean distances of raw
-        routers flattened and standardised.
-      dims: 2 or 3.
-      seed: for t-SNE and UMAP.
-      perplexity: for t-SNE; by default 30, and never above (L − 1) / 3.
-      neighbours: for UMAP, at most L − 1.
-      min_dist: for UMAP.
+        routers: the set; "pca" and the metric "classic" read its raw weights.
+        gram: all inner products, in the view to be mapped.
+        method: "mds" (classical scaling of the metric's distances; deterministic),
+            "pca" (the classic one, of raw routers flattened and standardised: depends
+            on expert labels), "tsne" or "umap" of the metric's distances.
+        metric: an id of `LAYER_METRICS`, or "classic": Euclidean distances of raw
+            routers flattened and standardised.
+        dims: 2 or 3.
+        seed: for t-SNE and UMAP.
+        perplexity: for t-SNE; by default 30, and never above (L − 1) / 3.
+        neighbours: for UMAP, at most L − 1.
+        min_dist: for UMAP.
 
     Raises:
-      LensError: a setting is out of range, or there are fewer than 4 layers.
+        LensError: a setting is out of range, or there are fewer than 4 layers.
     """
     n = gram.n_layers
     if method not in METHODS:

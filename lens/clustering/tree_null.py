@@ -50,18 +50,18 @@ class GroupNull:
     """How compact the groups of a tree are, for every number of groups, beside chance.
 
     Attributes:
-      k: numbers of groups.
-      silhouette: of the tree cut into k groups.
-      mean, low, high: of unrelated layers: mean, 2.5 % and 97.5 % quantile.
-      p: share of unrelated sets whose cut into k groups is at least as compact.
-      p_any: the same, with all k looked at together (maximum statistic): below 5 %
-        for any k in one of twenty unrelated sets.
-      cophenetic: of the tree; not a number with 2 layers.
-      cophenetic_band: its mean, 2.5 % and 97.5 % quantile by chance.
-      cophenetic_p: share of unrelated sets whose tree keeps its distances as well.
-      draws: unrelated sets that were clustered.
-      seed: of the random numbers.
-      method: what was drawn, for people.
+        k: numbers of groups.
+        silhouette: of the tree cut into k groups.
+        mean, low, high: of unrelated layers: mean, 2.5 % and 97.5 % quantile.
+        p: share of unrelated sets whose cut into k groups is at least as compact.
+        p_any: the same, with all k looked at together (maximum statistic): below 5 %
+            for any k in one of twenty unrelated sets.
+        cophenetic: of the tree; not a number with 2 layers.
+        cophenetic_band: its mean, 2.5 % and 97.5 % quantile by chance.
+        cophenetic_p: share of unrelated sets whose tree keeps its distances as well.
+        draws: unrelated sets that were clustered.
+        seed: of the random numbers.
+        method: what was drawn, for people.
     """
 
     k: Int[np.ndarray, " k"]
@@ -153,11 +153,11 @@ def unrelated_distances(
     L / (d_model · E).
 
     Args:
-      gram: inner products of the set.
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-      draws: how many.
-      seed: of the random numbers.
-      moments: `pair_moments` of the same set and metric, if known already.
+        gram: inner products of the set.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        draws: how many.
+        seed: of the random numbers.
+        moments: `pair_moments` of the same set and metric, if known already.
     """
     n = gram.n_layers
     moments = moments or pair_moments(gram, metric)
@@ -283,14 +283,14 @@ def group_null(
     """Silhouettes of a tree for every number of groups, beside those of unrelated layers.
 
     Args:
-      gram: inner products of the view that the tree was made of.
-      tree: from `lens.clustering.trees.layer_tree`, of this gram and metric.
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-      draws: unrelated sets; each is clustered and cut in the same way.
-      seed: of the random numbers.
+        gram: inner products of the view that the tree was made of.
+        tree: from `lens.clustering.trees.layer_tree`, of this gram and metric.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        draws: unrelated sets; each is clustered and cut in the same way.
+        seed: of the random numbers.
 
     Raises:
-      LensError: unknown metric, or a number of draws that cannot be asked for.
+        LensError: unknown metric, or a number of draws that cannot be asked for.
     """
     check_draws(draws)
     moments = pair_moments(gram, metric)
@@ -306,10 +306,10 @@ class DepthAgreement:
     """Whether groups of layers are the early, middle and late thirds, beside chance.
 
     Attributes:
-      value: adjusted Rand index, see `lens.clustering.trees.depth_agreement`.
-      mean, low, high: of shuffled depths: mean, 2.5 % and 97.5 % quantile.
-      p: share of shuffled depths that agree as well.
-      draws, seed: of the shuffles.
+        value: adjusted Rand index, see `lens.clustering.trees.depth_agreement`.
+        mean, low, high: of shuffled depths: mean, 2.5 % and 97.5 % quantile.
+        p: share of shuffled depths that agree as well.
+        draws, seed: of the shuffles.
     """
 
     value: float

@@ -23,14 +23,14 @@ class LayerTree:
     """A hierarchy of layers.
 
     Attributes:
-      linkage: one merge a row, in scipy's form: two clusters, height, size.
-      order: rows of the layers from left to right, so ordered that neighbours
-        are as alike as the tree allows.
-      distances: what was clustered.
-      cophenetic: correlation between the heights at which layers meet and their
-        distances. Near 1 the tree tells what the distances say; well below 0.7
-        it doesn't. Not a number when it is undefined.
-      method: an entry of `LINKAGES`.
+        linkage: one merge a row, in scipy's form: two clusters, height, size.
+        order: rows of the layers from left to right, so ordered that neighbours
+            are as alike as the tree allows.
+        distances: what was clustered.
+        cophenetic: correlation between the heights at which layers meet and their
+            distances. Near 1 the tree tells what the distances say; well below 0.7
+            it doesn't. Not a number when it is undefined.
+        method: an entry of `LINKAGES`.
     """
 
     linkage: Float[np.ndarray, "merge 4"]
@@ -70,7 +70,7 @@ def layer_tree(gram: RouterGram, metric: str = "cka", method: str = "average") -
     its right as well.
 
     Raises:
-      LensError: unknown metric or linkage, or fewer than 2 layers.
+        LensError: unknown metric or linkage, or fewer than 2 layers.
     """
     return tree_of_distances(layer_distances(gram, metric), method)
 
@@ -102,7 +102,7 @@ def cut_tree(tree: LayerTree, k: int) -> Int[np.ndarray, " layer"]:
     Fewer than k come out only when layers are exactly equally far apart.
 
     Raises:
-      LensError: k is not between 1 and the number of layers.
+        LensError: k is not between 1 and the number of layers.
     """
     from scipy.cluster.hierarchy import fcluster
 

@@ -73,10 +73,10 @@ def write(
     """Tables, figures and the page in a folder; its other files stay.
 
     Returns:
-      Names of the files, and the reasons of what was left out.
+        Names of the files, and the reasons of what was left out.
 
     Raises:
-      LensError: the folder cannot be written.
+        LensError: the folder cannot be written.
     """
     settings = {"view": view, "metric": metric, "draws": alike.draws, "seed": alike.seed}
     about: dict[str, Any] = {

@@ -31,9 +31,9 @@ class Chain:
     """One expert followed through consecutive layers.
 
     Attributes:
-      first: row of the layer where it is born.
-      experts: its index in that layer and in each that follows.
-      scores: cosine of each of its links, one less than the experts.
+        first: row of the layer where it is born.
+        experts: its index in that layer and in each that follows.
+        scores: cosine of each of its links, one less than the experts.
     """
 
     first: int
@@ -59,16 +59,16 @@ class SignificantChains:
     """All matches between adjacent layers, and the chains of those that beat chance.
 
     Attributes:
-      partner: the expert of layer l + 1 that each expert of layer l is matched with.
-      score: cosine of the match.
-      p: share of matched cosines of unrelated layers at least as large.
-      q: the same, adjusted for all links (Benjamini–Hochberg).
-      chains: every expert of every layer is in exactly one; longest first, then
-        by the sum of its scores. Those of length 1 have no match that beats chance.
-      level: largest q that counts as beating chance.
-      null_mean, null_high: mean and 95 % quantile of the null, over all links.
-      draws: of each link's null.
-      seed: of the random numbers.
+        partner: the expert of layer l + 1 that each expert of layer l is matched with.
+        score: cosine of the match.
+        p: share of matched cosines of unrelated layers at least as large.
+        q: the same, adjusted for all links (Benjamini–Hochberg).
+        chains: every expert of every layer is in exactly one; longest first, then
+            by the sum of its scores. Those of length 1 have no match that beats chance.
+        level: largest q that counts as beating chance.
+        null_mean, null_high: mean and 95 % quantile of the null, over all links.
+        draws: of each link's null.
+        seed: of the random numbers.
     """
 
     partner: Int[np.ndarray, "link expert"]
@@ -110,11 +110,11 @@ def significant_chains(
     at level 0.05 of those called significant.
 
     Args:
-      gram: inner products, canonical.
-      draws: of each link's null; fewer with more than 8 experts, whose draws say
-        more: about 8,000 matched cosines a link are enough.
-      seed: of the draws.
-      level: false discovery rate at which a link counts.
+        gram: inner products, canonical.
+        draws: of each link's null; fewer with more than 8 experts, whose draws say
+            more: about 8,000 matched cosines a link are enough.
+        seed: of the draws.
+        level: false discovery rate at which a link counts.
     """
     n_layers, n_experts = gram.n_layers, gram.n_experts
     draws = max(19, min(check_draws(draws), -(-ENOUGH // n_experts)))

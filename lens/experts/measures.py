@@ -20,19 +20,19 @@ class ExpertMeasures:
     """One number for every expert of every layer, several times over.
 
     Attributes:
-      norm: L2 norm of the router column. Logits grow with it.
-      variance: variance of the column's weights (classic).
-      l1_l2: L1 norm over L2 norm. √d when all weights are equally large, 1 when
-        a single one is all; Gaussian weights give √(2d/π).
-      breadth: probability of being selected under an isotropic prior.
-      max_similarity: largest cosine with an expert of another layer; not a
-        number when there is no other layer.
-      cross_layer_variance: variance over layers of each weight of expert k,
-        averaged over d_model (classic). Treats equal labels as one expert,
-        which they are not.
-      breadth_method: how `breadth` was computed.
-      baselines: chance levels by name of the measure, where one exists: what a
-        router of independent Gaussian weights gives.
+        norm: L2 norm of the router column. Logits grow with it.
+        variance: variance of the column's weights (classic).
+        l1_l2: L1 norm over L2 norm. √d when all weights are equally large, 1 when
+            a single one is all; Gaussian weights give √(2d/π).
+        breadth: probability of being selected under an isotropic prior.
+        max_similarity: largest cosine with an expert of another layer; not a
+            number when there is no other layer.
+        cross_layer_variance: variance over layers of each weight of expert k,
+            averaged over d_model (classic). Treats equal labels as one expert,
+            which they are not.
+        breadth_method: how `breadth` was computed.
+        baselines: chance levels by name of the measure, where one exists: what a
+            router of independent Gaussian weights gives.
     """
 
     norm: Float[np.ndarray, "layer expert"]
@@ -56,9 +56,9 @@ def expert_measures(
     one classic measure that takes such an average says so.
 
     Args:
-      routers: the set.
-      gram: its Gram matrix in the same view.
-      view: "canonical" or "raw".
+        routers: the set.
+        gram: its Gram matrix in the same view.
+        view: "canonical" or "raw".
     """
     d_model, n_experts, n_layers = gram.d_model, gram.n_experts, gram.n_layers
     squares = np.einsum("lee->le", gram.own)

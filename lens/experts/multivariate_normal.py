@@ -35,15 +35,15 @@ def normal_below(
     becomes periodic, and shifted at random. Source: Genz, 1992.
 
     Args:
-      covariance: positive definite.
-      bounds: in the units of y.
-      points: of the lattice.
-      shifts: random shifts of the lattice.
-      seed: of the shifts.
+        covariance: positive definite.
+        bounds: in the units of y.
+        points: of the lattice.
+        shifts: random shifts of the lattice.
+        seed: of the shifts.
 
     Returns:
-      The probabilities by each shift: their mean is the answer, their spread says
-      how good it is.
+        The probabilities by each shift: their mean is the answer, their spread says
+        how good it is.
     """
     n_cases, n_dims = bounds.shape
     unit = 1 / np.sqrt(np.einsum("cii->ci", covariance))

@@ -33,10 +33,10 @@ class Breadth:
     """Probability of being selected, with how it was computed.
 
     Attributes:
-      probability: sums to `top_k` over the experts of a layer.
-      method: for people: "orthant probabilities" or "sample of …".
-      error: largest standard error of a value, from the spread between shifts of
-        the points (orthants) or between batches (sample).
+        probability: sums to `top_k` over the experts of a layer.
+        method: for people: "orthant probabilities" or "sample of …".
+        error: largest standard error of a value, from the spread between shifts of
+            the points (orthants) or between batches (sample).
     """
 
     probability: Float[np.ndarray, "layer expert"]
@@ -212,15 +212,15 @@ def breadth(
     fixed seed. The two agree to 0.002.
 
     Args:
-      gram: all inner products; canonical, to be exact about the formula.
-      top_k: experts a token.
-      method: "auto" as above, or one of the two.
-      biases: added to the logits when experts are chosen. Relative to logits of
-        a residual stream with unit variance, so only meaningful where the view
-        is canonical and norm scales are known.
+        gram: all inner products; canonical, to be exact about the formula.
+        top_k: experts a token.
+        method: "auto" as above, or one of the two.
+        biases: added to the logits when experts are chosen. Relative to logits of
+            a residual stream with unit variance, so only meaningful where the view
+            is canonical and norm scales are known.
 
     Raises:
-      LensError: `top_k` is out of range, or orthants are asked for where they can't be.
+        LensError: `top_k` is out of range, or orthants are asked for where they can't be.
     """
     n_experts = gram.n_experts
     if not 1 <= top_k <= n_experts:

@@ -26,12 +26,12 @@ class WithinLayers:
     """Cosines between the router columns of each layer, and their null.
 
     Attributes:
-      cosines: of all pairs of a layer.
-      p: two-sided: share of unrelated pairs at least as far from the baseline.
-      q: the same, adjusted for the pairs of the layer (Benjamini–Hochberg).
-      baseline: mean of the null: −1 / (E − 1) in the canonical view, 0 in the raw one.
-      sd: spread of the null, close to 1 / √d.
-      draws, seed: of the null.
+        cosines: of all pairs of a layer.
+        p: two-sided: share of unrelated pairs at least as far from the baseline.
+        q: the same, adjusted for the pairs of the layer (Benjamini–Hochberg).
+        baseline: mean of the null: −1 / (E − 1) in the canonical view, 0 in the raw one.
+        sd: spread of the null, close to 1 / √d.
+        draws, seed: of the null.
     """
 
     cosines: Float[np.ndarray, "layer expert expert"]
@@ -54,10 +54,10 @@ def within_layers(
     is in, and those of the others, away from the baseline: that counts as a finding.
 
     Args:
-      gram: inner products of the view.
-      view: "canonical" or "raw".
-      draws: routers drawn; fewer with many experts, whose draws hold more pairs.
-      seed: of the draws.
+        gram: inner products of the view.
+        view: "canonical" or "raw".
+        draws: routers drawn; fewer with many experts, whose draws hold more pairs.
+        seed: of the draws.
     """
     n_experts = gram.n_experts
     pairs = np.triu_indices(n_experts, 1)

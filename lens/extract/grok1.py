@@ -30,15 +30,15 @@ def extract_routers(
     parameter it holds. bfloat16 values become the same float32 values.
 
     Args:
-      path: the folder that holds `ckpt-0`, or `ckpt-0` itself; without a
-        `config.json` beside it the checkpoint is taken to be Grok-1.
-      norms: whether to read the norm scales too; without them the canonical
-        routers lack their diagonal, and the set says that they are unknown.
-      progress: told about every file.
+        path: the folder that holds `ckpt-0`, or `ckpt-0` itself; without a
+            `config.json` beside it the checkpoint is taken to be Grok-1.
+        norms: whether to read the norm scales too; without them the canonical
+            routers lack their diagonal, and the set says that they are unknown.
+        progress: told about every file.
 
     Raises:
-      LensError: a layer is missing, a file is damaged, of another shape or dtype,
-        foreign, or not finite, or two layers have the same router.
+        LensError: a layer is missing, a file is damaged, of another shape or dtype,
+            foreign, or not finite, or two layers have the same router.
     """
     try:
         return _extract(open_checkpoint(path), norms, progress)

@@ -41,11 +41,11 @@ class Fetched:
     """Files of a checkpoint in the cache.
 
     Attributes:
-      folder: holds `ckpt-0`, of which only these files are there; None where byte ranges
-        were read and nothing is kept.
-      repository, revision: where they are from; the revision is a commit.
-      n_files: how many; None likewise.
-      n_bytes: of the files, or of the ranges.
+        folder: holds `ckpt-0`, of which only these files are there; None where byte ranges
+            were read and nothing is kept.
+        repository, revision: where they are from; the revision is a commit.
+        n_files: how many; None likewise.
+        n_bytes: of the files, or of the ranges.
     """
 
     folder: Path | None
@@ -67,18 +67,19 @@ def extract_from_hub(
     """The routers of a model on the Hub: Grok-1's format, or safetensors files.
 
     Args:
-      repository: "owner/name".
-      revision: a branch, tag or commit.
-      norms: whether to read the norm scales too (14.2 instead of 12.6 MB of Grok-1).
-      top_k, score: of safetensors, see `lens.extract.safetensors`.
-      progress: told in bytes, of safetensors in tensors.
+        repository: "owner/name".
+        revision: a branch, tag or commit.
+        norms: whether to read the norm scales too (14.2 instead of 12.6 MB of Grok-1).
+        top_k, score: of safetensors, see `lens.extract.safetensors`.
+        progress: told in bytes, of safetensors in tensors.
 
     Returns:
-      The router set, whose source names the repository and the whole commit, and what was fetched.
+        The router set, whose source names the repository and the whole commit, and what was
+        fetched.
 
     Raises:
-      LensError: no connection, no such repository, revision or file, no permission, files of
-        another size than expected, a full disk, or what extraction refuses.
+        LensError: no connection, no such repository, revision or file, no permission, files of
+            another size than expected, a full disk, or what extraction refuses.
     """
     with explained(repository, revision):
         hub = commit_of(repository, revision)
@@ -115,7 +116,7 @@ def fetch_routers(
     """Fetches the router files of a checkpoint, and its norms, into the Hub's cache.
 
     Raises:
-      LensError: see `extract_from_hub`.
+        LensError: see `extract_from_hub`.
     """
     with explained(repository, revision):
         hub = commit_of(repository, revision)

@@ -41,20 +41,20 @@ def extract_safetensors(
     """The routers of a model in safetensors files, by the number of its layers.
 
     Args:
-      path: a folder with the model's files, or one file.
-      norms: whether to read the scales of the norms before the routers too, where the
-        config names a family whose norm is known.
-      top_k: experts a token, instead of what the `config.json` beside the files says.
-      score: "softmax" or "sigmoid", likewise; where nothing says it, sigmoid if biases
-        are added to gates, else softmax, and the set's source says that it was assumed.
-      progress: told about every tensor.
+        path: a folder with the model's files, or one file.
+        norms: whether to read the scales of the norms before the routers too, where the
+            config names a family whose norm is known.
+        top_k: experts a token, instead of what the `config.json` beside the files says.
+        score: "softmax" or "sigmoid", likewise; where nothing says it, sigmoid if biases
+            are added to gates, else softmax, and the set's source says that it was assumed.
+        progress: told about every tensor.
 
     Returns:
-      The router set, and the number of bytes that were read.
+        The router set, and the number of bytes that were read.
 
     Raises:
-      LensError: files are missing or damaged, no known layout fits, or what they hold
-        disagrees with the config.
+        LensError: files are missing or damaged, no known layout fits, or what they hold
+            disagrees with the config.
     """
     files = FolderFiles(Path(path))
     return extract_model(files, norms=norms, top_k=top_k, score=score, progress=progress)

@@ -32,7 +32,7 @@ def figure_png(
     """The figure as PNG on white, `scale` times its size on screen.
 
     Args:
-      note: names and values kept in the file as JSON, in an iTXt chunk.
+        note: names and values kept in the file as JSON, in an iTXt chunk.
     """
     image = vl_convert.vegalite_to_png(_exported(chart), vl_version=VEGA_LITE, scale=scale)
     return image if note is None else _with_text_chunk(image, _json(note))
@@ -42,7 +42,7 @@ def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = Non
     """The figure as SVG text on white.
 
     Args:
-      note: names and values kept in the file as JSON, in its metadata element.
+        note: names and values kept in the file as JSON, in its metadata element.
     """
     text = _renumbered(vl_convert.vegalite_to_svg(_exported(chart), vl_version=VEGA_LITE))
     text = text.replace('font-family="sans-serif"', f'font-family="{FONTS}"')

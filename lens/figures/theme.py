@@ -137,7 +137,7 @@ def diverging(
     """Blue below the middle, orange above it; the middle is the chance level.
 
     Args:
-      constant: spreads values up to about this far from 0 (a symmetric log scale).
+        constant: spreads values up to about this far from 0 (a symmetric log scale).
     """
     low, high = domain
     inside = middle if low < middle < high else (low + high) / 2
@@ -196,9 +196,9 @@ def outlined(base: alt.Chart, columns: Mapping[str, Any], step: float) -> list[a
     """Outlines of cells in the encoding of `base`: white over black, so they show on any colour.
 
     Args:
-      base: a chart with the places of cells and nothing else encoded.
-      columns: the cells to outline, in the fields of `base`.
-      step: side of a cell in pixels; narrow cells get thin lines.
+        base: a chart with the places of cells and nothing else encoded.
+        columns: the cells to outline, in the fields of `base`.
+        step: side of a cell in pixels; narrow cells get thin lines.
     """
     rings = base.properties(data=embed(columns))
     black, white = (4.0, 1.8) if step >= 14 else (2.6, 1.2)

@@ -31,13 +31,13 @@ class Interval:
     """A similarity with its bootstrap interval.
 
     Attributes:
-      value: the similarity itself.
-      low, high: ends of the interval.
-      bias: by how much resampling raises the value on average. Similarities that
-        sum squares are raised by about their chance level; it has been taken off
-        the interval, which therefore may lie below the value.
-      level: share of resampled values inside.
-      draws, seed: of the resampling.
+        value: the similarity itself.
+        low, high: ends of the interval.
+        bias: by how much resampling raises the value on average. Similarities that
+            sum squares are raised by about their chance level; it has been taken off
+            the interval, which therefore may lie below the value.
+        level: share of resampled values inside.
+        draws, seed: of the resampling.
     """
 
     value: float
@@ -77,17 +77,17 @@ def pair_interval(
     often as its level says, except where it lies at an end of the metric's range.
 
     Args:
-      columns: of the view to be compared, as `RouterSet.columns` gives them.
-      a: row of the first layer.
-      b: row of the second.
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`; the sum of all weights
-        counts as 0, as it is in the canonical view.
-      draws: how often coordinates are taken anew.
-      seed: of the resampling.
-      level: share of resampled values inside.
+        columns: of the view to be compared, as `RouterSet.columns` gives them.
+        a: row of the first layer.
+        b: row of the second.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`; the sum of all weights
+            counts as 0, as it is in the canonical view.
+        draws: how often coordinates are taken anew.
+        seed: of the resampling.
+        level: share of resampled values inside.
 
     Raises:
-      LensError: no such metric, layer, level or number of draws.
+        LensError: no such metric, layer, level or number of draws.
     """
     check_metric(metric)
     check_draws(draws)

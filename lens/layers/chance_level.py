@@ -26,8 +26,8 @@ def unrelated_pairs(
     """Blocks of inner products of pairs of unrelated routers.
 
     Returns:
-      Each first router with itself, each second with itself, first with second:
-      three arrays [draw, expert, expert].
+        Each first router with itself, each second with itself, first with second:
+        three arrays [draw, expert, expert].
     """
     grams = gaussian_grams(np.random.default_rng(seed), draws, d_model, 2 * n_experts)
     first, second = slice(None, n_experts), slice(n_experts, None)
@@ -77,14 +77,14 @@ def chance_level(
     it by themselves; `lens.routers.gram.effective_dimension` says whether to expect so.
 
     Args:
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-      d_model: length of the router columns.
-      n_experts: experts a layer.
-      draws: pairs drawn.
-      seed: of the random numbers.
-      norm: Frobenius norm of a typical router in this view; only "euclidean" depends
-        on it. By default that of weights with variance 1.
-      view: "canonical" or "raw".
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        d_model: length of the router columns.
+        n_experts: experts a layer.
+        draws: pairs drawn.
+        seed: of the random numbers.
+        norm: Frobenius norm of a typical router in this view; only "euclidean" depends
+            on it. By default that of weights with variance 1.
+        view: "canonical" or "raw".
     """
     samples = chance_samples(metric, d_model, n_experts, draws, seed, norm, view)
     method = "pairs of independent Gaussian routers"

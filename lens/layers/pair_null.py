@@ -40,14 +40,14 @@ class LayerNull:
     """All pairs of layers against what unrelated ones give.
 
     Attributes:
-      metric: id of the similarity.
-      mean, sd: of the null of each pair; not a number on the diagonal.
-      z: similarity less the mean, over the spread: how many spreads beyond chance.
-      p: share of unrelated pairs at least as alike, see `lens.stats.p_values.tail_p`.
-      q: the same, adjusted for all pairs being looked at (Benjamini–Hochberg).
-      draws: how many there were, of each pair (rotation) or of the set (permutation).
-      seed: of the random numbers.
-      method: what was drawn, for people.
+        metric: id of the similarity.
+        mean, sd: of the null of each pair; not a number on the diagonal.
+        z: similarity less the mean, over the spread: how many spreads beyond chance.
+        p: share of unrelated pairs at least as alike, see `lens.stats.p_values.tail_p`.
+        q: the same, adjusted for all pairs being looked at (Benjamini–Hochberg).
+        draws: how many there were, of each pair (rotation) or of the set (permutation).
+        seed: of the random numbers.
+        method: what was drawn, for people.
     """
 
     metric: str
@@ -102,14 +102,14 @@ def layer_null(
     which at most one in twenty is expected to be there by chance.
 
     Args:
-      gram: inner products of the view to be compared.
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-      draws: random rotations of each pair. Metrics that match experts do it anew in each.
-      seed: of the rotations.
-      progress: told about every layer that is done.
+        gram: inner products of the view to be compared.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        draws: random rotations of each pair. Metrics that match experts do it anew in each.
+        seed: of the rotations.
+        progress: told about every layer that is done.
 
     Raises:
-      LensError: unknown metric, or a number of draws that cannot be asked for.
+        LensError: unknown metric, or a number of draws that cannot be asked for.
     """
     check_draws(draws)
     similarity = layer_similarity(gram, metric)
@@ -215,10 +215,10 @@ def permutation_null(
     those units.
 
     Args:
-      gram: inner products of the view to be compared.
-      sets: draws, from `lens.routers.shuffled_coordinates.permuted_sets`.
-      against: the rotation null of the same set and metric.
-      seed: the one that `sets` was made with, to be kept with the result.
+        gram: inner products of the view to be compared.
+        sets: draws, from `lens.routers.shuffled_coordinates.permuted_sets`.
+        against: the rotation null of the same set and metric.
+        seed: the one that `sets` was made with, to be kept with the result.
     """
     metric = against.metric
     similarity = layer_similarity(gram, metric)

@@ -18,10 +18,10 @@ class RankingChange:
     """How far two rankings of the same items agree.
 
     Attributes:
-      top: how many of the largest were compared.
-      kept: how many of them are among the largest in both.
-      same_first: whether the largest of all is the same item.
-      tau: Kendall's τ of all items: 1 the same order, 0 unrelated orders.
+        top: how many of the largest were compared.
+        kept: how many of them are among the largest in both.
+        same_first: whether the largest of all is the same item.
+        tau: Kendall's τ of all items: 1 the same order, 0 unrelated orders.
     """
 
     top: int

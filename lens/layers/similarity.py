@@ -27,12 +27,12 @@ class LayerMetric:
     """One way to say how alike two layers are, and how to read it.
 
     Attributes:
-      id: name in links and in code.
-      label: name for people.
-      formula: as plain text.
-      reading: what a value means, what leaves it unchanged, where chance lies.
-      domain: smallest and largest value; the same for every data set.
-      diverging: whether 0 separates two kinds of likeness.
+        id: name in links and in code.
+        label: name for people.
+        formula: as plain text.
+        reading: what a value means, what leaves it unchanged, where chance lies.
+        domain: smallest and largest value; the same for every data set.
+        diverging: whether 0 separates two kinds of likeness.
     """
 
     id: str
@@ -192,14 +192,14 @@ def layer_similarity(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray,
     `LAYER_METRICS[metric].reading`.
 
     Args:
-      gram: all inner products, of the view to be compared.
-      metric: an id of `LAYER_METRICS`.
+        gram: all inner products, of the view to be compared.
+        metric: an id of `LAYER_METRICS`.
 
     Returns:
-      A symmetric matrix with ones on the diagonal.
+        A symmetric matrix with ones on the diagonal.
 
     Raises:
-      LensError: there is no such metric.
+        LensError: there is no such metric.
     """
     prepare, compare = _METRICS[check_metric(metric)]
     if metric == "principal_angles" and gram.held is None:
@@ -306,7 +306,7 @@ def expert_correlation(gram: RouterGram) -> Float[np.ndarray, "layer expert expe
     reading and same baseline as `expert_cosine`.
 
     Raises:
-      LensError: a column is constant, so that its correlation is undefined.
+        LensError: a column is constant, so that its correlation is undefined.
     """
     covariance = gram.own - gram.sums[:, :, None] * gram.sums[:, None, :] / gram.d_model
     variance = np.einsum("lee->le", covariance)
@@ -330,15 +330,15 @@ class AdjacentLayers:
     """Each layer beside the next.
 
     Attributes:
-      pairs: rows of the two layers.
-      similarity: by the metric asked for.
-      change_l2: Frobenius norm of the difference of their columns, expert k
-        against expert k.
-      classic_transitions: whether the similarity differs from the pair before
-        by more than twice the spread of such differences. In pure noise this
-        rule marks about 4.6 % of the pairs, 2.8 of 62: it is no test.
-      non_adjacent_mean: mean similarity of all pairs that are not neighbours;
-        not a number with fewer than 3 layers.
+        pairs: rows of the two layers.
+        similarity: by the metric asked for.
+        change_l2: Frobenius norm of the difference of their columns, expert k
+            against expert k.
+        classic_transitions: whether the similarity differs from the pair before
+            by more than twice the spread of such differences. In pure noise this
+            rule marks about 4.6 % of the pairs, 2.8 of 62: it is no test.
+        non_adjacent_mean: mean similarity of all pairs that are not neighbours;
+            not a number with fewer than 3 layers.
     """
 
     pairs: Int[np.ndarray, "pair 2"]
@@ -376,15 +376,15 @@ class LayerPair:
     """Two layers, expert by expert.
 
     Attributes:
-      a: row of the first layer.
-      b: row of the second.
-      cosines: expert of a against expert of b.
-      partner: b's expert that each expert of a is matched with.
-      matched: cosine of each match.
-      angles: cosines of the principal angles between the spans of the two
-        routers, largest first: n_experts - 1 of them in the canonical view.
-        Each lies between 0 (orthogonal) and 1 (a shared direction).
-      cka: CKA of the two layers.
+        a: row of the first layer.
+        b: row of the second.
+        cosines: expert of a against expert of b.
+        partner: b's expert that each expert of a is matched with.
+        matched: cosine of each match.
+        angles: cosines of the principal angles between the spans of the two
+            routers, largest first: n_experts - 1 of them in the canonical view.
+            Each lies between 0 (orthogonal) and 1 (a shared direction).
+        cka: CKA of the two layers.
     """
 
     a: int

@@ -23,14 +23,14 @@ class Transitions:
     """The change of similarity from each adjacent pair of layers to the next.
 
     Attributes:
-      change: similarity of a pair less that of the pair before; not a number for
-        the first pair. Below 0 is a drop.
-      p: probability that unrelated layers give so large a change, up or down,
-        anywhere in the series (max-statistic, so already for all pairs together).
-      threshold: the change that 5 % of series of unrelated layers exceed somewhere.
-      classic: |Δ| > 2σ of the series itself. It marks 2.8 of 62 pairs in pure noise.
-      found: marked by the classic rule, and beyond the threshold.
-      draws, seed: of the null.
+        change: similarity of a pair less that of the pair before; not a number for
+            the first pair. Below 0 is a drop.
+        p: probability that unrelated layers give so large a change, up or down,
+            anywhere in the series (max-statistic, so already for all pairs together).
+        threshold: the change that 5 % of series of unrelated layers exceed somewhere.
+        classic: |Δ| > 2σ of the series itself. It marks 2.8 of 62 pairs in pure noise.
+        found: marked by the classic rule, and beyond the threshold.
+        draws, seed: of the null.
     """
 
     change: Float[np.ndarray, " pair"]
@@ -57,10 +57,10 @@ def transitions(
     by the classic rule.
 
     Args:
-      gram: inner products of the view to be compared.
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-      draws: series drawn.
-      seed: of the draws.
+        gram: inner products of the view to be compared.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        draws: series drawn.
+        seed: of the draws.
     """
     adjacent = adjacent_layers(gram, metric)
     change = np.diff(adjacent.similarity, prepend=np.nan)

@@ -36,10 +36,10 @@ class LabelLoad:
     """Load of every expert in the traces of each label.
 
     Attributes:
-      share: of the label's (token, choice) assignments.
-      low, high: interval over traces; not a number where a label has one trace.
-      n_traces, n_tokens: of each label.
-      level: of the interval.
+        share: of the label's (token, choice) assignments.
+        low, high: interval over traces; not a number where a label has one trace.
+        n_traces, n_tokens: of each label.
+        level: of the interval.
     """
 
     share: Float[np.ndarray, "group layer expert"]
@@ -84,16 +84,16 @@ class LabelTest:
     """Whether the labels differ in the experts they use, and which experts they use more.
 
     Attributes:
-      test: mutual information of label and expert in nats, by layer, with its null.
-      entropy: H(expert) by layer, in nats.
-      lift: load under a label over the load in all traces; not a number for an unused one.
-      difference: load under a label less the load under all others.
-      p: two-sided p-values of the differences.
-      q: over all labels, layers and experts, after Benjamini and Hochberg.
-      smallest_p: the smallest p-value that so many traces can give.
-      load: of each label.
-      draws, seed: of the permutations.
-      note: what to keep in mind; may be empty.
+        test: mutual information of label and expert in nats, by layer, with its null.
+        entropy: H(expert) by layer, in nats.
+        lift: load under a label over the load in all traces; not a number for an unused one.
+        difference: load under a label less the load under all others.
+        p: two-sided p-values of the differences.
+        q: over all labels, layers and experts, after Benjamini and Hochberg.
+        smallest_p: the smallest p-value that so many traces can give.
+        load: of each label.
+        draws, seed: of the permutations.
+        note: what to keep in mind; may be empty.
     """
 
     test: AgainstChance
@@ -117,11 +117,11 @@ def check_labels(
     """Refuses labels that cannot be compared.
 
     Args:
-      things: what is labelled, for people.
-      advice: what to do about it.
+        things: what is labelled, for people.
+        advice: what to do about it.
 
     Raises:
-      LensError: fewer than two labels, or a label with fewer than two traces.
+        LensError: fewer than two labels, or a label with fewer than two traces.
     """
     few = [
         f"{label} ({n})"
@@ -148,7 +148,7 @@ def label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> 
     length or in their first tokens, part of the difference is due to that.
 
     Raises:
-      LensError: fewer than two labels, or a label with fewer than two traces.
+        LensError: fewer than two labels, or a label with fewer than two traces.
     """
     check_labels(folder)
     checked_draws(draws)

@@ -34,10 +34,10 @@ class PromptList:
     """Prompts in their order.
 
     Attributes:
-      texts: the prompts.
-      labels: one each; "all" where the source has none.
-      form: what they were read as.
-      columns: names of the source's columns or keys; empty for lines.
+        texts: the prompts.
+        labels: one each; "all" where the source has none.
+        form: what they were read as.
+        columns: names of the source's columns or keys; empty for lines.
     """
 
     texts: tuple[str, ...]
@@ -68,15 +68,15 @@ def read_prompts(
     """The prompts of a text or of a file's bytes (UTF-8, or UTF-16 with its mark).
 
     Args:
-      form: what the source is; None finds out: a line that starts with a brace makes JSON
-        lines, a first line that names a column prompt or text makes CSV, all else is lines.
-      label_column: column or key of the labels; None takes label, domain, category, class
-        or topic where there is one.
-      where: name of the file, for messages.
+        form: what the source is; None finds out: a line that starts with a brace makes JSON
+            lines, a first line that names a column prompt or text makes CSV, all else is lines.
+        label_column: column or key of the labels; None takes label, domain, category, class
+            or topic where there is one.
+        where: name of the file, for messages.
 
     Raises:
-      LensError: it is no text, empty, too large, or a line of it cannot be used; nothing
-        is left out silently.
+        LensError: it is no text, empty, too large, or a line of it cannot be used; nothing
+            is left out silently.
     """
     where = f"{plain(where, 80)}, " if where else ""
     text = _decoded(source, where)

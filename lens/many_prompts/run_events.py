@@ -23,13 +23,13 @@ def ask(run: Run, statement: str, **values: Any) -> dict[str, np.ndarray]:
     """The columns of the answer, by name.
 
     Args:
-      statement: SQL; `$routing`, `$tokens` and `$prompts` stand for the run's files, as in
-        `FROM read_parquet($routing)`.
-      values: what the statement's other parameters stand for.
+        statement: SQL; `$routing`, `$tokens` and `$prompts` stand for the run's files, as in
+            `FROM read_parquet($routing)`.
+        values: what the statement's other parameters stand for.
 
     Raises:
-      NoRunError: the run was deleted meanwhile.
-      LensError: it has no events yet, or its files cannot be read.
+        NoRunError: the run was deleted meanwhile.
+        LensError: it has no events yet, or its files cannot be read.
     """
     import duckdb
 

@@ -37,7 +37,7 @@ def run_zip(run: Run) -> bytes:
     """The run for keeps; texts of cells that a spreadsheet would run begin with a quote.
 
     Raises:
-      LensError: the run has been deleted, is not whole, or is too large for one download.
+        LensError: the run has been deleted, is not whole, or is too large for one download.
     """
     size = sum(_size(file) for file in _files(run))
     if size > MOST_BYTES:

@@ -27,18 +27,18 @@ class Run:
     """What is known of a run.
 
     Attributes:
-      id: unguessable; who has it may look at the run.
-      owner: SHA-256 of the owner's key.
-      created, changed: seconds since 1970.
-      model_name, dtype: what was to run the prompts.
-      n_experts: of each of its layers.
-      model_sha256: of the routers that ran them; empty until known.
-      by_label: prompts of each label.
-      n_prompts: prompts in all.
-      n_tokens, tokens_done: tokens in all and so far; 0 until known.
-      status: running, finished, failed, cancelled, or stopped (its writer has ended).
-      problem: why it failed.
-      folder: of the run.
+        id: unguessable; who has it may look at the run.
+        owner: SHA-256 of the owner's key.
+        created, changed: seconds since 1970.
+        model_name, dtype: what was to run the prompts.
+        n_experts: of each of its layers.
+        model_sha256: of the routers that ran them; empty until known.
+        by_label: prompts of each label.
+        n_prompts: prompts in all.
+        n_tokens, tokens_done: tokens in all and so far; 0 until known.
+        status: running, finished, failed, cancelled, or stopped (its writer has ended).
+        problem: why it failed.
+        folder: of the run.
     """
 
     id: str

@@ -26,11 +26,11 @@ def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
     Router logits are not kept by a run: `moments` is empty and `entropies` are not a number.
 
     Args:
-      skip: leave out so many first tokens of each prompt, which behave unlike the others.
-        Prompts that have no more tokens are left out too.
+        skip: leave out so many first tokens of each prompt, which behave unlike the others.
+            Prompts that have no more tokens are left out too.
 
     Raises:
-      LensError: the files are not whole, too large to compare, or nothing is left.
+        LensError: the files are not whole, too large to compare, or nothing is left.
     """
     prompts = ask(run, "SELECT prompt, label, n_tokens FROM read_parquet($prompts) ORDER BY prompt")
     lengths = prompts["n_tokens"].astype(int)
@@ -122,7 +122,7 @@ def run_label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED)
     """`lens.many_prompts.label_tests.label_test` of a run: labels permuted over its prompts.
 
     Raises:
-      LensError: fewer than two labels, or a label with fewer than two prompts.
+        LensError: fewer than two labels, or a label with fewer than two prompts.
     """
     check_labels(folder, "prompts", "Label the prompts, or add some.")
     tested = label_test(folder, draws=draws, seed=seed)

@@ -55,14 +55,14 @@ class RunStore:
     """The runs in a folder.
 
     Args:
-      folder: where; None takes GROK_LENS_RUNS, else a folder beside the caches.
-      keep_days: runs older than that are cleared; 0 keeps them for ever. None takes
-        GROK_LENS_KEEP_DAYS, else 30.
-      runs_of_one: most runs that one owner may have.
-      max_bytes: no run is begun while all together are larger.
+        folder: where; None takes GROK_LENS_RUNS, else a folder beside the caches.
+        keep_days: runs older than that are cleared; 0 keeps them for ever. None takes
+            GROK_LENS_KEEP_DAYS, else 30.
+        runs_of_one: most runs that one owner may have.
+        max_bytes: no run is begun while all together are larger.
 
     Raises:
-      LensError: the retention in the environment is no number of days.
+        LensError: the retention in the environment is no number of days.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RunStore:
         """A new run, to be written by the caller alone.
 
         Raises:
-          LensError: the owner has too many, the store is full or cannot be written.
+            LensError: the owner has too many, the store is full or cannot be written.
         """
         _checked_owner(owner)
         own = self.runs_of(owner)
@@ -132,7 +132,7 @@ class RunStore:
         """An unfinished run, to go on with.
 
         Raises:
-          LensError: it is not the owner's, is finished, or somebody writes it.
+            LensError: it is not the owner's, is finished, or somebody writes it.
         """
         run = self._owned(run_id, owner)
         if run.status == "finished":
@@ -162,7 +162,7 @@ class RunStore:
         """The run of an id.
 
         Raises:
-          NoRunError: there is none, or no longer.
+            NoRunError: there is none, or no longer.
         """
         run = read_run(self._folder_of(run_id))
         if run is None or self._expired(run, time.time()):
@@ -182,7 +182,7 @@ class RunStore:
         """Remove a run at once and for good; a writer at work notices and ends.
 
         Raises:
-          LensError: it is not the owner's.
+            LensError: it is not the owner's.
         """
         self._remove(self._owned(run_id, owner).folder)
 
@@ -266,9 +266,9 @@ class Writing:
     """The right to write a run, held until one of its ends: finish, fail, cancel.
 
     Attributes:
-      run: as last noted.
-      prompts: what to run.
-      events: the folder for the collection.
+        run: as last noted.
+        prompts: what to run.
+        events: the folder for the collection.
     """
 
     def __init__(self, run: Run, prompts: PromptList, lock: FileLock) -> None:
@@ -284,7 +284,7 @@ class Writing:
         """Note how far it is, at most twice a second.
 
         Raises:
-          NoRunError: the run was deleted meanwhile.
+            NoRunError: the run was deleted meanwhile.
         """
         if not (self.run.folder / RECORD).is_file():
             raise NoRunError("The run was deleted while it went on.")
@@ -345,7 +345,7 @@ def kept_days() -> float:
     """Days that runs are kept: GROK_LENS_KEEP_DAYS, else 30; 0 is for ever.
 
     Raises:
-      LensError: the variable holds something else.
+        LensError: the variable holds something else.
     """
     text = os.environ.get(KEEP_VARIABLE, "").strip()
     try:

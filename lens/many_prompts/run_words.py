@@ -32,17 +32,17 @@ class Words:
     """Which token ids an expert takes more often than by chance.
 
     Attributes:
-      tokens, pieces: the ids that were tested, the most frequent first.
-      occurrences: of each id.
-      count: occurrences that chose the expert.
-      size: tokens that chose the expert.
-      n_tokens: tokens in all.
-      expected: mean of the count by chance, see `word_lift`.
-      lift: count / expected; chance is 1; not a number where nothing is expected.
-      p: of as many occurrences or more.
-      q: over all layers, experts and words, after Benjamini and Hochberg.
-      within: what tokens were shuffled within: the run, a label's prompts, a prompt.
-      skip: first tokens of each prompt that were left out.
+        tokens, pieces: the ids that were tested, the most frequent first.
+        occurrences: of each id.
+        count: occurrences that chose the expert.
+        size: tokens that chose the expert.
+        n_tokens: tokens in all.
+        expected: mean of the count by chance, see `word_lift`.
+        lift: count / expected; chance is 1; not a number where nothing is expected.
+        p: of as many occurrences or more.
+        q: over all layers, experts and words, after Benjamini and Hochberg.
+        within: what tokens were shuffled within: the run, a label's prompts, a prompt.
+        skip: first tokens of each prompt that were left out.
     """
 
     tokens: Int[np.ndarray, " word"]
@@ -87,13 +87,13 @@ def word_lift(
     independent, which neighbours are not: mind from how many prompts a word comes.
 
     Args:
-      within: what tokens are shuffled within.
-      skip: leave out so many first tokens of each prompt.
-      least: occurrences from which on an id is tested.
-      most: ids that are tested, the most frequent ones.
+        within: what tokens are shuffled within.
+        skip: leave out so many first tokens of each prompt.
+        least: occurrences from which on an id is tested.
+        most: ids that are tested, the most frequent ones.
 
     Raises:
-      LensError: no id occurs so often, or the files cannot be read.
+        LensError: no id occurs so often, or the files cannot be read.
     """
     words = ask(
         run,
@@ -190,12 +190,12 @@ class Occurrence:
     """A token that an expert took, where it stood.
 
     Attributes:
-      prompt, position: where.
-      label: of the prompt.
-      token, piece: what.
-      gate: of the expert, a probability.
-      slot: 0 where it was the first choice.
-      before, after: the pieces around it.
+        prompt, position: where.
+        label: of the prompt.
+        token, piece: what.
+        gate: of the expert, a probability.
+        slot: 0 where it was the first choice.
+        before, after: the pieces around it.
     """
 
     prompt: int
@@ -223,13 +223,13 @@ def strongest(
     """The tokens that an expert took with the highest gates, each with what stands around it.
 
     Args:
-      layer, expert: by their places.
-      of_one: of one token id at most so many, unless `token` asks for that one alone.
-      context: pieces before and after.
-      token: this id alone.
+        layer, expert: by their places.
+        of_one: of one token id at most so many, unless `token` asks for that one alone.
+        context: pieces before and after.
+        token: this id alone.
 
     Raises:
-      LensError: the files cannot be read.
+        LensError: the files cannot be read.
     """
     found = ask(
         run,

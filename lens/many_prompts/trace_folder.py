@@ -42,19 +42,19 @@ class TraceFolder:
     """What is kept of many traces of one model.
 
     Attributes:
-      names: of the traces, as files or as given.
-      labels: different labels, in order.
-      label_of: for each trace the number of its label.
-      tokens: ids of all tokens, trace after trace.
-      trace_of: for each token the number of its trace.
-      experts: chosen by each token.
-      n_experts: experts of a layer.
-      counts: (token, choice) assignments that each expert received, by trace.
-      pairs: tokens that chose both experts, by label; see `lens.traces.coselection`.
-      moments: of the router logits, by label.
-      margins: mean margin, by trace, in logits.
-      entropies: mean entropy of the gates, by trace, in nats.
-      model_sha256: identity of the routers that made them all.
+        names: of the traces, as files or as given.
+        labels: different labels, in order.
+        label_of: for each trace the number of its label.
+        tokens: ids of all tokens, trace after trace.
+        trace_of: for each token the number of its trace.
+        experts: chosen by each token.
+        n_experts: experts of a layer.
+        counts: (token, choice) assignments that each expert received, by trace.
+        pairs: tokens that chose both experts, by label; see `lens.traces.coselection`.
+        moments: of the router logits, by label.
+        margins: mean margin, by trace, in logits.
+        entropies: mean entropy of the gates, by trace, in nats.
+        model_sha256: identity of the routers that made them all.
     """
 
     names: tuple[str, ...]
@@ -103,14 +103,14 @@ def load_folder(
     """All traces (.npz) of a folder and of its subfolders, one level down.
 
     Args:
-      path: the folder.
-      labels: a CSV file with the columns file and label, or JSON lines with these keys,
-        naming files relative to the folder. Without it the names of subfolders are the
-        labels; traces beside subfolders are refused then, for they would have none.
-      progress: called with traces read, traces in all, and the next name.
+        path: the folder.
+        labels: a CSV file with the columns file and label, or JSON lines with these keys,
+            naming files relative to the folder. Without it the names of subfolders are the
+            labels; traces beside subfolders are refused then, for they would have none.
+        progress: called with traces read, traces in all, and the next name.
 
     Raises:
-      LensError: no traces, too many, not of one model, or labels that do not fit.
+        LensError: no traces, too many, not of one model, or labels that do not fit.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -138,7 +138,7 @@ def gather(traces: Iterable[tuple[str, str, Trace]]) -> TraceFolder:
     """What is kept of traces that come one by one, each with its name and its label.
 
     Raises:
-      LensError: none, too many, or not of one model: the message lists the groups.
+        LensError: none, too many, or not of one model: the message lists the groups.
     """
     kept = _Kept()
     for name, label, trace in traces:
@@ -297,10 +297,10 @@ def read_labels(source: str | os.PathLike[str] | bytes) -> dict[str, str]:
     """Labels by file name, from a CSV with the columns file and label or from JSON lines.
 
     Args:
-      source: a path, or the bytes of such a file.
+        source: a path, or the bytes of such a file.
 
     Raises:
-      LensError: it cannot be read, a column is missing, or a file is named twice.
+        LensError: it cannot be read, a column is missing, or a file is named twice.
     """
     if isinstance(source, bytes):
         where, content = "the file of labels", source

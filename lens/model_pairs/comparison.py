@@ -44,27 +44,27 @@ class Comparison:
     """Layers of A beside layers of B, in one residual stream.
 
     Attributes:
-      metric: id of the similarity of layers.
-      pairs: rows (of A, of B) of the layers that have the same number, in order.
-      similarity: of those pairs.
-      low, high: 95 % bootstrap interval of it over coordinates.
-      z, p, q: against both layers turned at random (rotation null); q over the pairs.
-      partner: the expert of B that each expert of A is matched with.
-      cosine: of each match.
-      expert_p, expert_q: of each match, matched anew in every draw; q over all.
-      norm_ratio: length of B's column over that of A's.
-      breadth_change: selection probability in B less that in A.
-      breadth_null: ends of the middle 95 % of the largest change between as many pairs
-        of random routers of this shape; None where weights do not decide the breadth.
-      relabelled: whether some expert's match has another index.
-      same: whether all matches are the same direction to rounding.
-      all_similarity: of every layer of A with every layer of B.
-      all_q: their q-values, over all pairs.
-      alignment: the layer of B that each layer of A corresponds to under the
-        assignment with the largest total similarity; -1 for none.
-      draws, seed: of the nulls of layers.
-      expert_draws: of those of experts, each of all experts of a layer.
-      bootstrap_draws: of the intervals.
+        metric: id of the similarity of layers.
+        pairs: rows (of A, of B) of the layers that have the same number, in order.
+        similarity: of those pairs.
+        low, high: 95 % bootstrap interval of it over coordinates.
+        z, p, q: against both layers turned at random (rotation null); q over the pairs.
+        partner: the expert of B that each expert of A is matched with.
+        cosine: of each match.
+        expert_p, expert_q: of each match, matched anew in every draw; q over all.
+        norm_ratio: length of B's column over that of A's.
+        breadth_change: selection probability in B less that in A.
+        breadth_null: ends of the middle 95 % of the largest change between as many pairs
+            of random routers of this shape; None where weights do not decide the breadth.
+        relabelled: whether some expert's match has another index.
+        same: whether all matches are the same direction to rounding.
+        all_similarity: of every layer of A with every layer of B.
+        all_q: their q-values, over all pairs.
+        alignment: the layer of B that each layer of A corresponds to under the
+            assignment with the largest total similarity; -1 for none.
+        draws, seed: of the nulls of layers.
+        expert_draws: of those of experts, each of all experts of a layer.
+        bootstrap_draws: of the intervals.
     """
 
     metric: str
@@ -111,13 +111,13 @@ class Structure:
     """What the layers of each set have in common with each other, compared over depth.
 
     Attributes:
-      correlation: of the CKA matrices' entries, layers paired by relative depth.
-      p: share of random pairings of the layers that correlate at least as well (Mantel).
-      n_layers: layers compared; fewer than 4 cannot be.
-      same: whether both sets have as many layers, and all similarities between them and
-        all layers' own spectra (up to scale) are the same to rounding.
-      dimensions: effective dimension of A and of B, and how many columns each has.
-      draws, seed: of the pairings.
+        correlation: of the CKA matrices' entries, layers paired by relative depth.
+        p: share of random pairings of the layers that correlate at least as well (Mantel).
+        n_layers: layers compared; fewer than 4 cannot be.
+        same: whether both sets have as many layers, and all similarities between them and
+            all layers' own spectra (up to scale) are the same to rounding.
+        dimensions: effective dimension of A and of B, and how many columns each has.
+        draws, seed: of the pairings.
     """
 
     correlation: float
@@ -159,15 +159,15 @@ def compare_routers(
     whatever their numbers: where layers were inserted it shows how the rest moved.
 
     Args:
-      a: the first set.
-      b: the second, of the same width and number of experts.
-      view: "canonical" or "raw".
-      metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-      draws: of each null; fewer where matching many experts takes long.
-      seed: of the draws.
+        a: the first set.
+        b: the second, of the same width and number of experts.
+        view: "canonical" or "raw".
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        draws: of each null; fewer where matching many experts takes long.
+        seed: of the draws.
 
     Raises:
-      LensError: the directions of the two sets cannot be compared.
+        LensError: the directions of the two sets cannot be compared.
     """
     reason = why_not_directions(a, b)
     if reason is not None:
@@ -284,10 +284,10 @@ def compare_structure(
     more than chance, which smooth change with depth alone already makes it.
 
     Args:
-      a, b: the sets.
-      view: "canonical" or "raw".
-      draws: random pairings.
-      seed: of the pairings.
+        a, b: the sets.
+        view: "canonical" or "raw".
+        draws: random pairings.
+        seed: of the pairings.
     """
     check_draws(draws)
     grams = [router_gram(routers, view) for routers in (a, b)]

@@ -25,13 +25,13 @@ class Profile:
     """One quantity of the layers of two sets, over relative depth.
 
     Attributes:
-      name: of the quantity.
-      a, b: its values, layer by layer of each set.
-      correlation: of both at the same relative depths; not a number where one of them
-        is the same in all layers, or has fewer than 4.
-      p: share of random orders of B's layers that correlate as strongly, either way.
-      q: adjusted for all profiles (Benjamini–Hochberg).
-      draws, seed: of the orders.
+        name: of the quantity.
+        a, b: its values, layer by layer of each set.
+        correlation: of both at the same relative depths; not a number where one of them
+            is the same in all layers, or has fewer than 4.
+        p: share of random orders of B's layers that correlate as strongly, either way.
+        q: adjusted for all profiles (Benjamini–Hochberg).
+        draws, seed: of the orders.
     """
 
     name: str
@@ -60,10 +60,10 @@ def depth_profiles(
     sets already beats: p says that both change alike with depth, not why.
 
     Args:
-      a, b: the sets.
-      view: "canonical" or "raw".
-      draws: random orders.
-      seed: of the orders.
+        a, b: the sets.
+        view: "canonical" or "raw".
+        draws: random orders.
+        seed: of the orders.
     """
     check_draws(draws)
     first, second = (_quantities(routers, view) for routers in (a, b))

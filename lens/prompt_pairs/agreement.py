@@ -25,15 +25,15 @@ class Agreement:
     """The experts that aligned tokens of two texts have in common.
 
     Attributes:
-      shared: share of each token's experts that its counterpart has too; not a number where
-        there is none.
-      partner: place of the counterpart in the second text, -1 for none.
-      common_start: tokens before the first change of the text. A causal model does the same
-        with them in both, so they are left out of the test.
-      compared: pairs in the test.
-      even: what even, independent choices share on average, K / E.
-      test: mean of `shared` over the pairs by layer, beside pairs put together at random;
-        None where fewer than four are left.
+        shared: share of each token's experts that its counterpart has too; not a number where
+            there is none.
+        partner: place of the counterpart in the second text, -1 for none.
+        common_start: tokens before the first change of the text. A causal model does the same
+            with them in both, so they are left out of the test.
+        compared: pairs in the test.
+        even: what even, independent choices share on average, K / E.
+        test: mean of `shared` over the pairs by layer, beside pairs put together at random;
+            None where fewer than four are left.
     """
 
     shared: Float[np.ndarray, "layer token"]
@@ -55,7 +55,7 @@ def agreement(first: Trace, second: Trace, *, draws: int = DRAWS, seed: int = SE
     as independent, which neighbours are not.
 
     Raises:
-      LensError: models of other shapes, or texts too long to align.
+        LensError: models of other shapes, or texts too long to align.
     """
     shapes = [trace.router_logits.shape for trace in (first, second)]
     if shapes[0][::2] != shapes[1][::2]:

@@ -27,9 +27,9 @@ class Alignment:
     """Two texts side by side.
 
     Attributes:
-      first: the place in the first text, -1 where the pair has a token of the second alone.
-      second: the place in the second text, -1 likewise.
-      kind: index into `KINDS`.
+        first: the place in the first text, -1 where the pair has a token of the second alone.
+        second: the place in the second text, -1 likewise.
+        kind: index into `KINDS`.
     """
 
     first: Int[np.ndarray, " pair"]
@@ -82,11 +82,11 @@ def align(first: Int[np.ndarray, " token"], second: Int[np.ndarray, " other"]) -
     part of the state, as Gotoh (1982) has it for gaps.
 
     Args:
-      first: ids of the first text; any whole numbers.
-      second: ids of the second.
+        first: ids of the first text; any whole numbers.
+        second: ids of the second.
 
     Raises:
-      LensError: not one axis of whole numbers, or more than 2,048 tokens.
+        LensError: not one axis of whole numbers, or more than 2,048 tokens.
     """
     first, second = _checked(first, "first"), _checked(second, "second")
     if (len(second), second.tolist()) < (len(first), first.tolist()):

@@ -27,12 +27,12 @@ class Fading:
     """Experts that the same tokens keep, by how long the texts have been alike.
 
     Attributes:
-      distance: same tokens since the last change, 1 for the first one after it.
-      kept: share of experts in common, mean over layers.
-      correlation: Spearman's, of both; above 0 the texts' routing comes together again.
-      low, high: the limits that hold one more draw in 95 of 100 cases.
-      p: two-sided.
-      draws, seed, method: of the null.
+        distance: same tokens since the last change, 1 for the first one after it.
+        kept: share of experts in common, mean over layers.
+        correlation: Spearman's, of both; above 0 the texts' routing comes together again.
+        low, high: the limits that hold one more draw in 95 of 100 cases.
+        p: two-sided.
+        draws, seed, method: of the null.
     """
 
     distance: Int[np.ndarray, " pair"]
@@ -62,7 +62,7 @@ def fading(runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = 
     A text that ends in easier tokens looks the same: this is one pair of texts.
 
     Raises:
-      LensError: fewer than eight tokens, or no two that differ in distance or in experts kept.
+        LensError: fewer than eight tokens, or no two that differ in distance or in experts kept.
     """
     from scipy.stats import rankdata
 

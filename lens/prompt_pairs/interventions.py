@@ -36,7 +36,7 @@ def overlap(base: RoutedTokens, changed: RoutedTokens) -> Float[np.ndarray, "lay
     K / E on average.
 
     Raises:
-      LensError: the runs are of different shapes.
+        LensError: the runs are of different shapes.
     """
     a, b = np.asarray(base.experts), np.asarray(changed.experts)
     if a.shape[:2] != b.shape[:2]:
@@ -62,9 +62,9 @@ class AmongOthers:
     """One expert's effect beside the same intervention on the others of its layer.
 
     Attributes:
-      value: of the expert.
-      others: of the others.
-      p: (1 + number of others at least as large) / (1 + number of others).
+        value: of the expert.
+        others: of the others.
+        p: (1 + number of others at least as large) / (1 + number of others).
     """
 
     value: float
@@ -81,7 +81,7 @@ def among_others(value: float, others: Float[np.ndarray, " other"]) -> AmongOthe
     """Where an effect stands among those of the layer's other experts.
 
     Raises:
-      LensError: there are no others.
+        LensError: there are no others.
     """
     others = np.asarray(others, dtype=np.float64)
     if others.size == 0:
@@ -143,13 +143,13 @@ class SameTokens:
     """The change without an expert beside that without another expert of the same tokens.
 
     Attributes:
-      value: mean change a token without the expert.
-      instead: the same without the other one.
-      low, high: the limits of 95 % of the differences value - instead with flipped signs.
-      p: share of flipped signs whose difference is as far from 0.
-      smallest_p: the smallest that so few blocks can give.
-      n_blocks, block: neighbouring tokens share a sign.
-      draws, seed: of the signs; exact: the draws are all there are.
+        value: mean change a token without the expert.
+        instead: the same without the other one.
+        low, high: the limits of 95 % of the differences value - instead with flipped signs.
+        p: share of flipped signs whose difference is as far from 0.
+        smallest_p: the smallest that so few blocks can give.
+        n_blocks, block: neighbouring tokens share a sign.
+        draws, seed: of the signs; exact: the draws are all there are.
     """
 
     value: float
@@ -183,7 +183,7 @@ def beside_same_tokens(
     more; say that share beside it.
 
     Raises:
-      LensError: the changes are of different tokens, or of none.
+        LensError: the changes are of different tokens, or of none.
     """
     change, instead = np.asarray(change, np.float64), np.asarray(instead, np.float64)
     if change.shape != instead.shape or change.ndim != 1 or change.size == 0:
@@ -218,11 +218,11 @@ class EffectAndUse:
     """How far the effects of a sweep follow how much the experts are used.
 
     Attributes:
-      correlation: Spearman's, within layers: ranks of both among the layer's experts, all
-        layers together. 1 when the most used expert of every layer matters most.
-      low, high: what holds 95 % of the draws.
-      p: share of draws at least as large.
-      draws, seed: of the null, which relabels the experts of each layer.
+        correlation: Spearman's, within layers: ranks of both among the layer's experts, all
+            layers together. 1 when the most used expert of every layer matters most.
+        low, high: what holds 95 % of the draws.
+        p: share of draws at least as large.
+        draws, seed: of the null, which relabels the experts of each layer.
     """
 
     correlation: float
@@ -245,7 +245,7 @@ def effect_and_use(
     Use is any number for each expert, such as its `weight` or its share of assignments.
 
     Raises:
-      LensError: the shapes differ, or a layer has fewer than two experts.
+        LensError: the shapes differ, or a layer has fewer than two experts.
     """
     from scipy.stats import rankdata
 
@@ -301,9 +301,9 @@ class Carried:
     """How much of the difference between two prompts each layer carries, and where.
 
     Attributes:
-      largest: the largest recovered share of a layer over positions [N].
-      position: where it is, index into the positions [N].
-      control: what the control recovers in the same place [N].
+        largest: the largest recovered share of a layer over positions [N].
+        position: where it is, index into the positions [N].
+        control: what the control recovers in the same place [N].
     """
 
     largest: Float[np.ndarray, " layer"]
@@ -320,7 +320,7 @@ def carried(
     put there does as much.
 
     Raises:
-      LensError: the two prompts do not differ in the metric, so there is nothing to recover.
+        LensError: the two prompts do not differ in the metric, so there is nothing to recover.
     """
     if not np.isfinite(recovered).all():
         raise LensError(

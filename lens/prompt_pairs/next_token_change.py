@@ -75,14 +75,14 @@ class NextTokenChange:
     """Change of the next-token distribution after each compared token.
 
     Attributes:
-      pairs: the aligned pairs.
-      low, high: bounds of the total variation.
-      likeliest: whether the likeliest next token is another one.
-      value: mean of `low` over the pairs.
-      mean, mean_low, mean_high: the same for tokens of the two runs put together anew, with
-        the limits that hold one more draw in 95 of 100 cases.
-      p: share of the draws with as little change, the value counted as one of them.
-      draws, seed, method: of that null.
+        pairs: the aligned pairs.
+        low, high: bounds of the total variation.
+        likeliest: whether the likeliest next token is another one.
+        value: mean of `low` over the pairs.
+        mean, mean_low, mean_high: the same for tokens of the two runs put together anew, with
+            the limits that hold one more draw in 95 of 100 cases.
+        p: share of the draws with as little change, the value counted as one of them.
+        draws, seed, method: of that null.
     """
 
     pairs: Int[np.ndarray, " pair"]
@@ -115,11 +115,11 @@ def next_token_change(
     they have the same token; by chance it is what two unrelated places of them do not share.
 
     Args:
-      runs: what is compared.
-      first, second: the traces with their candidates.
+        runs: what is compared.
+        first, second: the traces with their candidates.
 
     Raises:
-      LensError: nothing to compare, or traces without candidates.
+        LensError: nothing to compare, or traces without candidates.
     """
     if min(first.candidates.shape[1], second.candidates.shape[1]) == 0 or len(runs.pairs) == 0:
         raise LensError(
@@ -164,10 +164,10 @@ class Expected:
     """Next tokens of two runs at one place, the likeliest of either first.
 
     Attributes:
-      ids: of the tokens.
-      pieces: their texts.
-      before, after: probabilities; not a number where a trace does not list the token.
-      most_before, most_after: the largest that an unlisted token can have.
+        ids: of the tokens.
+        pieces: their texts.
+        before, after: probabilities; not a number where a trace does not list the token.
+        most_before, most_after: the largest that an unlisted token can have.
     """
 
     ids: Int[np.ndarray, " candidate"]
@@ -190,10 +190,10 @@ def expected_tokens(
     """What both runs expect after a place of each.
 
     Args:
-      first, second: traces with candidates.
-      place, other: the token in the first run and in the second.
-      piece_of: texts of ids; ids that none of them has are named by number.
-      most: tokens to list.
+        first, second: traces with candidates.
+        place, other: the token in the first run and in the second.
+        piece_of: texts of ids; ids that none of them has are named by number.
+        most: tokens to list.
     """
     lists = [
         dict(zip(run.candidates[at].tolist(), run.candidate_probs[at].tolist(), strict=True))

@@ -40,12 +40,12 @@ class Paired:
     """Two runs and which of their tokens belong together.
 
     Attributes:
-      first, second: the runs.
-      alignment: of their tokens.
-      pairs: the pairs that are compared, in order.
-      common_start: pairs left out because nothing differs up to there.
-      changed_layers: rows whose routers an intervention changes in the second run. A difference
-        there is made, not found, so nothing is tested in them.
+        first, second: the runs.
+        alignment: of their tokens.
+        pairs: the pairs that are compared, in order.
+        common_start: pairs left out because nothing differs up to there.
+        changed_layers: rows whose routers an intervention changes in the second run. A difference
+            there is made, not found, so nothing is tested in them.
     """
 
     first: RoutedTokens
@@ -85,14 +85,14 @@ def paired(
     """Two runs whose same tokens are to be compared.
 
     Args:
-      first, second: of models of one shape.
-      alignment: of their tokens.
-      leave_out_start: pairs before the first change of the text are not compared; False where
-        one run was made under an intervention, which may change every token.
-      changed_layers: rows of the layers where that intervention is.
+        first, second: of models of one shape.
+        alignment: of their tokens.
+        leave_out_start: pairs before the first change of the text are not compared; False where
+            one run was made under an intervention, which may change every token.
+        changed_layers: rows of the layers where that intervention is.
 
     Raises:
-      LensError: the runs have other layers or experts, or the alignment is of other texts.
+        LensError: the runs have other layers or experts, or the alignment is of other texts.
     """
     shapes = [run.router_logits.shape for run in (first, second)]
     if shapes[0][::2] != shapes[1][::2]:
@@ -133,10 +133,10 @@ def difference(runs: Paired, what: str) -> Float[np.ndarray, "layer pair"]:
     """A quantity of the first run less that of the second; not a number where tokens differ.
 
     Args:
-      what: "margin", "lead", "entropy" or "top1_prob".
+        what: "margin", "lead", "entropy" or "top1_prob".
 
     Raises:
-      LensError: another name; or a quantity that this model does not have.
+        LensError: another name; or a quantity that this model does not have.
     """
     if what not in QUANTITIES:
         raise LensError(f"Difference: found '{what:.40}'; expected one of {', '.join(QUANTITIES)}.")

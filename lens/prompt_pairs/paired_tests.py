@@ -33,7 +33,7 @@ def blocks_of(n: int, block: int) -> Int[np.ndarray, " pair"]:
     """The block of each of n neighbouring pairs.
 
     Raises:
-      LensError: the block length is below 1 or above 512.
+        LensError: the block length is below 1 or above 512.
     """
     if not 1 <= block <= MAX_BLOCK:
         raise LensError(f"Block: found {block} tokens; expected 1 to {MAX_BLOCK}.")
@@ -81,13 +81,13 @@ class DifferenceTest:
     """Whether a quantity differs between two runs, by layer and over all.
 
     Attributes:
-      test: mean difference by layer, first less second, with its null; q is not a number in
-        layers without any difference and in changed ones.
-      p: over all other layers together.
-      n_pairs, n_blocks, block: how many tokens were compared, in how many blocks.
-      smallest_p: the smallest p-value that so few blocks can give.
-      neighbours: correlation of the differences of neighbouring tokens, mean over layers; not
-        a number where it cannot be told.
+        test: mean difference by layer, first less second, with its null; q is not a number in
+            layers without any difference and in changed ones.
+        p: over all other layers together.
+        n_pairs, n_blocks, block: how many tokens were compared, in how many blocks.
+        smallest_p: the smallest p-value that so few blocks can give.
+        neighbours: correlation of the differences of neighbouring tokens, mean over layers; not
+            a number where it cannot be told.
     """
 
     test: AgainstChance
@@ -119,13 +119,13 @@ def difference_test(
     reached at all. A p-value speaks of such tokens in these two texts.
 
     Args:
-      runs: what is compared.
-      what: see `difference`.
-      block: neighbouring pairs that share a sign.
-      draws, seed: of the signs.
+        runs: what is compared.
+        what: see `difference`.
+        block: neighbouring pairs that share a sign.
+        draws, seed: of the signs.
 
     Raises:
-      LensError: nothing to compare, an unknown quantity, or a block or draws out of bounds.
+        LensError: nothing to compare, an unknown quantity, or a block or draws out of bounds.
     """
     _asked(runs)
     values = difference(runs, what)[:, runs.pairs]
@@ -174,14 +174,14 @@ class LoadDifference:
     """Load of every expert in the compared tokens of either run.
 
     Attributes:
-      first, second: shares of the assignments.
-      difference: first less second.
-      p: two-sided; not a number for experts that no token changes to or from, and in changed
-        layers.
-      q: over all layers and experts, after Benjamini and Hochberg.
-      draws, seed: of the signs.
-      smallest_p: the smallest p-value that so few blocks can give.
-      method: what was drawn, for people.
+        first, second: shares of the assignments.
+        difference: first less second.
+        p: two-sided; not a number for experts that no token changes to or from, and in changed
+            layers.
+        q: over all layers and experts, after Benjamini and Hochberg.
+        draws, seed: of the signs.
+        smallest_p: the smallest p-value that so few blocks can give.
+        method: what was drawn, for people.
     """
 
     first: Float[np.ndarray, "layer expert"]
@@ -204,7 +204,7 @@ def load_difference(
     the runs, for whole blocks of neighbouring tokens at once.
 
     Raises:
-      LensError: nothing to compare, or a block or draws out of bounds.
+        LensError: nothing to compare, or a block or draws out of bounds.
     """
     _asked(runs)
     members = [
@@ -252,11 +252,11 @@ class AgreementTest:
     """How far the same tokens keep their experts, beside unrelated tokens of the two runs.
 
     Attributes:
-      test: mean of `kept_experts` by layer, with its null.
-      p: of the mean over all layers.
-      value, mean: over all layers, found and by chance.
-      same: share of the compared tokens with the same set of experts, by layer.
-      changed: layers and tokens with another set, over all.
+        test: mean of `kept_experts` by layer, with its null.
+        p: of the mean over all layers.
+        value, mean: over all layers, found and by chance.
+        same: share of the compared tokens with the same set of experts, by layer.
+        changed: layers and tokens with another set, over all.
     """
 
     test: AgainstChance
@@ -282,7 +282,7 @@ def agreement_test(
     token's identity matters to its routing; agreement below 1, that its context does.
 
     Raises:
-      LensError: nothing to compare, or a block or draws out of bounds.
+        LensError: nothing to compare, or a block or draws out of bounds.
     """
     _asked(runs)
     n = len(runs.pairs)

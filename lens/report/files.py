@@ -40,19 +40,19 @@ def write_folder(
     of other names that are in the folder already stay.
 
     Args:
-      folder: made if it does not exist, with its parents.
-      parts: what to write; one that raises a LensError is left out, with the reason.
-      about: what it was computed from; kept in the index and inside every image.
-      page: makes the page from what was written, what was left out, and where it lies.
-      page_file, index_file: names of the page and of the index.
-      title: of the page.
-      progress: called with parts done, parts in all, and the next name.
+        folder: made if it does not exist, with its parents.
+        parts: what to write; one that raises a LensError is left out, with the reason.
+        about: what it was computed from; kept in the index and inside every image.
+        page: makes the page from what was written, what was left out, and where it lies.
+        page_file, index_file: names of the page and of the index.
+        title: of the page.
+        progress: called with parts done, parts in all, and the next name.
 
     Returns:
-      Names of all files, and the reasons of what was left out.
+        Names of all files, and the reasons of what was left out.
 
     Raises:
-      LensError: the folder cannot be written.
+        LensError: the folder cannot be written.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():

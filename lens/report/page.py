@@ -69,10 +69,10 @@ class Entry:
     """A figure or table that was written.
 
     Attributes:
-      name: its file name without the suffix.
-      section: heading that it stands under.
-      files: names of its files.
-      title, description: of a figure, empty for a table.
+        name: its file name without the suffix.
+        section: heading that it stands under.
+        files: names of its files.
+        title, description: of a figure, empty for a table.
     """
 
     name: str
@@ -96,14 +96,14 @@ def page(
     """The page as HTML.
 
     Args:
-      title: of the page; its heading is what stands before a colon.
-      origin: what it was made from and by, below the heading.
-      facts: names and values of the header.
-      findings: sentences for each section.
-      entries: what was written, in order.
-      skipped: names of what could not be made, and why.
-      folder: where the files are.
-      answers: the four questions.
+        title: of the page; its heading is what stands before a colon.
+        origin: what it was made from and by, below the heading.
+        facts: names and values of the header.
+        findings: sentences for each section.
+        entries: what was written, in order.
+        skipped: names of what could not be made, and why.
+        folder: where the files are.
+        answers: the four questions.
     """
     sections = list(dict.fromkeys([*findings, *(entry.section for entry in entries)]))
     if answers:

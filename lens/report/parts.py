@@ -27,11 +27,11 @@ class Settings:
     """What the numbers depend on besides the data.
 
     Attributes:
-      view: "canonical" or "raw".
-      metric: id of the layer metric.
-      seed: of t-SNE and UMAP.
-      draws: of every null.
-      null_seed: of the draws.
+        view: "canonical" or "raw".
+        metric: id of the layer metric.
+        seed: of t-SNE and UMAP.
+        draws: of every null.
+        null_seed: of the draws.
     """
 
     view: str = "canonical"
@@ -46,10 +46,10 @@ class Part:
     """One figure or one table.
 
     Attributes:
-      name: its file name without the suffix.
-      make: computes it: a chart, or CSV text.
-      settings: what it depends on besides the report's settings.
-      section: heading that it stands under.
+        name: its file name without the suffix.
+        make: computes it: a chart, or CSV text.
+        settings: what it depends on besides the report's settings.
+        section: heading that it stands under.
     """
 
     name: str

@@ -24,9 +24,9 @@ def vocabulary_parts(
     """Maps of how much each expert listens, its first tokens written out, and two tables.
 
     Args:
-      readout: of these routers.
-      labels: names of the layers.
-      piece: text of a token id; ids stand for themselves without it.
+        readout: of these routers.
+        labels: names of the layers.
+        piece: text of a token id; ids stand for themselves without it.
     """
     text = piece or (lambda token: f"#{token}")
     settings = {

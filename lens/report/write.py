@@ -44,9 +44,9 @@ class Report:
     """What was written.
 
     Attributes:
-      folder: where.
-      files: names in it, the index included.
-      skipped: names of figures that could not be made, and why.
+        folder: where.
+        files: names in it, the index included.
+        skipped: names of figures that could not be made, and why.
     """
 
     folder: Path
@@ -69,16 +69,16 @@ def write_report(
     Files of other names that are in the folder already stay.
 
     Args:
-      routers: the set.
-      folder: made if it does not exist; its parent has to.
-      settings: view, metric and seed.
-      trace: adds the figures of a prompt.
-      traces: adds those of many prompts.
-      more: further parts.
-      progress: called with files done, files in all, and the next name.
+        routers: the set.
+        folder: made if it does not exist; its parent has to.
+        settings: view, metric and seed.
+        trace: adds the figures of a prompt.
+        traces: adds those of many prompts.
+        more: further parts.
+        progress: called with files done, files in all, and the next name.
 
     Raises:
-      LensError: the folder cannot be written.
+        LensError: the folder cannot be written.
     """
     settings = settings or Settings()
     check_draws(settings.draws)

@@ -31,15 +31,15 @@ class RouterGram:
     about 1e-6, far below their spread of 1/√d under chance.
 
     Attributes:
-      own: each layer's columns with each other.
-      sums: sum of each column over d_model, for Pearson correlations.
-      d_model: length of the columns.
-      held: all inner products, None above `HELD_COLUMNS` columns.
-      columns: the columns, each layer divided by its `scale`; None where the
-        products are held.
-      scale: a power of two for each layer, so that neither huge nor tiny weights
-        leave float32's range in a product; None where the products are held.
-      layer_ids: the model's numbers of the layers, for messages.
+        own: each layer's columns with each other.
+        sums: sum of each column over d_model, for Pearson correlations.
+        d_model: length of the columns.
+        held: all inner products, None above `HELD_COLUMNS` columns.
+        columns: the columns, each layer divided by its `scale`; None where the
+            products are held.
+        scale: a power of two for each layer, so that neither huge nor tiny weights
+            leave float32's range in a product; None where the products are held.
+        layer_ids: the model's numbers of the layers, for messages.
     """
 
     own: Float[np.ndarray, "layer expert expert"]
@@ -118,14 +118,14 @@ def router_gram(
     """The inner products of all router columns: the products that touch d_model.
 
     Args:
-      routers: the set.
-      view: "canonical" (what softmax can see; the default) or "raw".
-      max_columns: router columns that are compared at most.
-      held_columns: up to so many, all products are computed now and held, in
-        8 bytes times their square.
+        routers: the set.
+        view: "canonical" (what softmax can see; the default) or "raw".
+        max_columns: router columns that are compared at most.
+        held_columns: up to so many, all products are computed now and held, in
+            8 bytes times their square.
 
     Raises:
-      LensError: a column vanishes in this view, or there are too many columns.
+        LensError: a column vanishes in this view, or there are too many columns.
     """
     n_columns = routers.n_layers * routers.n_experts
     if n_columns > max_columns:
@@ -184,9 +184,9 @@ def effective_dimension(
     most of the weight, which by itself makes unrelated layers look alike.
 
     Args:
-      gram: the inner products.
-      cka: CKA of all pairs of layers, if known: it holds what tr S² needs, which
-        otherwise takes all products again where they are not held.
+        gram: the inner products.
+        cka: CKA of all pairs of layers, if known: it holds what tr S² needs, which
+            otherwise takes all products again where they are not held.
     """
     size = np.sqrt(np.einsum("lef,lef->l", gram.own, gram.own))
     total = np.einsum("lee->", gram.own)

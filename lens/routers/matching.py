@@ -23,10 +23,10 @@ class ExpertChains:
     """Experts followed through the layers, each link an optimal assignment.
 
     Attributes:
-      expert: the expert of chain c at layer l; chain c starts as expert c.
-      score: cosine of the link from layer l to layer l + 1. Compare it with
-        `lens.layers.chance_level.chance_level("matched_cosine", …)`, whose draws repeat the
-        matching: a chain exists in pure noise too, with scores a little above 0.
+        expert: the expert of chain c at layer l; chain c starts as expert c.
+        score: cosine of the link from layer l to layer l + 1. Compare it with
+            `lens.layers.chance_level.chance_level("matched_cosine", …)`, whose draws repeat the
+            matching: a chain exists in pure noise too, with scores a little above 0.
     """
 
     expert: Int[np.ndarray, "chain layer"]
@@ -114,12 +114,12 @@ def match_layers(
     with 8 experts; `lens.layers.chance_level.chance_level` gives it for any size.
 
     Args:
-      gram: all inner products.
-      a: row of the first layer.
-      b: row of the second.
+        gram: all inner products.
+        a: row of the first layer.
+        b: row of the second.
 
     Returns:
-      The partner of each expert of a, and the cosine between the two.
+        The partner of each expert of a, and the cosine between the two.
     """
     a, b = check_layer(gram, a), check_layer(gram, b)
     return assign(gram.cosine_pair(a, b))
@@ -148,15 +148,15 @@ def nearest_experts(
     """The experts whose router columns point most nearly where this one's does.
 
     Args:
-      gram: all inner products.
-      layer: row of the expert's layer.
-      expert: its index in that layer.
-      n: how many at most.
-      other_layers: leave out the expert's own layer, where cosines have
-        another baseline, -1 / (n_experts - 1) in the canonical view.
+        gram: all inner products.
+        layer: row of the expert's layer.
+        expert: its index in that layer.
+        n: how many at most.
+        other_layers: leave out the expert's own layer, where cosines have
+            another baseline, -1 / (n_experts - 1) in the canonical view.
 
     Returns:
-      (layer, expert, cosine), the largest cosine first.
+        (layer, expert, cosine), the largest cosine first.
     """
     layer = check_layer(gram, layer)
     if not 0 <= expert < gram.n_experts:

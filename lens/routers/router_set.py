@@ -57,19 +57,19 @@ class RouterSet:
     """The routers of one model, checked, read-only, with their identity.
 
     Attributes:
-      routers: the weights as the checkpoint has them; a token's router logits
-        are its normalised residual, scaled by `norm_scales`, times these.
-      norm_scales: scale of the RMSNorm that feeds each router, None if unknown.
-      layer_ids: the model's own numbers of these layers (default 0, 1, …).
-      top_k: experts a token.
-      score: what turns logits into gates.
-      biases: None for none. With softmax they are added to the logits; with sigmoid
-        to the gates while experts are chosen, and to nothing else.
-      source: where the weights came from, for people.
+        routers: the weights as the checkpoint has them; a token's router logits
+            are its normalised residual, scaled by `norm_scales`, times these.
+        norm_scales: scale of the RMSNorm that feeds each router, None if unknown.
+        layer_ids: the model's own numbers of these layers (default 0, 1, …).
+        top_k: experts a token.
+        score: what turns logits into gates.
+        biases: None for none. With softmax they are added to the logits; with sigmoid
+            to the gates while experts are chosen, and to nothing else.
+        source: where the weights came from, for people.
 
     Raises:
-      LensError: shapes disagree, a value is not finite, a column has zero norm,
-        two layers are the same, or a setting is out of its range.
+        LensError: shapes disagree, a value is not finite, a column has zero norm,
+            two layers are the same, or a setting is out of its range.
     """
 
     routers: Float[np.ndarray, "layer d_model expert"]
@@ -256,7 +256,7 @@ def kind_of_npz(source: Source) -> Literal["routers", "trace"]:
     """Whether an `.npz` holds a router set or a routing trace, by the names of its arrays.
 
     Raises:
-      LensError: it is neither, or not an `.npz`.
+        LensError: it is neither, or not an `.npz`.
     """
     with open_npz(source) as npz:
         if "routers" in npz:
@@ -277,7 +277,7 @@ def load_routers(source: Source) -> RouterSet:
     executed, and no size it declares is believed before it was checked.
 
     Raises:
-      LensError: saying where, what was found, what was expected, what to do.
+        LensError: saying where, what was found, what was expected, what to do.
     """
     with open_npz(source) as npz:
         try:
@@ -320,7 +320,7 @@ def save_routers(routers: RouterSet, path: str | os.PathLike[str]) -> None:
     """Write the set as an `.npz` that appears whole or not at all.
 
     Raises:
-      LensError: the folder is missing or cannot be written.
+        LensError: the folder is missing or cannot be written.
     """
     path = Path(path)
     arrays: dict[str, Any] = {

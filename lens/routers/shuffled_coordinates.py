@@ -31,11 +31,11 @@ def permuted_sets(
     """The set with the coordinates of every layer shuffled, again and again.
 
     Args:
-      columns: of the view to be compared, as `RouterSet.columns` gives them.
-      draws: how many.
-      seed: of the random orders.
-      layer_ids: for messages.
-      held_columns: see `lens.routers.gram.router_gram`.
+        columns: of the view to be compared, as `RouterSet.columns` gives them.
+        draws: how many.
+        seed: of the random orders.
+        layer_ids: for messages.
+        held_columns: see `lens.routers.gram.router_gram`.
     """
     rng = np.random.default_rng(seed)
     n_layers, d_model, _ = columns.shape

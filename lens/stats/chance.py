@@ -13,12 +13,12 @@ class Chance:
     """What a measure gives when there is nothing to find.
 
     Attributes:
-      mean, sd: of the draws.
-      low, high: their 2.5 % and 97.5 % quantiles.
-      q95, q99: their 95 % and 99 % quantiles.
-      draws: how many there were.
-      seed: of the random numbers.
-      method: what was drawn, for people.
+        mean, sd: of the draws.
+        low, high: their 2.5 % and 97.5 % quantiles.
+        q95, q99: their 95 % and 99 % quantiles.
+        draws: how many there were.
+        seed: of the random numbers.
+        method: what was drawn, for people.
     """
 
     mean: float

@@ -19,7 +19,7 @@ def checked_draws(draws: int) -> int:
     """The number of draws, if it is one that can be made.
 
     Raises:
-      LensError: it is below 19, so that nothing could reach p = 0.05, or huge.
+        LensError: it is below 19, so that nothing could reach p = 0.05, or huge.
     """
     if not 19 <= draws <= MAX_DRAWS:
         raise LensError(
@@ -33,8 +33,8 @@ def affordable_draws(work: float, draws: int = DRAWS, *, most: float = 3e8) -> i
     """As many draws as asked for, fewer (but at least 199) where each takes long.
 
     Args:
-      work: array elements that one draw goes through.
-      draws: asked for.
-      most: elements to go through in all.
+        work: array elements that one draw goes through.
+        draws: asked for.
+        most: elements to go through in all.
     """
     return int(max(min(draws, most / max(work, 1.0)), min(draws, 199)))

@@ -46,10 +46,10 @@ def tail_p(
     rare" and no more, and none is reported below 1e-12.
 
     Args:
-      z: the values, less the mean of their draws, over their spread.
-      skewness: third standardised moment of the draws.
-      reached: how many draws are at least as large as the value.
-      draws: how many there were.
+        z: the values, less the mean of their draws, over their spread.
+        skewness: third standardised moment of the draws.
+        reached: how many draws are at least as large as the value.
+        draws: how many there were.
     """
     from scipy.stats import pearson3
 

@@ -24,13 +24,13 @@ class AgainstChance:
     """A value of each layer and its null.
 
     Attributes:
-      value: what was measured.
-      mean: of the null's draws.
-      low, high: the limits that hold one more draw in 95 of 100 cases.
-      p: share of the draws at least as extreme, the value counted as one of them.
-      q: p-values of all layers after Benjamini and Hochberg.
-      draws, seed: of the null.
-      method: what was drawn, for people.
+        value: what was measured.
+        mean: of the null's draws.
+        low, high: the limits that hold one more draw in 95 of 100 cases.
+        p: share of the draws at least as extreme, the value counted as one of them.
+        q: p-values of all layers after Benjamini and Hochberg.
+        draws, seed: of the null.
+        method: what was drawn, for people.
     """
 
     value: Float[np.ndarray, " layer"]
@@ -64,12 +64,12 @@ def against_chance(
     """The summary of a null for each layer.
 
     Args:
-      value: what was measured.
-      drawn: the same in every draw of the null.
-      seed: of the draws.
-      method: what was drawn, for people.
-      tail: which values count as extreme: large ones, small ones, or both (twice
-        the smaller share).
+        value: what was measured.
+        drawn: the same in every draw of the null.
+        seed: of the draws.
+        method: what was drawn, for people.
+        tail: which values count as extreme: large ones, small ones, or both (twice
+            the smaller share).
     """
     value = np.asarray(value, dtype=np.float64)
     upper, lower = monte_carlo_p(value, drawn), monte_carlo_p(-value, -drawn)
@@ -94,9 +94,9 @@ def shuffled_orders(
     """A random order of the tokens; with `groups`, each token stays within its group.
 
     Args:
-      rng: source of the order.
-      n_tokens: how many.
-      groups: for each token the number of its group; equal numbers stand together.
+        rng: source of the order.
+        n_tokens: how many.
+        groups: for each token the number of its group; equal numbers stand together.
     """
     if groups is None:
         return rng.permutation(n_tokens)

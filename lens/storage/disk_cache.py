@@ -62,8 +62,8 @@ class DiskCache:
     """Arrays by kind and key, in one folder of bounded size; the least used goes first.
 
     Attributes:
-      folder: where; made when the first entry is written.
-      problem: why nothing could be kept, for people; None as long as all went well.
+        folder: where; made when the first entry is written.
+        problem: why nothing could be kept, for people; None as long as all went well.
     """
 
     def __init__(

@@ -22,11 +22,11 @@ class FileLock:
         """Take it; False where somebody else has it.
 
         Args:
-          patience: seconds to try for; those who only look hold it for an instant.
-          shared: together with others who share it; enough to see whether it is held.
+            patience: seconds to try for; those who only look hold it for an instant.
+            shared: together with others who share it; enough to see whether it is held.
 
         Raises:
-          OSError: the file cannot be opened or made.
+            OSError: the file cannot be opened or made.
         """
         if self._handle is not None:
             return True

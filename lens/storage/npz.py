@@ -48,8 +48,8 @@ class Npz:
         """The array called `name`, in native byte order and C order.
 
         Raises:
-          LensError: it is absent, holds Python objects, declares a size other
-            than it has, or cannot be decompressed. `advice` ends the message.
+            LensError: it is absent, holds Python objects, declares a size other
+                than it has, or cannot be decompressed. `advice` ends the message.
         """
         if name not in self.members:
             raise LensError(
@@ -73,7 +73,7 @@ class Npz:
         Without a `default` it has to be there.
 
         Raises:
-          LensError: as for `array`, or it holds more than one value or another kind.
+            LensError: as for `array`, or it holds more than one value or another kind.
         """
         if default is not None and name not in self.members:
             return default
@@ -142,8 +142,8 @@ def open_npz(source: Source, *, max_bytes: int = MAX_BYTES) -> Iterator[Npz]:
     """An `.npz` at a path or in a seekable binary file, with its declared sizes checked.
 
     Raises:
-      LensError: there is no such file, it is not a zip, or what it declares to
-        hold is too large, too numerous, encrypted or duplicated.
+        LensError: there is no such file, it is not a zip, or what it declares to
+            hold is too large, too numerous, encrypted or duplicated.
     """
     where = name_of(source)
     advice = "Expected an .npz written by numpy.savez or by this project."

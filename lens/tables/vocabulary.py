@@ -26,8 +26,8 @@ def tokens_csv(
     """One row for each of the most extreme tokens of every expert, or of one, at both ends.
 
     Args:
-      kept: tokens of each expert and end; all that were kept by default.
-      only: a single expert, as (layer, expert).
+        kept: tokens of each expert and end; all that were kept by default.
+        only: a single expert, as (layer, expert).
     """
     n_layers, n_experts, n_ranks = readout.top.shape
     ranks = np.arange(n_ranks if kept is None else min(kept, n_ranks))

@@ -26,12 +26,12 @@ class PartLoads:
     """Load of every expert in the prompt and in what was generated after it.
 
     Attributes:
-      prompt, generated: shares of the part's (token, choice) assignments.
-      test: half the sum over experts of |generated − prompt|, by layer, with its null.
-      overall_p: of the mean of that over layers.
-      p: two-sided, of each expert's difference.
-      q: over all layers and experts, after Benjamini and Hochberg.
-      n_prompt, n_generated: tokens.
+        prompt, generated: shares of the part's (token, choice) assignments.
+        test: half the sum over experts of |generated − prompt|, by layer, with its null.
+        overall_p: of the mean of that over layers.
+        p: two-sided, of each expert's difference.
+        q: over all layers and experts, after Benjamini and Hochberg.
+        n_prompt, n_generated: tokens.
     """
 
     prompt: Float[np.ndarray, "layer expert"]
@@ -66,7 +66,7 @@ def part_loads(trace: Trace, *, seed: int = SEED) -> PartLoads:
     blocks of 8 and shuffled, half do.
 
     Raises:
-      LensError: nothing was generated, or too few tokens for any test.
+        LensError: nothing was generated, or too few tokens for any test.
     """
     n_layers, n_tokens, n_experts = trace.router_logits.shape
     cut = min(trace.prompt_length, n_tokens)

@@ -29,12 +29,12 @@ class Contrast:
     """The (layer, expert) whose use differs most between tokens of a kind and the others.
 
     Attributes:
-      layer: row; expert: its number there.
-      inside, outside: share of the tokens of the kind, and of the others, that choose it.
-      p: share of the turns of the kind along the text in which some expert differs as much.
-      usual: mean over the turns of the largest difference.
-      n_inside, n_outside: tokens.
-      turns: of the null.
+        layer: row; expert: its number there.
+        inside, outside: share of the tokens of the kind, and of the others, that choose it.
+        p: share of the turns of the kind along the text in which some expert differs as much.
+        usual: mean over the turns of the largest difference.
+        n_inside, n_outside: tokens.
+        turns: of the null.
     """
 
     layer: int
@@ -60,7 +60,7 @@ def strongest_contrast(trace: Trace, kind: Bool[np.ndarray, " token"]) -> Contra
     smallest p-value is one over the tokens.
 
     Raises:
-      LensError: all tokens are of the kind or none, or the text is too long.
+        LensError: all tokens are of the kind or none, or the text is too long.
     """
     kind = np.asarray(kind, dtype=bool)
     n_layers, n_tokens, n_experts = trace.router_logits.shape
@@ -96,11 +96,11 @@ class EqualTokens:
     """How far tokens of the same id go to the same experts, wherever they stand.
 
     Attributes:
-      same: by layer, share of experts in common of two tokens of one id.
-      other: the same of tokens of two ids.
-      p: of the mean over layers of same − other; ids shuffled over the tokens.
-      pairs: of tokens of one id.
-      draws, seed: of the null.
+        same: by layer, share of experts in common of two tokens of one id.
+        other: the same of tokens of two ids.
+        p: of the mean over layers of same − other; ids shuffled over the tokens.
+        pairs: of tokens of one id.
+        draws, seed: of the null.
     """
 
     same: Float[np.ndarray, " layer"]
@@ -121,7 +121,7 @@ def equal_tokens(trace: Trace, *, draws: int = DRAWS, seed: int = SEED) -> Equal
     `other` is what any two tokens of this text share.
 
     Raises:
-      LensError: no token occurs twice, or no two differ.
+        LensError: no token occurs twice, or no two differ.
     """
     checked_draws(draws)
     tokens = np.asarray(trace.tokens)

@@ -25,10 +25,10 @@ class CoSelection:
     """Pairs of experts that the same tokens chose.
 
     Attributes:
-      counts: tokens that chose both; on the diagonal, tokens that chose the one.
-      expected: tokens that would, given the loads alone, see `coselection`.
-      lift: counts / expected; NaN on the diagonal and where nothing is expected.
-      n_tokens: tokens counted.
+        counts: tokens that chose both; on the diagonal, tokens that chose the one.
+        expected: tokens that would, given the loads alone, see `coselection`.
+        lift: counts / expected; NaN on the diagonal and where nothing is expected.
+        n_tokens: tokens counted.
     """
 
     counts: Int[np.ndarray, "layer expert expert"]
@@ -42,11 +42,11 @@ class PairTest:
     """p-values of pairs, see `pair_test`.
 
     Attributes:
-      z: (counts − expected) / sd.
-      p: two-sided; NaN on the diagonal and where a count cannot vary.
-      q: over all pairs of all layers, after Benjamini and Hochberg.
-      sd: of a count, when the loads alone decide.
-      method: for people.
+        z: (counts − expected) / sd.
+        p: two-sided; NaN on the diagonal and where a count cannot vary.
+        q: over all pairs of all layers, after Benjamini and Hochberg.
+        sd: of a count, when the loads alone decide.
+        method: for people.
     """
 
     z: Float[np.ndarray, "layer expert expert"]
@@ -73,7 +73,7 @@ def coselection(trace: RoutedTokens, *, tokens: slice = slice(None)) -> CoSelect
     of a few tokens vary by their square root; `pair_test` has p-values.
 
     Raises:
-      LensError: no tokens in the part asked for.
+        LensError: no tokens in the part asked for.
     """
     experts = trace.experts[:, tokens]
     return coselection_of(pair_counts(experts, trace.router_logits.shape[2]), experts.shape[1:])
@@ -98,8 +98,8 @@ def coselection_of(
     """`coselection` from counts of pairs: of several texts, for instance, added up.
 
     Args:
-      counts: as `pair_counts` gives them.
-      tokens_and_choices: how many tokens were counted, and how many choices each had.
+        counts: as `pair_counts` gives them.
+        tokens_and_choices: how many tokens were counted, and how many choices each had.
     """
     n_tokens, top_k = tokens_and_choices
     if n_tokens < 1:

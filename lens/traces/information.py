@@ -36,18 +36,18 @@ class Information:
     """Mutual information of a label of tokens with the experts, by layer.
 
     Attributes:
-      test: the estimate in nats with its null.
-      entropy: H(expert), of the counted choices, in nats.
-      most: what a label that fixes the choices would have: H(expert) − ln K over all
-        K choices of a token, H(expert) for the first.
-      share: (value − null mean) / (most − null mean): 0 as by chance, 1 if the label
-        fixes the choices. Not a number where chance alone reaches the most.
-      n_tokens: tokens counted.
-      n_values: different values of the label.
-      n_repeated: tokens whose value another token has too.
-      choices: "all" choices of a token, or the "first".
-      label: what the label is, for people.
-      note: what to keep in mind, for people; may be empty.
+        test: the estimate in nats with its null.
+        entropy: H(expert), of the counted choices, in nats.
+        most: what a label that fixes the choices would have: H(expert) − ln K over all
+            K choices of a token, H(expert) for the first.
+        share: (value − null mean) / (most − null mean): 0 as by chance, 1 if the label
+            fixes the choices. Not a number where chance alone reaches the most.
+        n_tokens: tokens counted.
+        n_values: different values of the label.
+        n_repeated: tokens whose value another token has too.
+        choices: "all" choices of a token, or the "first".
+        label: what the label is, for people.
+        note: what to keep in mind, for people; may be empty.
     """
 
     test: AgainstChance
@@ -104,16 +104,16 @@ def token_information(
     that what the texts are about does not count.
 
     Args:
-      tokens: their ids.
-      experts: `trace.experts`.
-      n_experts: experts of a layer.
-      groups: number of the text of each token, in order; None for one text.
-      choices: count all choices of a token, or its first.
-      draws: shuffles; fewer are made where a text is very long.
-      seed: of the shuffles.
+        tokens: their ids.
+        experts: `trace.experts`.
+        n_experts: experts of a layer.
+        groups: number of the text of each token, in order; None for one text.
+        choices: count all choices of a token, or its first.
+        draws: shuffles; fewer are made where a text is very long.
+        seed: of the shuffles.
 
     Raises:
-      LensError: fewer than two tokens, or too few draws.
+        LensError: fewer than two tokens, or too few draws.
     """
     tokens = np.asarray(tokens)
     repeated = _repeated(tokens)
@@ -151,7 +151,7 @@ def position_information(
     the texts have in common at the same positions exceeds it.
 
     Raises:
-      LensError: fewer than 16 tokens, or too few draws.
+        LensError: fewer than 16 tokens, or too few draws.
     """
     n_tokens = experts.shape[1]
     position = _positions(n_tokens, groups)

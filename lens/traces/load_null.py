@@ -44,14 +44,14 @@ def share_interval(
     give by chance. Neighbouring tokens are alike, so a text says less than its length.
 
     Args:
-      trace: the tokens.
-      level: with which all intervals of a layer hold.
-      comparisons: intervals that are to hold together; by default the experts of a layer,
-        1 for each by itself.
-      tokens: the part of the text.
+        trace: the tokens.
+        level: with which all intervals of a layer hold.
+        comparisons: intervals that are to hold together; by default the experts of a layer,
+            1 for each by itself.
+        tokens: the part of the text.
 
     Returns:
-      Lowest and highest load.
+        Lowest and highest load.
     """
     from scipy.special import betaincinv
 

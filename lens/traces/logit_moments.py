@@ -30,9 +30,9 @@ class LogitMoments:
     """Mean and scatter of the router logits of some tokens; moments of parts can be merged.
 
     Attributes:
-      n: tokens.
-      mean: of the logits.
-      scatter: Σ (z − mean)(z − mean)ᵀ over the tokens.
+        n: tokens.
+        mean: of the logits.
+        scatter: Σ (z − mean)(z − mean)ᵀ over the tokens.
     """
 
     n: int
@@ -44,7 +44,7 @@ class LogitMoments:
         """scatter / (n − 1).
 
         Raises:
-          LensError: fewer than two tokens.
+            LensError: fewer than two tokens.
         """
         if self.n < 2:
             raise LensError(
@@ -80,7 +80,7 @@ def logit_moments(logits: Float[np.ndarray, "layer token expert"]) -> LogitMomen
     """Mean and scatter of router logits over the tokens, each layer by itself.
 
     Raises:
-      LensError: an expert was banned in the trace, so that its logits have no mean.
+        LensError: an expert was banned in the trace, so that its logits have no mean.
     """
     logits = np.asarray(logits)
     if not np.isfinite(logits).all():
@@ -103,7 +103,7 @@ def moments_of(traces: Iterable[RoutedTokens]) -> LogitMoments:
     """The moments of several traces of one model together.
 
     Raises:
-      LensError: there are none, or their shapes differ.
+        LensError: there are none, or their shapes differ.
     """
     total: LogitMoments | None = None
     for trace in traces:
@@ -122,12 +122,12 @@ def moments_of_residual(
     """Mean and covariance of the logits of a residual stream: Wᵀμ and WᵀΣW.
 
     Args:
-      columns: as `RouterSet.columns` gives them: what the normalised residual stream,
-        before its norm's scale, is multiplied with.
-      mean, covariance: of that stream, for each layer.
+        columns: as `RouterSet.columns` gives them: what the normalised residual stream,
+            before its norm's scale, is multiplied with.
+        mean, covariance: of that stream, for each layer.
 
     Raises:
-      LensError: d_model is above 1,024, where Σ would be too large, or shapes disagree.
+        LensError: d_model is above 1,024, where Σ would be too large, or shapes disagree.
     """
     n_layers, d_model, _ = columns.shape
     if d_model > MAX_COVARIANCE_DIMS:
@@ -161,7 +161,7 @@ def selection_under(
     Reading it: divided by `top_k`, the load to expect.
 
     Raises:
-      LensError: `top_k` is out of range, or a layer's logits do not vary.
+        LensError: `top_k` is out of range, or a layer's logits do not vary.
     """
     n_experts = mean.shape[1]
     if not 1 <= top_k <= n_experts:
@@ -188,12 +188,12 @@ class Prediction:
     """How near a predicted load comes to the measured one, over all layers.
 
     Attributes:
-      load: predicted.
-      correlation: Pearson, of all (layer, expert) loads.
-      error: mean absolute difference of the loads.
-      null_correlation: 95 % limits with experts relabelled at random.
-      null_error: mean error with experts relabelled at random.
-      p: share of relabellings with a correlation at least as large.
+        load: predicted.
+        correlation: Pearson, of all (layer, expert) loads.
+        error: mean absolute difference of the loads.
+        null_correlation: 95 % limits with experts relabelled at random.
+        null_error: mean error with experts relabelled at random.
+        p: share of relabellings with a correlation at least as large.
     """
 
     load: Float[np.ndarray, "layer expert"]
@@ -209,15 +209,15 @@ class LoadPrediction:
     """Measured load beside two predictions.
 
     Attributes:
-      measured: load of the text.
-      normal: predicted from the mean and covariance of the text's own logits.
-      isotropic: predicted from the weights alone; None where the routers are not known.
-      even_error: mean absolute difference between measured and even load.
-      noise_error: what it would be between the measured load and its own expectation:
-        the error that as many independent tokens leave to a perfect prediction.
-      n_tokens: tokens.
-      draws, seed: of the relabellings.
-      method: how the normal prediction was computed.
+        measured: load of the text.
+        normal: predicted from the mean and covariance of the text's own logits.
+        isotropic: predicted from the weights alone; None where the routers are not known.
+        even_error: mean absolute difference between measured and even load.
+        noise_error: what it would be between the measured load and its own expectation:
+            the error that as many independent tokens leave to a perfect prediction.
+        n_tokens: tokens.
+        draws, seed: of the relabellings.
+        method: how the normal prediction was computed.
     """
 
     measured: Float[np.ndarray, "layer expert"]
@@ -247,14 +247,14 @@ def load_prediction(
     of chance (`noise_error`) is what the shape of the distribution does.
 
     Args:
-      trace: the tokens.
-      isotropic: P(selected) under the isotropic prior, as `experts.selection.breadth` gives it.
-      moments: of the logits to predict from; by default those of the trace itself.
-      draws: relabellings.
-      seed: of them.
+        trace: the tokens.
+        isotropic: P(selected) under the isotropic prior, as `experts.selection.breadth` gives it.
+        moments: of the logits to predict from; by default those of the trace itself.
+        draws: relabellings.
+        seed: of them.
 
     Raises:
-      LensError: fewer than two tokens, logits that do not vary, or shapes disagree.
+        LensError: fewer than two tokens, logits that do not vary, or shapes disagree.
     """
     checked_draws(draws)
     measured = load(trace)

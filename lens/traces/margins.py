@@ -30,11 +30,11 @@ class MarginShape:
     """Margins of each layer beside those that normal logits would have.
 
     Attributes:
-      levels: of the quantiles.
-      quantiles: of the text's margins, in logits.
-      normal: of the margins of normal logits with the layer's mean and covariance.
-      test: median margin over the spread of the logits, with its null.
-      n_tokens: tokens.
+        levels: of the quantiles.
+        quantiles: of the text's margins, in logits.
+        normal: of the margins of normal logits with the layer's mean and covariance.
+        test: median margin over the spread of the logits, with its null.
+        n_tokens: tokens.
     """
 
     levels: tuple[float, ...]
@@ -63,8 +63,8 @@ def margin_shape(
     two-sided; it takes tokens as independent.
 
     Raises:
-      LensError: all experts are chosen by every token, fewer than three tokens, or logits
-        that do not vary.
+        LensError: all experts are chosen by every token, fewer than three tokens, or logits
+            that do not vary.
     """
     margins = margin(trace)
     n_layers, n_tokens = margins.shape
@@ -110,7 +110,7 @@ def margin_histogram(
     """Margins of a layer counted in bins, and the counts that normal logits would give.
 
     Returns:
-      Edges of the bins in logits, tokens in each, and tokens expected there.
+        Edges of the bins in logits, tokens in each, and tokens expected there.
     """
     own = margin(trace)[layer]
     mean, factor = _normal(logit_moments(trace.router_logits[layer : layer + 1]), 0)

@@ -22,12 +22,12 @@ class RepeatRate:
     """How often a token's experts are those of the token before it.
 
     Attributes:
-      first: share of neighbours with the same first choice.
-      any: share of neighbours that have at least one choice in common.
-      chance_first: value of `first` for even, independent choices: 1 / E.
-      chance_any: value of `any`: 1 − C(E − K, K) / C(E, K).
-      shuffled_first: value of `first` for the same choices in random order.
-      shuffled_any: value of `any` for the same choices in random order.
+        first: share of neighbours with the same first choice.
+        any: share of neighbours that have at least one choice in common.
+        chance_first: value of `first` for even, independent choices: 1 / E.
+        chance_any: value of `any`: 1 − C(E − K, K) / C(E, K).
+        shuffled_first: value of `first` for the same choices in random order.
+        shuffled_any: value of `any` for the same choices in random order.
     """
 
     first: Float[np.ndarray, " layer"]
@@ -47,7 +47,7 @@ def repeat_rate(trace: RoutedTokens, *, tokens: slice = slice(None)) -> RepeatRa
     the loads fixed, so what exceeds them is due to the order of the text.
 
     Raises:
-      LensError: fewer than two tokens in the part asked for.
+        LensError: fewer than two tokens in the part asked for.
     """
     experts = trace.experts[:, tokens]
     n_layers, n_tokens, top_k = experts.shape
@@ -83,8 +83,8 @@ class RepeatTest:
     """Repeat rates beside those of the same tokens in random order.
 
     Attributes:
-      first: of the first choice.
-      any: of any choice.
+        first: of the first choice.
+        any: of any choice.
     """
 
     first: AgainstChance
@@ -105,15 +105,15 @@ def repeat_test(
     of experts stay. p-values are two-sided.
 
     Args:
-      experts: `trace.experts`.
-      n_experts: experts of a layer.
-      groups: number of the text of each token; texts are shuffled each within itself, and
-        the last token of one is no neighbour of the next one's first.
-      draws: orders; fewer where a text is very long.
-      seed: of the orders.
+        experts: `trace.experts`.
+        n_experts: experts of a layer.
+        groups: number of the text of each token; texts are shuffled each within itself, and
+            the last token of one is no neighbour of the next one's first.
+        draws: orders; fewer where a text is very long.
+        seed: of the orders.
 
     Raises:
-      LensError: there are no neighbours, or too few draws.
+        LensError: there are no neighbours, or too few draws.
     """
     n_layers, n_tokens, _ = experts.shape
     neighbours = (

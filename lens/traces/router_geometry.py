@@ -30,13 +30,13 @@ class Flips:
     """The smallest change of each token that gives it other experts in one layer.
 
     Attributes:
-      push: its length, as a share of the length of what the router reads.
-      leaves: the expert that it takes away.
-      enters: the expert that comes in its place.
-      next_in_line: the unchosen expert with the largest logit.
-      last_chosen: the chosen expert with the smallest logit.
-      margin: logit of `last_chosen` less that of `next_in_line`.
-      norm: length of what the router reads, √d_model, in the units of the columns.
+        push: its length, as a share of the length of what the router reads.
+        leaves: the expert that it takes away.
+        enters: the expert that comes in its place.
+        next_in_line: the unchosen expert with the largest logit.
+        last_chosen: the chosen expert with the smallest logit.
+        margin: logit of `last_chosen` less that of `next_in_line`.
+        norm: length of what the router reads, √d_model, in the units of the columns.
     """
 
     push: Float[np.ndarray, " token"]
@@ -73,13 +73,13 @@ def flips(trace: Trace, routers: RouterSet, layer: int) -> Flips:
     order of √d_model times as far.
 
     Args:
-      trace: made by the model that these are the routers of.
-      routers: its routers.
-      layer: row.
+        trace: made by the model that these are the routers of.
+        routers: its routers.
+        layer: row.
 
     Raises:
-      LensError: other routers, routers without their norm's scales or with biases, sigmoid
-        gates, experts that were not chosen by their logits, or all experts chosen.
+        LensError: other routers, routers without their norm's scales or with biases, sigmoid
+            gates, experts that were not chosen by their logits, or all experts chosen.
     """
     logits, chosen = _choice(trace, routers, layer)
     w = _columns(routers, layer)
@@ -126,11 +126,11 @@ def random_pushes(
     best direction there is, these have none.
 
     Returns:
-      Lengths as a share of the length of what the router reads; infinite where a direction
-      never changes the choice.
+        Lengths as a share of the length of what the router reads; infinite where a direction
+        never changes the choice.
 
     Raises:
-      LensError: as `flips` does.
+        LensError: as `flips` does.
     """
     logits, chosen = _choice(trace, routers, layer)
     z, own = logits[token], chosen[token]
@@ -216,13 +216,13 @@ class Neighbours:
     """The other tokens of a text that a layer's router sees most alike.
 
     Attributes:
-      tokens: nearest first.
-      distance: Jensen–Shannon distance to each, 0 to √ln 2 (0.83).
-      closer: share of all pairs of tokens of this layer that are at least as close.
-      best_of_random: chance that the closest of so many random pairs as the token has others
-        is at least as close as its nearest neighbour.
-      median: of the distance of all pairs of this layer.
-      pairs: how many pairs those are; `seed` of their draw where they are not all.
+        tokens: nearest first.
+        distance: Jensen–Shannon distance to each, 0 to √ln 2 (0.83).
+        closer: share of all pairs of tokens of this layer that are at least as close.
+        best_of_random: chance that the closest of so many random pairs as the token has others
+            is at least as close as its nearest neighbour.
+        median: of the distance of all pairs of this layer.
+        pairs: how many pairs those are; `seed` of their draw where they are not all.
     """
 
     tokens: Int[np.ndarray, " neighbour"]
@@ -240,7 +240,7 @@ def pair_distances(
     """Jensen–Shannon distances of the pairs of tokens of a layer, in ascending order.
 
     Returns:
-      The distances of all pairs and None, or of `most` random ones and the seed.
+        The distances of all pairs and None, or of `most` random ones and the seed.
     """
     n_tokens = len(probs)
     if n_tokens * (n_tokens - 1) // 2 <= most:
@@ -288,10 +288,10 @@ def neighbours(
     `best_of_random` takes the number of tokens into account, `closer` does not.
 
     Args:
-      pairs: `pair_distances` of this layer, where it is known already.
+        pairs: `pair_distances` of this layer, where it is known already.
 
     Raises:
-      LensError: the text has one token, or not this token or layer.
+        LensError: the text has one token, or not this token or layer.
     """
     n_layers, n_tokens, _ = trace.router_probs.shape
     if not (0 <= layer < n_layers and 0 <= token < n_tokens):

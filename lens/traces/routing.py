@@ -84,7 +84,7 @@ def load(trace: RoutedTokens, *, tokens: slice = ALL) -> Float[np.ndarray, "laye
     `load_interval` says how far even use strays by chance.
 
     Raises:
-      LensError: no tokens in the part asked for.
+        LensError: no tokens in the part asked for.
     """
     experts, n_experts = _chosen(trace, tokens)
     return _counts(experts, n_experts) / (experts.shape[1] * experts.shape[2])
@@ -107,7 +107,7 @@ def load_interval(
     number looked at together (Bonferroni).
 
     Returns:
-      Lowest and highest share, in the units of `load`.
+        Lowest and highest share, in the units of `load`.
     """
     from scipy.special import bdtr, bdtrc
 
@@ -161,7 +161,7 @@ def margin(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     smaller than the margin cannot change which experts are chosen; 0 is a tie.
 
     Raises:
-      LensError: every expert is used by every token, so nothing was chosen.
+        LensError: every expert is used by every token, so nothing was chosen.
     """
     top_k, n_experts = trace.experts.shape[2], trace.router_logits.shape[2]
     if top_k >= n_experts:
@@ -203,11 +203,11 @@ class Paths:
     """How tokens move between the first choices of consecutive layers of a list.
 
     Attributes:
-      layers: rows of the trace, in order.
-      counts: `counts[i, a, b]`, tokens whose first choice is a in layers[i] and b
-        in layers[i + 1].
-      expected: the same if the two layers chose independently: n_a · n_b / T.
-      n_tokens: tokens counted.
+        layers: rows of the trace, in order.
+        counts: `counts[i, a, b]`, tokens whose first choice is a in layers[i] and b
+            in layers[i + 1].
+        expected: the same if the two layers chose independently: n_a · n_b / T.
+        n_tokens: tokens counted.
     """
 
     layers: tuple[int, ...]
@@ -225,7 +225,7 @@ def paths(
     group of tokens stays together, not that one expert continues another.
 
     Raises:
-      LensError: fewer than two layers, one the trace does not have, or no tokens.
+        LensError: fewer than two layers, one the trace does not have, or no tokens.
     """
     experts, n_experts = _chosen(trace, tokens)
     n_layers, n_tokens, _ = experts.shape

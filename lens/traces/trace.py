@@ -50,21 +50,21 @@ class Trace:
     """The routing of one text, checked and read-only.
 
     Attributes:
-      tokens: token ids.
-      pieces: the text of each token.
-      prompt_length: how many of the tokens were given; the rest were generated.
-      router_logits: the routers' scores.
-      router_probs: their softmax over all experts.
-      experts: the experts each token was sent to, largest gate first.
-      gates: their probabilities, not renormalised over the choices.
-      candidates: ids of the likeliest next tokens, most likely first.
-      candidate_probs: their probabilities.
-      model_sha256: identity of the routers that were used, as a router set has it.
-      candidate_pieces: text of the candidates, None if the file has none.
-      settings: how the run was made; under "interventions" what was changed in it, as texts.
+        tokens: token ids.
+        pieces: the text of each token.
+        prompt_length: how many of the tokens were given; the rest were generated.
+        router_logits: the routers' scores.
+        router_probs: their softmax over all experts.
+        experts: the experts each token was sent to, largest gate first.
+        gates: their probabilities, not renormalised over the choices.
+        candidates: ids of the likeliest next tokens, most likely first.
+        candidate_probs: their probabilities.
+        model_sha256: identity of the routers that were used, as a router set has it.
+        candidate_pieces: text of the candidates, None if the file has none.
+        settings: how the run was made; under "interventions" what was changed in it, as texts.
 
     Raises:
-      LensError: shapes disagree, or the numbers contradict each other.
+        LensError: shapes disagree, or the numbers contradict each other.
     """
 
     tokens: Int[np.ndarray, " token"]
@@ -180,7 +180,7 @@ def load_trace(source: Source) -> Trace:
     it was checked. `candidate_pieces`, `settings` and `format_version` may be absent.
 
     Raises:
-      LensError: saying where, what was found, what was expected, what to do.
+        LensError: saying where, what was found, what was expected, what to do.
     """
     with open_npz(source) as npz:
         try:

@@ -26,15 +26,15 @@ def checkpoint_readout(
     """What the experts of these routers listen to, from the checkpoint that they come from.
 
     Args:
-      routers: the set.
-      path: the folder of the checkpoint.
-      progress: told how many tokens were read, and of how many.
+        routers: the set.
+        path: the folder of the checkpoint.
+        progress: told how many tokens were read, and of how many.
 
     Returns:
-      The read-out, and the text of a token id where the checkpoint has a tokenizer.
+        The read-out, and the text of a token id where the checkpoint has a tokenizer.
 
     Raises:
-      LensError: the checkpoint has other routers, or cannot be read.
+        LensError: the checkpoint has other routers, or cannot be read.
     """
     try:
         own = extract_routers(path)

@@ -28,13 +28,13 @@ class TokenReading:
     """One token on the direct path, through every router.
 
     Attributes:
-      push: in logits.
-      margin: see `Readout`.
-      chosen: the experts that would be selected, largest logit first.
-      z: push / ‖w̃‖: 0 ± 1 for a random direction.
-      p: of |push|, for a random direction of the expert's length; in closed form:
-        cos² of unrelated directions is Beta(1/2, (d − 1)/2).
-      q: `p` after Benjamini and Hochberg over all experts.
+        push: in logits.
+        margin: see `Readout`.
+        chosen: the experts that would be selected, largest logit first.
+        z: push / ‖w̃‖: 0 ± 1 for a random direction.
+        p: of |push|, for a random direction of the expert's length; in closed form:
+            cos² of unrelated directions is Beta(1/2, (d − 1)/2).
+        q: `p` after Benjamini and Hochberg over all experts.
     """
 
     push: Float[np.ndarray, "layer expert"]
@@ -54,10 +54,10 @@ def token_reading(
     """What every expert makes of one token's embedding, on the direct path.
 
     Args:
-      row: the embedding, without the multiplier.
+        row: the embedding, without the multiplier.
 
     Raises:
-      LensError: the row does not fit the routers or is not finite.
+        LensError: the row does not fit the routers or is not finite.
     """
     rows = ArrayRows(np.asarray(row, np.float32)[None], multiplier)
     check_fit(routers, rows, ReadoutSettings(view))

@@ -83,11 +83,11 @@ class ReadoutSettings:
     """What a read-out depends on besides the weights.
 
     Attributes:
-      view: "canonical", or "raw" for the columns as stored: no norm scale, and with
-        what all experts of a layer share.
-      kept: tokens kept for each expert, at either end.
-      draws: random directions of the null, about: they come in whole frames.
-      seed: of the null.
+        view: "canonical", or "raw" for the columns as stored: no norm scale, and with
+            what all experts of a layer share.
+        kept: tokens kept for each expert, at either end.
+        draws: random directions of the null, about: they come in whole frames.
+        seed: of the null.
     """
 
     view: str = "canonical"
@@ -101,23 +101,23 @@ class Readout:
     """The tokens that push every expert most and least, beside what chance gives.
 
     Attributes:
-      top, bottom: token ids, the most extreme first.
-      top_push, bottom_push: their pushes, in logits.
-      top_margin, bottom_margin: the expert's logit less the top_k-th largest of the
-        other experts' in that layer (biases counted): above 0 the expert would be
-        selected on the direct path. Not a number where all experts are selected.
-      mean, sd: of the push over the vocabulary.
-      norm: ‖w̃‖ of every expert.
-      share: part of the vocabulary for which the expert would be selected on the
-        direct path, every token counted once. Even: top_k / E.
-      share_low, share_high: 95 % band of the share when the layer's columns are
-        turned at random together, keeping their lengths and angles.
-      chance_top, chance_bottom: of random directions of length 1 the largest pushes
-        and the smallest, most extreme first.
-      chance_sd: of random directions of length 1 the sd of the push.
-      frames: sets of orthogonal directions that were drawn.
-      silent: tokens whose embedding is zero.
-      n_tokens, d_model, top_k, settings: what it was computed from.
+        top, bottom: token ids, the most extreme first.
+        top_push, bottom_push: their pushes, in logits.
+        top_margin, bottom_margin: the expert's logit less the top_k-th largest of the
+            other experts' in that layer (biases counted): above 0 the expert would be
+            selected on the direct path. Not a number where all experts are selected.
+        mean, sd: of the push over the vocabulary.
+        norm: ‖w̃‖ of every expert.
+        share: part of the vocabulary for which the expert would be selected on the
+            direct path, every token counted once. Even: top_k / E.
+        share_low, share_high: 95 % band of the share when the layer's columns are
+            turned at random together, keeping their lengths and angles.
+        chance_top, chance_bottom: of random directions of length 1 the largest pushes
+            and the smallest, most extreme first.
+        chance_sd: of random directions of length 1 the sd of the push.
+        frames: sets of orthogonal directions that were drawn.
+        silent: tokens whose embedding is zero.
+        n_tokens, d_model, top_k, settings: what it was computed from.
     """
 
     top: Int[np.ndarray, "layer expert rank"]
@@ -200,15 +200,15 @@ def vocabulary_readout(
     and three times the columns.
 
     Args:
-      routers: of the model that the embedding belongs to.
-      embedding: its rows.
-      settings: view, numbers kept and drawn, seed.
-      progress: told about every block; an exception that it raises ends the work.
-      digest: a hash that is given the embedding's bytes on the way (see `new_digest`).
+        routers: of the model that the embedding belongs to.
+        embedding: its rows.
+        settings: view, numbers kept and drawn, seed.
+        progress: told about every block; an exception that it raises ends the work.
+        digest: a hash that is given the embedding's bytes on the way (see `new_digest`).
 
     Raises:
-      LensError: the embedding does not fit the routers, holds something that is not
-        finite, or a setting is out of its range.
+        LensError: the embedding does not fit the routers, holds something that is not
+            finite, or a setting is out of its range.
     """
     settings = settings or ReadoutSettings()
     check_fit(routers, embedding, settings)

@@ -45,8 +45,8 @@ def share_band(
     """95 % band of the share of tokens when each layer's columns are turned at random.
 
     Args:
-      columns: of all experts, as rows.
-      pushes: of some tokens on the random directions, frame by frame.
+        columns: of all experts, as rows.
+        pushes: of some tokens on the random directions, frame by frame.
     """
     layers = columns.reshape(routers.n_layers, routers.n_experts, -1).astype(np.float64)
     values, vectors = np.linalg.eigh(layers @ layers.transpose(0, 2, 1))

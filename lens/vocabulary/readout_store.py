@@ -34,7 +34,7 @@ def kept_readout(
     """The read-out computed before, without reading the embedding; None if there is none.
 
     Args:
-      identity: of the embedding's file: what tells that it is still the same one.
+        identity: of the embedding's file: what tells that it is still the same one.
     """
     sha256 = cache.known_sha256(identity)
     if sha256 is None:
@@ -62,7 +62,7 @@ def stored_readout(
     """`vocabulary_readout`, from disk if it was computed before, and kept there if not.
 
     Raises:
-      LensError: as `vocabulary_readout`.
+        LensError: as `vocabulary_readout`.
     """
     settings = settings or ReadoutSettings()
     kept = kept_readout(routers, embedding, identity, settings, cache)
@@ -101,7 +101,7 @@ def _from_arrays(
     """The read-out in arrays that anybody may have written.
 
     Raises:
-      LensError: a part is missing, or of another shape or range than it can have.
+        LensError: a part is missing, or of another shape or range than it can have.
     """
     names = {field.name for field in fields(Readout)} - {"settings"}
     if set(arrays) != names:

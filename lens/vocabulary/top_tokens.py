@@ -16,9 +16,9 @@ class Largest:
     that the result does not depend on how the tokens were cut into blocks.
 
     Attributes:
-      values: largest first; -inf where fewer were seen.
-      tokens: who held them; -1 where fewer were seen.
-      beside: what was given along with them.
+        values: largest first; -inf where fewer were seen.
+        tokens: who held them; -1 where fewer were seen.
+        beside: what was given along with them.
     """
 
     def __init__(self, n_rows: int, kept: int) -> None:
@@ -89,7 +89,7 @@ def selection_counts(
     model does it.
 
     Args:
-      last, following: of `selection_thresholds`.
+        last, following: of `selection_thresholds`.
     """
     counts = np.count_nonzero(scores >= last[:, None], axis=2)
     layer, token = np.nonzero(last == following)

@@ -38,9 +38,9 @@ class Source:
     """An embedding that belongs to the routers shown.
 
     Attributes:
-      embedding: its rows.
-      tokenizer: turns ids into pieces; None where the checkpoint has none.
-      problem: why there is no tokenizer, where one was expected.
+        embedding: its rows.
+        tokenizer: turns ids into pieces; None where the checkpoint has none.
+        problem: why there is no tokenizer, where one was expected.
     """
 
     embedding: TokenEmbedding
@@ -150,11 +150,11 @@ def computed(
     """The read-out of a large embedding, read in another thread.
 
     Args:
-      on_progress: told the share that is done and the seconds since the start; called in
-        this thread, a few times a second.
+        on_progress: told the share that is done and the seconds since the start; called in
+            this thread, a few times a second.
 
     Raises:
-      LensError, GrokError: the embedding cannot be read; the text says why.
+        LensError, GrokError: the embedding cannot be read; the text says why.
     """
     embedding = source.embedding
     done = [0.0]
@@ -245,7 +245,7 @@ def reading(routers: RouterSet, source: Source, token: int, view: str) -> TokenR
     """What every expert makes of one token.
 
     Raises:
-      LensError, GrokError: the row cannot be read.
+        LensError, GrokError: the row cannot be read.
     """
     key = f"{routers.key}|{source.embedding.identity}|{source.embedding.multiplier}|{view}|{token}"
     return _reading(key, routers, source.embedding, token, view)
@@ -262,7 +262,7 @@ def matches(source: Source, text: str, limit: int = 12) -> list[int]:
     """Tokens that a text means: an id as #123, the tokens it is cut into, pieces that hold it.
 
     Raises:
-      GrokError: the text is not valid Unicode, or there is no token of this id.
+        GrokError: the text is not valid Unicode, or there is no token of this id.
     """
     text = text.strip()
     if not text:

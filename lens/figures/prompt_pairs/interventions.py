@@ -25,12 +25,12 @@ def moved_map(
     """Which tokens go to other experts after an intervention in one layer.
 
     Args:
-      overlap: share of experts in common, 1 where nothing moved.
-      layer: row of the intervention, marked by a line.
-      picked: (token, layer) to outline.
+        overlap: share of experts in common, 1 where nothing moved.
+        layer: row of the intervention, marked by a line.
+        picked: (token, layer) to outline.
 
     Returns:
-      A chart with the selection "pick" of the fields token and layer.
+        A chart with the selection "pick" of the fields token and layer.
     """
     n_layers, n_tokens = overlap.shape
     window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None)
@@ -153,7 +153,7 @@ def change_by_token(
     """KL of the next-token distribution after each token, beside the same on other experts.
 
     Returns:
-      A chart with the selection "pick" of the field token.
+        A chart with the selection "pick" of the field token.
     """
     n = len(kl)
     window = token_window(n, 2, picked=picked)
@@ -225,13 +225,13 @@ def effects_in_layer(
     """Effect of the same intervention on a layer's experts against their use.
 
     Args:
-      experts: indexes; use: share of tokens that use each; effect: mean KL, nats.
-      label: of the layer.
-      own: the expert that was asked for.
-      instead: effect of taking another expert from the same tokens.
+        experts: indexes; use: share of tokens that use each; effect: mean KL, nats.
+        label: of the layer.
+        own: the expert that was asked for.
+        instead: effect of taking another expert from the same tokens.
 
     Returns:
-      A chart with the selection "pick" of the field expert.
+        A chart with the selection "pick" of the field expert.
     """
     names = [f"E{int(expert)}" for expert in experts]
     data = {

@@ -61,13 +61,13 @@ def aligned_strip(
     """Both texts as two rows of tokens, one below the other, wrapped like text.
 
     Args:
-      moved: share of layers in which a pair of the same token has other experts; not a number
-        for other pairs, whose tokens get an outline alone.
-      picked: the pair to outline.
-      names: of the texts, in the tooltip and the title.
+        moved: share of layers in which a pair of the same token has other experts; not a number
+            for other pairs, whose tokens get an outline alone.
+        picked: the pair to outline.
+        names: of the texts, in the tooltip and the title.
 
     Returns:
-      A chart with the selection "pick" of the field pair.
+        A chart with the selection "pick" of the field pair.
     """
     n = alignment.n_pairs
     window = pair_window(n, picked=picked)
@@ -181,14 +181,14 @@ def compared_map(
     """One value for every pair of the same token in every layer; nothing where tokens differ.
 
     Args:
-      values: first less second; or, with what = "kept", the share of common experts.
-      what: a name in `TOKEN_VALUES`, or "kept".
-      names: of the pairs, see `pair_names`.
-      picked: the cell to outline, as (pair, layer).
-      runs: what the two are called.
+        values: first less second; or, with what = "kept", the share of common experts.
+        what: a name in `TOKEN_VALUES`, or "kept".
+        names: of the pairs, see `pair_names`.
+        picked: the cell to outline, as (pair, layer).
+        runs: what the two are called.
 
     Returns:
-      A chart with the selection "pick" of the fields pair and layer.
+        A chart with the selection "pick" of the fields pair and layer.
     """
     n_layers, n_pairs = values.shape
     window = pair_window(n_pairs, n_layers, picked[0] if picked else None)
@@ -279,12 +279,12 @@ def load_differences(
     """Load of each expert in one run less that in the other; a dot marks q ≤ 0.05.
 
     Args:
-      difference: of shares of the assignments of the same tokens.
-      q: over all layers and experts.
-      picked: (layer, expert) to outline.
+        difference: of shares of the assignments of the same tokens.
+        q: over all layers and experts.
+        picked: (layer, expert) to outline.
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     n_layers, n_experts = difference.shape
     layer, expert = (grid.ravel() for grid in np.indices(difference.shape))

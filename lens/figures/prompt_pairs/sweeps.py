@@ -23,13 +23,13 @@ def expert_effects(
     """The effect of an intervention on every expert; a dot marks experts that no token uses.
 
     Args:
-      effect: of each expert of each shown layer, in `unit`.
-      labels: of the rows.
-      what: what was done and measured, for the second line.
-      picked: (row, expert) to outline.
+        effect: of each expert of each shown layer, in `unit`.
+        labels: of the rows.
+        what: what was done and measured, for the second line.
+        picked: (row, expert) to outline.
 
     Returns:
-      A chart with the selection "pick" of the fields layer (row) and expert.
+        A chart with the selection "pick" of the fields layer (row) and expert.
     """
     n_layers, n_experts = effect.shape
     row, expert = (grid.ravel() for grid in np.indices(effect.shape))
@@ -109,7 +109,7 @@ def effects_against_use(
     """Effect of every expert against its mean share of the tokens' mixes.
 
     Returns:
-      A chart with the selection "pick" of the fields layer (row) and expert.
+        A chart with the selection "pick" of the fields layer (row) and expert.
     """
     row, expert = (grid.ravel() for grid in np.indices(effect.shape))
     if row.size > theme.MAX_MARKS // 2:
@@ -168,12 +168,12 @@ def patch_map(
     """Share of the difference that comes back when one value of the clean run is put in.
 
     Args:
-      share: 1 is all of it, 0 nothing.
-      pieces: the tokens of the positions, as "clean" or "clean | corrupt".
-      labels: of the rows.
+        share: 1 is all of it, 0 nothing.
+        pieces: the tokens of the positions, as "clean" or "clean | corrupt".
+        labels: of the rows.
 
     Returns:
-      A chart with the selection "pick" of the fields token and layer.
+        A chart with the selection "pick" of the fields token and layer.
     """
     n_layers, n_positions = share.shape
     names = [f"{int(p)} {piece}" for p, piece in zip(positions, pieces, strict=True)]

@@ -26,14 +26,14 @@ def change_along(
     """Bounds of the total variation of the next-token distribution after each compared token.
 
     Args:
-      pairs: the compared pairs.
-      low, high: bounds of each.
-      names: of all pairs, see `pair_names`.
-      chance: mean of `low` over unrelated places, and the band of that mean.
-      picked: the pair to colour.
+        pairs: the compared pairs.
+        low, high: bounds of each.
+        names: of all pairs, see `pair_names`.
+        chance: mean of `low` over unrelated places, and the band of that mean.
+        picked: the pair to colour.
 
     Returns:
-      A chart with the selection "pick" of the field pair.
+        A chart with the selection "pick" of the field pair.
     """
     pairs = np.asarray(pairs)
     at = int(np.searchsorted(pairs, picked)) if picked is not None else None
@@ -118,10 +118,10 @@ def next_tokens_beside(
     A hollow bar is the most that a token can have which the run does not list.
 
     Args:
-      before, after: probabilities in the two runs; not a number where not listed.
-      most_before, most_after: the largest that an unlisted token can have.
-      runs: what the two are called.
-      after_token: the token before, for the title.
+        before, after: probabilities in the two runs; not a number where not listed.
+        most_before, most_after: the largest that an unlisted token can have.
+        runs: what the two are called.
+        after_token: the token before, for the title.
     """
     n = len(pieces)
     names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
@@ -193,11 +193,11 @@ def kept_by_distance(
     """Experts that the same tokens keep, by how long the texts have been alike.
 
     Args:
-      distance: same tokens since the last change.
-      kept: share of experts in common, mean over layers.
-      names: of the pairs.
-      chance: of unrelated tokens.
-      correlation, low, high, p: Spearman's with its null.
+        distance: same tokens since the last change.
+        kept: share of experts in common, mean over layers.
+        names: of the pairs.
+        chance: of unrelated tokens.
+        correlation, low, high, p: Spearman's with its null.
     """
     shown = np.arange(len(distance))
     if len(shown) > theme.MAX_MARKS // 2:

@@ -28,13 +28,13 @@ def expert_chains(
     """The longest chains, one a lane: layers across, a link where a match beats chance.
 
     Args:
-      found: the chains.
-      labels: names of the layers.
-      picked: (layer, expert) whose chain is outlined, if it is drawn.
-      lanes: how many at most.
+        found: the chains.
+        labels: names of the layers.
+        picked: (layer, expert) whose chain is outlined, if it is drawn.
+        lanes: how many at most.
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     chains = [chain for chain in found.chains if len(chain) > 1][:lanes]
     links: dict[str, list] = {"lane": [], "x": [], "x2": [], "score": [], "name": []}
@@ -137,12 +137,12 @@ def expert_cosines_against_chance(
     With more experts than a browser draws, those with the pairs furthest from chance.
 
     Args:
-      cosines: [expert, expert].
-      q: adjusted p-values of the pairs.
-      baseline: cosine of unrelated columns once their mean is off, −1 / (E − 1).
+        cosines: [expert, expert].
+        q: adjusted p-values of the pairs.
+        baseline: cosine of unrelated columns once their mean is off, −1 / (E − 1).
 
     Returns:
-      A chart with the selection "pick" of the fields ea and eb.
+        A chart with the selection "pick" of the fields ea and eb.
     """
     n = len(cosines)
     apart = np.abs(cosines - baseline)

@@ -36,8 +36,8 @@ def layer_dendrogram(
     """The order in which layers join into groups, and how far apart they are then.
 
     Args:
-      cut: a number of groups; a rule is drawn at the height that gives so many.
-      support: of the branches, which are coloured by it and carry it in percent.
+        cut: a number of groups; a rule is drawn at the height that gives so many.
+        support: of the branches, which are coloured by it and carry it in percent.
     """
     step = theme.cell_step(len(labels), 480, high=64)
     chart = _tree(tree, labels, cut, step, support, show_labels=True)
@@ -71,10 +71,10 @@ def dendrogram_with_heatmap(
     """The tree of layers standing on the heatmap in the same order.
 
     Args:
-      support: of the branches, which are coloured by it and carry it in percent.
+        support: of the branches, which are coloured by it and carry it in percent.
 
     Returns:
-      A chart with the selection "pick" of the fields la and lb.
+        A chart with the selection "pick" of the fields la and lb.
     """
     step = theme.cell_step(len(labels), 480, high=64)
     above = _tree(tree, labels, cut, step, support, show_labels=False)

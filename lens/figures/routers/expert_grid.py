@@ -21,9 +21,9 @@ class GridText:
     """How a value of a (layer, expert) cell is titled.
 
     Attributes:
-      title: the quantity.
-      short: its name at the legend.
-      unit: unit and reading, for the second line.
+        title: the quantity.
+        short: its name at the legend.
+        unit: unit and reading, for the second line.
     """
 
     title: str

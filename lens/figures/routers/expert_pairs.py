@@ -27,8 +27,8 @@ def expert_similarity_across_layers(
     triangle of each; with many layers a cell is the mean over a block of layers.
 
     Args:
-      experts: indexes to draw; None is the first eight.
-      view: "canonical" or "raw", for the text.
+        experts: indexes to draw; None is the first eight.
+        view: "canonical" or "raw", for the text.
     """
     chosen = list(range(len(similarity)) if experts is None else experts)[:MAX_PANELS]
     n_layers = len(labels)
@@ -93,14 +93,14 @@ def expert_correlation_matrix(
     """Similarity of the experts of one layer with each other, or its mean over layers.
 
     Args:
-      layer_label: the layer it belongs to; None says that it is a mean over layers.
-      measure: "correlation" or "cosine", for the text.
-      chance: the value of unrelated experts; None is −1 / (E − 1), that of
-        canonical columns. Raw columns have 0.
-      picked: the cell to outline, as (ea, eb).
+        layer_label: the layer it belongs to; None says that it is a mean over layers.
+        measure: "correlation" or "cosine", for the text.
+        chance: the value of unrelated experts; None is −1 / (E − 1), that of
+            canonical columns. Raw columns have 0.
+        picked: the cell to outline, as (ea, eb).
 
     Returns:
-      A chart with the selection "pick" of the fields ea and eb.
+        A chart with the selection "pick" of the fields ea and eb.
     """
     n_experts = len(matrix)
     middle = -1 / max(n_experts - 1, 1) if chance is None else chance

@@ -26,10 +26,10 @@ class MeasureText:
     """How a measure of experts is titled.
 
     Attributes:
-      title: the quantity.
-      short: its name at an axis.
-      unit: its unit or definition, and what is known of chance, for the second line.
-      diverging: coloured from the chance level in both directions.
+        title: the quantity.
+        short: its name at an axis.
+        unit: its unit or definition, and what is known of chance, for the second line.
+        diverging: coloured from the chance level in both directions.
     """
 
     title: str
@@ -79,13 +79,13 @@ def expert_map(
     row, which shows the one of them farthest from the median.
 
     Args:
-      measure: "norm", "variance", "l1_l2", "breadth", "max_similarity" or "load";
-        another word is used as the title.
-      chance: the measure's value for an expert that is nothing special.
-      picked: the cell to outline, as (layer, expert).
+        measure: "norm", "variance", "l1_l2", "breadth", "max_similarity" or "load";
+            another word is used as the title.
+        chance: the measure's value for an expert that is nothing special.
+        picked: the cell to outline, as (layer, expert).
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     text = MEASURES.get(measure, MeasureText(measure, measure, "", False))
     n_layers, n_experts = values.shape
@@ -152,7 +152,7 @@ def expert_variance_analysis(
     """The classic weight statistics of every expert: variance, L2 norm and L1 / L2 by layer.
 
     Args:
-      expert: an index to draw as a line through the layers.
+        expert: an index to draw as a line through the layers.
     """
     panels = [
         _statistic(name, np.asarray(getattr(measures, name)), labels, measures.baselines, expert)
@@ -188,7 +188,7 @@ def breadth_against_load(
     residual stream would use them.
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     share = breadth / breadth.sum(axis=1, keepdims=True)
     n_layers, n_experts = share.shape

@@ -21,13 +21,13 @@ def silhouette_by_groups(null: GroupNull, cut: int | None = None) -> alt.LayerCh
     """Silhouette of the cut into k groups for every k, with the band of unrelated layers.
 
     Args:
-      cut: the number of groups shown elsewhere, which is marked.
+        cut: the number of groups shown elsewhere, which is marked.
 
     Returns:
-      A chart with the selection "pick" of the field groups.
+        A chart with the selection "pick" of the field groups.
 
     Raises:
-      LensError: there are too few layers for any silhouette.
+        LensError: there are too few layers for any silhouette.
     """
     if not len(null.k):
         raise LensError(

@@ -37,14 +37,14 @@ def layer_null_heatmap(
     """Every pair of layers in spreads of its own null.
 
     Args:
-      null: of all pairs.
-      similarity: the values themselves, for the tooltips.
-      order: rows in the order to draw them; None is layer order.
-      picked: the cell to outline, as (la, lb).
-      only_beyond: leave grey what is not beyond chance at this false discovery rate.
+        null: of all pairs.
+        similarity: the values themselves, for the tooltips.
+        order: rows in the order to draw them; None is layer order.
+        picked: the cell to outline, as (la, lb).
+        only_beyond: leave grey what is not beyond chance at this false discovery rate.
 
     Returns:
-      A chart with the selection "pick" of the fields la and lb.
+        A chart with the selection "pick" of the fields la and lb.
     """
     n_layers = len(labels)
     rows = np.arange(n_layers) if order is None else np.asarray(order)
@@ -125,7 +125,7 @@ def adjacent_against_chance(
     """Similarity of each layer with the next, its null band, its interval, and the transitions.
 
     Returns:
-      A chart with the selection "pick" of the fields la and lb.
+        A chart with the selection "pick" of the fields la and lb.
     """
     label = LAYER_METRICS[metric].label
     low, high = np.quantile(null, [0.025, 0.975], axis=0)

@@ -35,7 +35,7 @@ def metric_scale(
     symmetric log): they are the ones to tell apart.
 
     Args:
-      domain: ends of the scale instead of the metric's own; then nothing is spread.
+        domain: ends of the scale instead of the metric's own; then nothing is spread.
     """
     entry = LAYER_METRICS[metric]
     ends = domain or entry.domain
@@ -58,14 +58,14 @@ def layer_similarity_heatmap(
     """Similarity of every layer with every other, the layer with itself left out.
 
     Args:
-      order: rows in the order to draw them (a tree's leaves); None is layer order.
-      metric: id of a layer metric; it sets colours and their domain.
-      chance: what two unrelated layers of this size give.
-      picked: the cell to outline, as (la, lb).
-      domain: ends of the colour scale, instead of the metric's fixed ones.
+        order: rows in the order to draw them (a tree's leaves); None is layer order.
+        metric: id of a layer metric; it sets colours and their domain.
+        chance: what two unrelated layers of this size give.
+        picked: the cell to outline, as (la, lb).
+        domain: ends of the colour scale, instead of the metric's fixed ones.
 
     Returns:
-      A chart with the selection "pick" of the fields la and lb.
+        A chart with the selection "pick" of the fields la and lb.
     """
     entry = LAYER_METRICS[metric]
     n_layers = len(labels)
@@ -122,7 +122,7 @@ def adjacent_layer_similarity(
     """Similarity of each layer with the next, against chance and against other pairs.
 
     Returns:
-      A chart with the selection "pick" of the fields la and lb.
+        A chart with the selection "pick" of the fields la and lb.
     """
     entry = LAYER_METRICS[metric]
     value, rule = f"{entry.label} of neighbours", "mean of pairs further apart"
@@ -206,10 +206,10 @@ def pair_matrix(
     With more experts than a browser draws, the best matched ones and their partners.
 
     Args:
-      chance: the mean matched cosine of two unrelated layers.
+        chance: the mean matched cosine of two unrelated layers.
 
     Returns:
-      A chart with the selection "pick" of the fields ea and eb.
+        A chart with the selection "pick" of the fields ea and eb.
     """
     n_experts, most = len(labels_a), theme.most_cells_a_side()
     partner = np.asarray(pair.partner)
@@ -271,9 +271,9 @@ def null_place(
     """Where a value stands among what unrelated layers give.
 
     Args:
-      name: what the value is, with its unit.
-      samples: the draws under chance; their histogram is drawn when given, else
-        only their 95 % band and mean.
+        name: what the value is, with its unit.
+        samples: the draws under chance; their histogram is drawn when given, else
+            only their 95 % band and mean.
     """
     x = alt.X("x:Q", title=name, scale=alt.Scale(zero=False, nice=True))
     layers: list[alt.Chart] = []

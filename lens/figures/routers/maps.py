@@ -37,14 +37,14 @@ def layer_scatter(
     """Layers as points, near each other when they route alike; a thin line follows depth.
 
     Args:
-      clusters: a group number per layer to colour by; None colours by depth.
-      axes: which dimensions of the map to draw.
-      picked: the layer to ring.
-      trust: trustworthiness of maps of unrelated layers.
-      stability: how alike maps of other seeds are.
+        clusters: a group number per layer to colour by; None colours by depth.
+        axes: which dimensions of the map to draw.
+        picked: the layer to ring.
+        trust: trustworthiness of maps of unrelated layers.
+        stability: how alike maps of other seeds are.
 
     Returns:
-      A chart with the selection "pick" of the field layer.
+        A chart with the selection "pick" of the field layer.
     """
     points = np.asarray(layer_map.points, dtype=float)[:, list(axes)]
     n_layers = len(points)
@@ -156,7 +156,7 @@ def explained_variance(layer_map: LayerMap) -> alt.LayerChart:
     """Share of the variance on each axis of a PCA or MDS map, and the running sum.
 
     Raises:
-      LensError: the map has no axes to explain anything (t-SNE, UMAP).
+        LensError: the map has no axes to explain anything (t-SNE, UMAP).
     """
     if layer_map.explained is None:
         raise LensError(

@@ -94,7 +94,7 @@ def layers_across(
     """Similarity of every layer of A with every layer of B; the best assignment outlined.
 
     Raises:
-      LensError: too many pairs to be drawn one by one.
+        LensError: too many pairs to be drawn one by one.
     """
     shape = found.all_similarity.shape
     if max(shape) > theme.most_cells_a_side():
@@ -155,10 +155,10 @@ def experts_changed(found: Comparison, labels: Sequence[str]) -> alt.Chart:
     """Angle between each expert of A and its match in B, layer by layer.
 
     Args:
-      labels: of the layers of A.
+        labels: of the layers of A.
 
     Raises:
-      LensError: too many experts to be drawn one by one.
+        LensError: too many experts to be drawn one by one.
     """
     if found.cosine.size > theme.MAX_MARKS:
         raise LensError(

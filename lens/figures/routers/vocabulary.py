@@ -79,14 +79,14 @@ def token_pushes(
     """The tokens that push one expert most (`end` "top") or least ("bottom").
 
     Args:
-      pieces, tokens: text and id of each, the most extreme first.
-      margin: dark where above 0, that is selected.
-      band: 95 % of random directions at each rank, drawn behind the bars.
-      label: of the expert.
-      draws: random directions that the band is of.
+        pieces, tokens: text and id of each, the most extreme first.
+        margin: dark where above 0, that is selected.
+        band: 95 % of random directions at each rank, drawn behind the bars.
+        label: of the expert.
+        draws: random directions that the band is of.
 
     Returns:
-      A chart with the selection "pick" of the field token.
+        A chart with the selection "pick" of the field token.
     """
     low, high = band
     names = [f"{i + 1}.  {visible(piece)}" for i, piece in enumerate(pieces)]
@@ -161,12 +161,12 @@ def token_expert_map(
     """What every expert makes of one token; digits number the experts it would select.
 
     Args:
-      what: "push", "margin", or "standing" against the vocabulary.
-      standing: the values of the latter.
-      picked: the cell to outline, as (layer, expert).
+        what: "push", "margin", or "standing" against the vocabulary.
+        standing: the values of the latter.
+        picked: the cell to outline, as (layer, expert).
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     values = standing if what == "standing" and standing is not None else reading.push
     values = reading.margin if what == "margin" else values
@@ -199,11 +199,11 @@ def vocabulary_map(
     """How much the experts listen to the vocabulary; dots are beyond chance.
 
     Args:
-      measure: "spread", "top", "bottom", or "share", whose dots lie outside of the band
-        of the layer turned at random.
+        measure: "spread", "top", "bottom", or "share", whose dots lie outside of the band
+            of the layer turned at random.
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     text = MEASURES[measure]
     beyond: Bool[np.ndarray, "layer expert"]
@@ -254,10 +254,10 @@ def written_tokens(
     """The first tokens of every expert, written out: layers down, experts across.
 
     Args:
-      pieces: text of the tokens that are needed, by id.
+        pieces: text of the tokens that are needed, by id.
 
     Raises:
-      LensError: there are more experts than can be read beside each other.
+        LensError: there are more experts than can be read beside each other.
     """
     n_layers, n_experts = readout.share.shape
     if n_experts > WRITTEN_EXPERTS:

@@ -28,15 +28,15 @@ def word_map(
     """How many words each expert takes more often than chance, and its surest one.
 
     Args:
-      found: words at q ≤ 0.05.
-      best: the surest word of each expert by layer; empty where none is found.
-      labels: of the layers.
-      n_words: words that were tested.
-      chance: what chance means, for the title.
-      picked: (layer, expert) to outline.
+        found: words at q ≤ 0.05.
+        best: the surest word of each expert by layer; empty where none is found.
+        labels: of the layers.
+        n_words: words that were tested.
+        chance: what chance means, for the title.
+        picked: (layer, expert) to outline.
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     n_layers, n_experts = found.shape
     layer, expert = (grid.ravel() for grid in np.indices(found.shape))
@@ -112,11 +112,11 @@ def word_bars(
     """How often an expert takes each of some words, beside how often it would by chance.
 
     Args:
-      share: of a word's occurrences that chose the expert.
-      expected: the same by chance.
-      occurrences: of each word.
-      q: of each word.
-      label: of the expert, "L3·E1".
+        share: of a word's occurrences that chose the expert.
+        expected: the same by chance.
+        occurrences: of each word.
+        q: of each word.
+        label: of the expert, "L3·E1".
     """
     names: list[str] = []
     for piece in pieces:

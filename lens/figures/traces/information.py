@@ -47,11 +47,11 @@ def chance_lines(
     Filled points are those whose q is at most 0.05.
 
     Args:
-      tests: name to value and null.
-      labels: of the layers.
-      title: of the figure.
-      unit: of the values.
-      width: of the figure; the lines of its title are broken for it.
+        tests: name to value and null.
+        labels: of the layers.
+        title: of the figure.
+        unit: of the values.
+        width: of the figure; the lines of its title are broken for it.
     """
     names, at = list(tests), np.arange(len(labels))
     shades = list(SHADES[: len(names)])
@@ -147,8 +147,8 @@ def predicted_load(
     """Measured load of every expert against what was predicted; on the dashed line they agree.
 
     Args:
-      predictions: name to predicted loads; all are drawn.
-      note: for the subtitle: how near they come, and chance.
+        predictions: name to predicted loads; all are drawn.
+        note: for the subtitle: how near they come, and chance.
     """
     n_layers, n_experts = measured.shape
     names = list(predictions)

@@ -24,9 +24,9 @@ def label_load(
     """Load of a layer's experts in the traces of each label, with intervals over traces.
 
     Args:
-      low, high: 95 % intervals; not a number where a label has one trace.
-      groups: the labels of the traces.
-      label: of the layer.
+        low, high: 95 % intervals; not a number where a label has one trace.
+        groups: the labels of the traces.
+        label: of the layer.
     """
     n_groups, n_experts = share.shape
     group, expert = (grid.ravel() for grid in np.indices(share.shape))
@@ -102,13 +102,13 @@ def label_lift(
     """Load of a layer's experts under each label over their load in all traces.
 
     Args:
-      q: of the differences, over all layers; cells of at most 0.05 are outlined.
-      share: the load itself, for the tooltip.
-      groups: the labels of the traces.
-      label: of the layer.
+        q: of the differences, over all layers; cells of at most 0.05 are outlined.
+        share: the load itself, for the tooltip.
+        groups: the labels of the traces.
+        label: of the layer.
 
     Returns:
-      A chart with the selection "pick" of the fields group and expert.
+        A chart with the selection "pick" of the fields group and expert.
     """
     n_groups, n_experts = lift.shape
     group, expert = (grid.ravel() for grid in np.indices(lift.shape))

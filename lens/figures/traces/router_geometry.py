@@ -24,12 +24,12 @@ def push_ticks(
     """How far every token of a text is from other experts in one layer, and one of them.
 
     Args:
-      push: smallest push, as a share of the length of what the router reads.
-      random: pushes that random directions need from the chosen token.
-      token: the chosen one.
+        push: smallest push, as a share of the length of what the router reads.
+        random: pushes that random directions need from the chosen token.
+        token: the chosen one.
 
     Returns:
-      A chart with the selection "pick" of the field token.
+        A chart with the selection "pick" of the field token.
     """
     share = 100 * np.asarray(push, dtype=float)
     own = float(share[token])
@@ -104,14 +104,14 @@ def lens_course(
     """What the model would expect next if it ended after each layer, and how far off that is.
 
     Args:
-      pieces: the likeliest next token after each layer; probs: its probability.
-      kl: KL(whole model ‖ up to the layer), nats.
-      layer: the chosen row.
-      usual: median of kl over the text's tokens.
-      after: the token they follow.
+        pieces: the likeliest next token after each layer; probs: its probability.
+        kl: KL(whole model ‖ up to the layer), nats.
+        layer: the chosen row.
+        usual: median of kl over the text's tokens.
+        after: the token they follow.
 
     Returns:
-      A chart with the selection "pick" of the field layer.
+        A chart with the selection "pick" of the field layer.
     """
     n_layers = len(kl)
     rows = np.arange(n_layers)

@@ -27,10 +27,10 @@ class TokenText:
     """How a value of a (token, layer) cell is titled and coloured.
 
     Attributes:
-      title: the quantity.
-      unit: unit and reading, for the second line.
-      scheme: sequential colours.
-      reverse: small values are the striking ones.
+        title: the quantity.
+        unit: unit and reading, for the second line.
+        scheme: sequential colours.
+        reverse: small values are the striking ones.
     """
 
     title: str
@@ -61,8 +61,8 @@ def token_window(
     """The tokens that a map of all layers draws: all of them, or as many as stay quick.
 
     Args:
-      picked: a token that the window has to hold.
-      start: first token, when the caller pages by hand.
+        picked: a token that the window has to hold.
+        start: first token, when the caller pages by hand.
     """
     width = min(n_tokens, max(1, MAX_CELLS // max(n_layers, 1)))
     first = 0
@@ -96,14 +96,14 @@ def token_layer_map(
     """One value for every token in every layer; see `token_window` for long prompts.
 
     Args:
-      what: "margin", "lead", "entropy", "top1_prob" or "top1" (expert indexes).
-      picked: the cell to outline, as (token, layer).
-      prompt_length: tokens from here on were generated.
-      n_experts: sets the fixed domain of entropy and largest gate.
-      start: first token drawn.
+        what: "margin", "lead", "entropy", "top1_prob" or "top1" (expert indexes).
+        picked: the cell to outline, as (token, layer).
+        prompt_length: tokens from here on were generated.
+        n_experts: sets the fixed domain of entropy and largest gate.
+        start: first token drawn.
 
     Returns:
-      A chart with the selection "pick" of the fields token and layer.
+        A chart with the selection "pick" of the fields token and layer.
     """
     text = TOKEN_VALUES[what]
     values = np.asarray(values, dtype=int if what == "top1" else float)
@@ -183,12 +183,12 @@ def compare_maps(
     """The first prompt's map minus the second's, token by token; grey where one has ended.
 
     Args:
-      difference: of the aligned tokens; with what = "top1", 1 where the choice
-        differs and 0 where it does not.
-      pieces_a, pieces_b: the tokens of both, aligned ("" where there is none).
+        difference: of the aligned tokens; with what = "top1", 1 where the choice
+            differs and 0 where it does not.
+        pieces_a, pieces_b: the tokens of both, aligned ("" where there is none).
 
     Returns:
-      A chart with the selection "pick" of the fields token and layer.
+        A chart with the selection "pick" of the fields token and layer.
     """
     text = TOKEN_VALUES[what]
     difference = np.asarray(difference, dtype=float)

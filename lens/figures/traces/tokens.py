@@ -26,12 +26,12 @@ def token_strip(
     """The text as a strip of tokens, to read and to choose one.
 
     Args:
-      values: a value per token to colour by (say, the mean margin over layers);
-        None colours prompt and generated tokens.
-      start: first token drawn, where there are more than `MAX_CELLS`.
+        values: a value per token to colour by (say, the mean margin over layers);
+            None colours prompt and generated tokens.
+        start: first token drawn, where there are more than `MAX_CELLS`.
 
     Returns:
-      A chart with the selection "pick" of the field token.
+        A chart with the selection "pick" of the field token.
     """
     window = token_window(len(pieces), 1, picked=picked, start=start)
     shown = [visible(pieces[t]) for t in window]
@@ -167,9 +167,9 @@ def candidate_bars(
     """The model's most likely next tokens.
 
     Args:
-      after: the token they follow, for the title.
-      up_to: the layer after which they are read off, where that is not the last.
-      chosen: which of them came next, by its place in the list.
+        after: the token they follow, for the title.
+        up_to: the layer after which they are read off, where that is not the last.
+        chosen: which of them came next, by its place in the list.
     """
     names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
     hit = np.arange(len(names)) == (-1 if chosen is None else chosen)

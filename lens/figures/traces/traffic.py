@@ -28,12 +28,12 @@ def load_by_layer(
     """Each expert's share of a layer's (token, slot) assignments, against an even share.
 
     Args:
-      low, high: where the load of an expert chosen at random falls with 95 %.
-      interval: lowest and highest load that the sample leaves possible, for each expert.
-      picked: the point to ring, as (layer, expert).
+        low, high: where the load of an expert chosen at random falls with 95 %.
+        interval: lowest and highest load that the sample leaves possible, for each expert.
+        picked: the point to ring, as (layer, expert).
 
     Returns:
-      A chart with the selection "pick" of the fields layer and expert.
+        A chart with the selection "pick" of the fields layer and expert.
     """
     n_layers, n_experts = load.shape
     layer, expert = (grid.ravel() for grid in np.indices(load.shape))
@@ -131,13 +131,13 @@ def coselection_matrix(
     """How often two experts are chosen together, against what their loads alone would give.
 
     Args:
-      lift: observed over expected; 1 is chance.
-      counts: tokens that chose both, for the tooltip.
-      label: the layer, or "all layers".
-      q: p-values after Benjamini and Hochberg; pairs of at most 0.05 are outlined.
+        lift: observed over expected; 1 is chance.
+        counts: tokens that chose both, for the tooltip.
+        label: the layer, or "all layers".
+        q: p-values after Benjamini and Hochberg; pairs of at most 0.05 are outlined.
 
     Returns:
-      A chart with the selection "pick" of the fields ea and eb.
+        A chart with the selection "pick" of the fields ea and eb.
     """
     n_experts = len(lift)
     a, b = np.nonzero(~np.eye(n_experts, dtype=bool))
@@ -220,12 +220,12 @@ def routing_paths(
     """Where tokens go from one layer's first choice to the next one's: wider is more tokens.
 
     Args:
-      counts: tokens from expert i of a layer to expert j of the next one drawn.
-      labels: of the layers, one more than steps.
-      most: flows drawn, the largest first.
+        counts: tokens from expert i of a layer to expert j of the next one drawn.
+        labels: of the layers, one more than steps.
+        most: flows drawn, the largest first.
 
     Returns:
-      A chart with the selection "pick" of the fields layer, source and target.
+        A chart with the selection "pick" of the fields layer, source and target.
     """
     counts = np.asarray(counts)
     n_steps, n_experts, _ = counts.shape
@@ -318,8 +318,8 @@ def layer_lines(
     """One line per named quantity through the layers, each with its chance level dashed.
 
     Args:
-      values: name to one value per layer.
-      chance: name to its chance level.
+        values: name to one value per layer.
+        chance: name to its chance level.
     """
     names = list(values)
     shades = [theme.BLUE, theme.ORANGE, *theme.OKABE_ITO[2:]][: len(names)]

@@ -32,7 +32,7 @@ def show(view: View, token: int, layer: int) -> Any:
     """The card but for the logit lens, which needs the model.
 
     Returns:
-      Where `fill_lens` draws, once the rest of the page stands.
+        Where `fill_lens` draws, once the rest of the page stands.
     """
     with st.container(border=True):
         st.markdown(sentence(view, token, layer))
@@ -233,9 +233,9 @@ def fill_lens(place: Any, view: View, token: int, layer: int, choice: Any, *, as
     """Candidates for the next token after the chosen layer, beside the whole model's.
 
     Args:
-      place: what `show` returned.
-      choice: the model that runs prompts here, if any.
-      asked: the model is loaded for it only when a button is pressed.
+        place: what `show` returned.
+        choice: the model that runs prompts here, if any.
+        asked: the model is loaded for it only when a button is pressed.
     """
     with place:
         found = lens_of(view, choice, asked=asked)
