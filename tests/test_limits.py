@@ -1,0 +1,256 @@
+"""No folder, file or function grows beyond what can be read at once.
+
+Exceptions stand in the code, each with its reason: `# long file: ...` in the first 30 lines of a
+file, `# long: ...` or `# many parameters: ...` in the comment lines right above a function.
+One that is no longer needed must go.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("grok", "lens", "pages")
+FOLDERS = (*PACKAGES, "benchmarks", "examples")
+
+MOST_FILES = 15  # of Python in a folder of the packages
+MOST_LINES = 400  # in a file
+LONGEST = 60  # lines of a function, without its docstring
+MOST_PARAMETERS = 8  # without self and cls
+
+MARKER_LINES = 30  # at the start of a file
+LONG_FILE, LONG, MANY = "# long file:", "# long:", "# many parameters:"
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def texts() -> dict[str, str]:
+    """The text of every file, by its path from the project's folder."""
+    files = [ROOT / "app.py"] + [f for name in FOLDERS for f in (ROOT / name).rglob("*.py")]
+    return {file.relative_to(ROOT).as_posix(): file.read_text() for file in sorted(files)}
+
+
+def length_of(function: Function) -> int:
+    """Lines from `def` to the end, without the docstring."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function, clean=False) is None:
+        return lines
+    docstring = function.body[0]
+    return lines - (docstring.end_lineno - docstring.lineno + 1)
+
+
+def n_parameters(function: Function) -> int:
+    """Named parameters, without self and cls."""
+    named = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+    return len(named) - bool(named and named[0].arg in ("self", "cls"))
+
+
+def comments_above(function: Function, lines: list[str]) -> list[str]:
+    """The comment lines right above a function or its decorators."""
+    first = min([function.lineno, *(node.lineno for node in function.decorator_list)])
+    found = []
+    while first > 1 and lines[first - 2].strip().startswith("#"):
+        first -= 1
+        found.append(lines[first - 1].strip())
+    return found
+
+
+def judged(where: str, found: int, most: int, unit: str, marker: str, lines: list[str]) -> str:
+    """A line about what is too large, or about an exception that has no reason or no need."""
+    markers = [line.strip() for line in lines if line.strip().startswith(marker)]
+    if any(line == marker for line in markers):
+        return f"{where}: `{marker}` gives no reason"
+    if found > most and not markers:
+        return f"{where} has {found} {unit}; at most {most}"
+    if found <= most and markers:
+        return f"{where} has {found} {unit}, so `{marker}` is no longer needed"
+    return ""
+
+
+def faults_of(file: str, text: str) -> Iterator[str]:
+    lines = text.splitlines()
+    yield judged(file, len(lines), MOST_LINES, "lines", LONG_FILE, lines[:MARKER_LINES])
+    read = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, Function):
+            where = f"{file}:{node.lineno} {node.name}"
+            above = comments_above(node, lines)
+            read[node.lineno] = len([line for line in above if line.startswith((LONG, MANY))])
+            yield judged(where, length_of(node), LONGEST, "lines of code", LONG, above)
+            yield judged(where, n_parameters(node), MOST_PARAMETERS, "parameters", MANY, above)
+    written = [line for line in lines if line.strip().startswith((LONG, MANY))]
+    if len(written) > sum(read.values()):
+        yield f"{file}: a marker stands above no function ({'; '.join(written)})"
+    late = [line for line in lines[MARKER_LINES:] if line.strip().startswith(LONG_FILE)]
+    if late:
+        yield f"{file}: `{LONG_FILE}` is read in the first {MARKER_LINES} lines only"
+
+
+def faults(files: Mapping[str, str]) -> list[str]:
+    """What is too large, a line for each, folders first."""
+    found = []
+    folders = [PurePosixPath(file).parent.as_posix() for file in files]
+    for folder in sorted(name for name in set(folders) if name.startswith(PACKAGES)):
+        found.append(judged(folder, folders.count(folder), MOST_FILES, "Python files", "#", []))
+    for file, text in files.items():
+        found.extend(faults_of(file, text))
+    return [line for line in found if line]
+
+
+# What is being split now; this list shrinks to nothing.
+NOT_YET = """
+benchmarks/science.py measures_of
+grok/checkpoints/tensor_file.py
+grok/engine/compiled.py layer_pass
+grok/engine/compiled.py second_half_pass
+grok/engine/compiled.py head_pass
+grok/experiments/collecting.py
+grok/experiments/collecting.py collect
+grok/experiments/patching.py patch_sweep
+grok/runner/loading.py load
+grok/runner/tracing.py
+grok/streaming/host_layers.py
+grok/streaming/int8_matmul.py _tiles
+grok/streaming/simd_kernels.py add
+grok/train.py train
+lens/cached.py layer_map
+lens/clustering/maps.py layer_map
+lens/figures/prompt_pairs/interventions.py moved_map
+lens/figures/prompt_pairs/interventions.py change_by_token
+lens/figures/prompt_pairs/interventions.py effects_in_layer
+lens/figures/prompt_pairs/routing.py aligned_strip
+lens/figures/prompt_pairs/routing.py compared_map
+lens/figures/prompt_pairs/routing.py load_differences
+lens/figures/prompt_pairs/sweeps.py expert_effects
+lens/figures/prompt_pairs/tokens.py change_along
+lens/figures/prompt_pairs/tokens.py next_tokens_beside
+lens/figures/prompt_pairs/tokens.py kept_by_distance
+lens/figures/routers/chains.py expert_chains
+lens/figures/routers/chains.py expert_cosines_against_chance
+lens/figures/routers/expert_grid.py expert_grid
+lens/figures/routers/expert_pairs.py expert_correlation_matrix
+lens/figures/routers/experts.py expert_map
+lens/figures/routers/experts.py breadth_against_load
+lens/figures/routers/groups.py silhouette_by_groups
+lens/figures/routers/layer_null.py layer_null_heatmap
+lens/figures/routers/layer_null.py adjacent_against_chance
+lens/figures/routers/maps.py layer_scatter
+lens/figures/routers/model_pairs.py experts_changed
+lens/figures/routers/vocabulary.py token_pushes
+lens/figures/routers/vocabulary.py written_tokens
+lens/figures/traces/expert_words.py word_map
+lens/figures/traces/expert_words.py word_bars
+lens/figures/traces/information.py chance_lines
+lens/figures/traces/information.py predicted_load
+lens/figures/traces/labels.py label_load
+lens/figures/traces/labels.py label_lift
+lens/figures/traces/margins.py margin_quantiles
+lens/figures/traces/router_geometry.py push_ticks
+lens/figures/traces/token_maps.py token_layer_map
+lens/figures/traces/token_maps.py compare_maps
+lens/figures/traces/tokens.py token_strip
+lens/figures/traces/traffic.py load_by_layer
+lens/figures/traces/traffic.py coselection_matrix
+lens/figures/traces/traffic.py routing_paths
+lens/layers/pair_null.py _summary
+lens/layers/similarity.py
+lens/many_prompts/run_statistics.py run_traces
+lens/many_prompts/run_words.py word_lift
+lens/model_pairs/comparison.py compare_routers
+lens/report/clustering.py clustering_parts
+lens/report/traces.py _statistic_parts
+lens/report/traces.py trace_folder_parts
+lens/traces/information.py _information
+lens/traces/trace.py __post_init__
+lens/vocabulary/readout.py vocabulary_readout
+pages/experts.py
+pages/live/compare/tests.py next_tokens
+pages/live/one_trace/cell_view.py
+pages/live/what_if/patching.py answer
+pages/shell/layout.py figure
+pages/shell/links.py choice
+pages/trees/maps.py show
+pages/vocabulary/one_token.py show
+"""
+
+
+def is_known(fault: str) -> bool:
+    return re.sub(r":\d+ ", " ", fault).partition(" has ")[0] in NOT_YET.splitlines()
+
+
+def test_nothing_is_larger_than_can_be_read_at_once():
+    found = [fault for fault in faults(texts()) if not is_known(fault)]
+    assert not found, "\n" + "\n".join(found)
+
+
+def function_of(lines: int, head: str = "def f():", above: str = "") -> str:
+    """A function of so many lines of code, with a docstring that does not count."""
+    return f'{above}{head}\n    """One.\n\n    More.\n    """\n' + "    a = 1\n" * (lines - 1)
+
+
+EIGHT = ", ".join("abcdefgh")
+BROKEN = {
+    "a full folder": ({f"lens/a{i}.py": "" for i in range(16)}, "lens has 16 Python files"),
+    "a long file": ({"a.py": "a = 1\n" * 401}, "a.py has 401 lines; at most 400"),
+    "a long function": ({"a.py": function_of(61)}, "a.py:1 f has 61 lines of code; at most 60"),
+    "a long method": (
+        {"a.py": "class A:\n    async def f(self):\n" + "        a = 1\n" * 60},
+        "a.py:2 f has 61 lines of code",
+    ),
+    "many parameters": (
+        {"a.py": function_of(2, f"def f({EIGHT}, *more, i, **rest):")},
+        "a.py:1 f has 9 parameters; at most 8",
+    ),
+    "an exception without a reason": (
+        {"a.py": function_of(61, above="# long:\n")},
+        "`# long:` gives no reason",
+    ),
+    "a needless exception for a function": (
+        {"a.py": function_of(60, above="# long: once.\n")},
+        "f has 60 lines of code, so `# long:` is no longer needed",
+    ),
+    "a needless exception for parameters": (
+        {"a.py": function_of(2, f"def f({EIGHT}):", "# many parameters: once.\n")},
+        "f has 8 parameters, so `# many parameters:` is no longer needed",
+    ),
+    "a needless exception for a file": (
+        {"a.py": "# long file: once.\n"},
+        "a.py has 1 lines, so `# long file:` is no longer needed",
+    ),
+    "an exception too late in a file": (
+        {"a.py": "a = 1\n" * 30 + "# long file: a table.\n"},
+        "in the first 30 lines only",
+    ),
+    "an exception above nothing": (
+        {"a.py": "# long: a table.\n\n" + function_of(60)},
+        "stands above no function",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_broken_limit_is_said(rule):
+    files, said = BROKEN[rule]
+    (found,) = faults(files)
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = 1\n" * 400,
+        "# long file: a table of all models.\n" + "a = 1\n" * 400,
+        function_of(60),
+        function_of(61, above="# long: one kernel.\n@cache\n"),
+        function_of(61, f"def f({EIGHT}, i):", "# long: one.\n# many parameters: two.\n"),
+        f"class A:\n    def f(self, {EIGHT}): ...\n",
+    ],
+    ids=range(6),
+)
+def test_what_is_within_the_limits_or_marked_is_fine(text):
+    assert faults({"lens/a.py": text}) == []
