@@ -9,8 +9,8 @@ One layer with random int8 weights: a prefill of 512 tokens, and the decoding of
 sequences. Each is timed in several ways to compute its experts: as the model does by default, with
 the scale after the product (`benchmarks.moe_scaled`), in blocks of up to 256 rows or 128, and all
 experts for every slot, as the official code does. The limit is the larger of bytes over memory
-bandwidth and operations over the rate of a bfloat16 product, all measured in the same run. Several calls
-follow one another before the clock is stopped, as layers do in a pass.
+bandwidth and operations over the rate of a bfloat16 product, all measured in the same run.
+Several calls follow one another before the clock is stopped, as layers do in a pass.
 
 Then as many layers as the device holds, resident; and a few layers read from files through the
 device, against the same layers resident.

@@ -2,9 +2,10 @@
 
 `grok.architectures.moe.run_selected` multiplies int8 values by their scales and then takes the
 product with the rows; where the compiler does not fuse the two, an expert's floats go through
-memory, four to eight times its bytes. Here the product takes the int8 values in the rows' dtype, exact in bfloat16, sums
-in float32, and is scaled afterwards, group by group of the contracted axis. The hidden values are
-rounded to the rows' dtype before the last product, which `run_selected` takes in float32.
+memory, four to eight times its bytes. Here the product takes the int8 values in the rows' dtype,
+exact in bfloat16, sums in float32, and is scaled afterwards, group by group of the contracted
+axis. The hidden values are rounded to the rows' dtype before the last product, which
+`run_selected` takes in float32.
 
 So results differ from `run_selected` by roundings: of the order of 1e-6 of their size with float32
 rows, 1e-2 with bfloat16 rows. Off by default; `python -m benchmarks gpu` measures both.

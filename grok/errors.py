@@ -10,7 +10,7 @@ class ConfigError(GrokError):
 
 
 class CheckpointError(GrokError):
-    """A checkpoint folder or tensor file that cannot be read as Grok-1's format."""
+    """A file of a model, or an answer of a server that holds them, that cannot be used."""
 
 
 class TokenizerError(GrokError):

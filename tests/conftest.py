@@ -1,4 +1,7 @@
-"""What takes longest comes first, so that two workers end at about the same time."""
+"""What takes longest comes first, so that two workers end at about the same time.
+
+And a Hub of their own for all tests of downloads.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +24,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 + FIRST.index(folder) if folder in FIRST else 1 + len(FIRST)
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A server of its own with an empty cache; nothing else on the network is asked."""
+    import huggingface_hub.constants
+
+    from benchmarks.hub_server import serving
+    from tests.hub_files import FILES
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(dict(FILES)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        yield server

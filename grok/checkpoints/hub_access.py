@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grok.errors import plain
-from lens.errors import LensError
+from grok.errors import CheckpointError, GrokError, plain
 
 ENDPOINT, TOKEN, OFFLINE = "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"
 AGAIN = "What was fetched is kept; run it again to go on."
@@ -56,12 +55,12 @@ class HubCommit:
             # Whatever stands between us and the Hub answered 200 with something else.
             if isinstance(error, OSError | errors.HFValidationError) or is_transport(error):
                 raise
-            raise LensError(
+            raise CheckpointError(
                 f"{repository}: the answer is no listing of files, so it is not the Hub's. Check "
                 f"{ENDPOINT}, and whether a login page or a proxy stands before the network."
             ) from error
         if not info.sha or not _COMMIT.fullmatch(info.sha):
-            raise LensError(
+            raise CheckpointError(
                 f"{repository}: the server names no commit for {plain(revision, 40)}; expected 40 "
                 "hexadecimal digits. Try again, or another server."
             )
@@ -80,7 +79,7 @@ class HubCommit:
         found = path.stat().st_size
         if found != self.sizes[name]:
             path.unlink(missing_ok=True)
-            raise LensError(
+            raise CheckpointError(
                 f"{self.repository}: {name} came with {found:,} bytes; expected "
                 f"{self.sizes[name]:,}. It was dropped. {AGAIN}"
             )
@@ -107,7 +106,7 @@ def commit_of(repository: str, revision: str) -> HubCommit:
     """A commit as the server lists it, or as the cache has it where the network is forbidden.
 
     Raises:
-      LensError: the server's listing makes no sense; and what `explained` explains.
+      CheckpointError: the server's listing makes no sense; and what `explained` explains.
     """
     from huggingface_hub import errors
 
@@ -159,8 +158,8 @@ def _check_name(repository: str) -> None:
         raise _no_name(repository)
 
 
-def _no_name(repository: str) -> LensError:
-    return LensError(
+def _no_name(repository: str) -> CheckpointError:
+    return CheckpointError(
         f"{plain(repository, 60)!r}: expected a repository as OWNER/NAME, such as xai-org/grok-1."
     )
 
@@ -178,7 +177,7 @@ def explained(repository: str, revision: str) -> Iterator[None]:
     """Turns what the network and the Hub say into errors for people.
 
     Raises:
-      LensError: the name is none of a repository, or the server refuses.
+      CheckpointError: the name is none of a repository, or the server refuses.
     """
     _check_name(repository)
     from huggingface_hub import errors
@@ -187,40 +186,40 @@ def explained(repository: str, revision: str) -> Iterator[None]:
     at = f"{repository} at {plain(revision, 40)}"
     try:
         yield
-    except LensError:
+    except GrokError:
         raise
     except errors.HFValidationError as error:
         raise _no_name(repository) from error
     except errors.GatedRepoError as error:
-        raise LensError(
+        raise CheckpointError(
             f"{at}: access has to be asked for on its page. Then set {TOKEN} in the environment."
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise LensError(
+        raise CheckpointError(
             f"{at}: there is no such repository, or it is private. Check the name; for a private "
             f"one set {TOKEN} in the environment."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise LensError(
+        raise CheckpointError(
             f"{at}: there is no such revision. Give a branch, tag or commit."
         ) from error
     except errors.OfflineModeIsEnabled as error:
-        raise LensError(
+        raise CheckpointError(
             f"{at}: the environment forbids the network ({OFFLINE}), and the cache does not have "
             "it. Unset it, or copy the files by hand; see README, 'Look at Grok-1's own routers'."
         ) from error
     except errors.LocalEntryNotFoundError as error:  # asking the server failed; the cause says why
-        raise LensError(f"{at}: {answered(error.__cause__ or error)}") from error
+        raise CheckpointError(f"{at}: {answered(error.__cause__ or error)}") from error
     except errors.EntryNotFoundError as error:
-        raise LensError(f"{at}: a file that was listed is not there. {AGAIN}") from error
+        raise CheckpointError(f"{at}: a file that was listed is not there. {AGAIN}") from error
     except HfHubHTTPError as error:
-        raise LensError(f"{at}: {answered(error)}") from error
+        raise CheckpointError(f"{at}: {answered(error)}") from error
     except OSError as error:
-        raise LensError(f"{at}: {_local(error)}") from error
+        raise CheckpointError(f"{at}: {_local(error)}") from error
     except Exception as error:
         if not is_transport(error):
             raise
-        raise LensError(f"{at}: {_unreached(error)}") from error
+        raise CheckpointError(f"{at}: {_unreached(error)}") from error
 
 
 def answered(error: BaseException) -> str:

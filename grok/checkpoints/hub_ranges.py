@@ -11,8 +11,7 @@ import re
 import time
 
 from grok.checkpoints.hub_access import AGAIN, TIMEOUT, HubCommit, explained, is_transport
-from grok.errors import plain
-from lens.errors import LensError
+from grok.errors import CheckpointError, plain
 
 MOST_AT_ONCE = 2**30  # bytes of one range
 RANGES_AT_ONCE = 8  # over one connection each
@@ -40,7 +39,7 @@ class HubFiles:
 
     def open(self, name: str) -> HubRanges:
         if name not in self.hub.sizes:
-            raise LensError(f"{self.where}: there is no {plain(name, 80)} in it.")
+            raise CheckpointError(f"{self.where}: there is no {plain(name, 80)} in it.")
         return HubRanges(self.hub, name)
 
 
@@ -59,7 +58,7 @@ class HubRanges:
         if length == 0:
             return b""
         if length > MOST_AT_ONCE or offset < 0 or offset + length > self.size:
-            raise LensError(
+            raise CheckpointError(
                 f"{self.where}: {length:,} bytes at {offset:,} of {self.size:,}; expected a range "
                 "within the file. Its header and its size disagree."
             )
@@ -74,7 +73,7 @@ class HubRanges:
                         raise
                     time.sleep(WAIT * 2**attempt)
         if len(found) != length:
-            raise LensError(
+            raise CheckpointError(
                 f"{self.where}: {len(found):,} of {length:,} bytes at {offset:,} came. {AGAIN}"
             )
         return bytes(found)
@@ -109,7 +108,7 @@ class HubRanges:
             hf_raise_for_status(answer)
             came = answer.headers.get("Content-Range", "")
             if answer.status_code != 206 or not re.match(rf"bytes {start}-{stop - 1}/", came):
-                raise LensError(
+                raise CheckpointError(
                     f"{self.where}: the server sent {plain(came, 60) or 'the whole file'} for "
                     f"bytes {start} to {stop - 1}; expected that range alone. Use another server, "
                     "or fetch the files and use --safetensors."

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from grok.checkpoints.safetensors import ByteRanges, FileRanges
-from grok.errors import plain
-from lens.errors import LensError
+from grok.errors import CheckpointError, plain
 
 CONFIG = "config.json"
 MAX_FILES = 10_000
@@ -38,7 +37,7 @@ class ModelFiles(Protocol):
         ...
 
     def open(self, name: str) -> ByteRanges:
-        """One of them; a `LensError` where it cannot be had."""
+        """One of them; a `CheckpointError` where it cannot be had."""
         ...
 
 
@@ -55,7 +54,7 @@ class FolderFiles:
     def __init__(self, path: Path) -> None:
         self.only = path.name if path.is_file() else None
         if self.only is None and not path.is_dir():
-            raise LensError(f"{path}: there is no such file or folder. Check the path.")
+            raise CheckpointError(f"{path}: there is no such file or folder. Check the path.")
         self.folder = path if self.only is None else path.parent
         self.where = str(path)
         self.name = self.folder.resolve().name
@@ -70,9 +69,11 @@ class FolderFiles:
         try:
             names = sorted(path.name for path in self.folder.iterdir() if path.is_file())
         except OSError as error:
-            raise LensError(f"{self.folder}: {error.strerror}. Check its permissions.") from error
+            raise CheckpointError(
+                f"{self.folder}: {error.strerror}. Check its permissions."
+            ) from error
         if len(names) > MAX_FILES:
-            raise LensError(
+            raise CheckpointError(
                 f"{self.folder}: {len(names)} files; expected at most {MAX_FILES}. Choose the "
                 "folder of one model."
             )
@@ -83,9 +84,9 @@ class FolderFiles:
         try:
             real = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:
-            raise LensError(f"{path}: it cannot be read. Check its permissions.") from error
+            raise CheckpointError(f"{path}: it cannot be read. Check its permissions.") from error
         if name != self.only and real.parent not in self._allowed:
-            raise LensError(
+            raise CheckpointError(
                 f"{self.folder}: {plain(name, 80)} is a link that leads out of the folder; "
                 "expected a file in it. Put a copy there."
             )

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from grok.errors import plain
-from lens.errors import LensError
+from grok.errors import CheckpointError, plain
 
 CORRECTION = "e_score_correction_bias"
 
@@ -91,7 +90,7 @@ def find_routers(names: Iterable[str]) -> tuple[Layout, dict[int, LayerNames]]:
     """The layout of a model and the router tensors of its layers, in the order of their numbers.
 
     Raises:
-      LensError: no layout fits, several do, or the names have several prefixes
+      CheckpointError: no layout fits, several do, or the names have several prefixes
         (two models in one place).
     """
     names = set(names)
@@ -107,20 +106,20 @@ def find_routers(names: Iterable[str]) -> tuple[Layout, dict[int, LayerNames]]:
         layer = int(match["layer"])
         if layer in layers:
             both = " and ".join(f"'{plain(n, 80)}'" for n in sorted((layers[layer], name)))
-            raise LensError(
+            raise CheckpointError(
                 f"{both} are the router of one layer; expected one. Check where the files come "
                 "from."
             )
         layers[layer] = name
     if not found:
         known = "; ".join(f"{layout.families}: …{layout.router}" for layout in LAYOUTS)
-        raise LensError(
+        raise CheckpointError(
             f"None of {len(names)} tensors is a router of a known layout ({known}). Expected a "
             "Mixture-of-Experts model in one of them."
         )
     if len(found) > 1:
         which = "; ".join(f"{plain(a, 60)}N.{b}" for a, b in sorted(found)[:4])
-        raise LensError(
+        raise CheckpointError(
             f"Routers are named in {len(found)} ways: {which}. Expected one model; keep the files "
             "of one in the folder."
         )

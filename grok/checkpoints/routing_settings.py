@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grok.errors import plain
-from lens.errors import LensError
+from grok.errors import CheckpointError, plain
 
 AFTER_ATTENTION = "post_attention_layernorm"  # a pre-norm of the experts in these families
 
@@ -116,7 +115,7 @@ def routing_settings(config: Mapping[str, Any]) -> RoutingSettings:
     """The settings in a `config.json`.
 
     Raises:
-      LensError: a setting is there and makes no sense.
+      CheckpointError: a setting is there and makes no sense.
     """
     parts = [config, *(config[key] for key in _NESTED if isinstance(config.get(key), dict))]
     values = {name: _whole_number(parts, name, keys) for name, keys in _KEYS.items()}
@@ -142,7 +141,7 @@ def _whole_number(parts: list[Mapping[str, Any]], name: str, keys: tuple[str, ..
     if found is None:
         return None
     if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found < 2**31:
-        raise LensError(
+        raise CheckpointError(
             f"config.json: {name} is {plain(str(found), 40)}; expected a whole number from 1. "
             "Get the model's own config.json again."
         )

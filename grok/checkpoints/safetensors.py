@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from grok.errors import plain
-from lens.errors import LensError
+from grok.errors import CheckpointError, plain
 
 MAX_HEADER = 32 * 2**20  # 90,000 tensors take some 15 MB
 MAX_TENSOR = 2**30  # bytes of one tensor that is read
@@ -45,7 +44,7 @@ class ByteRanges(Protocol):
         ...
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly these bytes; a `LensError` where they cannot be had."""
+        """Exactly these bytes; a `CheckpointError` where they cannot be had."""
         ...
 
 
@@ -57,7 +56,9 @@ class FileRanges:
         try:
             self.size = path.stat().st_size
         except OSError as error:
-            raise LensError(f"{path}: {error.strerror}. Complete the download or copy.") from error
+            raise CheckpointError(
+                f"{path}: {error.strerror}. Complete the download or copy."
+            ) from error
 
     @property
     def where(self) -> str:
@@ -73,10 +74,10 @@ class FileRanges:
                     parts.append(part)
                     left -= len(part)
         except OSError as error:
-            raise LensError(f"{self.path}: {error.strerror}. {ADVICE}") from error
+            raise CheckpointError(f"{self.path}: {error.strerror}. {ADVICE}") from error
         found = b"".join(parts)
         if len(found) != length:
-            raise LensError(
+            raise CheckpointError(
                 f"{self.path}: {len(found)} of {length} bytes at {offset}; expected a file of "
                 f"{self.size} bytes. It was cut while it was read; try again."
             )
@@ -97,15 +98,17 @@ def read_header(source: ByteRanges) -> dict[str, Entry]:
     """The tensors of a file by name.
 
     Raises:
-      LensError: the header is longer than the file, is no JSON of the right form, or
+      CheckpointError: the header is longer than the file, is no JSON of the right form, or
         puts a tensor where there is no room for it, or two over each other.
     """
     where = source.where
     if source.size < 8:
-        raise LensError(f"{where}: {source.size} bytes; expected a safetensors file. {ADVICE}")
+        raise CheckpointError(
+            f"{where}: {source.size} bytes; expected a safetensors file. {ADVICE}"
+        )
     length = int.from_bytes(source.read(0, 8), "little")
     if not 2 <= length <= min(source.size - 8, MAX_HEADER):
-        raise LensError(
+        raise CheckpointError(
             f"{where}: the header is said to have {length:,} bytes; expected 2 to "
             f"{min(source.size - 8, MAX_HEADER):,}. This is no safetensors file, or it was cut. "
             f"{ADVICE}"
@@ -123,7 +126,7 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
     """A JSON object from a stranger.
 
     Raises:
-      LensError: it is none, names a member twice, or is nested beyond reason.
+      CheckpointError: it is none, names a member twice, or is nested beyond reason.
     """
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -137,15 +140,15 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
         found = json.loads(text.decode("utf-8"), object_pairs_hook=members)
     except (ValueError, RecursionError) as error:
         reason = plain(str(error), 100) if str(error) else type(error).__name__
-        raise LensError(f"{where}: the JSON cannot be read ({reason}). {ADVICE}") from error
+        raise CheckpointError(f"{where}: the JSON cannot be read ({reason}). {ADVICE}") from error
     if not isinstance(found, dict):
-        raise LensError(f"{where}: found {type(found).__name__} as JSON; expected an object.")
+        raise CheckpointError(f"{where}: found {type(found).__name__} as JSON; expected an object.")
     return found
 
 
 def _entry(name: str, value: Any, start: int, source: ByteRanges) -> Entry:
-    def wrong(found: str, expected: str) -> LensError:
-        return LensError(
+    def wrong(found: str, expected: str) -> CheckpointError:
+        return CheckpointError(
             f"{source.where}: tensor '{plain(name, 80)}': {found}; expected {expected}. {ADVICE}"
         )
 
@@ -185,7 +188,7 @@ def _check_apart(entries: Mapping[str, Entry], where: str) -> None:
     ordered = sorted((e.begin, e.end, name) for name, e in entries.items() if e.end > e.begin)
     for (_, end, first), (begin, _, second) in zip(ordered, ordered[1:], strict=False):
         if begin < end:
-            raise LensError(
+            raise CheckpointError(
                 f"{where}: tensors '{plain(first, 60)}' and '{plain(second, 60)}' share bytes; "
                 f"expected each in a place of its own. {ADVICE}"
             )
@@ -195,16 +198,16 @@ def check_readable(source: ByteRanges, name: str, entry: Entry) -> None:
     """Refuse a tensor whose numbers cannot be had, before any of it is read.
 
     Raises:
-      LensError: its dtype is not read, or it is larger than any router.
+      CheckpointError: its dtype is not read, or it is larger than any router.
     """
     where = f"{source.where}: tensor '{plain(name, 80)}'"
     if entry.dtype not in READABLE:
-        raise LensError(
+        raise CheckpointError(
             f"{where}: the dtype is {plain(entry.dtype, 20)}; expected one of "
             f"{', '.join(READABLE)}. Use a copy of the model whose routers are not quantized."
         )
     if entry.end - entry.begin > MAX_TENSOR:
-        raise LensError(
+        raise CheckpointError(
             f"{where}: {entry.end - entry.begin:,} bytes; expected at most {MAX_TENSOR:,} for a "
             "router."
         )
@@ -214,7 +217,7 @@ def read_tensor(source: ByteRanges, name: str, entry: Entry) -> np.ndarray:
     """One tensor as float32; what float32 cannot hold becomes infinite.
 
     Raises:
-      LensError: as `check_readable`, or the bytes cannot be had.
+      CheckpointError: as `check_readable`, or the bytes cannot be had.
     """
     check_readable(source, name, entry)
     raw = source.read(entry.begin, entry.end - entry.begin)

@@ -12,8 +12,7 @@ from grok.checkpoints.model_files import CONFIG, ModelFiles
 from grok.checkpoints.prefetch import ahead
 from grok.checkpoints.router_names import find_routers, place_of
 from grok.checkpoints.safetensors import MAX_HEADER, ByteRanges, Entry, parse_json, read_header
-from grok.errors import plain
-from lens.errors import LensError
+from grok.errors import CheckpointError, plain
 
 MAX_TENSORS = 1_000_000
 INDEX = "model.safetensors.index.json"
@@ -44,7 +43,7 @@ class Tensors:
         if missing:
             named = ", ".join(plain(name, 80) for name in missing[:3])
             more = f" and {len(missing) - 3} more" if missing[3:] else ""
-            raise LensError(
+            raise CheckpointError(
                 f"{self.files.where}: {len(missing)} of the files that hold routers and the norms "
                 f"before them are not there: {named}{more}. Complete the download; other files "
                 "are not needed."
@@ -67,14 +66,14 @@ class Tensors:
         """Where a tensor lies."""
         file = self.of[name]
         if name in self.twice:
-            raise LensError(
+            raise CheckpointError(
                 f"{self.files.where}: tensor '{plain(name, 80)}' is in {plain(file, 80)} and in "
                 f"{plain(self.twice[name], 80)}; expected the files of one model."
             )
         source, header = self.header(file)
         entry = header.get(name)
         if entry is None:
-            raise LensError(
+            raise CheckpointError(
                 f"{source.where}: the index says that '{plain(name, 80)}' is in it, and it is not. "
                 "Download index and files again, from one revision."
             )
@@ -90,7 +89,7 @@ def find_tensors(files: ModelFiles, there: Sequence[str]) -> Tensors:
     if not names and len(others) == 1:
         names = others  # one file, of whatever name
     if not names:
-        raise LensError(
+        raise CheckpointError(
             f"{files.where}: no .safetensors file in it. Choose the folder of the model."
         )
     _check_shards(files.where, names)
@@ -102,7 +101,7 @@ def find_tensors(files: ModelFiles, there: Sequence[str]) -> Tensors:
             if tensors.of.setdefault(tensor, name) != name:
                 twice[tensor] = name
         if len(tensors.of) + len(twice) > MAX_TENSORS:
-            raise LensError(
+            raise CheckpointError(
                 f"{files.where}: more than {MAX_TENSORS:,} tensors; expected one model. Keep the "
                 "files of one in the folder."
             )
@@ -122,7 +121,7 @@ def _check_shards(where: str, names: Sequence[str]) -> None:
             first = next(n for n in range(1, int(total) + 1) if n not in found)
             shown = f"{stem}{first:0{len(total)}}-of-{total}.safetensors"
             more = f" and {n_missing - 1} more" if n_missing > 1 else ""
-            raise LensError(
+            raise CheckpointError(
                 f"{where}: of {int(total)} files {n_missing} are not there: "
                 f"{plain(shown, 120)}{more}. Choose the folder with all of them, or put the "
                 f"model's {INDEX} beside those that hold routers."
@@ -133,7 +132,7 @@ def _indexed(files: ModelFiles, there: Sequence[str]) -> Tensors:
     place = f"{files.where}: {INDEX}"
     weight_map = read_json(files, INDEX).get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
-        raise LensError(f"{place}: no weight_map in it; expected names of tensors and files.")
+        raise CheckpointError(f"{place}: no weight_map in it; expected names of tensors and files.")
     _, layers = find_routers(weight_map)
     places = {names.place for names in layers.values()}
     of = {}
@@ -141,7 +140,7 @@ def _indexed(files: ModelFiles, there: Sequence[str]) -> Tensors:
         if place_of(tensor) not in places:
             continue
         if not isinstance(file, str) or not file or Path(file).name != file or "\\" in file:
-            raise LensError(
+            raise CheckpointError(
                 f"{place}: '{plain(tensor, 80)}' is said to be in '{plain(str(file), 80)}'; "
                 "expected the name of a file in the same folder."
             )
@@ -153,7 +152,7 @@ def read_json(files: ModelFiles, name: str) -> dict[str, Any]:
     """One of a model's JSON files, if it is of a size that makes sense."""
     source = files.open(name)
     if source.size > MAX_HEADER:
-        raise LensError(
+        raise CheckpointError(
             f"{source.where}: {source.size:,} bytes; expected a JSON file of at most "
             f"{MAX_HEADER:,}. Download it again."
         )

@@ -9,8 +9,7 @@ import numpy as np
 
 from grok.checkpoints.grok1 import Checkpoint, moe_norm_path, open_checkpoint, router_path
 from grok.config import GROK_1
-from grok.errors import GrokError
-from lens.errors import LensError
+from lens.errors import LensError, as_lens_error
 from lens.routers.router_set import RouterSet
 
 Progress = Callable[[int, int], None]
@@ -40,10 +39,8 @@ def extract_routers(
         LensError: a layer is missing, a file is damaged, of another shape or dtype,
             foreign, or not finite, or two layers have the same router.
     """
-    try:
+    with as_lens_error():
         return _extract(open_checkpoint(path), norms, progress)
-    except GrokError as error:
-        raise LensError(str(error)) from error
 
 
 def needed_paths(checkpoint: Checkpoint, norms: bool = True) -> list[str]:
@@ -56,13 +53,14 @@ def needed_paths(checkpoint: Checkpoint, norms: bool = True) -> list[str]:
 def _extract(checkpoint: Checkpoint, norms: bool, progress: Progress | None) -> RouterSet:
     paths = needed_paths(checkpoint, norms)
     _check_present(checkpoint, paths)
+    routers = {router_path(layer) for layer in range(checkpoint.config.n_layers)}
     found: dict[str, np.ndarray] = {}
     alike: dict[bytes, list[str]] = {}  # routers by their first rows, compared whole if those agree
     for path in paths:
         tensor = checkpoint.read(path)
         assert isinstance(tensor, np.ndarray)  # read() refuses quantized values here
         found[path] = tensor.astype(np.float32, copy=False)
-        if path.endswith("router/w"):
+        if path in routers:
             group = alike.setdefault(found[path][:2].tobytes(), [])
             first = next((p for p in group if np.array_equal(found[p], found[path])), None)
             group.append(path)

@@ -20,7 +20,7 @@ from grok.checkpoints.hub_ranges import HubFiles
 from grok.checkpoints.model_files import CONFIG
 from grok.config import GROK_1, read_config
 from grok.errors import GrokError
-from lens.errors import LensError
+from lens.errors import LensError, as_lens_error
 from lens.extract.grok1 import extract_routers, needed_paths
 from lens.extract.safetensors import extract_model
 from lens.routers.router_set import RouterSet
@@ -55,6 +55,7 @@ class Fetched:
     n_bytes: int
 
 
+@as_lens_error()
 def extract_from_hub(
     repository: str = GROK_1_REPOSITORY,
     *,
@@ -106,6 +107,7 @@ def extract_from_hub(
     return replace(routers, source=f"{repository} at {hub.commit}"), fetched
 
 
+@as_lens_error()
 def fetch_routers(
     repository: str = GROK_1_REPOSITORY,
     *,

@@ -20,7 +20,7 @@ from grok.checkpoints.routing_settings import SPEAKING_NORM, RoutingSettings, ro
 from grok.checkpoints.safetensors import check_readable, read_tensor
 from grok.checkpoints.tensor_index import Tensors, find_tensors, read_json
 from grok.errors import plain
-from lens.errors import LensError
+from lens.errors import LensError, as_lens_error
 from lens.routers.router_set import MAX_EXPERTS, MAX_LAYERS, SCORES, RouterSet
 from lens.storage.npz import MAX_BYTES
 
@@ -56,10 +56,12 @@ def extract_safetensors(
         LensError: files are missing or damaged, no known layout fits, or what they hold
             disagrees with the config.
     """
-    files = FolderFiles(Path(path))
+    with as_lens_error():
+        files = FolderFiles(Path(path))
     return extract_model(files, norms=norms, top_k=top_k, score=score, progress=progress)
 
 
+@as_lens_error()
 def extract_model(
     files: ModelFiles,
     *,

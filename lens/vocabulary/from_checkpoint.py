@@ -9,8 +9,7 @@ from typing import Any
 from grok.checkpoints.grok1 import open_checkpoint
 from grok.checkpoints.token_embedding import open_embedding
 from grok.checkpoints.tokenizer import Tokenizer
-from grok.errors import GrokError
-from lens.errors import LensError
+from lens.errors import LensError, as_lens_error
 from lens.extract.grok1 import extract_routers
 from lens.routers.router_set import RouterSet
 from lens.storage.disk_cache import DiskCache
@@ -20,6 +19,7 @@ from lens.vocabulary.readout_store import stored_readout
 Piece = Callable[[int], str]
 
 
+@as_lens_error()
 def checkpoint_readout(
     routers: RouterSet, path: str | os.PathLike[str], progress: Any = None
 ) -> tuple[Readout, Piece | None]:
@@ -36,23 +36,18 @@ def checkpoint_readout(
     Raises:
         LensError: the checkpoint has other routers, or cannot be read.
     """
-    try:
-        own = extract_routers(path)
-        if own.sha256 != routers.sha256:
-            raise LensError(
-                f"{path}: its routers have the SHA-256 {own.sha256[:12]}…, these "
-                f"{routers.sha256[:12]}…; expected the checkpoint that they were extracted from, "
-                "norm scales included."
-            )
-        checkpoint = open_checkpoint(path)
-        embedding = open_embedding(checkpoint)
-        cache = DiskCache()
-        found = stored_readout(
-            routers, embedding, embedding.identity, cache=cache, progress=progress
+    own = extract_routers(path)
+    if own.sha256 != routers.sha256:
+        raise LensError(
+            f"{path}: its routers have the SHA-256 {own.sha256[:12]}…, these "
+            f"{routers.sha256[:12]}…; expected the checkpoint that they were extracted from, "
+            "norm scales included."
         )
-        if checkpoint.tokenizer_file is None:
-            return found, None
-        tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
-        return found, lambda token: tokenizer.pieces([token])[0]
-    except GrokError as error:
-        raise LensError(str(error)) from error
+    checkpoint = open_checkpoint(path)
+    embedding = open_embedding(checkpoint)
+    cache = DiskCache()
+    found = stored_readout(routers, embedding, embedding.identity, cache=cache, progress=progress)
+    if checkpoint.tokenizer_file is None:
+        return found, None
+    tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
+    return found, lambda token: tokenizer.pieces([token])[0]

@@ -106,7 +106,7 @@ def test_a_layout_of_another_shape_says_so_in_its_config(tmp_path):
 
 EXTRACT = """
 import sys
-from lens.extract import main
+from lens.extract.__main__ import main
 def read():
     return int(dict(line.split(":") for line in open("/proc/self/io"))["rchar"])
 import numpy, json, hashlib, lens.routers

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from grok.checkpoints.router_names import LAYOUTS, find_routers, place_of
 from grok.checkpoints.routing_settings import FAMILIES, routing_settings
-from lens.errors import LensError
+from grok.errors import CheckpointError
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
@@ -38,7 +38,7 @@ def test_layers_come_by_their_numbers_not_by_the_order_of_their_names(layout):
     ],
 )
 def test_gates_that_are_no_routers_are_not_taken(name):
-    with pytest.raises(LensError, match="None of 1 tensors is a router of a known layout"):
+    with pytest.raises(CheckpointError, match="None of 1 tensors is a router of a known layout"):
         find_routers([name])
     _, layers = find_routers([name, "model.layers.7.mlp.gate.weight"])
     assert list(layers) == [7]
@@ -64,12 +64,14 @@ def test_biases_of_logits_and_of_gates_are_told_apart(router, bias, correction):
 def test_two_models_or_two_layouts_in_one_place_are_refused():
     one = "model.layers.0.mlp.gate.weight"
     for other in ("draft.layers.0.mlp.gate.weight", "model.layers.1.mlp.router.weight"):
-        with pytest.raises(LensError, match="Routers are named in 2 ways"):
+        with pytest.raises(CheckpointError, match="Routers are named in 2 ways"):
             find_routers([one, other])
 
 
 def test_one_layer_with_two_routers_is_refused():
-    with pytest.raises(LensError, match="'a.layers.01.* and 'a.layers.1.* the router of one layer"):
+    with pytest.raises(
+        CheckpointError, match="'a.layers.01.* and 'a.layers.1.* the router of one layer"
+    ):
         find_routers(["a.layers.1.mlp.gate.weight", "a.layers.01.mlp.gate.weight"])
 
 
@@ -78,7 +80,7 @@ def test_one_layer_with_two_routers_is_refused():
 def test_no_names_lead_to_anything_but_an_error_or_layers(names):
     try:
         find_routers(names)
-    except LensError:
+    except CheckpointError:
         pass
     for name in names:
         place = place_of(name)
@@ -124,7 +126,7 @@ def test_settings_are_found_by_the_keys_that_families_use(config, expected):
 
 @pytest.mark.parametrize("value", ["two", 0, -1, 2.0, True, [2], 2**40, {}])
 def test_a_setting_that_makes_no_sense_is_refused(value):
-    with pytest.raises(LensError, match="top_k is .*; expected a whole number from 1"):
+    with pytest.raises(CheckpointError, match="top_k is .*; expected a whole number from 1"):
         routing_settings({"num_experts_per_tok": value})
 
 

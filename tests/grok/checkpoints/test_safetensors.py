@@ -11,7 +11,7 @@ from safetensors.numpy import save, save_file
 
 from grok.checkpoints import safetensors
 from grok.checkpoints.safetensors import FileRanges, parse_json, read_header, read_tensor
-from lens.errors import LensError
+from grok.errors import CheckpointError
 from tests.small_models import Bytes, D, E, numbers
 
 
@@ -71,7 +71,7 @@ ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     ],
 )
 def test_headers_that_lie_are_refused(entries, message):
-    with pytest.raises(LensError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         read_header(with_header(json.dumps(entries).encode(), bytes(8)))
 
 
@@ -90,27 +90,27 @@ def test_headers_that_lie_are_refused(entries, message):
     ],
 )
 def test_headers_that_are_none_are_refused(header, length, message):
-    with pytest.raises(LensError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         read_header(with_header(header, length=length))
 
 
 def test_a_header_beyond_the_limit_is_refused_unread(monkeypatch):
     monkeypatch.setattr(safetensors, "MAX_HEADER", 100)
     source = with_header(b"{" + b" " * 200 + b"}")
-    with pytest.raises(LensError, match="said to have 202 bytes; expected 2 to 100"):
+    with pytest.raises(CheckpointError, match="said to have 202 bytes; expected 2 to 100"):
         read_header(source)
     assert source.asked == [(0, 8)]
 
 
 def test_a_file_that_is_too_short_is_refused():
-    with pytest.raises(LensError, match="3 bytes; expected a safetensors file"):
+    with pytest.raises(CheckpointError, match="3 bytes; expected a safetensors file"):
         read_header(Bytes(b"abc"))
 
 
 def test_many_names_with_one_of_them_twice_are_refused_at_once():
     # Comparing each with each would take hours.
     text = ",".join(f'"{n}":0' for n in [*range(200_000), 199_999])
-    with pytest.raises(LensError, match="199999 is there twice"):
+    with pytest.raises(CheckpointError, match="199999 is there twice"):
         parse_json(b"{" + text.encode() + b"}", "x")
 
 
@@ -120,7 +120,7 @@ def test_quantized_tensors_are_refused_unread(dtype):
     source = with_header(json.dumps(header).encode(), bytes(8))
     entry = read_header(source)["a"]
     asked = list(source.asked)
-    with pytest.raises(LensError, match=f"the dtype is {dtype}; expected one of F64, F32"):
+    with pytest.raises(CheckpointError, match=f"the dtype is {dtype}; expected one of F64, F32"):
         read_tensor(source, "a", entry)
     assert source.asked == asked
 
@@ -134,7 +134,7 @@ def test_a_tensor_larger_than_any_router_is_refused_unread(tmp_path):
     with path.open("r+b") as file:
         file.truncate(8 + len(text) + size)
     source = FileRanges(path)
-    with pytest.raises(LensError, match="bytes; expected at most 1,073,741,824 for a router"):
+    with pytest.raises(CheckpointError, match="bytes; expected at most 1,073,741,824 for a router"):
         read_tensor(source, "a", read_header(source)["a"])
 
 
@@ -144,13 +144,13 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path):
     source = FileRanges(path)
     entry = read_header(source)["a"]
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(LensError, match="379 of 384 bytes .* cut while it was read"):
+    with pytest.raises(CheckpointError, match="379 of 384 bytes .* cut while it was read"):
         read_tensor(source, "a", entry)
 
 
 def test_names_from_a_header_cannot_act_as_markup():
     entries = {"<b>[x](y)": {**ONE, "shape": [3]}}
-    with pytest.raises(LensError) as refused:
+    with pytest.raises(CheckpointError) as refused:
         read_header(with_header(json.dumps(entries).encode(), bytes(8)))
     assert "<" not in str(refused.value) and "](" not in str(refused.value)
 
@@ -160,7 +160,7 @@ def test_names_from_a_header_cannot_act_as_markup():
 def test_no_bytes_lead_to_anything_but_an_error_or_a_header(content, length):
     try:
         read_header(Bytes(struct.pack("<Q", length) + content))
-    except LensError:
+    except CheckpointError:
         pass
 
 
@@ -185,7 +185,7 @@ def test_no_json_leads_to_anything_but_an_error_or_tensors_within_the_file(heade
     source = with_header(json.dumps(header).encode(), bytes(16))
     try:
         found = read_header(source)
-    except LensError:
+    except CheckpointError:
         return
     used = sorted((e.begin, e.end) for e in found.values() if e.begin < e.end)
     assert all(8 < begin <= end <= source.size for begin, end in used)

@@ -392,7 +392,7 @@ def test_extraction_needs_neither_jax_nor_streamlit(tmp_path):
     program = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('jax', 'haiku', 'streamlit', 'altair', 'scipy')))\n"
-        "from lens.extract import main\n"
+        "from lens.extract.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     output = tmp_path / "routers.npz"
