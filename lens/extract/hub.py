@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from grok.checkpoints.grok1 import Checkpoint, moe_norm_path, router_path
-from grok.checkpoints.hub_access import HubCommit, commit_of, explained
-from grok.checkpoints.hub_ranges import HubFiles
+from grok.checkpoints.hub.access import HubCommit, commit_of, explained
+from grok.checkpoints.hub.ranges import HubFiles
 from grok.checkpoints.model_files import CONFIG
 from grok.config import GROK_1, read_config
 from grok.errors import GrokError

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmarks.hub_server import REPOSITORY, Content, HubServer, Sparse
-from grok.checkpoints.hub_ranges import RANGES_AT_ONCE
+from grok.checkpoints.hub.ranges import RANGES_AT_ONCE
 from grok.checkpoints.tensor_index import INDEX
 from lens.errors import LensError
 from lens.extract.hub import GROK_1_SIZES, extract_from_hub, fetch_routers

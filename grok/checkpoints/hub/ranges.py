@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 
-from grok.checkpoints.hub_access import AGAIN, TIMEOUT, HubCommit, explained, is_transport
+from grok.checkpoints.hub.access import AGAIN, TIMEOUT, HubCommit, explained, is_transport
 from grok.errors import CheckpointError, plain
 
 MOST_AT_ONCE = 2**30  # bytes of one range

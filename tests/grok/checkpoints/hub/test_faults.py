@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.hub_server import COMMIT, REPOSITORY, HubServer, serving
-from grok.checkpoints import hub_access, hub_ranges
+from grok.checkpoints.hub import access as hub_access
+from grok.checkpoints.hub import ranges as hub_ranges
 from lens.errors import LensError
 from lens.extract.__main__ import main
 from lens.extract.grok1 import extract_routers

@@ -16,7 +16,7 @@ from lens.extract.grok1 import extract_routers
 from lens.routers.router_set import load_routers
 from tests.hub_files import DATA
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
@@ -32,6 +32,8 @@ def command(hub: HubServer, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell's background jobs ignore it, and hand that on to what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
