@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.clustering import tree_null as cluster_null
+from lens.clustering import tree_null
 from lens.clustering.branch_support import BranchSupport
 from lens.clustering.tree_null import DepthAgreement, GroupNull, depth_agreement_null, in_words
 from lens.clustering.trees import LINKAGES, LayerTree, cut_tree, silhouette
@@ -17,12 +17,12 @@ from lens.layers.similarity import LAYER_METRICS
 from lens.questions import LEVEL, ask_depth
 from lens.routers.router_set import RouterSet
 from lens.tables import clustering as clustering_tables
-from lens.tables import routers as tables
+from lens.tables import routers as router_tables
 from lens.words import number_words, p_words, percent
 from pages.shell import data_source, downloads, layout, links, null_settings
-from pages.shell.deferred import Later
+from pages.shell.deferred import Deferred
 from pages.trees import chance as tree_chance
-from pages.trees import maps as map_view
+from pages.trees import maps
 from pages.trees.chance import CLASSIC, TreeChance
 
 HOW_TO_READ = """
@@ -153,7 +153,7 @@ def tree_figure(
 
 
 def branch_support(
-    later: Later,
+    deferred: Deferred,
     routers: RouterSet,
     tree: LayerTree,
     view: str,
@@ -176,7 +176,7 @@ def branch_support(
             st.session_state["support_run"] = run
         if st.session_state.get("support_run") != run:
             return None
-    return tree_chance.support(later, routers, tree, view, metric, linkage, draws, seed)
+    return tree_chance.support(deferred, routers, tree, view, metric, linkage, draws, seed)
 
 
 def support_in_words(support: BranchSupport, labels: list[str]) -> str:
@@ -229,9 +229,9 @@ def judgement(
         _, fit_low, fit_high = null.cophenetic_band
         fit_p = p_words(null.cophenetic_p, null.draws)
         if cut in null.k:
-            place = int(np.flatnonzero(null.k == cut)[0])
-            low, high = float(null.low[place]), float(null.high[place])
-            p = f"{p_words(float(null.p_any[place]), null.draws)} for all cuts together"
+            row = int(np.flatnonzero(null.k == cut)[0])
+            low, high = float(null.low[row]), float(null.high[row])
+            p = f"{p_words(float(null.p_any[row]), null.draws)} for all cuts together"
     depth_p = f"{p_words(depth.p, depth.draws)} ({depth.draws} shuffled depths)"
     compact = silhouette(tree.distances, clusters)
     st.markdown(
@@ -268,7 +268,7 @@ def groups(
             stretch=True,
         )
         best = null.best
-        if best is not None and null.p_any[best] <= cluster_null.LEVEL:
+        if best is not None and null.p_any[best] <= tree_null.LEVEL:
             number = int(null.k[best])
             if number != cut and number <= MOST_CLUSTERS:
                 st.button(
@@ -296,18 +296,18 @@ def groups(
     downloads.row(
         "layer_clusters",
         downloads.file_stem("layer_clusters", routers.sha256),
-        table=lambda: tables.clusters_csv(labels, {"group": clusters}),
+        table=lambda: router_tables.clusters_csv(labels, {"group": clusters}),
     )
 
 
-def depth_answer(later: Later, routers: RouterSet) -> str:
+def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
     """Whether early and late layers cluster; until all four questions are answered, alone.
 
     The four are judged together, and with many experts the others take a while.
     """
     settings = null_settings.current()
     key = ("questions", routers.key, settings.draws, settings.seed)
-    whole = later.get(key, lambda: layout.finding(routers, "/clustering"))
+    whole = deferred.get(key, lambda: layout.finding(routers, "/clustering"))
     if whole is not None:
         return whole
     similarity = cached.layer_similarity(routers, "cka", "canonical")
@@ -321,10 +321,10 @@ def show() -> None:
     links.through_app()
     routers = data_source.current()
     view = data_source.current_view()
-    later = Later()
+    deferred = Deferred()
     layout.heading(
         "Clustering",
-        depth_answer(later, routers),
+        depth_answer(deferred, routers),
         HOW_TO_READ,
         routers,
         view=view,
@@ -345,22 +345,22 @@ def show() -> None:
     null = None
     if routers.n_layers > 2:
         null = tree_chance.group_null(
-            later, routers, tree, view, metric, linkage, chance.sets, seed
+            deferred, routers, tree, view, metric, linkage, chance.sets, seed
         )
     if null is not None:
         sentence.markdown(f"**{in_words(null)}**")
     left, right = st.columns([13, 7], gap="medium")
     with left:
-        support = branch_support(later, routers, tree, view, metric, linkage, chance.trees, seed)
+        support = branch_support(deferred, routers, tree, view, metric, linkage, chance.trees, seed)
         tree_figure(routers, tree, view, metric, linkage, cut, support)
         if support is not None:
             st.markdown(support_in_words(support, layout.layer_labels(routers)))
     with right:
         groups(routers, tree, clusters, null, (metric, linkage, view))
     st.divider()
-    map_view.show(later, routers, view, metric, clusters, seed)
+    maps.show(deferred, routers, view, metric, clusters, seed)
     layout.share(routers)
-    later.run(progress)
+    deferred.run(progress)
 
 
 show()

@@ -14,14 +14,14 @@ from lens.experts.measures import ExpertMeasures
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import cosine_percentile
 from lens.storage import csv_text
-from lens.tables import routers as tables
+from lens.tables import routers as router_tables
 from lens.traces import routing
 from lens.words import percent
 from pages.live.one_trace import routing_shape
-from pages.live.session import kept_traces as traces
+from pages.live.session import kept_traces
 from pages.shell import data_source, downloads, layout, links, null_settings
 from pages.shell.null_settings import NullSettings
-from pages.vocabulary import readout as vocabulary_view
+from pages.vocabulary import readout as vocabulary_readout
 
 HOW_TO_READ = """
 One cell is one expert of one layer, written L12·E3. **Numbers of experts carry no meaning across
@@ -71,7 +71,7 @@ def pick_expert(mark: Mapping[str, Any]) -> None:
 
 def measured_load(routers: RouterSet) -> np.ndarray | None:
     """Load of every expert in the trace shown last, if these routers made it."""
-    trace = traces.shown()
+    trace = kept_traces.shown()
     if trace is None or trace.model_sha256 != routers.sha256:
         return None
     return routing.load(trace)
@@ -183,11 +183,11 @@ def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None,
     downloads.row(
         "expert_measures",
         downloads.file_stem("expert_measures", routers.sha256, view),
-        table=lambda: tables.expert_measures_csv(measures, labels),
+        table=lambda: router_tables.expert_measures_csv(measures, labels),
     )
 
 
-def within(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> None:
+def same_layer(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> None:
     """Experts of one layer against each other."""
     scope = links.choice(
         "within",
@@ -258,7 +258,7 @@ def across(routers: RouterSet, view: str) -> None:
         "expert_similarity_across_layers",
         routers,
         words=(view,),
-        table=lambda: tables.across_layers_csv(similarity, labels),
+        table=lambda: router_tables.across_layers_csv(similarity, labels),
     )
 
 
@@ -291,7 +291,7 @@ def chains(routers: RouterSet, view: str, layer: int, expert: int, settings: Nul
             "expert_chains",
             routers,
             words=(view,),
-            table=lambda: tables.significant_chains_csv(found, labels),
+            table=lambda: router_tables.significant_chains_csv(found, labels),
             on_pick=pick_expert,
         )
     chain = found.chain_of(layer, expert)
@@ -321,7 +321,7 @@ def chains(routers: RouterSet, view: str, layer: int, expert: int, settings: Nul
     downloads.row(
         "expert_chain",
         downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
-        table=lambda: tables.significant_chains_csv(found, labels),
+        table=lambda: router_tables.significant_chains_csv(found, labels),
     )
 
 
@@ -368,8 +368,8 @@ def show() -> None:
         if measure != "load":
             other = cached.expert_measures(routers, "raw" if view == "canonical" else "canonical")
             layout.ranking_note(getattr(measures, measure), getattr(other, measure), "experts")
-    for tab, place in links.tabs("tab", tab_names(routers)):
-        with place:
+    for tab, container in links.tabs("tab", tab_names(routers)):
+        with container:
             draw_tab(tab, routers, measures, load, view, (layer, expert))
     layout.share(routers)
 
@@ -396,9 +396,9 @@ def draw_tab(
     if tab == "table":
         table(routers, measures, load, view)
     elif tab == "listens":
-        vocabulary_view.show(routers, layer, expert, view)
+        vocabulary_readout.show(routers, layer, expert, view)
     elif tab == "within":
-        within(routers, view, layer, settings)
+        same_layer(routers, view, layer, settings)
     elif tab == "chains":
         chains(routers, view, layer, expert, settings)
     elif tab == "by_index":
@@ -417,7 +417,7 @@ def classic(routers: RouterSet, measures: ExpertMeasures, view: str, expert: int
         "expert_variance_analysis",
         routers,
         words=(view,),
-        table=lambda: tables.expert_measures_csv(measures, labels),
+        table=lambda: router_tables.expert_measures_csv(measures, labels),
     )
 
 
@@ -429,7 +429,7 @@ def breadth_and_load(
     picked: tuple[int, int],
 ) -> None:
     """What the weights promise against what a text did."""
-    trace = traces.shown()
+    trace = kept_traces.shown()
     if load is None or trace is None:
         st.info("Run a prompt on the Live routing page with these routers' model to see it.")
         st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")

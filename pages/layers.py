@@ -15,7 +15,7 @@ from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance, chance_of, percentile
 from lens.storage import csv_text
-from lens.tables import routers as tables
+from lens.tables import routers as router_tables
 from lens.words import p_text
 from pages.shell import data_source, layout, links, null_settings
 from pages.shell.null_settings import NullSettings
@@ -139,16 +139,16 @@ def layer_null(
     run = (routers.key, view, metric, draws, settings.seed)
     kept = st.session_state.setdefault("permutation_nulls", {})
     if start:
-        place = st.empty()
+        slot = st.empty()
         gram = cached.router_gram(routers, view)
         sets = permuted_sets(routers.columns(view), draws, settings.seed)
         for found in permutation_null(gram, sets, rotation, seed=settings.seed):
-            place.progress(
+            slot.progress(
                 found.draws / draws,
                 f"{found.draws} of {draws} shuffles: {found.found()} pairs beyond chance so far",
             )
             kept[run] = found
-        place.empty()
+        slot.empty()
         for old in list(kept)[:-8]:
             del kept[old]
     if run not in kept:
@@ -203,7 +203,7 @@ def heatmap(
         routers,
         scale=0.85,
         words=(metric, view) + ((colours,) if colours in ("z", "beyond") else ()),
-        table=lambda: tables.layer_null_csv(null, similarity, labels),
+        table=lambda: router_tables.layer_null_csv(null, similarity, labels),
         on_pick=pick_pair,
     )
     other = cached.layer_similarity(routers, metric, "raw" if view == "canonical" else "canonical")
@@ -238,8 +238,8 @@ def pair_detail(
         f"(95 % of coordinates drawn anew {interval.low:.3f} to {interval.high:.3f}), "
         f"z {null.z[layer, other]:.1f}, p {p_text(p)}, q {p_text(q)}: {verdict}."
     )
-    for tab, place in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
-        with place:
+    for tab, container in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
+        with container:
             if tab == "experts":
                 matched = cached.chance_level("matched_cosine", routers, view)
                 layout.figure(
@@ -248,7 +248,7 @@ def pair_detail(
                     routers,
                     scale=0.85,
                     words=(routers.label(layer), routers.label(other), view),
-                    table=lambda: tables.pair_csv(pair, labels_a, labels_b),
+                    table=lambda: router_tables.pair_csv(pair, labels_a, labels_b),
                 )
             else:
                 pair_in_chance(routers, view, metric, settings, value, pair)
@@ -277,8 +277,8 @@ def pair_in_chance(
             {"similarity of the two layers turned at random": samples}
         ),
     )
-    place = percentile(value, samples)
-    st.caption(f"The value lies above {place:.1f} % of {len(samples):,} draws.")
+    rank = percentile(value, samples)
+    st.caption(f"The value lies above {rank:.1f} % of {len(samples):,} draws.")
     st.markdown("Cosines of the principal angles, largest first")
     shown = pair.angles[:MOST_ANGLES]
     st.code("  ".join(f"{angle:.3f}" for angle in shown), language=None, wrap_lines=True)
@@ -293,8 +293,8 @@ def neighbours(routers: RouterSet, view: str, metric: str, settings: NullSetting
         adjacent = cached.adjacent_layers(routers, metric, view)
         found = cached.transitions(routers, metric, view, settings.draws, settings.seed)
     names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
-    for tab, place in links.tabs("next", names):
-        with place:
+    for tab, container in links.tabs("next", names):
+        with container:
             if tab == "similarity":
                 chart: Any = figures.adjacent_against_chance(
                     adjacent,
@@ -311,7 +311,7 @@ def neighbours(routers: RouterSet, view: str, metric: str, settings: NullSetting
                 "adjacent_layer_similarity" if tab == "similarity" else "layer_change",
                 routers,
                 words=(metric, view),
-                table=lambda: tables.adjacent_csv(adjacent, labels, metric, found),
+                table=lambda: router_tables.adjacent_csv(adjacent, labels, metric, found),
                 on_pick=pick_pair,
             )
 

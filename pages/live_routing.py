@@ -13,15 +13,15 @@ from grok.errors import GrokError
 from pages.live.compare import mode as compare_mode
 from pages.live.generate import mode as generate_mode
 from pages.live.many import mode as many_mode
-from pages.live.one_trace import mode as inspect_mode
+from pages.live.one_trace import mode as one_trace_mode
 from pages.live.running import stream_choice, stream_progress
 from pages.live.session import shared_models
-from pages.live.session.mode_context import Place
+from pages.live.session.mode_context import ModeContext
 from pages.live.what_if import mode as what_if_mode
 from pages.shell import data_source, links
 
-MODES: Mapping[str, tuple[str, Callable[[Place], None]]] = {
-    "inspect": ("Inspect", inspect_mode.show),
+MODES: Mapping[str, tuple[str, Callable[[ModeContext], None]]] = {
+    "inspect": ("Inspect", one_trace_mode.show),
     "compare": ("Compare", compare_mode.show),
     "what_if": ("What if", what_if_mode.show),
     "generate": ("Generate", generate_mode.show),
@@ -77,7 +77,7 @@ def show() -> None:
         widget="segments",
         collapsed=True,
     )
-    MODES[mode][1](Place(head, routers, model_controls()))
+    MODES[mode][1](ModeContext(head, routers, model_controls()))
     stream_progress.board()
 
 

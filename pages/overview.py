@@ -9,7 +9,7 @@ from lens import cached, figures
 from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
-from lens.tables import routers as tables
+from lens.tables import routers as router_tables
 from pages.shell import data_source, layout, links
 
 PAGES = {
@@ -80,13 +80,13 @@ def finding(answers: list[Answer]) -> str:
     )
 
 
-def card(answer: Answer, place: int) -> None:
+def card(answer: Answer, number: int) -> None:
     """One question with its answer, its place among chance and the way to the view."""
     with st.container(border=True, height="stretch", gap="small"):
         with st.container(
             horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
         ):
-            st.markdown(f"**{place}. {answer.question}**", width="content")
+            st.markdown(f"**{number}. {answer.question}**", width="content")
             if answer.distinguishable:
                 st.badge("beyond chance", icon=":material/check:", color="green")
             elif not np.isnan(answer.p_value):
@@ -114,7 +114,7 @@ def glance(routers: RouterSet) -> None:
                 routers,
                 scale=0.66,
                 words=("cka",),
-                table=lambda: tables.layer_similarity_csv(similarity, labels, "cka"),
+                table=lambda: router_tables.layer_similarity_csv(similarity, labels, "cka"),
             )
     with st.spinner("Measuring the experts …"):
         measures = cached.expert_measures(routers, "canonical")

@@ -28,7 +28,7 @@ LAST = ("questions",)
 
 
 @dataclass
-class Later:
+class Deferred:
     """What one run of a page asked for, and what of it is missing."""
 
     missing: list[tuple[Key, Callable[[], Any]]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Later:
         self.missing.append((key, make))
         return None
 
-    def run(self, place: Any, text: str = "Comparing with chance …") -> None:
+    def run(self, slot: Any, text: str = "Comparing with chance …") -> None:
         """Make what is missing for a while, show how far it is, and draw the page again."""
         if not self.missing:
             return
@@ -52,7 +52,7 @@ class Later:
         done = self.asked - len(self.missing)
         until = time.monotonic() + (NEXT_SLICE if done else FIRST_SLICE)
         for key, make in sorted(self.missing, key=lambda job: job[0][0] in LAST):
-            place.progress(done / self.asked, f"{text} {done} of {self.asked}")
+            slot.progress(done / self.asked, f"{text} {done} of {self.asked}")
             make()
             finished.add(key)
             done += 1

@@ -34,19 +34,19 @@ def section() -> None:
             "the Hub's cache on the machine that runs this app.",
         )
         wanted = st.button("Fetch routers", key="hub_fetch", icon=":material/download:")
-        place = st.empty()
+        slot = st.empty()
         if wanted:
-            fetch((repository or "").strip(), place)
+            fetch((repository or "").strip(), slot)
         elif "hub_error" in st.session_state:
             st.error(st.session_state["hub_error"], icon=":material/error:")
 
 
-def fetch(repository: str, place: st.delta_generator.DeltaGenerator) -> None:
+def fetch(repository: str, slot: st.delta_generator.DeltaGenerator) -> None:
     """Fetches with progress, keeps the routers for this session, and shows them."""
     from lens.extract.hub import extract_from_hub, shown
 
     st.session_state.pop("hub_error", None)
-    with place.container():
+    with slot.container():
         bar = st.progress(0.0, "Asking the Hub …")
 
         def progress(done: int, total: int) -> None:

@@ -107,10 +107,10 @@ def heading(
 
 def share(routers: RouterSet) -> None:
     """Fill the Share popover; call it when the page's choices have been made."""
-    place = st.session_state.pop("share", None)
-    if place is None:
+    popover = st.session_state.pop("share", None)
+    if popover is None:
         return
-    with place:
+    with popover:
         st.caption("This view, with the data's hash and the version:")
         address = links.permalink(routers.sha256, project_version())()
         st.code(address, language=None, wrap_lines=True)
@@ -182,18 +182,18 @@ def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
     spec = chart.to_dict(validate=False)
     named = spec.pop("datasets", {})
 
-    def place(part: Any) -> None:
+    def put_data_in(part: Any) -> None:
         if isinstance(part, dict):
             data = part.get("data")
             if isinstance(data, dict) and data.get("name") in named:
                 data["values"] = named[data.pop("name")]
             for inner in part.values():
-                place(inner)
+                put_data_in(inner)
         elif isinstance(part, list):
             for inner in part:
-                place(inner)
+                put_data_in(inner)
 
-    place(spec)
+    put_data_in(spec)
     children = spec.get("layer") or spec.get("vconcat") or spec.get("hconcat") or []
     if children and "data" in spec:
         shared = spec.pop("data")

@@ -9,14 +9,13 @@ import numpy as np
 import streamlit as st
 
 from lens import cached
-from lens.clustering import branch_support
-from lens.clustering import tree_null as cluster_null
+from lens.clustering import branch_support, tree_null
 from lens.clustering.branch_support import BranchSupport
 from lens.clustering.tree_null import GroupNull
 from lens.clustering.trees import LayerTree
 from lens.routers.router_set import RouterSet
 from pages.shell import links
-from pages.shell.deferred import Later
+from pages.shell.deferred import Deferred
 
 CLASSIC = "classic"
 SETS = (100, 200, 1000)
@@ -39,14 +38,14 @@ def popover() -> TreeChance:
     """The settings behind a small button that names them."""
     sets, trees = (
         links.chosen(name, default)
-        for name, default in (("sets", cluster_null.DRAWS), ("trees", branch_support.DRAWS))
+        for name, default in (("sets", tree_null.DRAWS), ("trees", branch_support.DRAWS))
     )
     with st.popover(f"{sets} unrelated sets, {trees} resampled trees", icon=":material/casino:"):
         sets = links.choice(
             "sets",
             "Unrelated sets",
             SETS,
-            cluster_null.DRAWS,
+            tree_null.DRAWS,
             widget="segments",
             help="Clustered and cut like these layers: chance for silhouettes and the cophenetic "
             "correlation.",
@@ -64,7 +63,7 @@ def popover() -> TreeChance:
 
 
 def group_null(
-    later: Later,
+    deferred: Deferred,
     routers: RouterSet,
     tree: LayerTree,
     view: str,
@@ -77,21 +76,21 @@ def group_null(
     if linkage == CLASSIC and routers.routers.size > MOST_WEIGHTS:
         return None
     parts = []
-    for n, own in cluster_null.blocks(draws, seed):
+    for n, own in tree_null.blocks(draws, seed):
         if linkage == CLASSIC:
             make = partial(cached.unrelated_classic_scores, routers, n, own)
         else:
             make = partial(cached.unrelated_scores, routers, metric, linkage, view, n, own)
-        scores = later.get(("scores", routers.key, view, metric, linkage, n, own), make)
+        scores = deferred.get(("scores", routers.key, view, metric, linkage, n, own), make)
         if scores is not None:
             parts.append(scores)
     if not parts:
         return None
     if linkage == CLASSIC:
-        method = cluster_null.SHUFFLED
+        method = tree_null.SHUFFLED
     else:
-        method = cluster_null.null_method(cached.router_gram(routers, view))
-    return cluster_null.summary(tree, np.concatenate(parts), seed, method)
+        method = tree_null.null_method(cached.router_gram(routers, view))
+    return tree_null.summary(tree, np.concatenate(parts), seed, method)
 
 
 def support_seconds(routers: RouterSet, draws: int) -> float:
@@ -101,7 +100,7 @@ def support_seconds(routers: RouterSet, draws: int) -> float:
 
 
 def support(
-    later: Later,
+    deferred: Deferred,
     routers: RouterSet,
     tree: LayerTree,
     view: str,
@@ -114,7 +113,7 @@ def support(
     counts = np.zeros(len(tree.linkage), np.int64)
     made = 0
     for n, own in branch_support.blocks(draws, seed, branch_support.BLOCK):
-        found = later.get(
+        found = deferred.get(
             ("support", routers.key, view, metric, linkage, n, own),
             partial(cached.recurrences, routers, metric, linkage, view, n, own),
         )
@@ -123,7 +122,7 @@ def support(
     unrelated = []
     wanted = branch_support.unrelated_sets_wanted(routers.n_layers)
     for own in branch_support.set_seeds(seed, wanted):
-        found = later.get(
+        found = deferred.get(
             ("unrelated", routers.key, view, metric, linkage, draws, own),
             partial(cached.unrelated_support, routers, metric, linkage, view, draws, own),
         )

@@ -16,10 +16,10 @@ from lens.errors import LensError
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import clustering as clustering_tables
-from lens.tables import routers as tables
+from lens.tables import routers as router_tables
 from lens.words import p_words, percent
 from pages.shell import downloads, layout, links
-from pages.shell.deferred import Later
+from pages.shell.deferred import Deferred
 from pages.trees import chance as tree_chance
 
 MAP_NAMES = {"mds": "MDS", "pca": "PCA (classic)", "umap": "UMAP", "tsne": "t-SNE"}
@@ -75,7 +75,12 @@ def map_settings(method: str, n_layers: int) -> dict[str, Any]:
 
 
 def show(
-    later: Later, routers: RouterSet, view: str, metric: str, clusters: np.ndarray, null_seed: int
+    deferred: Deferred,
+    routers: RouterSet,
+    view: str,
+    metric: str,
+    clusters: np.ndarray,
+    null_seed: int,
 ) -> None:
     """Layers as points."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -126,12 +131,12 @@ def show(
     key = (routers.key, view, method, *options.items())
     trust = stability = None
     if method != "pca" or routers.routers.size <= tree_chance.MOST_WEIGHTS:
-        trust = later.get(
+        trust = deferred.get(
             ("trust", *key, null_seed),
             lambda: cached.trust_null(routers, method, view=view, null_seed=null_seed, **options),
         )
     if method in SEEDED:
-        stability = later.get(
+        stability = deferred.get(
             ("stability", *key),
             lambda: cached.layer_map_stability(routers, method, view=view, **options),
         )
@@ -148,7 +153,7 @@ def show(
         f"layer_{method}",
         routers,
         words=(metric, view),
-        table=lambda: tables.layer_map_csv(found, labels),
+        table=lambda: router_tables.layer_map_csv(found, labels),
         on_pick=pick_layer,
     )
     if trust is not None:

@@ -13,10 +13,10 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import GrokError
-from lens.figures.routers import vocabulary as figures
+from lens.figures.routers import vocabulary as vocabulary_figures
 from lens.figures.traces.token_maps import visible
 from lens.routers.router_set import RouterSet
-from lens.tables import vocabulary as tables
+from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.one_token import TokenReading
 from lens.vocabulary.readout import Readout
 from pages.shell import downloads, layout, links
@@ -43,8 +43,8 @@ def show(
     """From a token to the experts that it pushes."""
     st.divider()
     st.markdown("#### Which experts hear a token?")
-    text_place, id_place, measure_place = st.columns([2, 1, 2], vertical_alignment="bottom")
-    with text_place:
+    text_column, id_column, measure_column = st.columns([2, 1, 2], vertical_alignment="bottom")
+    with text_column:
         if source.tokenizer is None:
             st.text("Without a tokenizer, give the token's id.")
         else:
@@ -55,11 +55,11 @@ def show(
                 placeholder="text, or an id as #123",
                 on_change=partial(search, source),
             )
-    with id_place:
+    with id_column:
         token = links.number(
             "vocab", "Token id", 0, source.embedding.n_tokens - 1, default_token(source)
         )
-    with measure_place:
+    with measure_column:
         what = links.choice(
             "reading",
             "Show",
@@ -87,14 +87,14 @@ def show(
     left, right = st.columns([2, 1], gap="medium")
     with left:
         layout.figure(
-            figures.token_expert_map(
+            vocabulary_figures.token_expert_map(
                 reading, labels, piece, what, standing=standing, picked=(layer, expert)
             ),
             "token_experts",
             routers,
             scale=1.0 if routers.n_layers <= 32 else 0.78,
             words=(what, str(token), view),
-            table=lambda: tables.reading_csv(reading, labels),
+            table=lambda: vocabulary_tables.reading_csv(reading, labels),
             on_pick=pick_expert,
         )
     with right:
@@ -166,5 +166,5 @@ def selections(routers: RouterSet, reading: TokenReading) -> None:
     downloads.row(
         "token_selections",
         downloads.file_stem("token_selections", routers.sha256, "csv"),
-        table=lambda: tables.reading_csv(reading, layout.layer_labels(routers)),
+        table=lambda: vocabulary_tables.reading_csv(reading, layout.layer_labels(routers)),
     )

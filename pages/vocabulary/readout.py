@@ -14,15 +14,15 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
-from lens.figures.routers import vocabulary as figures
+from lens.figures.routers import vocabulary as vocabulary_figures
 from lens.figures.traces.token_maps import visible
 from lens.routers.router_set import RouterSet
-from lens.tables import vocabulary as tables
+from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.readout import TESTS, Readout, ReadoutSettings
 from lens.vocabulary.readout_null import band
 from lens.words import percent
 from pages.shell import layout, links
-from pages.vocabulary import one_token as token_view
+from pages.vocabulary import one_token
 from pages.vocabulary import source as vocabulary_source
 from pages.vocabulary.source import Source
 
@@ -75,17 +75,17 @@ def show(routers: RouterSet, layer: int, expert: int, view: str) -> None:
         if readout is not None:
             expert_section(routers, readout, source, layer, expert)
             everywhere(routers, readout, source, layer, expert)
-        token_view.show(routers, readout, source, layer, expert, view)
+        one_token.show(routers, readout, source, layer, expert, view)
     except (LensError, GrokError) as error:
         st.error(str(error), icon=":material/error:", title="The embedding could not be read")
 
 
 def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Readout | None:
     """Asks before an embedding of gigabytes is read; shows how far it is."""
-    place = st.empty()
+    slot = st.empty()
     embedding = source.embedding
     seconds = vocabulary_source.expected_seconds(routers, source, settings)
-    with place.container(border=True):
+    with slot.container(border=True):
         st.markdown(
             f"The token embedding has {embedding.n_tokens:,} rows, "
             f"{embedding.n_bytes / 1e6:,.0f} MB. It is read once, in blocks, and never held whole; "
@@ -99,7 +99,7 @@ def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Read
         )
     if not wanted:
         return None
-    with place.container(border=True):
+    with slot.container(border=True):
         bar = st.progress(0.0, "Reading the vocabulary …")
         st.button("Cancel", key="vocabulary_cancel")  # any click ends this run, and the reading
 
@@ -109,7 +109,7 @@ def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Read
             bar.progress(share, f"Reading the vocabulary: {share:.0%}{rest}")
 
         readout = vocabulary_source.computed(routers, source, settings, progress)
-    place.empty()
+    slot.empty()
     return readout
 
 
@@ -165,8 +165,8 @@ def expert_section(
         with st.popover("How to read this tab", icon=":material/menu_book:"):
             st.markdown(HOW_TO_READ)
     st.caption(caption(readout, source))
-    for end, place in zip(("top", "bottom"), st.columns(2, gap="medium"), strict=True):
-        with place:
+    for end, column in zip(("top", "bottom"), st.columns(2, gap="medium"), strict=True):
+        with column:
             end_of(routers, readout, source, (layer, expert), end, count)
 
 
@@ -208,13 +208,13 @@ def end_of(
     texts = [source.piece(int(token)) for token in tokens]
     labels = layout.layer_labels(routers)
     layout.figure(
-        figures.token_pushes(
+        vocabulary_figures.token_pushes(
             texts, tokens, push, margin, (low, high), label=label, end=end, draws=readout.draws
         ),
         f"tokens_{end}",
         routers,
         words=(label, readout.settings.view),
-        table=lambda: tables.tokens_csv(
+        table=lambda: vocabulary_tables.tokens_csv(
             readout, labels, source.piece, kept=count, only=picked, ends=(end,)
         ),
         on_pick=pick_token,
@@ -278,22 +278,22 @@ def everywhere(
     )
     labels = layout.layer_labels(routers)
     layout.figure(
-        figures.vocabulary_map(readout, labels, measure, picked=(layer, expert)),
+        vocabulary_figures.vocabulary_map(readout, labels, measure, picked=(layer, expert)),
         "vocabulary_map",
         routers,
         words=(measure, readout.settings.view),
-        table=lambda: tables.listening_csv(readout, labels),
-        on_pick=token_view.pick_expert,
+        table=lambda: vocabulary_tables.listening_csv(readout, labels),
+        on_pick=one_token.pick_expert,
     )
-    if routers.n_experts <= figures.WRITTEN_EXPERTS:
+    if routers.n_experts <= vocabulary_figures.WRITTEN_EXPERTS:
         with st.expander("First tokens of every expert", icon=":material/table:"):
             needed = np.unique(readout.top[..., :3])
             words = {int(token): source.piece(int(token)) for token in needed}
             layout.figure(
-                figures.written_tokens(readout, labels, words),
+                vocabulary_figures.written_tokens(readout, labels, words),
                 "vocabulary_written",
                 routers,
                 words=(readout.settings.view,),
-                table=lambda: tables.tokens_csv(readout, labels, source.piece),
-                on_pick=token_view.pick_expert,
+                table=lambda: vocabulary_tables.tokens_csv(readout, labels, source.piece),
+                on_pick=one_token.pick_expert,
             )

@@ -13,8 +13,8 @@ from lens.clustering.tree_null import depth_agreement_null, group_null, in_words
 from lens.clustering.trees import cut_tree, layer_tree
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
-from pages.shell import deferred as later
-from pages.shell.deferred import Later
+from pages.shell import deferred
+from pages.shell.deferred import Deferred
 from pages.trees import chance as tree_chance
 
 
@@ -117,13 +117,13 @@ class Drawn(Exception):
 
 def test_slow_numbers_are_made_in_slices_each_of_which_is_shown(monkeypatch):
     state: dict[str, Any] = {}
-    monkeypatch.setattr(later.st, "session_state", state)
+    monkeypatch.setattr(deferred.st, "session_state", state)
 
     def again() -> None:
         raise Drawn
 
-    monkeypatch.setattr(later.st, "rerun", again)
-    monkeypatch.setattr(later, "FIRST_SLICE", 0.02)
+    monkeypatch.setattr(deferred.st, "rerun", again)
+    monkeypatch.setattr(deferred, "FIRST_SLICE", 0.02)
     made: list[int] = []
 
     def make(i: int) -> int:
@@ -132,7 +132,7 @@ def test_slow_numbers_are_made_in_slices_each_of_which_is_shown(monkeypatch):
         return i
 
     def page() -> list[int | None]:
-        work = Later()
+        work = Deferred()
         found = [work.get(("number", i), lambda i=i: make(i)) for i in range(4)]
         work.run(place)
         return found
@@ -150,7 +150,7 @@ def test_slow_numbers_are_made_in_slices_each_of_which_is_shown(monkeypatch):
 def test_until_all_questions_are_answered_the_page_states_the_one_of_depth_alone(
     open_page, monkeypatch
 ):
-    monkeypatch.setattr(Later, "run", lambda self, place: None)
+    monkeypatch.setattr(Deferred, "run", lambda self, place: None)
     app = open_page("clustering")
     assert fine(app)
     assert "(for this question alone)" in app.subheader[0].value

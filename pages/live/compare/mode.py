@@ -7,26 +7,19 @@ from collections.abc import Callable
 import streamlit as st
 
 from lens.errors import LensError
-from lens.prompt_pairs import interventions as what_if
+from lens.prompt_pairs import interventions
 from lens.words import percent
 from pages.live.compare import (
-    examples as compare_examples,
-)
-from pages.live.compare import (
-    run as compare_run,
-)
-from pages.live.compare import (
-    tests as compare_tests,
-)
-from pages.live.compare import (
-    views as compare_views,
+    examples,
+    run,
+    significance,
+    views,
 )
 from pages.live.compare.run import CHANGES, Change, Result
-from pages.live.compare.views import Beside
+from pages.live.compare.views import Comparison
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
-from pages.live.session import kept_traces as traces
-from pages.live.session import prompts, shared_models
-from pages.live.session.mode_context import Place
+from pages.live.session import kept_traces, prompts, shared_models
+from pages.live.session.mode_context import ModeContext
 from pages.shell import links, null_settings
 
 INVITATION = (
@@ -75,10 +68,10 @@ def form(choice: shared_models.ModelChoice, side: str) -> None:
     """What is to be compared."""
     by_ids = not choice.has_tokenizer
     if side == "texts":
-        examples = compare_examples.ID_TEXTS if by_ids else compare_examples.TEXT_EXAMPLES
+        ready = examples.ID_TEXTS if by_ids else examples.TEXT_EXAMPLES
     else:
-        examples = compare_examples.ID_CHANGES if by_ids else compare_examples.CHANGE_EXAMPLES
-    prompt_form.examples_row(f"compare_example_{side}", examples)
+        ready = examples.ID_CHANGES if by_ids else examples.CHANGE_EXAMPLES
+    prompt_form.examples_row(f"compare_example_{side}", ready)
     kind = "ban"
     if side == "change":
         kind = links.choice(
@@ -126,9 +119,9 @@ def form(choice: shared_models.ModelChoice, side: str) -> None:
         "Compare the texts" if change is None else "Run it as it is and changed",
         work,
         lambda *told: (
-            compare_run.two_texts(choice, "bfloat16", text, other, *told)
+            run.two_texts(choice, "bfloat16", text, other, *told)
             if change is None
-            else compare_run.one_change(choice, "bfloat16", text, change, *told)
+            else run.one_change(choice, "bfloat16", text, change, *told)
         ),
         keep,
     )
@@ -139,14 +132,14 @@ def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:
     layers = [f"L{layer}" for layer in range(choice.config.n_layers)]
     one, two = st.columns(2)
     with one:
-        every = [compare_run.ALL] if kind == "temperature" else []
+        every = [run.ALL] if kind == "temperature" else []
         layer = links.choice(
             "change_layer",
             "In layer",
             [*range(len(layers)), *every],
             0,
-            text=lambda layer: "all" if layer == compare_run.ALL else str(layer),
-            shown=lambda layer: "all layers" if layer == compare_run.ALL else layers[layer],
+            text=lambda layer: "all" if layer == run.ALL else str(layer),
+            shown=lambda layer: "all layers" if layer == run.ALL else layers[layer],
         )
     with two:
         if kind == "temperature":
@@ -171,7 +164,7 @@ def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:
 
 def session_traces() -> Result | None:
     """Two traces that this session holds already: run in Inspect, or opened from a file."""
-    kept = traces.kept()
+    kept = kept_traces.kept()
     if len(kept) < 2:
         st.info(
             f"This session holds {len(kept)} of the two traces that a comparison takes. Run a "
@@ -181,29 +174,29 @@ def session_traces() -> Result | None:
     slots = list(kept)
     one, two = st.columns(2)
     with one:
-        first = links.choice("one", "First", slots, slots[0], shown=traces.SLOTS.__getitem__)
+        first = links.choice("one", "First", slots, slots[0], shown=kept_traces.SLOTS.__getitem__)
     with two:
         rest = [slot for slot in slots if slot != first]
-        second = links.choice("other", "Second", rest, rest[0], shown=traces.SLOTS.__getitem__)
-    names = (traces.SLOTS[first].lower(), traces.SLOTS[second].lower())
+        second = links.choice("other", "Second", rest, rest[0], shown=kept_traces.SLOTS.__getitem__)
+    names = (kept_traces.SLOTS[first].lower(), kept_traces.SLOTS[second].lower())
     try:
-        return compare_run.two_traces(kept[first], kept[second], names)
+        return run.two_traces(kept[first], kept[second], names)
     except LensError as error:
         st.error(str(error), icon=":material/error:")
         return None
 
 
-def finding(beside: Beside, what: str) -> str:
+def finding(comparison: Comparison, what: str) -> str:
     """What differs, beside what chance gives."""
     parts: list[Callable[[], str]] = []
-    if beside.result.change is None:
-        parts += [lambda: agreement_words(beside), lambda: next_words(beside)]
+    if comparison.result.change is None:
+        parts += [lambda: agreement_words(comparison), lambda: next_words(comparison)]
     else:
-        parts += [lambda: change_words(beside)]
+        parts += [lambda: change_words(comparison)]
     if what != KEPT_EXPERTS:
-        parts += [lambda: compare_tests.difference_words(beside, what)]
-    elif beside.result.change is None:
-        parts += [lambda: compare_tests.fading_words(beside)]
+        parts += [lambda: significance.difference_words(comparison, what)]
+    elif comparison.result.change is None:
+        parts += [lambda: significance.fading_words(comparison)]
     said = []
     for words in parts:
         try:
@@ -213,37 +206,37 @@ def finding(beside: Beside, what: str) -> str:
     return " ".join(said)
 
 
-def agreement_words(beside: Beside) -> str:
+def agreement_words(comparison: Comparison) -> str:
     """How far the same tokens keep their experts."""
-    found, start = beside.agreement(), beside.runs.common_start
-    after = " after their first difference" if start or beside.result.same_model else ""
+    found, start = comparison.agreement(), comparison.runs.common_start
+    after = " after their first difference" if start or comparison.result.same_model else ""
     return (
-        f"{len(beside.runs.pairs):,} tokens stand in both texts{after}. They keep "
+        f"{len(comparison.runs.pairs):,} tokens stand in both texts{after}. They keep "
         f"{percent(found.value)} of their experts (unrelated tokens of the two share "
         f"{percent(found.mean)}, p = {found.p:.2g})."
     )
 
 
-def next_words(beside: Beside) -> str:
+def next_words(comparison: Comparison) -> str:
     """How far what follows the same tokens changes."""
-    after = beside.expected()
+    after = comparison.expected()
     return (
         "What they expect next changes by a total variation of at least "
         f"{after.value:.2f} (unrelated places {after.mean:.2f}, p = {after.p:.2g})."
     )
 
 
-def change_words(beside: Beside) -> str:
+def change_words(comparison: Comparison) -> str:
     """What a change does, beside the same elsewhere."""
-    result = beside.result
+    result = comparison.result
     change, kl, others, others_kept = result.change, result.kl, result.others, result.others_kept
     assert change is not None and kl is not None and result.kept is not None
     assert others is not None and others_kept is not None
     value = float(kl.mean())
-    outside = "in all layers" if change.layer == compare_run.ALL else "in the other layers"
+    outside = "in all layers" if change.layer == run.ALL else "in the other layers"
     text = (
-        f"{change.text(beside.labels)} changes what the model expects next by {value:.3g} nats a "
-        f"token (KL), and {len(beside.runs.pairs):,} tokens keep {percent(result.kept, 1)} "
+        f"{change.text(comparison.labels)} changes what the model expects next by {value:.3g} nats "
+        f"a token (KL), and {len(comparison.runs.pairs):,} tokens keep {percent(result.kept, 1)} "
         f"of their experts {outside}."
     )
     if not others.size:
@@ -251,12 +244,12 @@ def change_words(beside: Beside) -> str:
     where = "layers" if change.kind == "temperature" else "experts of the layer"
     return (
         f"{text} The same on {others.size} other {where}: {others.min():.3g} to "
-        f"{others.max():.3g} nats ({verdict(what_if.among_others(value, others))}), "
+        f"{others.max():.3g} nats ({verdict(interventions.among_others(value, others))}), "
         f"{percent(others_kept.min(), 1)} to {percent(others_kept.max(), 1)} kept."
     )
 
 
-def verdict(among: what_if.AmongOthers) -> str:
+def verdict(among: interventions.AmongOthers) -> str:
     """What the rank of a change among the same ones elsewhere says."""
     count = among.others.size + 1
     rank = f"rank {among.rank} of {count}, p = {among.p:.2g}"
@@ -267,7 +260,7 @@ def verdict(among: what_if.AmongOthers) -> str:
     return f"{rank}: not distinguishable from chance"
 
 
-def results(result: Result, place: Place) -> str:
+def results(result: Result, context: ModeContext) -> str:
     """Everything about two runs; returns the finding."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         null = null_settings.popover()
@@ -279,33 +272,33 @@ def results(result: Result, place: Place) -> str:
             8,
             help="Neighbouring tokens that count as one observation in every null here.",
         )
-    beside = Beside(result, place.routers, block, null)
-    pair, layer, what = compare_views.selectors(beside)
-    compare_views.strip(beside, pair)
+    comparison = Comparison(result, context.routers, block, null)
+    pair, layer, what = views.selectors(comparison)
+    views.strip(comparison, pair)
     try:
-        compare_views.compared_map(beside, pair, layer, what)
+        views.difference_map(comparison, pair, layer, what)
     except LensError as error:  # a model that chooses nothing has no margins
         st.info(str(error))
     with st.container(border=True):
-        compare_views.cell(beside, pair, layer)
-    if len(beside.runs.pairs) == 0:
+        views.cell(comparison, pair, layer)
+    if len(comparison.runs.pairs) == 0:
         return nothing_shared(result)
-    for tab, container in links.tabs("differences", compare_tests.PARTS):
+    for tab, container in links.tabs("differences", significance.PARTS):
         with container:
             try:
                 if tab == "agreement":
-                    compare_tests.agreement(beside)
+                    significance.agreement(comparison)
                 elif tab == "fading":
-                    compare_tests.fading(beside)
+                    significance.fading(comparison)
                 elif tab == "difference":
-                    compare_tests.difference(beside, what)
+                    significance.difference(comparison, what)
                 elif tab == "loads":
-                    compare_tests.loads(beside, layer)
+                    significance.loads(comparison, layer)
                 else:
-                    compare_tests.next_tokens(beside, pair)
+                    significance.next_tokens(comparison, pair)
             except LensError as error:
                 st.info(str(error))
-    return finding(beside, what)
+    return finding(comparison, what)
 
 
 def nothing_shared(result: Result) -> str:
@@ -322,7 +315,7 @@ def nothing_shared(result: Result) -> str:
     )
 
 
-def show(place: Place) -> None:
+def show(context: ModeContext) -> None:
     """The mode: what to compare, then the two runs beside each other."""
     side = links.choice(
         "sides", "Compare", list(SIDES), "texts", shown=SIDES.__getitem__, widget="segments"
@@ -330,8 +323,8 @@ def show(place: Place) -> None:
     if side == "traces":
         result = session_traces()
     else:
-        if place.choice is not None:
-            form(place.choice, side)
+        if context.choice is not None:
+            form(context.choice, side)
             stream_progress.board()
         else:
             st.info(
@@ -340,11 +333,11 @@ def show(place: Place) -> None:
             )
         result = st.session_state.get(KEPT, {}).get(side)
     if result is None:
-        place.heading(INVITATION, HOW_TO_READ)
+        context.heading(INVITATION, HOW_TO_READ)
         return
     try:
-        found = results(result, place)
+        found = results(result, context)
     except LensError as error:
         st.error(str(error), icon=":material/error:")
         found = INVITATION
-    place.heading(found, HOW_TO_READ)
+    context.heading(found, HOW_TO_READ)

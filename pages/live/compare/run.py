@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from grok.errors import PromptError
-from lens.prompt_pairs import interventions as what_if
+from lens.prompt_pairs import interventions
 from lens.prompt_pairs.alignment import Alignment, align, same_place
 from lens.prompt_pairs.paired_routing import Paired, paired
 from pages.live.one_trace.routing_statistics import trace_key
@@ -227,7 +227,7 @@ def one_change(
 
 def kept_outside(found: Any, change: Change) -> float:
     """Share of experts kept in all layers but the changed ones; in all, where all are changed."""
-    kept = what_if.overlap(found.base, found.changed)
+    kept = interventions.overlap(found.base, found.changed)
     outside = np.setdiff1d(np.arange(len(kept)), change.layers(len(kept)))
     return float(kept[outside].mean() if len(outside) else kept.mean())
 

@@ -10,16 +10,16 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
-from lens.figures.prompt_pairs import routing as compared
+from lens.figures.prompt_pairs import routing as routing_figures
 from lens.prompt_pairs import paired_routing
 from lens.prompt_pairs.alignment import KINDS
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import routing
-from pages.live.compare import paired_statistics as statistics
+from pages.live.compare import paired_statistics
 from pages.live.compare.run import Result
 from pages.live.one_trace.routing_views import View
-from pages.live.session import kept_traces as traces
+from pages.live.session import kept_traces
 from pages.shell import links, null_settings
 
 SHOWN = {
@@ -31,7 +31,7 @@ SHOWN = {
 }
 
 
-class Beside:
+class Comparison:
     """Two runs with what their figures have in common."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Beside:
     ) -> None:
         self.result = result
         self.runs = result.runs()
-        self.labels = traces.labels(result.first, routers)
+        self.labels = kept_traces.labels(result.first, routers)
         self.first = View(result.first, routers, self.labels)
         self.second = View(result.second, routers, self.labels)
         self.block = block
@@ -52,7 +52,9 @@ class Beside:
 
     @cached_property
     def pair_names(self) -> list[str]:
-        return compared.pair_names(self.first.pieces, self.second.pieces, self.result.alignment)
+        return routing_figures.pair_names(
+            self.first.pieces, self.second.pieces, self.result.alignment
+        )
 
     @cached_property
     def kept(self) -> np.ndarray:
@@ -70,19 +72,21 @@ class Beside:
 
     def difference(self, what: str) -> Any:
         key, block, draws, seed = self.options
-        return statistics.difference(key, what, block, draws, seed, self.runs)
+        return paired_statistics.difference(key, what, block, draws, seed, self.runs)
 
     def agreement(self) -> Any:
-        return statistics.agreement(*self.options, self.runs)
+        return paired_statistics.agreement(*self.options, self.runs)
 
     def loads(self) -> Any:
-        return statistics.loads(*self.options, self.runs)
+        return paired_statistics.loads(*self.options, self.runs)
 
     def fading(self) -> Any:
-        return statistics.fading(*self.options, self.runs)
+        return paired_statistics.fading(*self.options, self.runs)
 
     def expected(self) -> Any:
-        return statistics.expected(*self.options, self.runs, self.result.first, self.result.second)
+        return paired_statistics.expected(
+            *self.options, self.runs, self.result.first, self.result.second
+        )
 
     def figure(self, chart: Any, key: str, **options: Any) -> None:
         """A figure whose files carry the hash of the model that made the runs."""
@@ -104,30 +108,30 @@ def pick_layer(mark: Mapping[str, Any]) -> None:
     links.choose(layer=int(mark["layer"]))
 
 
-def selectors(beside: Beside) -> tuple[int, int, str]:
+def selectors(comparison: Comparison) -> tuple[int, int, str]:
     """Pair, layer and value, by list and by keyboard."""
     most, first = 0, 0  # the token, and its layer, that differ most
-    if np.isfinite(beside.moved).any():
-        most = int(np.nanargmax(beside.moved))
-        first = int(np.argmin(beside.kept[:, most]))
+    if np.isfinite(comparison.moved).any():
+        most = int(np.nanargmax(comparison.moved))
+        first = int(np.argmin(comparison.kept[:, most]))
     one, two, three = st.columns([3, 2, 5], vertical_alignment="bottom")
     with one:
         pair = links.choice(
             "pair",
             "Token (first | second)",
-            range(beside.result.alignment.n_pairs),
+            range(comparison.result.alignment.n_pairs),
             most,
-            shown=beside.pair_names.__getitem__,
+            shown=comparison.pair_names.__getitem__,
         )
     with two:
-        ids = [label.removeprefix("L") for label in beside.labels]
+        ids = [label.removeprefix("L") for label in comparison.labels]
         layer = links.choice(
             "layer",
             "Layer",
-            range(len(beside.labels)),
+            range(len(comparison.labels)),
             first,
             text=ids.__getitem__,
-            shown=beside.labels.__getitem__,
+            shown=comparison.labels.__getitem__,
         )
     with three:
         what = links.choice(
@@ -141,9 +145,9 @@ def selectors(beside: Beside) -> tuple[int, int, str]:
     return pair, layer, what
 
 
-def strip(beside: Beside, pair: int) -> None:
+def strip(comparison: Comparison, pair: int) -> None:
     """Both texts, token under token."""
-    result = beside.result
+    result = comparison.result
     found = result.alignment
 
     def table() -> str:
@@ -152,18 +156,20 @@ def strip(beside: Beside, pair: int) -> None:
                 f"place in {result.names[0]}": found.first,
                 f"place in {result.names[1]}": found.second,
                 "token": np.asarray(KINDS)[found.kind],
-                "piece": [beside.first.pieces[i] if i >= 0 else "" for i in found.first],
-                "other piece": [beside.second.pieces[j] if j >= 0 else "" for j in found.second],
-                "layers with other experts (share)": beside.moved,
+                "piece": [comparison.first.pieces[i] if i >= 0 else "" for i in found.first],
+                "other piece": [
+                    comparison.second.pieces[j] if j >= 0 else "" for j in found.second
+                ],
+                "layers with other experts (share)": comparison.moved,
             }
         )
 
-    beside.figure(
-        compared.aligned_strip(
-            beside.first.pieces,
-            beside.second.pieces,
+    comparison.figure(
+        routing_figures.aligned_strip(
+            comparison.first.pieces,
+            comparison.second.pieces,
             found,
-            beside.moved,
+            comparison.moved,
             picked=pair,
             names=result.names,
         ),
@@ -173,45 +179,45 @@ def strip(beside: Beside, pair: int) -> None:
     )
 
 
-def compared_map(beside: Beside, pair: int, layer: int, what: str) -> None:
+def difference_map(comparison: Comparison, pair: int, layer: int, what: str) -> None:
     """One value for every pair of the same token in every layer."""
-    values = beside.values(what)
+    values = comparison.values(what)
     if not np.isfinite(values).any():
         st.info("The texts have no token in common, so there is nothing to lay side by side.")
         return
-    beside.figure(
-        compared.compared_map(
+    comparison.figure(
+        routing_figures.compared_map(
             values,
             what,
-            beside.pair_names,
-            beside.labels,
+            comparison.pair_names,
+            comparison.labels,
             picked=(pair, layer),
-            runs=beside.result.names,
+            runs=comparison.result.names,
         ),
         "map",
         words=(what,),
         on_pick=pick_cell,
         table=lambda: csv_text.matrix_csv(
             values.T,
-            beside.pair_names,
-            beside.labels,
+            comparison.pair_names,
+            comparison.labels,
             f"{SHOWN[what]}, first less second" if what != "kept" else SHOWN[what],
         ),
     )
 
 
-def cell(beside: Beside, pair: int, layer: int) -> None:
+def cell(comparison: Comparison, pair: int, layer: int) -> None:
     """One token in one layer, in both runs."""
-    found = beside.result.alignment
+    found = comparison.result.alignment
     sides = [
-        (view, name, int(places[pair]))
-        for view, name, places in (
-            (beside.first, beside.result.names[0], found.first),
-            (beside.second, beside.result.names[1], found.second),
+        (view, name, int(positions[pair]))
+        for view, name, positions in (
+            (comparison.first, comparison.result.names[0], found.first),
+            (comparison.second, comparison.result.names[1], found.second),
         )
-        if places[pair] >= 0
+        if positions[pair] >= 0
     ]
-    label = beside.labels[layer]
+    label = comparison.labels[layer]
     words = []
     for view, name, at in sides:
         trace = view.trace
@@ -228,9 +234,9 @@ def cell(beside: Beside, pair: int, layer: int) -> None:
             st.caption(name.capitalize())
             probs = view.trace.router_probs[layer, at]
             experts = [int(e) for e in view.trace.experts[layer, at] if e >= 0]
-            beside.figure(
+            comparison.figure(
                 figures.cell_probabilities(probs, experts, label=label, piece=view.pieces[at]),
-                f"cell_{beside.result.names.index(name)}",
+                f"cell_{comparison.result.names.index(name)}",
                 words=(label, f"token{at}"),
                 table=lambda probs=probs, experts=experts: csv_text.table_csv(  # type: ignore[misc]
                     {

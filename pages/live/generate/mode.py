@@ -13,7 +13,7 @@ from grok.serving.jobs import CancelledError
 from pages.live.generate.examples import EXAMPLES
 from pages.live.generate.view import BETWEEN, finding, live_html, made_text
 from pages.live.one_trace import cell_view
-from pages.live.one_trace import mode as inspect_mode
+from pages.live.one_trace import mode as one_trace_mode
 from pages.live.running import (
     prompt_form,
     stream_choice,
@@ -21,9 +21,8 @@ from pages.live.running import (
     stream_progress,
     stream_run,
 )
-from pages.live.session import generation, prompts, shared_models
-from pages.live.session import kept_traces as traces
-from pages.live.session.mode_context import Place
+from pages.live.session import generation, kept_traces, prompts, shared_models
+from pages.live.session.mode_context import ModeContext
 from pages.shell import links
 
 INVITATION = (
@@ -136,7 +135,7 @@ def take(going: generation.Going, step: Any) -> None:
 
 def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
     """Generate and show every token as it comes; whatever ends it, what there is is kept."""
-    going = generation.Going(before=traces.kept().get("first"))
+    going = generation.Going(before=kept_traces.kept().get("first"))
     st.session_state[generation.RUNNING] = going
     head = st.empty()
     with head.container(horizontal=True, vertical_alignment="center"):
@@ -181,28 +180,28 @@ def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[
 # --- what is shown ----------------------------------------------------------------------
 
 
-def show(place: Place) -> None:
+def show(context: ModeContext) -> None:
     """The mode: a form, the text as it comes, then everything about its routing."""
     generation.finish()  # of a run that a click has ended
-    if place.choice is None:
-        place.heading(INVITATION)
+    if context.choice is None:
+        context.heading(INVITATION)
         st.info(
             "No model can run prompts here. Open a saved trace in Inspect.", icon=":material/info:"
         )
         return
-    sent = form(place.choice)
+    sent = form(context.choice)
     if sent is not None:
-        (ask if place.choice.streamed else run)(place.choice, *sent)
+        (ask if context.choice.streamed else run)(context.choice, *sent)
     stream_progress.board()
     done = st.session_state.get(generation.DONE)
-    kept = traces.kept()
+    kept = kept_traces.kept()
     if done is None or kept.get("first") is not done["trace"]:
-        place.heading(INVITATION)
+        context.heading(INVITATION)
         return
     board = st.container()
-    inspect_mode.save_button(done["trace"])
-    view, token, layer, lens = inspect_mode.results(done["trace"], kept, place.routers)
+    one_trace_mode.save_button(done["trace"])
+    view, token, layer, lens = one_trace_mode.results(done["trace"], kept, context.routers)
     with board:
         made_text(done, view, layer)
-    place.heading(finding(view, done), inspect_mode.HOW_TO_READ)
-    cell_view.fill_lens(lens, view, token, layer, place.choice, asked=False)
+    context.heading(finding(view, done), one_trace_mode.HOW_TO_READ)
+    cell_view.fill_lens(lens, view, token, layer, context.choice, asked=False)

@@ -14,9 +14,9 @@ from lens.errors import LensError
 from lens.traces.contrast import loop_of
 from lens.traces.routing import overlap
 from lens.words import percent
-from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
-from pages.live.session import kept_traces as traces
+from pages.live.session import kept_traces
 
 MOST_CHIPS = 120
 
@@ -116,9 +116,9 @@ def finding(view: View, done: dict[str, Any]) -> str:
     )
     text = f"{done['tokens']:,} tokens generated after {trace.prompt_length:,} ({how})."
     try:
-        found = statistics.part_loads(view.key, int(trace.prompt_length), trace)
+        found = routing_statistics.part_loads(view.key, int(trace.prompt_length), trace)
     except LensError:
-        return f"{text} {traces.finding(trace, view.labels)}"
+        return f"{text} {kept_traces.finding(trace, view.labels)}"
     test = found.test
     verdict = (
         "more than those of parts elsewhere in the text"

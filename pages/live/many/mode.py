@@ -19,7 +19,7 @@ from pages.live.many.examples import SHOWS, ready_ids, ready_list
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice
 from pages.live.running.prompt_form import Example
-from pages.live.session.mode_context import HOW_TO_READ, Place
+from pages.live.session.mode_context import HOW_TO_READ, ModeContext
 from pages.live.session.prompts import prompt_limit
 from pages.shell import links
 
@@ -35,7 +35,7 @@ BY_ENDING: Mapping[str, Form] = {
 }
 
 
-def show(place: Place) -> None:
+def show(context: ModeContext) -> None:
     """The mode: prompts run here, or saved traces."""
     run_id = links.reference("run", "Run", many_runs.RUN_ID)
     configured = many_traces.configured()[0] is not None
@@ -49,16 +49,16 @@ def show(place: Place) -> None:
         collapsed=True,
     )
     if source == "traces":
-        many_traces.show(place.head, place.routers, HOW_TO_READ)
+        many_traces.show(context.head, context.routers, HOW_TO_READ)
         return
     try:
-        place.heading(_prompts(place, run_id), many_view.HOW_TO_READ)
+        context.heading(_prompts(context, run_id), many_view.HOW_TO_READ)
     except LensError as error:
         st.error(str(error), icon=":material/error:")
-        place.heading(INVITATION, many_view.HOW_TO_READ)
+        context.heading(INVITATION, many_view.HOW_TO_READ)
 
 
-def _prompts(place: Place, run_id: str | None) -> str:
+def _prompts(context: ModeContext, run_id: str | None) -> str:
     """A run, or the form for a new one; returns the finding.
 
     Raises:
@@ -78,20 +78,20 @@ def _prompts(place: Place, run_id: str | None) -> str:
         owner.remember()
         many_runs.own_runs(own, None if run is None else run.id)
     if run is None:
-        _form(place)
+        _form(context)
         return INVITATION
     st.button(
         "New run", icon=":material/add:", key="many_new", on_click=links.refer, args=("run", None)
     )
     try:
-        return many_view.show(place, run, mine=run.owner == own_id)
+        return many_view.show(context, run, mine=run.owner == own_id)
     except NoRunError as error:
         st.warning(str(error), icon=":material/delete:")
         return INVITATION
 
 
-def _form(place: Place) -> None:
-    choice = place.choice
+def _form(context: ModeContext) -> None:
+    choice = context.choice
     if choice is None:
         st.info("No model can run prompts here. Saved traces can be compared all the same.")
         return

@@ -27,8 +27,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.traces.trace import load_trace
-from pages.live.one_trace import routing_shape
-from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace import routing_shape, routing_statistics
 from pages.shell import layout, links
 
 TRACES_VARIABLE = "GROK_LENS_TRACES"
@@ -160,7 +159,7 @@ def show(head: Any, routers: RouterSet, how_to_read: str) -> None:
 
 def _test(folder: TraceFolder) -> tuple[LabelTest | None, str]:
     try:
-        return statistics.label_test(statistics.folder_key(folder), folder), ""
+        return routing_statistics.label_test(routing_statistics.folder_key(folder), folder), ""
     except LensError as error:
         return None, str(error)
 
@@ -198,7 +197,7 @@ class Many:
         self.labels = (
             layout.layer_labels(routers) if own else [f"L{i}" for i in range(folder.n_layers)]
         )
-        self.key = statistics.folder_key(folder)
+        self.key = routing_statistics.folder_key(folder)
 
     def figure(self, chart: Any, key: str, **options: Any) -> None:
         sha256 = self.folder.model_sha256
@@ -353,10 +352,10 @@ def _differences(many: Many, test: LabelTest) -> None:
 
 
 def information(many: Many) -> None:
-    found = {"token id": statistics.folder_token_information(many.key, many.folder)}
+    found = {"token id": routing_statistics.folder_token_information(many.key, many.folder)}
     st.markdown(routing_shape.information_finding(found["token id"]))
     try:
-        found["position"] = statistics.folder_position_information(many.key, many.folder)
+        found["position"] = routing_statistics.folder_position_information(many.key, many.folder)
         st.markdown(routing_shape.information_finding(found["position"]))
     except LensError as error:
         st.caption(str(error))
@@ -365,7 +364,7 @@ def information(many: Many) -> None:
 
 def repeats(many: Many) -> None:
     try:
-        test = statistics.folder_repeats(many.key, many.folder)
+        test = routing_statistics.folder_repeats(many.key, many.folder)
     except LensError as error:
         st.info(str(error))
         return

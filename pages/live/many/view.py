@@ -21,12 +21,12 @@ from pages.live.many import traces as many_traces
 from pages.live.many import words as many_words
 from pages.live.many.traces import Many
 from pages.live.running import stream_run
-from pages.live.session import mode_context as live_place
-from pages.live.session.mode_context import Place
+from pages.live.session import mode_context
+from pages.live.session.mode_context import ModeContext
 from pages.shell import links
 
 HOW_TO_READ = (
-    live_place.HOW_TO_READ
+    mode_context.HOW_TO_READ
     + """
 
 **Many prompts**
@@ -67,7 +67,7 @@ def _label_test(run_id: str, changed: float, skip: int, _folder: TraceFolder) ->
     return run_label_test(_folder)
 
 
-def show(place: Place, run: Run, *, mine: bool) -> str:
+def show(context: ModeContext, run: Run, *, mine: bool) -> str:
     """The run; returns the finding.
 
     Raises:
@@ -79,8 +79,8 @@ def show(place: Place, run: Run, *, mine: bool) -> str:
         _progress(run.id, mine)
         return f"{_prompts(run)} {'is' if run.n_prompts == 1 else 'are'} being run."
     if run.status != "finished":
-        return _unfinished(place, run, mine)
-    return _finished(place, run, mine)
+        return _unfinished(context, run, mine)
+    return _finished(context, run, mine)
 
 
 def _prompts(run: Run) -> str:
@@ -113,7 +113,7 @@ def _progress(run_id: str, mine: bool) -> None:
         st.button("Cancel", key="many_cancel", icon=":material/cancel:", on_click=job.cancel)
 
 
-def _unfinished(place: Place, run: Run, mine: bool) -> str:
+def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
     words = {
         "failed": f"This run failed: {many_runs.as_text(run.problem)}",
         "cancelled": "This run was cancelled. What was run is kept; it can go on from there.",
@@ -122,7 +122,7 @@ def _unfinished(place: Place, run: Run, mine: bool) -> str:
     (st.error if run.status == "failed" else st.info)(words)
     if mine:
         with st.container(horizontal=True):
-            choice = place.choice
+            choice = context.choice
             if choice is not None:
                 st.button(
                     "Try again" if run.status == "failed" else "Go on",
@@ -137,7 +137,7 @@ def _unfinished(place: Place, run: Run, mine: bool) -> str:
     return f"{_prompts(run)}: {run.tokens_done:,}{total} tokens were run."
 
 
-def _finished(place: Place, run: Run, mine: bool) -> str:
+def _finished(context: ModeContext, run: Run, mine: bool) -> str:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         skip = links.choice(
             "first_tokens",
@@ -165,8 +165,8 @@ def _finished(place: Place, run: Run, mine: bool) -> str:
         test = _label_test(run.id, run.changed, skip, folder)
     except LensError as error:
         why = many_runs.as_text(str(error))
-    many = Many(folder, place.routers, "prompts")
-    if folder.model_sha256 != place.routers.sha256:
+    many = Many(folder, context.routers, "prompts")
+    if folder.model_sha256 != context.routers.sha256:
         st.caption(
             f"The prompts were run by a model with routers `{folder.model_sha256[:12]}`, not by "
             "the routers that the other pages show."

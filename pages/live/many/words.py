@@ -28,7 +28,7 @@ from pages.live.many.traces import Many
 from pages.shell import links
 
 SHOWN = 15
-WITHIN: Mapping[Within, str] = {
+SCOPES: Mapping[Within, str] = {
     "run": "All prompts",
     "label": "The prompts of a label",
     "prompt": "A prompt",
@@ -37,8 +37,8 @@ _computed = st.cache_data(max_entries=24, show_spinner="Counting words …", sco
 
 
 @_computed
-def _words(run_id: str, changed: float, skip: int, within: Within, _run: Run) -> Words:
-    return word_lift(_run, skip=skip, within=within)
+def _words(run_id: str, changed: float, skip: int, scope: Within, _run: Run) -> Words:
+    return word_lift(_run, skip=skip, within=scope)
 
 
 @_computed
@@ -55,9 +55,9 @@ def show(run: Run, many: Many, skip: int) -> None:
     """The map of all experts, and one of them closely."""
     folder = many.folder
     words: Words | None = None
-    layer, expert, within = _choices(many)
+    layer, expert, scope = _choices(many)
     try:
-        words = _words(run.id, run.changed, skip, within, run)
+        words = _words(run.id, run.changed, skip, scope, run)
         inside = _words(run.id, run.changed, skip, "prompt", run)
     except LensError as error:
         st.info(str(error))
@@ -99,16 +99,16 @@ def _choices(many: Many) -> tuple[int, int, Within]:
             shown=lambda expert: f"E{expert}",
             width=160,
         )
-        within: Within = links.choice(
+        scope: Within = links.choice(
             "within",
             "Chance: words shuffled over",
-            list(WITHIN),
+            list(SCOPES),
             "run",
-            shown=WITHIN.__getitem__,
+            shown=SCOPES.__getitem__,
             width=230,
             help="Within a prompt, only what a word does beyond its prompt counts.",
         )
-    return layer, expert, within
+    return layer, expert, scope
 
 
 def best_words(words: Words) -> list[list[str]]:
@@ -145,7 +145,7 @@ def _map(many: Many, words: Words, inside: int, layer: int, expert: int) -> None
             best_words(words),
             many.labels,
             n_words=len(words.tokens),
-            chance=f"words shuffled over {WITHIN[words.within].lower()}",
+            chance=f"words shuffled over {SCOPES[words.within].lower()}",
             picked=(layer, expert),
         ),
         "word_map",
@@ -177,7 +177,7 @@ def words_csv(words: Words, labels: Sequence[str], unit: tuple[int, int] | None 
             f"tokens in all (without the first {words.skip} of each prompt)": np.full(
                 len(word), words.n_tokens
             ),
-            f"expected (words shuffled over {WITHIN[words.within].lower()})": words.expected[at],
+            f"expected (words shuffled over {SCOPES[words.within].lower()})": words.expected[at],
             "lift (chance 1)": words.lift[at],
             "p (hypergeometric)": words.p[at],
             "q (Benjamini–Hochberg over all experts and words)": words.q[at],

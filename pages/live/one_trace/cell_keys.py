@@ -103,10 +103,10 @@ def show(figure: str, token: int, layer: int, n_tokens: int, n_layers: int) -> N
     """Four buttons, and the keys for the figure of this key; call it below that figure."""
 
     def moved(shape: tuple[int, int]) -> None:
-        cell = getattr(st.session_state.get(KEY), "cell", None)
-        place = valid_cell(cell, shape)
-        if place is not None:
-            links.choose(token=place[0], layer=place[1])
+        sent = st.session_state.get(KEY)
+        cell = valid_cell(None if sent is None else sent.get("cell"), shape)
+        if cell is not None:
+            links.choose(token=cell[0], layer=cell[1])
 
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="cell_moves"):
         for name, (words, icon, right, down) in MOVES.items():

@@ -13,11 +13,9 @@ from lens import figures
 from lens.errors import LensError
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
-from lens.traces import router_geometry as nearby
-from lens.traces import routing
+from lens.traces import router_geometry, routing
 from lens.words import percent
-from pages.live.one_trace import routing_statistics as statistics
-from pages.live.one_trace import routing_views
+from pages.live.one_trace import routing_statistics, routing_views
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form, stream_cost, stream_progress
 from pages.live.session import shared_models
@@ -41,9 +39,9 @@ def show(view: View, token: int, layer: int) -> Any:
             gates(view, token, layer)
         with right:
             flip(view, token, layer)
-        place = st.container()
+        slot = st.container()
         near(view, token, layer)
-    return place
+    return slot
 
 
 def sentence(view: View, token: int, layer: int) -> str:
@@ -115,8 +113,8 @@ def flip(view: View, token: int, layer: int) -> None:
         )
         return
     try:
-        found = nearby.flips(view.trace, routers, layer)
-        drawn = nearby.random_pushes(view.trace, routers, layer, token)
+        found = router_geometry.flips(view.trace, routers, layer)
+        drawn = router_geometry.random_pushes(view.trace, routers, layer, token)
     except LensError as error:
         st.caption(str(error))
         return
@@ -173,8 +171,8 @@ def near(view: View, token: int, layer: int) -> None:
     if view.n_tokens < 2:
         return
     st.markdown("**Tokens that this router sees alike**")
-    pairs = statistics.pair_distances(view.key, layer, view.trace)
-    found = nearby.neighbours(view.trace, layer, token, count=NEIGHBOURS, pairs=pairs)
+    pairs = routing_statistics.pair_distances(view.key, layer, view.trace)
+    found = router_geometry.neighbours(view.trace, layer, token, count=NEIGHBOURS, pairs=pairs)
     drawn = "" if found.seed is None else f" drawn with seed {found.seed}"
     chance = found.best_of_random
     verdict = "is" if chance <= 0.05 else "is not"
@@ -229,7 +227,7 @@ def context(pieces: list[str], token: int, reach: int = 4) -> str:
 # --- what the model expects next ------------------------------------------------------
 
 
-def fill_lens(place: Any, view: View, token: int, layer: int, choice: Any, *, asked: bool) -> None:
+def fill_lens(slot: Any, view: View, token: int, layer: int, choice: Any, *, asked: bool) -> None:
     """Candidates for the next token after the chosen layer, beside the whole model's.
 
     Args:
@@ -237,7 +235,7 @@ def fill_lens(place: Any, view: View, token: int, layer: int, choice: Any, *, as
         choice: the model that runs prompts here, if any.
         asked: the model is loaded for it only when a button is pressed.
     """
-    with place:
+    with slot:
         found = lens_of(view, choice, asked=asked)
         if found is None:
             candidates(view, token)

@@ -24,14 +24,15 @@ def two_meanings(view: View) -> str:
         f"{percent(found.other.mean())} ({found.pairs} pairs; p = {found.p:.2g}, ids "
         f"shuffled {found.draws:,} times, seed {found.seed})"
     )
-    places = [t for t, piece in enumerate(view.pieces) if piece == "ank"]
-    if len(places) != 2:
+    positions = [t for t, piece in enumerate(view.pieces) if piece == "ank"]
+    if len(positions) != 2:
         return f"{text}."
-    a, b = (np.sort(view.trace.experts[:, t], axis=1) for t in places)
+    a, b = (np.sort(view.trace.experts[:, t], axis=1) for t in positions)
     same = int((a == b).all(axis=1).sum())
     return (
-        f"{text}. The two “bank”, tokens {places[0]} and {places[1]}, have the same experts in "
-        f"{same} of {view.n_layers} layers: routing follows the token much more than its meaning."
+        f"{text}. The two “bank”, tokens {positions[0]} and {positions[1]}, have the same "
+        f"experts in {same} of {view.n_layers} layers: routing follows the token much more than "
+        "its meaning."
     )
 
 
@@ -62,11 +63,11 @@ def one_word(view: View) -> str:
     near, far = after[:4], after[4:]
     if len(far) == 0 or found.test is None:
         return "the texts differ up to their ends."
-    first, later = (percent(found.shared[:, part].mean()) for part in (near, far))
+    near_share, far_share = (percent(found.shared[:, part].mean()) for part in (near, far))
     return (
-        f"the first four tokens from the changed word on share {first} of their experts with "
-        f"those of the other text, the {len(far)} after them {later}; the same tokens paired at "
-        f"random {percent(found.test.mean.mean())} ({found.test.draws:,} times, seed "
+        f"the first four tokens from the changed word on share {near_share} of their experts with "
+        f"those of the other text, the {len(far)} after them {far_share}; the same tokens paired "
+        f"at random {percent(found.test.mean.mean())} ({found.test.draws:,} times, seed "
         f"{found.test.seed}), even choices {percent(found.even)}."
     )
 

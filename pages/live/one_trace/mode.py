@@ -11,19 +11,15 @@ from lens.routers.router_set import RouterSet
 from pages.live.one_trace import (
     cell_keys,
     cell_view,
+    examples,
     routing_shape,
     routing_views,
     text_parts,
 )
-from pages.live.one_trace import (
-    examples as inspect_examples,
-)
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
-from pages.live.session import generation, prompts, shared_models
-from pages.live.session import kept_traces as traces
-from pages.live.session import mode_context as live_place
-from pages.live.session.mode_context import Place
+from pages.live.session import generation, kept_traces, mode_context, prompts, shared_models
+from pages.live.session.mode_context import ModeContext
 from pages.shell import links
 
 HOW_TO_READ = """
@@ -44,13 +40,13 @@ The chosen cell, one token in one layer:
   borders through the text, so that neighbours stay together.
 
 """
-HOW_TO_READ += live_place.HOW_TO_READ
+HOW_TO_READ += mode_context.HOW_TO_READ
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
 
 def form(choice: shared_models.ModelChoice) -> None:
     """The prompt and how to run it."""
-    inspect_examples.row(choice.has_tokenizer)
+    examples.row(choice.has_tokenizer)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
     with st.form("run", border=True):
         text = prompt_form.text_box(
@@ -81,9 +77,9 @@ def run(request: prompts.Request, text: str, second: str) -> None:
     texts = [text, second] if second.strip() else [text]
 
     def keep(found: list[Any]) -> None:
-        links.choose(**inspect_examples.ran(text, second, found[0]))
-        traces.keep("first", found[0])
-        traces.keep("second", found[1] if len(found) > 1 else None)
+        links.choose(**examples.ran(text, second, found[0]))
+        kept_traces.keep("first", found[0])
+        kept_traces.keep("second", found[1] if len(found) > 1 else None)
         st.session_state["trace_shown"] = "first"
         links.forget("token")
 
@@ -104,7 +100,7 @@ def choose_trace(kept: dict[str, Any]) -> Any:
         shown = st.segmented_control(
             "Shown",
             list(kept),
-            format_func=traces.SLOTS.__getitem__,
+            format_func=kept_traces.SLOTS.__getitem__,
             required=True,
             key="trace_choice",
             default=st.session_state["trace_shown"],
@@ -118,7 +114,7 @@ def save_button(trace: Any) -> None:
     if hasattr(trace, "save"):  # a trace opened from a file is saved already
         st.download_button(
             "Save trace (.npz)",
-            lambda: traces.file_bytes(trace),
+            lambda: kept_traces.file_bytes(trace),
             file_name="trace.npz",
             mime="application/octet-stream",
             key="save_trace",
@@ -134,7 +130,7 @@ def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> tuple[View,
         The view, the chosen token and layer, and where the cell's logit lens goes.
     """
     other = next((one for one in kept.values() if one is not trace), None)
-    view = View(trace, routers, traces.labels(trace, routers), other)
+    view = View(trace, routers, kept_traces.labels(trace, routers), other)
     if trace.model_sha256 != routers.sha256:
         st.caption(
             f"The trace was made by a model with routers `{trace.model_sha256[:12]}`, not by the "
@@ -158,8 +154,8 @@ def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> tuple[View,
         "prediction": "Predicted load",
         "paths": "Paths",
     }
-    for tab, place in links.tabs("part", names):
-        with place:
+    for tab, container in links.tabs("part", names):
+        with container:
             try:
                 draw_tab(tab, view, kept, layer, what)
             except LensError as error:
@@ -196,29 +192,31 @@ def comparison(view: View, kept: dict[str, Any], what: str) -> None:
         st.info("Give a second prompt under “Compare, settings”, or open a saved trace.")
         return
     slot = others[0]
-    other = View(kept[slot], view.routers, traces.labels(kept[slot], view.routers))
-    st.markdown(f"The trace shown minus **{traces.SLOTS[slot].lower()}**, aligned by position.")
+    other = View(kept[slot], view.routers, kept_traces.labels(kept[slot], view.routers))
+    st.markdown(
+        f"The trace shown minus **{kept_traces.SLOTS[slot].lower()}**, aligned by position."
+    )
     routing_views.compare(view, other, what)
 
 
-def show(place: Place) -> None:
+def show(context: ModeContext) -> None:
     """The mode: a form, then the trace it made or another one of this session."""
     generation.finish()  # of a run in Generate that coming here has ended
-    if place.choice is not None:
-        form(place.choice)
+    if context.choice is not None:
+        form(context.choice)
     stream_progress.board()
-    kept = traces.kept()
+    kept = kept_traces.kept()
     if not kept:
-        place.heading(INVITATION)
+        context.heading(INVITATION)
         return
     top = st.container(horizontal=True, vertical_alignment="bottom")
     with top:
         trace = choose_trace(kept)
         save_button(trace)
     found = st.container()
-    view, token, layer, lens = results(trace, kept, place.routers)
+    view, token, layer, lens = results(trace, kept, context.routers)
     with found:
-        inspect_examples.note(view)
-    place.heading(traces.finding(trace, view.labels), HOW_TO_READ)
+        examples.note(view)
+    context.heading(kept_traces.finding(trace, view.labels), HOW_TO_READ)
     from_file = trace is kept.get("file")
-    cell_view.fill_lens(lens, view, token, layer, place.choice, asked=from_file)
+    cell_view.fill_lens(lens, view, token, layer, context.choice, asked=from_file)

@@ -17,16 +17,16 @@ from lens.traces import margins
 from lens.traces.information import Information
 from lens.traces.logit_moments import Prediction
 from lens.words import percent
-from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 
 
 def information(view: View) -> None:
     """Mutual information of token id and of position with the experts."""
-    found = {"token id": statistics.token_information(view.key, view.trace)}
+    found = {"token id": routing_statistics.token_information(view.key, view.trace)}
     st.markdown(information_finding(found["token id"]))
     try:
-        found["position"] = statistics.position_information(view.key, view.trace)
+        found["position"] = routing_statistics.position_information(view.key, view.trace)
         st.markdown(information_finding(found["position"]))
     except LensError as error:
         st.caption(str(error))
@@ -76,7 +76,7 @@ def information_figure(
 
 def margin_distribution(view: View, layer: int) -> None:
     """How close the choices are, beside normal logits of the same covariance."""
-    shape = statistics.margin_shape(view.key, view.trace)
+    shape = routing_statistics.margin_shape(view.key, view.trace)
     test = shape.test
     some = test.found()
     middle = shape.levels.index(0.5)
@@ -130,7 +130,9 @@ def predicted_load(routers: RouterSet, trace: Any, labels: list[str]) -> None:
     view = View(trace, routers, labels)
     own = trace.model_sha256 == routers.sha256 and routers.n_layers == view.n_layers
     isotropic = np.asarray(cached.breadth(routers)) if own else None
-    found = statistics.load_prediction(view.key, routers.key if own else "", trace, isotropic)
+    found = routing_statistics.load_prediction(
+        view.key, routers.key if own else "", trace, isotropic
+    )
     lines = [prediction_line("the mean and covariance of this text's router logits", found.normal)]
     names = {"logits' mean and covariance": found.normal.load}
     if found.isotropic is not None:

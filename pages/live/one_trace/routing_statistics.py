@@ -16,14 +16,10 @@ from lens.traces import (
     coselection,
     information,
     load_null,
+    logit_moments,
     margins,
     repeats,
-)
-from lens.traces import (
-    logit_moments as moments,
-)
-from lens.traces import (
-    router_geometry as nearby,
+    router_geometry,
 )
 
 # Of a session alone: what people type does not show in a cache that others read.
@@ -74,7 +70,7 @@ def margin_shape(key: str, _trace: Any) -> margins.MarginShape:
 
 @_data
 def pair_distances(key: str, layer: int, _trace: Any) -> tuple[np.ndarray, int | None]:
-    return nearby.pair_distances(_trace.router_probs[layer])
+    return router_geometry.pair_distances(_trace.router_probs[layer])
 
 
 @_data
@@ -90,8 +86,8 @@ def part_loads(key: str, prompt_length: int, _trace: Any) -> continuation.PartLo
 @_data
 def load_prediction(
     key: str, routers_key: str, _trace: Any, _isotropic: np.ndarray | None
-) -> moments.LoadPrediction:
-    return moments.load_prediction(_trace, _isotropic)
+) -> logit_moments.LoadPrediction:
+    return logit_moments.load_prediction(_trace, _isotropic)
 
 
 def folder_key(folder: TraceFolder) -> str:

@@ -14,11 +14,11 @@ from lens.errors import LensError
 from lens.prompt_pairs import agreement as agreements
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
-from lens.tables import routers as tables
+from lens.tables import routers as router_tables
 from lens.tables import traces as trace_tables
 from lens.traces import load_null, routing
 from lens.words import percent
-from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace import routing_statistics
 from pages.shell import layout, links
 
 VALUES: dict[str, tuple[str, Callable[[Any], np.ndarray]]] = {
@@ -47,16 +47,16 @@ class View:
     @cached_property
     def key(self) -> str:
         """Hash of the trace, for what is computed once."""
-        return statistics.trace_key(self.trace)
+        return routing_statistics.trace_key(self.trace)
 
     @cached_property
     def agreement(self) -> agreements.Agreement | None:
         """Experts shared with the second text; None where the two cannot be aligned."""
         if self.other is None:
             return None
-        key = statistics.trace_key(self.other)
+        key = routing_statistics.trace_key(self.other)
         try:
-            return statistics.agreement(self.key, key, self.trace, self.other)
+            return routing_statistics.agreement(self.key, key, self.trace, self.other)
         except LensError:
             return None
 
@@ -204,7 +204,7 @@ def token_map(view: View, token: int, layer: int, what: str) -> None:
         "token_layer_map",
         words=(what,),
         on_pick=pick_cell,
-        table=lambda: tables.token_layer_csv(values, what, view.pieces, view.labels),
+        table=lambda: router_tables.token_layer_csv(values, what, view.pieces, view.labels),
     )
 
 
@@ -236,7 +236,7 @@ def coselection(view: View, layer: int) -> None:
         st.caption("Each token has one expert, so none are chosen together.")
         return
     found = routing.coselection(view.trace)
-    test = statistics.pair_test(view.key, view.trace)
+    test = routing_statistics.pair_test(view.key, view.trace)
     upper = np.triu(np.ones((view.n_experts, view.n_experts), dtype=bool), 1)
     asked = np.isfinite(test.q[:, upper])
     rare = np.nan_to_num(test.q[:, upper], nan=1) <= 0.05
@@ -261,7 +261,10 @@ def coselection(view: View, layer: int) -> None:
 
 def order(view: View) -> None:
     """How evenly experts are used, and how far neighbouring tokens share them."""
-    repeat, test = routing.repeat_rate(view.trace), statistics.repeat_test(view.key, view.trace)
+    repeat, test = (
+        routing.repeat_rate(view.trace),
+        routing_statistics.repeat_test(view.key, view.trace),
+    )
     tests = {"first choice": test.first, "any choice": test.any}
     found = ", ".join(
         f"{name} in **{one.found()} of {view.n_layers}** layers (mean "
@@ -281,7 +284,7 @@ def order(view: View) -> None:
         f"{percent(repeat.chance_any, 1)}. Null: {test.first.method}, seed "
         f"{test.first.seed}."
     )
-    use = statistics.even_use(view.key, view.trace)
+    use = routing_statistics.even_use(view.key, view.trace)
     left, right = st.columns(2, gap="large")
     with left:
         view.figure(
@@ -359,7 +362,7 @@ def compare(view: View, other: View, what: str) -> None:
         "compare_prompts",
         words=(what,),
         on_pick=pick_cell,
-        table=lambda: tables.token_layer_csv(
+        table=lambda: router_tables.token_layer_csv(
             difference.astype(float),
             what,
             [f"{a} | {b}" for a, b in zip(view.pieces[:n], other.pieces[:n], strict=True)],

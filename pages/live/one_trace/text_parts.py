@@ -8,7 +8,7 @@ import streamlit as st
 from lens import figures
 from lens.storage import csv_text
 from lens.words import percent
-from pages.live.one_trace import routing_statistics as statistics
+from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 
 MOST_ROWS = 8
@@ -21,7 +21,7 @@ def has_both(view: View) -> bool:
 
 def show(view: View) -> None:
     """Loads of both parts, against parts of the same lengths elsewhere in the text."""
-    found = statistics.part_loads(view.key, int(view.trace.prompt_length), view.trace)
+    found = routing_statistics.part_loads(view.key, int(view.trace.prompt_length), view.trace)
     test = found.test
     verdict = (
         f"more than parts elsewhere in the text in **{test.found()} of {view.n_layers}** layers "

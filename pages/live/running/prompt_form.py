@@ -77,22 +77,22 @@ def run_guarded(
             many of the model's tensors have been read, until all are.
         text: beside the spinner.
     """
-    place = st.empty()
+    slot = st.empty()
 
-    def on_wait(ahead: int) -> None:
-        if ahead > 0:
-            place.info(
-                f"Waiting for the model, position {ahead} in the queue.",
+    def on_wait(n_waiting: int) -> None:
+        if n_waiting > 0:
+            slot.info(
+                f"Waiting for the model, position {n_waiting} in the queue.",
                 icon=":material/hourglass_top:",
             )
         else:
-            place.empty()
+            slot.empty()
 
     def on_load(done: int, total: int) -> None:
         if done < total:
-            place.progress(done / total, f"Loading the model: {done} of {total} tensors")
+            slot.progress(done / total, f"Loading the model: {done} of {total} tensors")
         else:
-            place.empty()
+            slot.empty()
 
     try:
         with st.spinner(text, show_time=True):
@@ -101,7 +101,7 @@ def run_guarded(
         st.error(str(error), icon=":material/error:")
         return None
     finally:
-        place.empty()
+        slot.empty()
 
 
 def run_or_ask(

@@ -142,18 +142,20 @@ def _passes(choice: shared_models.ModelChoice, counts: Sequence[int]) -> tuple[i
     return tuple(sum(counts[i] for i in own) for own in members)
 
 
-def changed(choice: shared_models.ModelChoice, text: str, n_changes: int, later: int = 0) -> Work:
+def changed(
+    choice: shared_models.ModelChoice, text: str, n_changes: int, n_paired: int = 0
+) -> Work:
     """A text as it is and under changes, in as few passes as hold them.
 
     Args:
-        later: changes that are made once those are known, each beside the text as it is.
+        n_paired: changes made once those are known, each in one pass with the text as it is.
 
     Raises:
         PromptError: see `token_counts`.
     """
     (n,) = token_counts(choice, [text])
     last = _passes(choice, [n, n])
-    return Work((*_passes(choice, [n] * (1 + n_changes)), *last * later))
+    return Work((*_passes(choice, [n] * (1 + n_changes)), *last * n_paired))
 
 
 def swept(choice: shared_models.ModelChoice, texts: Sequence[str], runs: int) -> Work:

@@ -64,7 +64,7 @@ class Going:
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.passes, self.ahead = 0, 0
+        self.passes, self.n_waiting = 0, 0
         self.last: PassProgress | None = None
         self.share: tuple[float, float] | None = None  # of a sweep, and seconds since it began
         self.loaded: tuple[int, int] | None = None
@@ -85,8 +85,8 @@ class Going:
         with watching(self.on_pass):
             self.result = self.asked.run(self)
 
-    def on_wait(self, ahead: int) -> None:
-        self.ahead = ahead
+    def on_wait(self, n_waiting: int) -> None:
+        self.n_waiting = n_waiting
         self.check()
 
     def on_load(self, done: int, total: int) -> None:
@@ -102,7 +102,7 @@ class Going:
             self.passes += 1
             self._read_before += before.bytes_read
             self._seconds_before += before.seconds
-        self.ahead, self.loaded, self.last = 0, None, now
+        self.n_waiting, self.loaded, self.last = 0, None, now
         self._told = time.monotonic()
         self.check()
 
@@ -166,10 +166,10 @@ class Going:
 
     def words(self) -> str:
         """How far it is, in a line."""
-        if self.ahead:
-            word = "run" if self.ahead == 1 else "runs"
-            turns = stream_choice.about(self.ahead * _a_turn())
-            return f"In the queue at place {self.ahead}: {self.ahead} {word} ahead, {turns}"
+        if self.n_waiting:
+            word = "run" if self.n_waiting == 1 else "runs"
+            turns = stream_choice.about(self.n_waiting * _a_turn())
+            return f"In the queue at place {self.n_waiting}: {self.n_waiting} {word} ahead, {turns}"
         if self.loaded is not None:
             return f"Opening the model: {self.loaded[0]} of {self.loaded[1]} tensors"
         last = self.last

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages.live.session import kept_traces as traces
+from pages.live.session import kept_traces
 from pages.shell import links
 
 RUNNING = "generation_running"  # the run under way, of this session alone
@@ -52,7 +52,7 @@ def finish() -> None:
     if going is None:
         return
     going.cancelled.set()
-    if not going.steps or traces.kept().get("first") is not going.before:
+    if not going.steps or kept_traces.kept().get("first") is not going.before:
         return  # nothing made yet, or something newer since
     going.ended.wait(PATIENCE)
     keep(going)
@@ -62,7 +62,7 @@ def keep(going: Going) -> None:
     """Keep what was made as the trace of this session."""
     model, steps = going.model, list(going.steps)
     made = model.model.collect(steps, going.options)
-    traces.keep("first", made.trace)
+    kept_traces.keep("first", made.trace)
     st.session_state["trace_shown"] = "first"
     links.forget("token")
     asked = going.options["max_new_tokens"]

@@ -48,7 +48,7 @@ compare texts at the same positions before you read meaning into a difference.
 
 
 @dataclass(frozen=True)
-class Place:
+class ModeContext:
     """What a mode of the page is given.
 
     Attributes:

@@ -10,13 +10,13 @@ import numpy as np
 import streamlit as st
 
 from lens.errors import LensError
-from lens.figures.prompt_pairs import sweeps as drawn
-from lens.prompt_pairs import interventions as what_if
+from lens.figures.prompt_pairs import sweeps as sweep_figures
+from lens.prompt_pairs import interventions
 from lens.storage import csv_text
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
 from pages.live.session import prompts, shared_models
-from pages.live.session.mode_context import Place
+from pages.live.session.mode_context import ModeContext
 from pages.live.what_if.examples import text_form
 from pages.live.what_if.one_expert import ACTIONS
 from pages.shell import layout, links
@@ -39,7 +39,7 @@ class Result:
     sweep: Any
 
 
-def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
+def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     text = text_form(choice, "every_expert_example")
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
@@ -71,13 +71,13 @@ def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
         return None
     if known.request != request:
         st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, place, model_labels(choice))
+    return answer(known, context, model_labels(choice))
 
 
 def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelChoice) -> None:
     """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
     _, dtype, text, action, measure = request
-    place = st.empty()
+    slot = st.empty()
 
     def keep(sweep: Any) -> None:
         st.session_state[KEPT] = Result(request, sweep)
@@ -106,7 +106,7 @@ def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelCh
         model = shared_models.shared(choice, dtype, on_load)
         tokens = prompts.encoded(model, choice, text)
         metric = metric_of(measure, model, tokens, on_wait)
-        with place.container(border=True):
+        with slot.container(border=True):
             bar = st.progress(0.0, "Running …")
             st.button("Cancel", key="cancel_every")  # any click ends this run, and the sweep
             return model.ablation_sweep(
@@ -114,7 +114,7 @@ def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelCh
             )
 
     sweep = prompt_form.run_guarded(run)
-    place.empty()
+    slot.empty()
     if sweep is not None:
         keep(sweep)
 
@@ -131,7 +131,7 @@ def metric_of(
     return kl_divergence(everywhere=measure == "kl")
 
 
-def answer(result: Result, place: Place, labels: list[str]) -> str:
+def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     """Figures of a sweep; returns the finding."""
     sweep, action = result.sweep, result.request[3]
     rows = [labels[int(layer)] for layer in sweep.layers]
@@ -163,21 +163,21 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
     left, right = st.columns(2, gap="large")
     with left:
         layout.figure(
-            drawn.expert_effects(
+            sweep_figures.expert_effects(
                 sweep.effect, sweep.load > 0, rows, unit=sweep.unit, what=what, picked=picked
             ),
             "expert_effects",
-            place.routers,
+            context.routers,
             **own,
         )
         st.caption("Click an expert to look at it alone.")
     with right:
         layout.figure(
-            drawn.effects_against_use(
+            sweep_figures.effects_against_use(
                 sweep.effect, weights(sweep), rows, unit=sweep.unit, picked=picked
             ),
             "effects_against_use",
-            place.routers,
+            context.routers,
             stretch=True,
             **own,
         )
@@ -193,7 +193,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
 
 def finding(size: np.ndarray, sweep: Any, rows: list[str]) -> tuple[str, Any]:
     """The largest effect beside the layer's others, and whether use explains effects."""
-    layer, expert = (int(i) for i in what_if.strongest(size, 1)[0])
+    layer, expert = (int(i) for i in interventions.strongest(size, 1)[0])
     others = np.delete(size[layer], expert)
     text = (
         f"{rows[layer]}·E{expert} matters most for this text: {size[layer, expert]:.3g} "
@@ -201,7 +201,7 @@ def finding(size: np.ndarray, sweep: Any, rows: list[str]) -> tuple[str, Any]:
         f"{others.mean():.3g}), all experts {np.median(size):.2g} in the middle."
     )
     try:
-        test = what_if.effect_and_use(size, weights(sweep))
+        test = interventions.effect_and_use(size, weights(sweep))
     except LensError as error:
         return f"{text} {error}", None
     verdict = "more than" if test.p <= 0.05 else "not distinguishable from"
@@ -215,7 +215,7 @@ def finding(size: np.ndarray, sweep: Any, rows: list[str]) -> tuple[str, Any]:
 
 def weights(sweep: Any) -> np.ndarray:
     """Mean share of the mix of each expert, by the sweep's layers."""
-    return what_if.weight(sweep.trace)[sweep.layers]
+    return interventions.weight(sweep.trace)[sweep.layers]
 
 
 def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
@@ -224,7 +224,7 @@ def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
     def text() -> str:
         row, expert = (grid.ravel() for grid in np.indices(sweep.effect.shape))
         top_k = sweep.trace.experts.shape[-1]
-        per_use = what_if.effect_per_use(sweep.effect, sweep.load, top_k)
+        per_use = interventions.effect_per_use(sweep.effect, sweep.load, top_k)
         return csv_text.table_csv(
             {
                 "layer": [rows[i] for i in row],
@@ -244,7 +244,7 @@ def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
 
 def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
     """The strongest experts, to read and to choose by keyboard."""
-    top = what_if.strongest(size, LISTED)
+    top = interventions.strongest(size, LISTED)
     st.markdown("**Largest effects**")
 
     def chosen() -> None:
@@ -254,7 +254,7 @@ def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
             links.choose(layer=int(sweep.layers[layer]), expert=int(expert), question="One expert")
 
     at = tuple(top.T)
-    per_use = what_if.effect_per_use(sweep.effect, sweep.load, sweep.trace.experts.shape[-1])
+    per_use = interventions.effect_per_use(sweep.effect, sweep.load, sweep.trace.experts.shape[-1])
     st.dataframe(
         {
             "expert": [f"{rows[layer]}·E{expert}" for layer, expert in top],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lens.errors import LensError
-from pages.live.session.mode_context import Place
+from pages.live.session.mode_context import ModeContext
 from pages.live.what_if import every_expert, one_expert, patching
 from pages.shell import links
 
@@ -47,16 +47,16 @@ QUESTIONS = {"one": "One expert", "every": "Every expert", "patch": "Patch"}
 SHOW = {"one": one_expert.show, "every": every_expert.show, "patch": patching.show}
 
 
-def show(place: Place) -> None:
+def show(context: ModeContext) -> None:
     """The mode: one of three questions, each with its own text and result."""
-    if place.choice is None:
-        place.heading(INVITATION, HOW_TO_READ)
+    if context.choice is None:
+        context.heading(INVITATION, HOW_TO_READ)
         return
     finding: str | None = None
     for question, container in links.tabs("question", QUESTIONS):
         with container:
             try:
-                finding = SHOW[question](place, place.choice)
+                finding = SHOW[question](context, context.choice)
             except LensError as error:
                 st.info(str(error))
-    place.heading(finding or INVITATION, HOW_TO_READ)
+    context.heading(finding or INVITATION, HOW_TO_READ)

@@ -6,17 +6,17 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
-from lens.figures.prompt_pairs import interventions as drawn
-from lens.prompt_pairs import interventions as what_if
+from lens.figures.prompt_pairs import interventions as intervention_figures
+from lens.prompt_pairs import interventions
 from lens.prompt_pairs.interventions import AmongOthers
 from lens.storage import csv_text
-from lens.tables import routers as tables
+from lens.tables import routers as router_tables
 from lens.words import percent
 from pages.live.one_trace import routing_views
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels
 from pages.live.session import shared_models
-from pages.live.session.mode_context import Place
+from pages.live.session.mode_context import ModeContext
 from pages.live.what_if.examples import text_form
 from pages.live.what_if.one_expert_run import SEED, Request, Result, computed, others_of
 from pages.shell import links
@@ -49,7 +49,7 @@ def ask(request: Request, choice: shared_models.ModelChoice) -> None:
     )
 
 
-def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
+def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     """The question's controls and, after a run, its answer; returns the finding."""
     text = text_form(choice, "one_expert_example")
     labels = model_labels(choice)
@@ -88,13 +88,13 @@ def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
         return None
     if known.request != request:
         st.caption("Below is the last run; press Run for what is chosen now.")
-    return answer(known, place, labels)
+    return answer(known, context, labels)
 
 
 def finding(result: Result, name: str, among: AmongOthers) -> str:
     """What the intervention did, beside the same on the layer's other experts."""
     request, n = result.request, result.own.kl.size
-    used = what_if.use(result.own.base, request.layer, request.expert)
+    used = interventions.use(result.own.base, request.layer, request.expert)
     count = among.others.size + 1
     verdict = f"rank {among.rank} of {count}, p = {among.p:.2g}: " + (
         "more than another expert of the layer"
@@ -115,7 +115,7 @@ def same_tokens_text(result: Result) -> str:
     """How the expert compares with another one of the same tokens; empty where not asked."""
     if result.instead is None:
         return ""
-    beside = what_if.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
+    beside = interventions.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
     if beside.smallest_p > 0.05:
         verdict = "too few tokens to tell the two apart"
     elif beside.p > 0.05:
@@ -135,18 +135,18 @@ def mix_shares(result: Result) -> tuple[float, float]:
     layer, both = result.request.layer, result.other_choice
     own = np.where(both >= 0, result.request.expert, -1)
     first, second = (
-        float(np.nanmean(what_if.mix_share(result.own.base, layer, experts)))
+        float(np.nanmean(interventions.mix_share(result.own.base, layer, experts)))
         for experts in (own, both)
     )
     return first, second
 
 
-def answer(result: Result, place: Place, labels: list[str]) -> str:
+def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     """Figures of one intervention; returns the finding."""
     request, own = result.request, result.own
     name = f"{labels[request.layer]}·E{request.expert}"
-    among = what_if.among_others(own.kl.mean(), result.kl.mean(axis=1))
-    view = routing_views.View(own.changed, place.routers, labels)
+    among = interventions.among_others(own.kl.mean(), result.kl.mean(axis=1))
+    view = routing_views.View(own.changed, context.routers, labels)
     words = (name.replace("·", ""), request.action)
     token = links.choice(
         "token",
@@ -158,7 +158,9 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
     )
     layer = request.layer
     view.figure(
-        drawn.change_by_token(own.kl, result.kl, view.pieces, name=name, picked=token),
+        intervention_figures.change_by_token(
+            own.kl, result.kl, view.pieces, name=name, picked=token
+        ),
         "change_by_token",
         words=words,
         on_pick=routing_views.pick_token,
@@ -177,17 +179,19 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
         next_tokens(result, view, token, words)
     with right:
         beside_use(result, view, name, words)
-    overlap = what_if.overlap(own.base, own.changed)
+    overlap = interventions.overlap(own.base, own.changed)
     view.figure(
-        drawn.moved_map(overlap, view.pieces, labels, layer=layer, picked=(token, layer)),
+        intervention_figures.moved_map(
+            overlap, view.pieces, labels, layer=layer, picked=(token, layer)
+        ),
         "moved_map",
         words=words,
         on_pick=routing_views.pick_token,
-        table=lambda: tables.token_layer_csv(1 - overlap, "exchanged", view.pieces, labels),
+        table=lambda: router_tables.token_layer_csv(1 - overlap, "exchanged", view.pieces, labels),
     )
-    moved = what_if.moved(own.base, own.changed)
+    moved = interventions.moved(own.base, own.changed)
     view.figure(
-        drawn.moved_by_layer(moved, result.moved, labels, name=name),
+        intervention_figures.moved_by_layer(moved, result.moved, labels, name=name),
         "moved_by_layer",
         words=words,
         table=lambda: csv_text.table_csv(
@@ -205,11 +209,11 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
     """The layer's experts by how much they are used, and the same tokens' other expert."""
     request, base = result.request, result.own.base
     experts = np.array([request.expert, *result.others])
-    use = np.array([what_if.use(base, request.layer, e) for e in experts])
+    use = np.array([interventions.use(base, request.layer, e) for e in experts])
     effect = np.array([result.own.kl.mean(), *result.kl.mean(axis=1)])
     beside = None
     if result.instead is not None:
-        beside = what_if.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
+        beside = interventions.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
 
     def table() -> str:
         order = np.argsort(experts)
@@ -225,7 +229,7 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
         return csv_text.table_csv(columns)
 
     view.figure(
-        drawn.effects_in_layer(
+        intervention_figures.effects_in_layer(
             experts.tolist(),
             use,
             effect,
@@ -259,7 +263,9 @@ def next_tokens(
     before, after = own.base_probs[token], own.changed_probs[token]
     pieces = [str(piece) for piece in own.pieces[token]]
     view.figure(
-        drawn.next_tokens_changed(pieces, before, after, following=view.pieces[token]),
+        intervention_figures.next_tokens_changed(
+            pieces, before, after, following=view.pieces[token]
+        ),
         "next_tokens_changed",
         words=(*words, f"token{token}"),
         stretch=True,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lens.prompt_pairs import interventions as what_if
+from lens.prompt_pairs import interventions
 from pages.live.session import prompts, shared_models
 
 # Other experts of the layer that the same is done to.
@@ -112,7 +112,7 @@ def computed(
         started = time.perf_counter()  # what is compiled was compiled before
         found += run(others[-1])
         seconds = (time.perf_counter() - started) * (len(others) + 2)
-    other_choice = what_if.other_choice(own.base, request.layer, request.expert, seed=SEED)
+    other_choice = interventions.other_choice(own.base, request.layer, request.expert, seed=SEED)
     instead = None
     if request.action == "ban" and (other_choice >= 0).any():
         edits = edits_instead(request.layer, other_choice, choice.config.n_experts)
@@ -121,7 +121,7 @@ def computed(
         request,
         own,
         np.stack([one.kl for one in found]),
-        np.stack([what_if.moved(one.base, one.changed) for one in found]),
+        np.stack([interventions.moved(one.base, one.changed) for one in found]),
         others,
         instead,
         other_choice,

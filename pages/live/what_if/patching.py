@@ -10,15 +10,15 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
-from lens.figures.prompt_pairs import sweeps as drawn
-from lens.prompt_pairs import interventions as what_if
+from lens.figures.prompt_pairs import sweeps as sweep_figures
+from lens.prompt_pairs import interventions
 from lens.storage import csv_text
 from lens.words import percent
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
 from pages.live.running.prompt_form import Example
 from pages.live.session import prompts, shared_models
-from pages.live.session.mode_context import Place
+from pages.live.session.mode_context import ModeContext
 from pages.shell import layout, links
 
 SITES = {
@@ -68,7 +68,7 @@ class Result:
     model_sha256: str
 
 
-def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
+def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
     prompt_form.examples_row("patch_example", examples)
@@ -110,7 +110,7 @@ def show(place: Place, choice: shared_models.ModelChoice) -> str | None:
         return None
     if known.request != request:
         st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, place, model_labels(choice))
+    return answer(known, context, model_labels(choice))
 
 
 def expected_boxes(measure: str, choice: shared_models.ModelChoice) -> list[str]:
@@ -188,7 +188,7 @@ def answers(
 def swept(request: tuple[str, ...], choice: shared_models.ModelChoice) -> None:
     """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
     _, dtype, clean, corrupt, site, measure, *typed = request
-    place = st.empty()
+    slot = st.empty()
 
     def sweep_of(
         on_wait: Callable[[int], object],
@@ -225,7 +225,7 @@ def swept(request: tuple[str, ...], choice: shared_models.ModelChoice) -> None:
         )
 
     def shown() -> Callable[[int, int], None]:
-        with place.container(border=True):
+        with slot.container(border=True):
             bar = st.progress(0.0, "Running …")
             st.button("Cancel", key="cancel_patch")  # any click ends this run, and the sweep
         return teller(bar)
@@ -243,7 +243,7 @@ def swept(request: tuple[str, ...], choice: shared_models.ModelChoice) -> None:
         )
         return
     result = prompt_form.run_guarded(lambda on_wait, on_load: sweep_of(on_wait, on_load, shown))
-    place.empty()
+    slot.empty()
     if result is not None:
         keep(result)
 
@@ -258,12 +258,12 @@ def measure_text(result: Result) -> str:
     }[result.request[5]]
 
 
-def answer(result: Result, place: Place, labels: list[str]) -> str:
+def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     """Both maps and the finding."""
     sweep, site = result.sweep, result.request[4]
     rows = [labels[int(layer)] for layer in sweep.layers]
     share, control = sweep.recovered[0], sweep.control[0]
-    found = what_if.carried(share, control)
+    found = interventions.carried(share, control)
     pairs = [
         figures.visible(a) if a == b else f"{figures.visible(a)} | {figures.visible(b)}"
         for a, b in zip(sweep.pieces_clean, sweep.pieces_corrupt, strict=True)
@@ -293,7 +293,7 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
     left, right = st.columns(2, gap="medium")
     with left:
         layout.figure(
-            drawn.patch_map(
+            sweep_figures.patch_map(
                 share,
                 sweep.positions,
                 pieces,
@@ -302,12 +302,12 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
                 subtitle=f"{SITES[site].lower()}; {measure_text(result)}; 1: all, 0: nothing",
             ),
             "patch_map",
-            place.routers,
+            context.routers,
             **own,
         )
     with right:
         layout.figure(
-            drawn.patch_map(
+            sweep_figures.patch_map(
                 control,
                 sweep.positions,
                 pieces,
@@ -316,13 +316,15 @@ def answer(result: Result, place: Place, labels: list[str]) -> str:
                 subtitle=f"drawn at random, seed {sweep.seed}; put in the same place",
             ),
             "patch_control",
-            place.routers,
+            context.routers,
             **own,
         )
     return finding(result, found, rows, pieces)
 
 
-def finding(result: Result, found: what_if.Carried, rows: list[str], pieces: list[str]) -> str:
+def finding(
+    result: Result, found: interventions.Carried, rows: list[str], pieces: list[str]
+) -> str:
     """Where the difference between the prompts is carried."""
     sweep = result.sweep
     start, end = found.position[0], found.position[-1]

@@ -14,18 +14,11 @@ from lens.prompt_pairs.paired_routing import kept_experts
 from lens.prompt_pairs.paired_tests import agreement_test
 from lens.traces.trace import Trace
 from pages.live.compare import (
-    examples as compare_examples,
+    examples,
+    run,
+    significance,
+    views,
 )
-from pages.live.compare import (
-    run as compare_run,
-)
-from pages.live.compare import (
-    tests as compare_tests,
-)
-from pages.live.compare import (
-    views as compare_views,
-)
-from pages.live.session import kept_traces as traces
 from pages.live.session import prompts, shared_models
 from pages.shell import data_source
 
@@ -57,7 +50,7 @@ def heading(app) -> str:
     return app.subheader[0].value
 
 
-def result_of(app, side: str = "texts") -> compare_run.Result:
+def result_of(app, side: str = "texts") -> run.Result:
     return app.session_state["compared"][side]
 
 
@@ -68,7 +61,7 @@ def test_the_mode_invites_before_anything_was_compared(open_page, small_model):
 
 
 def test_without_a_model_the_mode_says_what_can_be_compared(open_page, small_model, monkeypatch):
-    monkeypatch.setattr(traces, "model_choices", dict)
+    monkeypatch.setattr(shared_models, "model_choices", dict)
     app = opened(open_page)
     assert not app.exception and not app.error
     assert "No model can run prompts here" in app.info[0].value
@@ -81,14 +74,14 @@ def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, sm
     assert found.alignment.common_start == 0
     assert found.alignment.count(SAME) == 14
     said = set()
-    for tab in compare_tests.PARTS:
+    for tab in significance.PARTS:
         app.query_params["differences"] = tab
         app.run(timeout=120)
         assert not app.exception and not app.error and not app.info
         null = [m.value for m in app.markdown if "Null: " in m.value]
         assert len(null) == 1 and "seed 0" in null[0]
         said.update(null)
-    assert len(said) == len(compare_tests.PARTS)
+    assert len(said) == len(significance.PARTS)
 
 
 def test_too_few_tokens_to_see_a_difference_fade_are_said_to_be(open_page, small_model):
@@ -109,7 +102,7 @@ def test_the_heading_says_what_the_tests_compute(open_page, small_model):
 
 def test_every_value_is_drawn_on_the_map_and_named_in_the_heading(open_page, small_model):
     app = compared(opened(open_page), IDS, OTHER)
-    for what, name in compare_views.SHOWN.items():
+    for what, name in views.SHOWN.items():
         app.query_params["differs"] = what
         app.run(timeout=120)
         assert not app.exception and not app.error
@@ -196,15 +189,15 @@ def test_few_blocks_are_said_to_be_too_few(open_page, small_model):
 
 
 def test_other_changes_are_of_the_same_layer_and_a_few_of_many_at_most():
-    ban = compare_run.Change("ban", 3, 5)
+    ban = run.Change("ban", 3, 5)
     others = ban.elsewhere(12, 8)
     assert {c.expert for c in others} == set(range(8)) - {5}
     assert {(c.kind, c.layer) for c in others} == {("ban", 3)}
     many = ban.elsewhere(64, 256)
-    assert len(many) == compare_run.MOST_OTHERS and 5 not in {c.expert for c in many}
-    warm = compare_run.Change("temperature", 3, temperature=2.0).elsewhere(5, 8)
+    assert len(many) == run.MOST_OTHERS and 5 not in {c.expert for c in many}
+    warm = run.Change("temperature", 3, temperature=2.0).elsewhere(5, 8)
     assert [c.layer for c in warm] == [0, 1, 2, 4] and {c.temperature for c in warm} == {2.0}
-    assert compare_run.Change("temperature", compare_run.ALL).elsewhere(12, 8) == []
+    assert run.Change("temperature", run.ALL).elsewhere(12, 8) == []
 
 
 def file_like(trace, **changes):
@@ -279,19 +272,19 @@ def test_a_quantity_that_a_model_does_not_have_leaves_the_rest_of_the_page(
     assert heading(app).startswith("14 tokens stand in both texts. They keep 100")
 
 
-@pytest.mark.parametrize("name", list(compare_examples.TEXT_EXAMPLES))
+@pytest.mark.parametrize("name", list(examples.TEXT_EXAMPLES))
 def test_examples_of_texts_share_tokens_that_go_elsewhere(name):
     from grok.cached import shared_model
 
     choice = shared_models.ModelChoice("Bundled", str(data_source.bundled_checkpoint()), None, True)
     model = shared_model(choice.path, "bfloat16")
-    texts = compare_examples.TEXT_EXAMPLES[name].texts
+    texts = examples.TEXT_EXAMPLES[name].texts
     first, second = (model.trace(texts[box]) for box in ("prompt", "second_prompt"))
-    found = compare_run.Result(
+    found = run.Result(
         first,
         second,
-        compare_run.align(first.tokens, second.tokens),
-        compare_run.TEXTS,
+        run.align(first.tokens, second.tokens),
+        run.TEXTS,
     )
     agreement = agreement_test(found.runs())
     assert len(found.runs().pairs) >= 48  # six blocks: p ≤ 0.05 can be reached

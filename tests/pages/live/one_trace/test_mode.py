@@ -11,7 +11,7 @@ import pytest
 
 from lens.extract.grok1 import extract_routers
 from lens.prompt_pairs.agreement import agreement
-from lens.traces import router_geometry as nearby
+from lens.traces import router_geometry
 from lens.traces.trace import Trace
 from pages.live.one_trace import cell_keys, cell_view
 from pages.live.one_trace import examples as inspect_examples
@@ -60,7 +60,7 @@ def test_the_card_says_what_would_flip_the_choice_as_the_library_has_it(
     open_page, small_model, traces
 ):
     words = said(shown(open_page, traces[0], token="6", layer="4"))
-    found = nearby.flips(traces[0], extract_routers(SMALL), 4)
+    found = router_geometry.flips(traces[0], extract_routers(SMALL), 4)
     assert f"Next in line is **L4·E{found.next_in_line[6]}**" in words
     assert f"**{100 * found.push[6]:.2g}\u00a0%** of the length" in words
     assert "Control: 999 random directions, seed 0; 0 of them" in words
@@ -83,7 +83,7 @@ def test_the_card_reads_the_next_token_after_the_chosen_layer(open_page, small_m
 
 def test_the_card_lists_the_nearest_tokens_with_their_chance(open_page, small_model, traces):
     app = shown(open_page, traces[0], token="2", layer="1")
-    found = nearby.neighbours(traces[0], 1, 2)
+    found = router_geometry.neighbours(traces[0], 1, 2)
     table = app.dataframe[0].value
     assert list(table["token"]) == found.tokens.tolist()
     np.testing.assert_allclose(table["distance"], found.distance)

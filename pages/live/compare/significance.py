@@ -8,14 +8,14 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
-from lens.figures.prompt_pairs import routing as compared
-from lens.figures.prompt_pairs import tokens as compared_tokens
+from lens.figures.prompt_pairs import routing as routing_figures
+from lens.figures.prompt_pairs import tokens as token_figures
 from lens.prompt_pairs.next_token_change import expected_tokens
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.words import percent
 from pages.live.compare.run import Result
-from pages.live.compare.views import SHOWN, Beside, pick_layer, pick_pair
+from pages.live.compare.views import SHOWN, Comparison, pick_layer, pick_pair
 
 UNITS = {"margin": "logits", "lead": "logits", "entropy": "nats", "top1_prob": "probability"}
 PARTS = {
@@ -32,10 +32,10 @@ def quantity(what: str) -> str:
     return "margin" if what == "kept" else what
 
 
-def agreement(beside: Beside) -> None:
+def agreement(comparison: Comparison) -> None:
     """Experts that the same tokens keep, by layer, beside unrelated tokens."""
-    found = beside.agreement()
-    n_cells = found.test.value.size * len(beside.runs.pairs)
+    found = comparison.agreement()
+    n_cells = found.test.value.size * len(comparison.runs.pairs)
     st.markdown(
         f"The same tokens keep **{percent(found.value, 1)}** of their experts; unrelated "
         f"tokens of the two runs share {percent(found.mean, 1)} (p = {found.p:.2g}). "
@@ -44,33 +44,33 @@ def agreement(beside: Beside) -> None:
         "100\u00a0% is its context."
     )
     tests = {"experts in common": found.test}
-    beside.figure(
+    comparison.figure(
         figures.chance_lines(
             tests,
-            beside.labels,
+            comparison.labels,
             title="Experts that the same tokens keep",
             unit="share of experts",
         ),
         "agreement",
         stretch=True,
-        table=lambda: trace_tables.chance_csv(tests, beside.labels, "share of experts"),
+        table=lambda: trace_tables.chance_csv(tests, comparison.labels, "share of experts"),
     )
 
 
-def fading(beside: Beside) -> None:
+def fading(comparison: Comparison) -> None:
     """Experts kept by the distance from the last change of the text."""
-    if beside.result.change is not None:
+    if comparison.result.change is not None:
         st.info("One text under a change is changed everywhere, so there is no distance from it.")
         return
-    found = beside.fading()
-    st.markdown(f"{fading_words(beside)} Null: {found.method}, seed {found.seed}.")
-    names = [beside.pair_names[p] for p in beside.runs.pairs]
-    beside.figure(
-        compared_tokens.kept_by_distance(
+    found = comparison.fading()
+    st.markdown(f"{fading_words(comparison)} Null: {found.method}, seed {found.seed}.")
+    names = [comparison.pair_names[p] for p in comparison.runs.pairs]
+    comparison.figure(
+        token_figures.kept_by_distance(
             found.distance,
             found.kept,
             names,
-            chance=beside.agreement().mean,
+            chance=comparison.agreement().mean,
             correlation=found.correlation,
             low=found.low,
             high=found.high,
@@ -88,13 +88,13 @@ def fading(beside: Beside) -> None:
     )
 
 
-def fading_words(beside: Beside) -> str:
+def fading_words(comparison: Comparison) -> str:
     """Whether routing comes together again, with effect, null and p.
 
     Raises:
         LensError: there are too few tokens to tell.
     """
-    found = beside.fading()
+    found = comparison.fading()
     numbers = (
         f"the rank correlation of experts kept with the distance from the last change is "
         f"**{found.correlation:+.2f}** (by chance {found.low:+.2f} to {found.high:+.2f}, "
@@ -105,12 +105,12 @@ def fading_words(beside: Beside) -> str:
     return f"The texts' routing {way} with the tokens that they share: {numbers}"
 
 
-def difference(beside: Beside, what: str) -> None:
+def difference(comparison: Comparison, what: str) -> None:
     """Mean difference of a quantity by layer, beside flipped signs."""
     what = quantity(what)
-    found = beside.difference(what)
+    found = comparison.difference(what)
     st.markdown(
-        f"{difference_words(beside, what)} Null: {found.test.method}, seed {found.test.seed}."
+        f"{difference_words(comparison, what)} Null: {found.test.method}, seed {found.test.seed}."
     )
     if found.smallest_p > 0.05:
         st.caption(
@@ -119,18 +119,18 @@ def difference(beside: Beside, what: str) -> None:
             "neighbouring tokens as more independent than they may be."
         )
     tests = {SHOWN[what].lower(): found.test}
-    names = beside.result.names
-    beside.figure(
+    names = comparison.result.names
+    comparison.figure(
         figures.chance_lines(
             tests,
-            beside.labels,
+            comparison.labels,
             title=f"{SHOWN[what]}: {names[0]} less {names[1]}",
             unit=f"mean difference ({UNITS[what]})",
         ),
         "difference",
         words=(what,),
         stretch=True,
-        table=lambda: trace_tables.chance_csv(tests, beside.labels, UNITS[what]),
+        table=lambda: trace_tables.chance_csv(tests, comparison.labels, UNITS[what]),
     )
     if np.isfinite(found.neighbours):
         st.caption(
@@ -139,15 +139,15 @@ def difference(beside: Beside, what: str) -> None:
         )
 
 
-def difference_words(beside: Beside, what: str) -> str:
+def difference_words(comparison: Comparison, what: str) -> str:
     """Whether a quantity differs, with effect, null and p."""
-    found = beside.difference(what)
+    found = comparison.difference(what)
     test = found.test
     asked = int(np.isfinite(test.q).sum())
     name = SHOWN[what]
-    if not beside.runs.tested.any():
+    if not comparison.runs.tested.any():
         return f"{name}: every layer is changed by hand, so a difference there is no finding."
-    layers = "layers" if beside.runs.tested.all() else "other layers"
+    layers = "layers" if comparison.runs.tested.all() else "other layers"
     if asked == 0:
         return f"{name} is the same in all {layers}."
     blocks = f"{found.n_blocks} block{'' if found.n_blocks == 1 else 's'}"
@@ -160,7 +160,7 @@ def difference_words(beside: Beside, what: str) -> str:
     top = int(np.nanargmax(np.where(np.nan_to_num(test.q, nan=1) <= 0.05, abs(test.value), -1)))
     return (
         f"{name} differs in **{test.found()} of {asked}** {layers} ({null}), most in "
-        f"{beside.labels[top]}: {signed(test.value[top])} {UNITS[what]} on average, by chance "
+        f"{comparison.labels[top]}: {signed(test.value[top])} {UNITS[what]} on average, by chance "
         f"{signed(test.low[top])} to {signed(test.high[top])}."
     )
 
@@ -170,13 +170,13 @@ def signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def loads(beside: Beside, layer: int) -> None:
+def loads(comparison: Comparison, layer: int) -> None:
     """Which experts the same tokens use more in one run."""
-    found = beside.loads()
+    found = comparison.loads()
     rare = np.nan_to_num(found.q, nan=1) <= 0.05
     asked = int(np.isfinite(found.q).sum())
     at = np.unravel_index(np.nanargmax(np.abs(found.difference)), found.difference.shape)
-    unit = f"{beside.labels[int(at[0])]}·E{int(at[1])}"
+    unit = f"{comparison.labels[int(at[0])]}·E{int(at[1])}"
     st.markdown(
         (
             f"**{int(rare.sum())} of {asked}** experts that tokens change to or from have another "
@@ -191,22 +191,22 @@ def loads(beside: Beside, layer: int) -> None:
     )
     expert = int(np.argmax(np.abs(found.difference[layer])))
     row, number = (grid.ravel() for grid in np.indices(found.difference.shape))
-    beside.figure(
-        compared.load_differences(
+    comparison.figure(
+        routing_figures.load_differences(
             found.difference,
             found.q,
-            beside.labels,
-            runs=beside.result.names,
+            comparison.labels,
+            runs=comparison.result.names,
             picked=(layer, expert),
         ),
         "loads",
         on_pick=pick_layer,
         table=lambda: csv_text.table_csv(
             {
-                "layer": np.asarray(beside.labels)[row],
+                "layer": np.asarray(comparison.labels)[row],
                 "expert (index in its layer)": number,
-                f"load, {beside.result.names[0]}": found.first.ravel(),
-                f"load, {beside.result.names[1]}": found.second.ravel(),
+                f"load, {comparison.result.names[0]}": found.first.ravel(),
+                f"load, {comparison.result.names[1]}": found.second.ravel(),
                 "difference": found.difference.ravel(),
                 "p": found.p.ravel(),
                 "q (Benjamini–Hochberg)": found.q.ravel(),
@@ -215,10 +215,10 @@ def loads(beside: Beside, layer: int) -> None:
     )
 
 
-def next_tokens(beside: Beside, pair: int) -> None:
+def next_tokens(comparison: Comparison, pair: int) -> None:
     """How far what is expected next changes, along the text and after the chosen token."""
-    found = beside.expected()
-    result = beside.result
+    found = comparison.expected()
+    result = comparison.result
     st.markdown(
         f"Total variation of the next-token distributions after the same token: at least "
         f"**{found.value:.3f}** and at most {found.high.mean():.3f} on average, for the runs list "
@@ -228,24 +228,24 @@ def next_tokens(beside: Beside, pair: int) -> None:
         f"seed {found.seed}."
     )
     columns: dict[str, Any] = {
-        "token": [beside.pair_names[p] for p in found.pairs],
+        "token": [comparison.pair_names[p] for p in found.pairs],
         "total variation, at least": found.low,
         "total variation, at most": found.high,
         "another likeliest token": found.likeliest,
     }
     if result.kl is not None:
-        columns["KL as it is ‖ changed (nats)"] = result.kl[beside.runs.at[0]]
+        columns["KL as it is ‖ changed (nats)"] = result.kl[comparison.runs.at[0]]
         st.caption(
             f"KL(as it is ‖ changed), over the whole vocabulary: {result.kl.mean():.3g} nats a "
             f"token, at most {result.kl.max():.3g} after "
-            f"“{figures.visible(beside.first.pieces[int(result.kl.argmax())])}”."
+            f"“{figures.visible(comparison.first.pieces[int(result.kl.argmax())])}”."
         )
-    beside.figure(
-        compared_tokens.change_along(
+    comparison.figure(
+        token_figures.change_along(
             found.pairs,
             found.low,
             found.high,
-            beside.pair_names,
+            comparison.pair_names,
             chance=(found.mean, found.mean_low, found.mean_high),
             picked=pair,
         ),
@@ -253,20 +253,24 @@ def next_tokens(beside: Beside, pair: int) -> None:
         on_pick=pick_pair,
         table=lambda: csv_text.table_csv(columns),
     )
-    place, other = (int(x[pair]) for x in (result.alignment.first, result.alignment.second))
-    if place < 0 or other < 0:
+    position, other_position = (
+        int(x[pair]) for x in (result.alignment.first, result.alignment.second)
+    )
+    if position < 0 or other_position < 0:
         st.caption("The chosen token stands in one text alone; choose another to see what follows.")
         return
-    after = expected_tokens(result.first, result.second, place, other, pieces_of(result))
-    beside.figure(
-        compared_tokens.next_tokens_beside(
+    after = expected_tokens(
+        result.first, result.second, position, other_position, pieces_of(result)
+    )
+    comparison.figure(
+        token_figures.next_tokens_beside(
             after.pieces,
             after.before,
             after.after,
             most_before=after.most_before,
             most_after=after.most_after,
             runs=result.names,
-            after_token=beside.first.pieces[place],
+            after_token=comparison.first.pieces[position],
         ),
         "next_tokens",
         words=(f"pair{pair}",),
