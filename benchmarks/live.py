@@ -139,12 +139,12 @@ def layers_seconds(checkpoint: Path | None, dtype: str, tokens: np.ndarray) -> d
     from grok.architectures import forward
     from grok.architectures.moe import run_selected
     from grok.checkpoints.grok1 import EMBEDDING
-    from grok.engine.sharding import place
+    from grok.engine.sharding import put_on_devices
 
     source = open_checkpoint(checkpoint if checkpoint is not None else BUNDLED_MODEL)
     config = source.config
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
-    params = {path: place(config, path, source.read(path), mesh) for path in source.paths}
+    params = {path: put_on_devices(config, path, source.read(path), mesh) for path in source.paths}
     layers = [
         {
             path.split("/", 2)[2]: value

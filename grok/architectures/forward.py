@@ -26,7 +26,7 @@ from grok.architectures.grok1 import (
 )
 from grok.architectures.moe import run_selected
 from grok.config import GrokConfig
-from grok.interventions.sites import UNSEEN, Visit
+from grok.interventions.sites import NO_HOOK, Hook
 
 Params = Mapping[str, Any]
 
@@ -47,18 +47,18 @@ def embed(config: GrokConfig, params: Params, tokens: jax.Array, dtype: Any) -> 
 
 
 def unembed(
-    config: GrokConfig, params: Params, h: jax.Array, dtype: Any, *, visit: Visit = UNSEEN
+    config: GrokConfig, params: Params, h: jax.Array, dtype: Any, *, hook: Hook = NO_HOOK
 ) -> jax.Array:
     """Logits of the residual stream after the last layer. [B, T, D] -> [B, T, V]."""
-    model = hk.transform(lambda x: Unembed(config, visit)(x, dtype))
+    model = hk.transform(lambda x: Unembed(config, hook)(x, dtype))
     return model.apply(_nested(params), None, h)
 
 
 def final_norm(
-    config: GrokConfig, params: Params, h: jax.Array, dtype: Any, *, visit: Visit = UNSEEN
+    config: GrokConfig, params: Params, h: jax.Array, dtype: Any, *, hook: Hook = NO_HOOK
 ) -> jax.Array:
     """What the unembedding reads of the residual stream; the first step of `unembed`."""
-    model = hk.transform(lambda x: Unembed(config, visit).norm(x, dtype))
+    model = hk.transform(lambda x: Unembed(config, hook).norm(x, dtype))
     return model.apply(_nested(params), None, h)
 
 
@@ -77,10 +77,10 @@ def layer(
     cache: Cache,
     *,
     dispatch: Dispatch = run_selected,
-    visit: Visit = UNSEEN,
+    hook: Hook = NO_HOOK,
 ) -> tuple[jax.Array, LayerTrace, Cache]:
     """One decoder layer; see `grok.architectures.grok1.DecoderLayer`."""
-    model = hk.transform(lambda *args: DecoderLayer(config, dispatch, visit)(*args))
+    model = hk.transform(lambda *args: DecoderLayer(config, dispatch, hook)(*args))
     return model.apply(_nested(params, "decoder_layer/"), None, h, start, key_is_token, cache)
 
 
@@ -92,10 +92,10 @@ def first_half(
     key_is_token: jax.Array,
     cache: Cache,
     *,
-    visit: Visit = UNSEEN,
+    hook: Hook = NO_HOOK,
 ) -> tuple[Routed, Cache]:
     """A decoder layer up to its router's choice; needs no expert's weights."""
-    model = hk.transform(lambda *args: DecoderLayer(config, visit=visit).route(*args))
+    model = hk.transform(lambda *args: DecoderLayer(config, hook=hook).route(*args))
     return model.apply(_nested(params, "decoder_layer/"), None, h, start, key_is_token, cache)
 
 
@@ -106,12 +106,12 @@ def second_half(
     parts: jax.Array,
     dtype: Any,
     *,
-    visit: Visit = UNSEEN,
+    hook: Hook = NO_HOOK,
 ) -> jax.Array:
     """A decoder layer from its experts' output on; `parts` as for `grok1.mixed`."""
 
     def close(stream: jax.Array, parts: jax.Array) -> jax.Array:
-        return DecoderLayer(config, visit=visit).close(stream, mixed(parts, dtype, visit))
+        return DecoderLayer(config, hook=hook).close(stream, mixed(parts, dtype, hook))
 
     model = hk.transform(close)
     return model.apply(_nested(params, "decoder_layer/"), None, stream, parts)

@@ -31,7 +31,7 @@ from grok.architectures.moe import (
     run_selected,
 )
 from grok.config import GrokConfig
-from grok.interventions.sites import UNSEEN, Visit
+from grok.interventions.sites import NO_HOOK, Hook
 
 NORM_EPSILON = 1e-5
 SOFT_CAP = 30.0
@@ -200,11 +200,11 @@ class Router(hk.Module):
         super().__init__(name)
         self.config = config
 
-    def __call__(self, x: jax.Array, visit: Visit = UNSEEN) -> Choice:
+    def __call__(self, x: jax.Array, hook: Hook = NO_HOOK) -> Choice:
         c = self.config
         init = hk.initializers.TruncatedNormal(c.d_model**-0.5)
         w = hk.get_parameter("w", (c.d_model, c.n_experts), jnp.float32, init=init)
-        return choose(x, w, c.top_k, visit)
+        return choose(x, w, c.top_k, hook)
 
 
 class Mixture(hk.Module):
@@ -214,7 +214,7 @@ class Mixture(hk.Module):
         super().__init__(name)
         self.config, self.dispatch = config, dispatch
 
-    def __call__(self, x: jax.Array, choice: Choice, visit: Visit = UNSEEN) -> jax.Array:
+    def __call__(self, x: jax.Array, choice: Choice, hook: Hook = NO_HOOK) -> jax.Array:
         c = self.config
         up, down = (c.n_experts, c.d_model, c.d_ff), (c.n_experts, c.d_ff, c.d_model)
         weights = Experts(
@@ -225,20 +225,20 @@ class Mixture(hk.Module):
         rows = x.reshape(-1, c.d_model)  # [B * T, D]
         k = choice.experts.shape[-1]
         experts, gates = choice.experts.reshape(-1, k), choice.gates.reshape(-1, k)
-        if visit.wants("moe.contribution"):
+        if hook.wants("moe.contribution"):
             parts = self.dispatch(rows, experts, gates, weights, summed=False)
             parts = parts.reshape(*x.shape[:-1], k, c.d_model)
         else:
             parts = self.dispatch(rows, experts, gates, weights).reshape(x.shape)
-        return mixed(parts, x.dtype, visit)
+        return mixed(parts, x.dtype, hook)
 
 
-def mixed(parts: jax.Array, dtype: Any, visit: Visit = UNSEEN) -> jax.Array:
+def mixed(parts: jax.Array, dtype: Any, hook: Hook = NO_HOOK) -> jax.Array:
     """The experts' output [B, T, D] in `dtype` of their sum [B, T, D], or of the contributions
     [B, T, K, D] where those are looked at."""
-    if visit.wants("moe.contribution"):
-        parts = jnp.sum(visit("moe.contribution", parts), axis=-2)
-    return visit("moe.output", parts.astype(dtype))
+    if hook.wants("moe.contribution"):
+        parts = jnp.sum(hook("moe.contribution", parts), axis=-2)
+    return hook("moe.output", parts.astype(dtype))
 
 
 class DecoderLayer(hk.Module):
@@ -248,11 +248,11 @@ class DecoderLayer(hk.Module):
         self,
         config: GrokConfig,
         dispatch: Dispatch = run_selected,
-        visit: Visit = UNSEEN,
+        hook: Hook = NO_HOOK,
         name: str = "decoder_layer",
     ) -> None:
         super().__init__(name)
-        self.config, self.dispatch, self.visit = config, dispatch, visit
+        self.config, self.dispatch, self.hook = config, dispatch, hook
 
     def __call__(
         self, h: jax.Array, start: jax.Array, key_is_token: jax.Array, cache: Cache
@@ -265,15 +265,13 @@ class DecoderLayer(hk.Module):
             key_is_token: [B, S], False at padding; attention never reads those keys.
             cache: this layer's keys and values, [B, S, J, P] in the activation dtype.
 
-        Every site of `grok.interventions.sites` passes through `visit` on its way.
+        Every site of `grok.interventions.sites` passes through `hook` on its way.
 
         Returns:
             The residual stream after the layer, what was computed, the filled cache.
         """
         routed, cache = self.route(h, start, key_is_token, cache)
-        moe_out = Mixture(self.config, self.dispatch)(
-            routed.router_input, routed.choice, self.visit
-        )
+        moe_out = Mixture(self.config, self.dispatch)(routed.router_input, routed.choice, self.hook)
         h = self.close(routed.stream, moe_out)
         trace = LayerTrace(routed.router_input, routed.choice, routed.attn_out, moe_out)
         return h, trace, cache
@@ -283,21 +281,21 @@ class DecoderLayer(hk.Module):
         self, h: jax.Array, start: jax.Array, key_is_token: jax.Array, cache: Cache
     ) -> tuple[Routed, Cache]:
         """Everything before the experts; arguments as for a call."""
-        dtype, visit = cache.keys.dtype, self.visit
-        h = visit("resid_pre", h)
+        dtype, hook = cache.keys.dtype, self.hook
+        h = hook("resid_pre", h)
         normed = RMSNorm("rms_norm")(h, dtype)
         attn_out, cache = Attention(self.config)(normed, start, key_is_token, cache)
-        attn_out = visit("attn.output", attn_out)
-        h = visit("resid_mid", added(h, RMSNorm("rms_norm_1")(attn_out, dtype), dtype))
+        attn_out = hook("attn.output", attn_out)
+        h = hook("resid_mid", added(h, RMSNorm("rms_norm_1")(attn_out, dtype), dtype))
         router_input = RMSNorm("rms_norm_2")(h, dtype)
-        choice = Router(self.config)(visit("router.input", router_input), visit)
+        choice = Router(self.config)(hook("router.input", router_input), hook)
         return Routed(h, router_input, choice, attn_out), cache
 
     @hk.name_like("__call__")
     def close(self, stream: jax.Array, moe_out: jax.Array) -> jax.Array:
         """The residual stream after the layer, of that before the experts and their output."""
         normed = RMSNorm("rms_norm_3")(moe_out, moe_out.dtype)
-        return self.visit("resid_post", added(stream, normed, moe_out.dtype))
+        return self.hook("resid_post", added(stream, normed, moe_out.dtype))
 
 
 def added(stream: jax.Array, branch: jax.Array, dtype: Any) -> jax.Array:
@@ -345,20 +343,20 @@ class Unembed(hk.Module):
     """What stands after the last decoder layer."""
 
     def __init__(
-        self, config: GrokConfig, visit: Visit = UNSEEN, name: str = "language_model"
+        self, config: GrokConfig, hook: Hook = NO_HOOK, name: str = "language_model"
     ) -> None:
         super().__init__(name)
-        self.config, self.visit = config, visit
+        self.config, self.hook = config, hook
 
     def __call__(self, h: jax.Array, dtype: Any) -> jax.Array:
         """Residual stream after the last layer [B, T, D] -> logits [B, T, V] in `dtype`."""
         normed = self.norm(h, dtype)
-        return self.visit("logits", InOutEmbed(self.config).decode(normed))
+        return self.hook("logits", InOutEmbed(self.config).decode(normed))
 
     @hk.name_like("__call__")
     def norm(self, h: jax.Array, dtype: Any) -> jax.Array:
         """What the unembedding reads [B, T, D] in `dtype`."""
-        return self.visit("norm.output", RMSNorm("rms_norm")(h, dtype))
+        return self.hook("norm.output", RMSNorm("rms_norm")(h, dtype))
 
     @hk.name_like("__call__")
     def decode(self, normed: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
-from grok.interventions.sites import UNSEEN, Visit
+from grok.interventions.sites import NO_HOOK, Hook
 
 jax.tree_util.register_dataclass(QuantizedWeight8bit, ["weight", "scales"], [])
 
@@ -64,23 +64,23 @@ def float_values(weight: Weight, activation: Any) -> jax.Array:
     return (grouped * scales[..., :, None, :]).reshape(values.shape)
 
 
-def choose(router_input: jax.Array, router: jax.Array, top_k: int, visit: Visit = UNSEEN) -> Choice:
+def choose(router_input: jax.Array, router: jax.Array, top_k: int, hook: Hook = NO_HOOK) -> Choice:
     """Softmax over all experts, then the `top_k` largest; gates are not renormalised.
 
-    The product is in full float32: a reduced-precision one flips experts. Where `visit`
+    The product is in full float32: a reduced-precision one flips experts. Where `hook`
     puts other experts, the gates are their probabilities.
     """
     logits = jnp.dot(
         router_input.astype(jnp.float32), router.astype(jnp.float32), precision=HIGHEST
     )  # [..., E]
-    logits = visit("router.logits", logits)
+    logits = hook("router.logits", logits)
     probs = jax.nn.softmax(logits, axis=-1)
     gates, experts = jax.lax.top_k(probs, top_k)  # [..., K], largest first
     experts = experts.astype(jnp.int32)
-    put = visit("router.experts", experts, probs=probs)
+    put = hook("router.experts", experts, probs=probs)
     if put is not experts:
         experts, gates = largest_first(put, probs)
-    return Choice(logits, probs, experts, visit("router.gates", gates))
+    return Choice(logits, probs, experts, hook("router.gates", gates))
 
 
 def largest_first(experts: jax.Array, probs: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
+def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], at_once: int
 ) -> Iterator[Result]:
     """function(item) of each, in order; up to `at_once` run at a time, in threads.

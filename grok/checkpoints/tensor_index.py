@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grok.checkpoints.model_files import CONFIG, ModelFiles
-from grok.checkpoints.prefetch import ahead
+from grok.checkpoints.prefetch import prefetch
 from grok.checkpoints.router_names import find_routers, place_of
 from grok.checkpoints.safetensors import MAX_HEADER, ByteRanges, Entry, parse_json, read_header
 from grok.errors import CheckpointError, plain
@@ -59,7 +59,7 @@ class Tensors:
     def read_headers(self, files: Iterable[str]) -> None:
         """Headers of these files, several at a time where that is faster."""
         wanted = [file for file in dict.fromkeys(files) if file not in self._headers]
-        for _ in ahead(self.header, wanted, self.files.at_once):
+        for _ in prefetch(self.header, wanted, self.files.at_once):
             pass
 
     def entry(self, name: str) -> tuple[ByteRanges, Entry]:

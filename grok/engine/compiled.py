@@ -20,8 +20,8 @@ from grok.architectures import forward
 from grok.architectures.grok1 import Cache, Dispatch
 from grok.architectures.moe import Choice
 from grok.config import GrokConfig
-from grok.interventions.hooks import NOTHING, EditsBySite, Looking
-from grok.interventions.sites import EMBED, Place
+from grok.interventions.hooks import NO_SITE_EDITS, CompiledHook, EditsBySite
+from grok.interventions.sites import EMBED, HookPoint
 
 SMALLEST_BUCKET = 16
 
@@ -42,7 +42,7 @@ def edited_embedding(
     h: jax.Array, start: jax.Array, edits: EditsBySite, n_experts: int
 ) -> jax.Array:
     """The residual stream before the first layer, after its edits."""
-    return Looking(edits, (), start, n_experts)(EMBED, h)
+    return CompiledHook(edits, (), start, n_experts)(EMBED, h)
 
 
 @partial(
@@ -60,7 +60,7 @@ def layer_pass(
     cache: Cache,
     dispatch: Dispatch,
     mesh: Mesh,
-    edits: EditsBySite = NOTHING,
+    edits: EditsBySite = NO_SITE_EDITS,
     keep: tuple[str, ...] = (),
 ) -> tuple[jax.Array, Choice, Cache, dict[str, jax.Array]]:
     """One decoder layer with its edits; see `grok.architectures.forward.layer`.
@@ -69,11 +69,11 @@ def layer_pass(
         The residual stream, the router's choice, the filled cache, and the values of the
         sites in `keep`.
     """
-    looking = Looking(edits, keep, start, config.n_experts)
+    hook = CompiledHook(edits, keep, start, config.n_experts)
     h, trace, cache = forward.layer(
-        config, params, h, start, key_is_token, cache, dispatch=dispatch, visit=looking
+        config, params, h, start, key_is_token, cache, dispatch=dispatch, hook=hook
     )
-    out = (h, trace.choice, looking.kept)
+    out = (h, trace.choice, hook.kept)
     if mesh.size > 1:  # every process and device can read what leaves the layer
         out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))
     return out[0], out[1], cache, out[2]
@@ -96,7 +96,7 @@ def first_half_pass(
     start: jax.Array,
     key_is_token: jax.Array,
     cache: Cache,
-    edits: EditsBySite = NOTHING,
+    edits: EditsBySite = NO_SITE_EDITS,
     keep: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array, Choice, Cache, dict[str, jax.Array]]:
     """A layer up to its router's choice; see `layer_pass`.
@@ -105,9 +105,9 @@ def first_half_pass(
         The residual stream before the experts, what they read [B, T, D], the choice, the filled
         cache, and the values of the sites in `keep`.
     """
-    looking = Looking(edits, keep, start, config.n_experts)
-    routed, cache = forward.first_half(config, params, h, start, key_is_token, cache, visit=looking)
-    return routed.stream, routed.router_input, routed.choice, cache, looking.kept
+    hook = CompiledHook(edits, keep, start, config.n_experts)
+    routed, cache = forward.first_half(config, params, h, start, key_is_token, cache, hook=hook)
+    return routed.stream, routed.router_input, routed.choice, cache, hook.kept
 
 
 @partial(
@@ -123,7 +123,7 @@ def second_half_pass(
     parts: jax.Array,
     start: jax.Array,
     dtype: str,
-    edits: EditsBySite = NOTHING,
+    edits: EditsBySite = NO_SITE_EDITS,
     seen: Mapping[str, jax.Array] = NONE_SEEN,
     keep: tuple[str, ...] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -138,9 +138,9 @@ def second_half_pass(
     Returns:
         The residual stream after the layer, and the values of the sites in `keep`.
     """
-    looking = Looking(edits, keep, start, config.n_experts, seen)
-    h = forward.second_half(config, params, stream, parts, jnp.dtype(dtype), visit=looking)
-    return h, looking.kept
+    hook = CompiledHook(edits, keep, start, config.n_experts, seen)
+    h = forward.second_half(config, params, stream, parts, jnp.dtype(dtype), hook=hook)
+    return h, hook.kept
 
 
 class Head(NamedTuple):
@@ -164,15 +164,15 @@ def head_pass(
     dtype: str,
     mesh: Mesh,
     start: Any = 0,
-    edits: EditsBySite = NOTHING,
+    edits: EditsBySite = NO_SITE_EDITS,
     keep: tuple[str, ...] = (),
 ) -> tuple[Head, dict[str, jax.Array]]:
     """Logits and the `n_candidates` most probable next tokens; values of the sites in `keep`."""
-    looking = Looking(edits, keep, start, config.n_experts)
-    logits = forward.unembed(config, params, h, jnp.dtype(dtype), visit=looking)
+    hook = CompiledHook(edits, keep, start, config.n_experts)
+    logits = forward.unembed(config, params, h, jnp.dtype(dtype), hook=hook)
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     top, ids = jax.lax.top_k(probs, n_candidates)
-    out = (Head(logits, ids.astype(jnp.int32), top), looking.kept)
+    out = (Head(logits, ids.astype(jnp.int32), top), hook.kept)
     if mesh.size > 1:
         out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))
     return out
@@ -181,7 +181,7 @@ def head_pass(
 class Forward(NamedTuple):
     """One pass, on the host. logits [B, T, V] float32; router_logits, router_probs
     [L, B, T, E]; experts, gates [L, B, T, K]; candidates, candidate_probs [B, T, C];
-    kept: values [B, T, ...] of the places that were wanted."""
+    kept: values [B, T, ...] of the wanted hook points."""
 
     logits: np.ndarray
     router_logits: np.ndarray
@@ -190,7 +190,7 @@ class Forward(NamedTuple):
     gates: np.ndarray
     candidates: np.ndarray
     candidate_probs: np.ndarray
-    kept: Mapping[Place, np.ndarray] = {}
+    kept: Mapping[HookPoint, np.ndarray] = {}
 
 
 def bucket(length: int) -> int:

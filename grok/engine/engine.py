@@ -21,10 +21,10 @@ from grok.architectures.grok1 import Cache
 from grok.architectures.moe import Choice
 from grok.config import GrokConfig
 from grok.engine.compiled import Forward, Head
-from grok.engine.interfaces import Done, Ends, Layers, Part
+from grok.engine.interfaces import Done, EmbedUnembed, Layers, Part
 from grok.engine.progress import Watch
-from grok.interventions.hooks import Visits
-from grok.interventions.sites import EMBED, LAYER_SITES, Place, row_bytes
+from grok.interventions.hooks import Hooks
+from grok.interventions.sites import EMBED, LAYER_SITES, HookPoint, row_bytes
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Batch:
         caches: of each layer, filled in place; None when no later call continues this one.
         candidates: next tokens to keep; with 0, and nothing wanted after the last layer, the
             pass ends with that layer and the logits are empty.
-        visits: what changes and what is kept.
+        hooks: what changes and what is kept.
         real: [B, T], False at rows that only fill up; None: all count.
     """
 
@@ -47,7 +47,7 @@ class Batch:
     key_is_token: np.ndarray
     caches: list[Cache] | None
     candidates: int
-    visits: Visits
+    hooks: Hooks
     real: np.ndarray | None = None
 
     @property
@@ -58,8 +58,8 @@ class Batch:
     def kept_bytes(self, config: GrokConfig) -> int:
         """Bytes of caches and values that are kept until the pass is over."""
         caches = sum(leaf.nbytes for cache in self.caches or () for leaf in cache)
-        places = self.visits.wanted | self.visits.referenced
-        return caches + self.tokens.size * row_bytes(config, places)
+        points = self.hooks.wanted | self.hooks.referenced
+        return caches + self.tokens.size * row_bytes(config, points)
 
 
 class Keeper(Protocol):
@@ -84,7 +84,7 @@ class Engine:
     """Runs passes.
 
     Attributes:
-        layers, ends: the weights.
+        layers, embed_unembed: the weights.
         keeper: keeps what each layer gave, so that a pass can go on after a crash; or None.
         tells: whether a pass is long enough to tell of every layer.
     """
@@ -94,13 +94,13 @@ class Engine:
         config: GrokConfig,
         dtype: str,
         layers: Layers,
-        ends: Ends,
+        embed_unembed: EmbedUnembed,
         *,
         keeper: Keeper | None = None,
         tells: bool = False,
     ) -> None:
         self.config, self.dtype = config, dtype
-        self.layers, self.ends = layers, ends
+        self.layers, self.embed_unembed = layers, embed_unembed
         self.keeper, self.tells = keeper, tells
 
     def cache(self, batch: int, length: int) -> Cache:
@@ -125,7 +125,7 @@ class Engine:
         rows = sum(batch.n_rows for batch in batches)
         n_padded = sum(batch.tokens.size for batch in batches)
         kept_bytes = sum(batch.kept_bytes(self.config) for batch in batches)
-        logits = any(batch.candidates or batch.visits.keep_head for batch in batches)
+        logits = any(batch.candidates or batch.hooks.keep_head for batch in batches)
         told = watch if self.tells else None
         with self.layers.walk(
             rows, first, told, logits=logits, n_padded=n_padded, kept_bytes=kept_bytes
@@ -168,9 +168,9 @@ class _Run:
         self._engine, self._batch = engine, batch
         self._where = np.int32(batch.start)
         self._keys = np.array(batch.key_is_token)
-        self._captured: dict[Place, Any] = {}
+        self._captured: dict[HookPoint, Any] = {}
         self._choices: list[Choice] = []
-        self.h: Any = engine.ends.embed(batch.tokens, self._where, batch.visits.embed)
+        self.h: Any = engine.embed_unembed.embed(batch.tokens, self._where, batch.hooks.embed)
         self._capture(-1, {EMBED: self.h})
 
     def part(self, layer: int) -> Part:
@@ -182,8 +182,8 @@ class _Run:
             self._where,
             self._keys,
             own or self._engine.cache(*batch.key_is_token.shape),
-            batch.visits.layer_edits(layer, self._captured),
-            batch.visits.keep,
+            batch.hooks.layer_edits(layer, self._captured),
+            batch.hooks.keep,
             batch.real,
         )
 
@@ -195,49 +195,49 @@ class _Run:
         self._capture(layer, kept)
 
     def given(self, layer: int) -> list[np.ndarray]:
-        """What `layer` gave: choice, values of places, and the cache where it is kept."""
+        """What `layer` gave: choice, values of hook points, and the cache where it is kept."""
         found = list(self._choices[layer])
-        found += [self._captured[place] for place in self._places(layer)]
+        found += [self._captured[point] for point in self._points(layer)]
         found += list(self._batch.caches[layer]) if self._batch.caches else []
         return [np.asarray(one) for one in jax.device_get(found)]
 
     def restore(self, layer: int, arrays: Iterator[np.ndarray]) -> None:
         """Takes what `given` gave in an earlier run."""
         self._choices.append(Choice._make(next(arrays) for _ in Choice._fields))
-        for place in self._places(layer):
-            self._captured[place] = next(arrays)
+        for point in self._points(layer):
+            self._captured[point] = next(arrays)
         if self._batch.caches:
             cache = (jax.device_put(next(arrays)) for _ in Cache._fields)
             self._batch.caches[layer] = Cache(*cache)
 
-    def _places(self, layer: int) -> list[Place]:
-        visits = self._batch.visits
-        wanted = visits.wanted | visits.referenced
+    def _points(self, layer: int) -> list[HookPoint]:
+        hooks = self._batch.hooks
+        wanted = hooks.wanted | hooks.referenced
         return sorted(p for p in wanted if p.layer == layer and p.site in LAYER_SITES)
 
     def _capture(self, layer: int, kept: Mapping[str, Any]) -> None:
-        visits = self._batch.visits
+        hooks = self._batch.hooks
         for site, value in kept.items():
-            place = Place(layer, site)
-            if place in visits.wanted or place in visits.referenced:
-                self._captured[place] = value
+            point = HookPoint(layer, site)
+            if point in hooks.wanted or point in hooks.referenced:
+                self._captured[point] = value
 
     def finished(self) -> Forward:
         """What is left to compute after the last layer, and everything on the host."""
-        batch, visits = self._batch, self._batch.visits
-        if batch.candidates or visits.keep_head:
-            head, kept = self._engine.ends.head(
+        batch, hooks = self._batch, self._batch.hooks
+        if batch.candidates or hooks.keep_head:
+            head, kept = self._engine.embed_unembed.head(
                 self.h,
                 batch.candidates,
                 self._where,
-                visits.head_edits(self._captured),
-                visits.keep_head,
+                hooks.head_edits(self._captured),
+                hooks.keep_head,
             )
             self._capture(self._engine.config.n_layers, kept)
         else:
             none = np.zeros((*batch.tokens.shape, 0), np.float32)
             head = Head(none, none.astype(np.int32), none)  # type: ignore[arg-type]
-        wanted = {place: self._captured[place] for place in visits.wanted}
+        wanted = {point: self._captured[point] for point in hooks.wanted}
         head, choices, wanted = jax.device_get((head, self._choices, wanted))
         k = max(choice.experts.shape[-1] for choice in choices)
         router_logits, router_probs, experts, gates = (

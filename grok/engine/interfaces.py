@@ -101,7 +101,7 @@ class Layers(Protocol):
         ...
 
 
-class Ends(Protocol):
+class EmbedUnembed(Protocol):
     """Embedding and unembedding."""
 
     def embed(self, tokens: np.ndarray, start: np.int32, edits: EditsBySite) -> jax.Array:

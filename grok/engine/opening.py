@@ -12,7 +12,7 @@ from grok.checkpoints.routing_identity import checkpoint_sha256, deciding_paths
 from grok.engine.engine import Engine
 from grok.engine.progress import Progress
 from grok.engine.resident import Resident
-from grok.engine.sharding import place
+from grok.engine.sharding import put_on_devices
 
 
 def resident_engine(
@@ -28,7 +28,7 @@ def resident_engine(
         tensor = checkpoint.read(path)
         if path in deciding:
             routers[path] = np.asarray(tensor).astype(np.float32)
-        placed = place(config, path, tensor, mesh)
+        placed = put_on_devices(config, path, tensor, mesh)
         if path.startswith("transformer/"):
             _, layer, leaf = path.split("/", 2)
             layers[int(layer.rsplit("_", 1)[1])][leaf] = placed

@@ -1,6 +1,6 @@
 """Where a model's weights are while it runs, behind two small interfaces.
 
-`Layers` computes decoder layers and `Ends` what stands before the first and after the last.
+`Layers` computes decoder layers and `EmbedUnembed` what stands before the first and after the last.
 Here both hold everything on the devices. `grok.streaming` has others that read layer by layer.
 `grok.engine.engine` walks over them and knows nothing of where weights are.
 
@@ -37,7 +37,7 @@ from grok.interventions.hooks import EditsBySite
 
 
 class Resident:
-    """All weights on the devices; both `Layers` and `Ends`.
+    """All weights on the devices; both `Layers` and `EmbedUnembed`.
 
     Attributes:
         params: of each layer, by path within it.

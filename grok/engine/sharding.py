@@ -99,7 +99,7 @@ def partition(config: GrokConfig, path: str, shape: tuple[int, ...], mesh: Mesh)
     return split_axis(1, config.n_kv_heads)
 
 
-def place(config: GrokConfig, path: str, tensor: Tensor, mesh: Mesh) -> Any:
+def put_on_devices(config: GrokConfig, path: str, tensor: Tensor, mesh: Mesh) -> Any:
     """The parameter on the devices of `mesh`; int8 values and their scales are split alike."""
 
     def put(array: np.ndarray) -> jax.Array:

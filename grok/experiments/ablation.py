@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.errors import InterventionError, PromptError, SiteError
-from grok.experiments.forks import Branches, MakeEdits, Progress, Turn
+from grok.experiments.forks import ForkedRuns, MakeEdits, Progress, Turn
 from grok.experiments.metrics import Metric, kl_divergence
 from grok.experiments.what_if import Prompt
 from grok.interventions.hooks import Edit
@@ -98,7 +98,7 @@ def ablation_sweep(
         metric: by default the mean over all tokens of KL(plain ‖ changed).
         how: "ban", or "include" as the intervention of that name.
         layers: all by default.
-        batch, progress, turn: see `grok.experiments.forks.Branches`.
+        batch, progress, turn: see `grok.experiments.forks.ForkedRuns`.
 
     Raises:
         GrokError: an unusable prompt, layer or metric, or too few experts to ban one.
@@ -122,11 +122,11 @@ def ablation_sweep(
     def one_each(which: np.ndarray) -> dict[str, tuple[Edit, ...]]:
         return {site: (Edit(Intervention(function, (which.astype(np.int32),), how)),)}
 
-    parting: dict[int, tuple[int, MakeEdits]] = {
+    forks: dict[int, tuple[int, MakeEdits]] = {
         layer: (config.n_experts, one_each) for layer in chosen
     }
-    base, found = Branches(model, tokens, batch).run(
-        parting, metric, plain.logits[0], progress=progress, turn=turn
+    base, found = ForkedRuns(model, tokens, batch).run(
+        forks, metric, plain.logits[0], progress=progress, turn=turn
     )
     values = np.stack([found[layer] for layer in chosen])
     effect = values - base

@@ -32,8 +32,8 @@ from grok.engine.engine import Batch
 from grok.errors import GrokError
 from grok.files import write_whole
 from grok.interventions.edits import NO_EDITS, Edits
-from grok.interventions.hooks import arrange
-from grok.interventions.sites import Place, Site, parse, row_bytes
+from grok.interventions.hooks import arrange_hooks
+from grok.interventions.sites import HookPoint, Site, parse, row_bytes
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
@@ -141,7 +141,7 @@ def collect(
         turn: entered around each batch.
 
     Raises:
-        GrokError: unusable prompts (named by their place), a folder of something else, or a
+        GrokError: unusable prompts (named by their number), a folder of something else, or a
             disk that cannot be written.
     """
     if stored not in STORED:
@@ -151,10 +151,10 @@ def collect(
     if len(labels) != len(tokens):
         raise GrokError(f"{len(labels)} labels for {len(tokens)} prompts; expected one for each.")
     listed = {site.name: site for site in model.sites()}
-    places = [parse(site, model.config.n_layers) for site in sites]
-    kept = [listed[str(place)] for place in places]
+    points = [parse(site, model.config.n_layers) for site in sites]
+    kept = [listed[str(point)] for point in points]
     folder = Path(folder)
-    room = _room(model, places)
+    room = _room(model, points)
     if part_tokens is None:
         part_tokens = _part_tokens_before(folder) or min(PART_TOKENS, room or PART_TOKENS)
     parts = _parts([len(one) for one in tokens], part_tokens)
@@ -196,13 +196,13 @@ def collect(
             ]
             for together in _passes(tokens, batches, room if model.engine.tells else 1):
                 with turn():
-                    results = _read(model, tokens, together, places, edits)
+                    results = _read(model, tokens, together, points, edits)
                 for chosen, result in zip(together, results, strict=True):
                     for row, prompt in enumerate(dict.fromkeys(chosen)):
                         length = len(tokens[prompt])
                         if routing:
                             events.append(_events(prompt, tokens[prompt], result, row))
-                        _keep(folder, kept, places, result, row, int(first_rows[prompt]), length)
+                        _keep(folder, kept, points, result, row, int(first_rows[prompt]), length)
                         done += length
                 if progress is not None:
                     progress(done, manifest["n_tokens"])
@@ -356,12 +356,12 @@ def _part_tokens_before(folder: Path) -> int | None:
         return None
 
 
-def _room(model: Model, places: Sequence[Place]) -> int | None:
+def _room(model: Model, points: Sequence[HookPoint]) -> int | None:
     """Padded tokens that a pass of this model can have; None: as many as there are."""
     most_rows = getattr(model.engine.layers, "most_rows", None)
     if most_rows is None:
         return None
-    return max(1, most_rows(row_bytes(model.config, places)))
+    return max(1, most_rows(row_bytes(model.config, points)))
 
 
 def _passes(
@@ -384,7 +384,7 @@ def _read(
     model: Model,
     tokens: Sequence[np.ndarray],
     together: Sequence[Sequence[int]],
-    places: Sequence[Place],
+    points: Sequence[HookPoint],
     edits: Edits,
 ) -> list[Forward]:
     """One pass over some batches of prompts."""
@@ -394,15 +394,15 @@ def _read(
         given, real = padded(own, bucket(max(len(one) for one in own)))
         repeated = [p in chosen[:row] for row, p in enumerate(chosen)]
         real[repeated] = False
-        visits = arrange(
+        hooks = arrange_hooks(
             model.config,
             edits,
-            wanted=places,
+            wanted=points,
             lengths=[len(one) for one in own],
             padded=given.shape[1],
             positions=bucket(model.config.context_length),
         )
-        batches.append(Batch(given, 0, given > 0, None, 0, visits, real))
+        batches.append(Batch(given, 0, given > 0, None, 0, hooks, real))
     return model.engine.run(batches)
 
 
@@ -435,15 +435,15 @@ def _events(prompt: int, tokens: np.ndarray, result: Forward, row: int) -> dict[
 def _keep(
     folder: Path,
     sites: Sequence[Site],
-    places: Sequence[Place],
+    points: Sequence[HookPoint],
     result: Forward,
     row: int,
     first: int,
     length: int,
 ) -> None:
-    for site, place in zip(sites, places, strict=True):
+    for site, point in zip(sites, points, strict=True):
         mapped = np.lib.format.open_memmap(_activation_file(folder, site.name), "r+")
-        mapped[first : first + length] = result.kept[place][row, :length]
+        mapped[first : first + length] = result.kept[point][row, :length]
         mapped.flush()
 
 

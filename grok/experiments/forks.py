@@ -24,7 +24,7 @@ from grok.engine.compiled import bucket, counted
 from grok.engine.interfaces import Part, Walk
 from grok.engine.progress import Watch
 from grok.experiments.metrics import Metric
-from grok.interventions.hooks import NOTHING, EditsBySite
+from grok.interventions.hooks import NO_SITE_EDITS, EditsBySite
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
@@ -38,7 +38,7 @@ BATCH_TOKENS = 1024
 MOST_RUNS = 64
 
 
-class Branches:
+class ForkedRuns:
     """Runs that start from one prompt.
 
     Args:
@@ -59,7 +59,7 @@ class Branches:
 
     def run(
         self,
-        parting: Mapping[int, tuple[int, MakeEdits]],
+        forks: Mapping[int, tuple[int, MakeEdits]],
         metric: Metric,
         reference: np.ndarray,
         *,
@@ -69,7 +69,7 @@ class Branches:
         """The metric of the plain run, and of every run that parts from it.
 
         Args:
-            parting: for each layer the number of runs that part there, and their edits.
+            forks: for each layer the number of runs that part there, and their edits.
             metric: what a run is judged by.
             reference: logits [T, V] that the metric compares with.
             progress: told (done, total) in layers of runs; what it raises ends the sweep.
@@ -79,8 +79,8 @@ class Branches:
             The plain run's value; by layer the values [R].
         """
         n_layers = self.model.config.n_layers
-        passes = self._passes({layer: count for layer, (count, _) in parting.items()})
-        of_runs = sum(count * (n_layers - layer) for layer, (count, _) in parting.items())
+        passes = self._passes({layer: count for layer, (count, _) in forks.items()})
+        of_runs = sum(count * (n_layers - layer) for layer, (count, _) in forks.items())
         total = n_layers * len(passes) + of_runs
         done = 0
 
@@ -90,10 +90,10 @@ class Branches:
             if progress is not None:
                 progress(min(done, total), total)
 
-        found = {layer: np.zeros(count) for layer, (count, _) in parting.items()}
+        found = {layer: np.zeros(count) for layer, (count, _) in forks.items()}
         plain = 0.0
         for own in passes:
-            origin, rows = self._pass(own, parting, turn, tell)
+            origin, rows = self._pass(own, forks, turn, tell)
             with turn():
                 plain, *values = self._judged(rows, metric, reference).tolist()
             for (layer, i), value in zip(origin, values, strict=True):
@@ -121,7 +121,7 @@ class Branches:
     def _pass(
         self,
         own: Mapping[int, range],
-        parting: Mapping[int, tuple[int, MakeEdits]],
+        forks: Mapping[int, tuple[int, MakeEdits]],
         turn: Turn,
         tell: Callable[[int], None],
     ) -> tuple[list[tuple[int, int]], np.ndarray]:
@@ -129,7 +129,7 @@ class Branches:
         layer, the plain run's first."""
         engine, n_layers = self.model.engine, self.model.config.n_layers
         with turn():
-            rows = np.asarray(engine.ends.embed(self.padded, np.int32(0), NOTHING))
+            rows = np.asarray(engine.embed_unembed.embed(self.padded, np.int32(0), NO_SITE_EDITS))
         origin: list[tuple[int, int]] = []
         watch = Watch(n_layers)
         most = (1 + sum(map(len, own.values()))) * self._counted
@@ -137,7 +137,7 @@ class Branches:
             for layer in range(n_layers):
                 with turn():
                     which = np.array(own.get(layer, range(0)), int)
-                    _, make = parting.get(layer, (0, _none))
+                    _, make = forks.get(layer, (0, _none))
                     new = np.repeat(rows[:1], len(which), axis=0)
                     rows = self._layer(walk, layer, rows, new, which, make, tell)
                 origin += [(layer, int(i)) for i in which]
@@ -157,7 +157,7 @@ class Branches:
     ) -> np.ndarray:
         """Streams [R, N, D] after a layer: of runs under way, then of those with these indexes,
         which part here."""
-        batches = [(rows, which, NOTHING) for which in self._batches(len(rows))]
+        batches = [(rows, which, NO_SITE_EDITS) for which in self._batches(len(rows))]
         batches += [(new, which, make(indexes[which])) for which in self._batches(len(new))]
         parts = (self._part(streams[which], which, edits) for streams, which, edits in batches)
         results: list[list[np.ndarray]] = [[], []]
@@ -203,7 +203,7 @@ class Branches:
         else:
             rows = rows[:, self.length - 1 : self.length]
             compared = reference[self.length - 1 : self.length]
-        judge = partial(self.model.engine.ends.of_logits, judged)
+        judge = partial(self.model.engine.embed_unembed.of_logits, judged)
         length = np.int32(self.length if metric.everywhere else 1)
         values = [
             judge(rows[which], compared, length, metric) for which in self._batches(len(rows))
@@ -212,7 +212,7 @@ class Branches:
 
 
 def _none(which: np.ndarray) -> EditsBySite:
-    return NOTHING
+    return NO_SITE_EDITS
 
 
 def judged(logits: jax.Array, reference: jax.Array, length: jax.Array, metric: Metric) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.experiments.what_if import Prompt
-from grok.interventions.sites import Place
+from grok.interventions.sites import HookPoint
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
@@ -46,12 +46,12 @@ def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLe
     """
     tokens = model.encode(prompt)
     n_layers, count = model.config.n_layers, model._count(candidates)
-    places = [Place(layer, "resid_post") for layer in range(n_layers)]
-    result = model._read(tokens, count, wanted=places)
+    points = [HookPoint(layer, "resid_post") for layer in range(n_layers)]
+    result = model._read(tokens, count, wanted=points)
     following = np.zeros(result.logits.shape[1], np.int32)
     following[: tokens.size - 1] = tokens[1:]
-    streams = np.concatenate([result.kept[place] for place in places])  # [L, N, D]
-    read = model.engine.ends.of_logits(_Lens(count), streams, result.logits[0], following)
+    streams = np.concatenate([result.kept[point] for point in points])  # [L, N, D]
+    read = model.engine.embed_unembed.of_logits(_Lens(count), streams, result.logits[0], following)
     ids, probs, kl, after = (np.asarray(one)[:, : tokens.size] for one in read)
     pieces = np.array([[model.pieces(row) for row in layer] for layer in ids], dtype=np.str_)
     return LogitLens(ids, pieces, probs, np.maximum(kl, 0), after[:, : tokens.size - 1])

@@ -14,12 +14,12 @@ import numpy as np
 
 from grok.errors import PromptError, SiteError
 from grok.experiments.ablation import chosen_layers
-from grok.experiments.forks import Branches, MakeEdits, Progress, Turn
+from grok.experiments.forks import ForkedRuns, MakeEdits, Progress, Turn
 from grok.experiments.metrics import Metric
 from grok.experiments.what_if import Prompt, log_softmax
 from grok.interventions.hooks import Edit
 from grok.interventions.kinds import Intervention
-from grok.interventions.sites import LAYER_SITES, Place, known
+from grok.interventions.sites import LAYER_SITES, HookPoint, known
 
 if TYPE_CHECKING:
     from grok.runner.loading import Model
@@ -82,7 +82,7 @@ def patch_sweep(
         metric: of the distribution after the last token. KL is from the clean prompt's.
         sites: within a layer, such as "resid_pre", "attn.output", "moe.output".
         layers, positions: all by default.
-        batch, progress, turn: see `grok.experiments.forks.Branches`.
+        batch, progress, turn: see `grok.experiments.forks.ForkedRuns`.
         seed: of the control's positions.
 
     Raises:
@@ -102,7 +102,7 @@ def patch_sweep(
             "many tokens."
         )
     places = _positions(positions, length)
-    wanted = [Place(layer, site) for layer in chosen for site in sites]
+    wanted = [HookPoint(layer, site) for layer in chosen for site in sites]
     with turn():
         kept = model._read(source, wanted=wanted)
         logits = model._read(target).logits[0]
@@ -111,7 +111,7 @@ def patch_sweep(
     strangers = (places + rng.integers(1, max(length, 2), places.size)) % length
     taken_from = np.concatenate([places, strangers])
     put_at = np.concatenate([places, places])
-    runs = Branches(model, target, batch)
+    runs = ForkedRuns(model, target, batch)
 
     def patches(layer: int, which: np.ndarray) -> dict[str, tuple[Edit, ...]]:
         per_site = len(put_at)
@@ -121,15 +121,15 @@ def patch_sweep(
             row = which % per_site
             mask = np.zeros((len(which), runs.n), bool)
             mask[own, put_at[row[own]]] = True
-            values = kept.kept[Place(layer, site)][0, taken_from[row]]
+            values = kept.kept[HookPoint(layer, site)][0, taken_from[row]]
             edits[site] = (Edit(Intervention(_put_own, (values,), "patch"), mask),)
         return edits
 
     count = len(put_at) * len(sites)
-    parting: dict[int, tuple[int, MakeEdits]] = {
+    forks: dict[int, tuple[int, MakeEdits]] = {
         layer: (count, partial(patches, layer)) for layer in chosen
     }
-    _, found = runs.run(parting, metric, reference, progress=progress, turn=turn)
+    _, found = runs.run(forks, metric, reference, progress=progress, turn=turn)
     after = np.stack([found[i].reshape(len(sites), 2, places.size) for i in chosen], axis=2)
     values = after[:, 0]  # [S, N, P] after a patch; after[:, 1] after a stranger's
     ends = [_of(metric, one[:length], reference[:length]) for one in (reference, logits)]

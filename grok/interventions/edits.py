@@ -1,7 +1,7 @@
 """Interventions: what is done where in a run.
 
 `edit("router.logits", ban(2), layers=3)` says one; sums of edits apply in order. What can be
-done is in `grok.interventions.kinds`, the places are in `grok.interventions.sites`.
+done is in `grok.interventions.kinds`, the sites are in `grok.interventions.sites`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Request(NamedTuple):
         layers: which; None for all.
         positions: tokens, counted from the start or, when negative, from the end of the
             prompt; a slice; None for all, generated ones included.
-        references: places whose values the function is given after the site's own.
+        references: hook points whose values the function is given after the site's own.
     """
 
     site: str

@@ -1,8 +1,8 @@
 """What one run changes and keeps, made ready for the compiled passes.
 
-`arrange` turns edits and wanted places into `Visits`: for every layer its edits by site, as
-arrays that a compiled program takes, and the sites to keep. `Looking` is what the layer calls
-at its sites while it is compiled. Layers without edits run the program that plain runs use,
+`arrange_hooks` turns edits and wanted hook points into `Hooks`: for every layer its edits by site,
+as arrays that a compiled program takes, and the sites to keep. `CompiledHook` is what the layer
+calls at its sites while it is compiled. Layers without edits run the program that plain runs use,
 so long as nothing is kept.
 
 Axes: B sequences, S positions of the longest context, T tokens of this call.
@@ -23,7 +23,7 @@ from grok.config import GrokConfig
 from grok.errors import InterventionError, SiteError
 from grok.interventions.edits import NO_EDITS, Edits, Request
 from grok.interventions.kinds import Intervention, named_experts, with_token_rows
-from grok.interventions.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, Place, model_place
+from grok.interventions.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, HookPoint, model_point
 
 
 @jax.tree_util.register_static
@@ -55,11 +55,11 @@ class Edit:
 
 
 EditsBySite = Mapping[str, tuple[Edit, ...]]
-NOTHING: EditsBySite = {}
+NO_SITE_EDITS: EditsBySite = {}
 
 
-class Looking:
-    """The visit of one compiled part: applies edits in order, keeps what is wanted.
+class CompiledHook:
+    """The hook of one compiled part: applies edits in order, keeps what is wanted.
 
     `seen` are values of an earlier part of the same layer that edits may refer to.
 
@@ -81,7 +81,7 @@ class Looking:
         self.kept: dict[str, jax.Array] = {}
 
     def wants(self, site: str) -> bool:
-        return looked_at(site, self._edits, self._keep)
+        return is_hooked(site, self._edits, self._keep)
 
     def __call__(self, site: str, value: jax.Array, **context: jax.Array) -> jax.Array:
         for edit in self._edits.get(site, ()):
@@ -130,7 +130,7 @@ class Looking:
         return filled(a), filled(b)
 
 
-def looked_at(site: str, edits: EditsBySite, keep: Iterable[str]) -> bool:
+def is_hooked(site: str, edits: EditsBySite, keep: Iterable[str]) -> bool:
     """Whether a site of a layer is changed, kept, or referred to by an edit of that layer."""
     if site in edits or site in keep:
         return True
@@ -142,7 +142,7 @@ def _shape(value: jax.Array) -> str:
     return f"{list(value.shape[1:])} {value.dtype}"
 
 
-def seen_before(edits: EditsBySite, sites: Iterable[str]) -> tuple[str, ...]:
+def earlier_references(edits: EditsBySite, sites: Iterable[str]) -> tuple[str, ...]:
     """Sites other than `sites` whose values the edits at `sites` refer to."""
     here = frozenset(sites)
     return tuple(
@@ -162,7 +162,7 @@ def seen_before(edits: EditsBySite, sites: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Visits:
+class Hooks:
     """What a run changes and keeps, layer by layer.
 
     Attributes:
@@ -170,8 +170,8 @@ class Visits:
         embed, head: edits before the first layer and after the last.
         keep: sites that every layer returns.
         keep_head: sites that the part after the last layer returns.
-        wanted: places whose values the run gives back.
-        referenced: places whose values later layers need.
+        wanted: hook points whose values the run gives back.
+        referenced: hook points whose values later layers need.
     """
 
     layers: tuple[EditsBySite, ...]
@@ -179,19 +179,19 @@ class Visits:
     head: EditsBySite = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     keep_head: tuple[str, ...] = ()
-    wanted: frozenset[Place] = frozenset()
-    referenced: frozenset[Place] = frozenset()
+    wanted: frozenset[HookPoint] = frozenset()
+    referenced: frozenset[HookPoint] = frozenset()
 
-    def layer_edits(self, layer: int, captured: Mapping[Place, Any]) -> EditsBySite:
+    def layer_edits(self, layer: int, captured: Mapping[HookPoint, Any]) -> EditsBySite:
         """The edits of a layer, references to earlier ones filled in with what they were."""
         return _filled(self.layers[layer], captured)
 
-    def head_edits(self, captured: Mapping[Place, Any]) -> EditsBySite:
+    def head_edits(self, captured: Mapping[HookPoint, Any]) -> EditsBySite:
         """As `layer_edits`, after the last layer."""
         return _filled(self.head, captured)
 
 
-def _filled(edits: EditsBySite, captured: Mapping[Place, Any]) -> EditsBySite:
+def _filled(edits: EditsBySite, captured: Mapping[HookPoint, Any]) -> EditsBySite:
     if not any(edit.references for several in edits.values() for edit in several):
         return edits
     return {
@@ -199,7 +199,7 @@ def _filled(edits: EditsBySite, captured: Mapping[Place, Any]) -> EditsBySite:
             replace(
                 edit,
                 references=tuple(
-                    captured[r] if isinstance(r, Place) else r for r in edit.references
+                    captured[r] if isinstance(r, HookPoint) else r for r in edit.references
                 ),
             )
             for edit in several
@@ -208,21 +208,21 @@ def _filled(edits: EditsBySite, captured: Mapping[Place, Any]) -> EditsBySite:
     }
 
 
-def nothing(config: GrokConfig) -> Visits:
-    """The visits of a plain run."""
-    return Visits((NOTHING,) * config.n_layers)
+def no_hooks(config: GrokConfig) -> Hooks:
+    """The hooks of a plain run."""
+    return Hooks((NO_SITE_EDITS,) * config.n_layers)
 
 
-def arrange(
+def arrange_hooks(
     config: GrokConfig,
     edits: Edits = NO_EDITS,
     *,
-    wanted: Iterable[Place] = (),
+    wanted: Iterable[HookPoint] = (),
     lengths: Sequence[int] = (1,),
     padded: int = 16,
     positions: int | None = None,
-) -> Visits:
-    """Edits and wanted places, checked against the model and a prompt.
+) -> Hooks:
+    """Edits and wanted hook points, checked against the model and a prompt.
 
     Args:
         edits: what to change.
@@ -232,7 +232,7 @@ def arrange(
         positions: positions there can be, S; the context by default.
 
     Raises:
-        SiteError: a layer or position that there is not, or a reference to a later place.
+        SiteError: a layer or position that there is not, or a reference to a later site.
         InterventionError: experts that there are not, or too few left to choose from.
     """
     n_layers = config.n_layers
@@ -241,25 +241,25 @@ def arrange(
     embed: dict[str, tuple[Edit, ...]] = {}
     head: dict[str, tuple[Edit, ...]] = {}
     wanted = frozenset(wanted)
-    referenced: set[Place] = set()
+    referenced: set[HookPoint] = set()
     banned: dict[int, np.ndarray] = {}  # [1 or B, S, E] of the layers with bans
     for request in edits.requests:
         function = with_token_rows(request.function, 1 + len(AXES[request.site]), lengths, padded)
         _check_experts(request, config)
         at = _mask(request, lengths, s)
-        for place in _places(request, n_layers):
-            references = tuple(_reference(place, r, referenced) for r in request.references)
-            if place.site in LAYER_SITES:
-                here = layers[place.layer]
+        for point in _points(request, n_layers):
+            references = tuple(_reference(point, r, referenced) for r in request.references)
+            if point.site in LAYER_SITES:
+                here = layers[point.layer]
             else:
-                here = embed if place.site == EMBED else head
-            here[place.site] = (*here.get(place.site, ()), Edit(function, at, references))
+                here = embed if point.site == EMBED else head
+            here[point.site] = (*here.get(point.site, ()), Edit(function, at, references))
             for kind, experts in named_experts(request.function):
                 if kind == "ban":
                     own = np.zeros(config.n_experts, bool)
                     own[experts] = True
                     where = np.ones((1, s, 1), bool) if at is None else at[..., None]
-                    banned[place.layer] = banned.get(place.layer, False) | (where & own)
+                    banned[point.layer] = banned.get(point.layer, False) | (where & own)
     for layer, out in banned.items():
         left = config.n_experts - int(out.sum(axis=-1).max())
         if left < config.top_k:
@@ -268,7 +268,7 @@ def arrange(
                 f"bans, and {config.top_k} are chosen for a token. Ban fewer."
             )
     looked_at = wanted | referenced
-    return Visits(
+    return Hooks(
         tuple(layers),
         embed,
         head,
@@ -279,26 +279,28 @@ def arrange(
     )
 
 
-def _places(request: Request, n_layers: int) -> list[Place]:
+def _points(request: Request, n_layers: int) -> list[HookPoint]:
     if request.site in MODEL_SITES:
-        return [model_place(request.site, n_layers)]
+        return [model_point(request.site, n_layers)]
     layers = range(n_layers) if request.layers is None else request.layers
     for layer in layers:
         if not 0 <= layer < n_layers:
             raise SiteError(
                 f"layers[{layer}].{request.site}: this model has layers 0 to {n_layers - 1}."
             )
-    return [Place(layer, request.site) for layer in layers]
+    return [HookPoint(layer, request.site) for layer in layers]
 
 
-def _reference(place: Place, reference: Place, referenced: set[Place]) -> Place | SameLayer:
-    if reference.order >= place.order:
+def _reference(
+    point: HookPoint, reference: HookPoint, referenced: set[HookPoint]
+) -> HookPoint | SameLayer:
+    if reference.order >= point.order:
         raise SiteError(
-            f"{place} is changed with the value of {reference}, which is computed "
-            f"{'later' if reference.order > place.order else 'there itself'}; expected an earlier "
+            f"{point} is changed with the value of {reference}, which is computed "
+            f"{'later' if reference.order > point.order else 'there itself'}; expected an earlier "
             "site. Take the value from a run of its own."
         )
-    if reference.layer == place.layer:
+    if reference.layer == point.layer:
         return SameLayer(reference.site)
     referenced.add(reference)
     return reference

@@ -1,4 +1,4 @@
-"""The places in the model where values are read and changed, by name. No JAX needed.
+"""The sites in the model where values are read and changed, by name. No JAX needed.
 
 Within a layer, in the order in which they are computed (B sequences, T tokens, D d_model,
 E experts, K experts a token; "act" is the activation dtype):
@@ -61,7 +61,7 @@ FLOAT32 = frozenset(
 )
 
 
-class Visit(Protocol):
+class Hook(Protocol):
     """What a layer calls at each of its sites; returns the value to go on with.
 
     `context` holds what an edit may ask for beside the value.
@@ -70,12 +70,12 @@ class Visit(Protocol):
     def __call__(self, site: str, value: Any, **context: Any) -> Any: ...
 
     def wants(self, site: str) -> bool:
-        """Whether the site is looked at; one that costs extra is computed only then."""
+        """True where the site is read or changed; one that costs extra is computed only then."""
         ...
 
 
-class Unseen:
-    """The visit of a layer that nobody looks at."""
+class NoHook:
+    """The hook of a plain run: no site is read or changed."""
 
     def __call__(self, site: str, value: Any, **context: Any) -> Any:
         return value
@@ -84,10 +84,10 @@ class Unseen:
         return False
 
 
-UNSEEN = Unseen()
+NO_HOOK = NoHook()
 
 
-class Place(NamedTuple):
+class HookPoint(NamedTuple):
     """One site of one layer (layer -1 before the first, n_layers after the last)."""
 
     layer: int
@@ -95,9 +95,9 @@ class Place(NamedTuple):
 
     @property
     def order(self) -> tuple[int, int]:
-        """Earlier places compare as smaller."""
-        within = LAYER_SITES if self.site in LAYER_SITES else MODEL_SITES
-        return self.layer, within.index(self.site)
+        """A key that sorts hook points in the order in which they are computed."""
+        sites = LAYER_SITES if self.site in LAYER_SITES else MODEL_SITES
+        return self.layer, sites.index(self.site)
 
     def __str__(self) -> str:
         return f"layers[{self.layer}].{self.site}" if self.site in LAYER_SITES else self.site
@@ -129,32 +129,32 @@ def known(name: str, among: Iterable[str] = (*LAYER_SITES, *MODEL_SITES)) -> str
 _NAME = re.compile(r"layers\[(\d{1,4})\]\.(.+)")
 
 
-def parse(name: str, n_layers: int) -> Place:
-    """The place that a full name means, such as "layers[3].router.logits" or "logits".
+def parse(name: str, n_layers: int) -> HookPoint:
+    """The hook point that a full name means, such as "layers[3].router.logits" or "logits".
 
     Raises:
         SiteError: no such site or layer.
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        return model_place(known(name, MODEL_SITES), n_layers)
+        return model_point(known(name, MODEL_SITES), n_layers)
     layer = int(match.group(1))
     if layer >= n_layers:
         raise SiteError(f"{name}: this model has layers 0 to {n_layers - 1}.")
-    return Place(layer, known(match.group(2), LAYER_SITES))
+    return HookPoint(layer, known(match.group(2), LAYER_SITES))
 
 
-def model_place(site: str, n_layers: int) -> Place:
-    """The place of a site outside the layers."""
-    return Place(-1 if site == EMBED else n_layers, site)
+def model_point(site: str, n_layers: int) -> HookPoint:
+    """The hook point of a site outside the layers."""
+    return HookPoint(-1 if site == EMBED else n_layers, site)
 
 
-def row_bytes(config: GrokConfig, places: Iterable[Place]) -> int:
-    """Bytes of the values of some places that one token row keeps until its pass is over."""
+def row_bytes(config: GrokConfig, points: Iterable[HookPoint]) -> int:
+    """Bytes of the values of some hook points that one token row keeps until its pass is over."""
     sizes = {
         "d_model": config.d_model,
         "n_experts": config.n_experts,
         "top_k": config.top_k,
         "vocab_size": config.vocab_size,
     }
-    return sum(4 * math.prod(sizes[axis] for axis in AXES[place.site]) for place in places)
+    return sum(4 * math.prod(sizes[axis] for axis in AXES[point.site]) for point in points)

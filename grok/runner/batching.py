@@ -66,7 +66,7 @@ def read_together(
     Raises:
         SiteError, InterventionError: edits that do not fit the model, before anything runs.
     """
-    visits = [model._visits(tokens, edits) for tokens, edits in runs]
+    hooks = [model._hooks(tokens, edits) for tokens, edits in runs]
     most = room(model.config, getattr(model.engine.layers, "budget", None))
     for members in passes_of([tokens.size for tokens, _ in runs], most):
         batches = []
@@ -74,7 +74,7 @@ def read_together(
             tokens = runs[i][0]
             given, real = padded([tokens], bucket(tokens.size))
             count = model._count(candidates)
-            batches.append(Batch(given, 0, given > 0, None, count, visits[i], real))
+            batches.append(Batch(given, 0, given > 0, None, count, hooks[i], real))
         yield from model.engine.run(batches)
 
 

@@ -19,7 +19,7 @@ from grok.engine.compiled import Forward, bucket, padded
 from grok.engine.engine import Batch, Engine
 from grok.errors import PromptError
 from grok.interventions.edits import NO_EDITS, Edits
-from grok.interventions.hooks import Visits, arrange, nothing
+from grok.interventions.hooks import Hooks, arrange_hooks, no_hooks
 from grok.interventions.sites import (
     AXES,
     EMBED,
@@ -27,7 +27,7 @@ from grok.interventions.sites import (
     LAYER_SITES,
     LOGITS,
     NORM,
-    Place,
+    HookPoint,
     Site,
 )
 from grok.runner.results import Generation, Step
@@ -131,7 +131,7 @@ class Model:
             tokens: [B, T]; T is used as it is, not padded to a bucket.
             candidates: next tokens to keep.
         """
-        batch = Batch(tokens, 0, tokens > 0, None, candidates, nothing(self.config))
+        batch = Batch(tokens, 0, tokens > 0, None, candidates, no_hooks(self.config))
         return self.engine.run([batch])[0]
 
     def trace_routing(
@@ -190,18 +190,19 @@ class Model:
             "vocab_size": self.config.vocab_size,
         }
 
-        def site(place: Place) -> Site:
-            axes = AXES[place.site]
-            dtype = "float32" if place.site in FLOAT32 else self.dtype
-            if place.site == "router.experts":
+        def site(point: HookPoint) -> Site:
+            axes = AXES[point.site]
+            dtype = "float32" if point.site in FLOAT32 else self.dtype
+            if point.site == "router.experts":
                 dtype = "int32"
             shape = (n_tokens, *(shapes[axis] for axis in axes))
-            return Site(str(place), ("token", *axes), shape, dtype)
+            return Site(str(point), ("token", *axes), shape, dtype)
 
         last = self.config.n_layers
-        layers = [Place(i, name) for i in range(last) for name in LAYER_SITES]
+        layers = [HookPoint(i, name) for i in range(last) for name in LAYER_SITES]
         return [
-            site(p) for p in (Place(-1, EMBED), *layers, Place(last, NORM), Place(last, LOGITS))
+            site(p)
+            for p in (HookPoint(-1, EMBED), *layers, HookPoint(last, NORM), HookPoint(last, LOGITS))
         ]
 
     def stream(
@@ -214,7 +215,7 @@ class Model:
         seed: int = 0,
         candidates: int = 10,
         edits: Edits = NO_EDITS,
-        wanted: Iterable[Place] = (),
+        wanted: Iterable[HookPoint] = (),
     ) -> Iterator[Step]:
         """Generates token by token; ends at `max_new_tokens` or after the end-of-sequence token.
 
@@ -226,7 +227,7 @@ class Model:
             seed: of the draws; the same seed and settings give the same tokens.
             candidates: next tokens to keep in the routing.
             edits: interventions, in force for every token that is read.
-            wanted: places whose values each step keeps.
+            wanted: hook points whose values each step keeps.
 
         Raises:
             PromptError: unusable prompt or settings, or no room for the new tokens.
@@ -242,8 +243,8 @@ class Model:
                 f"The prompt has {tokens.size} tokens, so there is room for {room} new ones in "
                 f"this model's context; {max_new_tokens} were asked for."
             )
-        visits = self._visits(tokens, edits, wanted)
-        return self._stream(tokens, max_new_tokens, temperature, top_p, seed, candidates, visits)
+        hooks = self._hooks(tokens, edits, wanted)
+        return self._stream(tokens, max_new_tokens, temperature, top_p, seed, candidates, hooks)
 
     def _stream(
         self,
@@ -253,7 +254,7 @@ class Model:
         top_p: float,
         seed: int,
         candidates: int,
-        visits: Visits,
+        hooks: Hooks,
     ) -> Iterator[Step]:
         n = bucket(tokens.size)
         caches = self.engine.caches(1, max(n, bucket(tokens.size + max_new_tokens)))
@@ -264,7 +265,7 @@ class Model:
         rng = np.random.default_rng(seed)
         read, start, count = tokens, 0, self._count(candidates)
         for _ in range(max_new_tokens):
-            batch = Batch(given, start, key_is_token, caches, count, visits, real)
+            batch = Batch(given, start, key_is_token, caches, count, hooks, real)
             routing = self.engine.run([batch])[0]
             start += read.size
             token = next_token(routing.logits[0, read.size - 1], temperature, top_p, rng)
@@ -292,8 +293,8 @@ class Model:
 
     # internals
 
-    def _visits(self, tokens: np.ndarray, edits: Edits, wanted: Iterable[Place] = ()) -> Visits:
-        return arrange(
+    def _hooks(self, tokens: np.ndarray, edits: Edits, wanted: Iterable[HookPoint] = ()) -> Hooks:
+        return arrange_hooks(
             self.config,
             edits,
             wanted=wanted,
@@ -307,12 +308,12 @@ class Model:
         tokens: np.ndarray,
         candidates: int = 1,
         edits: Edits = NO_EDITS,
-        wanted: Iterable[Place] = (),
+        wanted: Iterable[HookPoint] = (),
     ) -> Forward:
         """One pass over one sequence, padded to its bucket."""
-        visits = self._visits(tokens, edits, wanted)
+        hooks = self._hooks(tokens, edits, wanted)
         given, real = padded([tokens], bucket(tokens.size))
-        batch = Batch(given, 0, given > 0, None, self._count(candidates), visits, real)
+        batch = Batch(given, 0, given > 0, None, self._count(candidates), hooks, real)
         return self.engine.run([batch])[0]
 
     def _count(self, candidates: int) -> int:

@@ -1,11 +1,11 @@
 """`with model.trace(prompt) as t`: what to change and what to keep, said by attribute.
 
-Inside the block nothing has been computed: `t.layers[3].router.logits` is a place, of which
+Inside the block nothing has been computed: `t.layers[3].router.logits` is a site, of which
 `.save()` asks for the value and `.edit(fn)`, or an assignment, changes it. The run comes when
 the block ends, and only if it ends without an error. Then `saved.value`, `t.routing` and
 `t.logits`' saved value are there.
 
-Edits of one place are made in the order in which they were asked for; a saved value is the
+Edits of one site are made in the order in which they were asked for; a saved value is the
 one after all of them, whichever was asked for first.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from grok.errors import GrokError, InterventionError, SiteError
 from grok.files import write_whole
 from grok.interventions.edits import Edits, Request, replace_with, request
-from grok.interventions.sites import LAYER_SITES, MODEL_SITES, Place, known, model_place
+from grok.interventions.sites import LAYER_SITES, MODEL_SITES, HookPoint, known, model_point
 from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _EARLY = (
 
 
 class _NotYet:
-    """What every use of a place as if it were an array says."""
+    """What every use of a site as if it were an array says."""
 
     def _too_early(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise SiteError(_EARLY.format(self))
@@ -50,7 +50,7 @@ class _NotYet:
     __lt__ = __le__ = __gt__ = __ge__ = _too_early
 
 
-class SitePlace(_NotYet):
+class SiteProxy(_NotYet):
     """One site, of one layer or of several."""
 
     def __init__(self, tracing: Tracing, site: str, layers: tuple[int, ...] | None) -> None:
@@ -61,17 +61,17 @@ class SitePlace(_NotYet):
             return self._site
         return f"layers[{', '.join(map(str, self._layers))}].{self._site}"
 
-    def _places(self) -> list[Place]:
+    def _points(self) -> list[HookPoint]:
         n_layers = self._tracing._model.config.n_layers
         if self._layers is None:
-            return [model_place(self._site, n_layers)]
-        return [Place(layer, self._site) for layer in self._layers]
+            return [model_point(self._site, n_layers)]
+        return [HookPoint(layer, self._site) for layer in self._layers]
 
-    def _place(self) -> Place:
-        places = self._places()
-        if len(places) != 1:
+    def _point(self) -> HookPoint:
+        points = self._points()
+        if len(points) != 1:
             raise SiteError(f"{self}: name one layer to refer to its value.")
-        return places[0]
+        return points[0]
 
     def save(self, positions: Positions = None) -> Any:
         """Keeps the value; a list of saved values where several layers are meant.
@@ -79,23 +79,23 @@ class SitePlace(_NotYet):
         Args:
             positions: tokens to keep, negative from the end; all when None.
         """
-        saved = [self._tracing._save(place, positions) for place in self._places()]
+        saved = [self._tracing._save(point, positions) for point in self._points()]
         return saved if self._layers is not None and len(self._layers) > 1 else saved[0]
 
-    def edit(self, function: Any, *references: SitePlace, positions: Positions = None) -> None:
+    def edit(self, function: Any, *references: SiteProxy, positions: Positions = None) -> None:
         """Changes the value to `function(value, *references)`.
 
         Args:
             function: an intervention of `grok.interventions.edits`, or any function of arrays that
                 jax compiles; values have a batch axis of 1 in front.
-            references: earlier places whose values the function is given too.
+            references: earlier sites whose values the function is given too.
             positions: tokens to change, negative from the end of the prompt; all when None.
         """
         self._tracing._edit(self, function, references, positions)
 
     def set(self, value: Any, positions: Positions = None) -> None:
-        """Replaces the value by an array, a saved value, or that of an earlier place."""
-        if isinstance(value, SitePlace):
+        """Replaces the value by an array, a saved value, or that of an earlier site."""
+        if isinstance(value, SiteProxy):
             self.edit(take, value, positions=positions)
             return
         if isinstance(value, Saved):
@@ -104,7 +104,7 @@ class SitePlace(_NotYet):
 
 
 def take(value: Any, other: Any) -> Any:
-    """The value of another place in this one's stead."""
+    """The value of another site in this one's stead."""
     return other
 
 
@@ -124,13 +124,13 @@ class _Group:
         full = prefix + name
         if any(site.startswith(full + ".") for site in self._sites()):
             return _Group(tracing, full + ".", layers)
-        return SitePlace(tracing, known(full, self._sites()), layers)
+        return SiteProxy(tracing, known(full, self._sites()), layers)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        place = getattr(self, name)
-        if not isinstance(place, SitePlace):
+        point = getattr(self, name)
+        if not isinstance(point, SiteProxy):
             raise SiteError(f"{self._parts[1]}{name} is not a site; assign to one of its sites.")
-        place.set(value)
+        point.set(value)
 
     def __dir__(self) -> list[str]:
         prefix = self._parts[1]
@@ -165,7 +165,7 @@ class Saved(_NotYet):
     """A value that was asked for.
 
     Attributes:
-        name: of its place.
+        name: of its site.
     """
 
     def __init__(self, name: str, positions: Positions) -> None:
@@ -208,7 +208,7 @@ class Tracing:
     """The block and, after it, its results. Made by `Model.trace`.
 
     Attributes:
-        layers: places in the layers.
+        layers: sites in the layers.
         routing: the routing with the edits in force.
         generation: what was generated, None when nothing was asked for.
     """
@@ -294,39 +294,39 @@ class Tracing:
                 "happen. Ask inside the block."
             )
 
-    def _save(self, place: Place, positions: Positions) -> Saved:
+    def _save(self, point: HookPoint, positions: Positions) -> Saved:
         self._check_open()
-        saved = Saved(str(place), positions)
-        self._saved.append((place, saved))
+        saved = Saved(str(point), positions)
+        self._saved.append((point, saved))
         return saved
 
     def _edit(
         self,
-        site: SitePlace,
+        site: SiteProxy,
         function: Any,
-        references: tuple[SitePlace, ...],
+        references: tuple[SiteProxy, ...],
         positions: Positions,
     ) -> None:
         self._check_open()
         for reference in references:
-            if not isinstance(reference, SitePlace) or reference._tracing is not self:
+            if not isinstance(reference, SiteProxy) or reference._tracing is not self:
                 raise InterventionError(
-                    f"{site}: a reference must be a place of the same block; found "
+                    f"{site}: a reference must be a site of the same block; found "
                     f"{type(reference).__name__}. Pass arrays through jax.tree_util.Partial."
                 )
-        given = tuple(reference._place() for reference in references)
+        given = tuple(reference._point() for reference in references)
         asked: Request = request(site._site, function, site._layers, positions, given)
-        for place in site._places():
+        for point in site._points():
             for earlier in given:
-                if earlier.order >= place.order:
+                if earlier.order >= point.order:
                     raise SiteError(
-                        f"{place} cannot be changed with the value of {earlier}, which is "
+                        f"{point} cannot be changed with the value of {earlier}, which is "
                         "computed there or later. Save it in a run of its own."
                     )
         self._requests.append(asked)
 
     def _run(self) -> None:
-        wanted = {place for place, _ in self._saved}
+        wanted = {point for point, _ in self._saved}
         model, tokens, options = self._model, self._tokens, dict(self._options)
         generation: Generation | None = None
         if options["max_new_tokens"]:
@@ -340,8 +340,8 @@ class Tracing:
                 [(tokens, result)], tokens.size, {"max_new_tokens": 0}, self.edits
             )
             passes = [(tokens.size, result.kept)]
-        for place, saved in self._saved:
-            whole = np.concatenate([kept[place][0, :size] for size, kept in passes])
+        for point, saved in self._saved:
+            whole = np.concatenate([kept[point][0, :size] for size, kept in passes])
             saved._fill(whole, tokens.size)
         self._results.update(routing=routing, generation=generation)
 
@@ -368,10 +368,10 @@ class Tracing:
             "model_sha256": np.array(routing.model_sha256),
             "settings": np.array(json.dumps(routing.settings, sort_keys=True)),
         }
-        for place, saved in self._saved:
+        for point, saved in self._saved:
             value = saved.value
             wide = value if value.dtype.kind in "iu" else value.astype(np.float32)
-            entries[f"site:{place}"] = wide
+            entries[f"site:{point}"] = wide
         file = Path(file)
         if not file.parent.is_dir() or file.is_dir():
             raise GrokError(f"{file}: not a file in an existing folder; nothing was saved.")
@@ -385,7 +385,7 @@ class SavedTrace:
     """The values that `Tracing.save` wrote.
 
     Attributes:
-        values: array [T, ...] of each place, by its full name.
+        values: array [T, ...] of each site, by its full name.
         tokens: ids [T]; pieces: their pieces.
         prompt_length: tokens that were given.
         model_sha256: hash over the routers of the model.

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from grok.errors import BusyError, GrokError
-from grok.serving.queue import Turnstile
+from grok.serving.queue import PromptQueue
 
 LOG = logging.getLogger(__name__)
 PATIENCE = 15.0  # seconds that jobs may take to end with the program
@@ -246,12 +246,12 @@ class Jobs:
 
 @contextmanager
 def patient_turn(
-    line: Turnstile, check: Callable[[], object], *, pause: float = 0.5
+    queue: PromptQueue, check: Callable[[], object], *, pause: float = 0.5
 ) -> Iterator[None]:
     """A turn in a queue, asked for again while the queue is full or slow.
 
     Args:
-        line: the queue, which others use too.
+        queue: the queue, which others use too.
         check: called before each attempt and while it waits; ends the wait by raising.
         pause: seconds between attempts.
     """
@@ -259,7 +259,7 @@ def patient_turn(
         while True:
             check()
             try:
-                stack.enter_context(line.turn(lambda ahead: check()))
+                stack.enter_context(queue.turn(lambda ahead: check()))
                 break
             except BusyError:
                 time.sleep(pause)

@@ -13,7 +13,7 @@ from grok.errors import BusyError
 TELL_EVERY = 1.0  # seconds between two calls of those who wait
 
 
-class Turnstile:
+class PromptQueue:
     """Lets callers through one by one, in the order they came.
 
     Args:
@@ -25,14 +25,14 @@ class Turnstile:
 
     def __init__(self, most_waiting: int = 8, timeout: float = 120.0, a_turn: float = 0.0) -> None:
         self.most_waiting, self.timeout, self.a_turn = most_waiting, timeout, a_turn
-        self._line: deque[object] = deque()
+        self._queue: deque[object] = deque()
         self._moved = threading.Condition()
 
     @property
-    def in_line(self) -> int:
+    def n_callers(self) -> int:
         """Callers inside or waiting."""
         with self._moved:
-            return len(self._line)
+            return len(self._queue)
 
     @contextmanager
     def turn(self, on_wait: Callable[[int], object] | None = None) -> Iterator[None]:
@@ -48,18 +48,18 @@ class Turnstile:
         """
         ticket = object()
         with self._moved:
-            if len(self._line) > self.most_waiting:
+            if len(self._queue) > self.most_waiting:
                 raise BusyError(
-                    f"The model is busy and {len(self._line) - 1} others wait already. "
+                    f"The model is busy and {len(self._queue) - 1} others wait already. "
                     "Try again in a moment."
                 )
-            self._line.append(ticket)
+            self._queue.append(ticket)
         try:
             self._wait(ticket, on_wait)
             yield
         finally:
             with self._moved:
-                self._line.remove(ticket)
+                self._queue.remove(ticket)
                 self._moved.notify_all()
 
     def _wait(self, ticket: object, on_wait: Callable[[int], object] | None) -> None:
@@ -74,11 +74,11 @@ class Turnstile:
                 told = ahead
                 on_wait(ahead)
             with self._moved:
-                ahead = self._line.index(ticket)
+                ahead = self._queue.index(ticket)
                 if ahead and (on_wait is None or ahead == told):
                     self._moved.wait(left if on_wait is None else min(left, TELL_EVERY))
-                    ahead = self._line.index(ticket)
+                    ahead = self._queue.index(ticket)
 
     def _ahead(self, ticket: object) -> int:
         with self._moved:
-            return self._line.index(ticket)
+            return self._queue.index(ticket)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from grok.serving.queue import Turnstile
+from grok.serving.queue import PromptQueue
 
 if TYPE_CHECKING:
     from grok.experiments.ablation import AblationSweep
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 OnWait = Callable[[int], object]
-STREAMED = Turnstile()  # the queue of all models that are read from disk for every pass
+STREAMED = PromptQueue()  # the queue of all models that are read from disk for every pass
 
 
 class SharedModel:
@@ -33,13 +33,13 @@ class SharedModel:
 
     Attributes:
         model: the loaded model; use it through the methods here.
-        line: the queue.
+        queue: the queue.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.streamed = getattr(model, "mode", "resident") == "streamed"
-        self.line = STREAMED if self.streamed else Turnstile()
+        self.queue = STREAMED if self.streamed else PromptQueue()
 
     def trace(self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any) -> RoutingTrace:
         """`Model.trace_routing`, in turn; `on_wait` is told how many are ahead.
@@ -48,7 +48,7 @@ class SharedModel:
             GrokError: as the model does; BusyError when the queue is full or too slow.
         """
         self.model.encode(prompt)  # an unusable prompt need not wait
-        with self.line.turn(on_wait):
+        with self.queue.turn(on_wait):
             return self.model.trace_routing(prompt, **options)
 
     def trace_all(
@@ -59,7 +59,7 @@ class SharedModel:
 
         for prompt in prompts:
             self.model.encode(prompt)
-        with self.line.turn(on_wait):
+        with self.queue.turn(on_wait):
             return trace_together(self.model, prompts, **options)
 
     def what_if(
@@ -69,7 +69,7 @@ class SharedModel:
         from grok.experiments.what_if import what_if
 
         self.model.encode(prompt)
-        with self.line.turn(on_wait):
+        with self.queue.turn(on_wait):
             return what_if(self.model, prompt, edits, **options)
 
     def what_ifs(
@@ -82,7 +82,7 @@ class SharedModel:
         from grok.experiments.what_if import what_ifs
 
         self.model.encode(prompt)
-        with self.line.turn(on_wait):
+        with self.queue.turn(on_wait):
             return what_ifs(self.model, prompt, edits, **options)
 
     def logit_lens(
@@ -91,7 +91,7 @@ class SharedModel:
         """`grok.experiments.logit_lens`, in turn."""
         from grok.experiments.logit_lens import logit_lens
 
-        with self.line.turn(on_wait):
+        with self.queue.turn(on_wait):
             return logit_lens(self.model, prompt, **options)
 
     def ablation_sweep(
@@ -116,9 +116,9 @@ class SharedModel:
     def _sweep(self, on_wait: OnWait | None) -> Iterator[Turn]:
         """A turn for each layer; for all of them where a sweep reads from disk from end to end."""
         if not self.streamed:
-            yield partial(self.line.turn, on_wait)
+            yield partial(self.queue.turn, on_wait)
             return
-        with self.line.turn(on_wait):
+        with self.queue.turn(on_wait):
             yield nullcontext
 
     def stream(
@@ -130,12 +130,12 @@ class SharedModel:
         if self.streamed:
             yield from self._one_by_one(steps, on_wait)
             return
-        with self.line.turn(on_wait):
+        with self.queue.turn(on_wait):
             yield from steps
 
     def _one_by_one(self, steps: Iterator[Step], on_wait: OnWait | None) -> Iterator[Step]:
         while True:
-            with self.line.turn(on_wait):
+            with self.queue.turn(on_wait):
                 step = next(steps, None)
             if step is None:
                 return

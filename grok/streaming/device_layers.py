@@ -35,7 +35,7 @@ from grok.engine.compiled import layer_pass
 from grok.engine.interfaces import Done, Part
 from grok.engine.progress import Watch
 from grok.engine.resident import Resident
-from grok.engine.sharding import dispatch_over, partition, place
+from grok.engine.sharding import dispatch_over, partition, put_on_devices
 from grok.errors import DeviceError
 from grok.streaming.device_memory import (
     LEAVES,
@@ -52,7 +52,7 @@ __all__ = [
     "LEAVES",
     "ON_DEVICES",
     "DeviceLayers",
-    "ends_on_devices",
+    "embed_unembed_on_devices",
     "fit",
     "has_pinned",
     "layer_bytes",
@@ -117,7 +117,7 @@ class DeviceLayers:
             self.kept[i] = {}
             for leaf in LEAVES:
                 path = layer_path(i, leaf)
-                self.kept[i][leaf] = place(config, path, checkpoint.read(path), mesh)
+                self.kept[i][leaf] = put_on_devices(config, path, checkpoint.read(path), mesh)
                 if progress is not None:
                     done = (len(self.kept) - 1) * len(LEAVES) + len(self.kept[i])
                     progress(done, len(staying) * len(LEAVES))
@@ -186,10 +186,10 @@ class DeviceLayers:
         return jax.block_until_ready(jax.device_put(source, where))
 
 
-def ends_on_devices(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> Resident:
-    """Embedding and final norm on the devices, as `grok.engine.resident.Ends`."""
+def embed_unembed_on_devices(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> Resident:
+    """Embedding and final norm on the devices, as `grok.engine.interfaces.EmbedUnembed`."""
     io = {
-        path: place(checkpoint.config, path, checkpoint.read(path), mesh)
+        path: put_on_devices(checkpoint.config, path, checkpoint.read(path), mesh)
         for path in (EMBEDDING, FINAL_NORM)
     }
     return Resident(checkpoint.config, [], io, dtype, mesh)

@@ -31,14 +31,14 @@ from grok.engine.compiled import (
     embed_pass,
 )
 from grok.errors import CheckpointError
-from grok.interventions.hooks import NOTHING, EditsBySite, Looking, seen_before
+from grok.interventions.hooks import NO_SITE_EDITS, CompiledHook, EditsBySite, earlier_references
 from grok.interventions.sites import LOGITS, NORM
 from grok.streaming.host_memory import BLOCKS_OF_TABLE, HELD_LOGITS, ROWS_OF_TABLE
 from grok.streaming.read_ahead import Buffers, Piece, ReadAhead
 
 
-class StreamedEnds:
-    """`grok.engine.resident.Ends` of a checkpoint on disk.
+class StreamedEmbedUnembed:
+    """`grok.engine.interfaces.EmbedUnembed` of a checkpoint on disk.
 
     Raises:
         CheckpointError: the table or the final norm is missing or unusable.
@@ -62,9 +62,9 @@ class StreamedEnds:
     def head(
         self, h: Any, candidates: int, start: np.int32, edits: EditsBySite, keep: tuple[str, ...]
     ) -> tuple[Head, Mapping[str, Any]]:
-        before = {NORM: edits[NORM]} if NORM in edits else NOTHING
-        after = {LOGITS: edits[LOGITS]} if LOGITS in edits else NOTHING
-        needed = seen_before(edits, (LOGITS,))
+        before = {NORM: edits[NORM]} if NORM in edits else NO_SITE_EDITS
+        after = {LOGITS: edits[LOGITS]} if LOGITS in edits else NO_SITE_EDITS
+        needed = earlier_references(edits, (LOGITS,))
         looked_at = tuple(s for s in (NORM,) if s in keep or s in needed)
         normed, kept = _norm_pass(
             self._config, self._norm, h, self._dtype, start, before, looked_at
@@ -96,7 +96,7 @@ class StreamedEnds:
         for first in range(0, b, together):
             own = h[first : first + together]
             normed, _ = _norm_pass(
-                self._config, self._norm, own, self._dtype, np.int32(0), NOTHING, ()
+                self._config, self._norm, own, self._dtype, np.int32(0), NO_SITE_EDITS, ()
             )
             logits = self._logits(normed)
             results += [jax.device_get(_call(function, one, args)) for one in logits]
@@ -165,8 +165,8 @@ def _norm_pass(
     edits: EditsBySite,
     keep: tuple[str, ...],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    looking = Looking(edits, keep, start, config.n_experts)
-    return forward.final_norm(config, params, h, jnp.dtype(dtype), visit=looking), looking.kept
+    hook = CompiledHook(edits, keep, start, config.n_experts)
+    return forward.final_norm(config, params, h, jnp.dtype(dtype), hook=hook), hook.kept
 
 
 @partial(jax.jit, static_argnames=("config",), compiler_options=AS_WRITTEN)
@@ -184,7 +184,7 @@ def _candidates_pass(
     seen: Mapping[str, jax.Array] = NONE_SEEN,
 ) -> tuple[jax.Array | None, jax.Array, jax.Array]:
     """Edited logits (None without edits), likeliest tokens and their probabilities [B, T, C]."""
-    logits = Looking(edits, (), start, n_experts, seen)(LOGITS, logits)
+    logits = CompiledHook(edits, (), start, n_experts, seen)(LOGITS, logits)
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     top, ids = jax.lax.top_k(probs, max(1, n_candidates))
     return (logits if edits else None), ids.astype(jnp.int32), top

@@ -36,8 +36,8 @@ from grok.checkpoints.tensor_offsets import TensorPlace, locate_tensor
 from grok.engine.compiled import SECOND_SITES, first_half_pass, second_half_pass
 from grok.engine.interfaces import Done, Part
 from grok.engine.progress import Watch
-from grok.engine.sharding import place
-from grok.interventions.hooks import looked_at, seen_before
+from grok.engine.sharding import put_on_devices
+from grok.interventions.hooks import earlier_references, is_hooked
 from grok.streaming.experts import MATRICES, Matrix, Rows, expert_pieces, mixture
 from grok.streaming.host_memory import Sizes, most_tokens, sizes, smallest_budget
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
@@ -305,7 +305,9 @@ class _Walk:
                     floats = _array(filled, tensor.scales, start)
                     weight = QuantizedWeight8bit(weight, floats)
                 _check_finite(tensor, layer, leaf, floats)
-                params[leaf] = place(layers.config, layer_path(layer, leaf), weight, layers.mesh)
+                params[leaf] = put_on_devices(
+                    layers.config, layer_path(layer, leaf), weight, layers.mesh
+                )
             self._reader.give(filled)
         return params, matrices
 
@@ -356,7 +358,7 @@ class _Half:
         self._layers, self._params, self._part = layers, params, part
         self._second = {s: e for s, e in part.edits.items() if s in SECOND_SITES}
         first = {s: e for s, e in part.edits.items() if s not in SECOND_SITES}
-        self._needed = seen_before(part.edits, SECOND_SITES)
+        self._needed = earlier_references(part.edits, SECOND_SITES)
         read_or_kept = frozenset(part.keep) | frozenset(self._needed)
         self._stream, read, choice, self._cache, self._kept = first_half_pass(
             layers.config,
@@ -370,7 +372,7 @@ class _Half:
         )
         self._choice = jax.device_get(choice)
         self._read = np.asarray(read)  # [B, T, D]
-        self.apart = looked_at("moe.contribution", self._second, part.keep)
+        self.apart = is_hooked("moe.contribution", self._second, part.keep)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the experts are given: rows that count [N, D], experts [N, K], gates [N, K]."""

@@ -28,7 +28,7 @@ from grok.errors import GrokError
 from grok.files import write_whole
 from grok.interventions.hooks import Edit, SameLayer
 from grok.interventions.kinds import Intervention
-from grok.interventions.sites import Place
+from grok.interventions.sites import HookPoint
 
 if TYPE_CHECKING:
     from grok.engine.engine import Batch
@@ -62,8 +62,8 @@ class Keeper:
             raise GrokError(f"{self._folder}: is a file; expected a folder to keep state in.")
         told = [
             (b.tokens, b.start, b.key_is_token, b.candidates, b.real)
-            + (b.caches is not None, b.visits.layers, b.visits.embed, b.visits.head)
-            + (b.visits.wanted, b.visits.referenced)
+            + (b.caches is not None, b.hooks.layers, b.hooks.embed, b.hooks.head)
+            + (b.hooks.wanted, b.hooks.referenced)
             + tuple(leaf for cache in b.caches or () for leaf in cache if b.start)
             for b in batches
         ]
@@ -153,7 +153,7 @@ def _add(digest: Any, part: Any) -> None:
         _add(digest, ("mapping", *sorted(part.items(), key=lambda item: str(item[0]))))
     elif isinstance(part, frozenset):
         _add(digest, ("set", *sorted(str(one) for one in part)))
-    elif part is None or isinstance(part, str | int | float | Place | SameLayer | FileIdentity):
+    elif part is None or isinstance(part, str | int | float | HookPoint | SameLayer | FileIdentity):
         digest.update(f"{type(part).__name__}:{len(repr(part))}:{part!r}".encode())
     elif isinstance(part, tuple | list):
         digest.update(f"tuple:{len(part)}:".encode())

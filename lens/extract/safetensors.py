@@ -14,7 +14,7 @@ from typing import Literal, cast
 import numpy as np
 
 from grok.checkpoints.model_files import CONFIG, Counted, FolderFiles, ModelFiles
-from grok.checkpoints.prefetch import ahead
+from grok.checkpoints.prefetch import prefetch
 from grok.checkpoints.router_names import LayerNames, find_routers
 from grok.checkpoints.routing_settings import SPEAKING_NORM, RoutingSettings, routing_settings
 from grok.checkpoints.safetensors import check_readable, read_tensor
@@ -226,7 +226,7 @@ def _read(
             )
         return values
 
-    coming = ahead(values_of, plan.in_order(), tensors.files.at_once)
+    coming = prefetch(values_of, plan.in_order(), tensors.files.at_once)
 
     def read() -> np.ndarray:
         nonlocal done

@@ -131,7 +131,7 @@ def _work(choice: shared_models.ModelChoice, writing: Writing, job: Job) -> None
             writing.events,
             labels=writing.prompts.labels,
             progress=tell,
-            turn=partial(patient_turn, model.line, job.check),
+            turn=partial(patient_turn, model.queue, job.check),
         )
     tell(collection.manifest["n_tokens"], collection.manifest["n_tokens"])
     writing.finish(model_sha256=model.model.sha256, n_tokens=collection.manifest["n_tokens"])

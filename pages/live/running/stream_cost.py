@@ -218,7 +218,7 @@ def needs_asking(choice: shared_models.ModelChoice, work: Work) -> bool:
         return False
     try:
         seconds = cost(choice, work).seconds
-        return STREAMED.in_line > 0 or seconds is None or seconds > QUICK
+        return STREAMED.n_callers > 0 or seconds is None or seconds > QUICK
     except GrokError:
         return True  # asked for, it says why it cannot run
 

@@ -115,7 +115,7 @@ def start(asked: Asked) -> None:
 
     state = st.session_state
     state.pop(SAID, None)
-    others = STREAMED.a_turn if STREAMED.in_line else 0.0
+    others = STREAMED.a_turn if STREAMED.n_callers else 0.0
     STREAMED.a_turn = max(others, asked.cost.a_pass or LONG)
     if asked.begin is not None:
         state.pop(ASKED, None)

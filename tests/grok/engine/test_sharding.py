@@ -123,7 +123,7 @@ def test_every_device_holds_its_experts_heads_and_vocabulary_rows_alone(
     assert shares(layer["multi_head_attention/key/w"].weight) == {(128, 64 // m)}
     assert shares(layer["multi_head_attention/value/w"].weight) == {(128, 64 // m)}
     assert shares(layer["multi_head_attention/linear/w"].weight) == {(128 // m, 128)}
-    assert shares(sharded.engine.ends.io[EMBEDDING]) == {(512 // m, 128)}
+    assert shares(sharded.engine.embed_unembed.io[EMBEDDING]) == {(512 // m, 128)}
     assert shares(layer["router/w"]) == {(128, 8)}
     # Each expert lies on one column of the mesh: no two devices of a row share one.
     first = {s.device.id: s.index[0] for s in layer[MOE].weight.addressable_shards}

@@ -10,7 +10,7 @@ import pytest
 from grok.engine import compiled as passes
 from grok.errors import GrokError, PromptError, SiteError
 from grok.experiments.ablation import ablation_sweep
-from grok.experiments.forks import Branches
+from grok.experiments.forks import ForkedRuns
 from grok.experiments.logit_lens import logit_lens
 from grok.experiments.metrics import kl_divergence, logit_difference, probability
 from grok.experiments.patching import patch_sweep
@@ -175,7 +175,7 @@ def test_others_get_their_turns_between_layers(tiny3):
 
 
 def test_batches_hold_every_run_once(tiny3):
-    runs = Branches(tiny3, np.array(TOKENS), batch=8)
+    runs = ForkedRuns(tiny3, np.array(TOKENS), batch=8)
     for count in range(1, 40):
         batches = runs._batches(count)
         assert np.unique(np.concatenate(batches)).tolist() == list(range(count))

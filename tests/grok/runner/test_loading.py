@@ -357,5 +357,5 @@ def test_an_incomplete_checkpoint_is_refused_before_anything_is_read(monkeypatch
 
 
 def test_a_model_uses_the_device_it_was_put_on(tiny3):
-    for leaf in jax.tree.leaves((tiny3.engine.ends.io, tiny3.engine.layers.params)):
+    for leaf in jax.tree.leaves((tiny3.engine.embed_unembed.io, tiny3.engine.layers.params)):
         assert leaf.devices() == {jax.devices()[0]}

@@ -1,4 +1,4 @@
-"""model.trace: places, saved values, edits, and everything that can be asked for wrongly."""
+"""model.trace: sites, saved values, edits, and everything that can be asked for wrongly."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_saving_every_site_leaves_the_choice_as_it_is(tiny3):
 
 
 def at(t, name):
-    place = t
+    site = t
     for part in name.replace("[", ".[").split("."):
-        place = place[int(part[1:-1])] if part.startswith("[") else getattr(place, part)
-    return place
+        site = site[int(part[1:-1])] if part.startswith("[") else getattr(site, part)
+    return site
 
 
 def test_saved_values_fit_together(tiny3):
@@ -125,15 +125,15 @@ def test_values_go_on_through_generation(tiny3):
 
 
 EARLY = [
-    lambda place: np.asarray(place),
-    lambda place: place[0],
-    lambda place: place + 1,
-    lambda place: 2 * place,
-    lambda place: bool(place),
-    lambda place: float(place),
-    lambda place: list(place),
-    lambda place: len(place),
-    lambda place: place > 0,
+    lambda site: np.asarray(site),
+    lambda site: site[0],
+    lambda site: site + 1,
+    lambda site: 2 * site,
+    lambda site: bool(site),
+    lambda site: float(site),
+    lambda site: list(site),
+    lambda site: len(site),
+    lambda site: site > 0,
 ]
 
 
@@ -182,7 +182,7 @@ def test_an_error_in_the_block_is_the_callers_and_nothing_runs(tiny3, monkeypatc
         (lambda t: t.layers[1].resid_pre.set(t.layers[1].resid_pre), "computed there or later"),
         (lambda t: t.embed.set(t.logits), "computed there or later"),
         (lambda t: t.layers[2].resid_pre.set(t.layers[:2].resid_pre), "name one layer"),
-        (lambda t: t.layers[1].resid_pre.edit(lambda a, b: a, np.ones(3)), "must be a place"),
+        (lambda t: t.layers[1].resid_pre.edit(lambda a, b: a, np.ones(3)), "must be a site"),
         (lambda t: t.layers[0].resid_post.save(positions=99), "positions .99. of 9 tokens"),
     ],
     ids=lambda value: "",

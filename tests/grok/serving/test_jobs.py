@@ -11,7 +11,7 @@ import pytest
 
 from grok.errors import BusyError, GrokError
 from grok.serving.jobs import Job, Jobs, patient_turn
-from grok.serving.queue import Turnstile
+from grok.serving.queue import PromptQueue
 
 ROOT = Path(__file__).resolve().parents[3]
 SOON = 10.0
@@ -150,15 +150,15 @@ def test_a_program_that_ends_with_work_under_way_ends_cleanly():
 
 
 def test_a_patient_turn_outlasts_a_full_queue_and_holds_it_meanwhile():
-    line = Turnstile(most_waiting=0, timeout=0.05)
+    queue = PromptQueue(most_waiting=0, timeout=0.05)
     tries, entered = [], threading.Event()
-    holds = line.turn()
+    holds = queue.turn()
     holds.__enter__()
 
     def wait() -> None:
-        with patient_turn(line, lambda: tries.append(1), pause=0.01):
+        with patient_turn(queue, lambda: tries.append(1), pause=0.01):
             entered.set()
-            assert line.in_line == 1
+            assert queue.n_callers == 1
 
     waiting = threading.Thread(target=wait)
     waiting.start()
@@ -167,18 +167,18 @@ def test_a_patient_turn_outlasts_a_full_queue_and_holds_it_meanwhile():
     holds.__exit__(None, None, None)
     waiting.join(SOON)
     assert entered.is_set()
-    assert line.in_line == 0
+    assert queue.n_callers == 0
 
 
 def test_a_wait_for_a_turn_ends_when_it_is_checked():
-    line = Turnstile(most_waiting=0, timeout=0.05)
+    queue = PromptQueue(most_waiting=0, timeout=0.05)
 
     def stop() -> None:
         raise GrokError("cancelled")
 
-    with line.turn(), pytest.raises(GrokError, match="cancelled"):
-        with patient_turn(line, stop):
+    with queue.turn(), pytest.raises(GrokError, match="cancelled"):
+        with patient_turn(queue, stop):
             pytest.fail("entered")
-    with pytest.raises(BusyError, match="of the work itself"), patient_turn(line, lambda: None):
+    with pytest.raises(BusyError, match="of the work itself"), patient_turn(queue, lambda: None):
         raise BusyError("of the work itself")
-    assert line.in_line == 0
+    assert queue.n_callers == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grok.errors import BusyError, PromptError
-from grok.serving.queue import Turnstile
+from grok.serving.queue import PromptQueue
 from grok.serving.shared_model import SharedModel
 
 
@@ -30,12 +30,12 @@ def started(work: Callable[[], object]) -> threading.Thread:
 class Inside:
     """Someone who stays inside until told to leave."""
 
-    def __init__(self, line: Turnstile) -> None:
+    def __init__(self, queue: PromptQueue) -> None:
         self.leave = threading.Event()
         inside = threading.Event()
 
         def stay() -> None:
-            with line.turn():
+            with queue.turn():
                 inside.set()
                 self.leave.wait(20)
 
@@ -48,11 +48,11 @@ class Inside:
 
 
 def test_callers_pass_one_at_a_time_in_the_order_they_came():
-    line, order, together = Turnstile(), [], []
-    first = Inside(line)
+    queue, order, together = PromptQueue(), [], []
+    first = Inside(queue)
 
     def caller(number: int) -> None:
-        with line.turn():
+        with queue.turn():
             together.append(1)
             assert len(together) == 1
             order.append(number)
@@ -62,20 +62,20 @@ def test_callers_pass_one_at_a_time_in_the_order_they_came():
     threads = []
     for number in range(6):
         threads.append(started(lambda number=number: caller(number)))  # type: ignore[misc]
-        until(lambda number=number: line.in_line == number + 2)  # type: ignore[misc]
+        until(lambda number=number: queue.n_callers == number + 2)  # type: ignore[misc]
     first.go()
     for thread in threads:
         thread.join(20)
     assert order == list(range(6))
-    assert line.in_line == 0
+    assert queue.n_callers == 0
 
 
 def test_those_who_wait_are_told_how_many_are_ahead_each_time_it_changes():
-    line, told = Turnstile(), []
-    first, between = Inside(line), threading.Event()
-    second = started(lambda: run_until(line, between))
-    until(lambda: line.in_line == 2)
-    third = started(lambda: enter(line, told.append))
+    queue, told = PromptQueue(), []
+    first, between = Inside(queue), threading.Event()
+    second = started(lambda: run_until(queue, between))
+    until(lambda: queue.n_callers == 2)
+    third = started(lambda: enter(queue, told.append))
     until(lambda: told[:1] == [2])
     first.go()
     until(lambda: list(dict.fromkeys(told)) == [2, 1])
@@ -85,58 +85,58 @@ def test_those_who_wait_are_told_how_many_are_ahead_each_time_it_changes():
     assert list(dict.fromkeys(told)) == [2, 1]  # and nothing when it is its turn
 
 
-def run_until(line: Turnstile, event: threading.Event) -> None:
-    with line.turn():
+def run_until(queue: PromptQueue, event: threading.Event) -> None:
+    with queue.turn():
         event.wait(20)
 
 
-def enter(line: Turnstile, on_wait: Callable[[int], object] | None = None) -> None:
-    with line.turn(on_wait):
+def enter(queue: PromptQueue, on_wait: Callable[[int], object] | None = None) -> None:
+    with queue.turn(on_wait):
         pass
 
 
 def test_a_caller_who_need_not_wait_is_told_nothing():
     told: list[int] = []
-    enter(Turnstile(), told.append)
+    enter(PromptQueue(), told.append)
     assert told == []
 
 
 def test_a_full_queue_turns_the_next_one_away_at_once():
-    line = Turnstile(most_waiting=1)
-    first = Inside(line)
-    waiting = started(lambda: enter(line))
-    until(lambda: line.in_line == 2)
+    queue = PromptQueue(most_waiting=1)
+    first = Inside(queue)
+    waiting = started(lambda: enter(queue))
+    until(lambda: queue.n_callers == 2)
     with pytest.raises(BusyError, match="busy and 1 others wait already. Try again"):
-        enter(line)
+        enter(queue)
     first.go()
     waiting.join(20)
-    enter(line)  # there is room again
+    enter(queue)  # there is room again
 
 
 def test_a_caller_who_waited_too_long_gives_up_its_place():
-    line = Turnstile(timeout=0.05)
-    first = Inside(line)
+    queue = PromptQueue(timeout=0.05)
+    first = Inside(queue)
     for on_wait in (None, lambda ahead: None):
         with pytest.raises(BusyError, match="busy for 0 seconds"):
-            enter(line, on_wait)
-    assert line.in_line == 1
+            enter(queue, on_wait)
+    assert queue.n_callers == 1
     first.go()
-    enter(line)
+    enter(queue)
 
 
 def test_patience_follows_what_a_turn_takes_and_how_many_are_ahead():
-    line = Turnstile(timeout=0.05, a_turn=0.2)
-    first = Inside(line)
+    queue = PromptQueue(timeout=0.05, a_turn=0.2)
+    first = Inside(queue)
     began = time.monotonic()
     with pytest.raises(BusyError, match="busy"):
-        enter(line)
+        enter(queue)
     assert time.monotonic() - began >= 0.45
     first.go()
 
 
 def test_who_waits_is_asked_again_so_that_it_can_leave_without_anybody_moving():
-    line, told = Turnstile(), []
-    first = Inside(line)
+    queue, told = PromptQueue(), []
+    first = Inside(queue)
 
     def leave(ahead: int) -> None:
         told.append(ahead)
@@ -144,29 +144,29 @@ def test_who_waits_is_asked_again_so_that_it_can_leave_without_anybody_moving():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        enter(line, leave)
-    assert told == [1, 1] and line.in_line == 1
+        enter(queue, leave)
+    assert told == [1, 1] and queue.n_callers == 1
     first.go()
 
 
 def test_one_who_gives_up_lets_those_behind_move_up():
-    line = Turnstile(timeout=20)
-    first, told = Inside(line), []
-    waits = [started(lambda: pytest.raises(ZeroDivisionError, enter, line, lambda a: 1 / 0))]
+    queue = PromptQueue(timeout=20)
+    first, told = Inside(queue), []
+    waits = [started(lambda: pytest.raises(ZeroDivisionError, enter, queue, lambda a: 1 / 0))]
     waits[0].join(20)  # its callback failed, so it left
-    waits.append(started(lambda: enter(line, told.append)))
+    waits.append(started(lambda: enter(queue, told.append)))
     until(lambda: told == [1])
     first.go()
     waits[1].join(20)
-    assert line.in_line == 0
+    assert queue.n_callers == 0
 
 
 def test_an_error_inside_frees_the_place():
-    line = Turnstile(most_waiting=0)
-    with pytest.raises(ZeroDivisionError), line.turn():
+    queue = PromptQueue(most_waiting=0)
+    with pytest.raises(ZeroDivisionError), queue.turn():
         1 / 0  # noqa: B018
-    assert line.in_line == 0
-    enter(line)
+    assert queue.n_callers == 0
+    enter(queue)
 
 
 # --- the shared model ------------------------------------------------------------------
@@ -195,19 +195,19 @@ def test_a_continuation_keeps_the_model_until_it_ends_and_then_lets_go(tiny3):
     shared = SharedModel(tiny3)
     steps = shared.stream([5, 17], max_new_tokens=3)
     next(steps)
-    assert shared.line.in_line == 1
+    assert shared.queue.n_callers == 1
     steps.close()  # the reader went away
-    assert shared.line.in_line == 0
+    assert shared.queue.n_callers == 0
     assert shared.generate([5, 17], max_new_tokens=3).trace.tokens.size == 4
-    assert shared.line.in_line == 0
+    assert shared.queue.n_callers == 0
 
 
 def test_an_unusable_prompt_is_refused_without_waiting(tiny3):
     shared = SharedModel(tiny3)
-    first = Inside(shared.line)
+    first = Inside(shared.queue)
     with pytest.raises(PromptError, match="empty"):
         shared.trace([])
     with pytest.raises(PromptError, match="no tokenizer"):
         shared.generate("text", max_new_tokens=1)
-    assert shared.line.in_line == 1
+    assert shared.queue.n_callers == 1
     first.go()

@@ -37,18 +37,18 @@ def test_only_one_streamed_model_is_kept_for_its_buffers_take_the_budget():
 
 def test_all_streamed_models_stand_in_one_queue_and_resident_ones_in_their_own(tiny3):
     streamed = shared_model(SMALL, "bfloat16", "streamed")
-    assert streamed.line is STREAMED
-    assert SharedModel(tiny3).line is not STREAMED
+    assert streamed.queue is STREAMED
+    assert SharedModel(tiny3).queue is not STREAMED
 
 
 def test_others_take_their_turns_between_the_tokens_of_a_streamed_model(tiny3):
     shared = shared_model(SMALL, "bfloat16", "streamed")
     steps = shared.stream([5, 17, 3], max_new_tokens=4)
     first = next(steps)
-    assert STREAMED.in_line == 0
+    assert STREAMED.n_callers == 0
     between = shared.trace([42, 99])
     rest = list(steps)
-    assert STREAMED.in_line == 0
+    assert STREAMED.n_callers == 0
     alone = shared.generate([5, 17, 3], max_new_tokens=4)
     assert [first.token, *(step.token for step in rest)] == alone.new_tokens
     assert np.array_equal(between.experts, shared.trace([42, 99]).experts)
@@ -57,8 +57,8 @@ def test_others_take_their_turns_between_the_tokens_of_a_streamed_model(tiny3):
 def test_a_sweep_of_a_streamed_model_is_one_turn_and_finds_what_the_resident_one_finds(tiny3):
     shared, seen = shared_model(SMALL, "bfloat16", "streamed"), set()
     sweep = shared.ablation_sweep(
-        [5, 17, 3], layers=[1], progress=lambda done, total: seen.add(STREAMED.in_line)
+        [5, 17, 3], layers=[1], progress=lambda done, total: seen.add(STREAMED.n_callers)
     )
-    assert seen == {1} and STREAMED.in_line == 0
+    assert seen == {1} and STREAMED.n_callers == 0
     resident = SharedModel(tiny3).ablation_sweep([5, 17, 3], layers=[1])
     np.testing.assert_allclose(sweep.values, resident.values, atol=0.02)

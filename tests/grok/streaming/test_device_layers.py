@@ -16,11 +16,11 @@ from grok.engine.engine import Batch, Engine
 from grok.engine.progress import PassProgress, watching
 from grok.engine.sharding import make_mesh
 from grok.errors import CheckpointError, DeviceError
-from grok.interventions.hooks import nothing
+from grok.interventions.hooks import no_hooks
 from grok.streaming.device_layers import (
     ON_DEVICES,
     DeviceLayers,
-    ends_on_devices,
+    embed_unembed_on_devices,
     fit,
     layer_bytes,
     other_bytes,
@@ -38,12 +38,16 @@ def engine(
     devices = make_mesh(checkpoint.config, mesh)
     layers = DeviceLayers(checkpoint, dtype, devices, stay, **options)
     return Engine(
-        checkpoint.config, dtype, layers, ends_on_devices(checkpoint, dtype, devices), tells=True
+        checkpoint.config,
+        dtype,
+        layers,
+        embed_unembed_on_devices(checkpoint, dtype, devices),
+        tells=True,
     )
 
 
 def run(engine: Engine, *tokens: np.ndarray) -> list[Forward]:
-    return engine.run([Batch(t, 0, t > 0, None, 3, nothing(engine.config)) for t in tokens])
+    return engine.run([Batch(t, 0, t > 0, None, 3, no_hooks(engine.config)) for t in tokens])
 
 
 def same_bits(a: Forward, b: Forward) -> bool:

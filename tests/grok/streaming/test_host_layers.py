@@ -29,8 +29,8 @@ from grok.experiments.metrics import kl_divergence, probability
 from grok.experiments.patching import patch_sweep
 from grok.experiments.what_if import what_if
 from grok.interventions.edits import ban, edit, force, scale, set_top_k, zero_out
-from grok.interventions.hooks import arrange, nothing
-from grok.interventions.sites import Place
+from grok.interventions.hooks import arrange_hooks, no_hooks
+from grok.interventions.sites import HookPoint
 from grok.runner import loading as runner
 from grok.streaming.host_memory import most_tokens, sizes, smallest_budget
 from tests.grok import golden
@@ -322,14 +322,14 @@ def test_batches_of_several_lengths_share_a_pass_and_differ_from_lone_ones_by_ro
     batches = []
     for prompt in prompts:
         given, real = padded([prompt], bucket(prompt.size))
-        batches.append(Batch(given, 0, given > 0, None, 1, nothing(model.config), real))
+        batches.append(Batch(given, 0, given > 0, None, 1, no_hooks(model.config), real))
     together = model.engine.run(batches)
     read = sum(f.bytes_read for f in model.last_pass or [])
     for prompt, found in zip(prompts, together, strict=True):
         alone = model._read(prompt)
         assert largest(alone.logits[:, : prompt.size], found.logits[:, : prompt.size]) < FLOAT32
     # The first prompts touch fewer experts; the three together touch all, once.
-    files = [p.identity.size for p in model.engine.layers.places.values()]
+    files = [p.identity.size for p in model.engine.layers.points.values()]
     assert 0.9 * sum(files) < read < sum(files)
 
 
@@ -337,8 +337,8 @@ def test_batches_of_several_lengths_share_a_pass_and_differ_from_lone_ones_by_ro
 
 
 def expert_bytes(model: runner.Model) -> int:
-    places = model.engine.layers.places
-    sizes_ = [places[f"transformer/decoder_layer_0/{leaf}"].weight.n_bytes for leaf in EXPERTS]
+    points = model.engine.layers.points
+    sizes_ = [points[f"transformer/decoder_layer_0/{leaf}"].weight.n_bytes for leaf in EXPERTS]
     return sum(sizes_) // model.config.n_experts
 
 
@@ -346,11 +346,11 @@ def expert_bytes(model: runner.Model) -> int:
 def test_few_tokens_read_their_chosen_experts_and_no_others(n_tokens: int) -> None:
     model = loaded("tiny12", "streamed")
     found = model._read(model.encode(PROMPT[:n_tokens]))
-    places = model.engine.layers.places
+    points = model.engine.layers.points
     for figures in model.last_pass or []:
         chosen = len(np.unique(found.experts[figures.layer, 0, :n_tokens]))
         prefix = f"transformer/decoder_layer_{figures.layer}/"
-        own = {p[len(prefix) :]: t for p, t in places.items() if p.startswith(prefix)}
+        own = {p[len(prefix) :]: t for p, t in points.items() if p.startswith(prefix)}
         values = sum(own[leaf].weight.n_bytes for leaf in EXPERTS)
         others = sum(t.identity.size for t in own.values()) - values
         experts = figures.bytes_read - chosen * expert_bytes(model)
@@ -362,7 +362,7 @@ def test_more_tokens_read_every_layer_once_and_nothing_twice() -> None:
     told: list[PassProgress] = []
     with watching(told.append):
         model.trace_routing(PROMPT * 4)
-    whole = sum(p.identity.size for p in model.engine.layers.places.values())
+    whole = sum(p.identity.size for p in model.engine.layers.points.values())
     assert 0.9 * whole < told[-1].bytes_read < whole
 
 
@@ -375,7 +375,7 @@ def test_a_prompt_beyond_the_budget_is_refused_before_anything_is_read() -> None
     rows = config.context_length * 3
     batch = Batch(
         np.ones((3, rows // 3), np.int32), 0, np.ones((3, rows // 3), bool), None, 1,
-        nothing(config),
+        no_hooks(config),
     )  # fmt: skip
     with pytest.raises(DeviceError, match="smallest that works is .* GB .*fewer tokens"):
         model.engine.run([batch])
@@ -388,14 +388,14 @@ def test_padding_and_what_is_kept_count_as_memory_of_a_pass() -> None:
     model = runner.load(DATA / "tiny12", mode="streamed", memory_budget=smallest_budget(config))
     own = [np.array(PROMPT, np.int32)] * 3
     given, real = padded(own, config.context_length)
-    batch = Batch(given, 0, given > 0, None, 1, nothing(config), real)
+    batch = Batch(given, 0, given > 0, None, 1, no_hooks(config), real)
     assert batch.n_rows < config.context_length < batch.tokens.size
     with pytest.raises(DeviceError, match=f"for {batch.tokens.size:,} tokens"):
         model.engine.run([batch])
-    wanted = [Place(3, "resid_post"), Place(5, "router.logits")]
-    visits = arrange(config, wanted=wanted, lengths=[len(PROMPT)] * 3, padded=given.shape[1])
+    wanted = [HookPoint(3, "resid_post"), HookPoint(5, "router.logits")]
+    hooks = arrange_hooks(config, wanted=wanted, lengths=[len(PROMPT)] * 3, padded=given.shape[1])
     caches = model.engine.caches(3, given.shape[1])
-    keeping = Batch(given, 0, given > 0, caches, 1, visits, real)
+    keeping = Batch(given, 0, given > 0, caches, 1, hooks, real)
     found = keeping.kept_bytes(config)
     of_caches = sum(leaf.nbytes for cache in caches for leaf in cache)
     assert found == of_caches + given.size * 4 * (config.d_model + config.n_experts)

@@ -88,7 +88,7 @@ def test_a_run_that_was_cut_short_is_kept_as_far_as_it_came(open_page):
     assert trace.prompt_length == 3 and len(trace.tokens) == 6
     assert "Stopped after 4 of 9 tokens" in said(app)
     assert generation.RUNNING not in app.session_state
-    assert model.line.in_line == 0
+    assert model.queue.n_callers == 0
 
 
 def cut_short(app):
