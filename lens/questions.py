@@ -25,7 +25,7 @@ from lens.routers.matching import match_layers
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import centered, gaussian_grams
 from lens.stats.p_values import SMALLEST, holm, monte_carlo_p, pooled_p
-from lens.words import number, p_number
+from lens.words import p_value_text, significant
 
 DRAWS = 999
 SEED = 0
@@ -79,6 +79,12 @@ class Answer:
     def distinguishable(self) -> bool:
         """Whether it is a finding: below 1 % with Holm's correction for four questions."""
         return self.p_adjusted < LEVEL
+
+    @property
+    def p_adjusted_text(self) -> str:
+        """The adjusted p-value in words; a bound where no draw reached the effect."""
+        bound = self.p_value * (1 + self.draws) <= 1.0001
+        return p_value_text(self.p_adjusted, bound=bound)
 
 
 Words = Callable[[bool, str], str]
@@ -144,14 +150,14 @@ def ask_adjacent(
 
     def words(real: bool, p: str) -> str:
         found = (
-            f"adjacent layers have a mean CKA of {number(neighbours)}, other pairs "
-            f"{number(neighbours - effect)}"
+            f"adjacent layers have a mean CKA of {significant(neighbours)}, other pairs "
+            f"{significant(neighbours - effect)}"
         )
         against = f"shuffled layer orders give a difference of {_band(null)}; {p}"
         if real:
-            return f"Yes: {found}, {number(effect)} less; {against}."
+            return f"Yes: {found}, {significant(effect)} less; {against}."
         return (
-            f"Not distinguishable from chance: {found}, a difference of {number(effect)}; "
+            f"Not distinguishable from chance: {found}, a difference of {significant(effect)}; "
             f"{against}."
         )
 
@@ -187,15 +193,15 @@ def ask_depth(
 
     def words(real: bool, p: str) -> str:
         found = (
-            f"mean CKA is {number(within)} within the first and the last third of the layers and "
-            f"{number(between)} between them"
+            f"mean CKA is {significant(within)} within the first and the last third of the layers "
+            f"and {significant(between)} between them"
         )
         against = f"shuffled depths give a difference of {_band(null)}; {p}"
         if real:
-            return f"Yes: {found}, {number(within - between)} less; {against}."
+            return f"Yes: {found}, {significant(within - between)} less; {against}."
         return (
             f"Not distinguishable from chance: {found}, a difference of "
-            f"{number(within - between)}; {against}."
+            f"{significant(within - between)}; {against}."
         )
 
     return _asked(DEPTH, name, within - between, null, page, params, words)
@@ -217,9 +223,11 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
     others = _matched_elsewhere(gram, seed)
 
     def words(real: bool, p: str) -> str:
-        found = f"experts matched between adjacent layers have a mean cosine of {number(effect)}"
+        found = (
+            f"experts matched between adjacent layers have a mean cosine of {significant(effect)}"
+        )
         if others.size:
-            found += f" (other pairs of layers: {number(float(others.mean()))})"
+            found += f" (other pairs of layers: {significant(float(others.mean()))})"
         against = f"layers turned at random, matched the same way, give {_band(null)}; {p}"
         if real:
             return f"Yes, to that extent: {found}; {against}."
@@ -278,9 +286,9 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
         name_of = routers.label(layer, expert)
         found = (
             f"under an isotropic prior {name_of} is selected with probability "
-            f"{number(broadest)}, {number(broadest - even)} above balance "
-            f"({number(even)}), and the broadest expert of a layer with "
-            f"{number(typical)} on average"
+            f"{significant(broadest)}, {significant(broadest - even)} above balance "
+            f"({significant(even)}), and the broadest expert of a layer with "
+            f"{significant(typical)} on average"
         )
         against = f"the broadest of as many random routers is above it by {_band(null)}; {p}"
         if real:
@@ -361,9 +369,9 @@ def _unasked(question: str, sentence: str, name: str, page: str, params: dict[st
 
 def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
     low, high = np.quantile(asked.null, [0.025, 0.975])
-    least = 1 / (1 + len(asked.null))  # that so many draws can give
-    of_four = p_number(p_adjusted, 1.0 if asked.p_value <= least else 0.0)
-    p_text = f"p {p_number(asked.p_value, least)} (for four questions {of_four})"
+    made = len(asked.null)
+    of_four = p_value_text(p_adjusted, bound=asked.p_value <= 1 / (1 + made))
+    p_text = f"p {p_value_text(asked.p_value, made)} (for four questions {of_four})"
     return Answer(
         question=asked.question,
         sentence=asked.words(p_adjusted < LEVEL, p_text),
@@ -383,4 +391,4 @@ def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
 
 def _band(null: Float[np.ndarray, " draw"]) -> str:
     low, high = np.quantile(null, [0.025, 0.975])
-    return f"{number(float(low))} to {number(float(high))} in 95 % of {len(null)} draws"
+    return f"{significant(float(low))} to {significant(float(high))} in 95 % of {len(null)} draws"

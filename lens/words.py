@@ -1,58 +1,71 @@
-"""Numbers as they stand in sentences, titles and tables."""
+"""Numbers as they stand in sentences, titles and tables.
+
+Every p-value, share and effect that a page, a figure or the report puts into words is
+written by one of these functions, with a minus sign that is one ("−", not a hyphen). CSV files
+and tables of numbers keep all digits and don't come here.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-
-def p_number(p_value: float, least: float) -> str:
-    """A p-value to two digits; none where draws or tails can't tell it."""
-    if p_value < 1e-4:
-        return "< 0.0001"
-    return f"{'≤' if p_value <= least else '='} {p_value:.2g}"
+LEAST_SHOWN = 1e-4
+"""Smaller p-values are written "< 0.0001": their tails are no longer known."""
 
 
-def number(value: float) -> str:
-    """Three significant digits, with a minus sign that is one."""
-    text = f"{value:.3g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
-    return text.replace("-", "−")
+def p_value_text(p_value: float, draws: int | None = None, *, bound: bool = False) -> str:
+    """A p-value or q-value with its sign of relation, to be written after "p " or "q ".
 
+    "= 0.03"; "≤ 0.005" for the least that a number of draws can give, where more draws could
+    have given less; "< 0.0001" below that; "unknown" for not a number.
 
-def p_words(p_value: float, draws: int) -> str:
-    """A p-value of so many draws: "p = 0.03", or "p ≤ 0.005" for the least they can give."""
+    Args:
+        p_value: from 0 to 1.
+        draws: of the null behind it; None where it is exact or comes from a fitted tail.
+        bound: it is at most this whatever its size, as an adjusted p-value whose own is the
+            least that its draws can give.
+    """
     if not np.isfinite(p_value):
-        return "p unknown"
-    return f"p {'≤' if p_value <= (1 + 1e-9) / (1 + draws) else '='} {p_value:.2g}"
+        return "unknown"
+    if p_value < LEAST_SHOWN:
+        return "< 0.0001"
+    at_least = draws is not None and p_value <= (1 + 1e-9) / (1 + draws)
+    return f"{'≤' if bound or at_least else '='} {p_value:.2g}"
 
 
-def number_words(value: float) -> str:
-    """Two digits that count, never as a power of ten: "0.45", "0.0025", "0.000014"."""
+def significant(value: float, digits: int = 3) -> str:
+    """A number to so many significant digits: "0.123", "−12.3", "1.23e−05"."""
+    return _with_minus(f"{value:.{digits}g}")
+
+
+def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
+    """A number to so many decimals, with `sign` also where it is above 0: "+1.500", "−0.250"."""
+    return _with_minus(f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}")
+
+
+def plain(value: float) -> str:
+    """Two digits that count, never as a power of ten: "0.45", "0.0025", "0.000014".
+
+    "–" for not a number.
+    """
     if not np.isfinite(value):
         return "–"
     if abs(value) >= 0.1:
-        return f"{value:.2f}".replace("-", "−")
-    text = np.format_float_positional(value, precision=2, fractional=False, trim="-")
-    return text.replace("-", "−")
+        return fixed(value, 2)
+    return _with_minus(np.format_float_positional(value, precision=2, fractional=False, trim="-"))
 
 
-def digits(value: float) -> str:
-    """A similarity, with more digits where it is near 0 or near 1."""
+def similarity_text(value: float) -> str:
+    """A similarity, with more digits where it is near 0 or near 1: "0.500", "0.99970", "0.0021"."""
     if value > 0.995 and value != 1:
-        text = f"{value:.5f}"
-    else:
-        text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
-    return text.replace("-", "−")
+        return fixed(value, 5)
+    return fixed(value, 3) if abs(value) >= 0.01 or value == 0 else significant(value, 2)
 
 
-def short(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
-
-
-def percent(share: float, digits: int = 0) -> str:
+def percent(share: float, decimals: int = 0) -> str:
     """A share as it is written in a sentence: "12.5 %", with a space that doesn't break."""
-    return f"{100 * share:.{digits}f}\u00a0%"
+    return f"{fixed(100 * share, decimals)}\u00a0%"
 
 
-def p_text(p_value: float) -> str:
-    """A p-value as it is usually written."""
-    return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
+def _with_minus(text: str) -> str:
+    return text.replace("-", "−")

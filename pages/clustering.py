@@ -11,14 +11,19 @@ import streamlit as st
 from lens import cached, figures
 from lens.clustering import tree_null
 from lens.clustering.branch_support import BranchSupport
-from lens.clustering.tree_null import DepthAgreement, GroupNull, depth_agreement_null, in_words
+from lens.clustering.tree_null import (
+    DepthAgreement,
+    GroupNull,
+    depth_agreement_null,
+    groups_in_words,
+)
 from lens.clustering.trees import LINKAGES, LayerTree, cut_tree, silhouette
 from lens.layers.similarity import LAYER_METRICS
 from lens.questions import LEVEL, ask_depth
 from lens.routers.router_set import RouterSet
 from lens.tables import clustering as clustering_tables
 from lens.tables import routers as router_tables
-from lens.words import number_words, p_words, percent
+from lens.words import p_value_text, percent, plain
 from pages.shell import data_source, downloads, layout, links, null_settings
 from pages.shell.deferred import Deferred
 from pages.trees import chance as tree_chance
@@ -218,8 +223,8 @@ def judgement(
     """What the groups and the tree are worth, each number beside chance and p."""
 
     def line(name: str, value: float, low: float, high: float, p: str) -> str:
-        chance = f"; chance {number_words(low)} to {number_words(high)}, {p}" if p else ""
-        return f"- {name} **{number_words(value)}**{chance}"
+        chance = f"; chance {plain(low)} to {plain(high)}, {p}" if p else ""
+        return f"- {name} **{plain(value)}**{chance}"
 
     cut = len(set(clusters.tolist()))
     nan = float("nan")
@@ -227,12 +232,12 @@ def judgement(
     p = fit_p = ""
     if null is not None:
         _, fit_low, fit_high = null.cophenetic_band
-        fit_p = p_words(null.cophenetic_p, null.draws)
+        fit_p = f"p {p_value_text(null.cophenetic_p, null.draws)}"
         if cut in null.k:
             row = int(np.flatnonzero(null.k == cut)[0])
             low, high = float(null.low[row]), float(null.high[row])
-            p = f"{p_words(float(null.p_any[row]), null.draws)} for all cuts together"
-    depth_p = f"{p_words(depth.p, depth.draws)} ({depth.draws} shuffled depths)"
+            p = f"p {p_value_text(float(null.p_any[row]), null.draws)} for all cuts together"
+    depth_p = f"p {p_value_text(depth.p, depth.draws)} ({depth.draws} shuffled depths)"
     compact = silhouette(tree.distances, clusters)
     st.markdown(
         "\n".join(
@@ -312,7 +317,7 @@ def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
         return whole
     similarity = cached.layer_similarity(routers, "cka", "canonical")
     asked = ask_depth(similarity, settings.draws - 1, settings.seed)
-    p_text = p_words(asked.p_value, len(asked.null))
+    p_text = f"p {p_value_text(asked.p_value, len(asked.null))}"
     return asked.words(asked.p_value < LEVEL, f"{p_text} (for this question alone)")
 
 
@@ -348,7 +353,7 @@ def show() -> None:
             deferred, routers, tree, view, metric, linkage, chance.sets, seed
         )
     if null is not None:
-        sentence.markdown(f"**{in_words(null)}**")
+        sentence.markdown(f"**{groups_in_words(null)}**")
     left, right = st.columns([13, 7], gap="medium")
     with left:
         support = branch_support(deferred, routers, tree, view, metric, linkage, chance.trees, seed)

@@ -16,7 +16,7 @@ from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance, chance_of, percentile
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from lens.words import p_text
+from lens.words import p_value_text
 from pages.shell import data_source, layout, links, null_settings
 from pages.shell.null_settings import NullSettings
 
@@ -236,7 +236,7 @@ def pair_detail(
     st.markdown(
         f"**{routers.label(layer)} with {routers.label(other)}**: {name} **{value:.3f}** "
         f"(95 % of coordinates drawn anew {interval.low:.3f} to {interval.high:.3f}), "
-        f"z {null.z[layer, other]:.1f}, p {p_text(p)}, q {p_text(q)}: {verdict}."
+        f"z {null.z[layer, other]:.1f}, p {p_value_text(p)}, q {p_value_text(q)}: {verdict}."
     )
     for tab, container in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
         with container:

@@ -10,6 +10,7 @@ from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
+from lens.words import significant
 from pages.shell import data_source, layout, links
 
 PAGES = {
@@ -68,15 +69,15 @@ def finding(answers: list[Answer]) -> str:
         first = answers[0]
         return (
             f"None of the {len(answers)} questions has an answer beyond chance; for one, "
-            f"{first.effect_name} is {signed(first.effect)} where chance gives "
-            f"{signed(first.null_low)} to {signed(first.null_high)}."
+            f"{first.effect_name} is {significant(first.effect)} where chance gives "
+            f"{significant(first.null_low)} to {significant(first.null_high)}."
         )
     clearest = min(found, key=lambda answer: answer.p_value)
     return (
         f"{len(found)} of {len(answers)} questions answered beyond chance. Clearest: "
-        f"{clearest.effect_name} is {signed(clearest.effect)}, where chance gives "
-        f"{signed(clearest.null_low)} to {signed(clearest.null_high)} "
-        f"(p {p_text(clearest)}, adjusted for four questions)."
+        f"{clearest.effect_name} is {significant(clearest.effect)}, where chance gives "
+        f"{significant(clearest.null_low)} to {significant(clearest.null_high)} "
+        f"(p {clearest.p_adjusted_text}, adjusted for four questions)."
     )
 
 
@@ -129,19 +130,6 @@ def glance(routers: RouterSet) -> None:
             words=("breadth",),
             table=lambda: csv_text.matrix_csv(measures.breadth, labels, names, "layer"),
         )
-
-
-def p_text(answer: Answer) -> str:
-    """The adjusted p-value as it is usually written."""
-    if answer.p_adjusted < 1e-4:
-        return "< 0.0001"
-    least = answer.p_value * (1 + answer.draws) <= 1.0001  # no draw reached the effect
-    return f"{'≤' if least else '='} {answer.p_adjusted:.2g}"
-
-
-def signed(value: float) -> str:
-    """A number to three digits, with a real minus."""
-    return f"{value:.3g}".replace("-", "−")
 
 
 links.through_app()

@@ -25,7 +25,7 @@ from lens.routers.random_rotations import layer_corners, unrelated_sets
 from lens.routers.router_set import RouterSet
 from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
-from lens.words import number_words, p_words
+from lens.words import p_value_text, plain
 
 DRAWS = 200
 SEED = 0
@@ -354,19 +354,18 @@ def depth_agreement_null(
     return DepthAgreement(value, float(drawn.mean()), float(low), float(high), p_value, draws, seed)
 
 
-def in_words(null: GroupNull) -> str:
+def groups_in_words(null: GroupNull) -> str:
     """The finding: how many groups stand out, how compact they are, what chance gives."""
     best = null.best
     if best is None:
         return "Too few layers, or layers too much alike, to tell groups apart."
     value, groups = null.silhouette[best], int(null.k[best])
     p_value = float(null.p_any[best])
-    p_text = p_words(p_value, null.draws)
     cuts = "" if len(null.k) == 1 else f" for {len(null.k)} cuts together"
-    low, high = number_words(null.low[best]), number_words(null.high[best])
+    low, high = plain(null.low[best]), plain(null.high[best])
     against = (
-        f"silhouette {number_words(value)}, unrelated layers give {low} to {high} in 95 % of "
-        f"{null.draws} draws; {p_text}{cuts}"
+        f"silhouette {plain(value)}, unrelated layers give {low} to {high} in 95 % of "
+        f"{null.draws} draws; p {p_value_text(p_value, null.draws)}{cuts}"
     )
     if not p_value <= LEVEL:
         return f"No number of groups is distinguishable from chance: at best {groups}, {against}."

@@ -12,7 +12,7 @@ from lens.layers.similarity import LAYER_METRICS
 from lens.model_pairs.comparison import LEVEL, Comparison, Structure, why_not_directions
 from lens.model_pairs.depth_profiles import Profile
 from lens.routers.router_set import RouterSet
-from lens.words import digits
+from lens.words import fixed, p_value_text, similarity_text
 
 NAMED = 8  # layers or experts that a line names
 FAR = 60.0  # degrees
@@ -58,9 +58,9 @@ def _layers(a: RouterSet, b: RouterSet, found: Comparison) -> list[str]:
             continue
         pairs.sort(key=lambda pair: found.similarity[pair])
         named = ", ".join(
-            f"{labels[found.pairs[pair, 0]]} ({metric} {digits(found.similarity[pair])} "
-            f"[{digits(found.low[pair])}, {digits(found.high[pair])}], "
-            f"q {in_words(found.q[pair])})"
+            f"{labels[found.pairs[pair, 0]]} ({metric} {similarity_text(found.similarity[pair])} "
+            f"[{similarity_text(found.low[pair])}, {similarity_text(found.high[pair])}], "
+            f"q {p_value_text(found.q[pair])})"
             for pair in pairs[:NAMED]
         )
         lines.append(f"{verdict.capitalize()}: {named}{_more(pairs)}.")
@@ -72,7 +72,7 @@ def _layers(a: RouterSet, b: RouterSet, found: Comparison) -> list[str]:
     if moved:
         shown = ", ".join(
             f"{labels[row]} → {b.label(int(found.alignment[row]))} "
-            f"(q {in_words(found.all_q[row, found.alignment[row]])})"
+            f"(q {p_value_text(found.all_q[row, found.alignment[row]])})"
             for row, _ in moved[:NAMED]
         )
         lines.append(
@@ -114,7 +114,7 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
         most = (
             "Largest change of selection probability (isotropic prior): "
             f"{a.label(int(found.pairs[pair, 0]), int(expert))} by "
-            f"{found.breadth_change[pair, expert]:+.3f}".replace("-", "−")
+            f"{fixed(found.breadth_change[pair, expert], 3, sign=True)}"
         )
     null = ""
     if found.breadth_null is not None:
@@ -145,7 +145,7 @@ def _structure(found: Comparison | None, alike: Structure) -> list[str]:
         lines.append(
             f"Structure over depth: {verdict}; the CKA matrices of {alike.n_layers} layers, paired "
             f"by relative depth, correlate by {alike.correlation:.3f}; random pairings do so with "
-            f"p {in_words(alike.p, alike.draws)} ({alike.draws:,} draws, seed {alike.seed})."
+            f"p {p_value_text(alike.p, alike.draws)} ({alike.draws:,} draws, seed {alike.seed})."
         )
     return lines
 
@@ -156,22 +156,15 @@ def _profiles(profiles: Sequence[Profile]) -> list[str]:
         if np.isnan(profile.correlation):
             continue
         verdict = "alike" if profile.q <= LEVEL else "not distinguishable from chance"
-        correlation = f"{profile.correlation:.2f}".replace("-", "−")
+        correlation = fixed(profile.correlation, 2)
         if profile.q <= LEVEL and profile.correlation < 0:
             verdict = "opposite"
         lines.append(
             f"Course over depth of the {profile.name}: {verdict}; correlation {correlation}, "
-            f"q {in_words(profile.q)} ({profile.draws:,} shuffled orders, seed {profile.seed})."
+            f"q {p_value_text(profile.q)} ({profile.draws:,} shuffled orders, seed {profile.seed})."
         )
     return lines
 
 
 def _more(all_of: Sequence[object] | np.ndarray) -> str:
     return f" and {len(all_of) - NAMED} more" if len(all_of) > NAMED else ""
-
-
-def in_words(value: float, draws: int | None = None) -> str:
-    """A p- or q-value with its sign of relation."""
-    if draws is not None and value <= 1 / (1 + draws):
-        return f"≤ {value:.2g}"
-    return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import altair as alt
 import numpy as np
 
-from lens.words import short
+from lens.words import significant
 
 # Okabe and Ito's palette for colour-blind readers; its black is a grey here, since
 # black is lost on a dark background.
@@ -104,8 +104,9 @@ def chance_text(chance: Any) -> str:
     if chance is None:
         return NO_CHANCE
     if isinstance(chance, int | float | np.floating):
-        return f"chance {short(float(chance))}"
-    return f"chance {short(chance.mean)} (95 % {short(chance.low)} to {short(chance.high)})"
+        return f"chance {significant(float(chance))}"
+    low, high = significant(chance.low), significant(chance.high)
+    return f"chance {significant(chance.mean)} (95 % {low} to {high})"
 
 
 def chance_mean(chance: Any) -> float | None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lens.clustering.tree_null import in_words
+from lens.clustering.tree_null import groups_in_words
 from lens.errors import LensError
 from lens.report.numbers import RouterNumbers
+from lens.words import fixed, p_value_text
 
 
 def findings_of(n: RouterNumbers) -> dict[str, list[str]]:
@@ -48,7 +49,7 @@ def _transitions(n: RouterNumbers) -> str:
     if not np.isfinite(found.threshold):
         return ""
     at = [
-        f"{n.labels[a]}→{n.labels[b]} (p {'≤' if p <= 1 / (1 + found.draws) else '='} {p:.2g})"
+        f"{n.labels[a]}→{n.labels[b]} (p {p_value_text(p, found.draws)})"
         for (a, b), p, real in zip(n.adjacent.pairs, found.p, found.found, strict=True)
         if real
     ]
@@ -69,14 +70,14 @@ def _chains(n: RouterNumbers) -> str:
 
 
 def _groups(n: RouterNumbers) -> str:
-    return in_words(n.group_null)
+    return groups_in_words(n.group_null)
 
 
 def _within(n: RouterNumbers) -> str:
     found = n.within
     upper = np.triu_indices(n.gram.n_experts, 1)
     q = found.q[:, upper[0], upper[1]]
-    baseline = f"{found.baseline:.3f}".replace("-", "−")
+    baseline = fixed(found.baseline, 3)
     return (
         f"Within their layers {int((q <= 0.05).sum()):,} of {q.size:,} pairs of experts are other "
         f"than unrelated columns ({baseline} ± {found.sd:.3f}; {found.draws:,} draws, "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lens.report.methods import METHODS
+from lens.words import significant
 
 # Tables of so many rows are on the page too; larger ones are files beside it.
 INLINE_ROWS = 40
@@ -202,7 +203,7 @@ def _short(cell: str) -> str:
         value = float(cell)
     except ValueError:
         return cell
-    return (cell if value.is_integer() else f"{value:.4g}").replace("-", "−")
+    return cell.replace("-", "−") if value.is_integer() else significant(value, 4)
 
 
 def _text(value: Any) -> str:

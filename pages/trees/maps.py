@@ -17,7 +17,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import clustering as clustering_tables
 from lens.tables import routers as router_tables
-from lens.words import p_words, percent
+from lens.words import p_value_text, percent
 from pages.shell import downloads, layout, links
 from pages.shell.deferred import Deferred
 from pages.trees import chance as tree_chance
@@ -35,7 +35,7 @@ def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
     """Whether a map keeps more than maps of unrelated layers do, and whether seeds agree."""
     against = (
         f"trustworthiness {trust.value:.2f}, maps of {trust.draws} unrelated sets "
-        f"{trust.low:.2f} to {trust.high:.2f}, {p_words(trust.p, trust.draws)}"
+        f"{trust.low:.2f} to {trust.high:.2f}, p {p_value_text(trust.p, trust.draws)}"
     )
     beyond = (
         "**The map keeps more neighbours than maps of unrelated layers**"
@@ -50,7 +50,7 @@ def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
             f"{stability.neighbours} nearest neighbours (chance "
             f"{percent(stability.overlap_chance)}); their disparity is "
             f"{stability.disparity:.2f} (chance {stability.disparity_chance:.2f}, "
-            f"{p_words(stability.p, stability.draws)})."
+            f"p {p_value_text(stability.p, stability.draws)})."
         )
     return text
 

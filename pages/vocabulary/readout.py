@@ -20,7 +20,7 @@ from lens.routers.router_set import RouterSet
 from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.readout import TESTS, Readout, ReadoutSettings
 from lens.vocabulary.readout_null import band
-from lens.words import percent
+from lens.words import p_value_text, percent
 from pages.shell import layout, links
 from pages.vocabulary import one_token
 from pages.vocabulary import source as vocabulary_source
@@ -136,13 +136,14 @@ def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> st
     return (
         f"**{label}.** Its strongest token pushes it by "
         f"{readout.top_push[layer, expert, 0]:.2f} logits: {verdict[beyond['top']]} "
-        f"({low[0]:.2f} to {high[0]:.2f} for random directions; q = {q['top']:.2g} "
+        f"({low[0]:.2f} to {high[0]:.2f} for random directions; q {p_value_text(q['top'])} "
         f"over all experts). It tells tokens apart "
         f"{'more than' if beyond['spread'] else 'no more than'} a random direction "
         f"does (spread {spread:.3f}; chance {usual[0]:.3f} to {usual[1]:.3f}; "
-        f"q = {q['spread']:.2g}). The embedding alone would select it for {percent(share)} of the "
-        f"vocabulary: {'not distinguishable from' if inside else 'unlike'} the layer turned at "
-        f"random ({percent(readout.share_low[layer, expert])} to "
+        f"q {p_value_text(q['spread'])}). The embedding alone would select it for "
+        f"{percent(share)} of the vocabulary: "
+        f"{'not distinguishable from' if inside else 'unlike'} the layer turned at random "
+        f"({percent(readout.share_low[layer, expert])} to "
         f"{percent(readout.share_high[layer, expert])}; even {percent(even)})."
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lens.clustering.branch_support import branch_support
-from lens.clustering.tree_null import depth_agreement_null, group_null, in_words
+from lens.clustering.tree_null import depth_agreement_null, group_null, groups_in_words
 from lens.clustering.trees import cut_tree, layer_tree
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
@@ -37,7 +37,7 @@ def test_the_page_says_what_lens_finds_of_groups_branches_and_depth(open_page, r
     gram = router_gram(routers)
     tree = layer_tree(gram)
     text = texts(app)
-    assert in_words(group_null(gram, tree)) in text
+    assert groups_in_words(group_null(gram, tree)) in text
     support = branch_support(routers.columns("canonical"), tree)
     assert f"{support.stable.sum()} of {len(support.support) - 1} branches have more" in text
     depth = depth_agreement_null(cut_tree(tree, 3))

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from lens.figures import theme
 from lens.figures.traces.token_maps import token_window, visible, window_text
+from lens.words import fixed, p_value_text
 
 WIDTH = 680
 
@@ -240,12 +241,12 @@ def kept_by_distance(
         title=theme.title(
             "Does the difference fade?",
             f"points: tokens, mean over layers; orange: means of as many tokens each; dashed: "
-            f"unrelated tokens; rank correlation {correlation:+.2f}, by chance {low:+.2f} to "
-            f"{high:+.2f}, p = {p:.2g}".replace("-", "−"),
+            f"unrelated tokens; rank correlation {fixed(correlation, 2, sign=True)}, by chance "
+            f"{fixed(low, 2, sign=True)} to {fixed(high, 2, sign=True)}, p {p_value_text(p)}",
             width=0.9 * WIDTH,
         ),
         description=theme.alt_description(
             f"Experts in common of {len(distance)} tokens against their distance from the last "
-            f"change; rank correlation {correlation:+.2f}, p {p:.2g}"
+            f"change; rank correlation {fixed(correlation, 2, sign=True)}, p {p_value_text(p)}"
         ),
     )

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from lens.figures import theme
-from lens.words import short
+from lens.words import significant
 
 if TYPE_CHECKING:
     from lens.experts.chains import SignificantChains
@@ -117,8 +117,8 @@ def expert_chains(
             f"A lane is one chain, longest first{more}; a link is a match that beats chance (false "
             f"discovery rate {found.level:g}): {found.n_beyond} of {n_links}. Digits: the "
             "expert's index, which changes from layer to layer.",
-            f"Chance: matched cosine {short(found.null_mean)}, 95 % below "
-            f"{short(found.null_high)} ({found.draws:,} draws a link, seed {found.seed}).",
+            f"Chance: matched cosine {significant(found.null_mean)}, 95 % below "
+            f"{significant(found.null_high)} ({found.draws:,} draws a link, seed {found.seed}).",
             width=max(width, 480),
         ),
         description=theme.alt_description(
@@ -207,7 +207,7 @@ def expert_cosines_against_chance(
         autosize=theme.NATURAL,
         title=theme.title(
             f"Experts of {layer_label}",
-            f"cosine of router columns; chance {short(baseline)} once their mean is off. "
+            f"cosine of router columns; chance {significant(baseline)} once their mean is off. "
             f"Dots: other than chance, {count} of {len(upper[0])} pairs (false discovery rate "
             "0.05).",
             part,

@@ -14,6 +14,7 @@ from lens.clustering.trees import dendrogram_nodes, dendrogram_segments, node_pl
 from lens.errors import LensError
 from lens.figures import theme
 from lens.figures.routers.layers import layer_similarity_heatmap
+from lens.words import percent
 
 if TYPE_CHECKING:
     from lens.clustering.branch_support import BranchSupport
@@ -180,7 +181,7 @@ def _branches(
     firm, beyond, within = support_classes(support)
     stable = np.append(np.zeros(n, bool), support.stable)[nodes]
     classes = np.where(stable, np.where(shares >= FIRM, firm, beyond), within)
-    words = [_percent(share) if np.isfinite(share) else "–" for share in shares]
+    words = [percent(share) if np.isfinite(share) else "–" for share in shares]
     named = [firm, beyond, within]
     colour = alt.Color(
         "branch:N",
@@ -203,8 +204,8 @@ def _branches(
 
 def support_classes(support: BranchSupport) -> tuple[str, str, str]:
     """Names of the classes of branches, firm ones first."""
-    level = _percent(support.level) if np.isfinite(support.level) else "unknown"
-    return f"{_percent(FIRM)} or more", "beyond chance", f"within chance ({level} or less)"
+    level = percent(support.level) if np.isfinite(support.level) else "unknown"
+    return f"{percent(FIRM)} or more", "beyond chance", f"within chance ({level} or less)"
 
 
 def _percentages(
@@ -233,7 +234,7 @@ def _support_text(support: BranchSupport | None) -> str:
     if support is None:
         return ""
     chance = (
-        f"95 % of branches of unrelated layers have {_percent(support.level)} or less"
+        f"95 % of branches of unrelated layers have {percent(support.level)} or less"
         if np.isfinite(support.level)
         else "no branches of unrelated layers to compare with"
     )
@@ -266,7 +267,3 @@ def _tree_text(
         f"Cut into {cut} groups" if cut else "",
         stable,
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

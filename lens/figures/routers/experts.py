@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import theme
-from lens.words import short
+from lens.words import significant
 
 if TYPE_CHECKING:
     from lens.experts.measures import ExpertMeasures
@@ -238,7 +238,7 @@ def breadth_against_load(
         autosize=theme.NATURAL,
         title=theme.title(
             "Breadth against load",
-            f"shares of a layer's selections; correlation {short(correlation)}; dashed: "
+            f"shares of a layer's selections; correlation {significant(correlation)}; dashed: "
             f"equal; cross: even share 1/{n_experts}",
             width=380,
         ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import numpy as np
 
-from lens.clustering.tree_null import LEVEL, WEAK, in_words
+from lens.clustering.tree_null import LEVEL, WEAK, groups_in_words
 from lens.errors import LensError
 from lens.figures import theme
 
@@ -113,7 +113,7 @@ def silhouette_by_groups(null: GroupNull, cut: int | None = None) -> alt.LayerCh
         ),
         description=theme.alt_description(
             f"Silhouette for {null.k[0]} to {null.k[-1]} groups beside unrelated layers",
-            in_words(null),
+            groups_in_words(null),
             f"Chance: {null.method}",
         ),
     )

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from lens.figures import theme
 from lens.layers.similarity import LAYER_METRICS
-from lens.words import short
+from lens.words import significant
 
 if TYPE_CHECKING:
     from lens.layers.bootstrap import Intervals
@@ -194,7 +194,7 @@ def adjacent_against_chance(
     rule = "Transitions need three layers."
     if np.isfinite(found.threshold):
         rule = (
-            f"Transitions: |Δ| > 2σ and beyond {short(found.threshold)}, which one series of "
+            f"Transitions: |Δ| > 2σ and beyond {significant(found.threshold)}, which one series of "
             f"unrelated layers in twenty exceeds anywhere: {count}."
         )
     bars = " Bars: 95 % bootstrap interval over coordinates." if intervals is not None else ""

@@ -13,7 +13,7 @@ from lens.clustering.map_stability import random_trust
 from lens.clustering.maps import trust_neighbours
 from lens.errors import LensError
 from lens.figures import theme
-from lens.words import p_words
+from lens.words import p_value_text
 
 if TYPE_CHECKING:
     from lens.clustering.map_stability import MapStability, TrustNull
@@ -137,7 +137,7 @@ def _trust_text(layer_map: LayerMap, trust: TrustNull | None) -> str:
         return f"{text}points at random: {random_trust(n, k):.2f}, maps of unrelated layers more)"
     return (
         f"{text}maps of unrelated layers {trust.low:.2f} to {trust.high:.2f}, mean "
-        f"{trust.mean:.2f}, in {trust.draws} draws; {p_words(trust.p, trust.draws)})"
+        f"{trust.mean:.2f}, in {trust.draws} draws; p {p_value_text(trust.p, trust.draws)})"
     )
 
 

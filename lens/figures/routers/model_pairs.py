@@ -11,7 +11,7 @@ import numpy as np
 from lens.errors import LensError
 from lens.figures import theme
 from lens.layers.similarity import LAYER_METRICS
-from lens.words import short
+from lens.words import p_value_text, significant
 
 if TYPE_CHECKING:
     from lens.model_pairs.comparison import Comparison
@@ -236,7 +236,7 @@ def profiles_over_depth(profiles: Sequence[Profile]) -> alt.VConcatChart:
         told = "not asked: too few layers, or the same in all of them"
         if np.isfinite(profile.correlation):
             told = (
-                f"correlation {short(profile.correlation)}, q = {short(profile.q)} "
+                f"correlation {significant(profile.correlation)}, q {p_value_text(profile.q)} "
                 "against shuffled layers"
             )
         panels.append(

@@ -18,7 +18,7 @@ from lens.figures import theme
 from lens.figures.routers.expert_grid import DIRECT, GridText, expert_grid
 from lens.figures.traces.token_maps import visible
 from lens.vocabulary.readout_null import band as chance_band
-from lens.words import short
+from lens.words import significant
 
 if TYPE_CHECKING:
     from lens.vocabulary.one_token import TokenReading
@@ -144,7 +144,7 @@ def token_pushes(
             + ", ".join(
                 f"{visible(p)} {float(v):.3g}" for p, v in zip(pieces[:10], push, strict=False)
             ),
-            f"Chance at rank 1: {short(float(low[0]))} to {short(float(high[0]))}",
+            f"Chance at rank 1: {significant(float(low[0]))} to {significant(float(high[0]))}",
         ),
     )
 
@@ -229,8 +229,8 @@ def vocabulary_map(
         low, high = chance_band(drawn)
         beyond = readout.beyond_chance(measure)
         level = (
-            f"chance {short(middle)} (95 % of {readout.draws:,} random directions "
-            f"{short(low)} to {short(high)}); dots: beyond chance, q ≤ 0.05"
+            f"chance {significant(middle)} (95 % of {readout.draws:,} random directions "
+            f"{significant(low)} to {significant(high)}); dots: beyond chance, q ≤ 0.05"
         )
     at = np.argwhere(beyond)
     return expert_grid(

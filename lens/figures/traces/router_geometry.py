@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from lens.figures import theme
 from lens.figures.traces.token_maps import visible
-from lens.words import short
+from lens.words import significant
 
 
 def push_ticks(
@@ -79,14 +79,14 @@ def push_ticks(
         autosize=theme.FLEXIBLE,
         title=theme.title(
             f"How close every choice was in {label}",
-            f"a tick a token; orange: token {token}, {short(own)} %; blue: half of "
-            f"{len(random):,} random directions need more than {short(middle)} %",
+            f"a tick a token; orange: token {token}, {significant(own)} %; blue: half of "
+            f"{len(random):,} random directions need more than {significant(middle)} %",
             width=300,
         ),
         description=theme.alt_description(
             f"Ticks of {len(share)} tokens: the smallest push that changes their experts in "
-            f"{label}, from {short(share.min())} % to {short(share.max())} %",
-            f"Token {token}: {short(own)} %; random directions: {short(middle)} %",
+            f"{label}, from {significant(share.min())} % to {significant(share.max())} %",
+            f"Token {token}: {significant(own)} %; random directions: {significant(middle)} %",
         ),
     )
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lens.errors import LensError
 from lens.prompt_pairs import interventions
-from lens.words import percent
+from lens.words import p_value_text, percent
 from pages.live.compare import (
     examples,
     run,
@@ -213,7 +213,7 @@ def agreement_words(comparison: Comparison) -> str:
     return (
         f"{len(comparison.runs.pairs):,} tokens stand in both texts{after}. They keep "
         f"{percent(found.value)} of their experts (unrelated tokens of the two share "
-        f"{percent(found.mean)}, p = {found.p:.2g})."
+        f"{percent(found.mean)}, p {p_value_text(found.p, found.test.draws)})."
     )
 
 
@@ -222,7 +222,8 @@ def next_words(comparison: Comparison) -> str:
     after = comparison.expected()
     return (
         "What they expect next changes by a total variation of at least "
-        f"{after.value:.2f} (unrelated places {after.mean:.2f}, p = {after.p:.2g})."
+        f"{after.value:.2f} (unrelated places {after.mean:.2f}, "
+        f"p {p_value_text(after.p, after.draws)})."
     )
 
 
@@ -252,7 +253,7 @@ def change_words(comparison: Comparison) -> str:
 def verdict(among: interventions.AmongOthers) -> str:
     """What the rank of a change among the same ones elsewhere says."""
     count = among.others.size + 1
-    rank = f"rank {among.rank} of {count}, p = {among.p:.2g}"
+    rank = f"rank {among.rank} of {count}, p {p_value_text(among.p)}"
     if among.p <= 0.05:
         return rank
     if among.rank == 1:

@@ -13,7 +13,7 @@ from lens.figures.prompt_pairs import tokens as token_figures
 from lens.prompt_pairs.next_token_change import expected_tokens
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
-from lens.words import percent
+from lens.words import fixed, p_value_text, percent
 from pages.live.compare.run import Result
 from pages.live.compare.views import SHOWN, Comparison, pick_layer, pick_pair
 
@@ -38,7 +38,8 @@ def agreement(comparison: Comparison) -> None:
     n_cells = found.test.value.size * len(comparison.runs.pairs)
     st.markdown(
         f"The same tokens keep **{percent(found.value, 1)}** of their experts; unrelated "
-        f"tokens of the two runs share {percent(found.mean, 1)} (p = {found.p:.2g}). "
+        f"tokens of the two runs share {percent(found.mean, 1)} "
+        f"(p {p_value_text(found.p, found.test.draws)}). "
         f"{found.changed:,} of {n_cells:,} cells have another set. Null: {found.test.method}, "
         f"seed {found.test.seed}. Above it a token's identity decides; what is missing to "
         "100\u00a0% is its context."
@@ -95,10 +96,13 @@ def fading_words(comparison: Comparison) -> str:
         LensError: there are too few tokens to tell.
     """
     found = comparison.fading()
+    correlation, low, high = (
+        fixed(value, 2, sign=True) for value in (found.correlation, found.low, found.high)
+    )
     numbers = (
         f"the rank correlation of experts kept with the distance from the last change is "
-        f"**{found.correlation:+.2f}** (by chance {found.low:+.2f} to {found.high:+.2f}, "
-    ).replace("-", "−") + f"p = {found.p:.2g})."
+        f"**{correlation}** (by chance {low} to {high}, p {p_value_text(found.p, found.draws)})."
+    )
     if found.p > 0.05:
         return f"Whether the difference fades is not distinguishable from chance: {numbers}"
     way = "comes together again" if found.correlation > 0 else "drifts further apart"
@@ -151,23 +155,21 @@ def difference_words(comparison: Comparison, what: str) -> str:
     if asked == 0:
         return f"{name} is the same in all {layers}."
     blocks = f"{found.n_blocks} block{'' if found.n_blocks == 1 else 's'}"
-    null = f"q ≤ 0.05; p = {found.p:.2g} over all; signs of {blocks} flipped"
+    null = f"q ≤ 0.05; p {p_value_text(found.p)} over all; signs of {blocks} flipped"
     if not test.found():
         return (
             f"{name}: not distinguishable from chance in any of the {asked} {layers} that differ "
             f"at all ({null})."
         )
     top = int(np.nanargmax(np.where(np.nan_to_num(test.q, nan=1) <= 0.05, abs(test.value), -1)))
+    size, low, high = (
+        fixed(value[top], 3, sign=True) for value in (test.value, test.low, test.high)
+    )
     return (
         f"{name} differs in **{test.found()} of {asked}** {layers} ({null}), most in "
-        f"{comparison.labels[top]}: {signed(test.value[top])} {UNITS[what]} on average, by chance "
-        f"{signed(test.low[top])} to {signed(test.high[top])}."
+        f"{comparison.labels[top]}: {size} {UNITS[what]} on average, by chance "
+        f"{low} to {high}."
     )
-
-
-def signed(value: float) -> str:
-    """A number with its sign: "−0.250", "+1.500"."""
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def loads(comparison: Comparison, layer: int) -> None:

@@ -13,7 +13,7 @@ from lens import figures
 from lens.errors import LensError
 from lens.traces.contrast import loop_of
 from lens.traces.routing import overlap
-from lens.words import percent
+from lens.words import p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 from pages.live.session import kept_traces
@@ -128,6 +128,6 @@ def finding(view: View, done: dict[str, Any]) -> str:
     return (
         f"{text} Their experts' loads differ from the prompt's by "
         f"{percent(test.value.mean())}, {verdict} (there "
-        f"{percent(test.mean.mean())} on average; p = {found.overall_p:.2g} over all "
+        f"{percent(test.mean.mean())} on average; p {p_value_text(found.overall_p)} over all "
         f"layers; q ≤ 0.05 in {test.found()} of {view.n_layers})."
     )

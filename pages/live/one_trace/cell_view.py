@@ -14,7 +14,7 @@ from lens.errors import LensError
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import router_geometry, routing
-from lens.words import percent
+from lens.words import p_value_text, percent
 from pages.live.one_trace import routing_statistics, routing_views
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form, stream_cost, stream_progress
@@ -180,7 +180,8 @@ def near(view: View, token: int, layer: int) -> None:
         f"The nearest, “{figures.visible(view.pieces[found.tokens[0]])}” (token "
         f"{found.tokens[0]}), is {found.distance[0]:.3f} away; half of this layer's "
         f"{found.pairs:,} pairs{drawn} are further apart than {found.median:.3f}. That {verdict} "
-        f"nearer than the best of {view.n_tokens - 1:,} random pairs would be (p = {chance:.2g}). "
+        f"nearer than the best of {view.n_tokens - 1:,} random pairs would be "
+        f"(p {p_value_text(chance)}). "
         "Distance: √ of the Jensen–Shannon divergence of the gates, nats; 0 to 0.83."
     )
     columns = {

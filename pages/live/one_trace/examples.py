@@ -11,7 +11,7 @@ import streamlit as st
 
 from lens.errors import LensError
 from lens.traces.contrast import equal_tokens, strongest_contrast
-from lens.words import percent
+from lens.words import p_value_text, percent
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form
 
@@ -21,7 +21,8 @@ def two_meanings(view: View) -> str:
     found = equal_tokens(view.trace)
     text = (
         f"two equal tokens share {percent(found.same.mean())} of their experts, two others "
-        f"{percent(found.other.mean())} ({found.pairs} pairs; p = {found.p:.2g}, ids "
+        f"{percent(found.other.mean())} ({found.pairs} pairs; "
+        f"p {p_value_text(found.p, found.draws)}, ids "
         f"shuffled {found.draws:,} times, seed {found.seed})"
     )
     positions = [t for t, piece in enumerate(view.pieces) if piece == "ank"]
@@ -80,7 +81,7 @@ def _contrast(view: View, kind: np.ndarray, inside: str, outside: str) -> str:
         f"**{unit}** is chosen by {percent(found.inside)} of {found.n_inside} {inside} and "
         f"{percent(found.outside)} of {found.n_outside} {outside}, the largest difference "
         f"of any expert: {verdict} what the same pattern gives elsewhere in the text (there "
-        f"{percent(found.usual)} on average; p = {found.p:.2g}, all {found.turns} turns)."
+        f"{percent(found.usual)} on average; p {p_value_text(found.p)}, all {found.turns} turns)."
     )
 
 

@@ -16,7 +16,7 @@ from lens.tables import traces as trace_tables
 from lens.traces import margins
 from lens.traces.information import Information
 from lens.traces.logit_moments import Prediction
-from lens.words import percent
+from lens.words import fixed, p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 
@@ -163,9 +163,8 @@ def prediction_line(source: str, one: Prediction) -> str:
         return f"Predicted from {source}: every load is the same, so there is nothing to compare."
     low, high = one.null_correlation
     verdict = "" if one.p <= 0.05 else ", not distinguishable from chance"
-    text = (
-        f"Predicted from {source}: correlation **{one.correlation:.2f}** (relabelled {low:.2f} to "
-        f"{high:.2f}, p = {one.p:.3g}{verdict}), mean absolute error {one.error:.4f} (relabelled "
-        f"{one.null_error:.4f})."
+    return (
+        f"Predicted from {source}: correlation **{fixed(one.correlation, 2)}** (relabelled "
+        f"{fixed(low, 2)} to {fixed(high, 2)}, p {p_value_text(one.p)}{verdict}), mean absolute "
+        f"error {one.error:.4f} (relabelled {one.null_error:.4f})."
     )
-    return text.replace(" -", " −").replace("**-", "**−")

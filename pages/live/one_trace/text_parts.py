@@ -7,7 +7,7 @@ import streamlit as st
 
 from lens import figures
 from lens.storage import csv_text
-from lens.words import percent
+from lens.words import p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 
@@ -33,8 +33,8 @@ def show(view: View) -> None:
         f"The loads of {found.n_prompt} given and {found.n_generated} generated tokens differ by "
         f"{percent(test.value.mean(), 1)} of the assignments on average over layers, "
         f"{verdict}; turned elsewhere {percent(test.mean.mean(), 1)} (all layers together: "
-        f"p = {found.overall_p:.2g}). Null: {test.method}. Texts drift, and generated tokens stand "
-        "later: a difference is one of place and topic as much as of who wrote it."
+        f"p {p_value_text(found.overall_p)}). Null: {test.method}. Texts drift, and generated "
+        "tokens stand later: a difference is one of place and topic as much as of who wrote it."
     )
     left, right = st.columns(2, gap="large")
     rows, experts = np.indices(found.p.shape)

@@ -13,6 +13,7 @@ from lens.errors import LensError
 from lens.figures.prompt_pairs import sweeps as sweep_figures
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
+from lens.words import fixed, p_value_text
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
 from pages.live.session import prompts, shared_models
@@ -182,10 +183,11 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
             **own,
         )
         if test is not None:
+            correlation, low, high = correlation_words(test)
             st.caption(
-                f"Spearman's correlation within layers {test.correlation:+.2f}; experts of each "
-                f"layer relabelled: {test.low:+.2f} to {test.high:+.2f} in 95\u00a0% of "
-                f"{test.draws:,} draws (seed {test.seed}), p = {test.p:.2g}."
+                f"Spearman's correlation within layers {correlation}; experts of each layer "
+                f"relabelled: {low} to {high} in 95\u00a0% of "
+                f"{test.draws:,} draws (seed {test.seed}), p {p_value_text(test.p, test.draws)}."
             )
     listed(sweep, size, rows)
     return text
@@ -205,12 +207,20 @@ def finding(size: np.ndarray, sweep: Any, rows: list[str]) -> tuple[str, Any]:
     except LensError as error:
         return f"{text} {error}", None
     verdict = "more than" if test.p <= 0.05 else "not distinguishable from"
+    correlation, low, high = correlation_words(test)
     return (
-        f"{text} An expert's share of the mix goes with its effect at {test.correlation:+.2f} "
-        f"(Spearman), {verdict} relabelled experts ({test.low:+.2f} to {test.high:+.2f}, p = "
-        f"{test.p:.2g}).",
+        f"{text} An expert's share of the mix goes with its effect at {correlation} (Spearman), "
+        f"{verdict} relabelled experts ({low} to {high}, p {p_value_text(test.p, test.draws)}).",
         test,
     )
+
+
+def correlation_words(test: interventions.EffectAndUse) -> tuple[str, str, str]:
+    """The correlation of effects with use, and what holds 95 % of the relabelled ones."""
+    correlation, low, high = (
+        fixed(value, 2, sign=True) for value in (test.correlation, test.low, test.high)
+    )
+    return correlation, low, high
 
 
 def weights(sweep: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ from lens.prompt_pairs import interventions
 from lens.prompt_pairs.interventions import AmongOthers
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from lens.words import percent
+from lens.words import p_value_text, percent
 from pages.live.one_trace import routing_views
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels
@@ -96,7 +96,7 @@ def finding(result: Result, name: str, among: AmongOthers) -> str:
     request, n = result.request, result.own.kl.size
     used = interventions.use(result.own.base, request.layer, request.expert)
     count = among.others.size + 1
-    verdict = f"rank {among.rank} of {count}, p = {among.p:.2g}: " + (
+    verdict = f"rank {among.rank} of {count}, p {p_value_text(among.p)}: " + (
         "more than another expert of the layer"
         if among.p <= 0.05
         else f"more than every other, which is all that {count} experts can show"
@@ -119,9 +119,10 @@ def same_tokens_text(result: Result) -> str:
     if beside.smallest_p > 0.05:
         verdict = "too few tokens to tell the two apart"
     elif beside.p > 0.05:
-        verdict = f"not distinguishable, p = {beside.p:.2g}"
+        verdict = f"not distinguishable, p {p_value_text(beside.p)}"
     else:
-        verdict = f"{'less' if beside.instead < beside.value else 'more'}, p = {beside.p:.2g}"
+        way = "less" if beside.instead < beside.value else "more"
+        verdict = f"{way}, p {p_value_text(beside.p)}"
     own, other = mix_shares(result)
     return (
         f" Where tokens have another expert, it weighs {percent(other)} of the mix to this one's "
@@ -250,8 +251,8 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
         f"Orange less blue: {beside.value - beside.instead:+.3g} nats a token; signs of "
         f"{beside.n_blocks} blocks of {beside.block} tokens flipped {drawn_signs}"
         + ("" if beside.exact else f" (seed {beside.seed})")
-        + f": {beside.low:+.3g} to {beside.high:+.3g} in 95\u00a0%, p = {beside.p:.2g}, at least "
-        f"{beside.smallest_p:.2g}."
+        + f": {beside.low:+.3g} to {beside.high:+.3g} in 95\u00a0%, p {p_value_text(beside.p)}, "
+        f"at least {beside.smallest_p:.2g}."
     )
 
 

@@ -10,7 +10,7 @@ from lens.clustering.tree_null import (
     depth_agreement_null,
     group_null,
     group_numbers,
-    in_words,
+    groups_in_words,
     null_method,
     pair_moments,
     summary,
@@ -29,7 +29,6 @@ from lens.errors import LensError
 from lens.layers.similarity import LAYER_METRICS
 from lens.routers.gram import RouterGram, gram_of_columns
 from lens.routers.router_set import RouterSet
-from lens.words import number_words, p_words
 
 RNG = np.random.default_rng(61)
 GROUPS = np.array([0, 1, 0, 2, 1, 0, 2, 2, 1, 0, 2, 1])
@@ -52,7 +51,7 @@ def test_planted_groups_stand_out_at_their_number():
     assert null.best is not None and null.k[null.best] == 3
     assert null.p_any[null.best] == pytest.approx(0.01)
     assert null.silhouette[null.best] > 0.4 > null.high[null.best]
-    words = in_words(null)
+    words = groups_in_words(null)
     assert words.startswith("3 groups stand out: silhouette 0.")
     assert "in 95 % of 99 draws; p ≤ 0.01 for 10 cuts together" in words
     assert null.cophenetic > null.cophenetic_band[2] and null.cophenetic_p <= 0.01
@@ -76,7 +75,7 @@ def test_noise_is_not_distinguishable_from_chance_in_words():
     words = []
     for _ in range(10):
         gram = gram_of_columns(noise(8, 200))
-        words.append(in_words(group_null(gram, layer_tree(gram), draws=19)))
+        words.append(groups_in_words(group_null(gram, layer_tree(gram), draws=19)))
     none = "No number of groups is distinguishable from chance: at best"
     assert sum(text.startswith(none) for text in words) >= 7
     assert not any("stand out" in text for text in words)  # nor are they compact by chance
@@ -90,8 +89,8 @@ def test_a_slow_change_along_depth_is_no_compact_groups():
     gram = gram_of_columns(np.stack(layers))
     null = group_null(gram, layer_tree(gram), draws=99)
     assert null.p_any[null.best] <= 0.05
-    assert in_words(null).startswith("No compact groups, at best ")
-    assert "though layers are not unrelated: silhouette 0." in in_words(null)
+    assert groups_in_words(null).startswith("No compact groups, at best ")
+    assert "though layers are not unrelated: silhouette 0." in groups_in_words(null)
 
 
 @pytest.mark.parametrize("metric", LAYER_METRICS)
@@ -164,13 +163,13 @@ def test_very_few_layers_have_a_null_as_far_as_they_have_cuts(n):
     assert len(null.k) == n - 2
     assert (null.best is None) == (n == 2)
     assert np.isnan(null.cophenetic) == (n == 2)
-    assert in_words(null)
+    assert groups_in_words(null)
 
 
 def test_layers_all_alike_have_no_finding():
     gram = gram_of_columns(np.repeat(noise(1), 5, axis=0))
     null = group_null(gram, layer_tree(gram), draws=19)
-    assert not in_words(null).endswith("stand out")
+    assert not groups_in_words(null).endswith("stand out")
     assert null.best is None or null.p_any.shape == (3,)
 
 
@@ -206,21 +205,3 @@ def test_groups_that_are_the_thirds_agree_with_depth_and_random_ones_rarely():
 def test_one_group_agrees_with_depth_no_more_than_chance():
     found = depth_agreement_null(np.ones(9, int), draws=99)
     assert found.p == 1 and found.value == found.mean
-
-
-def test_the_least_p_that_draws_can_give_is_said_to_be_a_bound():
-    assert p_words(1 / 200, 199) == "p ≤ 0.005"
-    assert p_words(0.25, 199) == "p = 0.25"
-    assert p_words(float("nan"), 199) == "p unknown"
-
-
-def test_small_numbers_are_written_out():
-    values = [0.454, 0.00254, 1.4e-05, -0.0123, float("nan"), 0.0]
-    assert [number_words(value) for value in values] == [
-        "0.45",
-        "0.0025",
-        "0.000014",
-        "−0.012",
-        "–",
-        "0",
-    ]

@@ -12,7 +12,6 @@ import pytest
 from lens.errors import LensError
 from lens.extract.grok1 import extract_routers
 from lens.report import contents
-from lens.report import parts as report_parts
 from lens.report import write as report
 from lens.report.__main__ import main
 from lens.report.experts import expert_parts
@@ -70,7 +69,7 @@ def few_parts(monkeypatch: pytest.MonkeyPatch, *failing: str) -> None:
         tables = [Part("one", lambda: "a\n1\n"), Part("two", lambda: "a\n2\n")]
         return [*tables, *(Part(name, broken) for name in failing)]
 
-    monkeypatch.setattr(report_parts, "router_parts", parts)
+    monkeypatch.setattr(contents, "router_parts", parts)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +283,7 @@ def test_the_same_input_gives_the_same_page(tmp_path, monkeypatch):
     def parts(numbers: RouterNumbers) -> list[Part]:
         return [*layer_parts(numbers), *question_parts(numbers), *expert_parts(numbers)]
 
-    monkeypatch.setattr(report_parts, "router_parts", parts)
+    monkeypatch.setattr(contents, "router_parts", parts)
     pages = []
     for name in ("a", "b"):
         write_report(router_set(3), tmp_path / name, Settings(draws=50))

@@ -156,15 +156,15 @@ def test_branches_carry_their_support_as_colour_and_number(gram, support):
     lines = rows(first(chart, "rule"))
     bars = [line for line in lines if line["y0"] == line["y1"]]
     kinds = {line["share"]: line["branch"] for line in bars}
-    assert kinds["97 %"] == "95 % or more"
-    assert kinds["60 %"] == "beyond chance"
-    assert kinds["20 %"] == kinds["–"] == "within chance (40 % or less)"
+    assert kinds["97\u00a0%"] == "95\u00a0% or more"
+    assert kinds["60\u00a0%"] == "beyond chance"
+    assert kinds["20\u00a0%"] == kinds["–"] == "within chance (40\u00a0% or less)"
     # The stem above a branch has its colour too; leaves have none.
-    stems = [line for line in lines if line["y0"] != line["y1"] and line["share"] == "60 %"]
+    stems = [line for line in lines if line["y0"] != line["y1"] and line["share"] == "60\u00a0%"]
     assert len(stems) == 1
     numbers = [row["text"] for row in rows(first(chart, "text"))]
     assert set(numbers) <= {"97", "60"} and numbers
-    assert "unrelated layers have 40 % or less" in title_text(chart)
+    assert "unrelated layers have 40\u00a0% or less" in title_text(chart)
     assert "2 of 4 branches have more support" in figures.alt_text(chart)
 
 
