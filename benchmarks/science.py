@@ -34,6 +34,7 @@ from lens.experts import measures as experts
 from lens.experts import within_layers as within
 from lens.layers import bootstrap, similarity, transitions
 from lens.layers import pair_null as layer_null
+from lens.layers.draws import LayerDraws
 from lens.routers import (
     gram,
     matching,
@@ -150,6 +151,7 @@ def measures_of(routers: RouterSet) -> Iterator[Measure]:
     """Everything that is measured at one shape, each made when it is its turn."""
     columns = routers.columns()
     n_layers, d_model, n_experts = columns.shape
+    sizes = LayerDraws.of(routers)
     rows = columns.transpose(0, 2, 1).reshape(-1, d_model)
     yield Measure(
         "products of all router columns", lambda: gram.router_gram(routers), lambda: rows @ rows.T
@@ -161,7 +163,7 @@ def measures_of(routers: RouterSet) -> Iterator[Measure]:
         run = partial(similarity.layer_similarity, g, metric)
         yield Measure(f"similarity: {metric}", run, call, parts)
     for metric in NULL_METRICS:
-        draws = layer_null.affordable_draws("cka", 1, n_experts)
+        draws = sizes.all_pairs()
         call, parts = obvious["null"]
         yield Measure(
             f"rotation null, all pairs, {draws} draws: {metric}",
@@ -170,8 +172,8 @@ def measures_of(routers: RouterSet) -> Iterator[Measure]:
             parts * draws / 1000,
             limited=True,
         )
-    few = bootstrap.affordable_draws(1, d_model, n_experts)
-    some = bootstrap.affordable_draws(n_layers - 1, d_model, n_experts)
+    few = sizes.resampled_pair()
+    some = sizes.resampled_adjacent_pairs()
     tree = clustering.layer_tree(g)
     cut = clustering.cut_tree(tree, 3)
     links = chains.significant_chains(g)

@@ -42,6 +42,7 @@ from lens.layers import pair_null as layer_null
 from lens.layers import similarity as measures
 from lens.layers import transitions as changes
 from lens.layers.bootstrap import Interval, Intervals
+from lens.layers.draws import DRAWS, SEED, LayerDraws
 from lens.layers.pair_null import LayerNull
 from lens.layers.similarity import AdjacentLayers, LayerPair
 from lens.layers.transitions import Transitions
@@ -51,9 +52,6 @@ from lens.routers.gram import RouterGram
 from lens.routers.matching import ExpertChains
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import Chance
-
-DRAWS = 1000
-SEED = 0
 
 _KEYS: dict[Any, Any] = {RouterSet: lambda routers: routers.key}
 # One for each page, view and option that a few people look at in turn.
@@ -165,7 +163,7 @@ def chance_samples(
     metric: str, routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> np.ndarray:
     norm = null.typical_norm(router_gram(routers, view))
-    draws = layer_null.affordable_draws(metric, 1, 2 * routers.n_experts, draws)
+    draws = LayerDraws.of(routers, draws).unrelated_routers(metric)
     return null.chance_samples(metric, routers.d_model, routers.n_experts, draws, seed, norm, view)
 
 
@@ -174,7 +172,7 @@ def chance_level(
     metric: str, routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> Chance:
     norm = null.typical_norm(router_gram(routers, view))
-    draws = layer_null.affordable_draws(metric, 1, 2 * routers.n_experts, draws)
+    draws = LayerDraws.of(routers, draws).unrelated_routers(metric)
     return null.chance_level(metric, routers.d_model, routers.n_experts, draws, seed, norm, view)
 
 
@@ -203,7 +201,7 @@ def layer_null_of(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> LayerNull:
-    draws = layer_null.affordable_draws("cka", 1, routers.n_experts, draws)  # pools the others
+    draws = LayerDraws.of(routers, draws).all_pairs()
     return layer_null.layer_null(router_gram(routers, view), metric, draws=draws, seed=seed)
 
 
@@ -217,7 +215,7 @@ def null_of_pair(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> np.ndarray:
-    draws = layer_null.affordable_draws(metric, 1, routers.n_experts, draws)
+    draws = LayerDraws.of(routers, draws).one_pair(metric)
     gram_ = router_gram(routers, view)
     return layer_null.null_of_pair(gram_, a, b, metric, draws=draws, seed=seed)
 
@@ -230,7 +228,7 @@ def adjacent_null(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> np.ndarray:
-    draws = layer_null.affordable_draws(metric, routers.n_layers - 1, routers.n_experts, draws)
+    draws = LayerDraws.of(routers, draws).adjacent_pairs(metric)
     return layer_null.adjacent_null(router_gram(routers, view), metric, draws=draws, seed=seed)
 
 
@@ -242,7 +240,7 @@ def transitions(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Transitions:
-    draws = layer_null.affordable_draws(metric, routers.n_layers - 1, routers.n_experts, draws)
+    draws = LayerDraws.of(routers, draws).adjacent_pairs(metric)
     return changes.transitions(router_gram(routers, view), metric, draws=draws, seed=seed)
 
 
@@ -256,7 +254,7 @@ def pair_interval(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Interval:
-    draws = bootstrap.affordable_draws(1, routers.d_model, routers.n_experts, draws)
+    draws = LayerDraws.of(routers, draws).resampled_pair()
     columns = routers.columns(view)
     return bootstrap.pair_interval(columns, a, b, metric, draws=draws, seed=seed)
 
@@ -269,8 +267,7 @@ def adjacent_intervals(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Intervals:
-    n_pairs = max(routers.n_layers - 1, 1)
-    draws = bootstrap.affordable_draws(n_pairs, routers.d_model, routers.n_experts, draws)
+    draws = LayerDraws.of(routers, draws).resampled_adjacent_pairs()
     columns = routers.columns(view)
     return bootstrap.adjacent_intervals(columns, metric, draws=draws, seed=seed)
 

@@ -18,7 +18,8 @@ from jaxtyping import Float
 
 from lens.clustering.trees import depth_terciles
 from lens.experts.selection import MANY_EXPERTS, selected_share
-from lens.layers.pair_null import adjacent_null, affordable_draws
+from lens.layers.draws import rotation_draws
+from lens.layers.pair_null import adjacent_null
 from lens.layers.similarity import layer_similarity
 from lens.routers.gram import RouterGram
 from lens.routers.matching import match_layers
@@ -218,7 +219,7 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
     if n < 2:
         return _too_few(SAME_EXPERT, name, page, params, n, 2)
     effect = float(np.mean([match_layers(gram, i, i + 1)[1].mean() for i in range(n - 1)]))
-    draws = affordable_draws("matched_cosine", 4 * (n - 1), gram.n_experts, draws)
+    draws = rotation_draws("matched_cosine", 4 * (n - 1), gram.n_experts, draws)
     null = adjacent_null(gram, "matched_cosine", draws=draws, seed=seed).mean(axis=1)
     others = _matched_elsewhere(gram, seed)
 

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.clustering.trees import LayerTree, depth_agreement, depth_terciles, silhouette
-from lens.layers.pair_null import affordable_draws, layer_null, turned_similarities
+from lens.layers.draws import rotation_draws
+from lens.layers.pair_null import layer_null, turned_similarities
 from lens.layers.similarity import LAYER_METRICS, distances_of, layer_similarity
 from lens.routers.gram import RouterGram, standardized_gram
 from lens.routers.matching import SUBSET_EXPERTS
@@ -130,9 +131,9 @@ def pair_moments(gram: RouterGram, metric: str) -> PairMoments | None:
         return None
     upper = np.triu_indices(gram.n_layers, 1)
     if metric == "matched_cosine" and gram.n_experts > SUBSET_EXPERTS:
-        null = layer_null(gram, metric, draws=affordable_draws(metric, 1, gram.n_experts))
+        null = layer_null(gram, metric, draws=rotation_draws(metric, 1, gram.n_experts))
         return PairMoments(null.mean[upper], null.sd[upper], 0.0)
-    draws = affordable_draws(metric, len(upper[0]), gram.n_experts, MOMENT_DRAWS)
+    draws = rotation_draws(metric, len(upper[0]), gram.n_experts, MOMENT_DRAWS)
     turns = layer_corners(gram, draws, np.random.default_rng(SEED))
     rows = [values for _, values in turned_similarities(gram, metric, turns)]
     values = np.concatenate(rows, axis=1)

@@ -18,7 +18,7 @@ from typing import Any
 from lens.compare.findings import findings_of
 from lens.compare.parts import compare_parts
 from lens.errors import LensError
-from lens.layers.pair_null import DRAWS, SEED
+from lens.layers.draws import DRAWS, SEED
 from lens.layers.similarity import LAYER_METRICS
 from lens.model_pairs.comparison import (
     Comparison,

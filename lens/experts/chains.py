@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.layers.pair_null import DRAWS, MANY_EXPERTS, SEED
+from lens.layers.draws import DRAWS, SEED
+from lens.layers.pair_null import MANY_EXPERTS
 from lens.routers.gram import RouterGram
 from lens.routers.matching import assign, match_layers
 from lens.routers.random_rotations import layer_corners, unrelated_cross

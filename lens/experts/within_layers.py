@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from lens.layers.draws import DRAWS, SEED
 from lens.routers.gram import RouterGram
 from lens.stats.chance import centered, gaussian_grams
 from lens.stats.draws import check_draws
 from lens.stats.p_values import benjamini_hochberg, tail_p
 
-DRAWS = 1000
-SEED = 0
 # Cosines that are drawn, over all pairs of a layer.
 ENOUGH = 50_000
 

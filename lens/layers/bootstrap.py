@@ -15,15 +15,11 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.layers.pair_null import SEED
+from lens.layers.draws import DRAWS, KEPT_PRODUCTS, SEED
 from lens.layers.similarity import LAYER_METRICS, check_metric, pair_similarity
-from lens.routers.matching import SUBSET_EXPERTS
 from lens.stats.draws import check_draws
 
-DRAWS = 1000
 LEVEL = 0.95
-# Products of weights of all pairs of columns that are kept at once, in numbers.
-KEPT = 2**25
 
 
 @dataclass(frozen=True)
@@ -139,15 +135,6 @@ def adjacent_intervals(
     )
 
 
-def affordable_draws(n_pairs: int, d_model: int, n_experts: int, draws: int = DRAWS) -> int:
-    """As many draws as asked for, fewer where many experts make each of them slow."""
-    work = n_pairs * d_model * (2.0 * n_experts) ** 2
-    at_once = d_model * n_experts * (2 * n_experts + 1) <= KEPT
-    assignments = n_pairs * 0.4e-6 * n_experts**2 if n_experts > SUBSET_EXPERTS else 0.0
-    seconds = work / (1e11 if at_once else 1e10) + assignments  # of a draw
-    return int(np.clip(4 / seconds, 49, draws))
-
-
 def _interval(
     first: Float[np.ndarray, "d_model expert"],
     second: Float[np.ndarray, "d_model expert"],
@@ -184,7 +171,7 @@ def _weighted_products(
 ) -> Float[np.ndarray, "draw column column"]:
     """columnsᵀ · diag(weights) · columns for every row of weights."""
     d_model, n = columns.shape
-    if d_model * n * (n + 1) // 2 <= KEPT:
+    if d_model * n * (n + 1) // 2 <= KEPT_PRODUCTS:
         i, j = np.triu_indices(n)
         flat = (weights @ (columns[:, i] * columns[:, j])).astype(np.float64)
         products = np.empty((len(weights), n, n))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from lens.layers.draws import DRAWS, SEED, affordable_matchings
 from lens.layers.similarity import check_metric, layer_similarity
 from lens.routers.gram import RouterGram
 from lens.routers.matching import SUBSET_EXPERTS, mean_matched
@@ -23,11 +24,8 @@ from lens.routers.random_rotations import layer_corners, spectrum
 from lens.stats.draws import check_draws
 from lens.stats.p_values import benjamini_hochberg, tail_p
 
-DRAWS = 1000
-SEED = 0
-# A batch of drawn blocks in memory, and the corners of all draws, in numbers.
+# A batch of drawn blocks in memory, in numbers.
 BATCH = 2**23
-KEPT_CORNERS = 2**23
 # With more experts all pairs of a series share their corners.
 MANY_EXPERTS = 16
 
@@ -63,25 +61,6 @@ class LayerNull:
     def found(self, level: float = 0.05) -> int:
         """How many pairs are more alike than chance at this false discovery rate."""
         return int(np.count_nonzero(self.q[np.triu_indices(len(self.q), 1)] <= level))
-
-
-def affordable_draws(metric: str, n_pairs: int, n_experts: int, draws: int = DRAWS) -> int:
-    """As many draws as asked for, fewer where many experts make every one of them long.
-
-    Corners of E × E numbers are kept for all draws at once: 64 MiB of them, 512 draws
-    for 128 experts. Matching more than 10 experts takes one assignment a pair and
-    draw besides; all together stay near 10 seconds. A draw of many experts is a sum of
-    many terms, so that fewer tell as much.
-    """
-    most = max(KEPT_CORNERS // n_experts**2, 19)
-    if metric == "matched_cosine" and n_experts > SUBSET_EXPERTS:
-        most = min(most, max(_affordable_matchings(n_experts) // max(n_pairs, 1), 19))
-    return min(most, draws)
-
-
-def _affordable_matchings(n_experts: int) -> int:
-    """Assignments of random cosines that take about 10 seconds: 0.5 ms each of 128 experts."""
-    return int(10 / (1.1e-8 * n_experts**2.2))
 
 
 def layer_null(
@@ -169,7 +148,7 @@ def _pooled_matchings(
     rng = np.random.default_rng(seed)
     n_draws = min(draws, 50)
     upper = np.triu_indices(gram.n_layers, 1)
-    wanted = max(_affordable_matchings(gram.n_experts) // n_draws, 4)
+    wanted = max(affordable_matchings(gram.n_experts) // n_draws, 4)
     chosen = rng.permutation(len(upper[0]))[:wanted]
     turns = layer_corners(gram, n_draws, rng)
     pool = []

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lens.layers.pair_null import DRAWS, SEED, adjacent_null
+from lens.layers.draws import DRAWS, SEED
+from lens.layers.pair_null import adjacent_null
 from lens.layers.similarity import adjacent_layers
 from lens.routers.gram import RouterGram
 from lens.stats.p_values import monte_carlo_p

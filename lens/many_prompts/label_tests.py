@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.many_prompts.trace_folder import TraceFolder
-from lens.stats.draws import checked_draws
+from lens.stats.draws import check_draws
 from lens.stats.p_values import benjamini_hochberg
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
 from lens.traces.coselection import CoSelection, coselection_of
@@ -151,7 +151,7 @@ def label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> 
         LensError: fewer than two labels, or a label with fewer than two traces.
     """
     check_labels(folder)
-    checked_draws(draws)
+    check_draws(draws)
     rng = np.random.default_rng(seed)
     n_traces, n_layers, n_experts = folder.counts.shape
     n_groups = len(folder.labels)

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from lens.errors import LensError
 from lens.experts.chains import matched_by_chance
 from lens.experts.selection import MANY_EXPERTS, breadth, selected_share
-from lens.layers.bootstrap import affordable_draws as bootstrap_draws
 from lens.layers.bootstrap import pair_interval
-from lens.layers.pair_null import DRAWS, SEED, affordable_draws, layer_null
+from lens.layers.draws import DRAWS, SEED, bootstrap_draws, rotation_draws
+from lens.layers.pair_null import layer_null
 from lens.layers.similarity import check_metric, layer_similarity
 from lens.model_pairs.depth_profiles import correlations, same_depth
 from lens.routers.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
@@ -179,7 +179,7 @@ def compare_routers(
     columns = np.concatenate([a.columns(view), b.columns(view)])
     gram = gram_of_columns(columns)
     n_a, n_experts = a.n_layers, a.n_experts
-    few = affordable_draws("cka", 1, n_experts, draws)
+    few = rotation_draws("cka", 1, n_experts, draws)
     null = layer_null(gram, metric, draws=few, seed=seed)
     between = layer_similarity(gram, metric)[:n_a, n_a:]
     row_of = {int(number): row for row, number in enumerate(b.layer_ids)}
@@ -236,7 +236,7 @@ def _matches(
     """Partners, cosines and p-values of the experts of pairs of layers, and how many draws."""
     n_experts = gram.n_experts
     draws = max(19, min(draws, -(-MATCHED_VALUES // n_experts)))
-    draws = affordable_draws("matched_cosine", len(rows), n_experts, draws)
+    draws = rotation_draws("matched_cosine", len(rows), n_experts, draws)
     turns = layer_corners(gram, draws, np.random.default_rng(seed))
     shape = (len(rows), n_experts)
     partner, cosine, p = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)

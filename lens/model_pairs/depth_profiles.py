@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.experts.selection import breadth
-from lens.layers.pair_null import DRAWS, SEED
+from lens.layers.draws import DRAWS, SEED
 from lens.routers.gram import RouterGram, router_gram
 from lens.routers.router_set import RouterSet
 from lens.stats.draws import check_draws

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.prompt_pairs.alignment import align
-from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
 from lens.traces.routing import overlap
 from lens.traces.trace import Trace
@@ -87,7 +87,7 @@ def _test(one: np.ndarray, other: np.ndarray, draws: int, seed: int) -> AgainstC
     n_layers, n_pairs, top_k = one.shape
     if n_pairs < FEWEST:
         return None
-    draws = affordable_draws(n_layers * n_pairs * top_k * top_k, checked_draws(draws))
+    draws = affordable_draws(n_layers * n_pairs * top_k * top_k, check_draws(draws))
     rng = np.random.default_rng(seed)
     drawn = np.stack(
         [overlap(one, other[:, rng.permutation(n_pairs)]).mean(axis=1) for _ in range(draws)]

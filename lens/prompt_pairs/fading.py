@@ -14,7 +14,7 @@ from lens.errors import LensError
 from lens.prompt_pairs.alignment import SAME
 from lens.prompt_pairs.paired_routing import Paired
 from lens.prompt_pairs.paired_tests import BLOCK, block_orders
-from lens.stats.draws import checked_draws
+from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import DRAWS, SEED
 from lens.traces.routing import overlap
@@ -82,7 +82,7 @@ def fading(runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = 
             "Fading: all tokens keep as many of their experts, or stand as far from a change, so "
             "there is no order to look for."
         )
-    orders = block_orders(len(distance), block, checked_draws(draws), seed)
+    orders = block_orders(len(distance), block, check_draws(draws), seed)
     drawn = two[orders] @ one / size
     value = float(two @ one / size)
     upper, lower = float(monte_carlo_p(value, drawn)), float(monte_carlo_p(-value, -drawn))

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.prompt_pairs.paired_tests import BLOCK, blocks_of, flipped_signs
-from lens.stats.draws import checked_draws
+from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import SEED
 from lens.traces.routing import overlap as in_common
@@ -264,7 +264,7 @@ def effect_and_use(
         )
     rng = np.random.default_rng(seed)
     drawn = np.array(
-        [(a * rng.permuted(b, axis=1)).sum() / size for _ in range(checked_draws(draws))]
+        [(a * rng.permuted(b, axis=1)).sum() / size for _ in range(check_draws(draws))]
     )
     value = float((a * b).sum() / size)
     low, high = np.quantile(drawn, [0.025, 0.975], method="weibull")

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from lens.errors import LensError
 from lens.prompt_pairs.paired_routing import Paired
 from lens.prompt_pairs.paired_tests import BLOCK, block_orders
-from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import DRAWS, SEED
 
@@ -133,7 +133,7 @@ def next_token_change(
     other_ids, other_probs = second.candidates[other], second.candidate_probs[other]
     low, high = variation_bounds(ids, probs, other_ids, other_probs)
     work = float(ids.size) * other_ids.shape[1]
-    draws = affordable_draws(work, checked_draws(draws), most=1e8)
+    draws = affordable_draws(work, check_draws(draws), most=1e8)
     drawn = np.array(
         [
             variation_bounds(ids, probs, other_ids[order], other_probs[order])[0].mean()

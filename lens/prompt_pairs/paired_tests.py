@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
 from lens.prompt_pairs.paired_routing import Paired, difference
-from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
 from lens.traces.routing import overlap
@@ -48,7 +48,7 @@ def flipped_signs(
     Few blocks have few patterns: where no more than `draws`, each is taken once, and p-values
     are exact.
     """
-    checked_draws(draws)
+    check_draws(draws)
     if 2**n_blocks - 1 <= draws:
         patterns = np.arange(1, 2**n_blocks)[:, None] >> np.arange(n_blocks) & 1
         return 1.0 - 2.0 * patterns, True
@@ -288,7 +288,7 @@ def agreement_test(
     n = len(runs.pairs)
     at, other = runs.at
     one, two = runs.first.experts[:, at], runs.second.experts[:, other]
-    draws = affordable_draws(float(one.size) * two.shape[2], checked_draws(draws))
+    draws = affordable_draws(float(one.size) * two.shape[2], check_draws(draws))
     orders = block_orders(n, block, draws, seed)
     drawn = np.empty((draws, runs.n_layers))
     for layer in range(runs.n_layers):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lens.errors import LensError
-from lens.layers.pair_null import DRAWS
+from lens.layers.draws import DRAWS
 from lens.layers.similarity import LAYER_METRICS
 from lens.many_prompts.trace_folder import TraceFolder, load_folder
 from lens.report.parts import Part, Settings, in_section

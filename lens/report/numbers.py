@@ -14,9 +14,9 @@ from lens.experts import measures as expert_values
 from lens.experts.chains import SignificantChains, significant_chains
 from lens.experts.within_layers import WithinLayers, within_layers
 from lens.layers.bootstrap import Intervals, adjacent_intervals
-from lens.layers.bootstrap import affordable_draws as bootstrap_draws
 from lens.layers.chance_level import chance_level
-from lens.layers.pair_null import LayerNull, adjacent_null, affordable_draws, layer_null
+from lens.layers.draws import LayerDraws
+from lens.layers.pair_null import LayerNull, adjacent_null, layer_null
 from lens.layers.similarity import (
     AdjacentLayers,
     adjacent_layers,
@@ -108,15 +108,15 @@ class RouterNumbers:
         settings = {"draws": self.settings.draws - 1, "seed": self.settings.null_seed}
         return four_questions(self.routers, canonical, **settings)
 
-    def draws_of(self, n_pairs: int, metric: str | None = None) -> int:
-        """Draws of a null of so many pairs that many experts leave room for."""
-        metric = self.settings.metric if metric is None else metric
-        return affordable_draws(metric, n_pairs, self.gram.n_experts, self.settings.draws)
+    @cached_property
+    def draws(self) -> LayerDraws:
+        """Draws of the nulls, as the pages make them."""
+        return LayerDraws.of(self.routers, self.settings.draws)
 
     @cached_property
     def null(self) -> LayerNull:
         self.needs(2, "A null of pairs of layers")
-        draws, seed = self.draws_of(1, "cka"), self.settings.null_seed
+        draws, seed = self.draws.all_pairs(), self.settings.null_seed
         return layer_null(self.gram, self.settings.metric, draws=draws, seed=seed)
 
     @cached_property
@@ -127,21 +127,20 @@ class RouterNumbers:
     @cached_property
     def adjacent_null(self) -> np.ndarray:
         self.needs(2, "A null of adjacent layers")
-        draws, seed = self.draws_of(self.gram.n_layers - 1), self.settings.null_seed
+        draws, seed = self.draws.adjacent_pairs(self.settings.metric), self.settings.null_seed
         return adjacent_null(self.gram, self.settings.metric, draws=draws, seed=seed)
 
     @cached_property
     def transitions(self) -> Transitions:
         self.needs(2, "A comparison of adjacent layers")
-        draws, seed = self.draws_of(self.gram.n_layers - 1), self.settings.null_seed
+        draws, seed = self.draws.adjacent_pairs(self.settings.metric), self.settings.null_seed
         return transitions(self.gram, self.settings.metric, draws=draws, seed=seed)
 
     @cached_property
     def intervals(self) -> Intervals:
         self.needs(2, "An interval of adjacent layers")
         columns = self.routers.columns(self.settings.view)
-        n_layers, d_model, n_experts = columns.shape
-        draws = bootstrap_draws(n_layers - 1, d_model, n_experts, self.settings.draws)
+        draws = self.draws.resampled_adjacent_pairs()
         seed = self.settings.null_seed
         return adjacent_intervals(columns, self.settings.metric, draws=draws, seed=seed)
 

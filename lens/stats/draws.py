@@ -5,25 +5,20 @@ from __future__ import annotations
 from lens.errors import LensError
 from lens.stats.permutation_tests import DRAWS
 
+MIN_DRAWS = 19
 MAX_DRAWS = 100_000
 
 
 def check_draws(draws: int) -> int:
-    """A number of draws as given, or an error that says how many can be asked for."""
-    if not 19 <= draws <= MAX_DRAWS:
-        raise LensError(f"draws: found {draws}; expected 19 to {MAX_DRAWS:,}.")
-    return int(draws)
-
-
-def checked_draws(draws: int) -> int:
     """The number of draws, if it is one that can be made.
 
     Raises:
         LensError: it is below 19, so that nothing could reach p = 0.05, or huge.
     """
-    if not 19 <= draws <= MAX_DRAWS:
+    if not MIN_DRAWS <= draws <= MAX_DRAWS:
         raise LensError(
-            f"draws: found {draws}; expected 19 to {MAX_DRAWS:,}. With fewer than 19, no p-value "
+            f"draws: found {draws}; expected {MIN_DRAWS} to {MAX_DRAWS:,}. With fewer than "
+            f"{MIN_DRAWS}, no p-value "
             "could be 0.05."
         )
     return draws

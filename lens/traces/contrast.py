@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lens.errors import LensError
-from lens.stats.draws import checked_draws
+from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import SEED
 from lens.traces.router_geometry import members
@@ -123,7 +123,7 @@ def equal_tokens(trace: Trace, *, draws: int = DRAWS, seed: int = SEED) -> Equal
     Raises:
         LensError: no token occurs twice, or no two differ.
     """
-    checked_draws(draws)
+    check_draws(draws)
     tokens = np.asarray(trace.tokens)
     rng = np.random.default_rng(seed)
     a, b = np.triu_indices(len(tokens), 1)

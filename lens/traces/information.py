@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance, shuffled_orders
 
 Choices = Literal["all", "first"]
@@ -202,7 +202,7 @@ def _information(
     if n_tokens < 2:
         raise LensError(f"Mutual information: found {n_tokens} tokens; expected at least two.")
     values = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    draws = affordable_draws(n_layers * n_tokens * top_k, checked_draws(draws))
+    draws = affordable_draws(n_layers * n_tokens * top_k, check_draws(draws))
     n = n_tokens * top_k
     counts = np.bincount(values)
     expert_sums = _expert_sums(experts, n_experts)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
-from lens.stats.draws import checked_draws
+from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
 from lens.traces.routing import effective_experts, load
 from lens.traces.trace import RoutedTokens
@@ -90,7 +90,7 @@ def even_use(
     n_experts = trace.router_logits.shape[2]
     value = effective_experts(trace, tokens=tokens)
     _, n_tokens, top_k = experts.shape
-    counts = even_counts(n_tokens, top_k, n_experts, checked_draws(draws), seed)
+    counts = even_counts(n_tokens, top_k, n_experts, check_draws(draws), seed)
     shares = counts / (n_tokens * top_k)
     logs = np.log(np.where(shares > 0, shares, 1))
     drawn = np.exp(-(shares * logs).sum(axis=1))

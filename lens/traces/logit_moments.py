@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from lens.errors import LensError
 from lens.experts.selection import BATCHES, MANY_EXPERTS, POINTS, Breadth, selected_share
-from lens.stats.draws import checked_draws
+from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import DRAWS, SEED
 from lens.traces.routing import load
 from lens.traces.trace import RoutedTokens
@@ -256,7 +256,7 @@ def load_prediction(
     Raises:
         LensError: fewer than two tokens, logits that do not vary, or shapes disagree.
     """
-    checked_draws(draws)
+    check_draws(draws)
     measured = load(trace)
     top_k = trace.experts.shape[2]
     own = logit_moments(trace.router_logits) if moments is None else moments

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.stats.draws import checked_draws
+from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
 from lens.traces.logit_moments import LogitMoments, logit_moments
 from lens.traces.routing import margin
@@ -71,7 +71,7 @@ def margin_shape(
     n_experts, top_k = trace.router_logits.shape[2], trace.experts.shape[2]
     if n_tokens < 3:
         raise LensError(f"Margins: found {n_tokens} tokens; expected at least three.")
-    draws = checked_draws(draws)
+    draws = check_draws(draws)
     work = n_layers * n_tokens * n_experts
     draws = int(max(min(draws, AFFORDABLE / work), 49))
     moments = logit_moments(trace.router_logits)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.stats.draws import affordable_draws, checked_draws
+from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance, shuffled_orders
 from lens.traces.trace import RoutedTokens
 
@@ -124,7 +124,7 @@ def repeat_test(
             f"Repeats: {n_tokens} tokens without neighbours; expected at least two of one text."
         )
     words = _member_words(experts, n_experts)
-    draws = affordable_draws(words.size, checked_draws(draws))
+    draws = affordable_draws(words.size, check_draws(draws))
     first = experts[:, :, 0]
     rng = np.random.default_rng(seed)
     drawn = np.empty((draws, 2, n_layers))

@@ -6,7 +6,6 @@ import pytest
 from lens.errors import LensError
 from lens.layers.bootstrap import (
     adjacent_intervals,
-    affordable_draws,
     pair_interval,
     resampled_counts,
 )
@@ -65,7 +64,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(metric):
 def test_many_experts_are_resampled_in_the_same_way(monkeypatch):
     columns = related(60, 0.5)
     expected = pair_interval(columns, 0, 1, draws=30)
-    monkeypatch.setattr("lens.layers.bootstrap.KEPT", 0)
+    monkeypatch.setattr("lens.layers.bootstrap.KEPT_PRODUCTS", 0)
     found = pair_interval(columns, 0, 1, draws=30)
     assert found.low == pytest.approx(expected.low, abs=1e-5)
     assert found.high == pytest.approx(expected.high, abs=1e-5)
@@ -106,8 +105,3 @@ def test_what_cannot_be_computed_is_refused():
         pair_interval(columns, 0, 1, draws=3)
     with pytest.raises(LensError, match="metric: found 'nope'"):
         pair_interval(columns, 0, 1, "nope")
-
-
-def test_draws_are_cut_where_many_experts_would_take_minutes():
-    assert affordable_draws(63, 6144, 8) == 1000
-    assert 49 <= affordable_draws(127, 4096, 256) < 100
