@@ -8,6 +8,7 @@ so that sets which differ in one weight would share an entry.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ from lens.routers import gram, matching
 from lens.routers.gram import RouterGram
 from lens.routers.matching import ExpertChains
 from lens.routers.router_set import RouterSet
+from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance
 
 _KEYS: dict[Any, Any] = {RouterSet: lambda routers: routers.key}
@@ -203,6 +205,29 @@ def layer_null_of(
 ) -> LayerNull:
     draws = LayerDraws.of(routers, draws).all_pairs()
     return layer_null.layer_null(router_gram(routers, view), metric, draws=draws, seed=seed)
+
+
+def permutation_null(
+    routers: RouterSet,
+    metric: str,
+    view: str,
+    shuffles: int,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Iterator[LayerNull]:
+    """The permutation null so far, shuffle by shuffle, so that a page can show it grow.
+
+    Args:
+        routers: the set.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        view: "canonical" or "raw".
+        shuffles: of the coordinates of all layers.
+        draws: of the rotation null in whose units the shuffled pairs are measured.
+        seed: of both.
+    """
+    against = layer_null_of(routers, metric, view, draws, seed)
+    sets = permuted_sets(routers.columns(view), shuffles, seed)
+    return layer_null.permutation_null(router_gram(routers, view), sets, against, seed=seed)
 
 
 @_data

@@ -9,9 +9,8 @@ at all in 99 of 100 cases. "Not distinguishable from chance" is an answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -38,10 +37,42 @@ BATCHES = 2
 # Pairs of layers of many experts that stand for all that are no neighbours.
 SOME_PAIRS = 200
 
-ADJACENT = "Do adjacent layers have similar routing patterns?"
-DEPTH = "Do early and late layers cluster separately?"
-SAME_EXPERT = "Does the same expert specialise in similar things across layers?"
-BREADTH = "Are some experts broader than others?"
+
+@dataclass(frozen=True)
+class Question:
+    """A question that can be asked of a router set.
+
+    Attributes:
+        id: its name in code and links.
+        text: as people ask it.
+        effect_name: the number that answers it.
+    """
+
+    id: str
+    text: str
+    effect_name: str
+
+
+ADJACENT = Question(
+    "adjacent",
+    "Do adjacent layers have similar routing patterns?",
+    "mean CKA of adjacent layers minus that of all other pairs",
+)
+DEPTH = Question(
+    "depth",
+    "Do early and late layers cluster separately?",
+    "mean CKA within the early and the late third minus that between them",
+)
+SAME_EXPERT = Question(
+    "same_expert",
+    "Does the same expert specialise in similar things across layers?",
+    "mean matched cosine of adjacent layers' experts",
+)
+BREADTH = Question(
+    "breadth",
+    "Are some experts broader than others?",
+    "largest selection probability of any expert, less that of balance",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +80,7 @@ class Answer:
     """One question, answered from the data.
 
     Attributes:
+        id: of the question: "adjacent", "depth", "same_expert" or "breadth".
         question: as asked.
         sentence: the answer in words, with effect, null and p-value.
         effect: the number that the answer rests on; not a number when there are
@@ -58,10 +90,9 @@ class Answer:
         p_value: probability that chance gives so large an effect.
         p_adjusted: the same for the four questions together (Holm).
         draws, seed: of the null.
-        page: where the numbers can be looked at.
-        params: settings of that page that show them.
     """
 
+    id: str
     question: str
     sentence: str
     effect: float
@@ -73,8 +104,6 @@ class Answer:
     p_adjusted: float
     draws: int
     seed: int
-    page: str
-    params: dict[str, Any] = field(default_factory=dict)
 
     @property
     def distinguishable(self) -> bool:
@@ -96,13 +125,10 @@ Words = Callable[[bool, str], str]
 class Asked:
     """A question with its numbers, before the four are judged together."""
 
-    question: str
-    effect_name: str
+    question: Question
     effect: float
     null: Float[np.ndarray, " draw"]
     p_value: float
-    page: str
-    params: dict[str, Any]
     words: Words
 
 
@@ -133,11 +159,9 @@ def ask_adjacent(
     similarity: Float[np.ndarray, "layer layer"], draws: int = DRAWS, seed: int = SEED
 ) -> Asked:
     """Whether neighbours are more alike than other pairs, against shuffled layer orders."""
-    name = "mean CKA of adjacent layers minus that of all other pairs"
-    page, params = "/layers", {"metric": "cka"}
     n = len(similarity)
     if n < MIN_ADJACENT:
-        return _too_few(ADJACENT, name, page, params, n, MIN_ADJACENT)
+        return _too_few(ADJACENT, n, MIN_ADJACENT)
     n_pairs = n * (n - 1) // 2
     total = np.triu(similarity, 1).sum()
 
@@ -162,18 +186,16 @@ def ask_adjacent(
             f"{against}."
         )
 
-    return _asked(ADJACENT, name, effect, null, page, params, words)
+    return _asked(ADJACENT, effect, null, words)
 
 
 def ask_depth(
     similarity: Float[np.ndarray, "layer layer"], draws: int = DRAWS, seed: int = SEED
 ) -> Asked:
     """Whether the first and the last third of the layers form groups, against shuffled depths."""
-    name = "mean CKA within the early and the late third minus that between them"
-    page, params = "/clustering", {"metric": "cka"}
     n = len(similarity)
     if n < MIN_DEPTH:
-        return _too_few(DEPTH, name, page, params, n, MIN_DEPTH)
+        return _too_few(DEPTH, n, MIN_DEPTH)
     tercile = depth_terciles(n)
     early, late = np.flatnonzero(tercile == 0), np.flatnonzero(tercile == 2)
 
@@ -205,7 +227,7 @@ def ask_depth(
             f"{significant(within - between)}; {against}."
         )
 
-    return _asked(DEPTH, name, within - between, null, page, params, words)
+    return _asked(DEPTH, within - between, null, words)
 
 
 def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> Asked:
@@ -213,11 +235,9 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
 
     Every draw turns each layer and matches anew; each layer keeps its own geometry.
     """
-    name = "mean matched cosine of adjacent layers' experts"
-    page, params = "/experts", {"metric": "matched_cosine"}
     n = gram.n_layers
     if n < 2:
-        return _too_few(SAME_EXPERT, name, page, params, n, 2)
+        return _too_few(SAME_EXPERT, n, 2)
     effect = float(np.mean([match_layers(gram, i, i + 1)[1].mean() for i in range(n - 1)]))
     draws = rotation_draws("matched_cosine", 4 * (n - 1), gram.n_experts, draws)
     null = adjacent_null(gram, "matched_cosine", draws=draws, seed=seed).mean(axis=1)
@@ -234,7 +254,7 @@ def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> A
             return f"Yes, to that extent: {found}; {against}."
         return f"Not distinguishable from chance: {found}; {against}."
 
-    asked = _asked(SAME_EXPERT, name, effect, null, page, params, words)
+    asked = _asked(SAME_EXPERT, effect, null, words)
     if draws >= 399:
         return asked
     # Many experts allow few draws, but their mean is close to normal.
@@ -258,21 +278,19 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
     routers, which gives p by a Pearson type III curve through them; as the largest of L
     layers it counts as 1 − (1 − p)^L.
     """
-    name = "largest selection probability of any expert, less that of balance"
-    page, params = "/experts", {"measure": "breadth"}
     n_experts, top_k = gram.n_experts, routers.top_k
     if top_k == n_experts:
         sentence = (
             f"Nothing to compare: every token is sent to all {n_experts} experts, so all are "
             "equally broad."
         )
-        return _unasked(BREADTH, sentence, name, page, params)
+        return _unasked(BREADTH, sentence)
     if 2 * top_k == n_experts and routers.logit_biases is None:
         sentence = (
             f"Can't be told from the weights: with top {top_k} of {n_experts} every expert is "
             "selected half of the time under an isotropic prior, whatever its weights."
         )
-        return _unasked(BREADTH, sentence, name, page, params)
+        return _unasked(BREADTH, sentence)
     batches, biases = _batches(n_experts), routers.logit_biases
     shares, _ = selected_share(gram.own, top_k, batches=batches, biases=biases)
     even = top_k / n_experts
@@ -297,7 +315,7 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
         return f"Not distinguishable from chance: {found}; {against}."
 
     effect = broadest - even
-    return Asked(BREADTH, name, effect, null, p_value, page, params, words)
+    return Asked(BREADTH, effect, null, p_value, words)
 
 
 def _batches(n_experts: int) -> int:
@@ -340,32 +358,21 @@ def _shuffles(n: int, draws: int, seed: int) -> np.ndarray:
 
 
 def _asked(
-    question: str,
-    name: str,
-    effect: float,
-    null: Float[np.ndarray, " draw"],
-    page: str,
-    params: dict[str, Any],
-    words: Words,
+    question: Question, effect: float, null: Float[np.ndarray, " draw"], words: Words
 ) -> Asked:
     """A question whose larger effects speak for "yes"."""
-    p_value = float(monte_carlo_p(effect, null))
-    return Asked(question, name, effect, null, p_value, page, params, words)
+    return Asked(question, effect, null, float(monte_carlo_p(effect, null)), words)
 
 
-def _too_few(
-    question: str, name: str, page: str, params: dict[str, Any], found: int, needed: int
-) -> Asked:
+def _too_few(question: Question, found: int, needed: int) -> Asked:
     there = "there is 1" if found == 1 else f"there are {found}"
     sentence = f"Can't be asked here: it needs at least {needed} layers, and {there}."
-    return _unasked(question, sentence, name, page, params)
+    return _unasked(question, sentence)
 
 
-def _unasked(question: str, sentence: str, name: str, page: str, params: dict[str, Any]) -> Asked:
+def _unasked(question: Question, sentence: str) -> Asked:
     nan = float("nan")
-    return Asked(
-        question, name, nan, np.full(1, nan), nan, page, params, lambda _real, _p: sentence
-    )
+    return Asked(question, nan, np.full(1, nan), nan, lambda _real, _p: sentence)
 
 
 def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
@@ -374,10 +381,11 @@ def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
     of_four = p_value_text(p_adjusted, bound=asked.p_value <= 1 / (1 + made))
     p_text = f"p {p_value_text(asked.p_value, made)} (for four questions {of_four})"
     return Answer(
-        question=asked.question,
+        id=asked.question.id,
+        question=asked.question.text,
         sentence=asked.words(p_adjusted < LEVEL, p_text),
         effect=asked.effect,
-        effect_name=asked.effect_name,
+        effect_name=asked.question.effect_name,
         null_mean=float(asked.null.mean()),
         null_low=float(low),
         null_high=float(high),
@@ -385,8 +393,6 @@ def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
         p_adjusted=p_adjusted,
         draws=draws,
         seed=seed,
-        page=asked.page,
-        params=asked.params,
     )
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.layers.pair_null import LayerNull, permutation_null
+from lens.layers.pair_null import LayerNull
 from lens.layers.similarity import LAYER_METRICS, LayerPair
 from lens.routers.router_set import RouterSet
-from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance, chance_of, percentile
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
@@ -140,9 +139,9 @@ def layer_null(
     kept = st.session_state.setdefault("permutation_nulls", {})
     if start:
         slot = st.empty()
-        gram = cached.router_gram(routers, view)
-        sets = permuted_sets(routers.columns(view), draws, settings.seed)
-        for found in permutation_null(gram, sets, rotation, seed=settings.seed):
+        for found in cached.permutation_null(
+            routers, metric, view, draws, settings.draws, settings.seed
+        ):
             slot.progress(
                 found.draws / draws,
                 f"{found.draws} of {draws} shuffles: {found.found()} pairs beyond chance so far",

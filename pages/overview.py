@@ -93,10 +93,8 @@ def card(answer: Answer, number: int) -> None:
             elif not np.isnan(answer.p_value):
                 st.badge("not beyond chance", color="gray")
         st.markdown(answer.sentence)
-        path, name, icon = PAGES[answer.page]
-        params = {key: str(value) for key, value in answer.params.items()}
-        if answer.page == "/experts" and "measure" not in params:
-            params["tab"] = "chains"
+        page, params = layout.QUESTION_VIEWS[answer.id]
+        path, name, icon = PAGES[page]
         st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
 
 

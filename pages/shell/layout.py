@@ -18,6 +18,14 @@ from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
 from pages.shell import downloads, links, null_settings
 
+QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
+    "adjacent": ("/layers", {"metric": "cka"}),
+    "depth": ("/clustering", {"metric": "cka"}),
+    "same_expert": ("/experts", {"metric": "matched_cosine", "tab": "chains"}),
+    "breadth": ("/experts", {"measure": "breadth"}),
+}
+"""Where the numbers behind each of the four questions are: a page and its settings."""
+
 
 def project_version() -> str:
     """The installed version, or "source" in a working copy."""
@@ -63,7 +71,8 @@ def answers(routers: RouterSet) -> list[Answer]:
 
 def finding(routers: RouterSet, page: str) -> str:
     """The answers that this page shows in detail, as its first lines."""
-    return " ".join(answer.sentence for answer in answers(routers) if answer.page == page)
+    shown = [answer for answer in answers(routers) if QUESTION_VIEWS[answer.id][0] == page]
+    return " ".join(answer.sentence for answer in shown)
 
 
 def ranking_note(canonical: np.ndarray, raw: np.ndarray, what: str) -> None:

@@ -14,6 +14,7 @@ from lens.layers.similarity import LAYER_METRICS
 from lens.questions import four_questions
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, save_routers
+from pages.shell.layout import QUESTION_VIEWS
 
 APP = str(Path(__file__).resolve().parents[2] / "app.py")
 PAGES = ("overview", "layers", "experts", "clustering", "live_routing")
@@ -48,7 +49,7 @@ def test_the_first_line_is_what_lens_answers(open_page, routers, name, places):
     answers = four_questions(routers, router_gram(routers))
     shown = finding(open_page(name))
     for place in places:
-        assert answers[place].page == f"/{name}"
+        assert QUESTION_VIEWS[answers[place].id][0] == f"/{name}"
         assert answers[place].sentence in shown
 
 
