@@ -113,7 +113,6 @@ grok/experiments/collecting.py
 grok/experiments/collecting.py collect
 grok/experiments/patching.py patch_sweep
 grok/runner/loading.py load
-grok/runner/tracing.py
 grok/streaming/host_layers.py
 grok/streaming/int8_matmul.py _tiles
 grok/streaming/simd_kernels.py add

@@ -5,7 +5,7 @@ Axes: B sequences, T tokens, D d_model, N token rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -73,8 +73,49 @@ class Walk(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LayerFigures:
+    """What one layer of the last pass took.
+
+    Attributes:
+        layer: its number.
+        bytes_read: from disk, of this layer; what was read ahead of experts that nobody chose is
+            not in it.
+        read_seconds: the reader spent on them.
+        compute_seconds: spent computing.
+        wait_seconds: spent waiting for the reader.
+        seconds: in all.
+    """
+
+    layer: int
+    bytes_read: int
+    read_seconds: float
+    compute_seconds: float
+    wait_seconds: float
+    seconds: float
+
+
 class Layers(Protocol):
-    """The decoder layers."""
+    """The decoder layers.
+
+    Attributes:
+        memory_budget: bytes that the process may take; None where there is no such bound.
+        last_pass: figures of each layer of the last pass; None where nothing is streamed.
+    """
+
+    @property
+    def memory_budget(self) -> int | None: ...
+
+    @property
+    def last_pass(self) -> Sequence[LayerFigures] | None: ...
+
+    def max_rows(self, kept_bytes: int = 0) -> int | None:
+        """The most token rows of a pass without logits; None: as many as there are.
+
+        Args:
+            kept_bytes: that each row keeps until the pass is over.
+        """
+        ...
 
     def walk(
         self,

@@ -30,7 +30,7 @@ from grok.engine.compiled import (
     head_pass,
     layer_pass,
 )
-from grok.engine.interfaces import HELD_LOGITS, Done, Part, Walk
+from grok.engine.interfaces import HELD_LOGITS, Done, LayerFigures, Part, Walk
 from grok.engine.progress import Watch
 from grok.engine.sharding import dispatch_over
 from grok.interventions.hooks import EditsBySite
@@ -45,6 +45,8 @@ class Resident:
     """
 
     bytes_read = 0
+    memory_budget: int | None = None
+    last_pass: Sequence[LayerFigures] | None = None
 
     def __init__(
         self,
@@ -57,6 +59,10 @@ class Resident:
         self.params, self.io = list(params), dict(io)
         self._config, self._dtype, self._mesh = config, dtype, mesh
         self._dispatch = dispatch_over(mesh)
+
+    def max_rows(self, kept_bytes: int = 0) -> int | None:
+        """As `Layers.max_rows`: as many as there are."""
+        return None
 
     @contextmanager
     def walk(

@@ -114,8 +114,8 @@ def ablation_sweep(
     chosen = chosen_layers(layers, config.n_layers)
     tokens = model.encode(prompt)
     with turn():
-        plain = model._read(tokens, 10)
-    trace = model._trace([(tokens, plain)], tokens.size, {"max_new_tokens": 0})
+        plain = model.run_one(tokens, candidates=10)
+    trace = model.routing_trace([(tokens, plain)], tokens.size, {"max_new_tokens": 0})
 
     site, function = HOW[how]
 

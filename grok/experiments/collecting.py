@@ -358,10 +358,8 @@ def _part_tokens_before(folder: Path) -> int | None:
 
 def _room(model: Model, points: Sequence[HookPoint]) -> int | None:
     """Padded tokens that a pass of this model can have; None: as many as there are."""
-    most_rows = getattr(model.engine.layers, "most_rows", None)
-    if most_rows is None:
-        return None
-    return max(1, most_rows(row_bytes(model.config, points)))
+    rows = model.engine.layers.max_rows(row_bytes(model.config, points))
+    return None if rows is None else max(1, rows)
 
 
 def _passes(

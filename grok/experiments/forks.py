@@ -102,8 +102,8 @@ class ForkedRuns:
 
     def _passes(self, counts: Mapping[int, int]) -> list[dict[int, range]]:
         """Runs by layer for each pass: all in one where there is room for them."""
-        most_rows = getattr(self.model.engine.layers, "most_rows", None)
-        most = None if most_rows is None else max(2, most_rows() // self._counted) - 1
+        rows = self.model.engine.layers.max_rows()
+        most = None if rows is None else max(2, rows // self._counted) - 1
         passes: list[dict[int, range]] = [{}]
         room = most
         for layer, count in sorted(counts.items()):

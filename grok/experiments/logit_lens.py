@@ -45,9 +45,9 @@ def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLe
         PromptError: see `Model.encode`.
     """
     tokens = model.encode(prompt)
-    n_layers, count = model.config.n_layers, model._count(candidates)
+    n_layers, count = model.config.n_layers, model.n_candidates(candidates)
     points = [HookPoint(layer, "resid_post") for layer in range(n_layers)]
-    result = model._read(tokens, count, wanted=points)
+    result = model.run_one(tokens, candidates=count, wanted=points)
     following = np.zeros(result.logits.shape[1], np.int32)
     following[: tokens.size - 1] = tokens[1:]
     streams = np.concatenate([result.kept[point] for point in points])  # [L, N, D]

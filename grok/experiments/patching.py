@@ -104,8 +104,8 @@ def patch_sweep(
     places = _positions(positions, length)
     wanted = [HookPoint(layer, site) for layer in chosen for site in sites]
     with turn():
-        kept = model._read(source, wanted=wanted)
-        logits = model._read(target).logits[0]
+        kept = model.run_one(source, wanted=wanted)
+        logits = model.run_one(target).logits[0]
     reference = kept.logits[0]
     rng = np.random.default_rng(seed)
     strangers = (places + rng.integers(1, max(length, 2), places.size)) % length

@@ -74,8 +74,8 @@ def what_ifs(
 def _beside(model: Model, tokens: np.ndarray, passes: Sequence[Forward], edits: Edits) -> WhatIf:
     """The pass as it is and the changed one, compared."""
     settings = {"max_new_tokens": 0}
-    base = model._trace([(tokens, passes[0])], tokens.size, settings)
-    changed = model._trace([(tokens, passes[1])], tokens.size, settings, edits)
+    base = model.routing_trace([(tokens, passes[0])], tokens.size, settings)
+    changed = model.routing_trace([(tokens, passes[1])], tokens.size, settings, edits)
     logs = [log_softmax(one.logits[0, : tokens.size]) for one in passes]
     kl = np.empty(tokens.size)
     shown = np.empty((tokens.size, base.candidates.shape[1]), np.int32)

@@ -149,12 +149,40 @@ def model_point(site: str, n_layers: int) -> HookPoint:
     return HookPoint(-1 if site == EMBED else n_layers, site)
 
 
-def row_bytes(config: GrokConfig, points: Iterable[HookPoint]) -> int:
-    """Bytes of the values of some hook points that one token row keeps until its pass is over."""
-    sizes = {
+def list_sites(config: GrokConfig, dtype: str, n_tokens: int = 1) -> list[Site]:
+    """Every site of every layer, in the order in which they are computed.
+
+    Args:
+        config: of the model.
+        dtype: of its activations.
+        n_tokens: of the sequence that the shapes are for.
+    """
+    last = config.n_layers
+    layers = [HookPoint(i, name) for i in range(last) for name in LAYER_SITES]
+    points = [HookPoint(-1, EMBED), *layers, HookPoint(last, NORM), HookPoint(last, LOGITS)]
+    return [_site(config, dtype, n_tokens, point) for point in points]
+
+
+def _site(config: GrokConfig, dtype: str, n_tokens: int, point: HookPoint) -> Site:
+    axes, sizes = AXES[point.site], _axis_sizes(config)
+    if point.site == "router.experts":
+        dtype = "int32"
+    elif point.site in FLOAT32:
+        dtype = "float32"
+    shape = (n_tokens, *(sizes[axis] for axis in axes))
+    return Site(str(point), ("token", *axes), shape, dtype)
+
+
+def _axis_sizes(config: GrokConfig) -> Mapping[str, int]:
+    return {
         "d_model": config.d_model,
         "n_experts": config.n_experts,
         "top_k": config.top_k,
         "vocab_size": config.vocab_size,
     }
+
+
+def row_bytes(config: GrokConfig, points: Iterable[HookPoint]) -> int:
+    """Bytes of the values of some hook points that one token row keeps until its pass is over."""
+    sizes = _axis_sizes(config)
     return sum(4 * math.prod(sizes[axis] for axis in AXES[point.site]) for point in points)

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from grok.engine.compiled import bucket, padded
-from grok.engine.engine import Batch
+from grok.engine.compiled import bucket
 from grok.interventions.edits import NO_EDITS, Edits
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ PASS_TOKENS = 2048
 
 
 def passes_of(lengths: Sequence[int], pass_tokens: int = PASS_TOKENS) -> list[list[int]]:
-    """Which runs go together, by their index, in order; a long one goes alone.
+    """Indexes of the runs that go together in each pass, in order; a long run goes alone.
 
     >>> passes_of([10, 20, 30], pass_tokens=48)   # padded to 16, 32 and 32
     [[0, 1], [2]]
@@ -57,7 +56,7 @@ def room(config: GrokConfig, budget: int | None) -> int:
 def read_together(
     model: Model, runs: Sequence[tuple[np.ndarray, Edits]], candidates: int
 ) -> Iterator[Forward]:
-    """What the model makes of each run, in order; as few passes as `passes_of` says.
+    """The result of each run, in order, in as few passes as `passes_of` says.
 
     Args:
         runs: tokens [T] and the edits of that run alone.
@@ -66,16 +65,12 @@ def read_together(
     Raises:
         SiteError, InterventionError: edits that do not fit the model, before anything runs.
     """
-    hooks = [model._hooks(tokens, edits) for tokens, edits in runs]
-    most = room(model.config, getattr(model.engine.layers, "budget", None))
+    hooks = [model.hooks(tokens, edits) for tokens, edits in runs]
+    most = room(model.config, model.engine.layers.memory_budget)
     for members in passes_of([tokens.size for tokens, _ in runs], most):
-        batches = []
-        for i in members:
-            tokens = runs[i][0]
-            given, real = padded([tokens], bucket(tokens.size))
-            count = model._count(candidates)
-            batches.append(Batch(given, 0, given > 0, None, count, hooks[i], real))
-        yield from model.engine.run(batches)
+        yield from model.engine.run(
+            [model.batch(runs[i][0], hooks[i], candidates=candidates) for i in members]
+        )
 
 
 def trace_together(
@@ -89,6 +84,6 @@ def trace_together(
     tokens = [model.encode(prompt) for prompt in prompts]
     found = read_together(model, [(one, NO_EDITS) for one in tokens], candidates)
     return [
-        model._trace([(one, result)], one.size, {"max_new_tokens": 0})
+        model.routing_trace([(one, result)], one.size, {"max_new_tokens": 0})
         for one, result in zip(tokens, found, strict=True)
     ]

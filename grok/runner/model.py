@@ -17,19 +17,12 @@ from grok.checkpoints.tokenizer import Tokenizer
 from grok.config import GrokConfig
 from grok.engine.compiled import Forward, bucket, padded
 from grok.engine.engine import Batch, Engine
+from grok.engine.interfaces import LayerFigures
 from grok.errors import PromptError
 from grok.interventions.edits import NO_EDITS, Edits
 from grok.interventions.hooks import Hooks, arrange_hooks, no_hooks
-from grok.interventions.sites import (
-    AXES,
-    EMBED,
-    FLOAT32,
-    LAYER_SITES,
-    LOGITS,
-    NORM,
-    HookPoint,
-    Site,
-)
+from grok.interventions.sites import HookPoint, Site, list_sites
+from grok.runner.interfaces import Passes, Prompt
 from grok.runner.results import Generation, Step
 from grok.runner.sampling import check_sampling, next_token
 from grok.runner.tracing import Tracing
@@ -37,13 +30,6 @@ from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
     from grok.planning.modes import Decision
-    from grok.streaming.host_layers import LayerFigures
-
-
-# --- results -----------------------------------------------------------------
-
-
-# --- the model ---------------------------------------------------------------
 
 
 class Model:
@@ -79,13 +65,13 @@ class Model:
         self.mode, self.decision = mode, decision
 
     @property
-    def last_pass(self) -> list[LayerFigures] | None:
-        """What each layer of the last pass took; None where nothing is streamed."""
-        return getattr(self.engine.layers, "last_pass", None)
+    def last_pass(self) -> Sequence[LayerFigures] | None:
+        """Bytes and seconds of each layer of the last pass; None where nothing is streamed."""
+        return self.engine.layers.last_pass
 
     # text and tokens
 
-    def encode(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
+    def encode(self, prompt: Prompt) -> np.ndarray:
         """Token ids [T] int32 of text, or ids as they are, checked.
 
         Raises:
@@ -136,7 +122,7 @@ class Model:
 
     def trace_routing(
         self,
-        prompt: str | Sequence[int] | np.ndarray,
+        prompt: Prompt,
         *,
         candidates: int = 10,
         edits: Edits = NO_EDITS,
@@ -153,12 +139,12 @@ class Model:
             SiteError, InterventionError: edits that do not fit the model.
         """
         tokens = self.encode(prompt)
-        result = self._read(tokens, candidates, edits)
-        return self._trace([(tokens, result)], tokens.size, {"max_new_tokens": 0}, edits)
+        result = self.run_one(tokens, candidates=candidates, edits=edits)
+        return self.routing_trace([(tokens, result)], tokens.size, {"max_new_tokens": 0}, edits)
 
     def trace(
         self,
-        prompt: str | Sequence[int] | np.ndarray,
+        prompt: Prompt,
         *,
         max_new_tokens: int = 0,
         temperature: float = 0.0,
@@ -183,31 +169,11 @@ class Model:
 
     def sites(self, n_tokens: int = 1) -> list[Site]:
         """Every site with its axes, its shape for `n_tokens` tokens and its dtype; runs nothing."""
-        shapes = {
-            "n_experts": self.config.n_experts,
-            "top_k": self.config.top_k,
-            "d_model": self.config.d_model,
-            "vocab_size": self.config.vocab_size,
-        }
-
-        def site(point: HookPoint) -> Site:
-            axes = AXES[point.site]
-            dtype = "float32" if point.site in FLOAT32 else self.dtype
-            if point.site == "router.experts":
-                dtype = "int32"
-            shape = (n_tokens, *(shapes[axis] for axis in axes))
-            return Site(str(point), ("token", *axes), shape, dtype)
-
-        last = self.config.n_layers
-        layers = [HookPoint(i, name) for i in range(last) for name in LAYER_SITES]
-        return [
-            site(p)
-            for p in (HookPoint(-1, EMBED), *layers, HookPoint(last, NORM), HookPoint(last, LOGITS))
-        ]
+        return list_sites(self.config, self.dtype, n_tokens)
 
     def stream(
         self,
-        prompt: str | Sequence[int] | np.ndarray,
+        prompt: Prompt,
         *,
         max_new_tokens: int,
         temperature: float = 0.0,
@@ -243,7 +209,7 @@ class Model:
                 f"The prompt has {tokens.size} tokens, so there is room for {room} new ones in "
                 f"this model's context; {max_new_tokens} were asked for."
             )
-        hooks = self._hooks(tokens, edits, wanted)
+        hooks = self.hooks(tokens, edits, wanted)
         return self._stream(tokens, max_new_tokens, temperature, top_p, seed, candidates, hooks)
 
     def _stream(
@@ -263,7 +229,7 @@ class Model:
         key_is_token[0, : tokens.size] = tokens > 0
         given, real = padded([tokens], n)
         rng = np.random.default_rng(seed)
-        read, start, count = tokens, 0, self._count(candidates)
+        read, start, count = tokens, 0, self.n_candidates(candidates)
         for _ in range(max_new_tokens):
             batch = Batch(given, start, key_is_token, caches, count, hooks, real)
             routing = self.engine.run([batch])[0]
@@ -276,9 +242,7 @@ class Model:
             read = np.array([token], np.int32)
             given, real = padded([read], 1)
 
-    def generate(
-        self, prompt: str | Sequence[int] | np.ndarray, *, max_new_tokens: int, **options: Any
-    ) -> Generation:
+    def generate(self, prompt: Prompt, *, max_new_tokens: int, **options: Any) -> Generation:
         """A continuation with its routing; arguments and errors as for `stream`."""
         steps = list(self.stream(prompt, max_new_tokens=max_new_tokens, **options))
         return self.collect(steps, {"max_new_tokens": max_new_tokens, **options})
@@ -288,12 +252,25 @@ class Model:
         passes = [(step.read, step.routing) for step in steps]
         new = [step.token for step in steps]
         settings = {k: v for k, v in options.items() if k not in ("edits", "wanted")}
-        trace = self._trace(passes, steps[0].read.size, settings, options.get("edits", NO_EDITS))
+        edits = options.get("edits", NO_EDITS)
+        trace = self.routing_trace(passes, steps[0].read.size, settings, edits)
         return Generation(new, self.text(new), trace)
 
-    # internals
+    # what runs are made of
 
-    def _hooks(self, tokens: np.ndarray, edits: Edits, wanted: Iterable[HookPoint] = ()) -> Hooks:
+    def hooks(
+        self, tokens: np.ndarray, edits: Edits = NO_EDITS, wanted: Iterable[HookPoint] = ()
+    ) -> Hooks:
+        """The hooks of a run of one prompt, checked against it before anything runs.
+
+        Args:
+            tokens: of the prompt [T].
+            edits: interventions.
+            wanted: hook points whose values the run gives back.
+
+        Raises:
+            SiteError, InterventionError: edits that do not fit the model or the prompt.
+        """
         return arrange_hooks(
             self.config,
             edits,
@@ -303,29 +280,61 @@ class Model:
             positions=bucket(self.config.context_length),
         )
 
-    def _read(
+    def batch(self, tokens: np.ndarray, hooks: Hooks, *, candidates: int = 1) -> Batch:
+        """One sequence, padded to its bucket, for `Engine.run`.
+
+        Args:
+            tokens: of the prompt [T].
+            hooks: of this run.
+            candidates: next tokens to keep.
+        """
+        given, real = padded([tokens], bucket(tokens.size))
+        return Batch(given, 0, given > 0, None, self.n_candidates(candidates), hooks, real)
+
+    def run_one(
         self,
         tokens: np.ndarray,
+        *,
         candidates: int = 1,
         edits: Edits = NO_EDITS,
         wanted: Iterable[HookPoint] = (),
     ) -> Forward:
-        """One pass over one sequence, padded to its bucket."""
-        hooks = self._hooks(tokens, edits, wanted)
-        given, real = padded([tokens], bucket(tokens.size))
-        batch = Batch(given, 0, given > 0, None, self._count(candidates), hooks, real)
+        """One pass over one sequence, padded to its bucket.
+
+        Args:
+            tokens: of the prompt [T].
+            candidates: next tokens to keep.
+            edits: interventions.
+            wanted: hook points whose values the result keeps.
+
+        Returns:
+            Arrays with a batch axis of 1 and the padding still in.
+
+        Raises:
+            SiteError, InterventionError: edits that do not fit the model or the prompt.
+        """
+        batch = self.batch(tokens, self.hooks(tokens, edits, wanted), candidates=candidates)
         return self.engine.run([batch])[0]
 
-    def _count(self, candidates: int) -> int:
-        return max(1, min(candidates, self.config.vocab_size))
+    def n_candidates(self, asked: int) -> int:
+        """The next tokens that can be kept where so many are asked for: 1 to the vocabulary."""
+        return max(1, min(asked, self.config.vocab_size))
 
-    def _trace(
+    def routing_trace(
         self,
-        passes: Sequence[tuple[np.ndarray, Forward]],
+        passes: Passes,
         prompt_length: int,
         settings: Mapping[str, Any],
         edits: Edits = NO_EDITS,
     ) -> RoutingTrace:
+        """The routing of the passes of one run, put together and without padding.
+
+        Args:
+            passes: the tokens that each pass read, and its result.
+            prompt_length: tokens of the prompt.
+            settings: how the run was made.
+            edits: interventions of the run, which the settings then list.
+        """
         tokens = np.concatenate([read for read, _ in passes])
 
         def joined(name: str, axis: int) -> np.ndarray:

@@ -120,7 +120,11 @@ class Jobs:
         self._jobs: dict[Hashable, Job] = {}  # running or waiting, in the order they came
         self._running = 0
         self.closing = False
+
+    def close_at_exit(self) -> Jobs:
+        """Has `close` called when the program ends; returns itself."""
         atexit.register(self.close)
+        return self
 
     def start(
         self,

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 
 from grok.errors import BusyError
 
-TELL_EVERY = 1.0  # seconds between two calls of those who wait
+# Called with the number of callers that come first.
+OnWait = Callable[[int], object]
+
+TELL_EVERY = 1.0  # seconds between two calls of `on_wait`
 
 
 class PromptQueue:
@@ -18,30 +21,44 @@ class PromptQueue:
 
     Args:
         most_waiting: callers that may wait; one more is turned away at once.
-        timeout: seconds a caller waits before it gives up.
-        a_turn: seconds that a turn is expected to take. Who finds others ahead waits twice as
-            long for each of them, besides the timeout. It may be set anew at any time.
+        timeout: seconds a caller waits before it gives up, besides twice the expected turn
+            (see `expect_turn`) of everyone before it.
     """
 
-    def __init__(self, most_waiting: int = 8, timeout: float = 120.0, a_turn: float = 0.0) -> None:
-        self.most_waiting, self.timeout, self.a_turn = most_waiting, timeout, a_turn
+    def __init__(self, most_waiting: int = 8, timeout: float = 120.0) -> None:
+        self.most_waiting, self.timeout = most_waiting, timeout
+        self._turn_seconds = 0.0
         self._queue: deque[object] = deque()
         self._moved = threading.Condition()
 
     @property
     def n_callers(self) -> int:
-        """Callers inside or waiting."""
+        """Callers that have their turn or wait for it."""
         with self._moved:
             return len(self._queue)
 
+    @property
+    def turn_seconds(self) -> float:
+        """Seconds that a turn is expected to take; 0 until `expect_turn` is called."""
+        return self._turn_seconds
+
+    def expect_turn(self, seconds: float) -> None:
+        """Tells how long the turn of a caller to come will take.
+
+        The longest turn that was told counts for everyone, until the queue is empty.
+        """
+        with self._moved:
+            others = self._turn_seconds if self._queue else 0.0
+            self._turn_seconds = max(others, seconds)
+
     @contextmanager
-    def turn(self, on_wait: Callable[[int], object] | None = None) -> Iterator[None]:
+    def turn(self, on_wait: OnWait | None = None) -> Iterator[None]:
         """Waits for this caller's turn, then holds it for the `with` block.
 
         Args:
-            on_wait: called with the number of callers ahead, when there are any, each time it
-                changes and now and then, so that what it raises gives up the place at once; not
-                called under the queue's lock.
+            on_wait: called with the number of callers that come first, when there are any, each
+                time it changes and every second or so. An exception that it raises takes the
+                caller out of the queue at once. It is not called under the queue's lock.
 
         Raises:
             BusyError: the queue is full, or the wait was longer than the timeout.
@@ -62,23 +79,23 @@ class PromptQueue:
                 self._queue.remove(ticket)
                 self._moved.notify_all()
 
-    def _wait(self, ticket: object, on_wait: Callable[[int], object] | None) -> None:
+    def _wait(self, ticket: object, on_wait: OnWait | None) -> None:
         start = time.monotonic()
-        told, ahead = 0, self._ahead(ticket)
-        patience = self.timeout + 2 * self.a_turn * ahead
-        while ahead:
+        told, before = 0, self._n_before(ticket)
+        patience = self.timeout + 2 * self.turn_seconds * before
+        while before:
             left = start + patience - time.monotonic()
             if left <= 0:
                 raise BusyError(f"The model was busy for {patience:.0f} seconds. Try again later.")
             if on_wait is not None:
-                told = ahead
-                on_wait(ahead)
+                told = before
+                on_wait(before)
             with self._moved:
-                ahead = self._queue.index(ticket)
-                if ahead and (on_wait is None or ahead == told):
+                before = self._queue.index(ticket)
+                if before and (on_wait is None or before == told):
                     self._moved.wait(left if on_wait is None else min(left, TELL_EVERY))
-                    ahead = self._queue.index(ticket)
+                    before = self._queue.index(ticket)
 
-    def _ahead(self, ticket: object) -> int:
+    def _n_before(self, ticket: object) -> int:
         with self._moved:
             return self._queue.index(ticket)

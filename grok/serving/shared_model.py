@@ -38,7 +38,7 @@ class SharedModel:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.streamed = getattr(model, "mode", "resident") == "streamed"
+        self.streamed = model.mode == "streamed"
         self.queue = STREAMED if self.streamed else PromptQueue()
 
     def trace(self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any) -> RoutingTrace:

@@ -32,7 +32,7 @@ from grok.checkpoints.grok1 import (
 )
 from grok.checkpoints.tensor_offsets import ArrayPlace, TensorPlace
 from grok.engine.compiled import layer_pass
-from grok.engine.interfaces import Done, Part
+from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
 from grok.engine.resident import Resident
 from grok.engine.sharding import dispatch_over, partition, put_on_devices
@@ -45,7 +45,7 @@ from grok.streaming.device_memory import (
     other_bytes,
     passing,
 )
-from grok.streaming.host_layers import DIRECT_BYTES, LayerFigures, located
+from grok.streaming.host_layers import DIRECT_BYTES, located
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
 __all__ = [
@@ -107,6 +107,7 @@ class DeviceLayers:
         self.copies = mesh.devices.flat[0].platform == "cpu"
         self.direct = sum(p.identity.size for p in self.places.values()) > DIRECT_BYTES
         self.kept: dict[int, dict[str, Any]] = {}
+        self.memory_budget: int | None = None
         self.on_devices = 0
         self.last_pass: list[LayerFigures] = []
         self._device_bytes = device_bytes
@@ -121,6 +122,10 @@ class DeviceLayers:
                 if progress is not None:
                     done = (len(self.kept) - 1) * len(LEAVES) + len(self.kept[i])
                     progress(done, len(staying) * len(LEAVES))
+
+    def max_rows(self, kept_bytes: int = 0) -> int | None:
+        """As `Layers.max_rows`: not known beforehand; `walk` refuses what has no room."""
+        return None
 
     @contextmanager
     def walk(

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -34,7 +33,7 @@ from grok.checkpoints.grok1 import (
 )
 from grok.checkpoints.tensor_offsets import TensorPlace, locate_tensor
 from grok.engine.compiled import SECOND_SITES, first_half_pass, second_half_pass
-from grok.engine.interfaces import Done, Part
+from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
 from grok.engine.sharding import put_on_devices
 from grok.interventions.hooks import earlier_references, is_hooked
@@ -48,33 +47,11 @@ EXPERT_PATHS = {name: f"moe/{name}/w" for name in MATRICES}
 DIRECT_BYTES = 4 * 2**30
 
 
-@dataclass(frozen=True)
-class LayerFigures:
-    """What one layer of the last pass took.
-
-    Attributes:
-        layer: its number.
-        bytes_read: from disk, of this layer; what was read ahead of experts that nobody chose is
-            not in it.
-        read_seconds: the reader spent on them.
-        compute_seconds: spent computing.
-        wait_seconds: spent waiting for the reader.
-        seconds: in all.
-    """
-
-    layer: int
-    bytes_read: int
-    read_seconds: float
-    compute_seconds: float
-    wait_seconds: float
-    seconds: float
-
-
 class StreamedLayers:
     """`grok.engine.resident.Layers` of a checkpoint on disk.
 
     Attributes:
-        budget: bytes that the process may take.
+        memory_budget: bytes that the process may take.
         last_pass: figures of each layer of the last pass.
 
     Raises:
@@ -85,7 +62,7 @@ class StreamedLayers:
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, mesh: Mesh, budget: int) -> None:
         self.config, self.dtype, self.mesh = checkpoint.config, dtype, mesh
-        self.budget = budget
+        self.memory_budget = budget
         sizes(self.config, budget)
         self.places = located(checkpoint)
         self.leaves = [
@@ -106,15 +83,15 @@ class StreamedLayers:
             self._kept = Buffers(spent.n_buffers, spent.piece_bytes)
         return self._kept  # type: ignore[return-value]
 
-    def most_rows(self, kept_bytes: int = 0) -> int:
+    def max_rows(self, kept_bytes: int = 0) -> int:
         """Rows that a pass without logits can have, of which each keeps so many bytes."""
-        low, high = 0, most_tokens(self.config, self.budget, logits=False)
+        low, high = 0, most_tokens(self.config, self.memory_budget, logits=False)
         while low < high:  # the most whose kept bytes also have room
             middle = (low + high + 1) // 2
             least = smallest_budget(
                 self.config, middle, logits=False, kept_bytes=middle * kept_bytes
             )
-            low, high = (middle, high) if least <= self.budget else (low, middle - 1)
+            low, high = (middle, high) if least <= self.memory_budget else (low, middle - 1)
         return low
 
     def place(self, layer: int, leaf: str) -> TensorPlace:
@@ -133,7 +110,7 @@ class StreamedLayers:
         kept_bytes: int = 0,
     ) -> Iterator[_Walk]:
         held = max(n_rows, n_padded or 0)
-        spent = sizes(self.config, self.budget, held, logits=logits, kept_bytes=kept_bytes)
+        spent = sizes(self.config, self.memory_budget, held, logits=logits, kept_bytes=kept_bytes)
         unused: set[tuple[int, int]] = set()
 
         def unwanted(piece: Piece) -> bool:

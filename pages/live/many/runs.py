@@ -46,7 +46,7 @@ def store() -> RunStore:
 @st.cache_resource(show_spinner=False)
 def jobs() -> Jobs:
     """The work of this server."""
-    return Jobs()
+    return Jobs().close_at_exit()
 
 
 def kept_for() -> str:

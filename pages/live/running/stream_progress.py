@@ -36,7 +36,7 @@ LONG = 600.0  # of a pass whose time is not known
 @st.cache_resource(show_spinner=False)
 def jobs() -> Jobs:
     """The streamed runs of this server; they wait for each other in the model's queue."""
-    return Jobs(at_once=8, most=8, most_of_one=1)
+    return Jobs(at_once=8, most=8, most_of_one=1).close_at_exit()
 
 
 # --- asking and starting ----------------------------------------------------------------
@@ -115,8 +115,7 @@ def start(asked: Asked) -> None:
 
     state = st.session_state
     state.pop(SAID, None)
-    others = STREAMED.a_turn if STREAMED.n_callers else 0.0
-    STREAMED.a_turn = max(others, asked.cost.a_pass or LONG)
+    STREAMED.expect_turn(asked.cost.a_pass or LONG)
     if asked.begin is not None:
         state.pop(ASKED, None)
         asked.begin()

@@ -168,7 +168,7 @@ class Going:
         """How far it is, in a line."""
         if self.n_waiting:
             word = "run" if self.n_waiting == 1 else "runs"
-            turns = stream_choice.about(self.n_waiting * _a_turn())
+            turns = stream_choice.about(self.n_waiting * _turn_seconds())
             return f"In the queue at place {self.n_waiting}: {self.n_waiting} {word} ahead, {turns}"
         if self.loaded is not None:
             return f"Opening the model: {self.loaded[0]} of {self.loaded[1]} tensors"
@@ -218,10 +218,10 @@ def pass_words(now: PassProgress) -> str:
     return f"{layer_words(now)}{left} · {size(now.bytes_read)} read"
 
 
-def _a_turn() -> float:
+def _turn_seconds() -> float:
     from grok.serving.shared_model import STREAMED
 
-    return STREAMED.a_turn
+    return STREAMED.turn_seconds
 
 
 def _session() -> str | None:

@@ -172,7 +172,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 from grok import load
-from grok.collecting import collect
+from grok.experiments import collect
 model = load(sys.argv[1], mesh=(1, 1))
 rng = np.random.default_rng(0)
 prompts = [rng.integers(3, 256, 60).astype(np.int32) for _ in range(int(sys.argv[3]))]

@@ -9,7 +9,7 @@ from grok.engine.engine import Engine
 from grok.errors import GrokError, InterventionError, SiteError
 from grok.interventions.edits import ban, edit, scale, zero_out
 from grok.interventions.sites import FLOAT32
-from grok.runner.tracing import load_saved
+from grok.runner.saved_values import load_saved
 from lens.traces.trace import load_trace
 
 TOKENS = [5, 17, 3, 42, 99, 256, 12, 7, 31]
@@ -157,7 +157,7 @@ def test_a_saved_value_is_not_there_before_the_end(tiny3):
 
 
 def test_an_error_in_the_block_is_the_callers_and_nothing_runs(tiny3, monkeypatch):
-    monkeypatch.setattr(type(tiny3), "_read", lambda *a: pytest.fail("the model ran"))
+    monkeypatch.setattr(type(tiny3), "run_one", lambda *a, **k: pytest.fail("the model ran"))
     with pytest.raises(ZeroDivisionError):
         with tiny3.trace(TOKENS):
             1 / 0  # noqa: B018

@@ -140,7 +140,7 @@ def test_a_program_that_ends_with_work_under_way_ends_cleanly():
         "import time\nfrom grok.serving.jobs import Jobs\n"
         "def work(job):\n    job.progress(0, 1)\n    print('on', flush=True)\n"
         "    while True:\n        time.sleep(0.01)\n        job.check()\n"
-        "Jobs().start('a', work, ended=lambda state: print(state.status, flush=True))\n"
+        "Jobs().close_at_exit().start('a', work, ended=lambda state: print(state.status, flush=True))\n"
         "time.sleep(0.3)\n"
     )
     done = subprocess.run(

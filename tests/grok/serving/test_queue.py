@@ -125,12 +125,25 @@ def test_a_caller_who_waited_too_long_gives_up_its_place():
 
 
 def test_patience_follows_what_a_turn_takes_and_how_many_are_ahead():
-    queue = PromptQueue(timeout=0.05, a_turn=0.2)
+    queue = PromptQueue(timeout=0.05)
+    queue.expect_turn(0.2)
     first = Inside(queue)
     began = time.monotonic()
     with pytest.raises(BusyError, match="busy"):
         enter(queue)
     assert time.monotonic() - began >= 0.45
+    first.go()
+
+
+def test_the_longest_turn_of_those_in_the_queue_is_expected():
+    queue = PromptQueue()
+    queue.expect_turn(30)
+    queue.expect_turn(20)  # nobody is in the queue, so the 30 seconds are no longer expected
+    assert queue.turn_seconds == 20
+    first = Inside(queue)
+    for seconds, expected in ((5, 20), (60, 60)):
+        queue.expect_turn(seconds)
+        assert queue.turn_seconds == expected
     first.go()
 
 

@@ -69,7 +69,7 @@ def test_in_float32_logits_and_expert_sets_are_the_resident_models(name: str) ->
     resident, streamed = pair(name)
     assert (resident.mode, streamed.mode) == ("resident", "streamed")
     assert resident.sha256 == streamed.sha256
-    a, b = (model._read(model.encode(PROMPT), 5) for model in (resident, streamed))
+    a, b = (model.run_one(model.encode(PROMPT), candidates=5) for model in (resident, streamed))
     own = len(PROMPT)
     assert largest(a.logits[:, :own], b.logits[:, :own]) < FLOAT32
     assert largest(a.router_logits[:, :, :own], b.router_logits[:, :, :own]) < FLOAT32
@@ -102,7 +102,10 @@ def test_a_streamed_pass_gives_the_official_codes_experts_and_logits(name: str, 
 def test_token_0_anywhere_in_a_prompt_gives_the_resident_models_numbers(tokens: list[int]) -> None:
     resident, streamed = pair("tiny3")
     own, edits = len(tokens), edit("router.experts", set_top_k(4), layers=1)
-    a, b = (model._read(model.encode(tokens), 5, edits) for model in (resident, streamed))
+    a, b = (
+        model.run_one(model.encode(tokens), candidates=5, edits=edits)
+        for model in (resident, streamed)
+    )
     assert largest(a.logits[:, :own], b.logits[:, :own]) < FLOAT32
     assert np.array_equal(np.sort(a.experts[:, :, :own]), np.sort(b.experts[:, :, :own]))
     a, b = (model.generate(tokens, max_new_tokens=3) for model in (resident, streamed))
@@ -158,8 +161,11 @@ EDITS = {
 @pytest.mark.parametrize("name", EDITS)
 def test_interventions_work_on_a_streamed_model_as_on_a_resident_one(name: str) -> None:
     resident, streamed = pair("tiny3")
-    plain = streamed._read(streamed.encode(PROMPT), 3)
-    a, b = (model._read(model.encode(PROMPT), 3, EDITS[name]) for model in (resident, streamed))
+    plain = streamed.run_one(streamed.encode(PROMPT), candidates=3)
+    a, b = (
+        model.run_one(model.encode(PROMPT), candidates=3, edits=EDITS[name])
+        for model in (resident, streamed)
+    )
     own = len(PROMPT)
     assert largest(plain.logits[:, :own], b.logits[:, :own]) > 100 * FLOAT32
     assert largest(a.logits[:, :own], b.logits[:, :own]) < FLOAT32
@@ -249,7 +255,7 @@ def test_a_sweep_of_more_runs_than_there_is_memory_for_takes_several_passes(
     model = loaded("tiny3", "streamed")
     whole = ablation_sweep(model, PROMPT)
     room = len(PROMPT) * 6  # the plain run and five others; a layer has eight experts
-    monkeypatch.setattr(type(model.engine.layers), "most_rows", lambda self: room)
+    monkeypatch.setattr(type(model.engine.layers), "max_rows", lambda self: room)
     told: list[PassProgress] = []
     steps: list[tuple[int, int]] = []
     with watching(told.append):
@@ -293,10 +299,10 @@ def test_a_collection_goes_on_in_its_own_parts_whatever_room_there_is(
             raise Killed
 
     layers = type(streamed.engine.layers)
-    monkeypatch.setattr(layers, "most_rows", lambda self, kept_bytes=0: 48)
+    monkeypatch.setattr(layers, "max_rows", lambda self, kept_bytes=0: 48)
     with pytest.raises(Killed):
         collect(streamed, prompts, tmp_path / "c", sites=sites, progress=kill)
-    monkeypatch.setattr(layers, "most_rows", lambda self, kept_bytes=0: 33)
+    monkeypatch.setattr(layers, "max_rows", lambda self, kept_bytes=0: 33)
     told: list[PassProgress] = []
     with watching(told.append):
         done = collect(streamed, prompts, tmp_path / "c", sites=sites)
@@ -326,10 +332,10 @@ def test_batches_of_several_lengths_share_a_pass_and_differ_from_lone_ones_by_ro
     together = model.engine.run(batches)
     read = sum(f.bytes_read for f in model.last_pass or [])
     for prompt, found in zip(prompts, together, strict=True):
-        alone = model._read(prompt)
+        alone = model.run_one(prompt)
         assert largest(alone.logits[:, : prompt.size], found.logits[:, : prompt.size]) < FLOAT32
     # The first prompts touch fewer experts; the three together touch all, once.
-    files = [p.identity.size for p in model.engine.layers.points.values()]
+    files = [p.identity.size for p in model.engine.layers.places.values()]
     assert 0.9 * sum(files) < read < sum(files)
 
 
@@ -337,20 +343,20 @@ def test_batches_of_several_lengths_share_a_pass_and_differ_from_lone_ones_by_ro
 
 
 def expert_bytes(model: runner.Model) -> int:
-    points = model.engine.layers.points
-    sizes_ = [points[f"transformer/decoder_layer_0/{leaf}"].weight.n_bytes for leaf in EXPERTS]
+    places = model.engine.layers.places
+    sizes_ = [places[f"transformer/decoder_layer_0/{leaf}"].weight.n_bytes for leaf in EXPERTS]
     return sum(sizes_) // model.config.n_experts
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 3])
 def test_few_tokens_read_their_chosen_experts_and_no_others(n_tokens: int) -> None:
     model = loaded("tiny12", "streamed")
-    found = model._read(model.encode(PROMPT[:n_tokens]))
-    points = model.engine.layers.points
+    found = model.run_one(model.encode(PROMPT[:n_tokens]))
+    places = model.engine.layers.places
     for figures in model.last_pass or []:
         chosen = len(np.unique(found.experts[figures.layer, 0, :n_tokens]))
         prefix = f"transformer/decoder_layer_{figures.layer}/"
-        own = {p[len(prefix) :]: t for p, t in points.items() if p.startswith(prefix)}
+        own = {p[len(prefix) :]: t for p, t in places.items() if p.startswith(prefix)}
         values = sum(own[leaf].weight.n_bytes for leaf in EXPERTS)
         others = sum(t.identity.size for t in own.values()) - values
         experts = figures.bytes_read - chosen * expert_bytes(model)
@@ -362,7 +368,7 @@ def test_more_tokens_read_every_layer_once_and_nothing_twice() -> None:
     told: list[PassProgress] = []
     with watching(told.append):
         model.trace_routing(PROMPT * 4)
-    whole = sum(p.identity.size for p in model.engine.layers.points.values())
+    whole = sum(p.identity.size for p in model.engine.layers.places.values())
     assert 0.9 * whole < told[-1].bytes_read < whole
 
 
