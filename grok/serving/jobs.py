@@ -34,14 +34,14 @@ class JobState:
     Attributes:
         status: waiting, running, done, failed or cancelled.
         done, total: work so far and in all, in units of the job's own; 0 until known.
-        ahead: jobs that come first, while it waits.
+        n_before: jobs that come first, while it waits.
         error: what it failed with.
     """
 
     status: str
     done: int = 0
     total: int = 0
-    ahead: int = 0
+    n_before: int = 0
     error: BaseException | None = None
 
     @property
@@ -68,7 +68,9 @@ class Job:
     @property
     def state(self) -> JobState:
         """How it is now."""
-        return JobState(self._status, self._done, self._total, self._jobs._ahead(self), self._error)
+        return JobState(
+            self._status, self._done, self._total, self._jobs.n_before(self), self._error
+        )
 
     def progress(self, done: int, total: int) -> None:
         """For the function: how far it is.
@@ -236,7 +238,8 @@ class Jobs:
             job._status = RUNNING
             self._moved.notify_all()
 
-    def _ahead(self, job: Job) -> int:
+    def n_before(self, job: Job) -> int:
+        """Jobs whose turn comes before this one; 0 where it does not wait."""
         with self._moved:
             if job._status != WAITING:
                 return 0
@@ -263,7 +266,7 @@ def patient_turn(
         while True:
             check()
             try:
-                stack.enter_context(queue.turn(lambda ahead: check()))
+                stack.enter_context(queue.turn(lambda n_before: check()))
                 break
             except BusyError:
                 time.sleep(pause)

@@ -99,8 +99,8 @@ def _progress(run_id: str, mine: bool) -> None:
     job = many_runs.jobs().get(run_id)
     state = None if job is None else job.state
     if state is not None and state.status == "waiting":
-        text = f"Waiting; {state.ahead} {'run comes' if state.ahead == 1 else 'runs come'} first."
-        st.progress(0.0, text)
+        runs = "run comes" if state.n_before == 1 else "runs come"
+        st.progress(0.0, f"Waiting; {state.n_before} {runs} first.")
     elif run.n_tokens == 0:
         st.progress(0.0, "Reading the model and the prompts …")
     else:

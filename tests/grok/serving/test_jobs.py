@@ -58,11 +58,11 @@ def test_jobs_wait_in_the_order_they_came_and_leave_the_line_when_cancelled():
     started = [jobs.start(i, gate) for i, gate in enumerate(gates)]
     assert gates[0].inside.wait(SOON)
     assert [job.state.status for job in started] == ["running"] + ["waiting"] * 3
-    assert [job.state.ahead for job in started] == [0, 1, 2, 3]
+    assert [job.state.n_before for job in started] == [0, 1, 2, 3]
     started[1].cancel()
     assert started[1].wait(SOON).status == "cancelled"
     assert not gates[1].inside.is_set()
-    assert [started[i].state.ahead for i in (2, 3)] == [1, 2]
+    assert [started[i].state.n_before for i in (2, 3)] == [1, 2]
     gates[0].open.set()
     assert gates[2].inside.wait(SOON)
     assert not gates[3].inside.is_set()
@@ -140,7 +140,8 @@ def test_a_program_that_ends_with_work_under_way_ends_cleanly():
         "import time\nfrom grok.serving.jobs import Jobs\n"
         "def work(job):\n    job.progress(0, 1)\n    print('on', flush=True)\n"
         "    while True:\n        time.sleep(0.01)\n        job.check()\n"
-        "Jobs().close_at_exit().start('a', work, ended=lambda state: print(state.status, flush=True))\n"
+        "jobs = Jobs().close_at_exit()\n"
+        "jobs.start('a', work, ended=lambda state: print(state.status, flush=True))\n"
         "time.sleep(0.3)\n"
     )
     done = subprocess.run(
