@@ -1,29 +1,39 @@
-"""What takes longest comes first, so that two workers end at about the same time.
-
-And a Hub of their own for all tests of downloads.
-"""
+"""Programs compiled once for all processes, an order of the files, a Hub for tests of downloads."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-LONGEST = ("test_streamed_journey.py", "test_examples.py", "test_calibration.py")
+# Before JAX is imported here or in a process that a test starts. A program that one test
+# has compiled is read by the other worker, by a server, by an example and by the next run.
+COMPILED = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+LONGEST = (
+    "test_types.py",
+    "test_streamed_journey.py",
+    "test_examples.py",
+    "test_calibration.py",
+)
 FIRST = ("browser", "pages")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders files, not the tests within them."""
+    """Orders files, not the tests within them, so that two workers end at about the same time."""
 
-    def place(item: pytest.Item) -> int:
+    def turn(item: pytest.Item) -> int:
         file = Path(item.path)
         if file.name in LONGEST:
             return 0
         folder = file.parent.name
         return 1 + FIRST.index(folder) if folder in FIRST else 1 + len(FIRST)
 
-    items.sort(key=place)
+    items.sort(key=turn)
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ from grok.config import GROK_1
 from grok.engine.compiled import layer_pass
 from grok.streaming.device_layers import layer_bytes
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.fixture
 def mesh() -> Mesh:

@@ -11,6 +11,8 @@ from benchmarks.hub_server import REPOSITORY
 from grok.checkpoints.router_names import find_routers
 from lens.extract.hub import extract_from_hub
 
+pytestmark = pytest.mark.benchmarks
+
 # Bytes of all weights, as their repositories list them, in GB.
 PUBLISHED = {
     "Mixtral-8x7B": 93.4,

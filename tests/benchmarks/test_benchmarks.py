@@ -16,6 +16,8 @@ from benchmarks.rows import Row, exit_code, table
 from grok.architectures.moe import Experts, run_selected
 from grok.config import GROK_1
 
+pytestmark = pytest.mark.benchmarks
+
 
 def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0

@@ -21,6 +21,8 @@ from grok.checkpoints.tensor_file import QuantizedWeight8bit, dequantize, write_
 from grok.config import GROK_1, GrokConfig
 from grok.errors import CheckpointError
 
+pytestmark = pytest.mark.benchmarks
+
 SMALL = replace(
     GROK_1, vocab_size=1024, d_model=256, n_layers=3, n_heads=4, n_kv_heads=2, d_head=64
 )

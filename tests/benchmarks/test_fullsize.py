@@ -26,6 +26,8 @@ from grok.checkpoints.grok1 import open_checkpoint
 from grok.config import BUNDLED_MODEL, GROK_1
 from grok.engine.progress import PassProgress
 
+pytestmark = pytest.mark.benchmarks
+
 
 def layer(i: int, read: float, compute: float, seconds: float, n_bytes: int) -> dict:
     return {

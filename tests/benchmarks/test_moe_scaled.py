@@ -10,6 +10,8 @@ import pytest
 from benchmarks.moe_scaled import run_scaled, scaled_product
 from grok.architectures.moe import Experts, QuantizedWeight8bit, float_values, run_selected
 
+pytestmark = pytest.mark.benchmarks
+
 N, D, F, E, K = 13, 32, 64, 5, 2
 RNG = np.random.default_rng(4)
 
