@@ -13,6 +13,7 @@ from lens.prompt_pairs.alignment import SAME
 from lens.prompt_pairs.paired_routing import kept_experts
 from lens.prompt_pairs.paired_tests import agreement_test
 from lens.traces.trace import Trace
+from lens.words import p_value_text
 from pages.live.compare import (
     examples,
     run,
@@ -95,7 +96,7 @@ def test_the_heading_says_what_the_tests_compute(open_page, small_model):
     runs = result_of(app).runs()
     found = agreement_test(runs)
     assert f"keep {100 * found.value:.0f}\u00a0% of their experts" in heading(app)
-    assert f"p = {found.p:.2g}" in heading(app)
+    assert f"p {p_value_text(found.p, found.test.draws)}" in heading(app)
     kept = kept_experts(runs)[:, runs.pairs]
     assert found.value == pytest.approx(kept.mean())
 
