@@ -37,7 +37,7 @@ from lens.layers.similarity import (
 )
 from lens.questions import four_questions
 from lens.routers.gram import router_gram
-from lens.routers.matching import expert_chains, nearest_experts
+from lens.routers.matching import nearest_experts
 from lens.routers.router_set import RouterSet
 
 SHAPE = (64, 6144, 8)
@@ -108,7 +108,6 @@ def timings(routers: RouterSet, repeats: int = REPEATS) -> list[Timing]:
         ("expert similarity across layers", lambda: expert_similarity_across_layers(gram)),
         ("expert cosine within layers", lambda: expert_cosine(gram)),
         ("expert correlation within layers", lambda: expert_correlation(gram)),
-        ("expert chains", lambda: expert_chains(gram)),
         ("nearest experts", lambda: nearest_experts(gram, 0, 0)),
         ("expert measures, breadth among them", lambda: expert_measures(routers, gram)),
         ("tree, cut, silhouette, agreement", cut),

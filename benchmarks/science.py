@@ -37,7 +37,6 @@ from lens.layers import pair_null as layer_null
 from lens.layers.draws import LayerDraws
 from lens.routers import (
     gram,
-    matching,
 )
 from lens.routers import (
     random_rotations as rotation,
@@ -197,7 +196,6 @@ def measures_of(routers: RouterSet) -> Iterator[Measure]:
             obvious["bootstrap"][0],
             float(some * (n_layers - 1)),
         ),
-        Measure("matched chains, the best match", lambda: matching.expert_chains(g)),
         Measure(
             f"chains that beat chance, {links.draws} draws", lambda: chains.significant_chains(g)
         ),

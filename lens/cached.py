@@ -50,7 +50,6 @@ from lens.layers.transitions import Transitions
 from lens.questions import Answer
 from lens.routers import gram, matching
 from lens.routers.gram import RouterGram
-from lens.routers.matching import ExpertChains
 from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance
@@ -91,11 +90,6 @@ def expert_similarity_across_layers(routers: RouterSet, view: str = "canonical")
 
 
 @_data
-def expert_cosine(routers: RouterSet, view: str = "canonical") -> np.ndarray:
-    return measures.expert_cosine(router_gram(routers, view))
-
-
-@_data
 def expert_correlation(routers: RouterSet, view: str = "canonical") -> np.ndarray:
     return measures.expert_correlation(router_gram(routers, view))
 
@@ -108,11 +102,6 @@ def expert_measures(routers: RouterSet, view: str = "canonical") -> ExpertMeasur
 @_data
 def breadth(routers: RouterSet, view: str = "canonical") -> Breadth:
     return selection.breadth(router_gram(routers, view), routers.top_k, biases=routers.logit_biases)
-
-
-@_data
-def expert_chains(routers: RouterSet, view: str = "canonical") -> ExpertChains:
-    return matching.expert_chains(router_gram(routers, view))
 
 
 @_data
@@ -158,15 +147,6 @@ def layer_map(
         neighbours=neighbours,
         min_dist=min_dist,
     )
-
-
-@_data
-def chance_samples(
-    metric: str, routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
-) -> np.ndarray:
-    norm = null.typical_norm(router_gram(routers, view))
-    draws = LayerDraws.of(routers, draws).unrelated_routers(metric)
-    return null.chance_samples(metric, routers.d_model, routers.n_experts, draws, seed, norm, view)
 
 
 @_data

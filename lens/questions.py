@@ -366,8 +366,9 @@ def _asked(
 
 def _too_few(question: Question, found: int, needed: int) -> Asked:
     there = "there is 1" if found == 1 else f"there are {found}"
-    sentence = f"Can't be asked here: it needs at least {needed} layers, and {there}."
-    return _unasked(question, sentence)
+    return _unasked(
+        question, f"Can't be asked here: it needs at least {needed} layers, and {there}."
+    )
 
 
 def _unasked(question: Question, sentence: str) -> Asked:

@@ -46,7 +46,7 @@ lens/layers
 lens/extract
 lens/routers
 lens/stats lens/storage
-lens/words.py
+lens/words.py lens/version.py
 lens/errors.py
 
 grok/__init__.py grok/cached.py

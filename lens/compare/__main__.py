@@ -30,9 +30,9 @@ from lens.model_pairs.comparison import (
 from lens.model_pairs.depth_profiles import Profile, depth_profiles
 from lens.report import page as report_html
 from lens.report.files import write_folder
-from lens.report.parts import version
 from lens.routers.caveats import caveats
 from lens.routers.router_set import VIEWS, RouterSet, load_routers
+from lens.version import version
 
 INDEX = "compare.json"
 PAGE = "compare.html"

@@ -2,9 +2,9 @@
 
 Axes: link (layer l to l + 1), expert (E), draw.
 
-`lens.routers.matching.expert_chains` follows every expert through all layers, by the best match
-however weak. Here a link counts only if unrelated layers, matched the same way, would
-rarely give it: chains are born, and they end.
+Every expert has a best match in the next layer, however weak (`lens.routers.matching`). Here
+a link counts only if unrelated layers, matched the same way, would rarely give it, so a chain
+begins and stops where links stop to count.
 """
 
 from __future__ import annotations

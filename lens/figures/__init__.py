@@ -20,7 +20,6 @@ from lens.figures.routers.experts import (
 from lens.figures.routers.groups import silhouette_by_groups
 from lens.figures.routers.layer_null import adjacent_against_chance, layer_null_heatmap
 from lens.figures.routers.layers import (
-    adjacent_layer_similarity,
     layer_change,
     layer_similarity_heatmap,
     null_place,
@@ -42,7 +41,6 @@ from lens.figures.traces.token_maps import compare_maps, token_layer_map, token_
 from lens.figures.traces.tokens import candidate_bars, cell_probabilities, token_strip
 from lens.figures.traces.traffic import (
     coselection_matrix,
-    layer_lines,
     load_by_layer,
     routing_paths,
 )
@@ -50,7 +48,6 @@ from lens.figures.traces.traffic import (
 __all__ = [
     "OKABE_ITO",
     "adjacent_against_chance",
-    "adjacent_layer_similarity",
     "alt_text",
     "breadth_against_load",
     "candidate_bars",
@@ -76,7 +73,6 @@ __all__ = [
     "label_load",
     "layer_change",
     "layer_dendrogram",
-    "layer_lines",
     "layer_null_heatmap",
     "layer_scatter",
     "layer_similarity_heatmap",

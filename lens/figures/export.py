@@ -35,7 +35,7 @@ def figure_png(
         note: names and values kept in the file as JSON, in an iTXt chunk.
     """
     image = vl_convert.vegalite_to_png(_exported(chart), vl_version=VEGA_LITE, scale=scale)
-    return image if note is None else _with_text_chunk(image, _json(note))
+    return image if note is None else png_with_text(image, NOTE_KEYWORD, _json(note))
 
 
 def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = None) -> str:
@@ -48,8 +48,21 @@ def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = Non
     text = text.replace('font-family="sans-serif"', f'font-family="{FONTS}"')
     if note is None:
         return text
-    end = text.index(">", text.index("<svg")) + 1
-    return f"{text[:end]}<metadata>{escape(_json(note))}</metadata>{text[end:]}"
+    return svg_with_text(text, _json(note))
+
+
+def png_with_text(image: bytes, keyword: str, text: str) -> bytes:
+    """A PNG with an uncompressed iTXt chunk after its header (PNG specification, 11.3.4.5)."""
+    header_end = 8 + 4 + 4 + 13 + 4  # signature; length, type, data and checksum of IHDR
+    body = b"iTXt" + keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return image[:header_end] + chunk + image[header_end:]
+
+
+def svg_with_text(svg: str, text: str) -> str:
+    """An SVG whose metadata element holds the text."""
+    end = svg.index(">", svg.index("<svg")) + 1
+    return f"{svg[:end]}<metadata>{escape(text)}</metadata>{svg[end:]}"
 
 
 def _renumbered(svg: str) -> str:
@@ -74,12 +87,3 @@ def _exported(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 def _json(note: Mapping[str, Any]) -> str:
     return json.dumps(dict(note), ensure_ascii=False, sort_keys=True)
-
-
-def _with_text_chunk(image: bytes, text: str) -> bytes:
-    """A PNG with an uncompressed iTXt chunk after its header (PNG specification, 11.3.4.5)."""
-    header_end = 8 + 4 + 4 + 13 + 4  # signature; length, type, data and checksum of IHDR
-    keyword = NOTE_KEYWORD.encode("latin-1")
-    body = b"iTXt" + keyword + b"\0" + b"\0\0" + b"\0" + b"\0" + text.encode("utf-8")
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return image[:header_end] + chunk + image[header_end:]

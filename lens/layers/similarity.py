@@ -279,7 +279,7 @@ def expert_similarity_across_layers(gram: RouterGram) -> Float[np.ndarray, "expe
     """Cosine between expert k of one layer and expert k of another (classic).
 
     Labels mean nothing across layers, so this is no statement about "the same"
-    expert; `lens.routers.matching.expert_chains` follows experts by what they read.
+    expert; `lens.experts.chains.significant_chains` follows experts by what they read.
     Reading it: chance is 0 with spread 1/√d.
     """
     across = np.empty((gram.n_experts, gram.n_layers, gram.n_layers))

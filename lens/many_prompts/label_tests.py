@@ -20,9 +20,7 @@ from lens.many_prompts.trace_folder import TraceFolder
 from lens.stats.draws import check_draws
 from lens.stats.p_values import benjamini_hochberg
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
-from lens.traces.coselection import CoSelection, coselection_of
 from lens.traces.information import Information, position_information, token_information
-from lens.traces.logit_moments import selection_under
 from lens.traces.repeats import RepeatTest, repeat_test
 
 DRAWS = 1999
@@ -284,24 +282,7 @@ def folder_repeats(folder: TraceFolder, label: int | None = None, **options: obj
     )
 
 
-def folder_coselection(folder: TraceFolder, label: int | None = None) -> CoSelection:
-    """`lens.traces.coselection.coselection` of all traces, or of those of one label."""
-    pairs = folder.pairs.sum(axis=0) if label is None else folder.pairs[label]
-    n_tokens = int(pairs[0].diagonal().sum()) // folder.top_k
-    return coselection_of(pairs, (n_tokens, folder.top_k))
-
-
 def effective_by_label(load: LabelLoad) -> Float[np.ndarray, "group layer"]:
     """exp(H) of each label's load: see `lens.traces.routing.effective_experts`."""
     logs = np.log(np.where(load.share > 0, load.share, 1))
     return np.exp(-(load.share * logs).sum(axis=2))
-
-
-def predicted_by_label(folder: TraceFolder) -> Float[np.ndarray, "group layer expert"]:
-    """Load that the mean and covariance of each label's router logits predict."""
-    return np.stack(
-        [
-            selection_under(one.mean, one.covariance, folder.top_k).probability / folder.top_k
-            for one in folder.moments
-        ]
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from lens.errors import LensError
 from lens.storage.file_lock import is_held
+from lens.storage.whole_file import whole_file
 
 FORMAT_VERSION = 1
 STATUSES = ("running", "finished", "failed", "cancelled")
@@ -96,12 +95,6 @@ def as_json(run: Run) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON beside its place, then moved there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=True)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Writes JSON whole or not at all."""
+    with whole_file(path) as file:
+        file.write(json.dumps(content, ensure_ascii=True).encode())

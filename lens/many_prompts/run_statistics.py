@@ -17,7 +17,6 @@ from lens.many_prompts.run_events import ask
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.trace_folder import MAX_CHOICES, TraceFolder
 from lens.stats.permutation_tests import SEED
-from lens.traces.coselection import pair_counts
 
 
 def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
@@ -83,13 +82,6 @@ def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
         experts=experts,
         n_experts=run.n_experts,
         counts=counts,
-        pairs=np.stack(
-            [
-                pair_counts(experts[:, label_of[trace_of] == group], run.n_experts)
-                for group in range(len(names))
-            ]
-        ),
-        moments=(),
         margins=np.stack(
             [np.bincount(trace_of, row, minlength=len(kept)) / sizes for row in margins], axis=1
         ),

@@ -3,9 +3,8 @@
 Axes: trace (N), layer (L), token (T, of all traces one after the other), expert (E),
 choice (K), group (G, the traces of one label).
 
-Traces are read one at a time. Kept are the tokens, the chosen experts, counts by trace,
-and by label the moments of the router logits and the counts of pairs; logits,
-probabilities and texts are let go.
+Traces are read one at a time. Kept are the tokens, the chosen experts and, by trace, the
+counts of experts and mean margins and entropies; logits, probabilities and texts are let go.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ from jaxtyping import Float, Int
 
 from grok.errors import plain
 from lens.errors import LensError
-from lens.traces.coselection import pair_counts
-from lens.traces.logit_moments import LogitMoments, logit_moments
 from lens.traces.routing import entropy, margin
 from lens.traces.trace import Trace, load_trace
 
@@ -50,8 +47,6 @@ class TraceFolder:
         experts: chosen by each token.
         n_experts: experts of a layer.
         counts: (token, choice) assignments that each expert received, by trace.
-        pairs: tokens that chose both experts, by label; see `lens.traces.coselection`.
-        moments: of the router logits, by label.
         margins: mean margin, by trace, in logits.
         entropies: mean entropy of the gates, by trace, in nats.
         model_sha256: identity of the routers that made them all.
@@ -65,8 +60,6 @@ class TraceFolder:
     experts: Int[np.ndarray, "layer token choice"]
     n_experts: int
     counts: Int[np.ndarray, "trace layer expert"]
-    pairs: Int[np.ndarray, "group layer expert expert"]
-    moments: tuple[LogitMoments, ...]
     margins: Float[np.ndarray, "trace layer"]
     entropies: Float[np.ndarray, "trace layer"]
     model_sha256: str
@@ -158,8 +151,6 @@ class _Kept:
         self.counts: list[np.ndarray] = []
         self.margins: list[np.ndarray] = []
         self.entropies: list[np.ndarray] = []
-        self.pairs: dict[str, np.ndarray] = {}
-        self.moments: dict[str, LogitMoments] = {}
         self.size = 0
 
     def add(self, name: str, label: str, trace: Trace) -> None:
@@ -190,12 +181,6 @@ class _Kept:
         choosing = shape[2] < n_experts
         self.margins.append(margin(trace).mean(axis=1) if choosing else np.full(n_layers, np.nan))
         self.entropies.append(entropy(trace).mean(axis=1))
-        own_pairs, own = pair_counts(experts, n_experts), logit_moments(trace.router_logits)
-        if label in self.moments:
-            self.pairs[label] += own_pairs
-            self.moments[label] = self.moments[label].merge(own)
-        else:
-            self.pairs[label], self.moments[label] = own_pairs, own
 
     def folder(self) -> TraceFolder:
         if not self.names:
@@ -220,8 +205,6 @@ class _Kept:
             experts=np.concatenate(self.experts, axis=1),
             n_experts=n_experts,
             counts=np.stack(self.counts),
-            pairs=np.stack([self.pairs[label] for label in labels]),
-            moments=tuple(self.moments[label] for label in labels),
             margins=np.stack(self.margins),
             entropies=np.stack(self.entropies),
             model_sha256=sha256,

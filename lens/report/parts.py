@@ -7,11 +7,8 @@ once. A part that cannot be made for a router set (a map of three layers, say) r
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -56,17 +53,6 @@ class Part:
     make: Callable[[], alt.TopLevelMixin | str]
     settings: dict[str, Any] = field(default_factory=dict)
     section: str = ""
-
-
-def version() -> str:
-    """The version of this program: as installed, else as its source says."""
-    try:
-        return metadata.version("grok-moe-lens")
-    except metadata.PackageNotFoundError:
-        source = Path(__file__).resolve().parents[2] / "pyproject.toml"
-        if not source.is_file():
-            return "unknown"
-        return str(tomllib.loads(source.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def in_section(section: str, parts: Iterable[Part]) -> list[Part]:

@@ -21,7 +21,6 @@ from lens.layers.similarity import LAYER_METRICS
 from lens.many_prompts.trace_folder import TraceFolder
 from lens.report import contents
 from lens.report import page as report_html
-from lens.report import parts as report_parts
 from lens.report import traces as report_traces
 from lens.report.files import write_folder
 from lens.report.findings import findings_of
@@ -32,6 +31,7 @@ from lens.routers.gram import effective_dimension
 from lens.routers.router_set import RouterSet
 from lens.stats.draws import check_draws
 from lens.traces.trace import Trace
+from lens.version import version
 
 INDEX = "report.json"
 PAGE = "report.html"
@@ -145,7 +145,7 @@ def _page(
 def _about(routers: RouterSet, settings: Settings, trace: Trace | None) -> dict[str, Any]:
     about: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "program": f"grok-moe-lens {report_parts.version()}",
+        "program": f"grok-moe-lens {version()}",
         "source": routers.source,
         "sha256": routers.sha256,
         "n_layers": routers.n_layers,

@@ -8,29 +8,12 @@ layer to layer by such pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from lens.errors import LensError
 from lens.routers.gram import RouterGram
-
-
-@dataclass(frozen=True)
-class ExpertChains:
-    """Experts followed through the layers, each link an optimal assignment.
-
-    Attributes:
-        expert: the expert of chain c at layer l; chain c starts as expert c.
-        score: cosine of the link from layer l to layer l + 1. Compare it with
-            `lens.layers.chance_level.chance_level("matched_cosine", …)`, whose draws repeat the
-            matching: a chain exists in pure noise too, with scores a little above 0.
-    """
-
-    expert: Int[np.ndarray, "chain layer"]
-    score: Float[np.ndarray, "chain link"]
 
 
 def assign(
@@ -123,23 +106,6 @@ def match_layers(
     """
     a, b = check_layer(gram, a), check_layer(gram, b)
     return assign(gram.cosine_pair(a, b))
-
-
-def expert_chains(gram: RouterGram) -> ExpertChains:
-    """Chains of matched experts from the first layer to the last.
-
-    Chain c starts as expert c of the first layer and moves on to its partner in
-    each next layer. Labels of later layers have no influence on it.
-    """
-    n_layers, n_experts = gram.n_layers, gram.n_experts
-    expert = np.empty((n_experts, n_layers), np.int64)
-    score = np.empty((n_experts, n_layers - 1))
-    expert[:, 0] = np.arange(n_experts)
-    for layer in range(n_layers - 1):
-        partner, cosine = match_layers(gram, layer, layer + 1)
-        expert[:, layer + 1] = partner[expert[:, layer]]
-        score[:, layer] = cosine[expert[:, layer]]
-    return ExpertChains(expert, score)
 
 
 def nearest_experts(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from jaxtyping import Float, Int
 from grok.errors import plain
 from lens.errors import LensError
 from lens.storage.npz import Npz, Source, open_npz
+from lens.storage.whole_file import READABLE, whole_file
 
 VIEWS = ("canonical", "raw")
 SCORES = ("softmax", "sigmoid")
@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 MAX_LAYERS = 512
 MAX_EXPERTS = 1024
 MAX_SOURCE = 500  # characters
-ADVICE = "Extract the routers again; see README, 'Routers'."
+ADVICE = "Extract the routers again with `python -m lens.extract`."
 
 
 def content_sha256(
@@ -336,23 +336,11 @@ def save_routers(routers: RouterSet, path: str | os.PathLike[str]) -> None:
         arrays["norm_scales"] = routers.norm_scales
     if routers.biases is not None:
         arrays["biases"] = routers.biases
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = file.name
+        with whole_file(path, mode=READABLE, sync=True) as file:
             np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise LensError(
             f"{path}: the routers could not be written ({error.strerror or error}). "
             "Choose a folder that exists, can be written and has room."
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

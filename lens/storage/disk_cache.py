@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from lens.errors import LensError
 from lens.storage.npz import open_npz
+from lens.storage.whole_file import whole_file
 
 VARIABLE = "GROK_LENS_CACHE"
 MAX_BYTES = 2**30
@@ -56,6 +56,10 @@ def content_key(*parts: object) -> str:
         text = str(part).encode()
         digest.update(f"{len(text)}:".encode() + text)
     return digest.hexdigest()
+
+
+class _TooLarge(Exception):
+    """An entry is larger than one may be."""
 
 
 class DiskCache:
@@ -95,28 +99,21 @@ class DiskCache:
     def put(self, kind: str, key: str, arrays: Mapping[str, Any]) -> bool:
         """Keep arrays under a key; False, with `problem` set, where that could not be done."""
         path = self._path(kind, key)
-        temporary = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile(
-                dir=self.folder, prefix=".entry_", suffix=".part", delete=False
-            ) as file:
-                temporary = Path(file.name)
+            with whole_file(path, prefix=".entry_") as file:
                 np.savez(file, allow_pickle=False, **{_KEY: np.str_(f"{kind}:{key}"), **arrays})
-            if temporary.stat().st_size > min(self.max_bytes, MAX_ENTRY):
-                return False
-            os.replace(temporary, path)
-            temporary = None
+                if file.tell() > min(self.max_bytes, MAX_ENTRY):
+                    raise _TooLarge
             self._make_room()
+        except _TooLarge:
+            return False
         except OSError as error:
             self.problem = (
                 f"{self.folder}: results cannot be kept here ({error.strerror or error}), so they "
                 f"are computed again each time. Name another folder in {VARIABLE}."
             )
             return False
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
         return True
 
     def drop(self, kind: str, key: str) -> None:

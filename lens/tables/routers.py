@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lens.layers.pair_null import LayerNull
     from lens.layers.similarity import AdjacentLayers, LayerPair
     from lens.layers.transitions import Transitions
-    from lens.routers.matching import ExpertChains
 
 
 def layer_similarity_csv(
@@ -136,21 +135,6 @@ def across_layers_csv(
     return table_csv(columns)
 
 
-def chains_csv(chains: ExpertChains, labels: Sequence[str]) -> str:
-    """Experts followed from layer to layer by their best match, one row a chain and step."""
-    n_chains, n_layers = chains.expert.shape
-    chain, layer = (grid.ravel() for grid in np.indices((n_chains, n_layers)))
-    score = np.concatenate([np.asarray(chains.score), np.full((n_chains, 1), np.nan)], axis=1)
-    return table_csv(
-        {
-            "chain": chain,
-            "layer": np.asarray(labels)[layer],
-            "expert (index in its layer)": np.asarray(chains.expert).ravel(),
-            "cosine with its match in the next layer (−1 to 1)": score.ravel(),
-        }
-    )
-
-
 def significant_chains_csv(found: SignificantChains, labels: Sequence[str]) -> str:
     """One row for each match between adjacent layers, and the chain it belongs to."""
     link, expert = (grid.ravel() for grid in np.indices(found.score.shape))
@@ -212,19 +196,3 @@ def token_layer_csv(
     """A value for every token (rows) in every layer (columns); `what` names it with its unit."""
     rows = [f"{t} {piece}" for t, piece in enumerate(pieces)]
     return matrix_csv(np.asarray(values).T, rows, labels, what)
-
-
-def load_csv(
-    load: Float[np.ndarray, "layer expert"], labels: Sequence[str], low: float, high: float
-) -> str:
-    """Load of every expert with the band of choices at random."""
-    layer, expert = (grid.ravel() for grid in np.indices(load.shape))
-    return table_csv(
-        {
-            "layer": np.asarray(labels)[layer],
-            "expert (index in its layer)": expert,
-            "load (share of assignments)": load.ravel(),
-            "chance, low (2.5 %)": np.full(load.size, low),
-            "chance, high (97.5 %)": np.full(load.size, high),
-        }
-    )

@@ -9,7 +9,6 @@ covariance predicts loads; what it misses is due to the shape of the distributio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +21,10 @@ from lens.stats.permutation_tests import DRAWS, SEED
 from lens.traces.routing import load
 from lens.traces.trace import RoutedTokens
 
-MAX_COVARIANCE_DIMS = 1024
-
 
 @dataclass(frozen=True, eq=False)
 class LogitMoments:
-    """Mean and scatter of the router logits of some tokens; moments of parts can be merged.
+    """Mean and scatter of the router logits of some tokens.
 
     Attributes:
         n: tokens.
@@ -52,29 +49,6 @@ class LogitMoments:
             )
         return self.scatter / (self.n - 1)
 
-    def merge(self, other: LogitMoments) -> LogitMoments:
-        """The moments of both parts together, as if computed from all tokens at once.
-
-        Source: Chan, Golub and LeVeque, 1979: stable where differences of sums of squares
-        are not.
-        """
-        if self.mean.shape != other.mean.shape:
-            raise LensError(
-                f"Moments of router logits: {self.mean.shape} (layers, experts) and "
-                f"{other.mean.shape} cannot be merged. Merge those of one model."
-            )
-        n = self.n + other.n
-        if self.n == 0 or other.n == 0:
-            return other if self.n == 0 else self
-        apart = other.mean - self.mean
-        mean = self.mean + apart * (other.n / n)
-        between = np.einsum("le,lf->lef", apart, apart) * (self.n * other.n / n)
-        return LogitMoments(n, mean, self.scatter + other.scatter + between)
-
-    def add(self, trace: RoutedTokens) -> LogitMoments:
-        """These moments with a trace's tokens added."""
-        return self.merge(logit_moments(trace.router_logits))
-
 
 def logit_moments(logits: Float[np.ndarray, "layer token expert"]) -> LogitMoments:
     """Mean and scatter of router logits over the tokens, each layer by itself.
@@ -97,54 +71,6 @@ def logit_moments(logits: Float[np.ndarray, "layer token expert"]) -> LogitMomen
         z -= mean[layer]
         scatter[layer] = z.T @ z
     return LogitMoments(n_tokens, mean, scatter)
-
-
-def moments_of(traces: Iterable[RoutedTokens]) -> LogitMoments:
-    """The moments of several traces of one model together.
-
-    Raises:
-        LensError: there are none, or their shapes differ.
-    """
-    total: LogitMoments | None = None
-    for trace in traces:
-        own = logit_moments(trace.router_logits)
-        total = own if total is None else total.merge(own)
-    if total is None:
-        raise LensError("Moments of router logits: found no trace; expected at least one.")
-    return total
-
-
-def moments_of_residual(
-    columns: Float[np.ndarray, "layer d_model expert"],
-    mean: Float[np.ndarray, "layer d_model"],
-    covariance: Float[np.ndarray, "layer d_model d_model"],
-) -> tuple[Float[np.ndarray, "layer expert"], Float[np.ndarray, "layer expert expert"]]:
-    """Mean and covariance of the logits of a residual stream: Wᵀμ and WᵀΣW.
-
-    Args:
-        columns: as `RouterSet.columns` gives them: what the normalised residual stream,
-            before its norm's scale, is multiplied with.
-        mean, covariance: of that stream, for each layer.
-
-    Raises:
-        LensError: d_model is above 1,024, where Σ would be too large, or shapes disagree.
-    """
-    n_layers, d_model, _ = columns.shape
-    if d_model > MAX_COVARIANCE_DIMS:
-        raise LensError(
-            f"Covariance of the residual stream: d_model is {d_model:,}; at most "
-            f"{MAX_COVARIANCE_DIMS:,} dimensions are taken, for {n_layers} matrices of its square "
-            "would not fit. Use the moments of the router logits of traces instead."
-        )
-    expected = (n_layers, d_model), (n_layers, d_model, d_model)
-    if (np.shape(mean), np.shape(covariance)) != expected:
-        raise LensError(
-            f"Moments of the residual stream: found shapes {np.shape(mean)} and "
-            f"{np.shape(covariance)}; expected {expected[0]} and {expected[1]}."
-        )
-    w = np.asarray(columns, dtype=np.float64)
-    logits = np.einsum("lde,ld->le", w, np.asarray(mean, dtype=np.float64))
-    return logits, w.transpose(0, 2, 1) @ np.asarray(covariance, dtype=np.float64) @ w
 
 
 def selection_under(

@@ -26,7 +26,7 @@ MAX_EXPERTS = 1024
 MAX_TOKENS = 2**17
 MAX_PIECE = 1024
 MAX_SETTINGS = 2**16
-ADVICE = "Save the trace again with grok.run; see README, 'Traces'."
+ADVICE = "Save the trace again with `python -m grok.run --trace`."
 # How far stored numbers may disagree: above the rounding of bfloat16, below any real mistake.
 TOLERANCE = 0.01
 _SHA256 = re.compile(r"[0-9a-f]{64}")

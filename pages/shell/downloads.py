@@ -8,31 +8,13 @@ CSV's name carries the hash.
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from collections.abc import Callable
-from xml.sax.saxutils import escape
 
 import altair as alt
 import streamlit as st
 
 from lens.figures import figure_png, figure_svg
-
-PNG_HEADER_BYTES = 33  # signature and the IHDR chunk, which must come first
-
-
-def png_with_note(png: bytes, note: str) -> bytes:
-    """A PNG with an international text chunk "Description" after its header."""
-    content = b"Description\0\0\0\0\0" + note.encode()
-    chunk = b"iTXt" + content
-    packed = struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return png[:PNG_HEADER_BYTES] + packed + png[PNG_HEADER_BYTES:]
-
-
-def svg_with_note(svg: str, note: str) -> str:
-    """An SVG whose metadata element holds the note."""
-    metadata = f"<metadata>{escape(note)}</metadata>"
-    return re.sub(r"(<svg\b[^>]*>)", lambda found: found[1] + metadata, svg, count=1)
+from lens.figures.export import png_with_text, svg_with_text
 
 
 def file_stem(name: str, sha256: str, *words: str) -> str:
@@ -57,14 +39,14 @@ def row(
             shown = chart
             _button(
                 "PNG",
-                lambda: png_with_note(figure_png(shown), note()),
+                lambda: png_with_text(figure_png(shown), "Description", note()),
                 f"{stem}.png",
                 "image/png",
                 key,
             )
             _button(
                 "SVG",
-                lambda: svg_with_note(figure_svg(shown), note()).encode(),
+                lambda: svg_with_text(figure_svg(shown), note()).encode(),
                 f"{stem}.svg",
                 "image/svg+xml",
                 key,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import altair as alt
@@ -16,6 +15,7 @@ from lens.layers.ranking import ranking_change
 from lens.questions import Answer
 from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
+from lens.version import version
 from pages.shell import downloads, links, null_settings
 
 QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
@@ -25,14 +25,6 @@ QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
     "breadth": ("/experts", {"measure": "breadth"}),
 }
 """Where the numbers behind each of the four questions are: a page and its settings."""
-
-
-def project_version() -> str:
-    """The installed version, or "source" in a working copy."""
-    try:
-        return version("grok-moe-lens")
-    except PackageNotFoundError:
-        return "source"
 
 
 def layer_labels(routers: RouterSet) -> list[str]:
@@ -121,14 +113,14 @@ def share(routers: RouterSet) -> None:
         return
     with popover:
         st.caption("This view, with the data's hash and the version:")
-        address = links.permalink(routers.sha256, project_version())()
+        address = links.permalink(routers.sha256, version())()
         st.code(address, language=None, wrap_lines=True)
 
 
 def note(routers: RouterSet) -> Callable[[], str]:
     """Provenance of a figure, made when asked for: link, data, version."""
-    link = links.permalink(routers.sha256, project_version())
-    words = f"data sha256 {routers.sha256} | Grok MoE Lens {project_version()}"
+    link = links.permalink(routers.sha256, version())
+    words = f"data sha256 {routers.sha256} | Grok MoE Lens {version()}"
     return lambda: f"{link()} | {words}"
 
 

@@ -112,62 +112,6 @@ def layer_similarity_heatmap(
     )
 
 
-def adjacent_layer_similarity(
-    adjacent: AdjacentLayers,
-    chance: Chance | None,
-    labels: Sequence[str],
-    *,
-    metric: str = "cka",
-) -> alt.LayerChart:
-    """Similarity of each layer with the next, against chance and against other pairs.
-
-    Returns:
-        A chart with the selection "pick" of the fields la and lb.
-    """
-    entry = LAYER_METRICS[metric]
-    value, rule = f"{entry.label} of neighbours", "mean of pairs further apart"
-    band = "chance, 95 % of unrelated layers"
-    names, colours = [value, CLASSIC_RULE, rule], [theme.BLUE, theme.ORANGE, theme.MID_GREY]
-    if chance is not None:
-        names, colours = [*names, band], [*colours, theme.BAND_GREY]
-    key = alt.Scale(domain=names, range=colours)
-    base = _adjacent_base(adjacent, labels, adjacent.similarity)
-    y = alt.Y("value:Q", title=entry.label, scale=alt.Scale(zero=False, nice=True))
-    tooltip = _adjacent_tooltip(entry.label)
-    layers: list[alt.Chart] = []
-    if chance is not None:
-        edges = alt.Chart(theme.embed({"low": [chance.low], "high": [chance.high], "key": [band]}))
-        layers.append(
-            edges.mark_rect(opacity=0.45, stroke=theme.BAND_GREY, strokeWidth=1).encode(
-                y=alt.Y("low:Q", title=entry.label), y2="high:Q", color=_key(key)
-            )
-        )
-    further = alt.Chart(theme.embed({"value": [adjacent.non_adjacent_mean], "key": [rule]}))
-    layers.append(further.mark_rule(strokeDash=[5, 4], size=1.5).encode(y=y, color=_key(key)))
-    line = base.mark_line(color=theme.BLUE, strokeWidth=1.5).encode(y=y)
-    points = base.mark_circle(size=46, opacity=1).encode(y=y, color=_key(key), tooltip=tooltip)
-    pick = alt.selection_point(name="pick", fields=["la", "lb"], empty=False)
-    layers += [line, points.transform_calculate(key=_key_of(value)).add_params(pick)]
-    found = int(np.sum(adjacent.classic_transitions))
-    return theme.layered(*layers).properties(
-        width=PLOT_WIDTH,
-        height=240,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
-            "Similarity of adjacent layers",
-            f"{entry.label}; {theme.chance_text(chance)}.",
-            f"Orange: {CLASSIC_RULE}. {CLASSIC_CAVEAT}",
-            width=PLOT_WIDTH,
-        ),
-        description=theme.alt_description(
-            f"{entry.label} of each of {len(adjacent.pairs)} pairs of adjacent layers",
-            _range_text(adjacent.similarity),
-            f"{found} pairs are transitions by the {CLASSIC_RULE}",
-            theme.chance_text(chance),
-        ),
-    )
-
-
 def layer_change(adjacent: AdjacentLayers, labels: Sequence[str]) -> alt.LayerChart:
     """L2 norm of the difference between each layer's router and the next one's."""
     base = _adjacent_base(adjacent, labels, adjacent.change_l2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
@@ -303,60 +303,6 @@ def routing_paths(
         description=theme.alt_description(
             f"Flows of {total} tokens between the first choices of {n_steps + 1} layers",
             f"The largest carries {int(top)} tokens",
-        ),
-    )
-
-
-def layer_lines(
-    values: Mapping[str, Float[np.ndarray, " layer"]],
-    labels: Sequence[str],
-    *,
-    title: str,
-    unit: str,
-    chance: Mapping[str, float | None] | None = None,
-) -> alt.LayerChart:
-    """One line per named quantity through the layers, each with its chance level dashed.
-
-    Args:
-        values: name to one value per layer.
-        chance: name to its chance level.
-    """
-    names = list(values)
-    shades = [theme.BLUE, theme.ORANGE, *theme.OKABE_ITO[2:]][: len(names)]
-    data = {
-        "x": list(labels) * len(names),
-        "name": np.repeat(names, len(labels)),
-        "value": np.concatenate([np.asarray(values[n], dtype=float) for n in names]),
-    }
-    colour = alt.Color("name:N", title=None, scale=alt.Scale(domain=names, range=shades))
-    y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False))
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("x:O", title="layer", sort=list(labels), axis=theme.axis_labels(-90)),
-        y=y,
-        color=colour.legend(orient="bottom", labelLimit=360),
-    )
-    tooltip = [
-        alt.Tooltip("x:N", title="layer"),
-        alt.Tooltip("name:N", title="quantity"),
-        alt.Tooltip("value:Q", format=".4f"),
-    ]
-    layers: list[alt.Chart] = [
-        base.mark_line(strokeWidth=1.6),
-        base.mark_circle(size=40, opacity=1).encode(tooltip=tooltip),
-    ]
-    levels = {n: float(c) for n, c in (chance or {}).items() if c is not None and n in names}
-    if levels:
-        rules = alt.Chart(theme.embed({"name": list(levels), "value": list(levels.values())}))
-        layers.append(rules.mark_rule(strokeDash=[5, 4], size=1.4).encode(y=y, color="name:N"))
-    said = ", ".join(f"{n} {v:.3g}" for n, v in levels.items()) or theme.NO_CHANCE
-    means = ", ".join(f"{n} {np.nanmean(values[n]):.3g}" for n in names)
-    return theme.layered(*layers).properties(
-        width=PLOT_WIDTH,
-        height=200,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(title, f"{unit}; dashed: chance ({said})", width=PLOT_WIDTH),
-        description=theme.alt_description(
-            f"{title} by layer", f"Means: {means}", f"Chance: {said}"
         ),
     )
 

@@ -27,6 +27,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.traces.trace import load_trace
+from lens.version import version
 from pages.live.one_trace import routing_shape, routing_statistics
 from pages.shell import layout, links
 
@@ -208,7 +209,7 @@ class Many:
             sha256=sha256,
             provenance=lambda: (
                 f"{self.folder.n_traces} {self.noun}, model sha256 {sha256} | Grok MoE Lens "
-                f"{layout.project_version()}"
+                f"{version()}"
             ),
             **options,
         )

@@ -17,6 +17,7 @@ from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.tables import traces as trace_tables
 from lens.traces import load_null, routing
+from lens.version import version
 from lens.words import percent
 from pages.live.one_trace import routing_statistics
 from pages.shell import layout, links
@@ -68,7 +69,7 @@ class View:
             key,
             self.routers,
             sha256=sha256,
-            provenance=lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
+            provenance=lambda: f"model sha256 {sha256} | Grok MoE Lens {version()}",
             **options,
         )
 

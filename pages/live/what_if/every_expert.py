@@ -13,6 +13,7 @@ from lens.errors import LensError
 from lens.figures.prompt_pairs import sweeps as sweep_figures
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
+from lens.version import version
 from lens.words import fixed, p_value_text
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
@@ -156,7 +157,7 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     sha256 = sweep.trace.model_sha256
     own: dict[str, Any] = {
         "sha256": sha256,
-        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
+        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {version()}",
         "words": (action, result.request[4]),
         "table": table,
         "on_pick": pick,

@@ -13,6 +13,7 @@ from lens import figures
 from lens.figures.prompt_pairs import sweeps as sweep_figures
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
+from lens.version import version
 from lens.words import percent
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
@@ -286,7 +287,7 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     sha256 = result.model_sha256
     own: dict[str, Any] = {
         "sha256": sha256,
-        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {layout.project_version()}",
+        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {version()}",
         "words": (site, result.request[5]),
         "table": table,
     }

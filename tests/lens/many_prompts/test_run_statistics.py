@@ -52,8 +52,6 @@ def test_a_run_is_the_folder_of_traces_that_its_events_say(store, routing):
             expected = np.bincount(own[layer].ravel(), minlength=N_EXPERTS)
             np.testing.assert_array_equal(folder.counts[i, layer], expected)
     np.testing.assert_array_equal(folder.margins, np.repeat(np.arange(5.0), 3).reshape(5, 3))
-    assert folder.pairs.shape == (2, 3, N_EXPERTS, N_EXPERTS)
-    assert folder.pairs[:, 0].trace(axis1=1, axis2=2).tolist() == [2 * 28, 2 * 6]
 
 
 def test_first_tokens_are_left_out_and_prompts_of_no_more_with_them(store, routing):

@@ -147,7 +147,7 @@ KILLED = """
 import os, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from tests.lens.many_prompts.run_making import begin
-from lens.run_store import RunStore
+from lens.many_prompts.run_store import RunStore
 writing = begin(RunStore({folder!r}))
 writing.progress(3, 14)
 print(writing.run.id, flush=True)

@@ -17,8 +17,6 @@ from lens.report.parts import Settings
 from lens.report.traces import trace_folder_parts, trace_parts
 from lens.routers.router_set import RouterSet
 from lens.traces import routing
-from lens.traces.coselection import coselection
-from lens.traces.logit_moments import logit_moments
 from lens.traces.trace import Trace
 
 
@@ -92,11 +90,6 @@ def test_what_is_kept_is_what_the_traces_say():
             folder.counts[i] / folder.counts[i].sum(axis=1, keepdims=True), routing.load(trace)
         )
         np.testing.assert_allclose(folder.margins[i], routing.margin(trace).mean(axis=1))
-    both = np.concatenate([traces[0].router_logits, traces[2].router_logits], axis=1)
-    np.testing.assert_allclose(
-        folder.moments[0].covariance, logit_moments(both).covariance, atol=1e-6
-    )
-    np.testing.assert_array_equal(folder.pairs[1], coselection(traces[1]).counts)
 
 
 @pytest.mark.parametrize("kind", ["csv", "bom", "jsonl"])
@@ -322,18 +315,6 @@ def test_statistics_of_single_texts_run_over_all_traces():
         for i in own
     ]  # fmt: skip
     np.testing.assert_allclose(one, np.concatenate(same, axis=1).mean(axis=1))
-    pairs = label_tests.folder_coselection(folder, 1)
-    assert pairs.n_tokens == folder.n_tokens[folder.label_of == 1].sum()
-
-
-def test_loads_predicted_by_label_follow_the_labels_logits():
-    folder = folder_of(8, lift=5, n_tokens=120)
-    predicted = label_tests.predicted_by_label(folder)
-    measured = label_tests.load_by_label(folder).share
-    np.testing.assert_allclose(predicted, measured, atol=0.05)
-    assert (predicted[0, :, 5] > predicted[1, :, 5] + 0.1).all()
-    effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
-    assert (effective[0] < effective[1]).all()
 
 
 # --- the report -----------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from lens.errors import LensError
 from lens.routers.gram import router_gram
-from lens.routers.matching import expert_chains, match_layers, nearest_experts
+from lens.routers.matching import match_layers, nearest_experts
 from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(11)
@@ -42,21 +42,6 @@ def test_no_other_assignment_has_a_larger_total():
     best = max(block[np.arange(E), list(order)].sum() for order in itertools.permutations(range(E)))
     assert sorted(partner) == list(range(E))
     assert cosine.sum() == pytest.approx(best)
-
-
-def test_chains_follow_planted_experts_through_all_layers():
-    chains = expert_chains(GRAM)
-    assert chains.expert.shape == (E, L) and chains.score.shape == (E, L - 1)
-    np.testing.assert_array_equal(chains.expert[:, 0], np.arange(E))
-    np.testing.assert_array_equal(chains.expert[LABELS[0]], LABELS.T)
-    for chain, layer in itertools.product(range(E), range(L - 1)):
-        here, there = chains.expert[chain, layer : layer + 2]
-        assert chains.score[chain, layer] == GRAM.cosine_pair(layer, layer + 1)[here, there]
-
-
-def test_a_single_layer_has_chains_without_links():
-    chains = expert_chains(router_gram(RouterSet(planted().routers[:1])))
-    assert chains.expert.shape == (E, 1) and chains.score.shape == (E, 0)
 
 
 def test_the_nearest_experts_are_the_planted_copies_in_order_of_their_cosine():

@@ -15,7 +15,6 @@ from lens.layers.pair_null import layer_null
 from lens.layers.similarity import adjacent_layers, expert_correlation, layer_similarity
 from lens.layers.transitions import transitions
 from lens.routers.gram import router_gram
-from lens.routers.matching import expert_chains
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as tables
@@ -128,19 +127,6 @@ def test_expert_pairs_table_has_the_mean_over_layers_and_each_layer(routers):
     assert [row[:2] for row in body] == [["0", "1"], ["0", "2"], ["1", "2"]]
     assert float(body[1][2]) == pytest.approx(values[:, 0, 2].mean())
     assert float(body[1][4]) == pytest.approx(values[1, 0, 2])
-
-
-def test_chain_table_has_a_score_for_each_step_and_none_after_the_last(routers):
-    chains = expert_chains(router_gram(routers))
-    _, *body = read(tables.chains_csv(chains, LABELS))
-    assert len(body) == 3 * 4
-    for row in body:
-        chain, layer = int(row[0]), LABELS.index(row[1])
-        assert int(row[2]) == chains.expert[chain, layer]
-        if layer == 3:
-            assert row[3] == ""
-        else:
-            assert float(row[3]) == pytest.approx(chains.score[chain, layer])
 
 
 def test_tree_table_names_layers_and_earlier_merges(routers):

@@ -2,18 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lens.errors import LensError
 from lens.experts.selection import breadth
 from lens.traces.logit_moments import (
-    LogitMoments,
     compare_loads,
     load_prediction,
     logit_moments,
-    moments_of,
-    moments_of_residual,
     selection_under,
 )
 from tests.lens.traces.choices import routed
@@ -38,65 +33,9 @@ def test_moments_are_those_of_numpy():
         np.testing.assert_allclose(found.covariance[layer], np.cov(logits[layer].T))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=2, max_size=5), st.integers(0, 1000))
-def test_merged_parts_equal_the_whole(lengths, seed):
-    logits = normal_logits(seed, sum(lengths))
-    parts = np.split(logits, np.cumsum(lengths)[:-1], axis=1)
-    merged = moments_of([trace_of(part) for part in parts])
-    whole = logit_moments(logits)
-    assert merged.n == whole.n
-    np.testing.assert_allclose(merged.mean, whole.mean, atol=1e-12)
-    np.testing.assert_allclose(merged.scatter, whole.scatter, atol=1e-9)
-    other = logit_moments(parts[0]).add(trace_of(np.concatenate(parts[1:], axis=1)))
-    np.testing.assert_allclose(other.scatter, whole.scatter, atol=1e-9)
-
-
-def test_a_mean_far_from_zero_costs_no_precision():
-    logits = normal_logits(1)
-    far = logits + 1e8
-    parts = [logit_moments(far[:, i::4]) for i in range(4)]
-    merged = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
-    np.testing.assert_allclose(merged.covariance, logit_moments(logits).covariance, rtol=1e-4)
-
-
-def test_an_empty_part_changes_nothing():
-    own = logit_moments(normal_logits(2))
-    none = LogitMoments(0, np.zeros((2, 8)), np.zeros((2, 8, 8)))
-    assert own.merge(none) is own
-    assert none.merge(own) is own
-
-
-def test_moments_of_other_shapes_do_not_merge():
-    with pytest.raises(LensError, match="cannot be merged"):
-        logit_moments(normal_logits(0)).merge(logit_moments(normal_logits(0, n_experts=4)))
-
-
-def test_one_token_has_no_covariance_and_no_trace_no_moments():
+def test_one_token_has_no_covariance():
     with pytest.raises(LensError, match="found 1 tokens"):
         _ = logit_moments(normal_logits(0, 1)).covariance
-    with pytest.raises(LensError, match="no trace"):
-        moments_of([])
-
-
-def test_moments_of_a_residual_stream_are_those_of_its_logits():
-    rng = np.random.default_rng(0)
-    columns = rng.standard_normal((2, 5, 3))
-    stream = rng.standard_normal((2, 2000, 5)) @ rng.standard_normal((2, 5, 5)) + 3
-    mean = stream.mean(axis=1)
-    covariance = np.stack([np.cov(layer.T) for layer in stream])
-    logits = logit_moments(stream @ columns)
-    found_mean, found_covariance = moments_of_residual(columns, mean, covariance)
-    np.testing.assert_allclose(found_mean, logits.mean)
-    np.testing.assert_allclose(found_covariance, logits.covariance)
-
-
-def test_a_wide_residual_stream_is_refused_before_anything_is_multiplied():
-    columns = np.zeros((64, 1025, 8))
-    with pytest.raises(LensError, match="d_model is 1,025; at most 1,024"):
-        moments_of_residual(columns, np.zeros(1), np.zeros(1))
-    with pytest.raises(LensError, match=r"expected \(2, 5\) and \(2, 5, 5\)"):
-        moments_of_residual(np.zeros((2, 5, 3)), np.zeros((2, 5)), np.zeros((2, 4, 5)))
 
 
 # --- selection ------------------------------------------------------------------

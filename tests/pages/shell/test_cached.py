@@ -30,12 +30,12 @@ def empty_caches():
 def test_sets_of_full_size_that_differ_in_one_weight_never_share_an_entry():
     # Streamlit hashes only a sample of arrays as big as these.
     weights = RNG.standard_normal((64, 6144, 8), dtype=np.float32)
-    before = cached.expert_cosine(RouterSet(weights))
+    before = cached.expert_correlation(RouterSet(weights))
     for _ in range(5):
         layer, row, expert = (RNG.integers(n) for n in weights.shape)
         edited = weights.copy()
         edited[layer, row, expert] += 50
-        after = cached.expert_cosine(RouterSet(edited))
+        after = cached.expert_correlation(RouterSet(edited))
         assert np.abs(after[layer, expert] - before[layer, expert]).max() > 0.01
 
 
@@ -65,7 +65,6 @@ def test_doors_give_what_the_functions_behind_them_give(view):
             cached.expert_similarity_across_layers(routers, view),
             similarity.expert_similarity_across_layers(gram),
         ),
-        (cached.expert_chains(routers, view).expert, matching.expert_chains(gram).expert),
         (
             cached.nearest_experts(routers, 2, 3, 4, view),
             matching.nearest_experts(gram, 2, 3, 4),

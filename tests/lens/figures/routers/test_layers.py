@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lens import figures
-from lens.layers.chance_level import chance_level
 from lens.layers.similarity import LAYER_METRICS, adjacent_layers, layer_pair
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
@@ -116,26 +115,6 @@ def test_the_largest_heatmap_stays_within_what_a_browser_draws():
     labels = [f"L{i}" for i in range(128)]
     chart = figures.layer_similarity_heatmap(np.eye(128), None, labels, "cka")
     assert marks(chart) == 128 * 127 <= 20_000
-
-
-def test_adjacent_figure_holds_each_pair_its_value_and_the_rule(gram):
-    adjacent = adjacent_layers(gram)
-    chance = chance_level("cka", 32, 4, draws=50)
-    chart = figures.adjacent_layer_similarity(adjacent, chance, LABELS)
-    points = rows(first(chart, "circle"))
-    assert [(p["la"], p["lb"]) for p in points] == [(0, 1), (1, 2), (2, 3), (3, 4)]
-    assert [p["value"] for p in points] == pytest.approx(adjacent.similarity, rel=1e-5)
-    assert [p["classic"] for p in points] == adjacent.classic_transitions.tolist()
-    band = rows(first(chart, "rect"))[0]
-    assert (band["low"], band["high"]) == pytest.approx((chance.low, chance.high), rel=1e-5)
-    assert "classic rule" in title_text(chart)
-    assert selection(chart)["fields"] == ["la", "lb"]
-
-
-def test_adjacent_figure_without_a_null_draws_no_band(gram):
-    chart = figures.adjacent_layer_similarity(adjacent_layers(gram), None, LABELS)
-    assert "rect" not in {mark(view) for view in views(chart.to_dict())}
-    assert "not computed" in title_text(chart)
 
 
 def test_layer_change_shows_the_norms_of_the_differences(gram):

@@ -186,20 +186,6 @@ def test_comparison_names_both_tokens_where_they_differ(values):
         assert cell["value"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_layer_lines_draw_each_quantity_beside_its_own_chance():
-    chart = figures.layer_lines(
-        {"first": np.array([0.1, 0.2, 0.3]), "any": np.array([0.4, 0.5, 0.6])},
-        LABELS,
-        title="Repeats",
-        unit="share",
-        chance={"first": 0.125, "any": None},
-    )
-    points = rows(first(chart, "circle"))
-    assert [p["value"] for p in points if p["name"] == "any"] == pytest.approx([0.4, 0.5, 0.6])
-    rules = [v for v in views(chart.to_dict()) if mark(v) == "rule"]
-    assert [rows(v) for v in rules] == [[{"name": "first", "value": 0.125}]]
-
-
 def beside_null(seed, n_layers=3):
     rng = np.random.default_rng(seed)
     value = rng.uniform(0, 1, n_layers)
