@@ -24,7 +24,7 @@ from lens.routers.gram import RouterGram
 from lens.routers.matching import match_layers
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import centered, gaussian_grams
-from lens.stats.p_values import SMALLEST, holm, monte_carlo_p, pooled_p
+from lens.stats.p_values import holm, monte_carlo_p, pooled_p, smooth_p
 from lens.words import p_value_text, significant
 
 DRAWS = 999
@@ -297,7 +297,7 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
     layer, expert = (int(i) for i in np.unravel_index(np.argmax(shares), shares.shape))
     broadest, typical = float(shares.max()), float(shares.max(axis=1).mean())
     pool = _random_largest(gram.d_model, n_experts, top_k, seed)
-    p_value = float(-np.expm1(gram.n_layers * np.log1p(-_smooth(broadest, pool))))
+    p_value = float(-np.expm1(gram.n_layers * np.log1p(-smooth_p(broadest, pool))))
     rng = np.random.default_rng(seed)
     null = rng.choice(pool, (DRAWS, gram.n_layers)).max(axis=1) - even
 
@@ -335,22 +335,6 @@ def _random_largest(
     return shares.max(axis=1)
 
 
-def _smooth(value: float, draws: Float[np.ndarray, " draw"]) -> float:
-    """p-value off a Pearson type III curve with the mean, spread and skewness of the draws.
-
-    For the smallest of many p-values, which needs each of them finer than draws count.
-    """
-    from scipy.stats import pearson3
-
-    apart = draws - draws.mean()
-    spread = float(apart.std())
-    if spread < 1e-9:  # all draws agree: a value is one of them, or none of them at all
-        return 1.0 - SMALLEST if value <= draws.max() + 1e-6 else SMALLEST
-    skew = float((apart**3).mean() / spread**3)
-    p = float(pearson3.sf((value - draws.mean()) / spread, skew))
-    return min(max(p, SMALLEST), 1.0 - SMALLEST)
-
-
 def _shuffles(n: int, draws: int, seed: int) -> np.ndarray:
     """Random orders of the layers, one a row."""
     rng = np.random.default_rng(seed)
@@ -366,9 +350,8 @@ def _asked(
 
 def _too_few(question: Question, found: int, needed: int) -> Asked:
     there = "there is 1" if found == 1 else f"there are {found}"
-    return _unasked(
-        question, f"Can't be asked here: it needs at least {needed} layers, and {there}."
-    )
+    sentence = f"Can't be asked here: it needs at least {needed} layers, and {there}."
+    return _unasked(question, sentence)
 
 
 def _unasked(question: Question, sentence: str) -> Asked:

@@ -76,6 +76,22 @@ def pooled_p(
     return tail_p((values - centre) / spread, skewness, reached, len(draws))
 
 
+def smooth_p(value: float, draws: Float[np.ndarray, " draw"]) -> float:
+    """p-value of a Pearson type III curve with the mean, spread and skewness of the draws.
+
+    For the smallest of many p-values, which needs each of them finer than draws count.
+    """
+    from scipy.stats import pearson3
+
+    apart = draws - draws.mean()
+    spread = float(apart.std())
+    if spread < 1e-9:  # all draws agree: a value is one of them, or none of them at all
+        return 1.0 - SMALLEST if value <= draws.max() + 1e-6 else SMALLEST
+    skew = float((apart**3).mean() / spread**3)
+    p = float(pearson3.sf((value - draws.mean()) / spread, skew))
+    return min(max(p, SMALLEST), 1.0 - SMALLEST)
+
+
 def benjamini_hochberg(p_values: Float[np.ndarray, "*test"]) -> Float[np.ndarray, "*test"]:
     """p-values adjusted so that those below q hold at most a share q of false findings.
 
