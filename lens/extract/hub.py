@@ -107,24 +107,6 @@ def extract_from_hub(
     return replace(routers, source=f"{repository} at {hub.commit}"), fetched
 
 
-@as_lens_error()
-def fetch_routers(
-    repository: str = GROK_1_REPOSITORY,
-    *,
-    revision: str = "main",
-    norms: bool = True,
-    progress: Progress | None = None,
-) -> Fetched:
-    """Fetches the router files of a checkpoint, and its norms, into the Hub's cache.
-
-    Raises:
-        LensError: see `extract_from_hub`.
-    """
-    with explained(repository, revision):
-        hub = commit_of(repository, revision)
-    return _fetched(hub, norms, progress)
-
-
 def _fetched(hub: HubCommit, norms: bool, progress: Progress | None) -> Fetched:
     """The files of one commit, `AT_ONCE` at a time; one that fails ends the others' wait."""
     with explained(hub.repository, hub.commit[:12]):
@@ -156,10 +138,6 @@ def _has_checkpoint(hub: HubCommit) -> bool:
 
 def _layout(hub: HubCommit) -> Checkpoint:
     """Which file holds what: by the repository's config.json, else as in Grok-1."""
-    if not _has_checkpoint(hub):
-        raise LensError(
-            f"{hub.repository}: there is no ckpt-0 in it; expected a checkpoint in Grok-1's format."
-        )
     config = GROK_1
     if CONFIG in hub.sizes:
         if hub.sizes[CONFIG] > MOST_CONFIG:

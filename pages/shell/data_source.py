@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from lens.errors import LensError
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
 from lens.traces.trace import Trace, load_trace
 from pages.shell import hub_source, links
+from pages.shell.startup import startup_options
 
 ROUTERS_VARIABLE = "GROK_LENS_ROUTERS"
 CHECKPOINT_VARIABLE = "GROK_LENS_CHECKPOINT"
@@ -40,17 +38,8 @@ class Configured:
 
 def configured() -> Configured:
     """`--routers` and `--checkpoint` after `--`, else the environment variables."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--routers")
-    parser.add_argument("--checkpoint")
-    try:
-        found, _ = parser.parse_known_args(sys.argv[1:])
-    except argparse.ArgumentError:
-        found = argparse.Namespace(routers=None, checkpoint=None)
-    return Configured(
-        routers=found.routers or os.environ.get(ROUTERS_VARIABLE) or None,
-        checkpoint=found.checkpoint or os.environ.get(CHECKPOINT_VARIABLE) or None,
-    )
+    found = startup_options(routers=ROUTERS_VARIABLE, checkpoint=CHECKPOINT_VARIABLE)
+    return Configured(found["routers"], found["checkpoint"])
 
 
 def bundled_checkpoint() -> Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from lens.traces.trace import load_trace
 from lens.version import version
 from pages.live.one_trace import routing_shape, routing_statistics
 from pages.shell import layout, links
+from pages.shell.startup import startup_options
 
 TRACES_VARIABLE = "GROK_LENS_TRACES"
 LABELS_VARIABLE = "GROK_LENS_TRACE_LABELS"
@@ -42,17 +40,8 @@ MAX_UPLOAD = 256 * 2**20
 
 def configured() -> tuple[str | None, str | None]:
     """`--traces` and `--trace-labels` after `--`, else the environment variables."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--traces")
-    parser.add_argument("--trace-labels")
-    try:
-        found, _ = parser.parse_known_args(sys.argv[1:])
-    except argparse.ArgumentError:
-        found = argparse.Namespace(traces=None, trace_labels=None)
-    return (
-        found.traces or os.environ.get(TRACES_VARIABLE) or None,
-        found.trace_labels or os.environ.get(LABELS_VARIABLE) or None,
-    )
+    found = startup_options(traces=TRACES_VARIABLE, trace_labels=LABELS_VARIABLE)
+    return found["traces"], found["trace_labels"]
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the folder of traces …")

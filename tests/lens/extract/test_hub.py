@@ -18,10 +18,10 @@ from lens.errors import LensError
 from lens.extract import hub as hub_module
 from lens.extract.__main__ import main
 from lens.extract.grok1 import extract_routers
-from lens.extract.hub import extract_from_hub, fetch_routers
+from lens.extract.hub import extract_from_hub
 from lens.extract.safetensors import extract_safetensors
 from lens.routers.router_set import load_routers
-from tests.hub_files import FILES, as_files
+from tests.hub_files import FILES, as_files, fetch_routers
 from tests.small_models import CONFIG, FAMILIES, model, write
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -127,8 +127,8 @@ def test_a_repository_without_config_is_held_to_grok_1_s_own_sizes(hub: HubServe
         ({"status": {"ckpt-0/tensor00013_000": 404}}, {}, "not there"),
         ({"status": {"ckpt-0/tensor00013_000": 403}}, {}, "answered 403. Set HF_TOKEN"),
         ({"status": {"ckpt-0/tensor00013_000": 416}}, {}, "answered 416. What was fetched is kept"),
-        ({"files": {"README.md": b"x"}}, {}, "no ckpt-0"),
-        ({"files": {"ckpt-0x/tensor00000_000": b"x"}}, {}, "no ckpt-0"),
+        ({"files": {"README.md": b"x"}}, {}, "no .safetensors file"),
+        ({"files": {"ckpt-0x/tensor00000_000": b"x"}}, {}, "no .safetensors file"),
         ({"files": {**FILES, "config.json": b"{"}}, {}, "config"),
         ({"files": {**FILES, "config.json": b"x" * 2**21}}, {}, "at most 1,048,576"),
     ],

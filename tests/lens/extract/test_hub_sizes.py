@@ -13,9 +13,9 @@ from benchmarks.hub_server import REPOSITORY, Content, HubServer, Sparse
 from grok.checkpoints.hub.ranges import RANGES_AT_ONCE
 from grok.checkpoints.tensor_index import INDEX
 from lens.errors import LensError
-from lens.extract.hub import GROK_1_SIZES, extract_from_hub, fetch_routers
+from lens.extract.hub import GROK_1_SIZES, extract_from_hub
 from lens.extract.safetensors import extract_safetensors
-from tests.hub_files import as_files
+from tests.hub_files import as_files, fetch_routers
 from tests.small_models import CONFIG, model, write
 
 

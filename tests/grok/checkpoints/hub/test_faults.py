@@ -16,9 +16,9 @@ from grok.checkpoints.hub import ranges as hub_ranges
 from lens.errors import LensError
 from lens.extract.__main__ import main
 from lens.extract.grok1 import extract_routers
-from lens.extract.hub import extract_from_hub, fetch_routers
+from lens.extract.hub import extract_from_hub
 from lens.extract.safetensors import extract_safetensors
-from tests.hub_files import DATA, FILES, as_files
+from tests.hub_files import DATA, FILES, as_files, fetch_routers
 from tests.small_models import CONFIG, ROUTER, model, write
 
 NAME = "ckpt-0/tensor00013_000"  # the router of layer 0
