@@ -1,7 +1,8 @@
-"""Every example runs from a fresh process and says what it promises."""
+"""Every example runs and says what it promises."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -39,16 +40,46 @@ SAYS = {
 }
 
 
-def output(name: str, *arguments: str) -> str:
+# All examples one after another, each as `python -m examples.NAME` would run it.
+RUN = """
+import contextlib, io, json, runpy, sys, traceback
+names, arguments = json.loads(sys.argv[1])
+found = {}
+for name in names:
+    sys.argv = [name, *arguments]
+    said = io.StringIO()
+    error = ""
+    with contextlib.redirect_stdout(said):
+        try:
+            runpy.run_module("examples." + name, run_name="__main__", alter_sys=True)
+        except BaseException:
+            error = traceback.format_exc()
+    found[name] = said.getvalue(), error
+print(json.dumps(found))
+"""
+
+
+def outputs(*arguments: str) -> dict[str, tuple[str, str]]:
+    """What every example prints with these arguments, and its error; one process for all."""
     done = subprocess.run(
-        [sys.executable, "-m", f"examples.{name}"] + list(arguments),
+        [sys.executable, "-c", RUN, json.dumps([list(SAYS), arguments])],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def on_a_small_model() -> dict[str, tuple[str, str]]:
+    return outputs("--checkpoint", str(SMALL))
+
+
+@pytest.fixture(scope="module")
+def without_arguments() -> dict[str, tuple[str, str]]:
+    return outputs()
 
 
 def test_every_example_is_tested() -> None:
@@ -57,17 +88,20 @@ def test_every_example_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_example_prints_its_finding_beside_chance_on_a_small_model(name: str) -> None:
-    assert re.search(SAYS[name], output(name, "--checkpoint", str(SMALL)))
+def test_example_prints_its_finding_beside_chance_on_a_small_model(on_a_small_model, name) -> None:
+    said, error = on_a_small_model[name]
+    assert not error
+    assert re.search(SAYS[name], said)
 
 
 @pytest.mark.skipif(not (BUNDLED_MODEL / "ckpt-0").is_dir(), reason="no bundled model here")
 @pytest.mark.parametrize("name", SAYS)
-def test_example_needs_no_arguments(name: str) -> None:
-    assert re.search(SAYS[name], output(name))
+def test_example_needs_no_arguments(without_arguments, name: str) -> None:
+    said, error = without_arguments[name]
+    assert not error
+    assert re.search(SAYS[name], said)
 
 
-def test_random_routers_are_not_called_alike() -> None:
+def test_random_routers_are_not_called_alike(on_a_small_model) -> None:
     """The small model is random, so the quickstart must find nothing among its layers."""
-    text = output("routers_quickstart", "--checkpoint", str(SMALL))
-    assert "not more than chance" in text
+    assert "not more than chance" in on_a_small_model["routers_quickstart"][0]
