@@ -16,6 +16,14 @@ from lens.routers.router_set import RouterSet
 from pages.shell import data_source
 
 ROOT = Path(__file__).resolve().parents[2]
+TITLES = {
+    "overview": "Overview",
+    "layers": "Layers",
+    "experts": "Experts",
+    "clustering": "Clustering",
+    "live_routing": "Live routing",
+}
+PATIENCE = 300  # seconds that a busy machine may take for a page
 
 Open = Callable[..., AppTest]
 
@@ -51,14 +59,15 @@ def open_page(served_before: None) -> Open:
     """Opens the app at a page, with query parameters and session state."""
 
     def open_at(page: str = "overview", *, state: dict | None = None, **query: str) -> AppTest:
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-        app.run()
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=PATIENCE)
         for name, value in (state or {}).items():
             app.session_state[name] = value
         for name, value in query.items():
             app.query_params[name] = value
         if page != "overview":
             app.switch_page(f"pages/{page}.py")
-        return app.run()
+        app.run()
+        assert app.title[0].value == TITLES[page], app.exception
+        return app
 
     return open_at
