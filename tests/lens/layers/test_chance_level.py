@@ -8,7 +8,6 @@ from lens.layers.chance_level import chance_level, chance_samples, typical_norm
 from lens.layers.similarity import LAYER_METRICS, layer_similarity
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
-from lens.stats.chance import cosine_percentile, gaussian_grams, percentile
 
 RNG = np.random.default_rng(29)
 
@@ -38,15 +37,6 @@ def test_draws_follow_the_similarities_of_routers_drawn_in_full(metric, view, d_
     assert found.sd == pytest.approx(pairs.std(), rel=0.2)
 
 
-@pytest.mark.parametrize("d_model", [3, 50])
-def test_gaussian_inner_products_have_the_mean_and_spread_of_a_wishart_distribution(d_model):
-    grams = gaussian_grams(RNG, 20_000, d_model, 4)
-    np.testing.assert_allclose(grams.mean(axis=0), d_model * np.eye(4), atol=0.03 * d_model)
-    variance = grams.var(axis=0)
-    expected = d_model * (1 + np.eye(4))
-    np.testing.assert_allclose(variance, expected, rtol=0.1)
-
-
 def test_a_seed_gives_the_same_draws_and_another_gives_others():
     first = chance_samples("cka", 100, 4, 50, 1)
     chance_samples.cache_clear()
@@ -67,21 +57,3 @@ def test_unknown_metrics_and_views_are_refused():
         chance_level("nope", 10, 4)
     with pytest.raises(LensError, match="view: found 'nope'"):
         chance_level("cka", 10, 4, view="nope")
-
-
-def test_percentiles_count_ties_half():
-    samples = np.array([1.0, 2.0, 2.0, 3.0])
-    assert percentile(2.0, samples) == 50
-    assert percentile(0.0, samples) == 0
-    assert percentile(9.0, samples) == 100
-    assert percentile(2.5, samples) == 75
-
-
-def test_the_place_of_a_cosine_is_exact():
-    vectors = RNG.standard_normal((100_000, 10))
-    cosines = vectors[:, 0] / np.linalg.norm(vectors, axis=1)
-    for value in (-0.5, -0.1, 0.0, 0.3, 0.7):
-        assert cosine_percentile(value, 10) == pytest.approx(
-            100 * (cosines < value).mean(), abs=0.5
-        )
-    assert cosine_percentile(1.0, 10) == 100 and cosine_percentile(-1.0, 10) == 0
