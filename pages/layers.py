@@ -267,7 +267,9 @@ def pair_in_chance(
     )
     chance = chance_of(samples, settings.seed, "the two layers turned at random")
     layout.figure(
-        figures.null_place(value, chance, name=LAYER_METRICS[metric].label, samples=samples),
+        figures.value_against_null(
+            value, chance, name=LAYER_METRICS[metric].label, samples=samples
+        ),
         "null_place",
         routers,
         stretch=True,

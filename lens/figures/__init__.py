@@ -22,8 +22,8 @@ from lens.figures.routers.layer_null import adjacent_against_chance, layer_null_
 from lens.figures.routers.layers import (
     layer_change,
     layer_similarity_heatmap,
-    null_place,
     pair_matrix,
+    value_against_null,
 )
 from lens.figures.routers.maps import explained_variance, layer_scatter
 from lens.figures.routers.model_pairs import (
@@ -33,11 +33,12 @@ from lens.figures.routers.model_pairs import (
     profiles_over_depth,
 )
 from lens.figures.theme import OKABE_ITO, alt_text, chart_title, expert_names, fitted_domain
+from lens.figures.token_grid import token_window, visible
 from lens.figures.traces.information import chance_lines, predicted_load
 from lens.figures.traces.labels import label_lift, label_load
 from lens.figures.traces.margins import margin_histogram, margin_quantiles
-from lens.figures.traces.router_geometry import lens_course, push_ticks
-from lens.figures.traces.token_maps import compare_maps, token_layer_map, token_window, visible
+from lens.figures.traces.router_geometry import logit_lens_by_layer, push_ticks
+from lens.figures.traces.token_maps import difference_map, token_layer_map
 from lens.figures.traces.tokens import candidate_bars, cell_probabilities, token_strip
 from lens.figures.traces.traffic import (
     coselection_matrix,
@@ -54,9 +55,9 @@ __all__ = [
     "cell_probabilities",
     "chance_lines",
     "chart_title",
-    "compare_maps",
     "coselection_matrix",
     "dendrogram_with_heatmap",
+    "difference_map",
     "expert_chains",
     "expert_correlation_matrix",
     "expert_cosines_against_chance",
@@ -78,11 +79,10 @@ __all__ = [
     "layer_similarity_heatmap",
     "layers_across",
     "layers_changed",
-    "lens_course",
     "load_by_layer",
+    "logit_lens_by_layer",
     "margin_histogram",
     "margin_quantiles",
-    "null_place",
     "pair_matrix",
     "predicted_load",
     "profiles_over_depth",
@@ -92,5 +92,6 @@ __all__ = [
     "token_layer_map",
     "token_strip",
     "token_window",
+    "value_against_null",
     "visible",
 ]

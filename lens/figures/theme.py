@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 import numpy as np
 
 from lens.words import significant
+
+if TYPE_CHECKING:
+    from lens.stats.chance import Chance
 
 # Okabe and Ito's palette for colour-blind readers; its black is a grey here, since
 # black is lost on a dark background.
@@ -41,11 +44,13 @@ ON_LIGHT = "#111111"
 ON_DARK = "#FFFFFF"
 
 Scheme = Literal["viridis", "cividis"]
+# Name to values, all of one length.
+Columns = Mapping[str, object]
 
 # Marks that a browser still draws without a wait.
 MAX_MARKS = 20_000
 
-# How a chart fills its place. Natural: the plot has the size asked for, and axes and
+# How a chart fills the room it has. Natural: the plot has the size asked for, and axes and
 # legends come on top. Flexible: all together have the width asked for, which a page may
 # set; the plot keeps its height. Without either Streamlit fits all into both, and a plot
 # under a long title is left with a few pixels.
@@ -56,7 +61,7 @@ PER_INDEX = "an expert's index is not the same expert in another layer"
 NO_CHANCE = "chance level not computed"
 
 
-def embed(columns: Mapping[str, Any]) -> dict[str, Any]:
+def embed(columns: Columns) -> dict[str, list[dict[str, object]]]:
     """Columns of equal length as data inside the specification.
 
     Floats keep six significant digits; what is not finite becomes null, which no
@@ -72,10 +77,10 @@ def embed(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {"values": [dict(zip(names, row, strict=True)) for row in zip(*series, strict=True)]}
 
 
-def _plain(values: Any) -> list[Any]:
+def _plain(values: object) -> list[object]:
     array = np.asarray(values)
     if array.dtype.kind != "f":
-        return array.tolist()
+        return list(array.tolist())
     return [float(f"{v:.6g}") if np.isfinite(v) else None for v in array.tolist()]
 
 
@@ -99,8 +104,8 @@ def title(text: str, *subtitle: str, width: float = 480) -> alt.TitleParams:
     )
 
 
-def chance_text(chance: Any) -> str:
-    """The chance level of a `lens.layers.chance_level.Chance`, or of a plain number, in words."""
+def chance_text(chance: Chance | float | None) -> str:
+    """The chance level, drawn or a plain number, in words."""
     if chance is None:
         return NO_CHANCE
     if isinstance(chance, int | float | np.floating):
@@ -109,11 +114,9 @@ def chance_text(chance: Any) -> str:
     return f"chance {significant(chance.mean)} (95 % {low} to {high})"
 
 
-def chance_mean(chance: Any) -> float | None:
+def chance_mean(chance: Chance | float | None) -> float | None:
     """The mean of a `Chance`; a plain number and None pass through."""
-    if chance is None or isinstance(chance, int | float):
-        return chance
-    return float(getattr(chance, "mean", chance))
+    return chance if chance is None or isinstance(chance, int | float) else float(chance.mean)
 
 
 def fitted_domain(values: np.ndarray, *, middle: float | None = None) -> tuple[float, float]:
@@ -163,11 +166,10 @@ def ink(values: np.ndarray, scale: alt.Scale) -> np.ndarray:
     spec = scale.to_dict()
     bend, constant = spec.get("exponent", 1.0), spec.get("constant")
 
-    def bent(x: np.ndarray | float) -> np.ndarray:
-        x = np.asarray(x, dtype=float)
-        if constant is not None:
-            return np.sign(x) * np.log1p(np.abs(x) / constant)
-        return np.sign(x) * np.abs(x) ** bend
+    def bent(values: np.ndarray | float) -> np.ndarray:
+        x = np.asarray(values, dtype=float)
+        size = np.abs(x) ** bend if constant is None else np.log1p(np.abs(x) / constant)
+        return np.asarray(np.sign(x) * size)
 
     ends = spec["domain"]
     low, high, shown = bent(ends[0]), bent(ends[1]), bent(np.clip(values, *ends))
@@ -176,48 +178,14 @@ def ink(values: np.ndarray, scale: alt.Scale) -> np.ndarray:
         reach = np.where(shown < middle, middle - low, high - middle)
         dark = np.nan_to_num(np.abs(shown - middle) / reach) > 0.66
     else:
-        place = np.nan_to_num((shown - low) / (high - low))
-        dark = (1 - place if spec.get("reverse") else place) < 0.55
+        share = np.nan_to_num((shown - low) / (high - low))
+        dark = (1 - share if spec.get("reverse") else share) < 0.55
     return np.where(dark, ON_DARK, ON_LIGHT)
 
 
-def ink_colour() -> Any:
-    """Colour of text whose rows carry an "ink" column; it stays out of the colour scales."""
-    return alt.condition(f"datum.ink === '{ON_DARK}'", alt.value(ON_DARK), alt.value(ON_LIGHT))
-
-
-def axis_labels(angle: float | None = None, **options: Any) -> alt.Axis:
-    """A discrete axis that leaves out every other label rather than draw them over each other."""
-    if angle is not None:
-        options["labelAngle"] = angle
-    return alt.Axis(labelOverlap="parity", grid=False, **options)
-
-
-def outlined(base: alt.Chart, columns: Mapping[str, Any], step: float) -> list[alt.Chart]:
-    """Outlines of cells in the encoding of `base`: white over black, so they show on any colour.
-
-    Args:
-        base: a chart with the places of cells and nothing else encoded.
-        columns: the cells to outline, in the fields of `base`.
-        step: side of a cell in pixels; narrow cells get thin lines.
-    """
-    rings = base.properties(data=embed(columns))
-    black, white = (4.0, 1.8) if step >= 14 else (2.6, 1.2)
-    return [
-        rings.mark_rect(filled=False, stroke="#000000", strokeWidth=black, tooltip=None),
-        rings.mark_rect(filled=False, stroke="#FFFFFF", strokeWidth=white, tooltip=None),
-    ]
-
-
-def cell_digits(base: alt.Chart, step: float) -> list[alt.Chart]:
-    """The "value" of every cell printed on it in its "ink"; nothing where cells are too small."""
-    if step < 28:
-        return []
-    return [
-        base.mark_text(fontSize=10, tooltip=None).encode(
-            text=alt.Text("value:Q", format=".2f"), color=ink_colour()
-        )
-    ]
+def palette(count: int) -> list[str]:
+    """So many colours that differ as long as there are eight or fewer."""
+    return [OKABE_ITO[i % len(OKABE_ITO)] for i in range(count)]
 
 
 def most_cells_a_side() -> int:
@@ -233,11 +201,6 @@ def expert_names(label: str, count: int) -> list[str]:
 def unit_names(labels: Sequence[str], layer: np.ndarray, expert: np.ndarray) -> list[str]:
     """Names of (layer, expert) pairs, by row and index: "L12·E3"."""
     return [f"{labels[int(a)]}·E{int(e)}" for a, e in zip(layer, expert, strict=True)]
-
-
-def layered(*layers: alt.Chart) -> alt.LayerChart:
-    """Charts drawn over each other, the first at the bottom."""
-    return alt.LayerChart(layer=list(layers))
 
 
 def row_names(count: int, group: int) -> list[str]:

@@ -73,7 +73,7 @@ def layer_parts(n: RouterNumbers) -> list[Part]:
         samples = chance_samples(metric, gram.d_model, gram.n_experts, norm=n.norm)
         mean = float(np.mean(n.adjacent.similarity))
         name = f"mean {LAYER_METRICS[metric].label} of adjacent layers"
-        return figures.null_place(mean, chance, name=name, samples=samples)
+        return figures.value_against_null(mean, chance, name=name, samples=samples)
 
     return [
         Part(

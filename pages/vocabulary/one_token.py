@@ -14,7 +14,7 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.figures.routers import vocabulary as vocabulary_figures
-from lens.figures.traces.token_maps import visible
+from lens.figures.token_grid import visible
 from lens.routers.router_set import RouterSet
 from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.one_token import TokenReading

@@ -15,7 +15,7 @@ import streamlit as st
 from grok.errors import GrokError
 from lens.errors import LensError
 from lens.figures.routers import vocabulary as vocabulary_figures
-from lens.figures.traces.token_maps import visible
+from lens.figures.token_grid import visible
 from lens.routers.router_set import RouterSet
 from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.readout import TESTS, Readout, ReadoutSettings
@@ -210,7 +210,13 @@ def end_of(
     labels = layout.layer_labels(routers)
     layout.figure(
         vocabulary_figures.token_pushes(
-            texts, tokens, push, margin, (low, high), label=label, end=end, draws=readout.draws
+            texts,
+            tokens,
+            push,
+            margin,
+            vocabulary_figures.PushBand(low, high, readout.draws),
+            label=label,
+            end=end,
         ),
         f"tokens_{end}",
         routers,

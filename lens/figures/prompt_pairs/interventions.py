@@ -1,4 +1,4 @@
-"""Figures of interventions: what moves, what the model then expects, every expert, every patch."""
+"""Figures of one intervention: what moves, and what the model then expects."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.figures import theme
-from lens.figures.traces.token_maps import token_window, visible, window_text
-
-WIDTH = 680
+from lens.figures import marks, theme
+from lens.figures.token_grid import (
+    WIDTH,
+    TokenGrid,
+    ranked_names,
+    token_names,
+    token_step,
+    token_window,
+    token_x,
+    visible,
+    window_text,
+)
 
 
 def moved_map(
@@ -22,10 +30,12 @@ def moved_map(
     layer: int,
     picked: tuple[int, int] | None = None,
 ) -> alt.LayerChart:
-    """Which tokens go to other experts after an intervention in one layer.
+    """Tokens that go to other experts after an intervention in one layer.
 
     Args:
         overlap: share of experts in common, 1 where nothing moved.
+        pieces: text of the tokens.
+        labels: of the layers.
         layer: row of the intervention, marked by a line.
         picked: (token, layer) to outline.
 
@@ -34,59 +44,33 @@ def moved_map(
     """
     n_layers, n_tokens = overlap.shape
     window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None)
-    names = [f"{t} {visible(piece)}" for t, piece in enumerate(pieces)]
-    row, place = (grid.ravel() for grid in np.indices((n_layers, len(window))))
-    token = place + window.start
-    step = theme.cell_step(len(window), WIDTH, low=9, high=30)
-    height = theme.cell_step(n_layers, 420, low=6, high=24)
-    data = {
-        "token": token,
-        "layer": row,
-        "x": np.asarray(names)[token],
-        "y": np.asarray(labels)[row],
-        "value": 1 - overlap[row, token],
-    }
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X(
-            "x:O",
-            title="token",
-            scale=alt.Scale(domain=[names[t] for t in window]),
-            axis=theme.axis_labels(-90, labelLimit=110),
-        ),
-        y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
-    )
-    pick = alt.selection_point(name="pick", fields=["token", "layer"], empty=False)
+    grid, step = TokenGrid(token_names(pieces), labels, window), token_step(len(window))
+    x = token_x(grid.shown, "token")
+    base = marks.chart(grid.columns(1 - overlap), x=x, y=marks.layer_y(labels))
     scale = alt.Scale(domain=[0, 1], range=["#8C8C8C30", theme.ORANGE], clamp=True)
-    cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title="experts exchanged", scale=scale),
-        tooltip=[
-            alt.Tooltip("x:N", title="token"),
-            alt.Tooltip("y:N", title="layer"),
-            alt.Tooltip("value:Q", title="share of experts exchanged", format=".2f"),
-        ],
-    )
-    marks = [cells.add_params(pick)]
-    where = alt.Chart(theme.embed({"y": [labels[layer]]})).encode(y=alt.Y("y:O", sort=list(labels)))
-    marks.append(
-        where.mark_tick(thickness=3, size=height, color=theme.BLUE, tooltip=None).encode(
-            x=alt.value(0)
-        )
-    )
-    if picked is not None and picked[0] in window:
-        marks += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]}, step)
+    tips: list[marks.Tip] = [
+        ("x:N", "token"),
+        ("y:N", "layer"),
+        ("value:Q", "share of experts exchanged", ".2f"),
+    ]
+    colour = alt.Color("value:Q", title="experts exchanged", scale=scale)
+    where = marks.chart({"y": [labels[layer]]}, x=alt.value(0), y=alt.Y("y:O", sort=list(labels)))
+    layers = [
+        marks.cells(base, colour, tips, "token", "layer"),
+        where.mark_tick(thickness=3, size=grid.height, color=theme.BLUE, tooltip=None),
+    ]
     share = float((overlap < 1).mean())
     part = window_text(window, n_tokens)
-    return theme.layered(*marks).properties(
-        width=alt.Step(step),
-        height=alt.Step(height),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    return marks.cell_figure(
+        layers + grid.outline(base, picked, step),
+        (step, grid.height),
+        theme.title(
             "Tokens that go to other experts",
             f"share of a token's experts exchanged; blue: the layer of the intervention; "
             f"{share:.1%} of all cells moved. {part}",
             width=step * len(window),
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Heatmap of exchanged experts: {share:.1%} of {overlap.size} cells moved", part
         ),
     )
@@ -99,44 +83,42 @@ def moved_by_layer(
     *,
     name: str,
 ) -> alt.LayerChart:
-    """Share of tokens with other experts, by layer, beside the same on other experts."""
+    """Share of tokens with other experts, by layer, beside the same on other experts.
+
+    Args:
+        moved: shares after the intervention.
+        others: the same after it on each of some other experts; may be empty.
+        labels: of the layers.
+        name: of the intervention.
+    """
     order = list(labels)
-    x = alt.X("x:O", title="layer", sort=order, axis=theme.axis_labels())
+    x = alt.X("x:O", title="layer", sort=order, axis=marks.axis_labels())
     y = alt.Y("value:Q", title="share of tokens", scale=alt.Scale(domain=[0, 1]))
-    marks: list[alt.Chart] = []
+    layers: list[alt.Chart] = []
     if len(others):
         band = {"x": order, "value": others.min(axis=0), "high": others.max(axis=0)}
-        marks.append(
-            alt.Chart(theme.embed(band))
-            .mark_area(color=theme.BAND_GREY, opacity=0.3)
-            .encode(x=x, y=y, y2="high:Q")
-        )
         mean = {"x": order, "value": others.mean(axis=0)}
-        marks.append(
-            alt.Chart(theme.embed(mean))
-            .mark_line(color=theme.MID_GREY, strokeDash=[5, 4])
-            .encode(x=x, y=y)
-        )
-    own = alt.Chart(theme.embed({"x": order, "value": moved})).encode(x=x, y=y)
-    marks.append(own.mark_line(color=theme.ORANGE))
-    marks.append(
-        own.mark_point(color=theme.ORANGE, filled=True, size=40).encode(
-            tooltip=[
-                alt.Tooltip("x:N", title="layer"),
-                alt.Tooltip("value:Q", title="share of tokens moved", format=".3f"),
-            ]
-        )
-    )
-    return theme.layered(*marks).properties(
-        width=420,
-        height=210,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+        area = marks.chart(band, x=x, y=y, y2="high:Q")
+        line = marks.chart(mean, x=x, y=y)
+        layers = [
+            area.mark_area(color=theme.BAND_GREY, opacity=0.3),
+            line.mark_line(color=theme.MID_GREY, strokeDash=[5, 4]),
+        ]
+    own = marks.chart({"x": order, "value": moved}, x=x, y=y)
+    tips = marks.tooltip(("x:N", "layer"), ("value:Q", "share of tokens moved", ".3f"))
+    layers += [
+        own.mark_line(color=theme.ORANGE),
+        own.mark_point(color=theme.ORANGE, filled=True, size=40).encode(tooltip=tips),
+    ]
+    return marks.plot_figure(
+        layers,
+        (420, 210),
+        theme.title(
             "Routing changed downstream",
             f"orange: {name}; grey: range and mean of the same on the layer's other experts",
             width=420,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Share of tokens with other experts by layer, at most {float(moved.max()):.2f}"
         ),
     )
@@ -152,64 +134,50 @@ def change_by_token(
 ) -> alt.LayerChart:
     """KL of the next-token distribution after each token, beside the same on other experts.
 
+    Args:
+        kl: KL(as it is ‖ changed), nats.
+        others: the same after the intervention on each of some other experts; may be empty.
+        pieces: text of the tokens.
+        name: of the intervention.
+        picked: the token to colour.
+
     Returns:
         A chart with the selection "pick" of the field token.
     """
-    n = len(kl)
-    window = token_window(n, 2, picked=picked)
-    names = [f"{t} {visible(piece)}" for t, piece in enumerate(pieces)]
-    token = np.asarray(window)
-    order = [names[t] for t in window]
-    x = alt.X(
-        "x:O",
-        title="after token",
-        scale=alt.Scale(domain=order),
-        axis=theme.axis_labels(-90, labelLimit=110),
-    )
+    window = token_window(len(kl), 2, picked=picked)
+    names = token_names(pieces)
+    token, order = np.asarray(window), [names[t] for t in window]
+    x = token_x(order, "after token")
     y = alt.Y("value:Q", title="KL (nats)", scale=alt.Scale(zero=True))
-    data = {"token": token, "x": order, "value": kl[token]}
-    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
-    pick = alt.selection_point(name="pick", fields=["token"], empty=False)
-    ring = alt.condition(
-        f"datum.token === {-1 if picked is None else picked}",
-        alt.value(theme.ORANGE),
-        alt.value(theme.BLUE),
+    base = marks.chart({"token": token, "x": order, "value": kl[token]}, x=x, y=y)
+    is_picked = f"datum.token === {-1 if picked is None else picked}"
+    bars = base.mark_bar().encode(
+        color=marks.highlight(is_picked, theme.ORANGE, theme.BLUE),
+        tooltip=marks.tooltip(("x:N", "token"), ("value:Q", "", ".4f")),
     )
-    marks = [
-        base.mark_bar()
-        .encode(
-            color=ring,
-            tooltip=[alt.Tooltip("x:N", title="token"), alt.Tooltip("value:Q", format=".4f")],
-        )
-        .add_params(pick)
-    ]
+    layers = [bars.add_params(marks.pick("token"))]
     if len(others):
-        grey = {
-            "x": order,
-            "value": others[:, token].mean(axis=0),
-            "high": others[:, token].max(axis=0),
-        }
-        beside = alt.Chart(theme.embed(grey)).encode(x=x)
-        marks.append(
-            beside.mark_rule(color=theme.MID_GREY, size=1.5, tooltip=None).encode(y=y, y2="high:Q")
-        )
-        marks.append(beside.mark_tick(color=theme.MID_GREY, thickness=2, tooltip=None).encode(y=y))
-    part = window_text(window, n)
-    return theme.layered(*marks).properties(
-        width=alt.Step(theme.cell_step(len(window), WIDTH, low=9, high=30)),
-        height=170,
-        autosize=theme.NATURAL,
-        title=theme.title(
+        mean, high = others[:, token].mean(axis=0), others[:, token].max(axis=0)
+        beside = marks.chart({"x": order, "value": mean, "high": high}, x=x)
+        rule = beside.mark_rule(color=theme.MID_GREY, size=1.5, tooltip=None)
+        tick = beside.mark_tick(color=theme.MID_GREY, thickness=2, tooltip=None)
+        layers += [rule.encode(y=y, y2="high:Q"), tick.encode(y=y)]
+    part = window_text(window, len(kl))
+    return marks.plot_figure(
+        layers,
+        (alt.Step(token_step(len(window))), 170),
+        theme.title(
             "Change of the next-token distribution",
             f"KL(as it is ‖ changed) in nats; bars: {name}; grey: mean and largest of the same on "
             f"the layer's other experts. {part}",
             width=WIDTH,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"KL after {len(window)} tokens, mean {float(kl.mean()):.3g}, largest "
             f"{float(kl.max()):.3g} nats",
             part,
         ),
+        flexible=False,
     )
 
 
@@ -225,7 +193,9 @@ def effects_in_layer(
     """Effect of the same intervention on a layer's experts against their use.
 
     Args:
-        experts: indexes; use: share of tokens that use each; effect: mean KL, nats.
+        experts: indexes.
+        use: share of tokens that use each.
+        effect: mean KL, nats.
         label: of the layer.
         own: the expert that was asked for.
         instead: effect of taking another expert from the same tokens.
@@ -249,44 +219,31 @@ def effects_in_layer(
         scale=alt.Scale(domain=[0, 1], nice=False, padding=12),
     )
     y = alt.Y("value:Q", title="KL (nats)", scale=alt.Scale(zero=True))
-    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
-    pick = alt.selection_point(name="pick", fields=["expert"], empty=False)
-    colour = alt.condition("datum.own", alt.value(theme.ORANGE), alt.value(theme.MID_GREY))
-    marks = [
-        base.mark_circle(size=75, opacity=1)
-        .encode(
-            color=colour,
-            tooltip=[
-                alt.Tooltip("unit:N", title="expert"),
-                alt.Tooltip("use:Q", title="share of tokens", format=".1%"),
-                alt.Tooltip("value:Q", title="KL (nats)", format=".4g"),
-            ],
-        )
-        .add_params(pick),
-        base.transform_filter("datum.own || datum.use > 0.2")
-        .mark_text(dx=0, dy=-11, fontSize=11, tooltip=None)
-        .encode(text="name:N", color=colour),
-    ]
+    base = marks.chart(data, x=x, y=y)
+    colour = marks.highlight("datum.own", theme.ORANGE, theme.MID_GREY)
+    tips = marks.tooltip(
+        ("unit:N", "expert"), ("use:Q", "share of tokens", ".1%"), ("value:Q", "KL (nats)", ".4g")
+    )
+    dots = base.mark_circle(size=75, opacity=1).encode(color=colour, tooltip=tips)
+    named = base.transform_filter("datum.own || datum.use > 0.2")
+    words = named.mark_text(dx=0, dy=-11, fontSize=11, tooltip=None)
+    layers = [dots.add_params(marks.pick("expert")), words.encode(text="name:N", color=colour)]
     at = list(experts).index(own)
     title = [f"orange: {label}·E{own}; grey: the same on the layer's other experts"]
     if instead is not None:
-        beside = alt.Chart(theme.embed({"use": [use[at]], "value": [instead]})).encode(x=x, y=y)
-        marks.append(
+        other = marks.tooltip(("value:Q", "same tokens, their other expert", ".4g"))
+        beside = marks.chart({"use": [use[at]], "value": [instead]}, x=x, y=y, tooltip=other)
+        layers.append(
             beside.mark_point(
                 shape="diamond", size=110, color=theme.BLUE, strokeWidth=2.5, opacity=1
-            ).encode(
-                tooltip=[
-                    alt.Tooltip("value:Q", title="same tokens, their other expert", format=".4g")
-                ]
             )
         )
         title.append("blue: the same tokens lose their other expert instead")
-    return theme.layered(*marks).properties(
-        width=420,
-        height=210,
-        autosize=theme.FLEXIBLE,
-        title=theme.title("Change beside use", *title, width=420),
-        description=theme.alt_description(
+    return marks.plot_figure(
+        layers,
+        (420, 210),
+        theme.title("Change beside use", *title, width=420),
+        theme.alt_description(
             f"Mean KL of {len(names)} experts of {label} against their use; "
             f"{label}·E{own} {float(effect[at]):.3g} nats, used by {float(use[at]):.0%}",
             "" if instead is None else f"same tokens without their other expert {instead:.3g}",
@@ -301,13 +258,15 @@ def next_tokens_changed(
     *,
     following: str,
 ) -> alt.LayerChart:
-    """Probabilities of the likeliest next tokens, as they were and as they are."""
-    names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
-    y = alt.Y(
-        "name:O", title=None, sort=names, axis=alt.Axis(grid=False, ticks=False, labelOverlap=False)
-    )
-    scale = alt.Scale(domain=["as it is", "changed"], range=[theme.BLUE, theme.ORANGE])
-    link = alt.Chart(theme.embed({"name": names, "value": before, "other": after}))
+    """Probabilities of the likeliest next tokens, as they were and as they are.
+
+    Args:
+        pieces: text of the tokens.
+        before: probability of each in the model as it is.
+        after: its probability in the changed one.
+        following: the token before them, for the title.
+    """
+    names = ranked_names(pieces)
     both = {
         "name": names * 2,
         "value": np.concatenate([before, after]),
@@ -315,25 +274,26 @@ def next_tokens_changed(
         "change": np.tile(np.asarray(after) - np.asarray(before), 2),
     }
     x = alt.X("value:Q", title="probability", scale=alt.Scale(zero=True))
-    dots = alt.Chart(theme.embed(both)).encode(x=x, y=y)
-    marks = [
-        link.mark_rule(color=theme.BAND_GREY, size=2, tooltip=None).encode(x=x, x2="other:Q", y=y),
-        dots.mark_point(filled=True, size=70, opacity=1).encode(
-            color=alt.Color("run:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
-            tooltip=[
-                alt.Tooltip("name:N", title="token"),
-                alt.Tooltip("run:N", title="run"),
-                alt.Tooltip("value:Q", title="probability", format=".4f"),
-                alt.Tooltip("change:Q", title="change", format="+.4f"),
-            ],
-        ),
-    ]
-    return theme.layered(*marks).properties(
-        width=420,
-        height=alt.Step(20),
-        autosize=theme.FLEXIBLE,
-        title=theme.title(f"Next token after {visible(following)}", "probabilities", width=300),
-        description=theme.alt_description(
+    y = marks.name_y(names)
+    scale = alt.Scale(domain=["as it is", "changed"], range=[theme.BLUE, theme.ORANGE])
+    tips = marks.tooltip(
+        ("name:N", "token"),
+        ("run:N", "run"),
+        ("value:Q", "probability", ".4f"),
+        ("change:Q", "change", "+.4f"),
+    )
+    link = marks.chart({"name": names, "value": before, "other": after}, x=x, x2="other:Q", y=y)
+    dots = marks.chart(both, x=x, y=y, tooltip=tips).encode(
+        color=alt.Color("run:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
+    )
+    return marks.plot_figure(
+        [
+            link.mark_rule(color=theme.BAND_GREY, size=2, tooltip=None),
+            dots.mark_point(filled=True, size=70, opacity=1),
+        ],
+        (420, alt.Step(20)),
+        theme.title(f"Next token after {visible(following)}", "probabilities", width=300),
+        theme.alt_description(
             "Next tokens before and after: "
             + ", ".join(
                 f"{visible(p)} {float(a):.3f} to {float(b):.3f}"

@@ -8,7 +8,8 @@ import altair as alt
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lens.figures import theme
+from lens.figures import marks, theme
+from lens.figures.token_grid import token_axis
 
 
 def expert_effects(
@@ -24,7 +25,9 @@ def expert_effects(
 
     Args:
         effect: of each expert of each shown layer, in `unit`.
+        used: by any token of the text.
         labels: of the rows.
+        unit: of the effect.
         what: what was done and measured, for the second line.
         picked: (row, expert) to outline.
 
@@ -32,70 +35,59 @@ def expert_effects(
         A chart with the selection "pick" of the fields layer (row) and expert.
     """
     n_layers, n_experts = effect.shape
-    row, expert = (grid.ravel() for grid in np.indices(effect.shape))
-    signed = bool((effect < -0.05 * np.abs(effect).max()).any())
-    if signed:
-        reach = float(np.abs(effect).max()) or 1.0
-        scale = theme.diverging((-reach, reach), 0.0)
-    else:
-        scale = theme.sequential((0.0, float(effect.max()) or 1.0), bend=0.5)
-    step = theme.cell_step(n_experts, 420, low=7, high=40)
-    height = theme.cell_step(n_layers, 460, low=7, high=30)
-    values = effect[row, expert]
+    row, expert = marks.grid(effect.shape)
+    scale = _effect_scale(effect)
     data = {
         "layer": row,
         "expert": expert,
         "y": np.asarray(labels)[row],
-        "value": values,
+        "value": effect.ravel(),
         "unit": theme.unit_names(labels, row, expert),
-        "used": used[row, expert],
-        "ink": theme.ink(values, scale),
+        "used": used.ravel(),
+        "ink": theme.ink(effect.ravel(), scale),
     }
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X(
-            "expert:O",
-            title="expert; not comparable between layers",
-            axis=alt.Axis(labelAngle=0, labelOverlap="parity"),
-        ),
-        y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
-    )
-    pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
-    marks = [
-        base.mark_rect()
-        .encode(
-            color=alt.Color("value:Q", title=unit, scale=scale),
-            tooltip=[
-                alt.Tooltip("unit:N", title="expert"),
-                alt.Tooltip("value:Q", title=f"effect ({unit})", format=".4g"),
-                alt.Tooltip("used:N", title="used by the text"),
-            ],
-        )
-        .add_params(pick)
+    axis = alt.Axis(labelAngle=0, labelOverlap="parity")
+    x = alt.X("expert:O", title="expert; not comparable between layers", axis=axis)
+    base = marks.chart(data, x=x, y=marks.layer_y(labels))
+    tips: list[marks.Tip] = [
+        ("unit:N", "expert"),
+        ("value:Q", f"effect ({unit})", ".4g"),
+        ("used:N", "used by the text"),
     ]
     unused = base.transform_filter("!datum.used")
-    marks.append(
-        unused.mark_text(text="·", fontSize=16, tooltip=None).encode(color=theme.ink_colour())
-    )
+    dots = unused.mark_text(text="·", fontSize=16, tooltip=None)
+    layers = [
+        marks.cells(base, alt.Color("value:Q", title=unit, scale=scale), tips, "layer", "expert"),
+        dots.encode(color=marks.ink_colour()),
+    ]
+    step = theme.cell_step(n_experts, 420, low=7, high=40)
     if picked is not None:
         at = {"y": [labels[picked[0]]], "expert": [picked[1]]}
-        marks += theme.outlined(base, at, step)
+        layers += marks.outlined(base, at, step)
     top = np.unravel_index(np.argmax(effect), effect.shape)
     name = f"{labels[int(top[0])]}·E{int(top[1])}"
-    return theme.layered(*marks).properties(
-        width=alt.Step(step),
-        height=alt.Step(height),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    return marks.cell_figure(
+        layers,
+        (step, theme.cell_step(n_layers, 460, low=7, high=30)),
+        theme.title(
             "Effect of every expert",
             f"{what}; · no token of this text uses it",
             width=max(step * n_experts, 420),
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Heatmap of the effect of {effect.size} experts, largest {float(effect.max()):.3g} "
             f"{unit} for {name}",
             f"{int((~used).sum())} are not used by the text",
         ),
     )
+
+
+def _effect_scale(effect: np.ndarray) -> alt.Scale:
+    """Colours from 0 up, or about 0 where some effects are clearly below it."""
+    reach = float(np.abs(effect).max())
+    if (effect < -0.05 * reach).any():
+        return theme.diverging((-reach, reach), 0.0)
+    return theme.sequential((0.0, float(effect.max()) or 1.0), bend=0.5)
 
 
 def effects_against_use(
@@ -108,13 +100,17 @@ def effects_against_use(
 ) -> alt.LayerChart:
     """Effect of every expert against its mean share of the tokens' mixes.
 
+    Args:
+        effect: of each expert, in `unit`.
+        weight: its share of the mix, mean over tokens.
+        labels: of the layers.
+        unit: of the effect.
+        picked: (row, expert) to ring.
+
     Returns:
         A chart with the selection "pick" of the fields layer (row) and expert.
     """
-    row, expert = (grid.ravel() for grid in np.indices(effect.shape))
-    if row.size > theme.MAX_MARKS // 2:
-        keep = np.sort(np.argsort(-effect[row, expert])[: theme.MAX_MARKS // 2])
-        row, expert = row[keep], expert[keep]
+    row, expert = marks.striking_cells(effect, theme.MAX_MARKS // 2)
     data = {
         "layer": row,
         "expert": expert,
@@ -124,35 +120,26 @@ def effects_against_use(
     }
     x = alt.X("weight:Q", title="share of the mix, mean over tokens")
     y = alt.Y("value:Q", title=f"effect ({unit})")
-    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
-    pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
-    even = alt.Chart(theme.embed({"weight": [1 / effect.shape[1]]}))
-    marks = [
-        even.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4]).encode(x=x),
-        base.mark_circle(size=55, color=theme.BLUE, opacity=0.75)
-        .encode(
-            tooltip=[
-                alt.Tooltip("unit:N", title="expert"),
-                alt.Tooltip("weight:Q", title="share of the mix", format=".3f"),
-                alt.Tooltip("value:Q", title=f"effect ({unit})", format=".4g"),
-            ]
-        )
-        .add_params(pick),
+    base = marks.chart(data, x=x, y=y)
+    tips = marks.tooltip(
+        ("unit:N", "expert"),
+        ("weight:Q", "share of the mix", ".3f"),
+        ("value:Q", f"effect ({unit})", ".4g"),
+    )
+    dots = base.mark_circle(size=55, color=theme.BLUE, opacity=0.75).encode(tooltip=tips)
+    layers = [
+        marks.dashed_rule({"weight": [1 / effect.shape[1]]}, x=x),
+        dots.add_params(marks.pick("layer", "expert")),
     ]
     if picked is not None:
-        at = {"weight": [weight[picked]], "value": [effect[picked]]}
-        ring = base.properties(data=theme.embed(at))
-        marks.append(ring.mark_point(size=150, color=theme.ORANGE, strokeWidth=2.5, tooltip=None))
-    return theme.layered(*marks).properties(
-        width=420,
-        height=260,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+        layers.append(marks.ring(base, {"weight": [weight[picked]], "value": [effect[picked]]}))
+    return marks.plot_figure(
+        layers,
+        (420, 260),
+        theme.title(
             "Effect against use", "a dot is an expert of a layer; dashed: even share", width=420
         ),
-        description=theme.alt_description(
-            f"Scatter of {effect.size} experts: share of the mix and effect"
-        ),
+        theme.alt_description(f"Scatter of {effect.size} experts: share of the mix and effect"),
     )
 
 
@@ -169,43 +156,38 @@ def patch_map(
 
     Args:
         share: 1 is all of it, 0 nothing.
+        positions: of the tokens that were patched.
         pieces: the tokens of the positions, as "clean" or "clean | corrupt".
         labels: of the rows.
+        title: of the figure.
+        subtitle: its second line.
 
     Returns:
         A chart with the selection "pick" of the fields token and layer.
     """
     n_layers, n_positions = share.shape
     names = [f"{int(p)} {piece}" for p, piece in zip(positions, pieces, strict=True)]
-    row, place = (grid.ravel() for grid in np.indices(share.shape))
-    step = theme.cell_step(n_positions, 460, low=8, high=34)
+    row, column = marks.grid(share.shape)
     data = {
-        "token": np.asarray(positions)[place],
+        "token": np.asarray(positions)[column],
         "layer": row,
-        "x": np.asarray(names)[place],
+        "x": np.asarray(names)[column],
         "y": np.asarray(labels)[row],
-        "value": share[row, place],
+        "value": share.ravel(),
     }
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("x:O", title="token", sort=names, axis=theme.axis_labels(-90, labelLimit=120)),
-        y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
-    )
-    pick = alt.selection_point(name="pick", fields=["token", "layer"], empty=False)
+    x = alt.X("x:O", title="token", sort=names, axis=token_axis(120))
+    base = marks.chart(data, x=x, y=marks.layer_y(labels))
     cells = base.mark_rect(invalid=None).encode(
         color=alt.Color("value:Q", title="recovered", scale=theme.diverging((-1.0, 1.0), 0.0)),
-        tooltip=[
-            alt.Tooltip("x:N", title="token"),
-            alt.Tooltip("y:N", title="layer"),
-            alt.Tooltip("value:Q", title="recovered", format=".3f"),
-        ],
+        tooltip=marks.tooltip(("x:N", "token"), ("y:N", "layer"), ("value:Q", "recovered", ".3f")),
     )
     best = np.unravel_index(np.nanargmax(share), share.shape)
-    return theme.layered(cells.add_params(pick)).properties(
-        width=alt.Step(step),
-        height=alt.Step(theme.cell_step(n_layers, 420, low=6, high=24)),
-        autosize=theme.NATURAL,
-        title=theme.title(title, subtitle, width=max(step * n_positions, 360)),
-        description=theme.alt_description(
+    step = theme.cell_step(n_positions, 460, low=8, high=34)
+    return marks.cell_figure(
+        [cells.add_params(marks.pick("token", "layer"))],
+        (step, theme.cell_step(n_layers, 420, low=6, high=24)),
+        theme.title(title, subtitle, width=max(step * n_positions, 360)),
+        theme.alt_description(
             f"{title}: {share.size} patches, the largest share {float(np.nanmax(share)):.2f} at "
             f"{labels[int(best[0])]}, token {names[int(best[1])]}"
         ),

@@ -8,11 +8,17 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.figures import theme
-from lens.figures.traces.token_maps import token_window, visible, window_text
+from lens.figures import marks, theme
+from lens.figures.token_grid import (
+    WIDTH,
+    ranked_names,
+    token_step,
+    token_window,
+    token_x,
+    visible,
+    window_text,
+)
 from lens.words import fixed, p_value_text
-
-WIDTH = 680
 
 
 def change_along(
@@ -24,13 +30,14 @@ def change_along(
     chance: tuple[float, float, float] | None = None,
     picked: int | None = None,
 ) -> alt.LayerChart:
-    """Bounds of the total variation of the next-token distribution after each compared token.
+    """Bounds of the total variation of the next-token distribution after each token in both texts.
 
     Args:
-        pairs: the compared pairs.
-        low, high: bounds of each.
+        pairs: the pairs that are shown.
+        low: the least that the total variation of each can be.
+        high: the most.
         names: of all pairs, see `pair_names`.
-        chance: mean of `low` over unrelated places, and the band of that mean.
+        chance: mean of `low` over unrelated positions, and the band of that mean.
         picked: the pair to colour.
 
     Returns:
@@ -48,63 +55,56 @@ def change_along(
         "high": high[shown],
         "shade": np.where(pairs[shown] == picked, theme.ORANGE, theme.BLUE),
     }
-    y_scale = alt.Scale(domain=[0, 1])
-    step = theme.cell_step(len(window), WIDTH, low=9, high=30)
-    x = alt.X(
-        "x:O",
-        title="after token",
-        scale=alt.Scale(domain=order),
-        axis=theme.axis_labels(-90, labelLimit=140),
+    y = alt.Y("low:Q", title="total variation", scale=alt.Scale(domain=[0, 1]))
+    base = marks.chart(
+        data,
+        x=token_x(order, "after token", 140),
+        y=y,
+        color=alt.Color("shade:N", scale=None),
     )
-    base = alt.Chart(theme.embed(data)).encode(x=x, color=alt.Color("shade:N", scale=None))
-    pick = alt.selection_point(name="pick", fields=["pair"], empty=False)
-    y = alt.Y("low:Q", title="total variation", scale=y_scale)
+    tips = marks.tooltip(
+        ("x:N", "after token"), ("low:Q", "at least", ".3f"), ("high:Q", "at most", ".3f")
+    )
     layers = [
-        base.mark_bar()
-        .encode(
-            y=y,
-            tooltip=[
-                alt.Tooltip("x:N", title="after token"),
-                alt.Tooltip("low:Q", title="at least", format=".3f"),
-                alt.Tooltip("high:Q", title="at most", format=".3f"),
-            ],
-        )
-        .add_params(pick),
-        base.mark_rule(size=1.5, tooltip=None).encode(y=y, y2="high:Q"),
+        base.mark_bar().encode(tooltip=tips).add_params(marks.pick("pair")),
+        base.mark_rule(size=1.5, tooltip=None).encode(y2="high:Q"),
     ]
     words = "bars: at least; lines: up to what the listed candidates leave possible"
     if chance is not None:
-        mean, least, most = chance
-        band = alt.Chart(theme.embed({"low": [least], "high": [most], "mean": [mean]}))
-        layers = [
-            band.mark_rect(color=theme.BAND_GREY, opacity=0.3, tooltip=None).encode(
-                y=y, y2="high:Q"
-            ),
-            *layers,
-            band.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4], tooltip=None).encode(
-                y=alt.Y("mean:Q", scale=y_scale)
-            ),
-        ]
-        words += f"; dashed, shaded: mean of unrelated places and its band ({mean:.2f})"
+        band, mean = _chance_band(chance, y)
+        layers = [band, *layers, mean]
+        words += f"; dashed, shaded: mean of unrelated places and its band ({chance[0]:.2f})"
+    step = token_step(len(window))
     part = window_text(window, len(pairs))
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=170,
-        autosize=theme.NATURAL,
-        title=theme.title(
+    return marks.plot_figure(
+        layers,
+        (alt.Step(step), 170),
+        theme.title(
             "Change of the next-token distribution",
             f"total variation, 0 the same to 1 nothing in common; {words}. {part}",
             width=max(step * len(window), 420),
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Total variation after {len(window)} tokens, at least {float(low.mean()):.3f} on "
             f"average, at most {float(high.mean()):.3f}",
             part,
         ),
+        flexible=False,
     )
 
 
-def next_tokens_beside(
+def _chance_band(chance: tuple[float, float, float], y: alt.Y) -> tuple[alt.Chart, alt.Chart]:
+    mean, least, most = chance
+    data = {"low": [least], "high": [most], "mean": [mean]}
+    band = marks.chart(data, y=y, y2="high:Q")
+    line = alt.Y("mean:Q", scale=alt.Scale(domain=[0, 1]))
+    return (
+        band.mark_rect(color=theme.BAND_GREY, opacity=0.3, tooltip=None),
+        marks.dashed_rule(data, silent=True, y=line),
+    )
+
+
+def next_tokens_of_both(
     pieces: Sequence[str],
     before: Float[np.ndarray, " candidate"],
     after: Float[np.ndarray, " candidate"],
@@ -119,13 +119,15 @@ def next_tokens_beside(
     A hollow bar is the most that a token can have which the run does not list.
 
     Args:
-        before, after: probabilities in the two runs; not a number where not listed.
-        most_before, most_after: the largest that an unlisted token can have.
+        pieces: text of the tokens.
+        before: probabilities in the first run; not a number where not listed.
+        after: those in the second.
+        most_before: the largest that a token can have which the first run does not list.
+        most_after: the same for the second.
         runs: what the two are called.
         after_token: the token before, for the title.
     """
-    n = len(pieces)
-    names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
+    n, names = len(pieces), ranked_names(pieces)
     values = np.concatenate([before, after])
     listed = np.isfinite(values)
     data = {
@@ -134,43 +136,36 @@ def next_tokens_beside(
         "value": np.where(listed, values, np.repeat([most_before, most_after], n)),
         "listed": np.where(listed, "exactly", "at most"),
     }
-    colours = alt.Scale(domain=list(runs), range=[theme.BLUE, theme.ORANGE])
-    base = alt.Chart(theme.embed(data)).encode(
-        y=alt.Y(
-            "name:O",
-            title=None,
-            sort=names,
-            axis=alt.Axis(grid=False, ticks=False, labelOverlap=False),
-        ),
+    base = marks.chart(
+        data,
+        y=marks.name_y(names),
         yOffset=alt.YOffset("run:N", sort=list(runs)),
         x=alt.X("value:Q", title="probability", scale=alt.Scale(zero=True)),
-        tooltip=[
-            alt.Tooltip("name:N", title="next token"),
-            alt.Tooltip("run:N", title="run"),
-            alt.Tooltip("listed:N", title="known"),
-            alt.Tooltip("value:Q", title="probability", format=".4f"),
-        ],
+        tooltip=marks.tooltip(
+            ("name:N", "next token"),
+            ("run:N", "run"),
+            ("listed:N", "known"),
+            ("value:Q", "probability", ".4f"),
+        ),
     )
+    colours = alt.Scale(domain=list(runs), range=[theme.BLUE, theme.ORANGE])
     legend = alt.Legend(orient="top", title=None)
-    known, unknown = "datum.listed === 'exactly'", "datum.listed !== 'exactly'"
-    layers = [
-        base.transform_filter(known)
-        .mark_bar()
-        .encode(color=alt.Color("run:N", scale=colours, legend=legend)),
-        base.transform_filter(unknown)
-        .mark_bar(filled=False, strokeWidth=1.2, strokeDash=[3, 2])
-        .encode(stroke=alt.Stroke("run:N", scale=colours, legend=None)),
-    ]
-    return theme.layered(*layers).properties(
-        width=420,
-        height=alt.Step(11),
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    known = base.transform_filter("datum.listed === 'exactly'").mark_bar()
+    unknown = base.transform_filter("datum.listed !== 'exactly'").mark_bar(
+        filled=False, strokeWidth=1.2, strokeDash=[3, 2]
+    )
+    return marks.plot_figure(
+        [
+            known.encode(color=alt.Color("run:N", scale=colours, legend=legend)),
+            unknown.encode(stroke=alt.Stroke("run:N", scale=colours, legend=None)),
+        ],
+        (420, alt.Step(11)),
+        theme.title(
             f"Next token after {visible(after_token)}" if after_token else "Next token",
             "probabilities; dashed: not among the listed, so at most this",
             width=400,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             "Next tokens in both runs: "
             + ", ".join(
                 f"{visible(piece)} {a:.3f} and {b:.3f}"
@@ -198,17 +193,11 @@ def kept_by_distance(
         kept: share of experts in common, mean over layers.
         names: of the pairs.
         chance: of unrelated tokens.
-        correlation, low, high, p: Spearman's with its null.
+        correlation: Spearman's.
+        low: 2.5 % of its null.
+        high: 97.5 % of its null.
+        p: of the correlation.
     """
-    shown = np.arange(len(distance))
-    if len(shown) > theme.MAX_MARKS // 2:
-        shown = np.linspace(0, len(distance) - 1, theme.MAX_MARKS // 2).astype(int)
-    order = np.argsort(distance, kind="stable")
-    parts = np.array_split(order, max(1, min(12, len(order) // 6)))
-    means = {
-        "distance": [float(np.median(distance[part])) for part in parts],
-        "kept": [float(kept[part].mean()) for part in parts],
-    }
     x = alt.X(
         "distance:Q",
         title="same tokens since the last change",
@@ -216,37 +205,48 @@ def kept_by_distance(
         axis=alt.Axis(format="d", tickMinStep=1),
     )
     y = alt.Y("kept:Q", title="experts in common", axis=alt.Axis(format="%"))
+    shown = np.arange(len(distance))
+    if len(shown) > theme.MAX_MARKS // 2:
+        shown = np.linspace(0, len(distance) - 1, theme.MAX_MARKS // 2).astype(int)
     data = {
         "distance": distance[shown],
         "kept": kept[shown],
         "token": np.asarray(names, dtype=str)[shown],
     }
-    points = alt.Chart(theme.embed(data)).encode(x=x, y=y)
-    line = alt.Chart(theme.embed(means)).encode(x=x, y=y)
-    level = alt.Chart(theme.embed({"kept": [chance]})).encode(y=y)
-    return theme.layered(
-        level.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4], tooltip=None),
-        points.mark_circle(size=34, color=theme.BLUE, opacity=0.6).encode(
-            tooltip=[
-                alt.Tooltip("token:N"),
-                alt.Tooltip("distance:Q", title="same tokens since the last change"),
-                alt.Tooltip("kept:Q", title="experts in common", format=".1%"),
-            ]
-        ),
-        line.mark_line(color=theme.ORANGE, strokeWidth=2, tooltip=None),
-    ).properties(
-        width=WIDTH,
-        height=200,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    tips = marks.tooltip(
+        ("token:N",),
+        ("distance:Q", "same tokens since the last change"),
+        ("kept:Q", "experts in common", ".1%"),
+    )
+    points = marks.chart(data, x=x, y=y, tooltip=tips)
+    line = marks.chart(_mean_by_distance(distance, kept), x=x, y=y)
+    rank = f"rank correlation {fixed(correlation, 2, sign=True)}"
+    return marks.plot_figure(
+        [
+            marks.dashed_rule({"kept": [chance]}, silent=True, y=y),
+            points.mark_circle(size=34, color=theme.BLUE, opacity=0.6),
+            line.mark_line(color=theme.ORANGE, strokeWidth=2, tooltip=None),
+        ],
+        (WIDTH, 200),
+        theme.title(
             "Does the difference fade?",
             f"points: tokens, mean over layers; orange: means of as many tokens each; dashed: "
-            f"unrelated tokens; rank correlation {fixed(correlation, 2, sign=True)}, by chance "
-            f"{fixed(low, 2, sign=True)} to {fixed(high, 2, sign=True)}, p {p_value_text(p)}",
+            f"unrelated tokens; {rank}, by chance {fixed(low, 2, sign=True)} to "
+            f"{fixed(high, 2, sign=True)}, p {p_value_text(p)}",
             width=0.9 * WIDTH,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Experts in common of {len(distance)} tokens against their distance from the last "
-            f"change; rank correlation {fixed(correlation, 2, sign=True)}, p {p_value_text(p)}"
+            f"change; {rank}, p {p_value_text(p)}"
         ),
     )
+
+
+def _mean_by_distance(distance: np.ndarray, kept: np.ndarray) -> theme.Columns:
+    """Means over groups of as many tokens each, nearest first."""
+    order = np.argsort(distance, kind="stable")
+    parts = np.array_split(order, max(1, min(12, len(order) // 6)))
+    return {
+        "distance": [float(np.median(distance[part])) for part in parts],
+        "kept": [float(kept[part].mean()) for part in parts],
+    }

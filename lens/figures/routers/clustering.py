@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from lens.clustering.trees import dendrogram_nodes, dendrogram_segments, node_places
 from lens.errors import LensError
-from lens.figures import theme
+from lens.figures import marks, theme
 from lens.figures.routers.layers import layer_similarity_heatmap
 from lens.words import percent
 
@@ -37,7 +37,10 @@ def layer_dendrogram(
     """The order in which layers join into groups, and how far apart they are then.
 
     Args:
+        tree: of the layers.
+        labels: of the layers.
         cut: a number of groups; a rule is drawn at the height that gives so many.
+        title: of the figure.
         support: of the branches, which are coloured by it and carry it in percent.
     """
     step = theme.cell_step(len(labels), 480, high=64)
@@ -72,6 +75,13 @@ def dendrogram_with_heatmap(
     """The tree of layers standing on the heatmap in the same order.
 
     Args:
+        tree: of the layers.
+        similarity: of every pair.
+        labels: of the layers.
+        metric: id of a layer metric.
+        chance: what two unrelated layers give.
+        cut: a number of groups; a rule is drawn at the height that gives so many.
+        picked: the cell to outline, as (la, lb).
         support: of the branches, which are coloured by it and carry it in percent.
 
     Returns:
@@ -84,20 +94,18 @@ def dendrogram_with_heatmap(
     heatmap.title = heatmap.autosize = alt.Undefined
     groups = f"Orange: cut into {cut} groups." if cut else ""
     groups += " The axis of the tree does not start at 0." * (_foot(tree) > 0)
-    return (
-        alt.vconcat(above, heatmap, spacing=4)
-        .resolve_scale(x="independent", color="independent")
-        .properties(
-            autosize=theme.NATURAL,
-            title=theme.title(
-                "Tree and similarity of layers",
-                " ".join(text["subtitle"]),
-                f"Tree: cophenetic correlation {tree.cophenetic:.2f}. {groups}",
-                _support_text(support),
-                width=step * len(labels),
-            ),
-            description=f"{_tree_text(tree, labels, cut, support)} {theme.alt_text(heatmap)}",
-        )
+    stacked = alt.vconcat(above, heatmap, spacing=4)
+    figure: alt.VConcatChart = stacked.resolve_scale(x="independent", color="independent")
+    return figure.properties(
+        autosize=theme.NATURAL,
+        title=theme.title(
+            "Tree and similarity of layers",
+            " ".join(text["subtitle"]),
+            f"Tree: cophenetic correlation {tree.cophenetic:.2f}. {groups}",
+            _support_text(support),
+            width=step * len(labels),
+        ),
+        description=f"{_tree_text(tree, labels, cut, support)} {theme.alt_text(heatmap)}",
     )
 
 
@@ -110,9 +118,9 @@ def cut_height(tree: LayerTree, clusters: int) -> float:
             f"A tree of {n_layers} layers cannot be cut into {clusters} groups; expected a number "
             f"from 1 to {n_layers}."
         )
-    edges = np.concatenate([[0.0], merges, [merges[-1] * 1.06]])
-    place = n_layers - clusters
-    return float((edges[place] + edges[place + 1]) / 2)
+    heights = np.concatenate([[0.0], merges, [merges[-1] * 1.06]])
+    below = n_layers - clusters
+    return float((heights[below] + heights[below + 1]) / 2)
 
 
 def _tree(
@@ -125,81 +133,72 @@ def _tree(
     show_labels: bool,
 ) -> alt.LayerChart:
     x0, y0, x1, y1 = dendrogram_segments(tree)
-    n_layers = len(labels)
-    places = alt.Scale(domain=[-0.5, n_layers - 0.5], nice=False, zero=False)
-    every = max(1, int(np.ceil(11 / step)))
-    names = json.dumps([labels[row] for row in tree.order])
+    foot, height = _foot(tree), TREE_HEIGHTS[show_labels]
+    lines = {"x0": x0, "y0": np.maximum(y0, foot), "x1": x1, "y1": np.maximum(y1, foot)}
+    x = _leaf_x([labels[row] for row in tree.order], step, show_labels)
+    y = alt.Y("y0:Q", title="distance", scale=alt.Scale(domainMin=foot, zero=False, nice=False))
+    layers = [_branches(tree, lines, support).encode(x=x, x2="x1:Q", y=y, y2="y1:Q")]
+    if cut is not None:
+        layers.append(marks.cut_rule({"y0": [cut_height(tree, cut)]}, y=y))
+    if support is not None:
+        text = marks.chart(_percentages(tree, support, step, height), x=x, y=y)
+        numbers = text.mark_text(
+            fontSize=9, dx=3, dy=-6, align="left", color=theme.MID_GREY, tooltip=None
+        )
+        layers.append(numbers.encode(text="text:N"))
+    return marks.layered(*layers).properties(width=step * len(labels), height=height)
+
+
+def _leaf_x(leaves: Sequence[str], step: float, show_labels: bool) -> alt.X:
+    """Leaves across, in the order of the tree; as many labels as have room, or none."""
+    n = len(leaves)
     axis = alt.Axis(
-        values=list(range(0, n_layers, every)),
-        labelExpr=f"{names}[datum.value]",
+        values=list(range(0, n, max(1, int(np.ceil(11 / step))))),
+        labelExpr=f"{json.dumps(list(leaves))}[datum.value]",
         labelAngle=-90,
         grid=False,
         ticks=False,
         domain=False,
     )
-    x = alt.X(
+    return alt.X(
         "x0:Q",
         title="layer, in the order of the tree" if show_labels else None,
-        scale=places,
+        scale=alt.Scale(domain=[-0.5, n - 0.5], nice=False, zero=False),
         axis=axis if show_labels else None,
     )
-    foot = _foot(tree)
-    y = alt.Y("y0:Q", title="distance", scale=alt.Scale(domainMin=foot, zero=False, nice=False))
-    lines = {"x0": x0, "y0": np.maximum(y0, foot), "x1": x1, "y1": np.maximum(y1, foot)}
-    segments = _branches(tree, lines, support).encode(x=x, x2="x1:Q", y=y, y2="y1:Q")
-    layers = [segments]
-    if cut is not None:
-        rule = alt.Chart(theme.embed({"y0": [cut_height(tree, cut)]}))
-        layers.append(
-            rule.mark_rule(color=theme.ORANGE, strokeWidth=2, strokeDash=[6, 3]).encode(y=y)
-        )
-    height = TREE_HEIGHTS[show_labels]
-    if support is not None:
-        text = alt.Chart(theme.embed(_percentages(tree, support, step, height)))
-        layers.append(
-            text.mark_text(
-                fontSize=9, dx=3, dy=-6, align="left", color=theme.MID_GREY, tooltip=None
-            ).encode(x=x, y=y, text="text:N")
-        )
-    return theme.layered(*layers).properties(width=step * n_layers, height=height)
 
 
 def _branches(
     tree: LayerTree, lines: dict[str, np.ndarray], support: BranchSupport | None
 ) -> alt.Chart:
     """Lines of a tree, coloured by the support of the branch that each belongs to."""
-    distance = alt.Tooltip("y1:Q", title="distance")
+    distance: marks.Tip = ("y1:Q", "distance")
     if support is None:
-        return (
-            alt.Chart(theme.embed(lines))
-            .mark_rule(color=theme.MID_GREY, strokeWidth=1.4, strokeCap="square")
-            .encode(tooltip=[distance])
-        )
+        base = marks.chart(lines, tooltip=marks.tooltip(distance))
+        plain: alt.Chart = base.mark_rule(color=theme.MID_GREY, strokeWidth=1.4, strokeCap="square")
+        return plain
     n = len(tree.order)
     nodes = dendrogram_nodes(tree).ravel()
     shares = np.append(np.full(n, np.nan), support.support)[nodes]
-    firm, beyond, within = support_classes(support)
+    firm, beyond, weak = support_classes(support)
     stable = np.append(np.zeros(n, bool), support.stable)[nodes]
-    classes = np.where(stable, np.where(shares >= FIRM, firm, beyond), within)
-    words = [percent(share) if np.isfinite(share) else "–" for share in shares]
-    named = [firm, beyond, within]
+    data = lines | {
+        "branch": np.where(stable, np.where(shares >= FIRM, firm, beyond), weak),
+        "share": np.asarray([percent(s) if np.isfinite(s) else "–" for s in shares]),
+    }
     colour = alt.Color(
         "branch:N",
         title="support",
-        scale=alt.Scale(domain=named, range=[theme.OKABE_ITO[2], theme.BLUE, theme.MID_GREY]),
+        scale=alt.Scale(
+            domain=[firm, beyond, weak], range=[theme.OKABE_ITO[2], theme.BLUE, theme.MID_GREY]
+        ),
         legend=alt.Legend(orient="top", direction="horizontal", labelLimit=260, titleLimit=80),
     )
-    return (
-        alt.Chart(theme.embed({**lines, "branch": classes, "share": words}))
-        .mark_rule(strokeCap="square")
-        .encode(
-            color=colour,
-            strokeWidth=alt.condition(
-                f"datum.branch === '{within}'", alt.value(1.4), alt.value(2.4)
-            ),
-            tooltip=[distance, alt.Tooltip("share:N", title="support")],
-        )
-    )
+    width = alt.condition(f"datum.branch === '{weak}'", alt.value(1.4), alt.value(2.4))
+    tips = marks.tooltip(distance, ("share:N", "support"))
+    base = marks.chart(data, color=colour, strokeWidth=width, tooltip=tips)
+    branches: alt.Chart = base.mark_rule(strokeCap="square")
+    return branches
 
 
 def support_classes(support: BranchSupport) -> tuple[str, str, str]:
@@ -210,20 +209,20 @@ def support_classes(support: BranchSupport) -> tuple[str, str, str]:
 
 def _percentages(
     tree: LayerTree, support: BranchSupport, step: float, height: float
-) -> dict[str, Any]:
+) -> theme.Columns:
     """Support of branches beyond chance in percent, highest first, where there is room."""
     n = len(tree.order)
     x, y = node_places(tree)
     foot, top = _foot(tree), float(y.max())
-    placed: list[tuple[float, float]] = []
+    taken: list[tuple[float, float]] = []
     kept: list[int] = []
     for merge in range(n - 2, -1, -1):
         if not support.stable[merge]:
             continue
         across = x[n + merge] * step
         up = (y[n + merge] - foot) / max(top - foot, 1e-12) * height
-        if all(abs(across - a) > 18 or abs(up - b) > 11 for a, b in placed):
-            placed.append((across, up))
+        if all(abs(across - a) > 18 or abs(up - b) > 11 for a, b in taken):
+            taken.append((across, up))
             kept.append(merge)
     nodes = n + np.array(kept, int)
     text = [f"{100 * support.support[merge]:.0f}" for merge in kept]
@@ -245,7 +244,7 @@ def _support_text(support: BranchSupport | None) -> str:
 
 
 def _foot(tree: LayerTree) -> float:
-    """Where the distance axis starts: 0, or just below the merges when all are far from 0."""
+    """Start of the distance axis: 0, or just below the merges when all are far from 0."""
     heights = np.asarray(tree.linkage, dtype=float)[:, 2]
     low, high = float(heights.min()), float(heights.max())
     return low - 0.25 * (high - low) if high > low > 0.5 * high else 0.0

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.figures import theme
+from lens.figures import marks, theme
 
 MAX_PANELS = 8
 
@@ -27,6 +27,8 @@ def expert_similarity_across_layers(
     triangle of each; with many layers a cell is the mean over a block of layers.
 
     Args:
+        similarity: of each index, layer by layer.
+        labels: of the layers.
         experts: indexes to draw; None is the first eight.
         view: "canonical" or "raw", for the text.
     """
@@ -38,34 +40,33 @@ def expert_similarity_across_layers(
     names = [_block_name(labels, int(start), block) for start in starts]
     panels = np.stack([_block_means(similarity[e], block) for e in chosen])
     a, b = np.tril_indices(len(starts), -1)
+    values = panels[:, a, b].ravel()
     data = {
         "panel": np.repeat([f"E{e}" for e in chosen], len(a)),
         "a": np.tile(np.asarray(names)[a], len(chosen)),
         "b": np.tile(np.asarray(names)[b], len(chosen)),
-        "value": panels[:, a, b].ravel(),
+        "value": values,
     }
-    domain = theme.fitted_domain(np.asarray(data["value"]), middle=0.0)
+    scale = theme.diverging(theme.fitted_domain(values, middle=0.0), 0.0)
     step = theme.cell_step(len(starts), 200, low=2, high=28)
     left_out = len(similarity) - len(chosen)
     columns = 4 if step * len(starts) < 240 else 3
-    cells = (
-        alt.Chart(theme.embed(data))
-        .mark_rect()
-        .encode(
-            x=alt.X("b:O", title=None, sort=names, axis=theme.axis_labels(-90, ticks=step > 8)),
-            y=alt.Y("a:O", title=None, sort=names, axis=theme.axis_labels(ticks=step > 8)),
-            color=alt.Color("value:Q", title="cosine", scale=theme.diverging(domain, 0.0)),
-            tooltip=[
-                alt.Tooltip("panel:N", title="expert index"),
-                alt.Tooltip("a:N", title="layer"),
-                alt.Tooltip("b:N", title="with layer"),
-                alt.Tooltip("value:Q", title="cosine", format=".4f"),
-            ],
-        )
-        .properties(width=alt.Step(step), height=alt.Step(step))
+    ticks = step > 8
+    base = marks.chart(
+        data,
+        x=alt.X("b:O", title=None, sort=names, axis=marks.axis_labels(-90, ticks=ticks)),
+        y=alt.Y("a:O", title=None, sort=names, axis=marks.axis_labels(ticks=ticks)),
     )
+    tips: list[marks.Tip] = [
+        ("panel:N", "expert index"),
+        ("a:N", "layer"),
+        ("b:N", "with layer"),
+        ("value:Q", "cosine", ".4f"),
+    ]
+    cells = marks.cells(base, alt.Color("value:Q", title="cosine", scale=scale), tips)
+    sized = cells.properties(width=alt.Step(step), height=alt.Step(step))
     facet = alt.Facet("panel:N", title=None, sort=[f"E{e}" for e in chosen])
-    return cells.facet(facet=facet, columns=columns).properties(
+    figure: alt.FacetChart = sized.facet(facet=facet, columns=columns).properties(
         autosize=theme.NATURAL,
         title=theme.title(
             "Similarity across layers, index by index",
@@ -80,6 +81,7 @@ def expert_similarity_across_layers(
             theme.PER_INDEX,
         ),
     )
+    return figure
 
 
 def expert_correlation_matrix(
@@ -93,6 +95,7 @@ def expert_correlation_matrix(
     """Similarity of the experts of one layer with each other, or its mean over layers.
 
     Args:
+        matrix: similarity of every pair.
         layer_label: the layer it belongs to; None says that it is a mean over layers.
         measure: "correlation" or "cosine", for the text.
         chance: the value of unrelated experts; None is −1 / (E − 1), that of
@@ -108,11 +111,9 @@ def expert_correlation_matrix(
     shown = _block_means(matrix, block) if block > 1 else np.asarray(matrix, dtype=float)
     starts = np.arange(0, n_experts, block)
     names = theme.row_names(n_experts, block)
-    a, b = (grid.ravel() for grid in np.indices(shown.shape))
-    a, b = a[a != b], b[a != b]
+    a, b = marks.other_pairs(np.arange(len(shown)))
     values = shown[a, b]
     scale = theme.diverging(theme.fitted_domain(values, middle=middle), middle)
-    step = theme.cell_step(len(names), 400)
     data = {
         "ea": starts[a],
         "eb": starts[b],
@@ -121,41 +122,31 @@ def expert_correlation_matrix(
         "value": values,
         "ink": theme.ink(values, scale),
     }
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("b:O", title="expert", scale=alt.Scale(domain=names), axis=theme.axis_labels(0)),
-        y=alt.Y("a:O", title="expert", scale=alt.Scale(domain=names), axis=theme.axis_labels()),
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title=measure, scale=scale),
-        tooltip=[
-            alt.Tooltip("a:N", title="expert"),
-            alt.Tooltip("b:N", title="with expert"),
-            alt.Tooltip("value:Q", title=measure, format=".4f"),
-        ],
-    )
-    layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
+    base = marks.chart(data, **marks.square_axes(names, "expert", 0))
+    colour = alt.Color("value:Q", title=measure, scale=scale)
+    tips: list[marks.Tip] = [("a:N", "expert"), ("b:N", "with expert"), ("value:Q", measure, ".4f")]
+    layers = [marks.cells(base, colour, tips, "ea", "eb")]
+    step = theme.cell_step(len(names), 400)
     if picked is not None and picked[0] // block != picked[1] // block:
         ring = {"a": [names[picked[0] // block]], "b": [names[picked[1] // block]]}
-        layers += theme.outlined(base, ring, step)
-    layers += theme.cell_digits(base, step)
+        layers += marks.outlined(base, ring, step)
+    layers += marks.cell_digits(base, step)
     where = f"within {layer_label}" if layer_label else "within layers, mean over layers"
-    caveat = (
-        "" if layer_label else f"Classic view: a mean over layers by index, and {theme.PER_INDEX}."
-    )
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(step),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    caveat = f"Classic view: a mean over layers by index, and {theme.PER_INDEX}."
+    level = theme.chance_text(middle)
+    return marks.cell_figure(
+        layers,
+        (step, step),
+        theme.title(
             f"Experts against experts, {where}",
-            f"{measure} of router columns; {theme.chance_text(middle)} (middle of the colours); "
-            f"the diagonal is left out. {'' if layer_label else caveat}",
+            f"{measure} of router columns; {level} (middle of the colours); the diagonal is left "
+            f"out. {'' if layer_label else caveat}",
             width=step * len(names),
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Heatmap of the {measure} between {n_experts} experts {where}",
             f"Values from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}" * (len(values) > 0),
-            theme.chance_text(middle),
+            level,
         ),
     )
 
@@ -174,6 +165,7 @@ def _block_means(matrix: np.ndarray, block: int) -> np.ndarray:
     starts = np.arange(0, len(off), block)
 
     def summed(array: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(np.add.reduceat(array, starts, axis=0), starts, axis=1)
+        rows = np.add.reduceat(array, starts, axis=0)
+        return np.asarray(np.add.reduceat(rows, starts, axis=1))
 
-    return summed(off * weight) / np.maximum(summed(weight), 1)
+    return np.asarray(summed(off * weight) / np.maximum(summed(weight), 1))

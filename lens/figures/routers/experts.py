@@ -7,35 +7,18 @@ layer without changing the model. Figures that line indexes up say so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.figures import theme
+from lens.figures import marks, theme
+from lens.figures.routers.expert_grid import GridText, MeasureText, expert_grid
 from lens.words import significant
 
 if TYPE_CHECKING:
     from lens.experts.measures import ExpertMeasures
-
-
-@dataclass(frozen=True)
-class MeasureText:
-    """How a measure of experts is titled.
-
-    Attributes:
-        title: the quantity.
-        short: its name at an axis.
-        unit: its unit or definition, and what is known of chance, for the second line.
-        diverging: coloured from the chance level in both directions.
-    """
-
-    title: str
-    short: str
-    unit: str
-    diverging: bool
 
 
 MEASURES: Mapping[str, MeasureText] = {
@@ -75,10 +58,9 @@ def expert_map(
 ) -> alt.LayerChart:
     """One measure of every expert of every layer.
 
-    Where a model has more experts than can be drawn, neighbouring indexes share a
-    row, which shows the one of them farthest from the median.
-
     Args:
+        values: the measure.
+        labels: of the layers.
         measure: "norm", "variance", "l1_l2", "breadth", "max_similarity" or "load";
             another word is used as the title.
         chance: the measure's value for an expert that is nothing special.
@@ -88,62 +70,24 @@ def expert_map(
         A chart with the selection "pick" of the fields layer and expert.
     """
     text = MEASURES.get(measure, MeasureText(measure, measure, "", False))
+    values = np.asarray(values, dtype=float)
     n_layers, n_experts = values.shape
-    shown, group = representatives(np.asarray(values, dtype=float))
-    layer, row = (grid.ravel() for grid in np.indices(shown.shape))
-    expert = shown.ravel()
-    names = np.asarray(labels)
-    row_names = theme.row_names(n_experts, group)
-    cell_values = values[layer, expert]
     domain = theme.fitted_domain(values, middle=chance if text.diverging else None)
     centred = text.diverging and chance is not None
-    scale = theme.diverging(domain, chance or 0.0) if centred else theme.sequential(domain)
-    data = {
-        "layer": layer,
-        "expert": expert,
-        "name": theme.unit_names(labels, layer, expert),
-        "x": names[layer],
-        "y": np.asarray(row_names)[row],
-        "value": cell_values,
-    }
-    step_x = theme.cell_step(n_layers, 680, high=40)
-    step_y = theme.cell_step(len(row_names), 320, high=26)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("x:O", title="layer", sort=list(labels), axis=theme.axis_labels(-90)),
-        y=alt.Y(
-            "y:O", title="expert (index in its layer)", sort=row_names, axis=theme.axis_labels()
-        ),
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title=text.short, scale=scale),
-        tooltip=[
-            alt.Tooltip("name:N", title="expert"),
-            alt.Tooltip("value:Q", title=text.title, format=".4~g"),
-        ],
-    )
-    pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
-    layers = [cells.add_params(pick)]
-    if picked is not None:
-        ring = {"x": [labels[picked[0]]], "y": [row_names[picked[1] // group]]}
-        layers += theme.outlined(base, ring, step_x)
-    level = "" if chance is None else f"; {theme.chance_text(chance)}"
-    grouped = f"Rows of {group} experts show the one farthest from the median." * (group > 1)
-    width = step_x * n_layers
-    return theme.layered(*layers).properties(
-        width=alt.Step(step_x),
-        height=alt.Step(step_y),
-        autosize=theme.NATURAL,
-        title=theme.title(
-            text.title,
-            f"{text.unit}{level}; {theme.PER_INDEX}. {grouped}".lstrip("; "),
-            width=width,
-        ),
+    level = "" if chance is None else theme.chance_text(chance)
+    words = GridText(
+        title=text.title,
+        reading="; ".join(part for part in (text.unit, level, theme.PER_INDEX) if part),
+        legend=text.short,
+        tooltip=text.title,
         description=theme.alt_description(
             f"{text.title} of {n_experts} experts in each of {n_layers} layers",
             f"Values from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}",
-            "" if chance is None else theme.chance_text(chance),
+            level,
         ),
     )
+    scale = theme.diverging(domain, chance or 0.0) if centred else theme.sequential(domain)
+    return expert_grid(values, labels, scale, words, picked=picked)
 
 
 def expert_variance_analysis(
@@ -152,14 +96,19 @@ def expert_variance_analysis(
     """The classic weight statistics of every expert: variance, L2 norm and L1 / L2 by layer.
 
     Args:
+        measures: of all experts.
+        labels: of the layers.
         expert: an index to draw as a line through the layers.
     """
     panels = [
-        _statistic(name, np.asarray(getattr(measures, name)), labels, measures.baselines, expert)
-        for name in ("variance", "norm", "l1_l2")
+        _statistic(name, np.asarray(values), labels, measures.baselines.get(name), expert)
+        for name, values in (
+            ("variance", measures.variance),
+            ("norm", measures.norm),
+            ("l1_l2", measures.l1_l2),
+        )
     ]
-    last = panels[-1]
-    return alt.vconcat(*panels[:-1], last, spacing=14).properties(
+    return alt.vconcat(*panels, spacing=14).properties(
         autosize=theme.NATURAL,
         title=theme.title(
             "Weight statistics of experts",
@@ -171,6 +120,48 @@ def expert_variance_analysis(
             f"Variance, L2 norm and L1 over L2 of the router columns in {len(labels)} layers",
             f"L2 norms run from {np.min(measures.norm):.3g} to {np.max(measures.norm):.3g}",
         ),
+    )
+
+
+def _statistic(
+    name: str,
+    values: np.ndarray,
+    labels: Sequence[str],
+    baseline: float | None,
+    expert: int | None,
+) -> alt.LayerChart:
+    text = MEASURES[name]
+    x = alt.X("x:O", title=None, sort=list(labels), axis=marks.axis_labels(-90))
+    y = alt.Y("value:Q", title=text.short, scale=alt.Scale(zero=False))
+    per_layer = {
+        "x": labels,
+        "value": values.mean(axis=1),
+        "low": values.min(axis=1),
+        "high": values.max(axis=1),
+    }
+    base = marks.chart(per_layer, x=x)
+    layers: list[alt.Chart] = [
+        base.mark_rule(color=theme.BAND_GREY, opacity=0.6).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line(color=theme.BLUE, strokeWidth=1.5).encode(y=y),
+    ]
+    if 3 * values.size <= theme.MAX_MARKS:
+        layer, index = marks.grid(values.shape)
+        points = {
+            "x": np.asarray(labels)[layer],
+            "name": theme.unit_names(labels, layer, index),
+            "value": values.ravel(),
+        }
+        tips = marks.tooltip(("name:N", "expert"), ("value:Q", text.title, ".4~g"))
+        size = 22 if values.shape[1] <= 16 else 8
+        dots = marks.chart(points, x=x, y=y, tooltip=tips)
+        layers.append(dots.mark_circle(size=size, opacity=0.75, color=theme.BLUE))
+    if expert is not None:
+        line = marks.chart({"x": labels, "value": values[:, expert]}, x=x, y=y)
+        layers.append(line.mark_line(color=theme.ORANGE, strokeWidth=2, point=True))
+    if baseline is not None:
+        layers.append(marks.dashed_rule({"value": [baseline]}, y=y))
+    return marks.layered(*layers).properties(
+        width=640, height=120, title=theme.title(text.title, text.unit, width=640)
     )
 
 
@@ -187,16 +178,18 @@ def breadth_against_load(
     sum over the layer. Points on the diagonal are used as often as an isotropic
     residual stream would use them.
 
+    Args:
+        breadth: probability of being selected under an isotropic prior.
+        load: measured shares.
+        labels: of the layers.
+        picked: (layer, expert) to ring.
+
     Returns:
         A chart with the selection "pick" of the fields layer and expert.
     """
     share = breadth / breadth.sum(axis=1, keepdims=True)
     n_layers, n_experts = share.shape
-    layer, expert = (grid.ravel() for grid in np.indices(share.shape))
-    if len(layer) > theme.MAX_MARKS:
-        distance = np.abs(share - load).ravel()
-        keep = np.sort(np.argsort(-distance)[: theme.MAX_MARKS])
-        layer, expert = layer[keep], expert[keep]
+    layer, expert = marks.striking_cells(np.abs(share - load), theme.MAX_MARKS)
     even = 1 / n_experts
     top = float(max(share.max(), load.max())) * 1.05
     axis = alt.Scale(domain=[0, top], nice=False)
@@ -209,104 +202,38 @@ def breadth_against_load(
         "breadth": share[layer, expert],
         "load": load[layer, expert],
     }
-    tooltip = [
-        alt.Tooltip("name:N", title="expert"),
-        alt.Tooltip("breadth:Q", title="foretold", format=".4f"),
-        alt.Tooltip("load:Q", title="measured", format=".4f"),
-    ]
-    colour = alt.Color(
-        "layer:Q", title="layer (row)", scale=theme.sequential((0, max(n_layers - 1, 1)))
+    depth = theme.sequential((0, max(n_layers - 1, 1)))
+    base = marks.chart(data, x=x, y=y)
+    points = base.mark_circle(size=40, opacity=0.8).encode(
+        color=alt.Color("layer:Q", title="layer (row)", scale=depth),
+        tooltip=marks.tooltip(
+            ("name:N", "expert"), ("breadth:Q", "foretold", ".4f"), ("load:Q", "measured", ".4f")
+        ),
     )
-    pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
-    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
-    points = base.mark_circle(size=40, opacity=0.8).encode(color=colour, tooltip=tooltip)
-    diagonal = alt.Chart(theme.embed({"breadth": [0, top], "load": [0, top]})).encode(x=x, y=y)
-    even_point = alt.Chart(theme.embed({"breadth": [even], "load": [even]})).encode(x=x, y=y)
+    diagonal = marks.chart({"breadth": [0, top], "load": [0, top]}, x=x, y=y)
+    cross = marks.chart({"breadth": [even], "load": [even]}, x=x, y=y)
     layers = [
         diagonal.mark_line(color=theme.MID_GREY, strokeDash=[5, 4], strokeWidth=1),
-        even_point.mark_point(shape="cross", size=140, color=theme.MID_GREY, filled=True),
-        points.add_params(pick),
+        cross.mark_point(shape="cross", size=140, color=theme.MID_GREY, filled=True),
+        points.add_params(marks.pick("layer", "expert")),
     ]
     if picked is not None:
         at = {"breadth": [share[picked]], "load": [load[picked]]}
-        ring = base.properties(data=theme.embed(at))
-        layers.append(ring.mark_point(size=160, color=theme.ORANGE, strokeWidth=2.5, tooltip=None))
+        layers.append(marks.ring(base, at, 160))
     correlation = float(np.corrcoef(share.ravel(), load.ravel())[0, 1]) if share.std() else np.nan
-    return theme.layered(*layers).properties(
-        width=380,
-        height=380,
-        autosize=theme.NATURAL,
-        title=theme.title(
+    return marks.plot_figure(
+        layers,
+        (380, 380),
+        theme.title(
             "Breadth against load",
             f"shares of a layer's selections; correlation {significant(correlation)}; dashed: "
             f"equal; cross: even share 1/{n_experts}",
             width=380,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Scatter of {n_layers * n_experts} experts: share of selections foretold by the "
             "router against measured load",
             f"Correlation {correlation:.2f}",
         ),
+        flexible=False,
     )
-
-
-def _statistic(
-    name: str,
-    values: np.ndarray,
-    labels: Sequence[str],
-    baselines: Mapping[str, float],
-    expert: int | None,
-) -> alt.LayerChart:
-    text = MEASURES[name]
-    n_layers, n_experts = values.shape
-    x = alt.X("x:O", title=None, sort=list(labels), axis=theme.axis_labels(-90))
-    y = alt.Y("value:Q", title=text.short, scale=alt.Scale(zero=False))
-    per_layer = {
-        "x": labels,
-        "value": values.mean(axis=1),
-        "low": values.min(axis=1),
-        "high": values.max(axis=1),
-    }
-    base = alt.Chart(theme.embed(per_layer)).encode(x=x)
-    layers: list[alt.Chart] = [
-        base.mark_rule(color=theme.BAND_GREY, opacity=0.6).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(color=theme.BLUE, strokeWidth=1.5).encode(y=y),
-    ]
-    if 3 * values.size <= theme.MAX_MARKS:
-        layer, index = (grid.ravel() for grid in np.indices(values.shape))
-        points = {
-            "x": np.asarray(labels)[layer],
-            "name": theme.unit_names(labels, layer, index),
-            "value": values.ravel(),
-        }
-        dots = alt.Chart(theme.embed(points)).mark_circle(
-            size=22 if n_experts <= 16 else 8, opacity=0.75, color=theme.BLUE
-        )
-        tooltip = [
-            alt.Tooltip("name:N", title="expert"),
-            alt.Tooltip("value:Q", title=text.title, format=".4~g"),
-        ]
-        layers.append(dots.encode(x=x, y=y, tooltip=tooltip))
-    if expert is not None:
-        line = alt.Chart(theme.embed({"x": labels, "value": values[:, expert]}))
-        layers.append(
-            line.mark_line(color=theme.ORANGE, strokeWidth=2, point=True).encode(x=x, y=y)
-        )
-    if name in baselines:
-        rule = alt.Chart(theme.embed({"value": [baselines[name]]}))
-        layers.append(rule.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4]).encode(y=y))
-    return theme.layered(*layers).properties(
-        width=640, height=120, title=theme.title(text.title, text.unit, width=640)
-    )
-
-
-def representatives(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """[layer, row] index of the expert each drawn row shows, and experts per row."""
-    n_layers, n_experts = values.shape
-    group = -(-n_layers * n_experts // theme.MAX_MARKS)
-    if group == 1:
-        return np.broadcast_to(np.arange(n_experts), values.shape), 1
-    starts = np.arange(0, n_experts, group)
-    far = np.abs(values - np.nanmedian(values))
-    padded = np.pad(far, ((0, 0), (0, len(starts) * group - n_experts)), constant_values=-1)
-    return starts + padded.reshape(n_layers, len(starts), group).argmax(axis=2), group

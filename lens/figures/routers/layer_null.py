@@ -1,15 +1,16 @@
-"""Layers against chance: which pairs are beyond it; neighbours with their null and intervals."""
+"""Figures of layers against chance: pairs beyond it, and neighbours with null and intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.figures import theme
+from lens.figures import marks, theme
+from lens.figures.routers.layers import LayerSquare, adjacent_columns, adjacent_x
 from lens.layers.similarity import LAYER_METRICS
 from lens.words import significant
 
@@ -40,76 +41,54 @@ def layer_null_heatmap(
         null: of all pairs.
         similarity: the values themselves, for the tooltips.
         order: rows in the order to draw them; None is layer order.
+        labels: of the layers.
         picked: the cell to outline, as (la, lb).
-        only_beyond: leave grey what is not beyond chance at this false discovery rate.
+        only_beyond: leave grey what is not beyond chance.
+        level: false discovery rate at which a pair is beyond chance.
 
     Returns:
         A chart with the selection "pick" of the fields la and lb.
     """
-    n_layers = len(labels)
-    rows = np.arange(n_layers) if order is None else np.asarray(order)
-    shown = [labels[int(row)] for row in rows]
-    a, b = (grid.ravel() for grid in np.meshgrid(rows, rows, indexing="ij"))
-    a, b = a[a != b], b[a != b]
-    names, z = np.asarray(labels), null.z[a, b]
-    beyond = null.q[a, b] <= level
-    data = {
-        "la": a,
-        "lb": b,
-        "a": names[a],
-        "b": names[b],
-        "value": similarity[a, b],
-        "z": z,
-        "p": null.p[a, b],
-        "q": null.q[a, b],
-        "beyond": np.where(beyond, "yes", "no"),
-    }
+    n_layers, metric = len(labels), LAYER_METRICS[null.metric].label
+    square = LayerSquare(labels, order)
+
+    def columns(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "value": similarity[a, b],
+            "z": null.z[a, b],
+            "p": null.p[a, b],
+            "q": null.q[a, b],
+            "beyond": np.where(null.q[a, b] <= level, "yes", "no"),
+        }
+
+    z = null.z[marks.other_pairs(square.rows)]
     reach = float(max(np.nanmax(np.abs(z)), 4.0)) if len(z) else 4.0
-    step = theme.cell_step(n_layers, 480, high=64)
-    pick = alt.selection_point(name="pick", fields=["la", "lb"], empty=False)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("b:O", title="layer", scale=alt.Scale(domain=shown), axis=theme.axis_labels(-90)),
-        y=alt.Y("a:O", title="layer", scale=alt.Scale(domain=shown), axis=theme.axis_labels()),
-    )
     scale = theme.diverging((-reach, reach), 0.0, constant=2.0)
     colour = alt.Color("z:Q", title="z", scale=scale)
-    cells = base.mark_rect().encode(
-        color=alt.condition("datum.beyond === 'yes'", colour, alt.value(theme.BAND_GREY))
-        if only_beyond
-        else colour,
-        tooltip=[
-            alt.Tooltip("a:N", title="layer"),
-            alt.Tooltip("b:N", title="with layer"),
-            alt.Tooltip("value:Q", title=LAYER_METRICS[null.metric].label, format=".4f"),
-            alt.Tooltip("z:Q", title="z", format=".2f"),
-            alt.Tooltip("p:Q", title="p", format=".2g"),
-            alt.Tooltip("q:Q", title="q (all pairs)", format=".2g"),
-        ],
-    )
-    layers = [cells.add_params(pick)]
-    if picked is not None and picked[0] != picked[1]:
-        ring = {"a": [labels[picked[0]]], "b": [labels[picked[1]]]}
-        layers += theme.outlined(base, ring, step)
-    count, pairs = null.found(level), n_layers * (n_layers - 1) // 2
-    reading = (
-        f"z: {LAYER_METRICS[null.metric].label} less the mean of its null, over its spread; "
-        f"null: {null.method}, {null.draws:,} draws, seed {null.seed}."
-    )
-    grey = " Grey: not beyond chance." if only_beyond else ""
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(step),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    tips: list[marks.Tip] = [
+        ("value:Q", metric, ".4f"),
+        ("z:Q", "z", ".2f"),
+        ("p:Q", "p", ".2g"),
+        ("q:Q", "q (all pairs)", ".2g"),
+    ]
+    grey = alt.condition("datum.beyond === 'yes'", colour, alt.value(theme.BAND_GREY))
+    layers = square.layers(columns, grey if only_beyond else colour, tips, picked)
+    found = f"{null.found(level)} of {n_layers * (n_layers - 1) // 2} pairs"
+    return marks.cell_figure(
+        layers,
+        (square.step, square.step),
+        theme.title(
             "Similarity of layers against chance",
-            reading,
-            f"{count} of {pairs} pairs beyond chance (false discovery rate {level:g}).{grey}",
-            width=step * n_layers,
+            f"z: {metric} less the mean of its null, over its spread; null: {null.method}, "
+            f"{null.draws:,} draws, seed {null.seed}.",
+            f"{found} beyond chance (false discovery rate {level:g})."
+            + " Grey: not beyond chance." * only_beyond,
+            width=square.step * n_layers,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Heatmap of how far the similarity of {n_layers} layers lies beyond chance, pair by "
             "pair",
-            f"{count} of {pairs} pairs are beyond chance at a false discovery rate of {level:g}",
+            f"{found} are beyond chance at a false discovery rate of {level:g}",
         ),
     )
 
@@ -124,72 +103,29 @@ def adjacent_against_chance(
 ) -> alt.LayerChart:
     """Similarity of each layer with the next, its null band, its interval, and the transitions.
 
+    Args:
+        adjacent: pairs of neighbours.
+        null: similarities of neighbours in draws of unrelated layers.
+        found: the transitions.
+        labels: of the layers.
+        metric: id of a layer metric.
+        intervals: of the similarities.
+
     Returns:
         A chart with the selection "pick" of the fields la and lb.
     """
-    label = LAYER_METRICS[metric].label
+    name = LAYER_METRICS[metric].label
     low, high = np.quantile(null, [0.025, 0.975], axis=0)
-    pairs = np.asarray(adjacent.pairs)
-    names = [f"{labels[a]}→{labels[b]}" for a, b in pairs]
-    kind = np.where(found.found, TRANSITION, np.where(found.classic, CLASSIC, f"{label}"))
-    data = {
-        "la": pairs[:, 0],
-        "lb": pairs[:, 1],
-        "pair": names,
+    data = adjacent_columns(adjacent, labels) | {
         "value": adjacent.similarity,
         "low": low,
         "high": high,
         "change": found.change,
         "p": found.p,
-        "key": kind,
+        "key": np.where(found.found, TRANSITION, np.where(found.classic, CLASSIC, name)),
     }
     if intervals is not None:
         data |= {"from": intervals.low, "to": intervals.high}
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X(
-            "pair:O",
-            title="pair of adjacent layers",
-            sort=names,
-            axis=theme.axis_labels(-90 if len(names) > 12 else 0),
-        )
-    )
-    y = alt.Y("value:Q", title=label, scale=alt.Scale(zero=False, nice=True))
-    key = alt.Scale(
-        domain=[label, TRANSITION, CLASSIC], range=[theme.BLUE, theme.ORANGE, theme.MID_GREY]
-    )
-    legend = alt.Legend(orient="bottom", columns=2, labelLimit=360, symbolOpacity=1)
-    tooltip = [
-        alt.Tooltip("pair:N", title="layers"),
-        alt.Tooltip("value:Q", title=label, format=".4f"),
-        alt.Tooltip("low:Q", title="chance, 2.5 %", format=".4f"),
-        alt.Tooltip("high:Q", title="chance, 97.5 %", format=".4f"),
-        alt.Tooltip("change:Q", title="change from the pair before", format=".4f"),
-        alt.Tooltip("p:Q", title="p of the change, all pairs together", format=".2g"),
-    ]
-    layers = [
-        base.mark_rect(color=theme.BAND_GREY, opacity=0.45).encode(
-            y=alt.Y("low:Q", title=label), y2="high:Q"
-        )
-    ]
-    if intervals is not None:
-        tooltip += [
-            alt.Tooltip("from:Q", title="interval, low", format=".4f"),
-            alt.Tooltip("to:Q", title="interval, high", format=".4f"),
-        ]
-        layers.append(
-            base.mark_rule(color=theme.BLUE, opacity=0.6).encode(
-                y=alt.Y("from:Q", title=label), y2="to:Q"
-            )
-        )
-    pick = alt.selection_point(name="pick", fields=["la", "lb"], empty=False)
-    layers += [
-        base.mark_line(color=theme.BLUE, strokeWidth=1.5).encode(y=y),
-        base.mark_point(filled=True, size=52, opacity=1)
-        .encode(
-            y=y, color=alt.Color("key:N", title=None, scale=key, legend=legend), tooltip=tooltip
-        )
-        .add_params(pick),
-    ]
     count = int(found.found.sum())
     rule = "Transitions need three layers."
     if np.isfinite(found.threshold):
@@ -198,19 +134,52 @@ def adjacent_against_chance(
             f"unrelated layers in twenty exceeds anywhere: {count}."
         )
     bars = " Bars: 95 % bootstrap interval over coordinates." if intervals is not None else ""
-    return theme.layered(*layers).properties(
-        width=PLOT_WIDTH,
-        height=240,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    return marks.plot_figure(
+        _adjacent_layers(data, name, intervals is not None),
+        (PLOT_WIDTH, 240),
+        theme.title(
             "Similarity of adjacent layers",
-            f"{label}; grey: 95 % of {found.draws:,} draws with every layer turned at random, seed "
+            f"{name}; grey: 95 % of {found.draws:,} draws with every layer turned at random, seed "
             f"{found.seed}.{bars}",
             rule,
             width=PLOT_WIDTH,
         ),
-        description=theme.alt_description(
-            f"{label} of each of {len(pairs)} pairs of adjacent layers with its chance band",
+        theme.alt_description(
+            f"{name} of each of {len(data['pair'])} pairs of adjacent layers with its chance band",
             f"{count} pairs are transitions beyond the largest change of unrelated layers",
         ),
     )
+
+
+def _adjacent_layers(data: dict[str, Any], name: str, intervals: bool) -> list[alt.Chart]:
+    """The null's band, intervals, a line through the similarities, and a point for each."""
+    base = marks.chart(data, x=adjacent_x(data["pair"]))
+    y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False, nice=True))
+    key = alt.Scale(
+        domain=[name, TRANSITION, CLASSIC], range=[theme.BLUE, theme.ORANGE, theme.MID_GREY]
+    )
+    legend = alt.Legend(orient="bottom", columns=2, labelLimit=360, symbolOpacity=1)
+    tips: list[marks.Tip] = [
+        ("pair:N", "layers"),
+        ("value:Q", name, ".4f"),
+        ("low:Q", "chance, 2.5 %", ".4f"),
+        ("high:Q", "chance, 97.5 %", ".4f"),
+        ("change:Q", "change from the pair before", ".4f"),
+        ("p:Q", "p of the change, all pairs together", ".2g"),
+    ]
+    band = base.mark_rect(color=theme.BAND_GREY, opacity=0.45)
+    layers = [band.encode(y=alt.Y("low:Q", title=name), y2="high:Q")]
+    if intervals:
+        tips += [("from:Q", "interval, low", ".4f"), ("to:Q", "interval, high", ".4f")]
+        bars = base.mark_rule(color=theme.BLUE, opacity=0.6)
+        layers.append(bars.encode(y=alt.Y("from:Q", title=name), y2="to:Q"))
+    points = base.mark_point(filled=True, size=52, opacity=1).encode(
+        y=y,
+        color=alt.Color("key:N", title=None, scale=key, legend=legend),
+        tooltip=marks.tooltip(*tips),
+    )
+    return [
+        *layers,
+        base.mark_line(color=theme.BLUE, strokeWidth=1.5).encode(y=y),
+        points.add_params(marks.pick("la", "lb")),
+    ]

@@ -1,18 +1,19 @@
-"""Figures of layers: who routes like whom, neighbour by neighbour, and pair by pair.
+"""Figures of layers: how alike they route, neighbour by neighbour, and pair by pair.
 
 Layers are drawn by row of the router set (0-based); what is shown is their label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.figures import theme
+from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
 
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
     from lens.stats.chance import Chance
 
 PLOT_WIDTH = 640
-# The rule of earlier analyses, and what it finds where nothing is to be found.
+# The rule of earlier analyses.
 CLASSIC_RULE = "classic rule |Δ| > 2σ"
-CLASSIC_CAVEAT = "The classic rule also marks about 2.8 transitions among 64 unrelated layers."
 
 
 def metric_scale(
@@ -35,14 +35,65 @@ def metric_scale(
     symmetric log): they are the ones to tell apart.
 
     Args:
-        domain: ends of the scale instead of the metric's own; then nothing is spread.
+        metric: id of a layer metric.
+        chance: what two unrelated layers give.
+        domain: limits of the scale instead of the metric's own; then nothing is spread.
     """
     entry = LAYER_METRICS[metric]
-    ends = domain or entry.domain
+    limits = domain or entry.domain
     if entry.diverging:
         middle = theme.chance_mean(chance)
-        return theme.diverging(ends, middle or 0.0, constant=None if domain else 0.1)
-    return theme.sequential(ends, bend=1.0 if domain else 0.5)
+        return theme.diverging(limits, middle or 0.0, constant=None if domain else 0.1)
+    return theme.sequential(limits, bend=1.0 if domain else 0.5)
+
+
+@dataclass(frozen=True)
+class LayerSquare:
+    """Cells of every pair of two different layers.
+
+    Attributes:
+        labels: of the layers.
+        order: rows in the order to draw them; None is layer order.
+    """
+
+    labels: Sequence[str]
+    order: Sequence[int] | None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows in the order of drawing."""
+        return np.arange(len(self.labels)) if self.order is None else np.asarray(self.order)
+
+    @property
+    def step(self) -> float:
+        """Side of a cell in pixels."""
+        return theme.cell_step(len(self.labels), 480, high=64)
+
+    def layers(
+        self,
+        columns: Callable[[np.ndarray, np.ndarray], dict[str, Any]],
+        colour: Any,
+        tips: Sequence[marks.Tip],
+        picked: tuple[int, int] | None,
+    ) -> list[alt.Chart]:
+        """The cells, one of them outlined.
+
+        Args:
+            columns: values of the pairs of these rows.
+            colour: of the cells.
+            tips: lines of the tooltip below the names of the layers.
+            picked: the cell to outline, as (la, lb).
+        """
+        a, b = marks.other_pairs(self.rows)
+        names, shown = np.asarray(self.labels), [self.labels[int(row)] for row in self.rows]
+        data = {"la": a, "lb": b, "a": names[a], "b": names[b]} | columns(a, b)
+        base = marks.chart(data, **marks.square_axes(shown, "layer", -90))
+        named: list[marks.Tip] = [("a:N", "layer"), ("b:N", "with layer"), *tips]
+        layers = [marks.cells(base, colour, named, "la", "lb")]
+        if picked is not None and picked[0] != picked[1]:
+            ring = {"a": [self.labels[picked[0]]], "b": [self.labels[picked[1]]]}
+            layers += marks.outlined(base, ring, self.step)
+        return layers
 
 
 def layer_similarity_heatmap(
@@ -58,84 +109,92 @@ def layer_similarity_heatmap(
     """Similarity of every layer with every other, the layer with itself left out.
 
     Args:
+        similarity: of every pair.
         order: rows in the order to draw them (a tree's leaves); None is layer order.
+        labels: of the layers.
         metric: id of a layer metric; it sets colours and their domain.
         chance: what two unrelated layers of this size give.
         picked: the cell to outline, as (la, lb).
-        domain: ends of the colour scale, instead of the metric's fixed ones.
+        domain: limits of the colour scale, instead of the metric's fixed ones.
 
     Returns:
         A chart with the selection "pick" of the fields la and lb.
     """
-    entry = LAYER_METRICS[metric]
-    n_layers = len(labels)
-    rows = np.arange(n_layers) if order is None else np.asarray(order)
-    shown = [labels[int(row)] for row in rows]
-    a, b = (grid.ravel() for grid in np.meshgrid(rows, rows, indexing="ij"))
-    a, b = a[a != b], b[a != b]
-    names = np.asarray(labels)
-    data = {"la": a, "lb": b, "a": names[a], "b": names[b], "value": similarity[a, b]}
-    step = theme.cell_step(n_layers, 480, high=64)
-    pick = alt.selection_point(name="pick", fields=["la", "lb"], empty=False)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("b:O", title="layer", scale=alt.Scale(domain=shown), axis=theme.axis_labels(-90)),
-        y=alt.Y("a:O", title="layer", scale=alt.Scale(domain=shown), axis=theme.axis_labels()),
-    )
-    scale = metric_scale(metric, chance, domain)
-    cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title=entry.label, scale=scale),
-        tooltip=[
-            alt.Tooltip("a:N", title="layer"),
-            alt.Tooltip("b:N", title="with layer"),
-            alt.Tooltip("value:Q", title=entry.label, format=".4f"),
-        ],
-    )
-    layers = [cells.add_params(pick)]
-    if picked is not None and picked[0] != picked[1]:
-        ring = {"a": [labels[picked[0]]], "b": [labels[picked[1]]]}
-        layers += theme.outlined(base, ring, step)
+    name, n_layers = LAYER_METRICS[metric].label, len(labels)
+    square = LayerSquare(labels, order)
+    colour = alt.Color("value:Q", title=name, scale=metric_scale(metric, chance, domain))
+    tips: list[marks.Tip] = [("value:Q", name, ".4f")]
+    layers = square.layers(lambda a, b: {"value": similarity[a, b]}, colour, tips, picked)
     in_order = "layer order" if order is None else "clustered order"
-    reading = f"{entry.label}, {theme.chance_text(chance)}; the diagonal is left out; {in_order}."
+    reading = f"{name}, {theme.chance_text(chance)}; the diagonal is left out; {in_order}."
     spread = "fitted to these data" if domain else "the same for every router set"
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(step),
-        autosize=theme.NATURAL,
-        title=theme.title(
-            "Similarity of layers", reading, f"Colours: {spread}.", width=step * n_layers
+    return marks.cell_figure(
+        layers,
+        (square.step, square.step),
+        theme.title(
+            "Similarity of layers", reading, f"Colours: {spread}.", width=square.step * n_layers
         ),
-        description=theme.alt_description(
-            f"Heatmap of {entry.label} between {n_layers} layers in {in_order}",
+        theme.alt_description(
+            f"Heatmap of {name} between {n_layers} layers in {in_order}",
             f"{theme.chance_text(chance)}",
-            _range_text(similarity[a, b]),
+            _range_text(similarity[marks.other_pairs(square.rows)]),
         ),
     )
 
 
 def layer_change(adjacent: AdjacentLayers, labels: Sequence[str]) -> alt.LayerChart:
-    """L2 norm of the difference between each layer's router and the next one's."""
-    base = _adjacent_base(adjacent, labels, adjacent.change_l2)
+    """L2 norm of the difference between each layer's router and the next one's.
+
+    Args:
+        adjacent: pairs of neighbours.
+        labels: of the layers.
+
+    Returns:
+        A chart with the selection "pick" of the fields la and lb.
+    """
+    columns = adjacent_columns(adjacent, labels)
+    data = columns | {
+        "value": adjacent.change_l2,
+        "classic": np.asarray(adjacent.classic_transitions, dtype=bool),
+    }
     y = alt.Y("value:Q", title="L2 norm of the change", scale=alt.Scale(zero=False))
-    pick = alt.selection_point(name="pick", fields=["la", "lb"], empty=False)
-    line = base.mark_line(color=theme.BLUE, strokeWidth=1.5).encode(y=y)
-    points = base.mark_circle(size=46, opacity=1, color=theme.BLUE).encode(
-        y=y, tooltip=_adjacent_tooltip("L2 norm of the change")
+    base = marks.chart(data, x=adjacent_x(columns["pair"]), y=y)
+    tips = marks.tooltip(
+        ("pair:N", "layers"),
+        ("value:Q", "L2 norm of the change", ".4f"),
+        ("classic:N", CLASSIC_RULE),
     )
-    return theme.layered(line, points.add_params(pick)).properties(
-        width=PLOT_WIDTH,
-        height=180,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    points = base.mark_circle(size=46, opacity=1, color=theme.BLUE).encode(tooltip=tips)
+    return marks.plot_figure(
+        [
+            base.mark_line(color=theme.BLUE, strokeWidth=1.5),
+            points.add_params(marks.pick("la", "lb")),
+        ],
+        (PLOT_WIDTH, 180),
+        theme.title(
             "Change from layer to layer",
             "‖next router − this router‖ in units of the weights; expert by expert, so it also "
             "counts a mere renumbering of experts. No chance level: it grows with the norms.",
             width=PLOT_WIDTH,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             "L2 norm of the difference between adjacent layers' routers",
             _range_text(adjacent.change_l2),
         ),
     )
+
+
+def adjacent_columns(adjacent: AdjacentLayers, labels: Sequence[str]) -> dict[str, Any]:
+    """Rows and names of each pair of neighbours."""
+    pairs = np.asarray(adjacent.pairs)
+    names = [f"{labels[a]}→{labels[b]}" for a, b in pairs]
+    return {"la": pairs[:, 0], "lb": pairs[:, 1], "pair": names}
+
+
+def adjacent_x(names: Sequence[str]) -> alt.X:
+    """Pairs of neighbours across."""
+    axis = marks.axis_labels(-90 if len(names) > 12 else 0)
+    return alt.X("pair:O", title="pair of adjacent layers", sort=list(names), axis=axis)
 
 
 def pair_matrix(
@@ -150,19 +209,21 @@ def pair_matrix(
     With more experts than a browser draws, the best matched ones and their partners.
 
     Args:
+        pair: the cosines and the best matching.
+        labels_a: of the experts of the one layer.
+        labels_b: of those of the other.
         chance: the mean matched cosine of two unrelated layers.
 
     Returns:
         A chart with the selection "pick" of the fields ea and eb.
     """
-    n_experts, most = len(labels_a), theme.most_cells_a_side()
-    partner = np.asarray(pair.partner)
-    rows = np.sort(np.argsort(-np.asarray(pair.matched), kind="stable")[:most])
+    n_experts, partner = len(labels_a), np.asarray(pair.partner)
+    best = np.argsort(-np.asarray(pair.matched), kind="stable")
+    rows = np.sort(best[: theme.most_cells_a_side()])
     columns = np.sort(partner[rows])
-    ea, eb = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing="ij"))
+    ea, eb = (side.ravel() for side in np.meshgrid(rows, columns, indexing="ij"))
     values = pair.cosines[ea, eb]
     scale = theme.diverging((-1, 1), 0.0, constant=0.1)
-    step = theme.cell_step(len(rows), 380)
     names_a, names_b = [labels_a[k] for k in rows], [labels_b[k] for k in columns]
     data = {
         "ea": ea,
@@ -172,137 +233,85 @@ def pair_matrix(
         "value": values,
         "ink": theme.ink(values, scale),
     }
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("b:O", title=None, sort=names_b, axis=theme.axis_labels(-90)),
-        y=alt.Y("a:O", title=None, sort=names_a, axis=theme.axis_labels()),
+    base = marks.chart(
+        data,
+        x=alt.X("b:O", title=None, sort=names_b, axis=marks.axis_labels(-90)),
+        y=alt.Y("a:O", title=None, sort=names_a, axis=marks.axis_labels()),
     )
-    cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title="cosine", scale=scale),
-        tooltip=[
-            alt.Tooltip("a:N", title="expert"),
-            alt.Tooltip("b:N", title="with expert"),
-            alt.Tooltip("value:Q", title="cosine", format=".4f"),
-        ],
-    )
-    layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
-    ring = {"a": names_a, "b": [labels_b[k] for k in partner[rows]]}
-    layers += theme.outlined(base, ring, step)
-    layers += theme.cell_digits(base, step)
+    step = theme.cell_step(len(rows), 380)
+    colour = alt.Color("value:Q", title="cosine", scale=scale)
+    tips: list[marks.Tip] = [
+        ("a:N", "expert"),
+        ("b:N", "with expert"),
+        ("value:Q", "cosine", ".4f"),
+    ]
+    matched = {"a": names_a, "b": [labels_b[k] for k in partner[rows]]}
+    layers = [
+        marks.cells(base, colour, tips, "ea", "eb"),
+        *marks.outlined(base, matched, step),
+        *marks.cell_digits(base, step),
+    ]
     mean = float(np.mean(pair.matched))
     part = ""
     if len(rows) < n_experts:
         part = f" Drawn: the {len(rows)} best matched of {n_experts} experts; the table holds all."
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(step),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    return marks.cell_figure(
+        layers,
+        (step, step),
+        theme.title(
             f"Experts of {labels_a[0].split('·')[0]} against {labels_b[0].split('·')[0]}",
             f"cosine; outlined: the best one-to-one matching, mean {mean:.3f}; matched mean, "
             f"{theme.chance_text(chance)}.{part}",
             width=step * len(rows),
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Cosines of {len(rows)} by {len(columns)} experts of two layers",
             f"Mean over the matched pairs {mean:.3f}, {theme.chance_text(chance)}",
         ),
     )
 
 
-def null_place(
+def value_against_null(
     value: float, chance: Chance, *, name: str, samples: np.ndarray | None = None
 ) -> alt.LayerChart:
-    """Where a value stands among what unrelated layers give.
+    """A value of layers beside the same of unrelated ones.
 
     Args:
+        value: what was measured.
+        chance: what unrelated layers give.
         name: what the value is, with its unit.
         samples: the draws under chance; their histogram is drawn when given, else
             only their 95 % band and mean.
     """
     x = alt.X("x:Q", title=name, scale=alt.Scale(zero=False, nice=True))
-    layers: list[alt.Chart] = []
     if samples is not None and len(samples):
         counts, edges = np.histogram(samples, bins=min(40, max(8, len(samples) // 8)))
-        bars = {"x": edges[:-1], "x2": edges[1:], "draws": counts}
-        layers.append(
-            alt.Chart(theme.embed(bars))
-            .mark_rect(color=theme.BAND_GREY, opacity=0.7)
-            .encode(x=x, x2="x2:Q", y=alt.Y("draws:Q", title="draws"), tooltip=["draws:Q"])
-        )
+        data = {"x": edges[:-1], "x2": edges[1:], "draws": counts}
+        bars = marks.chart(data, x=x, x2="x2:Q", y=alt.Y("draws:Q", title="draws"))
+        layers = [bars.mark_rect(color=theme.BAND_GREY, opacity=0.7).encode(tooltip=["draws:Q"])]
     else:
-        band = {"x": [chance.low], "x2": [chance.high]}
-        layers.append(
-            alt.Chart(theme.embed(band))
-            .mark_rect(color=theme.BAND_GREY, opacity=0.5)
-            .encode(x=x, x2="x2:Q")
-        )
-        mean = alt.Chart(theme.embed({"x": [chance.mean]}))
-        layers.append(mean.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4]).encode(x=x))
-    mark = alt.Chart(theme.embed({"x": [value]})).encode(
-        x=x, tooltip=[alt.Tooltip("x:Q", title=name, format=".4f")]
-    )
+        band = marks.chart({"x": [chance.low], "x2": [chance.high]}, x=x, x2="x2:Q")
+        layers = [
+            band.mark_rect(color=theme.BAND_GREY, opacity=0.5),
+            marks.dashed_rule({"x": [chance.mean]}, x=x),
+        ]
+    mark = marks.chart({"x": [value]}, x=x, tooltip=marks.tooltip(("x:Q", name, ".4f")))
     layers.append(mark.mark_rule(color=theme.ORANGE, strokeWidth=3))
     inside = chance.low <= value <= chance.high
     verdict = "within" if inside else ("above" if value > chance.high else "below")
-    return theme.layered(*layers).properties(
-        width=420,
-        height=90 if samples is not None else 40,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    return marks.plot_figure(
+        layers,
+        (420, 90 if samples is not None else 40),
+        theme.title(
             f"{name}: {value:.4f}",
             f"orange: this value, {verdict} the band; grey: {theme.chance_text(chance)}, "
             f"{chance.draws} draws",
             width=420,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"{name} is {value:.4f}, {verdict} what chance gives", theme.chance_text(chance)
         ),
     )
-
-
-def _adjacent_base(
-    adjacent: AdjacentLayers, labels: Sequence[str], values: np.ndarray
-) -> alt.Chart:
-    pairs = np.asarray(adjacent.pairs)
-    names = [f"{labels[a]}→{labels[b]}" for a, b in pairs]
-    data = {
-        "la": pairs[:, 0],
-        "lb": pairs[:, 1],
-        "pair": names,
-        "value": values,
-        "classic": np.asarray(adjacent.classic_transitions, dtype=bool),
-    }
-    return alt.Chart(theme.embed(data)).encode(
-        x=alt.X(
-            "pair:O",
-            title="pair of adjacent layers",
-            sort=names,
-            axis=theme.axis_labels(-90 if len(names) > 12 else 0),
-        )
-    )
-
-
-def _adjacent_tooltip(name: str) -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("pair:N", title="layers"),
-        alt.Tooltip("value:Q", title=name, format=".4f"),
-        alt.Tooltip("classic:N", title=CLASSIC_RULE),
-    ]
-
-
-def _key(scale: alt.Scale) -> alt.Color:
-    return alt.Color(
-        "key:N",
-        title=None,
-        scale=scale,
-        legend=alt.Legend(
-            orient="bottom", columns=2, labelLimit=360, symbolType="square", symbolOpacity=1
-        ),
-    )
-
-
-def _key_of(value: str) -> str:
-    return f"datum.classic ? '{CLASSIC_RULE}' : '{value}'"
 
 
 def _range_text(values: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Int
 from lens.clustering.map_stability import random_trust
 from lens.clustering.maps import trust_neighbours
 from lens.errors import LensError
-from lens.figures import theme
+from lens.figures import marks, theme
 from lens.words import p_value_text
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def layer_scatter(
     """Layers as points, near each other when they route alike; a thin line follows depth.
 
     Args:
+        layer_map: positions of the layers.
+        labels: of the layers.
         clusters: a group number per layer to colour by; None colours by depth.
         axes: which dimensions of the map to draw.
         picked: the layer to ring.
@@ -47,86 +49,74 @@ def layer_scatter(
         A chart with the selection "pick" of the field layer.
     """
     points = np.asarray(layer_map.points, dtype=float)[:, list(axes)]
-    n_layers = len(points)
     name = MAP_NAMES.get(layer_map.method, layer_map.method)
+    across, down = _square(points)
+    x = alt.X("x:Q", **_bare(_axis_title(layer_map, axes[0]), across))
+    y = alt.Y("y:Q", **_bare(_axis_title(layer_map, axes[1]), down))
+    base = marks.chart(_point_columns(points, labels, clusters), x=x, y=y)
+    layers = _point_layers(base, clusters, len(points))
+    if picked is not None:
+        ring = marks.chart({"x": [points[picked, 0]], "y": [points[picked, 1]]}, x=x, y=y)
+        layers.append(ring.mark_point(size=260, color=theme.ORANGE, strokeWidth=3, tooltip=None))
+    settings = ", ".join(
+        f"{key.replace('_', ' ')} {_setting(v)}" for key, v in layer_map.settings.items()
+    )
+    reading = "colour: depth" if clusters is None else "colour and digit: group"
+    judged, same = _trust_text(layer_map, trust), _stability_text(stability)
+    return marks.plot_figure(
+        layers,
+        (440, 440),
+        theme.title(f"Map of layers: {name}", f"{judged}; {reading}", same, settings, width=440),
+        theme.alt_description(
+            f"{name} map of {len(points)} layers",
+            judged,
+            same,
+            f"Settings: {settings}" * bool(settings),
+        ),
+        flexible=False,
+    )
+
+
+def _point_columns(
+    points: np.ndarray, labels: Sequence[str], clusters: np.ndarray | None
+) -> theme.Columns:
+    n_layers = len(points)
     every = -(-n_layers // LABELLED_POINTS)
-    (x_low, x_high), (y_low, y_high) = _square(points)
-    x = alt.X(
-        "x:Q",
-        title=_axis_title(layer_map, axes[0]),
-        scale=_fixed(x_low, x_high),
-        axis=_plain_axis(),
-    )
-    y = alt.Y(
-        "y:Q",
-        title=_axis_title(layer_map, axes[1]),
-        scale=_fixed(y_low, y_high),
-        axis=_plain_axis(),
-    )
-    data = {
+    return {
         "layer": np.arange(n_layers),
         "name": list(labels),
-        "label": [n if i % every == 0 else "" for i, n in enumerate(labels)],
+        "label": [name if i % every == 0 else "" for i, name in enumerate(labels)],
         "x": points[:, 0],
         "y": points[:, 1],
         "cluster": np.zeros(n_layers, int) if clusters is None else np.asarray(clusters),
     }
-    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
-    tooltip = [alt.Tooltip("name:N", title="layer")]
+
+
+def _point_layers(base: alt.Chart, clusters: np.ndarray | None, n_layers: int) -> list[alt.Chart]:
+    """The line through depth, the points, the digits of groups, and the labels."""
+    tips: list[marks.Tip] = [("name:N", "layer")]
+    digits = []
     if clusters is None:
         depth = theme.sequential((0, max(n_layers - 1, 1)))
         colour = alt.Color("layer:Q", title="depth (row)", scale=depth)
-        reading = "colour: depth"
     else:
         numbers = sorted({int(c) for c in clusters})
-        shades = [theme.OKABE_ITO[i % len(theme.OKABE_ITO)] for i in range(len(numbers))]
-        colour = alt.Color(
-            "cluster:N", title="group", scale=alt.Scale(domain=numbers, range=shades)
-        )
-        tooltip.append(alt.Tooltip("cluster:N", title="group"))
-        reading = "colour and digit: group"
-    pick = alt.selection_point(name="pick", fields=["layer"], empty=False)
-    layers = [
-        base.mark_line(color=theme.BAND_GREY, strokeWidth=1, opacity=0.6, tooltip=None).encode(
-            order="layer:Q"
-        ),
-        base.mark_circle(size=110, opacity=1, stroke=theme.MID_GREY, strokeWidth=0.6)
-        .encode(color=colour, tooltip=tooltip)
-        .add_params(pick),
+        shades = alt.Scale(domain=numbers, range=theme.palette(len(numbers)))
+        colour = alt.Color("cluster:N", title="group", scale=shades)
+        tips.append(("cluster:N", "group"))
+        text = base.mark_text(fontSize=8, color=theme.ON_LIGHT, tooltip=None)
+        digits = [text.encode(text="cluster:N")]
+    line = base.mark_line(color=theme.BAND_GREY, strokeWidth=1, opacity=0.6, tooltip=None)
+    points = base.mark_circle(size=110, opacity=1, stroke=theme.MID_GREY, strokeWidth=0.6)
+    names = base.mark_text(
+        dx=8, dy=-7, align="left", fontSize=9, color=theme.MID_GREY, tooltip=None
+    )
+    return [
+        line.encode(order="layer:Q"),
+        points.encode(color=colour, tooltip=marks.tooltip(*tips)).add_params(marks.pick("layer")),
+        *digits,
+        names.encode(text="label:N"),
     ]
-    if clusters is not None:
-        layers.append(
-            base.mark_text(fontSize=8, color=theme.ON_LIGHT, tooltip=None).encode(text="cluster:N")
-        )
-    layers.append(
-        base.mark_text(
-            dx=8, dy=-7, align="left", fontSize=9, color=theme.MID_GREY, tooltip=None
-        ).encode(text="label:N")
-    )
-    if picked is not None:
-        ring = {"x": [points[picked, 0]], "y": [points[picked, 1]]}
-        layers.append(
-            alt.Chart(theme.embed(ring))
-            .mark_point(size=260, color=theme.ORANGE, strokeWidth=3, tooltip=None)
-            .encode(x=x, y=y)
-        )
-    settings = ", ".join(
-        f"{key.replace('_', ' ')} {_setting(v)}" for key, v in layer_map.settings.items()
-    )
-    judged = f"{_trust_text(layer_map, trust)}; {reading}"
-    same = _stability_text(stability)
-    return theme.layered(*layers).properties(
-        width=440,
-        height=440,
-        autosize=theme.NATURAL,
-        title=theme.title(f"Map of layers: {name}", judged, same, settings, width=440),
-        description=theme.alt_description(
-            f"{name} map of {n_layers} layers",
-            _trust_text(layer_map, trust),
-            same,
-            f"Settings: {settings}" * bool(settings),
-        ),
-    )
 
 
 def _trust_text(layer_map: LayerMap, trust: TrustNull | None) -> str:
@@ -155,6 +145,9 @@ def _stability_text(stability: MapStability | None) -> str:
 def explained_variance(layer_map: LayerMap) -> alt.LayerChart:
     """Share of the variance on each axis of a PCA or MDS map, and the running sum.
 
+    Args:
+        layer_map: with its explained variance.
+
     Raises:
         LensError: the map has no axes to explain anything (t-SNE, UMAP).
     """
@@ -164,30 +157,22 @@ def explained_variance(layer_map: LayerMap) -> alt.LayerChart:
             "expected a PCA or MDS map. Choose one of these."
         )
     share = np.asarray(layer_map.explained, dtype=float)
-    data = {"axis": np.arange(1, len(share) + 1), "share": share, "sum": np.cumsum(share)}
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("axis:O", title="axis", axis=alt.Axis(labelAngle=0))
+    base = marks.chart(
+        {"axis": np.arange(1, len(share) + 1), "share": share, "sum": np.cumsum(share)},
+        x=alt.X("axis:O", title="axis", axis=alt.Axis(labelAngle=0)),
+        tooltip=marks.tooltip(("axis:O",), ("share:Q", "", ".1%"), ("sum:Q", "running sum", ".1%")),
     )
-    percent = alt.Axis(format="%")
-    tooltip = [
-        alt.Tooltip("axis:O"),
-        alt.Tooltip("share:Q", format=".1%"),
-        alt.Tooltip("sum:Q", title="running sum", format=".1%"),
-    ]
-    bars = base.mark_bar(color=theme.BLUE).encode(
-        y=alt.Y("share:Q", title="share of variance", axis=percent), tooltip=tooltip
-    )
-    line = base.mark_line(color=theme.ORANGE, point=alt.OverlayMarkDef(color=theme.ORANGE)).encode(
-        y="sum:Q", tooltip=tooltip
-    )
-    return theme.layered(bars, line).properties(
-        width=alt.Step(theme.cell_step(len(share), 360, low=8, high=60)),
-        height=180,
-        autosize=theme.NATURAL,
-        title=theme.title("Variance on each axis", "bars: share; line: running sum"),
-        description=theme.alt_description(
+    y = alt.Y("share:Q", title="share of variance", axis=alt.Axis(format="%"))
+    line = base.mark_line(color=theme.ORANGE, point=alt.OverlayMarkDef(color=theme.ORANGE))
+    step = theme.cell_step(len(share), 360, low=8, high=60)
+    return marks.plot_figure(
+        [base.mark_bar(color=theme.BLUE).encode(y=y), line.encode(y="sum:Q")],
+        (alt.Step(step), 180),
+        theme.title("Variance on each axis", "bars: share; line: running sum"),
+        theme.alt_description(
             f"The first {len(share)} axes hold {share.sum():.0%} of the variance"
         ),
+        flexible=False,
     )
 
 
@@ -205,12 +190,13 @@ def _square(points: np.ndarray) -> list[tuple[float, float]]:
     return [(float(m - half), float(m + half)) for m in middle]
 
 
-def _fixed(low: float, high: float) -> alt.Scale:
-    return alt.Scale(domain=[low, high], nice=False, zero=False)
-
-
-def _plain_axis() -> alt.Axis:
-    return alt.Axis(labels=False, ticks=False, grid=False)
+def _bare(title: str, domain: tuple[float, float]) -> dict[str, Any]:
+    """An axis without numbers, which mean nothing on a map."""
+    return {
+        "title": title,
+        "scale": alt.Scale(domain=list(domain), nice=False, zero=False),
+        "axis": alt.Axis(labels=False, ticks=False, grid=False),
+    }
 
 
 def _setting(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Two router sets side by side."""
+"""Figures of two router sets side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from lens.errors import LensError
-from lens.figures import theme
+from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
 from lens.words import p_value_text, significant
 
@@ -25,11 +25,17 @@ COLOURS = {
     "unrelated": "#C2185B",
 }
 SHAPES = ["circle", "diamond", "circle", "diamond", "cross"]
+LEVEL = 0.05
 EXPERT_KINDS = ("beyond chance", "no counterpart beyond chance")
 
 
 def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
-    """Similarity of each layer with its counterpart, and what became of it."""
+    """Similarity of each layer with its counterpart, and what became of it.
+
+    Args:
+        found: of the sets A and B.
+        labels: of the layers of A.
+    """
     name = LAYER_METRICS[found.metric].label
     names = [labels[int(row)] for row in found.pairs[:, 0]]
     data = {
@@ -41,47 +47,39 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
         "verdict": [found.verdict(pair) for pair in range(len(names))],
         "q": found.q,
     }
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X(
-            "layer:O",
-            title="layer",
-            sort=names,
-            axis=theme.axis_labels(-90 if len(names) > 16 else 0),
-        )
-    )
-    key = alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
-    tooltip = [
-        alt.Tooltip("layer:N"),
-        alt.Tooltip("value:Q", title=name, format=".4f"),
-        alt.Tooltip("low:Q", title="low (2.5 %)", format=".4f"),
-        alt.Tooltip("high:Q", title="high (97.5 %)", format=".4f"),
-        alt.Tooltip("lowest:Q", title="weakest match (cosine)", format=".4f"),
-        alt.Tooltip("q:Q", title="q", format=".2g"),
-        alt.Tooltip("verdict:N"),
-    ]
-    line = base.mark_line(color=theme.BAND_GREY).encode(y=alt.Y("value:Q", title=name))
-    bars = base.mark_rule(color=theme.BAND_GREY, strokeWidth=2).encode(y="low:Q", y2="high:Q")
+    base = marks.chart(data, x=_layer_x(names))
+    kinds = list(COLOURS)
+    key = alt.Scale(domain=kinds, range=list(COLOURS.values()))
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
         y="value:Q",
         color=alt.Color("verdict:N", title=None, scale=key, legend=alt.Legend(orient="bottom")),
-        shape=alt.Shape(
-            "verdict:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=SHAPES)
+        shape=alt.Shape("verdict:N", title=None, scale=alt.Scale(domain=kinds, range=SHAPES)),
+        tooltip=marks.tooltip(
+            ("layer:N",),
+            ("value:Q", name, ".4f"),
+            ("low:Q", "low (2.5 %)", ".4f"),
+            ("high:Q", "high (97.5 %)", ".4f"),
+            ("lowest:Q", "weakest match (cosine)", ".4f"),
+            ("q:Q", "q", ".2g"),
+            ("verdict:N",),
         ),
-        tooltip=tooltip,
     )
-    weakest = base.mark_tick(color=theme.MID_GREY).encode(y="lowest:Q")
-    return theme.layered(line, bars, weakest, points).properties(
-        width=640,
-        height=260,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    return marks.plot_figure(
+        [
+            base.mark_line(color=theme.BAND_GREY).encode(y=alt.Y("value:Q", title=name)),
+            base.mark_rule(color=theme.BAND_GREY, strokeWidth=2).encode(y="low:Q", y2="high:Q"),
+            base.mark_tick(color=theme.MID_GREY).encode(y="lowest:Q"),
+            points,
+        ],
+        (640, 260),
+        theme.title(
             "Layers of A and of B",
             f"points: {name} of the layers with the same number, bars its 95 % bootstrap interval "
             f"({found.bootstrap_draws:,} draws); ticks: cosine of the weakest match of experts; "
             f"unrelated: q > 0.05 ({found.draws:,} draws, seed {found.seed}).",
             width=640,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"{name} of {len(names)} layers of A with their counterparts in B",
             f"from {found.similarity.min():.3g} to {found.similarity.max():.3g}",
         ),
@@ -93,6 +91,11 @@ def layers_across(
 ) -> alt.LayerChart:
     """Similarity of every layer of A with every layer of B; the best assignment outlined.
 
+    Args:
+        found: of the sets A and B.
+        labels: of the layers of A.
+        other_labels: of those of B.
+
     Raises:
         LensError: too many pairs to be drawn one by one.
     """
@@ -103,48 +106,45 @@ def layers_across(
             f"{theme.most_cells_a_side()} layers a side are drawn."
         )
     metric = LAYER_METRICS[found.metric]
-    a, b = (grid.ravel() for grid in np.indices(shape))
+    a, b = marks.grid(shape)
     data = {
         "a": np.asarray(labels)[a],
         "b": np.asarray(other_labels)[b],
         "value": found.all_similarity[a, b],
         "q": found.all_q[a, b],
     }
+    base = marks.chart(
+        data,
+        x=alt.X("b:O", title="layer of B", sort=list(other_labels), axis=marks.axis_labels(-90)),
+        y=alt.Y("a:O", title="layer of A", sort=list(labels), axis=marks.axis_labels()),
+    )
+    tips: list[marks.Tip] = [
+        ("a:N", "layer of A"),
+        ("b:N", "layer of B"),
+        ("value:Q", metric.label, ".4f"),
+        ("q:Q", "q (all pairs)", ".2g"),
+    ]
+    scale = theme.sequential((0, 1), bend=0.5)
     if metric.domain[0] < 0:
         scale = theme.diverging((-1, 1), 0, constant=0.1)
-    else:
-        scale = theme.sequential((0, 1), bend=0.5)
-    step = theme.cell_step(max(shape), 480)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("b:O", title="layer of B", sort=list(other_labels), axis=theme.axis_labels(-90)),
-        y=alt.Y("a:O", title="layer of A", sort=list(labels), axis=theme.axis_labels()),
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title=metric.label, scale=scale),
-        tooltip=[
-            alt.Tooltip("a:N", title="layer of A"),
-            alt.Tooltip("b:N", title="layer of B"),
-            alt.Tooltip("value:Q", title=metric.label, format=".4f"),
-            alt.Tooltip("q:Q", title="q (all pairs)", format=".2g"),
-        ],
-    )
     rows = np.flatnonzero(found.alignment >= 0)
-    ring = {
+    assigned = {
         "a": [labels[int(row)] for row in rows],
         "b": [other_labels[int(found.alignment[row])] for row in rows],
     }
-    beyond = int((found.all_q <= 0.05).sum())
-    return theme.layered(cells, *theme.outlined(base, ring, step)).properties(
-        width=alt.Step(step),
-        height=alt.Step(step),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    step = theme.cell_step(max(shape), 480)
+    cells = marks.cells(base, alt.Color("value:Q", title=metric.label, scale=scale), tips)
+    beyond = int((found.all_q <= LEVEL).sum())
+    return marks.cell_figure(
+        [cells, *marks.outlined(base, assigned, step)],
+        (step, step),
+        theme.title(
             "Every layer of A with every layer of B",
             f"{metric.label}; {beyond:,} of {found.all_similarity.size:,} pairs beyond chance "
             f"(q ≤ 0.05; {found.draws:,} draws, seed {found.seed}). Outlined: the best assignment.",
             width=step * shape[1],
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"{metric.label} of {len(labels)} layers of A with {len(other_labels)} layers of B",
             f"{beyond} pairs are beyond chance",
         ),
@@ -155,6 +155,7 @@ def experts_changed(found: Comparison, labels: Sequence[str]) -> alt.Chart:
     """Angle between each expert of A and its match in B, layer by layer.
 
     Args:
+        found: of the sets A and B.
         labels: of the layers of A.
 
     Raises:
@@ -166,100 +167,65 @@ def experts_changed(found: Comparison, labels: Sequence[str]) -> alt.Chart:
             f"{theme.MAX_MARKS:,} are drawn."
         )
     names = [labels[int(row)] for row in found.pairs[:, 0]]
-    pair, expert = (grid.ravel() for grid in np.indices(found.cosine.shape))
-    beyond = int((found.expert_q <= 0.05).sum())
-    angle = found.angle
+    pair, expert = marks.grid(found.cosine.shape)
+    beyond = found.expert_q <= LEVEL
     data = {
         "layer": np.asarray(names)[pair],
-        "name": [f"{names[p]}·E{e}" for p, e in zip(pair, expert, strict=True)],
-        "match": found.partner[pair, expert],
-        "angle": angle[pair, expert],
-        "cosine": found.cosine[pair, expert],
-        "q": found.expert_q[pair, expert],
-        "kind": np.where(found.expert_q[pair, expert] <= 0.05, *EXPERT_KINDS),
+        "name": theme.unit_names(names, pair, expert),
+        "match": found.partner.ravel(),
+        "angle": found.angle.ravel(),
+        "cosine": found.cosine.ravel(),
+        "q": found.expert_q.ravel(),
+        "kind": np.where(beyond.ravel(), *EXPERT_KINDS),
     }
-    return (
-        alt.Chart(theme.embed(data))
-        .mark_point(size=45, opacity=0.85, filled=True)
-        .encode(
-            x=alt.X(
-                "layer:O",
-                title="layer",
-                sort=names,
-                axis=theme.axis_labels(-90 if len(names) > 16 else 0),
-            ),
-            y=alt.Y("angle:Q", title="angle (degrees)", scale=alt.Scale(domainMin=0)),
-            color=alt.Color(
-                "kind:N",
-                title=None,
-                scale=alt.Scale(domain=list(EXPERT_KINDS), range=[theme.BLUE, "#D55E00"]),
-                legend=alt.Legend(orient="bottom"),
-            ),
-            tooltip=[
-                alt.Tooltip("name:N", title="expert of A"),
-                alt.Tooltip("match:Q", title="index in B"),
-                alt.Tooltip("angle:Q", format=".2f"),
-                alt.Tooltip("cosine:Q", format=".4f"),
-                alt.Tooltip("q:Q", format=".2g"),
-            ],
-        )
-        .properties(
+    kinds = alt.Scale(domain=list(EXPERT_KINDS), range=[theme.BLUE, "#D55E00"])
+    base = marks.chart(
+        data,
+        x=_layer_x(names),
+        y=alt.Y("angle:Q", title="angle (degrees)", scale=alt.Scale(domainMin=0)),
+        color=alt.Color("kind:N", title=None, scale=kinds, legend=alt.Legend(orient="bottom")),
+        tooltip=marks.tooltip(
+            ("name:N", "expert of A"),
+            ("match:Q", "index in B"),
+            ("angle:Q", "", ".2f"),
+            ("cosine:Q", "", ".4f"),
+            ("q:Q", "", ".2g"),
+        ),
+    )
+    points: alt.Chart = base.mark_point(size=45, opacity=0.85, filled=True)
+    return points.properties(
+        width=640,
+        height=260,
+        autosize=theme.FLEXIBLE,
+        title=theme.title(
+            "Experts of A and of B",
+            "angle between the directions of matched experts, 90° for unrelated ones; "
+            f"{int(beyond.sum()):,} of {beyond.size:,} matches beat chance (q ≤ 0.05; layers "
+            f"turned at random and matched anew, {found.expert_draws:,} draws of all experts "
+            f"of a layer, seed {found.seed}).",
             width=640,
-            height=260,
-            autosize=theme.FLEXIBLE,
-            title=theme.title(
-                "Experts of A and of B",
-                "angle between the directions of matched experts, 90° for unrelated ones; "
-                f"{beyond:,} of {found.cosine.size:,} matches beat chance (q ≤ 0.05; layers "
-                f"turned at random and matched anew, {found.expert_draws:,} draws of all experts "
-                f"of a layer, seed {found.seed}).",
-                width=640,
-            ),
-            description=theme.alt_description(
-                f"Angles of {found.cosine.size} experts of A to their matches in B",
-                f"from {angle.min():.3g} to {angle.max():.3g} degrees",
-            ),
-        )
+        ),
+        description=theme.alt_description(
+            f"Angles of {beyond.size} experts of A to their matches in B",
+            f"from {found.angle.min():.3g} to {found.angle.max():.3g} degrees",
+        ),
     )
 
 
+def _layer_x(names: Sequence[str]) -> alt.X:
+    """Layers across: field "layer"."""
+    axis = marks.axis_labels(-90 if len(names) > 16 else 0)
+    return alt.X("layer:O", title="layer", sort=list(names), axis=axis)
+
+
 def profiles_over_depth(profiles: Sequence[Profile]) -> alt.VConcatChart:
-    """Quantities of the layers of A and of B, over relative depth."""
-    panels = []
-    for profile in profiles:
-        depth = [np.linspace(0, 1, len(values)) for values in (profile.a, profile.b)]
-        data = {
-            "set": ["A"] * len(profile.a) + ["B"] * len(profile.b),
-            "depth": np.concatenate(depth),
-            "value": np.concatenate([profile.a, profile.b]),
-        }
-        told = "not asked: too few layers, or the same in all of them"
-        if np.isfinite(profile.correlation):
-            told = (
-                f"correlation {significant(profile.correlation)}, q {p_value_text(profile.q)} "
-                "against shuffled layers"
-            )
-        panels.append(
-            alt.Chart(theme.embed(data))
-            .mark_line(point=alt.OverlayMarkDef(size=22))
-            .encode(
-                x=alt.X("depth:Q", title="relative depth (0: first layer, 1: last)"),
-                y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
-                color=alt.Color(
-                    "set:N",
-                    title=None,
-                    scale=alt.Scale(domain=["A", "B"], range=[theme.BLUE, theme.ORANGE]),
-                ),
-                tooltip=[
-                    alt.Tooltip("set:N"),
-                    alt.Tooltip("depth:Q", format=".2f"),
-                    alt.Tooltip("value:Q", format=".4g"),
-                ],
-            )
-            .properties(width=560, height=110, title=theme.title(profile.name, told, width=560))
-        )
+    """Quantities of the layers of A and of B, over relative depth.
+
+    Args:
+        profiles: one a panel.
+    """
     first = profiles[0]
-    return alt.vconcat(*panels, spacing=14).properties(
+    return alt.vconcat(*(_profile(one) for one in profiles), spacing=14).properties(
         autosize=theme.NATURAL,
         title=theme.title(
             "The course of A and of B over depth",
@@ -271,3 +237,27 @@ def profiles_over_depth(profiles: Sequence[Profile]) -> alt.VConcatChart:
             f"{len(profiles)} quantities of {len(first.a)} layers of A and {len(first.b)} of B"
         ),
     )
+
+
+def _profile(profile: Profile) -> alt.Chart:
+    data = {
+        "set": ["A"] * len(profile.a) + ["B"] * len(profile.b),
+        "depth": np.concatenate([np.linspace(0, 1, len(v)) for v in (profile.a, profile.b)]),
+        "value": np.concatenate([profile.a, profile.b]),
+    }
+    told = "not asked: too few layers, or the same in all of them"
+    if np.isfinite(profile.correlation):
+        told = (
+            f"correlation {significant(profile.correlation)}, q {p_value_text(profile.q)} "
+            "against shuffled layers"
+        )
+    sets = alt.Scale(domain=["A", "B"], range=[theme.BLUE, theme.ORANGE])
+    base = marks.chart(
+        data,
+        x=alt.X("depth:Q", title="relative depth (0: first layer, 1: last)"),
+        y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+        color=alt.Color("set:N", title=None, scale=sets),
+        tooltip=marks.tooltip(("set:N",), ("depth:Q", "", ".2f"), ("value:Q", "", ".4g")),
+    )
+    line: alt.Chart = base.mark_line(point=alt.OverlayMarkDef(size=22))
+    return line.properties(width=560, height=110, title=theme.title(profile.name, told, width=560))

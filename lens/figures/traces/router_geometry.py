@@ -1,4 +1,4 @@
-"""Figures of what stands near a token's choice: how far the border is, what each layer expects."""
+"""Figures of a token's choice: how far the nearest border is, what each layer expects next."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.figures import theme
-from lens.figures.traces.token_maps import visible
+from lens.figures import marks, theme
+from lens.figures.token_grid import token_names, visible
 from lens.words import significant
 
 
@@ -21,12 +21,14 @@ def push_ticks(
     token: int,
     label: str,
 ) -> alt.LayerChart:
-    """How far every token of a text is from other experts in one layer, and one of them.
+    """Distance of every token of a text from other experts in one layer, and of one of them.
 
     Args:
         push: smallest push, as a share of the length of what the router reads.
         random: pushes that random directions need from the chosen token.
+        pieces: text of the tokens.
         token: the chosen one.
+        label: of the layer.
 
     Returns:
         A chart with the selection "pick" of the field token.
@@ -36,54 +38,42 @@ def push_ticks(
     # Half of the directions are beyond the median; of many not one comes to a border.
     middle = float(np.sort(random)[len(random) // 2]) * 100
     low = 100 * float(np.sort(random)[len(random) // 20])
-    ends = [float(share.min()), float(share.max()), low, middle]
-    ends = [end for end in ends if np.isfinite(end) and end > 0] or [1.0]
-    scale = alt.Scale(type="log", domain=[min(ends) * 0.8, max(ends) * 1.25], nice=False)
+    known = [float(share.min()), float(share.max()), low, middle]
+    known = [value for value in known if np.isfinite(value) and value > 0] or [1.0]
+    least = min(known) * 0.8
     x = alt.X(
         "value:Q",
         title="push that changes the experts, % of the length (log scale)",
-        scale=scale,
+        scale=alt.Scale(type="log", domain=[least, max(known) * 1.25], nice=False),
         axis=alt.Axis(grid=False, format="~g", tickCount=6),
     )
-    others = {
+    every = {
         "token": np.arange(len(share)),
-        "piece": [f"{t} {visible(piece)}" for t, piece in enumerate(pieces)],
-        "value": np.maximum(share, min(ends) * 0.8),
+        "piece": token_names(pieces),
+        "value": np.maximum(share, least),
     }
-    pick = alt.selection_point(name="pick", fields=["token"], empty=False)
-    ticks = (
-        alt.Chart(theme.embed(others))
-        .mark_tick(thickness=1.6, size=26, opacity=0.75, color=theme.BAND_GREY)
-        .encode(
-            x=x,
-            tooltip=[
-                alt.Tooltip("piece:N", title="token"),
-                alt.Tooltip("value:Q", title="push, %", format=".3g"),
-            ],
-        )
-        .add_params(pick)
+    tips = marks.tooltip(("piece:N", "token"), ("value:Q", "push, %", ".3g"))
+    ticks = marks.chart(every, x=x, tooltip=tips).mark_tick(
+        thickness=1.6, size=26, opacity=0.75, color=theme.BAND_GREY
     )
-    marked = alt.Chart(theme.embed({"value": [max(own, min(ends) * 0.8)]}))
+    marked = marks.chart({"value": [max(own, least)]}, x=x)
     layers = [
-        ticks,
-        marked.mark_tick(thickness=4, size=38, color=theme.ORANGE, tooltip=None).encode(x=x),
+        ticks.add_params(marks.pick("token")),
+        marked.mark_tick(thickness=4, size=38, color=theme.ORANGE, tooltip=None),
     ]
     if np.isfinite(middle):
-        rule = alt.Chart(theme.embed({"value": [middle]}))
-        layers.append(
-            rule.mark_rule(color=theme.BLUE, strokeDash=[5, 4], strokeWidth=2).encode(x=x)
-        )
-    return theme.layered(*layers).properties(
-        width=420,
-        height=56,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+        rule = marks.chart({"value": [middle]}, x=x)
+        layers.append(rule.mark_rule(color=theme.BLUE, strokeDash=[5, 4], strokeWidth=2))
+    return marks.plot_figure(
+        layers,
+        (420, 56),
+        theme.title(
             f"How close every choice was in {label}",
             f"a tick a token; orange: token {token}, {significant(own)} %; blue: half of "
             f"{len(random):,} random directions need more than {significant(middle)} %",
             width=300,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Ticks of {len(share)} tokens: the smallest push that changes their experts in "
             f"{label}, from {significant(share.min())} % to {significant(share.max())} %",
             f"Token {token}: {significant(own)} %; random directions: {significant(middle)} %",
@@ -91,7 +81,7 @@ def push_ticks(
     )
 
 
-def lens_course(
+def logit_lens_by_layer(
     pieces: Sequence[str],
     probs: Float[np.ndarray, " layer"],
     kl: Float[np.ndarray, " layer"],
@@ -101,11 +91,13 @@ def lens_course(
     usual: Float[np.ndarray, " layer"],
     after: str,
 ) -> alt.LayerChart:
-    """What the model would expect next if it ended after each layer, and how far off that is.
+    """Next token that the model would expect if it ended after each layer, and its distance.
 
     Args:
-        pieces: the likeliest next token after each layer; probs: its probability.
+        pieces: the likeliest next token after each layer.
+        probs: its probability.
         kl: KL(whole model ‖ up to the layer), nats.
+        labels: of the layers.
         layer: the chosen row.
         usual: median of kl over the text's tokens.
         after: the token they follow.
@@ -123,39 +115,35 @@ def lens_course(
         "text": [f"{visible(p)}  {float(q):.2f}" for p, q in zip(pieces, probs, strict=True)],
         "shade": np.where(rows == layer, theme.ORANGE, theme.BLUE),
     }
-    y = alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels())
+    y = marks.layer_y(labels)
     most = float(max(np.max(kl), np.max(usual), 1e-6))
     # Room to the right of the longest bar for the words beside it.
     scale = alt.Scale(domain=[0, most * 1.6], nice=False)
     x = alt.X("value:Q", title="KL from the whole model, nats", scale=scale)
-    base = alt.Chart(theme.embed(data)).encode(y=y, x=x)
-    pick = alt.selection_point(name="pick", fields=["layer"], empty=False)
+    base = marks.chart(data, y=y, x=x)
     bars = base.mark_bar().encode(
         color=alt.Color("shade:N", scale=None, legend=None),
-        tooltip=[
-            alt.Tooltip("y:N", title="layer"),
-            alt.Tooltip("text:N", title="likeliest"),
-            alt.Tooltip("value:Q", title="KL, nats", format=".3f"),
-        ],
+        tooltip=marks.tooltip(
+            ("y:N", "layer"), ("text:N", "likeliest"), ("value:Q", "KL, nats", ".3f")
+        ),
     )
     words = base.mark_text(
         align="left", dx=6, fontSize=min(11, step - 1), color=theme.MID_GREY, tooltip=None
     )
-    typical = alt.Chart(theme.embed({"y": list(labels), "value": np.asarray(usual, dtype=float)}))
+    typical = marks.chart({"y": list(labels), "value": np.asarray(usual, dtype=float)}, y=y, x=x)
     ticks = typical.mark_tick(
         thickness=2, size=max(step - 3, 6), color=theme.MID_GREY, tooltip=None
-    ).encode(y=y, x=x)
-    return theme.layered(bars.add_params(pick), ticks, words.encode(text="text:N")).properties(
-        width=420,
-        height=alt.Step(step),
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    )
+    return marks.plot_figure(
+        [bars.add_params(marks.pick("layer")), ticks, words.encode(text="text:N")],
+        (420, alt.Step(step)),
+        theme.title(
             f"If the model ended here: after {visible(after)}",
             "beside the bar: the likeliest next token and its probability; grey tick: median KL "
             "of this text's tokens",
             width=300,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             "Likeliest next token after each layer: "
             + ", ".join(
                 f"{name} {visible(piece)} (KL {float(k):.2f})"

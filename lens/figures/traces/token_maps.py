@@ -6,7 +6,6 @@ colour of an expert is that of its index modulo eight; its digit is always print
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +14,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.figures import theme
+from lens.figures import marks, theme
+from lens.figures.token_grid import (
+    TokenGrid,
+    token_names,
+    token_step,
+    token_window,
+    token_x,
+    visible,
+    window_text,
+)
 
-# Cells of a token map; each may carry a digit, which is a mark too.
-MAX_CELLS = theme.MAX_MARKS // 2
 GAP = "generated:"
 
 
@@ -55,33 +61,6 @@ TOKEN_VALUES: Mapping[str, TokenText] = {
 }
 
 
-def token_window(
-    n_tokens: int, n_layers: int, *, picked: int | None = None, start: int | None = None
-) -> range:
-    """The tokens that a map of all layers draws: all of them, or as many as stay quick.
-
-    Args:
-        picked: a token that the window has to hold.
-        start: first token, when the caller pages by hand.
-    """
-    width = min(n_tokens, max(1, MAX_CELLS // max(n_layers, 1)))
-    first = 0
-    if start is not None:
-        first = start
-    elif picked is not None and picked >= width:
-        first = picked - width // 2
-    first = int(np.clip(first, 0, n_tokens - width))
-    return range(first, first + width)
-
-
-def visible(piece: str) -> str:
-    """A token's piece with blanks and control characters made visible."""
-    swaps = {"▁": "·", " ": "·", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    shown = "".join(swaps.get(c, c) for c in piece)
-    shown = "".join("�" if unicodedata.category(c) in ("Cc", "Cs", "Co") else c for c in shown)
-    return shown if len(shown) <= 24 else shown[:23] + "…"
-
-
 def token_layer_map(
     values: Float[np.ndarray, "layer token"] | Int[np.ndarray, "layer token"],
     what: str,
@@ -96,7 +75,10 @@ def token_layer_map(
     """One value for every token in every layer; see `token_window` for long prompts.
 
     Args:
+        values: to draw.
         what: "margin", "lead", "entropy", "top1_prob" or "top1" (expert indexes).
+        pieces: text of the tokens.
+        labels: of the layers.
         picked: the cell to outline, as (token, layer).
         prompt_length: tokens from here on were generated.
         n_experts: sets the fixed domain of entropy and largest gate.
@@ -105,64 +87,41 @@ def token_layer_map(
     Returns:
         A chart with the selection "pick" of the fields token and layer.
     """
-    text = TOKEN_VALUES[what]
-    values = np.asarray(values, dtype=int if what == "top1" else float)
+    text, is_choice = TOKEN_VALUES[what], what == "top1"
+    values = np.asarray(values, dtype=int if is_choice else float)
     n_layers, n_tokens = values.shape
     _same_length(pieces, n_tokens)
     window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None, start=start)
-    names = _token_names(pieces)
-    domain = _with_gap([names[t] for t in window], window, prompt_length)
-    layer, place = (grid.ravel() for grid in np.indices((n_layers, len(window))))
-    token = place + window.start
-    cells = values[layer, token]
-    step = theme.cell_step(len(window), 680, low=14 if what == "top1" else 9, high=30)
-    data = {
-        "token": token,
-        "layer": layer,
-        "x": np.asarray(names)[token],
-        "y": np.asarray(labels)[layer],
+    grid = TokenGrid(token_names(pieces), labels, window)
+    step = token_step(len(window), 14 if is_choice else 9)
+    token, _ = grid.cells
+    data = grid.columns(values) | {
         "piece": np.asarray([visible(p) for p in pieces])[token],
         "part": np.where(token < end_of_prompt(prompt_length, n_tokens), "prompt", "generated"),
-        "value": cells,
     }
-    is_choice = what == "top1"
     if is_choice:
-        data |= {"shade": _shades(cells), "ink": _digit_ink(cells)}
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("x:O", title="token", scale=alt.Scale(domain=domain), axis=_token_axis()),
-        y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
-    )
-    tooltip = [
-        alt.Tooltip("x:N", title="token"),
-        alt.Tooltip("y:N", title="layer"),
-        alt.Tooltip("value:Q", title=text.title, format="d" if is_choice else ".4f"),
-        alt.Tooltip("part:N", title="part"),
+        data |= {"shade": _shades(data["value"]), "ink": digit_ink(data["value"])}
+    domain = _with_gap(grid.shown, window, prompt_length)
+    base = marks.chart(data, x=token_x(domain, "token"), y=marks.layer_y(labels))
+    tips: list[marks.Tip] = [
+        ("x:N", "token"),
+        ("y:N", "layer"),
+        ("value:Q", text.title, "d" if is_choice else ".4f"),
+        ("part:N", "part"),
     ]
+    layers = [marks.cells(base, _colour(values, what, n_experts), tips, "token", "layer")]
     if is_choice:
-        colour = alt.Color("shade:N", scale=None, legend=None)
-    else:
-        ends = _token_domain(values, what, n_experts)
-        scale = theme.sequential(ends, scheme=text.scheme, reverse=text.reverse)
-        colour = alt.Color("value:Q", title=text.title, scale=scale)
-    pick = alt.selection_point(name="pick", fields=["token", "layer"], empty=False)
-    layers = [base.mark_rect().encode(color=colour, tooltip=tooltip).add_params(pick)]
-    if is_choice:
-        digits = base.mark_text(fontSize=min(11, step * 0.7), tooltip=None)
-        layers.append(digits.encode(text="value:N", color=theme.ink_colour()))
-    if picked is not None and picked[0] in window:
-        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]}, step)
+        layers.append(marks.inked_text(base, "value:N", min(11, step * 0.7)))
     part = window_text(window, n_tokens)
-    chance = _token_chance(what, n_experts)
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(theme.cell_step(n_layers, 420, low=14 if is_choice else 6, high=24)),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    return marks.cell_figure(
+        layers + grid.outline(base, picked, step),
+        (step, theme.cell_step(n_layers, 420, low=14, high=24) if is_choice else grid.height),
+        theme.title(
             f"{text.title} of every token in every layer",
-            f"{text.unit}. {chance}{part}",
+            f"{text.unit}. {_token_chance(what, n_experts)}{part}",
             width=step * len(domain),
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Heatmap: {text.title} of {len(window)} tokens in {n_layers} layers",
             f"Values from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}",
             part,
@@ -170,7 +129,7 @@ def token_layer_map(
     )
 
 
-def compare_maps(
+def difference_map(
     difference: Float[np.ndarray, "layer token"],
     what: str,
     pieces_a: Sequence[str],
@@ -185,7 +144,12 @@ def compare_maps(
     Args:
         difference: of the aligned tokens; with what = "top1", 1 where the choice
             differs and 0 where it does not.
-        pieces_a, pieces_b: the tokens of both, aligned ("" where there is none).
+        what: the value, a name in `TOKEN_VALUES`.
+        pieces_a: tokens of the first prompt, aligned ("" where there is none).
+        pieces_b: those of the second.
+        labels: of the layers.
+        picked: the cell to outline, as (token, layer).
+        start: first token drawn.
 
     Returns:
         A chart with the selection "pick" of the fields token and layer.
@@ -195,57 +159,56 @@ def compare_maps(
     n_layers, n_tokens = difference.shape
     window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None, start=start)
     names = [_pair_name(t, pieces_a, pieces_b) for t in range(n_tokens)]
-    layer, place = (grid.ravel() for grid in np.indices((n_layers, len(window))))
-    token = place + window.start
-    values = difference[layer, token]
+    grid, step = TokenGrid(names, labels, window), token_step(len(window))
     reach = 1.0 if what == "top1" else theme.fitted_domain(difference, middle=0.0)[1]
-    data = {
-        "token": token,
-        "layer": layer,
-        "x": np.asarray(names)[token],
-        "y": np.asarray(labels)[layer],
-        "value": values,
-    }
-    step = theme.cell_step(len(window), 680, low=9, high=30)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X(
-            "x:O",
-            title="token of the first prompt | of the second",
-            scale=alt.Scale(domain=[names[t] for t in window]),
-            axis=theme.axis_labels(-90, labelLimit=140),
-        ),
-        y=alt.Y("y:O", title="layer", sort=list(labels), axis=theme.axis_labels()),
-    )
+    x = token_x(grid.shown, "token of the first prompt | of the second", 140)
+    base = marks.chart(grid.columns(difference), x=x, y=marks.layer_y(labels))
     name = "first choice differs" if what == "top1" else f"{text.title}: first − second"
     cells = base.mark_rect(invalid=None).encode(
         color=alt.Color(
             "value:Q", title="first − second", scale=theme.diverging((-reach, reach), 0.0)
         ),
-        tooltip=[
-            alt.Tooltip("x:N", title="tokens"),
-            alt.Tooltip("y:N", title="layer"),
-            alt.Tooltip("value:Q", title=name, format=".4f"),
-        ],
+        tooltip=marks.tooltip(("x:N", "tokens"), ("y:N", "layer"), ("value:Q", name, ".4f")),
     )
-    pick = alt.selection_point(name="pick", fields=["token", "layer"], empty=False)
-    layers = [cells.add_params(pick)]
-    if picked is not None and picked[0] in window:
-        layers += theme.outlined(base, {"x": [names[picked[0]]], "y": [labels[picked[1]]]}, step)
     mean = float(np.nanmean(difference)) if np.isfinite(difference).any() else float("nan")
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(theme.cell_step(n_layers, 420, low=6, high=24)),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    return marks.cell_figure(
+        [cells.add_params(marks.pick("token", "layer")), *grid.outline(base, picked, step)],
+        (step, grid.height),
+        theme.title(
             f"Two prompts: {text.title.lower()}",
             f"{name}; {text.unit}; mean {mean:+.3f}; 0: alike",
             width=step * len(window),
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Heatmap of the difference in {text.title.lower()} between two prompts",
             f"Mean {mean:+.3f}",
         ),
     )
+
+
+def end_of_prompt(prompt_length: int | None, n_tokens: int) -> int:
+    """The first position that was generated; the number of tokens where none was."""
+    return n_tokens if prompt_length is None else prompt_length
+
+
+def digit_ink(experts: np.ndarray) -> np.ndarray:
+    """Colour of an expert's digit on its own colour."""
+    # Of the eight colours only the blue one is too dark for black digits.
+    blue = theme.OKABE_ITO.index("#0072B2")
+    is_blue = np.asarray(experts) % len(theme.OKABE_ITO) == blue
+    return np.where(is_blue, theme.ON_DARK, theme.ON_LIGHT)
+
+
+def _shades(experts: np.ndarray) -> np.ndarray:
+    return np.asarray(np.asarray(theme.OKABE_ITO)[experts % len(theme.OKABE_ITO)])
+
+
+def _colour(values: np.ndarray, what: str, n_experts: int | None) -> alt.Color:
+    if what == "top1":
+        return alt.Color("shade:N", scale=None, legend=None)
+    text, domain = TOKEN_VALUES[what], _token_domain(values, what, n_experts)
+    scale = theme.sequential(domain, scheme=text.scheme, reverse=text.reverse)
+    return alt.Color("value:Q", title=text.title, scale=scale)
 
 
 def _same_length(pieces: Sequence[str], n_tokens: int) -> None:
@@ -256,23 +219,11 @@ def _same_length(pieces: Sequence[str], n_tokens: int) -> None:
         )
 
 
-def _token_names(pieces: Sequence[str]) -> list[str]:
-    return [f"{t} {visible(piece)}" for t, piece in enumerate(pieces)]
-
-
-def end_of_prompt(prompt_length: int | None, n_tokens: int) -> int:
-    return n_tokens if prompt_length is None else prompt_length
-
-
 def _with_gap(names: list[str], window: range, prompt_length: int | None) -> list[str]:
     if prompt_length is None or not window.start < prompt_length < window.stop:
         return names
-    place = prompt_length - window.start
-    return [*names[:place], GAP, *names[place:]]
-
-
-def _token_axis() -> alt.Axis:
-    return theme.axis_labels(-90, labelLimit=110)
+    first = prompt_length - window.start
+    return [*names[:first], GAP, *names[first:]]
 
 
 def _token_domain(values: np.ndarray, what: str, n_experts: int | None) -> tuple[float, float]:
@@ -295,23 +246,6 @@ def _token_chance(what: str, n_experts: int | None) -> str:
     if what == "top1_prob":
         return f"Even gates: 1/{n_experts} = {1 / n_experts:.3g}. "
     return ""
-
-
-def window_text(window: range, n_tokens: int) -> str:
-    if len(window) == n_tokens:
-        return ""
-    return f"Tokens {window.start} to {window.stop - 1} of {n_tokens}."
-
-
-def _shades(experts: np.ndarray) -> np.ndarray:
-    return np.asarray(theme.OKABE_ITO)[np.asarray(experts) % len(theme.OKABE_ITO)]
-
-
-def _digit_ink(experts: np.ndarray) -> np.ndarray:
-    # Of the eight colours only the blue one is too dark for black digits.
-    blue = theme.OKABE_ITO.index("#0072B2")
-    is_blue = np.asarray(experts) % len(theme.OKABE_ITO) == blue
-    return np.where(is_blue, theme.ON_DARK, theme.ON_LIGHT)
 
 
 def _pair_name(token: int, pieces_a: Sequence[str], pieces_b: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.figures import theme
-from lens.figures.traces.token_maps import end_of_prompt, token_window, visible, window_text
+from lens.figures import marks, theme
+from lens.figures.token_grid import ranked_names, token_window, visible, window_text
+from lens.figures.traces.token_maps import end_of_prompt
 
 
 def token_strip(
@@ -26,9 +27,14 @@ def token_strip(
     """The text as a strip of tokens, to read and to choose one.
 
     Args:
+        pieces: text of the tokens.
         values: a value per token to colour by (say, the mean margin over layers);
             None colours prompt and generated tokens.
+        picked: the token to outline.
+        prompt_length: tokens from here on were generated.
+        what: name of the values.
         start: first token drawn, where there are more than `MAX_CELLS`.
+        width: of a line, in pixels.
 
     Returns:
         A chart with the selection "pick" of the field token.
@@ -38,6 +44,8 @@ def token_strip(
     left, right, line = flow(shown, width)
     token = np.asarray(window)
     generated = token >= end_of_prompt(prompt_length, len(pieces))
+    own = np.zeros(len(window)) if values is None else np.asarray(values, dtype=float)[token]
+    colour, scale = _strip_colour(values, what)
     data = {
         "token": token,
         "piece": shown,
@@ -46,39 +54,25 @@ def token_strip(
         "middle": (left + right) / 2,
         "line": line,
         "part": np.where(generated, "generated", "prompt"),
-        "value": np.zeros(len(window)) if values is None else np.asarray(values)[token],
-        "ink": np.full(len(window), theme.ON_LIGHT),
+        "value": own,
+        "ink": np.full(len(window), theme.ON_LIGHT) if scale is None else theme.ink(own, scale),
     }
-    tooltip = [alt.Tooltip("token:Q", title="position"), alt.Tooltip("part:N", title="part")]
-    if values is None:
-        parts = alt.Scale(domain=["prompt", "generated"], range=["#D9DEE5", "#F7D9A8"])
-        colour = alt.Color("part:N", title=None, scale=parts, legend=alt.Legend(orient="top"))
-    else:
-        scale = theme.sequential(theme.fitted_domain(np.asarray(values)))
-        data["ink"] = theme.ink(np.asarray(data["value"], dtype=float), scale)
-        # Beside the text it would make the figure as high as itself, and be cut off.
-        key = alt.Legend(
-            orient="bottom", titleOrient="left", gradientLength=140, gradientThickness=8
-        )
-        colour = alt.Color("value:Q", title=what, scale=scale, legend=key)
-        tooltip.append(alt.Tooltip("value:Q", title=what, format=".4f"))
-    base = alt.Chart(theme.embed(data)).encode(
+    tips: list[marks.Tip] = [("token:Q", "position"), ("part:N", "part")]
+    if values is not None:
+        tips.append(("value:Q", what, ".4f"))
+    base = marks.chart(
+        data,
         x=alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, width], nice=False)),
         y=alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.12)),
     )
-    pick = alt.selection_point(name="pick", fields=["token"], empty=False)
     boxes = base.encode(x2="x2:Q")
-    layers = [
-        boxes.mark_rect(cornerRadius=3).encode(color=colour, tooltip=tooltip).add_params(pick),
-        base.mark_text(fontSize=12, tooltip=None).encode(
-            x=alt.X("middle:Q", axis=None), text="piece:N", color=theme.ink_colour()
-        ),
-    ]
+    filled = boxes.mark_rect(cornerRadius=3).encode(color=colour, tooltip=marks.tooltip(*tips))
+    words = marks.inked_text(base, "piece:N", 12).encode(x=alt.X("middle:Q", axis=None))
+    layers = [filled.add_params(marks.pick("token")), words]
     if picked is not None and picked in window:
         at = picked - window.start
         box = {"x": [left[at]], "x2": [right[at]], "line": [line[at]]}
-        layers += theme.outlined(boxes, box, 24)
-    part = window_text(window, len(pieces))
+        layers += marks.outlined(boxes, box, 24)
     border = ""
     if generated.any() and not generated.all():
         at = int(generated.argmax())
@@ -86,16 +80,25 @@ def token_strip(
         tick = base.properties(data=theme.embed(begin))
         layers.append(tick.mark_tick(thickness=3, size=24, color=theme.ORANGE, tooltip=None))
         border = "Orange: from here on generated. "
-    return theme.layered(*layers).properties(
-        width=width,
-        height=alt.Step(24),
-        view=alt.ViewBackground(stroke=None),
-        autosize=theme.NATURAL,
-        title=theme.title("Tokens", f"· stands for a blank. {border}{part}", width=width),
-        description=theme.alt_description(
-            f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"
-        ),
-    )
+    part = window_text(window, len(pieces))
+    return marks.plot_figure(
+        layers,
+        (width, alt.Step(24)),
+        theme.title("Tokens", f"· stands for a blank. {border}{part}", width=width),
+        theme.alt_description(f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"),
+        flexible=False,
+    ).properties(view=alt.ViewBackground(stroke=None))
+
+
+def _strip_colour(values: np.ndarray | None, what: str) -> tuple[alt.Color, alt.Scale | None]:
+    """Colour of a strip's boxes, and its scale where they are coloured by a value."""
+    if values is None:
+        parts = alt.Scale(domain=["prompt", "generated"], range=["#D9DEE5", "#F7D9A8"])
+        return alt.Color("part:N", title=None, scale=parts, legend=alt.Legend(orient="top")), None
+    scale = theme.sequential(theme.fitted_domain(np.asarray(values)))
+    # Beside the text it would make the figure as high as itself, and be cut off.
+    key = alt.Legend(orient="bottom", titleOrient="left", gradientLength=140, gradientThickness=8)
+    return alt.Color("value:Q", title=what, scale=scale, legend=key), scale
 
 
 def cell_probabilities(
@@ -105,52 +108,45 @@ def cell_probabilities(
     label: str,
     piece: str = "",
 ) -> alt.LayerChart:
-    """The gates of one token in one layer, over all experts; the chosen ones outlined."""
+    """The gates of one token in one layer, over all experts; the chosen ones outlined.
+
+    Args:
+        probs: gates, which sum to 1.
+        selected: experts that the token chose.
+        label: of the layer.
+        piece: text of the token, for the title.
+    """
     n_experts = len(probs)
-    chosen = np.isin(np.arange(n_experts), selected)
     names = [f"E{e}" for e in range(n_experts)]
-    data = {"expert": names, "value": probs, "chosen": chosen}
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("expert:O", title="expert", sort=names, axis=theme.axis_labels(0)),
-    )
+    data = {"expert": names, "value": probs, "chosen": np.isin(np.arange(n_experts), selected)}
+    x = alt.X("expert:O", title="expert", sort=names, axis=marks.axis_labels(0))
     y = alt.Y("value:Q", title="gate (probability)", scale=alt.Scale(zero=True))
+    base, chosen = marks.chart(data, x=x), "datum.chosen"
     bars = base.mark_bar().encode(
         y=y,
-        color=alt.condition("datum.chosen", alt.value(theme.BLUE), alt.value(theme.BAND_GREY)),
-        stroke=alt.condition("datum.chosen", alt.value(theme.ORANGE), alt.value(None)),
-        strokeWidth=alt.condition("datum.chosen", alt.value(2.5), alt.value(0)),
-        tooltip=[
-            alt.Tooltip("expert:N"),
-            alt.Tooltip("value:Q", title="gate", format=".4f"),
-            alt.Tooltip("chosen:N", title="chosen"),
-        ],
+        color=marks.highlight(chosen),
+        stroke=alt.condition(chosen, alt.value(theme.ORANGE), alt.value(None)),
+        strokeWidth=alt.condition(chosen, alt.value(2.5), alt.value(0)),
+        tooltip=marks.tooltip(("expert:N",), ("value:Q", "gate", ".4f"), ("chosen:N", "chosen")),
     )
-    even = alt.Chart(theme.embed({"value": [1 / n_experts]}))
-    layers: list[alt.Chart] = [
-        bars,
-        even.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4]).encode(y=y),
-    ]
+    layers = [bars, marks.dashed_rule({"value": [1 / n_experts]}, y=y)]
     step = theme.cell_step(n_experts, 420, high=46)
     if step >= 24:
-        layers.append(
-            base.mark_text(dy=-7, fontSize=10, color=theme.MID_GREY, tooltip=None).encode(
-                y=y, text=alt.Text("value:Q", format=".2f")
-            )
-        )
+        digits = base.mark_text(dy=-7, fontSize=10, color=theme.MID_GREY, tooltip=None)
+        layers.append(digits.encode(y=y, text=alt.Text("value:Q", format=".2f")))
     order = [int(e) for e in selected]
     total = float(np.sum(np.asarray(probs)[order]))
     mix = " : ".join(f"{float(probs[e]) / total:.0%}" for e in order) if total > 0 else "–"
     chosen_names = ", ".join(f"E{e}" for e in order)
-    return theme.layered(*layers).properties(
-        width=step * n_experts,
-        height=190,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    return marks.plot_figure(
+        layers,
+        (step * n_experts, 190),
+        theme.title(
             f"{label}: gates of {visible(piece)}" if piece else f"{label}: gates",
             f"outlined: chosen ({chosen_names}), mixed {mix}; dashed: 1/{n_experts}",
             width=step * n_experts,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Gates of {n_experts} experts in {label}; chosen {chosen_names}, mixed {mix}"
         ),
     )
@@ -167,40 +163,35 @@ def candidate_bars(
     """The model's most likely next tokens.
 
     Args:
+        pieces: text of the tokens, the likeliest first.
+        probs: of each.
         after: the token they follow, for the title.
+        chosen: which of them came next, by its index in the list.
         up_to: the layer after which they are read off, where that is not the last.
-        chosen: which of them came next, by its place in the list.
     """
-    names = [f"{i + 1}  {visible(piece)}" for i, piece in enumerate(pieces)]
+    names = ranked_names(pieces)
     hit = np.arange(len(names)) == (-1 if chosen is None else chosen)
     shades = np.where(hit, theme.ORANGE, theme.BLUE)
-    data = {"name": names, "value": probs, "next": hit, "shade": shades}
-    base = alt.Chart(theme.embed(data)).encode(
-        y=alt.Y(
-            "name:O",
-            title=None,
-            sort=names,
-            axis=alt.Axis(grid=False, ticks=False, labelOverlap=False),
-        ),
+    base = marks.chart(
+        {"name": names, "value": probs, "next": hit, "shade": shades},
         x=alt.X("value:Q", title="probability", scale=alt.Scale(zero=True)),
+        y=marks.name_y(names),
     )
     bars = base.mark_bar().encode(
         color=alt.Color("shade:N", scale=None, legend=None),
-        tooltip=[alt.Tooltip("name:N", title="token"), alt.Tooltip("value:Q", format=".4f")],
+        tooltip=marks.tooltip(("name:N", "token"), ("value:Q", "", ".4f")),
     )
     numbers = base.mark_text(align="left", dx=4, fontSize=10, color=theme.MID_GREY, tooltip=None)
-    follows = "orange: the one that came next" if chosen is not None else "probabilities"
-    return theme.layered(bars, numbers.encode(text=alt.Text("value:Q", format=".3f"))).properties(
-        width=420,
-        height=alt.Step(18),
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    return marks.plot_figure(
+        [bars, numbers.encode(text=alt.Text("value:Q", format=".3f"))],
+        (420, alt.Step(18)),
+        theme.title(
             (f"Next token after {visible(after)}" if after else "Next token")
             + (f", up to {up_to}" if up_to else ""),
-            follows,
+            "orange: the one that came next" if chosen is not None else "probabilities",
             width=300,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             "Most likely next tokens: "
             + ", ".join(f"{visible(p)} {float(v):.3f}" for p, v in zip(pieces, probs, strict=True))
         ),

@@ -1,4 +1,4 @@
-"""Figures of a prompt's routing summed over its tokens: load, pairs, paths, comparisons."""
+"""Figures of a prompt's routing summed over its tokens: load, pairs, paths."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens.figures import theme
+from lens.figures import marks, theme
+from lens.figures.traces.lift import lift_columns, lift_layers, log_lift, rare
 
 PLOT_WIDTH = 680
 # Experts of the paths figure; of more, only those that a drawn flow touches.
 MAX_NODES = 2000
+# A matrix of more experts is drawn as one triangle: both would be the same twice.
+BOTH_TRIANGLES = 100
 
 
 def load_by_layer(
@@ -28,97 +31,98 @@ def load_by_layer(
     """Each expert's share of a layer's (token, slot) assignments, against an even share.
 
     Args:
-        low, high: where the load of an expert chosen at random falls with 95 %.
-        interval: lowest and highest load that the sample leaves possible, for each expert.
+        load: shares, which sum to 1 over a layer.
+        low: below it lies 2.5 % of the loads of an expert chosen at random.
+        high: above it lie as many.
+        labels: of the layers.
         picked: the point to ring, as (layer, expert).
+        interval: lowest and highest load that the sample leaves possible, for each expert.
 
     Returns:
         A chart with the selection "pick" of the fields layer and expert.
     """
     n_layers, n_experts = load.shape
-    layer, expert = (grid.ravel() for grid in np.indices(load.shape))
-    if len(layer) > theme.MAX_MARKS // 2:
-        far = np.abs(load - 1 / n_experts).ravel()
-        keep = np.sort(np.argsort(-far)[: theme.MAX_MARKS // 2])
-        layer, expert = layer[keep], expert[keep]
-    values = load[layer, expert]
-    places = np.where(values > high, "above", np.where(values < low, "below", "within"))
-    data = {
-        "layer": layer,
-        "expert": expert,
-        "name": theme.unit_names(labels, layer, expert),
-        "x": _spread(layer, expert, n_experts),
-        "value": values,
-        "place": places,
-    }
-    if interval is not None:
-        data |= {"least": interval[0][layer, expert], "most": interval[1][layer, expert]}
-    scale = alt.Scale(
-        domain=["above", "within", "below"], range=[theme.ORANGE, theme.BAND_GREY, theme.BLUE]
-    )
     x = alt.X(
         "x:Q",
         title="layer; experts in order of index within each",
         scale=alt.Scale(domain=[-0.5, n_layers - 0.5], nice=False, zero=False),
-        axis=_layer_axis(labels),
+        axis=marks.layer_number_axis(labels, PLOT_WIDTH),
     )
     y = alt.Y("value:Q", title="share of assignments", scale=alt.Scale(zero=True))
-    band = alt.Chart(theme.embed({"value": [low], "high": [high]}))
-    even = alt.Chart(theme.embed({"value": [1 / n_experts]}))
-    base = alt.Chart(theme.embed(data)).encode(x=x, y=y)
-    pick = alt.selection_point(name="pick", fields=["layer", "expert"], empty=False)
-    tooltip = [
-        alt.Tooltip("name:N", title="expert"),
-        alt.Tooltip("value:Q", title="load", format=".4f"),
-        alt.Tooltip("place:N", title="against the band"),
-    ]
+    data = _load_columns(load, low, high, labels)
     if interval is not None:
-        tooltip += [
-            alt.Tooltip("least:Q", title="interval from", format=".4f"),
-            alt.Tooltip("most:Q", title="to", format=".4f"),
-        ]
-    roomy = PLOT_WIDTH / len(labels) / n_experts >= 6
-    size = 46 if roomy else 14
+        at = data["layer"], data["expert"]
+        data |= {"least": interval[0][at], "most": interval[1][at]}
+    base = marks.chart(data, x=x, y=y)
+    band = marks.chart({"value": [low], "high": [high]}, y=y, y2="high:Q")
     layers = [
-        band.mark_rect(color=theme.BAND_GREY, opacity=0.25).encode(y=y, y2="high:Q"),
-        even.mark_rule(color=theme.MID_GREY, strokeDash=[5, 4]).encode(y=y),
-        base.mark_circle(size=size, opacity=1)
-        .encode(color=alt.Color("place:N", title="chance band", scale=scale), tooltip=tooltip)
-        .add_params(pick),
+        band.mark_rect(color=theme.BAND_GREY, opacity=0.25),
+        marks.dashed_rule({"value": [1 / n_experts]}, y=y),
+        *_load_dots(base, roomy=PLOT_WIDTH / n_layers / n_experts >= 6, whiskers=bool(interval)),
     ]
-    if roomy:
-        digits = base.mark_text(dy=-9, fontSize=9, color=theme.MID_GREY, tooltip=None)
-        above = {} if interval is None else {"y": alt.Y("most:Q", title=None)}
-        layers.append(digits.encode(text="expert:N", **above))
-    if interval is not None:
-        bars = base.mark_rule(color=theme.MID_GREY, size=1, opacity=0.8, tooltip=None)
-        layers.insert(2, bars.encode(y=alt.Y("least:Q", title=None), y2="most:Q"))
     if picked is not None:
-        at = {
-            "x": _spread(np.array([picked[0]]), np.array([picked[1]]), n_experts),
-            "value": [load[picked]],
-        }
-        ring = base.properties(data=theme.embed(at))
-        layers.append(ring.mark_point(size=150, color=theme.ORANGE, strokeWidth=2.5, tooltip=None))
+        spot = _beside(np.array([picked[0]]), np.array([picked[1]]), n_experts)
+        layers.append(marks.ring(base, {"x": spot, "value": [load[picked]]}))
     outside = int(np.sum((load < low) | (load > high)))
     whiskers = "" if interval is None else "; whiskers: 95 % interval of a layer's shares together"
-    return theme.layered(*layers).properties(
-        width=PLOT_WIDTH,
-        height=240,
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    return marks.plot_figure(
+        layers,
+        (PLOT_WIDTH, 240),
+        theme.title(
             "Load of every expert",
             f"share of (token, slot) assignments; dashed: even share 1/{n_experts}; grey: 95 % "
             f"band of choices at random ({low:.3f} to {high:.3f}); {outside} of {load.size} "
             f"outside{whiskers}",
             width=PLOT_WIDTH,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Load of {n_experts} experts in {n_layers} layers, from {load.min():.3f} to "
             f"{load.max():.3f}; even share {1 / n_experts:.3f}",
             f"{outside} of {load.size} lie outside the 95 % band {low:.3f} to {high:.3f}",
         ),
     )
+
+
+def _load_columns(
+    load: np.ndarray, low: float, high: float, labels: Sequence[str]
+) -> dict[str, np.ndarray]:
+    n_experts = load.shape[1]
+    layer, expert = marks.striking_cells(np.abs(load - 1 / n_experts), theme.MAX_MARKS // 2)
+    values = load[layer, expert]
+    return {
+        "layer": layer,
+        "expert": expert,
+        "name": np.asarray(theme.unit_names(labels, layer, expert)),
+        "x": _beside(layer, expert, n_experts),
+        "value": values,
+        "place": np.where(values > high, "above", np.where(values < low, "below", "within")),
+    }
+
+
+def _load_dots(base: alt.Chart, *, roomy: bool, whiskers: bool) -> list[alt.Chart]:
+    """A dot an expert, its digit above it where there is room, its interval behind it."""
+    tips: list[marks.Tip] = [
+        ("name:N", "expert"),
+        ("value:Q", "load", ".4f"),
+        ("place:N", "against the band"),
+    ]
+    layers: list[alt.Chart] = []
+    if whiskers:
+        tips += [("least:Q", "interval from", ".4f"), ("most:Q", "to", ".4f")]
+        bars = base.mark_rule(color=theme.MID_GREY, size=1, opacity=0.8, tooltip=None)
+        layers.append(bars.encode(y=alt.Y("least:Q", title=None), y2="most:Q"))
+    scale = alt.Scale(
+        domain=["above", "within", "below"], range=[theme.ORANGE, theme.BAND_GREY, theme.BLUE]
+    )
+    dots = base.mark_circle(size=46 if roomy else 14, opacity=1).encode(
+        color=alt.Color("place:N", title="chance band", scale=scale), tooltip=marks.tooltip(*tips)
+    )
+    layers.append(dots.add_params(marks.pick("layer", "expert")))
+    if roomy:
+        digits = base.mark_text(dy=-9, fontSize=9, color=theme.MID_GREY, tooltip=None)
+        above = {"y": alt.Y("most:Q", title=None)} if whiskers else {}
+        layers.append(digits.encode(text="expert:N", **above))
+    return layers
 
 
 def coselection_matrix(
@@ -128,7 +132,7 @@ def coselection_matrix(
     label: str,
     q: Float[np.ndarray, "expert expert"] | None = None,
 ) -> alt.LayerChart:
-    """How often two experts are chosen together, against what their loads alone would give.
+    """Lift of pairs of experts: how often two are chosen together, against their loads alone.
 
     Args:
         lift: observed over expected; 1 is chance.
@@ -140,72 +144,34 @@ def coselection_matrix(
         A chart with the selection "pick" of the fields ea and eb.
     """
     n_experts = len(lift)
-    a, b = np.nonzero(~np.eye(n_experts, dtype=bool))
-    if n_experts > 100:
-        a, b = np.tril_indices(n_experts, -1)
-    if len(a) > theme.MAX_MARKS:
-        far = np.abs(_log_lift(lift[a, b]))
-        keep = np.sort(np.argsort(-np.nan_to_num(far, nan=-1))[: theme.MAX_MARKS])
-        a, b = a[keep], b[keep]
+    a, b = _pairs(lift)
     values = lift[a, b]
-    logs = _log_lift(values)
-    scale = theme.diverging((-2, 2), 0.0)
-    names = [f"E{e}" for e in range(n_experts)]
-    data = {
-        "ea": a,
-        "eb": b,
-        "a": np.asarray(names)[a],
-        "b": np.asarray(names)[b],
-        "lift": values,
-        "log2": logs,
-        "ink": theme.ink(logs, scale),
-    }
-    tooltip = [
-        alt.Tooltip("a:N", title="expert"),
-        alt.Tooltip("b:N", title="with expert"),
-        alt.Tooltip("lift:Q", format=".3f"),
-    ]
+    names = np.asarray([f"E{e}" for e in range(n_experts)])
+    data = {"ea": a, "eb": b, "a": names[a], "b": names[b]} | lift_columns(values)
+    tips: list[marks.Tip] = [("a:N", "expert"), ("b:N", "with expert"), ("lift:Q", "", ".3f")]
     if counts is not None:
         data["tokens"] = np.asarray(counts)[a, b]
-        tooltip.append(alt.Tooltip("tokens:Q", title="tokens"))
+        tips.append(("tokens:Q", "tokens"))
+    outlined, marked = {}, ""
     if q is not None:
         data["q"] = q[a, b]
-        tooltip.append(alt.Tooltip("q:Q", title="q (Benjamini–Hochberg)", format=".2g"))
+        tips.append(marks.Q_TIP)
+        beyond = rare(q[a, b])
+        outlined = {"a": data["a"][beyond], "b": data["b"][beyond]}
+        found = np.count_nonzero(beyond) // (1 if n_experts > BOTH_TRIANGLES else 2)
+        marked = f"; outlined: q ≤ 0.05 ({found})"
     step = theme.cell_step(n_experts, 360)
-    base = alt.Chart(theme.embed(data)).encode(
-        x=alt.X("b:O", title="expert", scale=alt.Scale(domain=names), axis=theme.axis_labels(0)),
-        y=alt.Y("a:O", title="expert", scale=alt.Scale(domain=names), axis=theme.axis_labels()),
-    )
-    as_factor = "'× ' + format(pow(2, datum.value), '.3~g')"
-    legend = alt.Legend(values=[-2, -1, 0, 1, 2], labelExpr=as_factor)
-    cells = base.mark_rect().encode(
-        color=alt.Color("log2:Q", title="lift", scale=scale, legend=legend), tooltip=tooltip
-    )
-    layers = [cells.add_params(alt.selection_point(name="pick", fields=["ea", "eb"], empty=False))]
-    if step >= 28:
-        known = base.transform_filter("datum.lift !== null")
-        layers.append(
-            known.mark_text(fontSize=10, tooltip=None).encode(
-                text=alt.Text("lift:Q", format=".2f"), color=theme.ink_colour()
-            )
-        )
-    marked = ""
-    if q is not None:
-        rare = np.nan_to_num(q[a, b], nan=1) <= 0.05
-        marked = f"; outlined: q ≤ 0.05 ({np.count_nonzero(rare) // (1 if n_experts > 100 else 2)})"
-        if rare.any():
-            layers += theme.outlined(base, {"a": data["a"][rare], "b": data["b"][rare]}, step)
-    return theme.layered(*layers).properties(
-        width=alt.Step(step),
-        height=alt.Step(step),
-        autosize=theme.NATURAL,
-        title=theme.title(
+    base = marks.chart(data, **marks.square_axes(names.tolist(), "expert", 0))
+    return marks.cell_figure(
+        lift_layers(base, tips, ("ea", "eb"), step, outlined),
+        (step, step),
+        theme.title(
             f"Experts chosen together, {label}",
             "lift: tokens that chose both, over what the two loads alone would give; chance 1"
             + marked,
             width=step * n_experts,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Heatmap of the lift of pairs of {n_experts} experts, {label}",
             f"Values from {np.nanmin(values):.2f} to {np.nanmax(values):.2f}; chance 1"
             if np.isfinite(values).any()
@@ -214,10 +180,23 @@ def coselection_matrix(
     )
 
 
+def _pairs(lift: np.ndarray) -> marks.Pair:
+    """The pairs that are drawn: all, one triangle, or the farthest from chance."""
+    n_experts = len(lift)
+    a, b = np.nonzero(~np.eye(n_experts, dtype=bool))
+    if n_experts > BOTH_TRIANGLES:
+        a, b = np.tril_indices(n_experts, -1)
+    if len(a) > theme.MAX_MARKS:
+        far = np.nan_to_num(np.abs(log_lift(lift[a, b])), nan=-1)
+        keep = np.sort(np.argsort(-far)[: theme.MAX_MARKS])
+        a, b = a[keep], b[keep]
+    return a, b
+
+
 def routing_paths(
     counts: Int[np.ndarray, "step expert expert"], labels: Sequence[str], *, most: int = 200
 ) -> alt.LayerChart:
-    """Where tokens go from one layer's first choice to the next one's: wider is more tokens.
+    """Flow of tokens from one layer's first choice to the next one's: wider is more tokens.
 
     Args:
         counts: tokens from expert i of a layer to expert j of the next one drawn.
@@ -229,100 +208,83 @@ def routing_paths(
     """
     counts = np.asarray(counts)
     n_steps, n_experts, _ = counts.shape
-    order = np.argsort(-counts.ravel(), kind="stable")[:most]
-    order = order[counts.ravel()[order] > 0][::-1]
-    step, source, target = np.unravel_index(order, counts.shape)
-    tokens = counts[step, source, target]
+    data = _flow_columns(counts, labels, most)
     total = max(int(counts[0].sum()), 1)
-    data = {
-        "layer": step,
-        "source": source,
-        "target": target,
-        "from": theme.unit_names(labels, step, source),
-        "to": theme.unit_names(labels, step + 1, target),
-        "x": step,
-        "x2": step + 1,
-        "tokens": tokens,
-        "share": tokens / total,
-    }
     x = alt.X(
         "x:Q",
         title="layer",
         scale=alt.Scale(domain=[-0.2, n_steps + 0.2], nice=False, zero=False),
-        axis=_layer_axis(labels),
+        axis=marks.layer_number_axis(labels, PLOT_WIDTH),
     )
-    y_scale = alt.Scale(domain=[n_experts - 0.5, -0.5], nice=False, zero=False)
-    y_axis = alt.Axis(tickMinStep=1, format="d", grid=False)
-    y = alt.Y("source:Q", title="expert (index in its layer)", scale=y_scale, axis=y_axis)
-    top = float(tokens.max()) if len(tokens) else 1.0
+    y = alt.Y(
+        "source:Q",
+        title="expert (index in its layer)",
+        scale=alt.Scale(domain=[n_experts - 0.5, -0.5], nice=False, zero=False),
+        axis=alt.Axis(tickMinStep=1, format="d", grid=False),
+    )
+    drawn = len(data["tokens"])
+    top = float(data["tokens"].max()) if drawn else 1.0
     widths = alt.Scale(domain=[0, top], range=[0, 9], clamp=True)
-    width = alt.Size("tokens:Q", scale=widths, legend=None)
-    pick = alt.selection_point(name="pick", fields=["layer", "source", "target"], empty=False)
-    flows = (
-        alt.Chart(theme.embed(data))
-        .mark_rule(color=theme.BLUE, opacity=0.4, strokeCap="round")
-        .encode(
-            x=x,
-            x2="x2:Q",
-            y=y,
-            y2="target:Q",
-            size=width,
-            tooltip=[
-                alt.Tooltip("from:N"),
-                alt.Tooltip("to:N"),
-                alt.Tooltip("tokens:Q"),
-                alt.Tooltip("share:Q", format=".1%"),
-            ],
-        )
+    tips = marks.tooltip(("from:N",), ("to:N",), ("tokens:Q",), ("share:Q", "", ".1%"))
+    flows = marks.chart(data | {"share": data["tokens"] / total}, x=x, y=y).encode(
+        x2="x2:Q",
+        y2="target:Q",
+        size=alt.Size("tokens:Q", scale=widths, legend=None),
+        tooltip=tips,
     )
-    arrived = np.concatenate([counts.sum(axis=2), counts[-1:].sum(axis=1)])  # [n_steps + 1, E]
-    if np.count_nonzero(arrived) > MAX_NODES:
-        drawn = np.zeros_like(arrived)
-        drawn[step, source] = drawn[step + 1, target] = 1
-        arrived = drawn
-    place, expert = np.nonzero(arrived)
-    nodes = {"x": place, "source": expert, "digit": expert}
-    base = alt.Chart(theme.embed(nodes)).encode(x=x, y=y)
+    lines = flows.mark_rule(color=theme.BLUE, opacity=0.4, strokeCap="round")
+    base = marks.chart(_node_columns(counts, data), x=x, y=y)
     layers = [
-        flows.add_params(pick),
+        lines.add_params(marks.pick("layer", "source", "target")),
         base.mark_circle(size=150, color=theme.OKABE_ITO[7], opacity=1),
     ]
     if n_experts <= 32:
         text = base.mark_text(fontSize=9, color=theme.ON_LIGHT, tooltip=None)
         layers.append(text.encode(text="digit:N"))
-    return theme.layered(*layers).properties(
-        width=float(np.clip(90 * n_steps, 200, PLOT_WIDTH)),
-        height=float(np.clip(26 * n_experts, 120, 420)),
-        autosize=theme.FLEXIBLE,
-        title=theme.title(
+    return marks.plot_figure(
+        layers,
+        (float(np.clip(90 * n_steps, 200, PLOT_WIDTH)), float(np.clip(26 * n_experts, 120, 420))),
+        theme.title(
             "Paths through the layers",
-            f"first choices; width: tokens (of {total}); the {len(tokens)} largest flows; an even "
+            f"first choices; width: tokens (of {total}); the {drawn} largest flows; an even "
             f"spread would put {total / n_experts**2:.2g} on each",
             width=PLOT_WIDTH,
         ),
-        description=theme.alt_description(
+        theme.alt_description(
             f"Flows of {total} tokens between the first choices of {n_steps + 1} layers",
             f"The largest carries {int(top)} tokens",
         ),
     )
 
 
-def _spread(layer: np.ndarray, expert: np.ndarray, n_experts: int) -> np.ndarray:
-    """Places on the layer axis at which a layer's experts stand side by side."""
-    return layer + (expert - (n_experts - 1) / 2) / n_experts * 0.84
+def _flow_columns(counts: np.ndarray, labels: Sequence[str], most: int) -> dict[str, np.ndarray]:
+    """The largest flows, the smallest of them first, so that large ones lie on top."""
+    order = np.argsort(-counts.ravel(), kind="stable")[:most]
+    order = order[counts.ravel()[order] > 0][::-1]
+    step, source, target = np.unravel_index(order, counts.shape)
+    return {
+        "layer": step,
+        "source": source,
+        "target": target,
+        "from": np.asarray(theme.unit_names(labels, step, source)),
+        "to": np.asarray(theme.unit_names(labels, step + 1, target)),
+        "x": step,
+        "x2": step + 1,
+        "tokens": counts[step, source, target],
+    }
 
 
-def _layer_axis(labels: Sequence[str]) -> alt.Axis:
-    quoted = ",".join(f"'{label}'" for label in labels)
-    every = max(1, -(-len(labels) * 16 // PLOT_WIDTH))
-    return alt.Axis(
-        values=list(range(0, len(labels), every)),
-        labelExpr=f"[{quoted}][datum.value]",
-        labelAngle=-90 if len(labels) > 16 else 0,
-        grid=False,
-    )
+def _node_columns(counts: np.ndarray, flows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The experts that any token chose, or those that a drawn flow touches."""
+    arrived = np.concatenate([counts.sum(axis=2), counts[-1:].sum(axis=1)])  # [n_steps + 1, E]
+    if np.count_nonzero(arrived) > MAX_NODES:
+        arrived = np.zeros_like(arrived)
+        arrived[flows["layer"], flows["source"]] = 1
+        arrived[flows["layer"] + 1, flows["target"]] = 1
+    layer, expert = np.nonzero(arrived)
+    return {"x": layer, "source": expert, "digit": expert}
 
 
-def _log_lift(lift: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.clip(np.log2(lift), -2, 2)
+def _beside(layer: np.ndarray, expert: np.ndarray, n_experts: int) -> np.ndarray:
+    """Positions on the layer axis at which a layer's experts stand side by side."""
+    return np.asarray(layer + (expert - (n_experts - 1) / 2) / n_experts * 0.84)

@@ -265,7 +265,7 @@ def next_tokens(comparison: Comparison, pair: int) -> None:
         result.first, result.second, position, other_position, pieces_of(result)
     )
     comparison.figure(
-        token_figures.next_tokens_beside(
+        token_figures.next_tokens_of_both(
             after.pieces,
             after.before,
             after.after,

@@ -186,7 +186,7 @@ def difference_map(comparison: Comparison, pair: int, layer: int, what: str) -> 
         st.info("The texts have no token in common, so there is nothing to lay side by side.")
         return
     comparison.figure(
-        routing_figures.compared_map(
+        routing_figures.pair_map(
             values,
             what,
             comparison.pair_names,

@@ -268,7 +268,7 @@ def fill_lens(slot: Any, view: View, token: int, layer: int, choice: Any, *, ask
 def course(view: View, found: Any, token: int, layer: int) -> None:
     """The likeliest next token after every layer."""
     view.figure(
-        figures.lens_course(
+        figures.logit_lens_by_layer(
             [str(piece) for piece in found.pieces[:, token, 0]],
             found.probs[:, token, 0],
             found.kl[:, token],

@@ -357,7 +357,7 @@ def compare(view: View, other: View, what: str) -> None:
     first, second = (VALUES[what][1](v.trace)[:, :n] for v in (view, other))
     difference = first != second if what == "top1" else first - second
     view.figure(
-        figures.compare_maps(
+        figures.difference_map(
             difference.astype(float), what, view.pieces[:n], other.pieces[:n], view.labels
         ),
         "compare_prompts",

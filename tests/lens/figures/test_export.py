@@ -118,7 +118,7 @@ def test_the_grey_of_second_lines_reads_on_light_and_dark(background):
 
 @pytest.mark.parametrize("expert", range(8))
 def test_digits_read_on_every_experts_colour(expert):
-    from lens.figures.traces.token_maps import _digit_ink
+    from lens.figures.traces.token_maps import digit_ink
 
-    ink = str(_digit_ink(np.array([expert]))[0])
+    ink = str(digit_ink(np.array([expert]))[0])
     assert contrast(ink, theme.OKABE_ITO[expert]) > 4.5

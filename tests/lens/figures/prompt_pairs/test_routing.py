@@ -8,12 +8,12 @@ import pytest
 from lens.figures import alt_text, theme
 from lens.figures.prompt_pairs.routing import (
     aligned_strip,
-    compared_map,
     load_differences,
+    pair_map,
     pair_names,
     pair_window,
 )
-from lens.figures.prompt_pairs.tokens import change_along, kept_by_distance, next_tokens_beside
+from lens.figures.prompt_pairs.tokens import change_along, kept_by_distance, next_tokens_of_both
 from lens.prompt_pairs.alignment import align, same_place
 from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
@@ -66,7 +66,7 @@ def test_the_map_has_cells_for_the_same_tokens_alone_and_columns_for_all(alignme
     values = np.full((3, 5), np.nan)
     values[:, [0, 2]] = np.random.default_rng(0).uniform(0, 1, (3, 2))
     names = pair_names(A, B, alignment)
-    chart = compared_map(values, what, names, LABELS, picked=(2, 1))
+    chart = pair_map(values, what, names, LABELS, picked=(2, 1))
     cells = first(chart, "rect")
     assert {(c["pair"], c["layer"]) for c in rows(cells)} == {
         (p, layer) for p in (0, 2) for layer in range(3)
@@ -109,7 +109,7 @@ def test_bars_of_change_stand_at_the_compared_pairs_beside_the_band_of_unrelated
 
 
 def test_a_next_token_that_a_run_does_not_list_is_drawn_as_at_most():
-    chart = next_tokens_beside(
+    chart = next_tokens_of_both(
         ["▁a", "▁b"],
         np.array([0.5, np.nan]),
         np.array([0.2, 0.3]),
@@ -149,8 +149,8 @@ def test_no_text_has_a_colour_that_one_of_the_themes_hides(alignment):
     moved = np.array([0.0, np.nan, 0.5, np.nan, np.nan])
     charts = [
         aligned_strip(A, B, alignment, moved),
-        compared_map(np.zeros((3, 5)), "margin", pair_names(A, B, alignment), LABELS),
-        next_tokens_beside(["a"], np.ones(1), np.ones(1), most_before=0, most_after=0),
+        pair_map(np.zeros((3, 5)), "margin", pair_names(A, B, alignment), LABELS),
+        next_tokens_of_both(["a"], np.ones(1), np.ones(1), most_before=0, most_after=0),
     ]
     for chart in charts:
         for view in views(chart.to_dict()):

@@ -135,11 +135,11 @@ def test_pair_matrix_outlines_the_matching_and_nothing_else(gram):
     assert selection(chart)["fields"] == ["ea", "eb"]
 
 
-def test_null_place_says_on_which_side_of_the_band_a_value_lies():
+def test_figure_of_a_value_says_on_which_side_of_the_band_a_value_lies():
     samples = np.linspace(0, 0.05, 100)
-    assert "above the band" in title_text(figures.null_place(0.5, CHANCE, name="CKA"))
-    assert "below the band" in title_text(figures.null_place(0.001, CHANCE, name="CKA"))
-    chart = figures.null_place(0.02, CHANCE, name="CKA", samples=samples)
+    assert "above the band" in title_text(figures.value_against_null(0.5, CHANCE, name="CKA"))
+    assert "below the band" in title_text(figures.value_against_null(0.001, CHANCE, name="CKA"))
+    chart = figures.value_against_null(0.02, CHANCE, name="CKA", samples=samples)
     assert "within the band" in title_text(chart)
     assert sum(row["draws"] for row in rows(first(chart, "rect"))) == 100
 

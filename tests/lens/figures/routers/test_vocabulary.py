@@ -51,10 +51,9 @@ def bars(readout: Readout, end: str = "top"):
         ids,
         getattr(readout, f"{end}_push")[at],
         getattr(readout, f"{end}_margin")[at],
-        readout.chance_band(*at, end),
+        figures.PushBand(*readout.chance_band(*at, end), readout.draws),
         label="L5·E2",
         end=end,
-        draws=readout.draws,
     )
 
 
@@ -85,9 +84,8 @@ def test_bars_keep_tokens_of_equal_text_apart_and_show_blanks() -> None:
         np.arange(3),
         np.array([3.0, 2, 1]),
         np.full(3, np.nan),
-        (np.zeros(3), np.ones(3)),
+        figures.PushBand(np.zeros(3), np.ones(3), 1000),
         label="L0·E0",
-        draws=1000,
     )
     names = [row["name"] for row in rows(first(chart, "bar"))]
     assert len(set(names)) == 3 and "·a" in names[0] and "\\n" in names[2]

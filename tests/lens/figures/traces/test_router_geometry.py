@@ -18,7 +18,7 @@ def ticks(push=(0.02, 0.005, 0.3, 0.08), random=None):
 
 
 def course(layer=1):
-    return figures.lens_course(
+    return figures.logit_lens_by_layer(
         ["a", "▁b", "\n"],
         np.array([0.9, 0.5, 0.25]),
         np.array([8.0, 2.0, 0.0]),
@@ -74,7 +74,7 @@ def test_the_course_is_told_to_readers_who_do_not_see_it():
 
 def test_a_model_of_one_layer_has_a_course():
     one = np.array([0.0])
-    chart = figures.lens_course(["a"], one + 1, one, ["L0"], layer=0, usual=one, after="b")
+    chart = figures.logit_lens_by_layer(["a"], one + 1, one, ["L0"], layer=0, usual=one, after="b")
     domain = first(chart, "bar")["encoding"]["x"]["scale"]["domain"]
     assert domain[1] > domain[0]
 

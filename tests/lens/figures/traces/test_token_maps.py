@@ -174,7 +174,7 @@ def test_paths_through_many_experts_draw_only_those_on_a_drawn_flow():
 
 
 def test_comparison_names_both_tokens_where_they_differ(values):
-    chart = figures.compare_maps(values - 1, "margin", PIECES, [*PIECES[:4], "x"], LABELS)
+    chart = figures.difference_map(values - 1, "margin", PIECES, [*PIECES[:4], "x"], LABELS)
     cells = first(chart, "rect")
     columns = cells["encoding"]["x"]["scale"]["domain"]
     assert columns[2] == "2 cat"

@@ -1,0 +1,220 @@
+"""Pieces that figures are put together from: axes, cells, rules, rings, tooltips, and the whole.
+
+A mark takes its rows from columns of equal length and its encodings from Altair's channels.
+What several figures draw in the same way stands here once, so that it looks the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from lens.figures import theme
+
+Pair = tuple[np.ndarray, np.ndarray]
+# A field with its type ("value:Q"), then its title (the field where empty) and its format.
+Tip = tuple[str] | tuple[str, str] | tuple[str, str, str]
+
+UNSET = alt.Undefined
+Q_TIP: Tip = ("q:Q", "q (Benjamini–Hochberg)", ".2g")
+
+
+def chart(columns: theme.Columns, **encoding: Any) -> alt.Chart:
+    """Columns as a chart without a mark, in these encodings."""
+    return alt.Chart(theme.embed(columns)).encode(**encoding)
+
+
+def tooltip(*tips: Tip) -> list[alt.Tooltip]:
+    """The lines of a tooltip."""
+    lines = []
+    for field, *rest in tips:
+        title, form = (*rest, "", "")[:2]
+        lines.append(alt.Tooltip(field, title=title or UNSET, format=form or UNSET))
+    return lines
+
+
+def pick(*fields: str) -> alt.Parameter:
+    """The selection "pick": the values of these fields where the reader clicked."""
+    return alt.selection_point(name="pick", fields=list(fields), empty=False)
+
+
+def layered(*layers: alt.Chart) -> alt.LayerChart:
+    """Charts drawn over each other, the first at the bottom."""
+    return alt.LayerChart(layer=list(layers))
+
+
+def cell_figure(
+    layers: Sequence[alt.Chart],
+    steps: tuple[float, float],
+    title: alt.TitleParams,
+    description: str,
+) -> alt.LayerChart:
+    """A figure of cells: each is `steps` pixels wide and high."""
+    return layered(*layers).properties(
+        width=alt.Step(steps[0]),
+        height=alt.Step(steps[1]),
+        autosize=theme.NATURAL,
+        title=title,
+        description=description,
+    )
+
+
+def plot_figure(
+    layers: Sequence[alt.Chart],
+    size: tuple[float | alt.Step, float | alt.Step],
+    title: alt.TitleParams,
+    description: str,
+    *,
+    flexible: bool = True,
+) -> alt.LayerChart:
+    """A figure whose plot is `size` pixels wide and high; a flexible one may be stretched."""
+    return layered(*layers).properties(
+        width=size[0],
+        height=size[1],
+        autosize=theme.FLEXIBLE if flexible else theme.NATURAL,
+        title=title,
+        description=description,
+    )
+
+
+def grid(shape: tuple[int, ...]) -> Pair:
+    """Row and column of every cell of a matrix, row by row."""
+    row, column = np.indices(shape)
+    return row.ravel(), column.ravel()
+
+
+def striking_cells(distance: np.ndarray, most: int) -> Pair:
+    """Row and column of every cell, or of the `most` cells that lie farthest off."""
+    row, column = grid(distance.shape)
+    if len(row) > most:
+        keep = np.sort(np.argsort(-distance.ravel())[:most])
+        row, column = row[keep], column[keep]
+    return row, column
+
+
+def other_pairs(rows: np.ndarray) -> Pair:
+    """Every ordered pair of two different rows."""
+    a, b = (side.ravel() for side in np.meshgrid(rows, rows, indexing="ij"))
+    return a[a != b], b[a != b]
+
+
+def axis_labels(angle: float | None = None, **options: Any) -> alt.Axis:
+    """A discrete axis that leaves out every other label rather than draw them over each other."""
+    if angle is not None:
+        options["labelAngle"] = angle
+    return alt.Axis(labelOverlap="parity", grid=False, **options)
+
+
+def layer_x(labels: Sequence[str]) -> alt.X:
+    """Layers across, in the order of their labels."""
+    return alt.X("x:O", title="layer", sort=list(labels), axis=axis_labels(-90))
+
+
+def layer_y(labels: Sequence[str]) -> alt.Y:
+    """Layers down, in the order of their labels."""
+    return alt.Y("y:O", title="layer", sort=list(labels), axis=axis_labels())
+
+
+def square_axes(names: Sequence[str], title: str, angle: float) -> dict[str, alt.X | alt.Y]:
+    """Field "b" across and "a" down, both with all these names."""
+    domain = alt.Scale(domain=list(names))
+    return {
+        "x": alt.X("b:O", title=title, scale=domain, axis=axis_labels(angle)),
+        "y": alt.Y("a:O", title=title, scale=domain, axis=axis_labels()),
+    }
+
+
+def expert_x(names: Sequence[str]) -> alt.X:
+    """Experts across: field "b"."""
+    return alt.X("b:O", title="expert", scale=alt.Scale(domain=list(names)), axis=axis_labels(0))
+
+
+def name_y(names: Sequence[str], **options: Any) -> alt.Y:
+    """Named rows down, every name written."""
+    axis = alt.Axis(grid=False, ticks=False, labelOverlap=False, **options)
+    return alt.Y("name:O", title=None, sort=list(names), axis=axis)
+
+
+def layer_number_axis(labels: Sequence[str], width: float) -> alt.Axis:
+    """A quantitative axis of layer rows that shows their labels, as many as have room."""
+    quoted = ",".join(f"'{label}'" for label in labels)
+    every = max(1, int(-(-len(labels) * 16 // width)))
+    return alt.Axis(
+        values=list(range(0, len(labels), every)),
+        labelExpr=f"[{quoted}][datum.value]",
+        labelAngle=-90 if len(labels) > 16 else 0,
+        grid=False,
+    )
+
+
+def cells(base: alt.Chart, colour: Any, tips: Sequence[Tip], *fields: str) -> alt.Chart:
+    """Filled cells in the encoding of `base`; a click picks these fields."""
+    filled: alt.Chart = base.mark_rect().encode(color=colour, tooltip=tooltip(*tips))
+    return filled.add_params(pick(*fields)) if fields else filled
+
+
+def outlined(base: alt.Chart, columns: theme.Columns, step: float) -> list[alt.Chart]:
+    """Outlines of cells in the encoding of `base`: white over black, so they show on any colour.
+
+    Args:
+        base: a chart with the positions of cells and nothing else encoded.
+        columns: the cells to outline, in the fields of `base`.
+        step: side of a cell in pixels; narrow cells get thin lines.
+    """
+    rings = base.properties(data=theme.embed(columns))
+    black, white = (4.0, 1.8) if step >= 14 else (2.6, 1.2)
+    return [
+        rings.mark_rect(filled=False, stroke="#000000", strokeWidth=black, tooltip=None),
+        rings.mark_rect(filled=False, stroke="#FFFFFF", strokeWidth=white, tooltip=None),
+    ]
+
+
+def ring(base: alt.Chart, columns: theme.Columns, size: float = 150) -> alt.Chart:
+    """An orange ring around a point, in the encoding of `base`."""
+    point: alt.Chart = base.properties(data=theme.embed(columns)).mark_point(
+        size=size, color=theme.ORANGE, strokeWidth=2.5, tooltip=None
+    )
+    return point
+
+
+def dashed_rule(columns: theme.Columns, *, silent: bool = False, **encoding: Any) -> alt.Chart:
+    """A dashed grey line at a chance level; a silent one has no tooltip."""
+    options: dict[str, Any] = {"tooltip": None} if silent else {}
+    rule: alt.Chart = chart(columns, **encoding).mark_rule(
+        color=theme.MID_GREY, strokeDash=[5, 4], **options
+    )
+    return rule
+
+
+def cut_rule(columns: theme.Columns, **encoding: Any) -> alt.Chart:
+    """A dashed orange line where a tree is cut."""
+    rule: alt.Chart = chart(columns, **encoding).mark_rule(
+        color=theme.ORANGE, strokeWidth=2, strokeDash=[6, 3]
+    )
+    return rule
+
+
+def ink_colour() -> Any:
+    """Colour of text whose rows carry an "ink" column; it stays out of the colour scales."""
+    return alt.condition(
+        f"datum.ink === '{theme.ON_DARK}'", alt.value(theme.ON_DARK), alt.value(theme.ON_LIGHT)
+    )
+
+
+def inked_text(base: alt.Chart, text: str | alt.Text, size: float = 10) -> alt.Chart:
+    """Text on cells, in the "ink" of each."""
+    written: alt.Chart = base.mark_text(fontSize=size, tooltip=None)
+    return written.encode(text=text, color=ink_colour())
+
+
+def cell_digits(base: alt.Chart, step: float, field: str = "value") -> list[alt.Chart]:
+    """A value of every cell printed on it; nothing where cells are too small."""
+    return [inked_text(base, alt.Text(f"{field}:Q", format=".2f"))] if step >= 28 else []
+
+
+def highlight(test: str, colour: str = theme.BLUE, other: str = theme.BAND_GREY) -> Any:
+    """One colour where a test of a row holds, another elsewhere; no legend."""
+    return alt.condition(test, alt.value(colour), alt.value(other))
