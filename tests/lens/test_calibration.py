@@ -1,7 +1,7 @@
 """p-values on noise are uniform, and planted effects are found as often as stated.
 
 Small routers, [12, 256, 8] and 199 draws, so that hundreds of sets take seconds. With
-500 uniform values the Kolmogorov–Smirnov distance exceeds 0.073 in 1 of 100 cases.
+250 uniform values the Kolmogorov–Smirnov distance exceeds 0.103 in 1 of 100 cases.
 """
 
 import numpy as np
@@ -17,10 +17,11 @@ from lens.questions import ask_adjacent, ask_breadth, ask_depth, ask_same_expert
 from lens.routers.gram import RouterGram, gram_of_columns
 from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
+from lens.stats.p_values import holm
 
-SEEDS = 500
+SEEDS = 250
 DRAWS = 199
-FAR = 0.073
+FAR = 0.103
 SHAPE = (12, 256, 8)
 
 
@@ -35,7 +36,7 @@ def gram_of(routers: RouterSet) -> RouterGram:
 
 @pytest.fixture(scope="module")
 def p_values() -> dict[str, np.ndarray]:
-    """A p-value of every test for each of 500 sets of noise."""
+    """A p-value of every test for each of 250 sets of noise."""
     found: dict[str, list[float]] = {}
 
     def note(name: str, p: float) -> None:
@@ -77,17 +78,25 @@ NAMES = [
     "broadest expert",
 ]
 
+QUESTIONS = NAMES[-4:]
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_p_values_of_noise_are_uniform(p_values, name):
     values = p_values[name]
     assert len(values) == SEEDS
     assert kstest(values, "uniform").statistic < FAR
-    assert 0.02 < (values <= 0.05).mean() < 0.09  # 0.05, with a spread of 0.01
+    assert 0.02 < (values <= 0.05).mean() < 0.09  # 0.05, with a spread of 0.014
 
 
 def test_every_test_has_been_looked_at(p_values):
     assert sorted(p_values) == sorted(NAMES)
+
+
+def test_noise_has_no_finding_among_the_four_questions_in_95_of_100_sets(p_values):
+    four = np.stack([p_values[name] for name in QUESTIONS], axis=1)
+    findings = [(holm(p) <= 0.05).any() for p in four]
+    assert np.mean(findings) <= 0.05 + 2 * 0.014
 
 
 def related(strength: float, seed: int) -> RouterGram:

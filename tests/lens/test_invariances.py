@@ -14,6 +14,7 @@ from lens.routers.router_set import RouterSet
 
 LABEL_FREE = ("cka", "matched_cosine", "principal_angles")
 MANY = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=10, deadline=None)  # breadth takes its time
 
 
 @st.composite
@@ -51,7 +52,7 @@ def test_labels_of_experts_change_no_similarity_and_no_p_value(given_set):
     np.testing.assert_allclose(nulls[1].z, nulls[0].z, atol=0.02, rtol=2e-3)
 
 
-@MANY
+@FEW
 @given(router_sets())
 def test_a_column_shared_by_a_layers_experts_changes_nothing_canonical(given_set):
     routers, rng = given_set
@@ -67,7 +68,7 @@ def test_a_column_shared_by_a_layers_experts_changes_nothing_canonical(given_set
     assert abs(effective_dimension(after) / effective_dimension(before) - 1) < 1e-3
 
 
-@MANY
+@FEW
 @given(router_sets())
 def test_a_scale_per_layer_changes_no_similarity_and_no_breadth(given_set):
     routers, rng = given_set
@@ -97,7 +98,7 @@ def test_a_rotation_of_the_residual_stream_changes_nothing_but_single_weights(gi
     np.testing.assert_allclose(chains[1].score, chains[0].score, atol=2e-4)
 
 
-@MANY
+@FEW
 @given(router_sets())
 def test_expert_measures_follow_the_labels(given_set):
     routers, rng = given_set

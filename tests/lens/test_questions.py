@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from scipy.stats import kstest
 
 from lens.layers.similarity import layer_similarity
 from lens.questions import Answer, ask_adjacent, four_questions
@@ -94,20 +93,16 @@ def test_experts_of_unequal_length_answer_the_fourth_with_yes_and_only_the_fourt
     assert [answer.sentence.startswith("Yes") for answer in found] == [False, False, False, True]
 
 
-def test_noise_has_no_finding_among_the_four_in_at_least_95_of_100_seeds():
-    p_values, findings = [], 0
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        found = answers(rng.standard_normal((12, 256, 8)))
+def test_noise_is_not_distinguishable_from_chance_in_words():
+    """That the p-values are uniform is seen in test_calibration."""
+    findings = 0
+    for seed in range(12):
+        found = answers(np.random.default_rng(seed).standard_normal((12, 256, 8)))
         findings += any(answer.distinguishable for answer in found)
-        p_values.append([answer.p_value for answer in found])
         for answer in found:
             no = "Not distinguishable from chance"
             assert answer.sentence.startswith(no) != answer.distinguishable
-    assert findings <= 5
-    # Were a test off, its p-values would crowd at one end.
-    for column in np.array(p_values).T:
-        assert kstest(column, "uniform").pvalue > 0.005
+    assert findings <= 2
 
 
 def test_p_values_are_adjusted_for_four_questions_by_holm():
