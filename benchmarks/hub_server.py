@@ -62,6 +62,7 @@ class HubServer:
         drop: bytes of a file's body after which the connection breaks, by name; once each, and
             once for each number of a list.
         silent: names of files that are asked for and never sent, or "info".
+        first: files whose bodies are sent; those of further ones wait. None: of all.
         slow: seconds before each `PIECE` of a file's body.
         redirect: files are served from another path that the first answer leads to; an address
             for one of another server.
@@ -82,6 +83,8 @@ class HubServer:
         self.listing: bytes | None = None
         self.drop: dict[str, int | list[int]] = {}
         self.silent: set[str] = set()
+        self.first: int | None = None
+        self.begun = 0
         self.slow = 0.0
         self.redirect: bool | str = False
         self.whole = False
@@ -234,8 +237,12 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         with hub.lock:
             hub.now += 1
+            hub.begun += 1
+            waits = hub.first is not None and hub.begun > hub.first
             hub.most_at_once = max(hub.most_at_once, hub.now)
         try:
+            if waits:
+                hub.ended.wait()
             self._send(name, content, start, stop)
         finally:
             with hub.lock:

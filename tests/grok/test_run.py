@@ -183,7 +183,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         env={**environment, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
     )
 
 

@@ -82,7 +82,7 @@ def run_prompt(app, text: str, second: str = ""):
     app.text_area(key="prompt").set_value(text)
     app.text_area(key="second_prompt").set_value(second)
     next(button for button in app.button if button.label == "Run").click()
-    return app.run(timeout=120)
+    return app.run(timeout=300)
 
 
 def test_the_page_invites_a_prompt_before_there_is_a_trace(open_page, small_model):

@@ -189,14 +189,14 @@ def test_a_checkpoint_named_by_the_environment_gives_its_routers(open_page, monk
 
 
 def test_the_first_visitor_of_a_server_gets_a_page_inside_the_app():
-    app = AppTest.from_file(APP, default_timeout=60).run()
+    app = AppTest.from_file(APP, default_timeout=300).run()
     app.switch_page("pages/layers.py").run()
     assert fine(app)
     assert any("SHA-256" in caption.value for caption in app.sidebar.caption)
 
 
 def test_a_link_made_with_other_data_says_so(open_page):
-    app = AppTest.from_file(APP, default_timeout=60)
+    app = AppTest.from_file(APP, default_timeout=300)
     app.query_params["data"] = "0123456789ab"
     app.run()
     assert any("0123456789ab" in warning.value for warning in app.sidebar.warning)

@@ -322,7 +322,7 @@ def test_reading_needs_no_jax():
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.stdout, done.stderr) == ("(64, 8)\n", "")
 

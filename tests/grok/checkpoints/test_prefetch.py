@@ -40,7 +40,7 @@ def test_results_come_in_the_order_of_the_items(at_once: int):
 
 
 def test_several_run_at_a_time():
-    gate = threading.Barrier(3, timeout=10)
+    gate = threading.Barrier(3, timeout=120)
     assert list(prefetch(lambda n: (gate.wait(), n)[1], range(6), 3)) == list(range(6))
 
 

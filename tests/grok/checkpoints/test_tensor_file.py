@@ -134,7 +134,7 @@ print(*[part.dtype for part in parts], *[part.shape for part in parts])
         [sys.executable, "-c", program, tmp_path / "t", tmp_path / "out.npz"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     parts = [tensor.weight, tensor.scales] if isinstance(tensor, QuantizedWeight8bit) else [tensor]
@@ -182,7 +182,7 @@ def test_reading_keeps_one_copy_in_memory(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     peak, found = map(int, done.stdout.split())

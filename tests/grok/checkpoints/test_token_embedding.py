@@ -274,4 +274,4 @@ def test_reading_an_embedding_needs_no_jax() -> None:
 
     code = "import sys, grok.checkpoints.token_embedding; assert 'jax' not in sys.modules"
     root = Path(__file__).resolve().parents[3]
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=300)

@@ -259,7 +259,7 @@ def test_two_processes_give_the_numbers_of_one(tiny3, tmp_path):
             subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         )
     try:
-        errors = [process.communicate(timeout=180)[1] for process in started]
+        errors = [process.communicate(timeout=300)[1] for process in started]
     finally:
         for process in started:
             process.kill()

@@ -25,7 +25,7 @@ TOKENS = [int(i) for i in IDS.split(",")]
 SMALL = Path(__file__).resolve().parents[2] / "data" / "tiny12"
 RATES = Rates(1e9, 5e9, 1e11, 20_000_000_000, "CPU, 2 cores", 20_000_000_000)
 SLOW = replace(RATES, read_bytes_per_s=2e4)  # a pass takes minutes
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 def press(app, label: str):
     """The page after a press of the button whose label begins like this."""
     next(button for button in app.button if button.label.startswith(label)).click()
-    return app.run(timeout=120)
+    return app.run(timeout=300)
 
 
 def asked(app, prompt: str = IDS, second: str = ""):
@@ -94,7 +94,7 @@ def ended(app):
     found = running(app)
     assert found is not None
     assert found[1].wait(PATIENCE).ended
-    app.run(timeout=120)
+    app.run(timeout=300)
     assert running(app) is None
     return app
 

@@ -33,7 +33,7 @@ def no_network(monkeypatch):
 def fetch(app, repository):
     app.text_input(key="hub_repository").set_value(repository)
     app.button(key="hub_fetch").click()
-    return app.run(timeout=60)
+    return app.run(timeout=300)
 
 
 def said(app):
@@ -49,7 +49,7 @@ def test_fetched_routers_are_shown_at_once_and_can_be_left(open_page):
     assert sha256 in said(app) and sha256 not in before
     assert app.query_params["source"] in ("hub", ["hub"])
     app.selectbox(key="source").set_value("bundled")
-    app.run(timeout=60)
+    app.run(timeout=300)
     assert sha256 not in said(app)
 
 

@@ -44,7 +44,7 @@ def compared(app, first: str, second: str | None = None):
     if second is not None:
         app.text_area(key="second_prompt").set_value(second)
     app.button(key="run_compare").click()
-    return app.run(timeout=120)
+    return app.run(timeout=300)
 
 
 def heading(app) -> str:
@@ -77,7 +77,7 @@ def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, sm
     said = set()
     for tab in significance.PARTS:
         app.query_params["differences"] = tab
-        app.run(timeout=120)
+        app.run(timeout=300)
         assert not app.exception and not app.error and not app.info
         null = [m.value for m in app.markdown if "Null: " in m.value]
         assert len(null) == 1 and "seed 0" in null[0]
@@ -105,7 +105,7 @@ def test_every_value_is_drawn_on_the_map_and_named_in_the_heading(open_page, sma
     app = compared(opened(open_page), IDS, OTHER)
     for what, name in views.SHOWN.items():
         app.query_params["differs"] = what
-        app.run(timeout=120)
+        app.run(timeout=300)
         assert not app.exception and not app.error
         assert (name in heading(app)) == (what != "kept")
 

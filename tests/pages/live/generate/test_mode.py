@@ -25,7 +25,7 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
 def send(app, text: str):
     app.text_area(key="prompt").set_value(text)
     next(button for button in app.button if button.label == "Generate").click()
-    return app.run(timeout=120)
+    return app.run(timeout=300)
 
 
 def opened(open_page, **query: str):

@@ -61,7 +61,7 @@ def labels_of(app) -> list[str]:
 
 def ended(store: RunStore) -> Run:
     """The only run of a store, once nothing works on it any more."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         (run,) = all_runs(store)
         if run.status != "running" and many_runs.jobs().get(run.id) is None:

@@ -185,7 +185,7 @@ def test_an_example_run_on_the_bundled_model_says_what_it_shows(open_page, name)
     for box, text in example.texts.items():
         app.text_area(key=box).set_value(text)
     next(button for button in app.button if button.label == "Run").click()
-    app.run(timeout=120)
+    app.run(timeout=300)
     assert not app.exception and not app.error
     note = next(m.value for m in app.markdown if m.value.startswith(":material/lightbulb:"))
     p_value = re.search(r"p [=≤<] ([\d.]+\d)", note)

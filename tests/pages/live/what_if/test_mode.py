@@ -26,7 +26,7 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def press(app, start: str):
     next(button for button in app.button if button.label.startswith(start)).click()
-    return app.run(timeout=120)
+    return app.run(timeout=300)
 
 
 def asked(open_page, question: str, texts: dict[str, str], **query: str):
@@ -105,10 +105,10 @@ def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model
 def test_another_expert_is_looked_at_without_pressing_run_again(open_page, small_model):
     app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2")
     app.selectbox(key="expert").set_value(5)
-    app.run(timeout=120)
+    app.run(timeout=300)
     assert app.subheader[0].value.startswith("Banning L3·E5")
     app.text_area(key="prompt").set_value("8, 9")
-    app.run(timeout=120)
+    app.run(timeout=300)
     assert app.subheader[0].value.startswith("Banning L3·E5")
     assert any("press Run" in caption.value for caption in app.caption)
 
