@@ -32,6 +32,8 @@ def figure_png(
     """The figure as PNG on white, `scale` times its size on screen.
 
     Args:
+        chart: the figure.
+        scale: of the image.
         note: names and values kept in the file as JSON, in an iTXt chunk.
     """
     image = vl_convert.vegalite_to_png(_exported(chart), vl_version=VEGA_LITE, scale=scale)
@@ -42,6 +44,7 @@ def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = Non
     """The figure as SVG text on white.
 
     Args:
+        chart: the figure.
         note: names and values kept in the file as JSON, in its metadata element.
     """
     text = _renumbered(vl_convert.vegalite_to_svg(_exported(chart), vl_version=VEGA_LITE))

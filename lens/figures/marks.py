@@ -52,7 +52,14 @@ def cell_figure(
     title: alt.TitleParams,
     description: str,
 ) -> alt.LayerChart:
-    """A figure of cells: each is `steps` pixels wide and high."""
+    """A figure of cells of a fixed size.
+
+    Args:
+        layers: the cells and what lies on them, the lowest first.
+        steps: width and height of a cell in pixels.
+        title: with its second lines.
+        description: alternative text.
+    """
     return layered(*layers).properties(
         width=alt.Step(steps[0]),
         height=alt.Step(steps[1]),
@@ -70,7 +77,15 @@ def plot_figure(
     *,
     flexible: bool = True,
 ) -> alt.LayerChart:
-    """A figure whose plot is `size` pixels wide and high; a flexible one may be stretched."""
+    """A figure with axes of a fixed length.
+
+    Args:
+        layers: the marks, the lowest first.
+        size: width and height of the plot in pixels.
+        title: with its second lines.
+        description: alternative text.
+        flexible: the size is that of plot, axes and legends together, and a page may stretch it.
+    """
     return layered(*layers).properties(
         width=size[0],
         height=size[1],
@@ -119,7 +134,13 @@ def layer_y(labels: Sequence[str]) -> alt.Y:
 
 
 def square_axes(names: Sequence[str], title: str, angle: float) -> dict[str, alt.X | alt.Y]:
-    """Field "b" across and "a" down, both with all these names."""
+    """Axes of a square: field "b" across and "a" down, both with all these names.
+
+    Args:
+        names: of rows and columns.
+        title: of both axes.
+        angle: of the names across, degrees.
+    """
     domain = alt.Scale(domain=list(names))
     return {
         "x": alt.X("b:O", title=title, scale=domain, axis=axis_labels(angle)),
@@ -151,7 +172,14 @@ def layer_number_axis(labels: Sequence[str], width: float) -> alt.Axis:
 
 
 def cells(base: alt.Chart, colour: Any, tips: Sequence[Tip], *fields: str) -> alt.Chart:
-    """Filled cells in the encoding of `base`; a click picks these fields."""
+    """Filled cells.
+
+    Args:
+        base: a chart with the positions of cells and nothing else encoded.
+        colour: of a cell, by its value.
+        tips: lines of the tooltip.
+        *fields: that a click picks; none for cells that nothing follows from.
+    """
     filled: alt.Chart = base.mark_rect().encode(color=colour, tooltip=tooltip(*tips))
     return filled.add_params(pick(*fields)) if fields else filled
 
@@ -173,7 +201,13 @@ def outlined(base: alt.Chart, columns: theme.Columns, step: float) -> list[alt.C
 
 
 def ring(base: alt.Chart, columns: theme.Columns, size: float = 150) -> alt.Chart:
-    """An orange ring around a point, in the encoding of `base`."""
+    """An orange ring around a point.
+
+    Args:
+        base: a chart with the positions of points encoded.
+        columns: position of the point, in the fields of `base`.
+        size: area in square pixels.
+    """
     point: alt.Chart = base.properties(data=theme.embed(columns)).mark_point(
         size=size, color=theme.ORANGE, strokeWidth=2.5, tooltip=None
     )
@@ -211,10 +245,22 @@ def inked_text(base: alt.Chart, text: str | alt.Text, size: float = 10) -> alt.C
 
 
 def cell_digits(base: alt.Chart, step: float, field: str = "value") -> list[alt.Chart]:
-    """A value of every cell printed on it; nothing where cells are too small."""
+    """A value of every cell printed on it; nothing where cells are too small.
+
+    Args:
+        base: a chart with the positions of cells encoded and an "ink" column.
+        step: side of a cell in pixels.
+        field: of the value.
+    """
     return [inked_text(base, alt.Text(f"{field}:Q", format=".2f"))] if step >= 28 else []
 
 
 def highlight(test: str, colour: str = theme.BLUE, other: str = theme.BAND_GREY) -> Any:
-    """One colour where a test of a row holds, another elsewhere; no legend."""
+    """One colour where a test of a row holds, another elsewhere; no legend.
+
+    Args:
+        test: expression of Vega over `datum`.
+        colour: where it holds.
+        other: where it doesn't.
+    """
     return alt.condition(test, alt.value(colour), alt.value(other))

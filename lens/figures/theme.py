@@ -85,7 +85,14 @@ def _plain(values: object) -> list[object]:
 
 
 def cell_step(count: int, room: float, low: float = 3, high: float = 44) -> float:
-    """Side of one cell in pixels so that `count` of them fill about `room`."""
+    """Side of one cell in pixels so that `count` of them fill about `room`.
+
+    Args:
+        count: cells side by side.
+        room: pixels.
+        low: smallest side.
+        high: largest side.
+    """
     return float(np.clip(np.floor(room / max(count, 1)), low, high))
 
 
@@ -141,6 +148,8 @@ def diverging(
     """Blue below the middle, orange above it; the middle is the chance level.
 
     Args:
+        domain: limits of the colours; values beyond them get the last one.
+        middle: the chance level.
         constant: spreads values up to about this far from 0 (a symmetric log scale).
     """
     low, high = domain
@@ -156,7 +165,14 @@ def sequential(
     bend: float = 1.0,
     reverse: bool = False,
 ) -> alt.Scale:
-    """Viridis or cividis; `bend` < 1 spreads the low end (exponent of a power scale)."""
+    """Viridis or cividis, from the low end to the high one.
+
+    Args:
+        domain: limits of the colours; values beyond them get the last one.
+        scheme: of colours.
+        bend: exponent of a power scale; less than 1 spreads the low end.
+        reverse: turns the colours round.
+    """
     bent: dict[str, Any] = {} if bend == 1 else {"type": "pow", "exponent": bend}
     return alt.Scale(scheme=scheme, domain=list(domain), clamp=True, reverse=reverse, **bent)
 
@@ -171,8 +187,8 @@ def ink(values: np.ndarray, scale: alt.Scale) -> np.ndarray:
         size = np.abs(x) ** bend if constant is None else np.log1p(np.abs(x) / constant)
         return np.asarray(np.sign(x) * size)
 
-    ends = spec["domain"]
-    low, high, shown = bent(ends[0]), bent(ends[1]), bent(np.clip(values, *ends))
+    limits = spec["domain"]
+    low, high, shown = bent(limits[0]), bent(limits[1]), bent(np.clip(values, *limits))
     if "domainMid" in spec:
         middle = bent(spec["domainMid"])
         reach = np.where(shown < middle, middle - low, high - middle)

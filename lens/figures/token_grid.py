@@ -129,7 +129,13 @@ class TokenGrid:
     def outline(
         self, base: alt.Chart, picked: tuple[int, int] | None, step: float
     ) -> list[alt.Chart]:
-        """The outline of a cell (column, layer), where it is drawn."""
+        """The outline of a cell, where it is drawn.
+
+        Args:
+            base: a chart with the positions of cells encoded.
+            picked: the cell, as (column, layer).
+            step: width of a column in pixels.
+        """
         if picked is None or picked[0] not in self.window:
             return []
         at = {"x": [self.names[picked[0]]], "y": [self.labels[picked[1]]]}

@@ -31,7 +31,13 @@ KEPT = "kept"
 
 
 def pair_window(n_pairs: int, n_rows: int = 1, picked: int | None = None) -> range:
-    """The pairs that are drawn: all, or as many around the picked one as stay quick."""
+    """The pairs that are drawn: all, or as many around the picked one as stay quick.
+
+    Args:
+        n_pairs: of the alignment.
+        n_rows: of the figure.
+        picked: a pair that the window has to hold.
+    """
     full = token_window(n_pairs, n_rows, picked=picked)
     if len(full) <= MAX_PAIRS:
         return full
@@ -45,6 +51,11 @@ def pair_names(
     """A name of its own for each pair: positions and texts of both, once where they are equal.
 
     "4 the" stands at position 4 in both, "4|6 the" at 4 and 6; "–" stands for no token.
+
+    Args:
+        pieces: text of the first one's tokens.
+        other_pieces: text of the second one's.
+        alignment: of the two.
     """
     names = []
     for i, j, kind in zip(alignment.first, alignment.second, alignment.kind, strict=True):

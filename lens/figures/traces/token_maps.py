@@ -30,7 +30,7 @@ GAP = "generated:"
 
 @dataclass(frozen=True)
 class TokenText:
-    """How a value of a (token, layer) cell is titled and coloured.
+    """Words and colours for a value of a (token, layer) cell.
 
     Attributes:
         title: the quantity.

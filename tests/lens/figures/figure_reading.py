@@ -1,4 +1,4 @@
-"""What a figure's specification holds: its rows, marks, selections and scales."""
+"""Reading of a figure's specification: its rows, marks, selections and titles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def first(chart: Any, kind: str) -> dict[str, Any]:
 
 
 def marks(chart: Any) -> int:
-    """How many marks a browser draws."""
+    """Number of marks that a browser draws."""
     return sum(len(rows(view)) for view in views(chart.to_dict()))
 
 
