@@ -198,7 +198,7 @@ _MEMORY = """
 import resource, sys, time
 import numpy as np
 from grok import load
-from grok.collecting import collect
+from grok.experiments import collect
 model = load(sys.argv[1] or None)
 rng = np.random.default_rng(0)
 length = min(64, model.config.context_length)

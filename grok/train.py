@@ -12,10 +12,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from grok.config import GrokConfig
 from grok.errors import GrokError
 from grok.files import write_whole
 from grok.training.step import Recipe
+
+if TYPE_CHECKING:
+    from grok.training.corpus import Domain, EncodedDomain
+    from grok.training.step import TrainState
 
 SMALL = GrokConfig(
     vocab_size=4096,
@@ -83,34 +87,61 @@ def train(
         GrokError: unusable corpus or output folder, or a run begun with other settings.
     """
     import jax
-    import sentencepiece
 
     _use_all_cores(jax)
-    from grok.training import corpus as text
-    from grok.training import vocabulary
-    from grok.training.step import initial_state, make_step
+    from grok.training.export import export
+    from grok.training.step import initial_state
 
     if output.exists() and any(output.iterdir()):
         raise GrokError(f"{output}: exists and is not empty. Choose a new folder.")
     work = output.with_name(output.name + ".run")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer_file = work / "tokenizer.model"
-    domains = text.load_domains(corpus, recipe.seed)
+    domains, encoded = _encoded(corpus, work, tokenizer_file, recipe.seed)
+    compute = dtype or ("bfloat16" if jax.default_backend() == "gpu" else "float32")
+    settings = {**asdict(recipe), "dtype": compute}
+    state = _restored(work, settings, initial_state(SMALL, recipe))
+    state = _run_steps(state, encoded, recipe, settings, work, save_every)
+    export(SMALL, state.params, settings, domains, encoded, tokenizer_file, output, work)
+
+
+def _encoded(
+    corpus: Path, work: Path, tokenizer_file: Path, seed: int
+) -> tuple[dict[str, Domain], dict[str, EncodedDomain]]:
+    """The domains of a corpus and their tokens; trains the tokenizer where there is none yet."""
+    import sentencepiece
+
+    from grok.training import corpus as text
+    from grok.training import vocabulary
+
+    domains = text.load_domains(corpus, seed)
     if not tokenizer_file.exists():
         train_texts = {name: domain.train_text for name, domain in domains.items()}
         vocabulary.train_tokenizer(train_texts, tokenizer_file, SMALL.vocab_size)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file))
-    encoded = text.encode_domains(domains, tokenizer, work / "tokens.npz")
+    return domains, text.encode_domains(domains, tokenizer, work / "tokens.npz")
 
-    compute = dtype or ("bfloat16" if jax.default_backend() == "gpu" else "float32")
-    settings = {**asdict(recipe), "dtype": compute}
-    state = initial_state(SMALL, recipe)
-    state = _restored(work, settings, state)
+
+def _run_steps(
+    state: TrainState,
+    encoded: Mapping[str, EncodedDomain],
+    recipe: Recipe,
+    settings: dict[str, Any],
+    work: Path,
+    save_every: int,
+) -> TrainState:
+    """The state after all steps of the recipe; the first ten and every tenth are logged."""
+    import jax
+
+    from grok.training.corpus import Batches
+    from grok.training.step import make_step
+
+    compute = settings["dtype"]
     steps = [make_step(SMALL, recipe, compute, focused=focused) for focused in (False, True)]
     n_steps = recipe.steps + recipe.focus_steps
     long_batch = max(1, recipe.batch * recipe.length // recipe.long_length)
-    short = text.Batches(encoded, recipe.batch, recipe.length, recipe.seed)
-    long = text.Batches(encoded, long_batch, recipe.long_length, recipe.seed)
+    short = Batches(encoded, recipe.batch, recipe.length, recipe.seed)
+    long = Batches(encoded, long_batch, recipe.long_length, recipe.seed)
     print(
         f"{SMALL.n_parameters():,} parameters, {jax.default_backend()} x {len(jax.devices())}, "
         f"{compute}; from step {int(state.step)} of {n_steps}",
@@ -126,32 +157,36 @@ def train(
             now = time.perf_counter()
             rate = tokens[:, 1:].size * (1 if index < 10 else 10) / (now - spent)
             spent = now
-            line = {
-                "step": index + 1,
-                "loss": round(float(parts.cross_entropy), 4),
-                "sequence_entropy": round(float(parts.sequence_entropy), 4),
-                "balance": round(float(parts.balance), 4),
-                "gradient_norm": round(float(gradient_norm), 3),
-                "tokens_per_s": round(rate),
-                "load_min": round(float(load.min()), 4),
-                "load_max": round(float(load.max()), 4),
-                "load": np.round(load, 3).tolist(),  # [L, E], shares of the assignments
-            }
-            with (work / "metrics.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            print(
-                f"step {line['step']:5d}  loss {line['loss']:.3f}  "
-                f"sequence entropy {line['sequence_entropy']:.3f}  balance {line['balance']:.3f}  "
-                f"load {line['load_min']:.3f} to {line['load_max']:.3f}  "
-                f"{line['tokens_per_s']:,} tokens/s",
-                flush=True,
+            _log(
+                work,
+                {
+                    "step": index + 1,
+                    "loss": round(float(parts.cross_entropy), 4),
+                    "sequence_entropy": round(float(parts.sequence_entropy), 4),
+                    "balance": round(float(parts.balance), 4),
+                    "gradient_norm": round(float(gradient_norm), 3),
+                    "tokens_per_s": round(rate),
+                    "load_min": round(float(load.min()), 4),
+                    "load_max": round(float(load.max()), 4),
+                    "load": np.round(load, 3).tolist(),  # [L, E], shares of the assignments
+                },
             )
         if (index + 1) % save_every == 0 or index + 1 == n_steps:
             _save(work, settings, state)
+    return state
 
-    from grok.training.export import export
 
-    export(SMALL, state.params, settings, domains, encoded, tokenizer_file, output, work)
+def _log(work: Path, line: Mapping[str, Any]) -> None:
+    """Adds a line to the metrics of the run and prints it."""
+    with (work / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+    print(
+        f"step {line['step']:5d}  loss {line['loss']:.3f}  "
+        f"sequence entropy {line['sequence_entropy']:.3f}  balance {line['balance']:.3f}  "
+        f"load {line['load_min']:.3f} to {line['load_max']:.3f}  "
+        f"{line['tokens_per_s']:,} tokens/s",
+        flush=True,
+    )
 
 
 def _use_all_cores(jax: Any) -> None:
@@ -159,7 +194,7 @@ def _use_all_cores(jax: Any) -> None:
         jax.config.update("jax_num_cpu_devices", min(8, os.cpu_count() or 1))
 
 
-def _save(work: Path, settings: dict[str, Any], state: Any) -> None:
+def _save(work: Path, settings: dict[str, Any], state: TrainState) -> None:
     import jax
 
     leaves: Any = {f"leaf{i:04d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
@@ -167,7 +202,7 @@ def _save(work: Path, settings: dict[str, Any], state: Any) -> None:
     write_whole(work / "state.npz", lambda stream: np.savez(stream, settings=text, **leaves))
 
 
-def _restored(work: Path, settings: dict[str, Any], fresh: Any) -> Any:
+def _restored(work: Path, settings: dict[str, Any], fresh: TrainState) -> TrainState:
     """The saved state where there is one, else `fresh`."""
     import jax
 
@@ -183,7 +218,8 @@ def _restored(work: Path, settings: dict[str, Any], fresh: Any) -> Any:
                 "Start again with the same, or choose another --output."
             )
         leaves = [saved[f"leaf{i:04d}"] for i in range(len(jax.tree.leaves(fresh)))]
-    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+    found: TrainState = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+    return found
 
 
 if __name__ == "__main__":

@@ -109,14 +109,9 @@ grok/checkpoints/tensor_file.py
 grok/engine/compiled.py layer_pass
 grok/engine/compiled.py second_half_pass
 grok/engine/compiled.py head_pass
-grok/experiments/collecting.py
-grok/experiments/collecting.py collect
-grok/experiments/patching.py patch_sweep
-grok/runner/loading.py load
 grok/streaming/host_layers.py
 grok/streaming/int8_matmul.py _tiles
 grok/streaming/simd_kernels.py add
-grok/train.py train
 lens/cached.py layer_map
 lens/clustering/maps.py layer_map
 lens/layers/pair_null.py _summary

@@ -1,7 +1,8 @@
 """Runs that ask a question: ablations, patches, the logit lens, collections."""
 
 from grok.experiments.ablation import AblationSweep, ablation_sweep
-from grok.experiments.collecting import Collection, collect, load_collection
+from grok.experiments.collecting import collect
+from grok.experiments.collection import Collection, load_collection
 from grok.experiments.logit_lens import LogitLens, logit_lens
 from grok.experiments.metrics import Metric, kl_divergence, logit_difference, probability
 from grok.experiments.patching import PatchSweep, patch_sweep

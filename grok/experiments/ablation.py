@@ -1,11 +1,11 @@
-"""Many interventions tried one by one: every expert, every place.
+"""Every expert of every layer banned, or given to all tokens, one at a time.
 
-Axes: N layers of a sweep, E experts, S sites, P positions, T tokens.
+Axes: N layers of a sweep, E experts, B runs, T tokens, K experts a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,17 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.errors import InterventionError, PromptError, SiteError
-from grok.experiments.forks import ForkedRuns, MakeEdits, Progress, Turn
+from grok.experiments.forks import ForkedRuns, Forks, Progress, Turn
 from grok.experiments.metrics import Metric, kl_divergence
-from grok.experiments.what_if import Prompt
 from grok.interventions.hooks import Edit
 from grok.interventions.kinds import Intervention
+from grok.interventions.sites import indexes
+from grok.runner.interfaces import Prompt
 from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
-    from grok.runner.loading import Model
-
-# --- every expert --------------------------------------------------------------------
+    from grok.runner.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +39,7 @@ class AblationSweep:
         control: mean effect of the same on another expert of the same layer [N, E].
         load: share of the prompt's assignments that each expert has [N, E].
         metric: its name; unit: of values.
-        how: what was done to each expert.
+        how: the change made to each expert, "ban" or "include".
         trace: the prompt's routing as it is.
     """
 
@@ -69,7 +68,7 @@ def _include_own(chosen: jax.Array, experts: jax.Array) -> jax.Array:
     return jnp.where(there, chosen, jnp.concatenate([chosen[..., :-1], own], axis=-1))
 
 
-# What a sweep does to an expert: the site, the function, its name.
+# Changes that a sweep can make to an expert: name -> site, function.
 HOW = {
     "ban": ("router.logits", _ban_own),
     "include": ("router.experts", _include_own),
@@ -82,12 +81,12 @@ def ablation_sweep(
     *,
     metric: Metric | None = None,
     how: str = "ban",
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
     turn: Turn = nullcontext,
 ) -> AblationSweep:
-    """What banning each expert, or giving it to every token, does to a prompt.
+    """Effect of banning each expert, or of giving it to every token, on a prompt.
 
     An expert that no token chose is not without effect: the softmax runs over the others, so
     their gates grow, and with them all sums of gates but not their ratios; the norm after the
@@ -95,9 +94,11 @@ def ablation_sweep(
     large an effect must be to mean anything. Compare with `control`.
 
     Args:
+        model: on its devices.
+        prompt: text, or token ids.
         metric: by default the mean over all tokens of KL(plain ‖ changed).
         how: "ban", or "include" as the intervention of that name.
-        layers: all by default.
+        layers: one or several; all by default.
         batch, progress, turn: see `grok.experiments.forks.ForkedRuns`.
 
     Raises:
@@ -122,25 +123,19 @@ def ablation_sweep(
     def one_each(which: np.ndarray) -> dict[str, tuple[Edit, ...]]:
         return {site: (Edit(Intervention(function, (which.astype(np.int32),), how)),)}
 
-    forks: dict[int, tuple[int, MakeEdits]] = {
-        layer: (config.n_experts, one_each) for layer in chosen
-    }
+    forks = {layer: Forks(config.n_experts, one_each) for layer in chosen}
     base, found = ForkedRuns(model, tokens, batch).run(
         forks, metric, plain.logits[0], progress=progress, turn=turn
     )
     values = np.stack([found[layer] for layer in chosen])
     effect = values - base
-    others = (effect.sum(axis=1, keepdims=True) - effect) / (config.n_experts - 1)
-    counts = np.stack(
-        [np.bincount(trace.experts[i].ravel(), minlength=config.n_experts) for i in chosen]
-    )
     return AblationSweep(
         layers=np.array(chosen),
         values=values,
         base=base,
         effect=effect,
-        control=others,
-        load=counts / counts.sum(axis=1, keepdims=True),
+        control=(effect.sum(axis=1, keepdims=True) - effect) / (config.n_experts - 1),
+        load=_load(trace, chosen, config.n_experts),
         metric=metric.name + (", mean over tokens" if metric.everywhere else ""),
         unit=metric.unit,
         how=how,
@@ -148,11 +143,20 @@ def ablation_sweep(
     )
 
 
-def chosen_layers(layers: Iterable[int] | None, n_layers: int) -> list[int]:
-    chosen = list(range(n_layers)) if layers is None else sorted({int(i) for i in layers})
+def _load(trace: RoutingTrace, layers: Sequence[int], n_experts: int) -> np.ndarray:
+    """Share of the assignments of some layers that each expert has [N, E]."""
+    counts = np.stack([np.bincount(trace.experts[i].ravel(), minlength=n_experts) for i in layers])
+    shares: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
+    return shares
+
+
+def chosen_layers(layers: int | Iterable[int] | None, n_layers: int) -> list[int]:
+    """Numbers of layers in order, without repeats; all of them for None.
+
+    Raises:
+        SiteError: a layer that there is not, or none.
+    """
+    chosen = list(range(n_layers)) if layers is None else sorted(set(indexes(layers)))
     if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
         raise SiteError(f"Layers {chosen[:20]}: this model has layers 0 to {n_layers - 1}.")
     return chosen
-
-
-# --- every place ---------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Many runs of one prompt that part at some layer, computed together.
+"""Many runs of one prompt that are forked from its plain run at some layer, computed together.
 
-A run that is changed in layer l alone equals the plain run before l. So the layers are walked
-through once: at layer l the runs that part there start from the plain run's residual stream,
-join the runs under way, and all go through the layer in batches. Weights are touched once a
+A run that is changed in layer l alone equals the plain run before l. So all runs go through the
+layers in one pass: at layer l the runs that are forked there start from the plain run's residual
+stream, join the other runs, and all go through the layer in batches. Weights are read once a
 layer, however many runs there are.
 
 Axes: R runs, B runs of a batch, N padded tokens, D d_model.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +31,27 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], object]
 Turn = Callable[[], AbstractContextManager[object]]
-# Edits of the runs that part at a layer: called with their indexes there, B of them.
+# Makes the edits of runs that are forked at a layer, of their indexes there [B].
 MakeEdits = Callable[[np.ndarray], EditsBySite]
 
 BATCH_TOKENS = 1024
 MOST_RUNS = 64
 
 
+class Forks(NamedTuple):
+    """The runs that are forked at one layer.
+
+    Attributes:
+        n_runs: their number, R.
+        edits: makes the edits of some of them.
+    """
+
+    n_runs: int
+    edits: MakeEdits
+
+
 class ForkedRuns:
-    """Runs that start from one prompt.
+    """Runs of one prompt that are forked from its plain run.
 
     Args:
         model: on its devices.
@@ -59,18 +71,18 @@ class ForkedRuns:
 
     def run(
         self,
-        forks: Mapping[int, tuple[int, MakeEdits]],
+        forks: Mapping[int, Forks],
         metric: Metric,
         reference: np.ndarray,
         *,
         progress: Progress | None = None,
         turn: Turn = nullcontext,
     ) -> tuple[float, dict[int, np.ndarray]]:
-        """The metric of the plain run, and of every run that parts from it.
+        """The metric of the plain run, and of every run that is forked from it.
 
         Args:
-            forks: for each layer the number of runs that part there, and their edits.
-            metric: what a run is judged by.
+            forks: by layer.
+            metric: of the logits of a run.
             reference: logits [T, V] that the metric compares with.
             progress: told (done, total) in layers of runs; what it raises ends the sweep.
             turn: entered around each layer's work.
@@ -79,8 +91,8 @@ class ForkedRuns:
             The plain run's value; by layer the values [R].
         """
         n_layers = self.model.config.n_layers
-        passes = self._passes({layer: count for layer, (count, _) in forks.items()})
-        of_runs = sum(count * (n_layers - layer) for layer, (count, _) in forks.items())
+        passes = self.passes({layer: own.n_runs for layer, own in forks.items()})
+        of_runs = sum(own.n_runs * (n_layers - layer) for layer, own in forks.items())
         total = n_layers * len(passes) + of_runs
         done = 0
 
@@ -90,7 +102,7 @@ class ForkedRuns:
             if progress is not None:
                 progress(min(done, total), total)
 
-        found = {layer: np.zeros(count) for layer, (count, _) in forks.items()}
+        found = {layer: np.zeros(own.n_runs) for layer, own in forks.items()}
         plain = 0.0
         for own in passes:
             origin, rows = self._pass(own, forks, turn, tell)
@@ -100,7 +112,7 @@ class ForkedRuns:
                 found[layer][i] = value
         return plain, found
 
-    def _passes(self, counts: Mapping[int, int]) -> list[dict[int, range]]:
+    def passes(self, counts: Mapping[int, int]) -> list[dict[int, range]]:
         """Runs by layer for each pass: all in one where there is room for them."""
         rows = self.model.engine.layers.max_rows()
         most = None if rows is None else max(2, rows // self._counted) - 1
@@ -121,7 +133,7 @@ class ForkedRuns:
     def _pass(
         self,
         own: Mapping[int, range],
-        forks: Mapping[int, tuple[int, MakeEdits]],
+        forks: Mapping[int, Forks],
         turn: Turn,
         tell: Callable[[int], None],
     ) -> tuple[list[tuple[int, int]], np.ndarray]:
@@ -137,7 +149,7 @@ class ForkedRuns:
             for layer in range(n_layers):
                 with turn():
                     which = np.array(own.get(layer, range(0)), int)
-                    _, make = forks.get(layer, (0, _none))
+                    make = forks.get(layer, NO_FORKS).edits
                     new = np.repeat(rows[:1], len(which), axis=0)
                     rows = self._layer(walk, layer, rows, new, which, make, tell)
                 origin += [(layer, int(i)) for i in which]
@@ -155,8 +167,15 @@ class ForkedRuns:
         make: MakeEdits,
         tell: Callable[[int], None],
     ) -> np.ndarray:
-        """Streams [R, N, D] after a layer: of runs under way, then of those with these indexes,
-        which part here."""
+        """Streams [R, N, D] after a layer: of the runs so far, then of those forked here.
+
+        Args:
+            walk, layer, tell: see `_pass`.
+            rows: streams of the runs so far, the plain run's first.
+            new: streams of the runs forked here.
+            indexes: of the runs forked here.
+            make: makes their edits.
+        """
         batches = [(rows, which, NO_SITE_EDITS) for which in self._batches(len(rows))]
         batches += [(new, which, make(indexes[which])) for which in self._batches(len(new))]
         parts = (self._part(streams[which], which, edits) for streams, which, edits in batches)
@@ -211,12 +230,15 @@ class ForkedRuns:
         return np.concatenate([np.asarray(one, np.float64) for one in values])[: len(rows)]
 
 
-def _none(which: np.ndarray) -> EditsBySite:
+def _no_edits(which: np.ndarray) -> EditsBySite:
     return NO_SITE_EDITS
 
 
+NO_FORKS = Forks(0, _no_edits)
+
+
 def judged(logits: jax.Array, reference: jax.Array, length: jax.Array, metric: Metric) -> jax.Array:
-    """A metric of one run's logits [N, V] against others; N is 1 for the last token alone."""
+    """The metric of one run's logits [N, V] against the reference's; N is 1 for the last token."""
     expected = jax.nn.log_softmax(reference.astype(jnp.float32), axis=-1)
     found = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     each = jax.vmap(lambda a, b: metric.function(a, b, *metric.tokens))(found, expected)

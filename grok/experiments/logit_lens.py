@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.experiments.what_if import Prompt
 from grok.interventions.sites import HookPoint
+from grok.runner.interfaces import Prompt
 
 if TYPE_CHECKING:
     from grok.runner.model import Model

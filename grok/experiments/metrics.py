@@ -1,4 +1,4 @@
-"""What a run is judged by: one number from its logits. Axes: B runs, T tokens, V vocabulary."""
+"""Metrics of a run: one number from its logits. Axes: T tokens, V vocabulary."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Metric:
 
     Attributes:
         function: (log-probabilities [V], those of the reference [V], tokens) -> scalar.
-        tokens: ids that it is about.
-        name: what it is.
+        tokens: ids whose logits or probabilities it compares.
+        name: for people.
         unit: of its values.
-        everywhere: the mean over all tokens; else the last token alone.
+        everywhere: True for the mean over all tokens, False for the last token alone.
     """
 
     function: Callable[..., jax.Array]
@@ -38,10 +38,10 @@ class Metric:
     everywhere: bool = False
 
     def check(self, vocab_size: int) -> Metric:
-        """The metric, if the vocabulary has its tokens.
+        """Returns the metric after checking that its tokens are in the vocabulary.
 
         Raises:
-            PromptError: it has not.
+            PromptError: a token is not in the vocabulary.
         """
         for token in self.tokens:
             if not 0 <= int(token) < vocab_size:
@@ -52,15 +52,17 @@ class Metric:
         return self
 
 
-def _difference(log_probs: jax.Array, reference: jax.Array, a: jax.Array, b: jax.Array) -> Any:
+def _difference(
+    log_probs: jax.Array, reference: jax.Array, a: jax.Array, b: jax.Array
+) -> jax.Array:
     return log_probs[a] - log_probs[b]
 
 
-def _probability(log_probs: jax.Array, reference: jax.Array, token: jax.Array) -> Any:
+def _probability(log_probs: jax.Array, reference: jax.Array, token: jax.Array) -> jax.Array:
     return jnp.exp(log_probs[token])
 
 
-def _divergence(log_probs: jax.Array, reference: jax.Array) -> Any:
+def _divergence(log_probs: jax.Array, reference: jax.Array) -> jax.Array:
     p = jnp.exp(reference)
     return jnp.sum(jnp.where(p > 0, p * (reference - log_probs), 0.0))
 

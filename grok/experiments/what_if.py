@@ -1,6 +1,6 @@
-"""One run looked at closely: beside the same run under interventions, and at every depth.
+"""A run compared with the same run under interventions.
 
-Axes: L layers, T tokens, C candidates, V vocabulary.
+Axes: T tokens, C candidates, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,16 +13,12 @@ import numpy as np
 
 from grok.interventions.edits import NO_EDITS, Edits
 from grok.runner.batching import read_together
+from grok.runner.interfaces import Prompt
 from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
     from grok.engine.compiled import Forward
     from grok.runner.model import Model
-
-Prompt = str | Sequence[int] | np.ndarray
-
-
-# --- one intervention ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +89,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities in float64 along the last axis."""
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=-1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    log_probs: np.ndarray = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return log_probs
 
 
 def divergence(log_p: np.ndarray, log_q: np.ndarray) -> float:
@@ -102,6 +99,3 @@ def divergence(log_p: np.ndarray, log_q: np.ndarray) -> float:
     with np.errstate(invalid="ignore"):
         terms = np.where(p > 0, p * (log_p - log_q), 0.0)
     return float(max(terms.sum(), 0.0))
-
-
-# --- every depth ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What can be changed in a run, where, and how it is said."""
+"""Interventions: edits of values at named sites of a run."""
 
 from grok.interventions.edits import NO_EDITS, Edits, edit, steer
 from grok.interventions.kinds import (

@@ -1,4 +1,4 @@
-"""Interventions: what is done where in a run.
+"""Interventions: edits of a run, and the sites where they are made.
 
 `edit("router.logits", ban(2), layers=3)` says one; sums of edits apply in order. What can be
 done is in `grok.interventions.kinds`, the sites are in `grok.interventions.sites`.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from grok.errors import InterventionError
 from grok.interventions.kinds import (
@@ -29,7 +27,7 @@ from grok.interventions.kinds import (
     temperature,
     zero_out,
 )
-from grok.interventions.sites import LAYER_SITES, MODEL_SITES, known
+from grok.interventions.sites import LAYER_SITES, MODEL_SITES, indexes, known, site_names
 
 __all__ = [
     "NO_EDITS",
@@ -59,8 +57,8 @@ class Request(NamedTuple):
 
     Attributes:
         site: name without layer.
-        function: what to do.
-        layers: which; None for all.
+        function: the change.
+        layers: numbers; None for all.
         positions: tokens, counted from the start or, when negative, from the end of the
             prompt; a slice; None for all, generated ones included.
         references: hook points whose values the function is given after the site's own.
@@ -102,7 +100,7 @@ class Edits:
         return bool(self.requests)
 
     def texts(self) -> list[str]:
-        """What is done where, as the settings of a trace keep it."""
+        """A text for each edit, with sites, layers and function, as a trace's settings keep it."""
         return [str(request) for request in self.requests]
 
 
@@ -138,7 +136,10 @@ def request(
     positions: int | Sequence[int] | slice | None = None,
     references: tuple[Any, ...] = (),
 ) -> Request:
-    """What `edit` asks for, checked as far as that goes without a model."""
+    """The request that `edit` makes, checked as far as that goes without a model.
+
+    `references` are hook points whose values the function is given too; see `edit`.
+    """
     known(site)
     intervention = as_intervention(function)
     if site not in intervention.sites:
@@ -148,16 +149,12 @@ def request(
         )
     if site in MODEL_SITES and layers is not None:
         raise InterventionError(f"{site} belongs to no layer; leave layers out.")
-    chosen = None
-    if layers is not None:
-        chosen = (int(layers),) if isinstance(layers, (int, np.integer)) else tuple(layers)
-    at: Any = positions
-    if isinstance(positions, (int, np.integer)):
-        at = (int(positions),)
-    elif positions is not None and not isinstance(positions, slice):
-        at = tuple(int(position) for position in positions)
-    if isinstance(at, slice) and at.step not in (None, 1):
+    if isinstance(positions, slice) and positions.step not in (None, 1):
         raise InterventionError("positions: a slice with steps is not supported; list them.")
+    chosen = None if layers is None else indexes(layers)
+    at = positions
+    if at is not None and not isinstance(at, slice):
+        at = indexes(at)
     return Request(site, intervention, chosen, at, references)
 
 
@@ -170,9 +167,8 @@ def steer(
     positions: int | Sequence[int] | slice | None = None,
 ) -> Edits:
     """Adds `strength` times a vector at sites: for generation, at every token still to come too."""
-    names = [sites] if isinstance(sites, str) else list(sites)
-    layers = None if layers is None else np.atleast_1d(np.asarray(layers)).tolist()
+    layers = None if layers is None else indexes(layers)
     found = NO_EDITS
-    for name in names:
+    for name in site_names(sites):
         found = found + edit(name, add_vector(vector, strength), layers=layers, positions=positions)
     return found

@@ -1,4 +1,4 @@
-"""What one run changes and keeps, made ready for the compiled passes.
+"""Edits and kept sites of one run, made ready for the compiled passes.
 
 `arrange_hooks` turns edits and wanted hook points into `Hooks`: for every layer its edits by site,
 as arrays that a compiled program takes, and the sites to keep. `CompiledHook` is what the layer
@@ -22,7 +22,7 @@ import numpy as np
 from grok.config import GrokConfig
 from grok.errors import InterventionError, SiteError
 from grok.interventions.edits import NO_EDITS, Edits, Request
-from grok.interventions.kinds import Intervention, named_experts, with_token_rows
+from grok.interventions.kinds import Intervention
 from grok.interventions.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, HookPoint, model_point
 
 
@@ -44,8 +44,8 @@ class Edit:
     """One edit of one site of one layer.
 
     Attributes:
-        function: what is done.
-        positions: where, [1 or B, S] bool; None everywhere.
+        function: the change.
+        positions: tokens that it applies to, [1 or B, S] bool; None for all.
         references: values for the function: arrays of earlier layers, or `SameLayer`.
     """
 
@@ -131,7 +131,7 @@ class CompiledHook:
 
 
 def is_hooked(site: str, edits: EditsBySite, keep: Iterable[str]) -> bool:
-    """Whether a site of a layer is changed, kept, or referred to by an edit of that layer."""
+    """True where a site of a layer is changed, kept, or referred to by an edit of that layer."""
     if site in edits or site in keep:
         return True
     given = [r for own in edits.values() for edit in own for r in edit.references]
@@ -163,7 +163,7 @@ def earlier_references(edits: EditsBySite, sites: Iterable[str]) -> tuple[str, .
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run changes and keeps, layer by layer.
+    """Edits and kept sites of a run, layer by layer.
 
     Attributes:
         layers: edits of each layer.
@@ -225,8 +225,8 @@ def arrange_hooks(
     """Edits and wanted hook points, checked against the model and a prompt.
 
     Args:
-        edits: what to change.
-        wanted: what to keep.
+        edits: interventions.
+        wanted: hook points whose values the run gives back.
         lengths: tokens of each prompt.
         padded: tokens that the prompts are padded to.
         positions: positions there can be, S; the context by default.
@@ -235,31 +235,53 @@ def arrange_hooks(
         SiteError: a layer or position that there is not, or a reference to a later site.
         InterventionError: experts that there are not, or too few left to choose from.
     """
-    n_layers = config.n_layers
     s = max(positions or config.context_length, padded)
-    layers: list[dict[str, tuple[Edit, ...]]] = [{} for _ in range(n_layers)]
+    layers: list[dict[str, tuple[Edit, ...]]] = [{} for _ in range(config.n_layers)]
     embed: dict[str, tuple[Edit, ...]] = {}
     head: dict[str, tuple[Edit, ...]] = {}
     wanted = frozenset(wanted)
     referenced: set[HookPoint] = set()
     banned: dict[int, np.ndarray] = {}  # [1 or B, S, E] of the layers with bans
     for request in edits.requests:
-        function = with_token_rows(request.function, 1 + len(AXES[request.site]), lengths, padded)
+        rank = 1 + len(AXES[request.site])
+        function = request.function.with_token_rows(rank, lengths, padded)
         _check_experts(request, config)
         at = _mask(request, lengths, s)
-        for point in _points(request, n_layers):
+        bans = _bans(request, config.n_experts, at, s)
+        for point in _points(request, config.n_layers):
             references = tuple(_reference(point, r, referenced) for r in request.references)
             if point.site in LAYER_SITES:
                 here = layers[point.layer]
             else:
                 here = embed if point.site == EMBED else head
             here[point.site] = (*here.get(point.site, ()), Edit(function, at, references))
-            for kind, experts in named_experts(request.function):
-                if kind == "ban":
-                    own = np.zeros(config.n_experts, bool)
-                    own[experts] = True
-                    where = np.ones((1, s, 1), bool) if at is None else at[..., None]
-                    banned[point.layer] = banned.get(point.layer, False) | (where & own)
+            if bans is not None:
+                banned[point.layer] = banned.get(point.layer, False) | bans
+    _check_bans(banned, config)
+    hooked = wanted | referenced
+    return Hooks(
+        tuple(layers),
+        embed,
+        head,
+        tuple(s for s in LAYER_SITES if any(p.site == s for p in hooked)),
+        tuple(s for s in MODEL_SITES if s != EMBED and any(p.site == s for p in hooked)),
+        wanted,
+        frozenset(referenced),
+    )
+
+
+def _bans(request: Request, n_experts: int, at: np.ndarray | None, s: int) -> np.ndarray | None:
+    """Experts that an edit bans, by position [1 or B, S, E]; None where it bans none."""
+    banned = [p.expert_indexes() for p in request.function.parts if p.experts == "banned"]
+    if not banned:
+        return None
+    own = np.zeros(n_experts, bool)
+    own[np.concatenate(banned)] = True
+    where = np.ones((1, s, 1), bool) if at is None else at[..., None]
+    return where & own
+
+
+def _check_bans(banned: Mapping[int, np.ndarray], config: GrokConfig) -> None:
     for layer, out in banned.items():
         left = config.n_experts - int(out.sum(axis=-1).max())
         if left < config.top_k:
@@ -267,16 +289,6 @@ def arrange_hooks(
                 f"Layer {layer}: of {config.n_experts} experts only {left} are left after the "
                 f"bans, and {config.top_k} are chosen for a token. Ban fewer."
             )
-    looked_at = wanted | referenced
-    return Hooks(
-        tuple(layers),
-        embed,
-        head,
-        tuple(s for s in LAYER_SITES if any(p.site == s for p in looked_at)),
-        tuple(s for s in MODEL_SITES if s != EMBED and any(p.site == s for p in looked_at)),
-        wanted,
-        frozenset(referenced),
-    )
 
 
 def _points(request: Request, n_layers: int) -> list[HookPoint]:
@@ -307,11 +319,12 @@ def _reference(
 
 
 def _check_experts(request: Request, config: GrokConfig) -> None:
-    for kind, experts in named_experts(request.function):
-        if experts.max() >= config.n_experts:
+    for part in request.function.parts:
+        experts = part.expert_indexes()
+        if experts.size and experts.max() >= config.n_experts:
             raise InterventionError(
-                f"{kind}: there is no expert {int(experts.max())}; this model has experts 0 to "
-                f"{config.n_experts - 1} in each layer."
+                f"{part.name}: there is no expert {int(experts.max())}; this model has experts 0 "
+                f"to {config.n_experts - 1} in each layer."
             )
 
 

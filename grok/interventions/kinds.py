@@ -1,19 +1,19 @@
-"""What can be done to a value on its way through the model, as pure functions.
+"""Changes of a value on its way through the model, as pure functions.
 
 An `Intervention` is a function together with its arrays. The function is part of the compiled
 program, the arrays are not: another strength, vector, key or expert runs the same program.
 Each takes the value of a site and returns one of the same shape; it is rounded to the dtype of
-the site afterwards. Where it is done says `grok.interventions.edits`.
+the site afterwards. Where it is done is said in `grok.interventions.edits`.
 
 Axes: B sequences, T tokens of this call, E experts, K experts a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ ALL_SITES = FLOAT_SITES | {"router.experts"}
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["arguments"],
-    meta_fields=["function", "name", "sites", "context"],
+    meta_fields=["function", "name", "sites", "context", "token_rows", "experts"],
 )
 @dataclass(frozen=True)
 class Intervention:
@@ -42,6 +42,9 @@ class Intervention:
         name: of the kind.
         sites: where it may be used.
         context: what the function asks for by name: "positions" [T], "probs" [B, T, E].
+        token_rows: True where the first array may have a row for each token.
+        experts: for "banned" or "chosen", the first array holds expert indexes, which no token
+            may choose or which tokens are given; "" where no expert is named.
     """
 
     function: Callable[..., jax.Array]
@@ -49,6 +52,8 @@ class Intervention:
     name: str = "edit"
     sites: frozenset[str] = FLOAT_SITES
     context: tuple[str, ...] = ()
+    token_rows: bool = False
+    experts: Literal["", "banned", "chosen"] = ""
 
     def __call__(self, value: jax.Array, *references: jax.Array, **given: Any) -> jax.Array:
         asked = {name: given[name] for name in self.context}
@@ -57,6 +62,67 @@ class Intervention:
     def __str__(self) -> str:
         shown = ", ".join(_shown(argument) for argument in self.arguments)
         return self.name if self.name.endswith(")") else f"{self.name}({shown})"
+
+    @property
+    def parts(self) -> tuple[Intervention, ...]:
+        """The interventions that this one is composed of; itself alone where it is not."""
+        inner = tuple(one for one in self.arguments if isinstance(one, Intervention))
+        return tuple(part for one in inner for part in one.parts) or (self,)
+
+    def expert_indexes(self) -> np.ndarray:
+        """The experts that this intervention names [N]; empty where `experts` is ""."""
+        return np.asarray(self.arguments[0]) if self.experts else np.empty(0, np.int32)
+
+    def with_token_rows(self, site_rank: int, lengths: Sequence[int], padded: int) -> Intervention:
+        """This intervention, its rows for each token taken by position where it has such rows.
+
+        Args:
+            site_rank: axes of the site's value without the batch.
+            lengths: tokens of each prompt.
+            padded: rows to pad to, so that prompts of one bucket share a program.
+
+        Raises:
+            InterventionError: rows for another number of tokens than the prompt has.
+        """
+        parts = self.parts
+        if parts[0] is not self:
+            return compose(*(part.with_token_rows(site_rank, lengths, padded) for part in parts))
+        if not self.token_rows or np.ndim(self.arguments[0]) < site_rank:
+            return self
+        rows, *rest = self.arguments
+        shape = np.shape(rows)
+        if len(shape) > site_rank or len(lengths) != 1 or shape[0] != lengths[0]:
+            raise InterventionError(
+                f"{self.name}: the array has shape {list(shape)}; expected one row for each of "
+                f"the {lengths[0]} tokens of one prompt, or one row for all tokens."
+            )
+        pad = [(0, padded - shape[0])] + [(0, 0)] * (len(shape) - 1)
+        arguments = (jnp.pad(jnp.asarray(rows), pad), np.int32(shape[0]), *rest)
+        function = ByPosition(self.function)
+        return Intervention(function, arguments, self.name, self.sites, ("positions",))
+
+
+@dataclass(frozen=True)
+class ByPosition:
+    """A function with the row of each token's position; tokens beyond the rows stay as they are.
+
+    Two of one inner function are equal, so they share a compiled program.
+    """
+
+    inner: Callable[..., jax.Array]
+
+    def __call__(
+        self,
+        value: jax.Array,
+        rows: jax.Array,
+        length: jax.Array,
+        *rest: Any,
+        positions: jax.Array,
+    ) -> jax.Array:
+        own = rows[jnp.clip(positions, 0, rows.shape[0] - 1)][None]  # [1, T, ...]
+        new = self.inner(value, own, *rest).astype(value.dtype)
+        inside = (positions < length).reshape(1, -1, *(1,) * (value.ndim - 2))
+        return jnp.where(inside, new, value)
 
 
 def _shown(argument: Any) -> str:
@@ -97,7 +163,8 @@ def as_intervention(function: Any) -> Intervention:
 
 
 def _apply_partial(value: jax.Array, function: Any, *references: jax.Array) -> jax.Array:
-    return function(value, *references)  # its own arguments come first
+    changed: jax.Array = function(value, *references)  # its own arguments come first
+    return changed
 
 
 # --- on any float site ---------------------------------------------------------------
@@ -179,12 +246,14 @@ def scale(factor: Any) -> Intervention:
 def add_vector(vector: Any, strength: Any = 1.0) -> Intervention:
     """Values plus `strength` times `vector`, whose shape is the site's or its last axes."""
     strength = _number(strength, "strength")
-    return Intervention(_add, (_array(vector, "add_vector"), strength), "add_vector")
+    arguments = (_array(vector, "add_vector"), strength)
+    return Intervention(_add, arguments, "add_vector", token_rows=True)
 
 
 def replace_with(values: Any) -> Intervention:
     """Other values: of the site's shape, or of its last axes (one for all tokens), or a number."""
-    return Intervention(_replace, (_array(values, "replace_with"),), "replace_with", ALL_SITES)
+    arguments = (_array(values, "replace_with"),)
+    return Intervention(_replace, arguments, "replace_with", ALL_SITES, token_rows=True)
 
 
 def clamp(low: Any, high: Any) -> Intervention:
@@ -262,8 +331,14 @@ def _include(experts: jax.Array, own: jax.Array) -> jax.Array:
     return jnp.where(there, experts, jnp.concatenate([experts[..., :-1], own], axis=-1))
 
 
-def _top(experts: jax.Array, *, probs: jax.Array, k: int) -> jax.Array:
-    return jax.lax.top_k(probs, k)[1].astype(jnp.int32)
+@dataclass(frozen=True)
+class _TopK:
+    """The `k` likeliest experts; two of one `k` are equal, so they share a compiled program."""
+
+    k: int
+
+    def __call__(self, experts: jax.Array, *, probs: jax.Array) -> jax.Array:
+        return jax.lax.top_k(probs, self.k)[1].astype(jnp.int32)
 
 
 _LOGITS, _EXPERTS = frozenset(["router.logits"]), frozenset(["router.experts"])
@@ -274,7 +349,7 @@ def ban(experts: Any) -> Intervention:
 
     The softmax runs after it, so the others' gates grow by 1 / (1 − what the banned had).
     """
-    return Intervention(_ban, (_experts_of(experts, "ban"),), "ban", _LOGITS)
+    return Intervention(_ban, (_experts_of(experts, "ban"),), "ban", _LOGITS, experts="banned")
 
 
 def temperature(value: Any) -> Intervention:
@@ -292,7 +367,8 @@ def force(experts: Any) -> Intervention:
         experts: indexes [K], or [T, K] for each token its own. Forcing what was chosen
             changes nothing.
     """
-    return Intervention(_force, (_experts_of(experts, "force"),), "force", _EXPERTS)
+    arguments = (_experts_of(experts, "force"),)
+    return Intervention(_force, arguments, "force", _EXPERTS, token_rows=True, experts="chosen")
 
 
 def include(expert: Any) -> Intervention:
@@ -300,78 +376,11 @@ def include(expert: Any) -> Intervention:
     own = _experts_of(expert, "include")
     if not isinstance(expert, jax.core.Tracer) and own.size != 1:
         raise InterventionError(f"include: expected one expert, found {own.tolist()!r:.60}.")
-    return Intervention(_include, (own,), "include", _EXPERTS)
+    return Intervention(_include, (own,), "include", _EXPERTS, experts="chosen")
 
 
 def set_top_k(k: int) -> Intervention:
     """The `k` likeliest experts, with the gates that the softmax over all gives them."""
     if not isinstance(k, (int, np.integer)) or k < 1:
         raise InterventionError(f"set_top_k: found {k!r:.20}; expected a number from 1 up.")
-    function = _TOPS.setdefault(int(k), partial(_top, k=int(k)))
-    return Intervention(function, (), f"set_top_k({k})", _EXPERTS, ("probs",))
-
-
-_TOPS: dict[int, Callable[..., jax.Array]] = {}
-
-
-# --- rows given for each token ---------------------------------------------------------
-
-
-def _by_position(
-    value: jax.Array,
-    rows: jax.Array,
-    length: jax.Array,
-    *rest: Any,
-    positions: jax.Array,
-    inner: Callable[..., jax.Array],
-) -> jax.Array:
-    """`inner` with the row of each token's position; tokens beyond the rows stay as they are."""
-    own = rows[jnp.clip(positions, 0, rows.shape[0] - 1)][None]  # [1, T, ...]
-    new = inner(value, own, *rest).astype(value.dtype)
-    inside = (positions < length).reshape(1, -1, *(1,) * (value.ndim - 2))
-    return jnp.where(inside, new, value)
-
-
-_ROWS = {function: partial(_by_position, inner=function) for function in (_replace, _add, _force)}
-
-
-def with_token_rows(
-    function: Intervention, site_rank: int, lengths: Sequence[int], padded: int
-) -> Intervention:
-    """The intervention, where its first array has a row for each token, by position.
-
-    Args:
-        function: one of `replace_with`, `add_vector` and `force`, or any other, which comes
-            back as it is; parts of a composition are looked at one by one.
-        site_rank: axes of the site's value without the batch.
-        lengths: tokens of each prompt.
-        padded: rows to pad to, so that prompts of one bucket share a program.
-
-    Raises:
-        InterventionError: rows for another number of tokens than the prompt has.
-    """
-    if function.function is _composed:
-        parts = [with_token_rows(p, site_rank, lengths, padded) for p in function.arguments]
-        return compose(*parts)
-    if function.function not in _ROWS or np.ndim(function.arguments[0]) < site_rank:
-        return function
-    rows, *rest = function.arguments
-    shape = np.shape(rows)
-    if len(shape) > site_rank or len(lengths) != 1 or shape[0] != lengths[0]:
-        raise InterventionError(
-            f"{function.name}: the array has shape {list(shape)}; expected one row for each of the "
-            f"{lengths[0]} tokens of one prompt, or one row for all tokens."
-        )
-    pad = [(0, padded - shape[0])] + [(0, 0)] * (len(shape) - 1)
-    arguments = (jnp.pad(jnp.asarray(rows), pad), np.int32(shape[0]), *rest)
-    by_position = _ROWS[function.function]
-    return Intervention(by_position, arguments, function.name, function.sites, ("positions",))
-
-
-def named_experts(function: Intervention) -> Iterable[tuple[str, np.ndarray]]:
-    """Kind and indexes of every `ban`, `force` and `include` in an intervention."""
-    if function.function is _composed:
-        for part in function.arguments:
-            yield from named_experts(part)
-    elif function.name in ("ban", "force", "include"):
-        yield function.name, np.asarray(function.arguments[0])
+    return Intervention(_TopK(int(k)), (), f"set_top_k({k})", _EXPERTS, ("probs",))

@@ -28,6 +28,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from grok.config import GrokConfig
 from grok.errors import SiteError
 
@@ -124,6 +126,26 @@ def known(name: str, among: Iterable[str] = (*LAYER_SITES, *MODEL_SITES)) -> str
     near = difflib.get_close_matches(name, among, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise SiteError(f"There is no site {name!r:.60}.{hint} Sites: {', '.join(among)}.")
+
+
+def site_names(sites: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of sites, given as one string or as several.
+
+    >>> site_names("resid_post"), site_names(["resid_pre", "resid_post"])
+    (('resid_post',), ('resid_pre', 'resid_post'))
+    """
+    return (sites,) if isinstance(sites, str) else tuple(sites)
+
+
+def indexes(which: int | Iterable[int]) -> tuple[int, ...]:
+    """Layers or positions, given as one number or as several.
+
+    >>> indexes(3), indexes(range(2))
+    ((3,), (0, 1))
+    """
+    if isinstance(which, (int, np.integer)) or (isinstance(which, np.ndarray) and not which.ndim):
+        return (int(which),)
+    return tuple(int(one) for one in which)
 
 
 _NAME = re.compile(r"layers\[(\d{1,4})\]\.(.+)")

@@ -51,6 +51,7 @@ DTYPES = ("bfloat16", "float32")
 MODES = ("auto", "resident", "streamed")
 
 
+# many parameters: the public door to a model, all but one by name and with a default
 def load(
     path: str | os.PathLike[str] | None = None,
     *,

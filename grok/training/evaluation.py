@@ -1,4 +1,4 @@
-"""What a trained model does on held-out text: loss, expert load, and what experts know of domains.
+"""A trained model on held-out text: loss, expert load, and the information of experts on domains.
 
 Arrays in, numbers out; the model comes in as a function, so the float weights,
 the int8 weights and a stand-in in a test are measured by the same code.
@@ -149,7 +149,8 @@ def token_losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     # exp in float32, sum in float64: exact to about 1e-7 at a fraction of the memory.
     total = np.exp(scores - top).sum(axis=-1, dtype=np.float64)
     own = np.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
-    return np.log(total) + top[..., 0] - own
+    losses: np.ndarray = np.log(total) + top[..., 0] - own
+    return losses
 
 
 def unigram_log_probs(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
@@ -159,7 +160,8 @@ def unigram_log_probs(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     seen in training costs log(N + V) nats and not infinity.
     """
     counts = np.bincount(tokens, minlength=vocab_size)
-    return np.log(counts + 1.0) - np.log(counts.sum() + vocab_size)
+    log_probs: np.ndarray = np.log(counts + 1.0) - np.log(counts.sum() + vocab_size)
+    return log_probs
 
 
 def unigram_nll(
@@ -181,7 +183,8 @@ def unigram_nll(
         tables = np.stack([unigram_log_probs(streams[0], vocab_size)] * len(streams))
     else:
         tables = np.stack([unigram_log_probs(stream, vocab_size) for stream in streams])
-    return -tables[windows.domain[:, None], windows.targets]
+    losses: np.ndarray = -tables[windows.domain[:, None], windows.targets]
+    return losses
 
 
 def token_bytes(tokenizer: Any) -> np.ndarray:
@@ -233,7 +236,8 @@ def expert_load(experts: np.ndarray, counted: np.ndarray, n_experts: int) -> np.
     Reading it: 1 / E is an even load; an expert near 0 is dead.
     """
     counts = _window_counts(experts, counted, n_experts).sum(axis=1)
-    return counts / counts.sum(axis=1, keepdims=True)
+    shares: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
+    return shares
 
 
 def mutual_information(joint: np.ndarray) -> np.ndarray:
@@ -246,7 +250,8 @@ def mutual_information(joint: np.ndarray) -> np.ndarray:
     p = joint / joint.sum(axis=(-2, -1), keepdims=True)
     expected = p.sum(axis=-1, keepdims=True) * p.sum(axis=-2, keepdims=True)
     ratio = np.divide(p, expected, out=np.ones_like(p), where=p > 0)
-    return np.maximum((p * np.log(ratio)).sum(axis=(-2, -1)), 0.0)
+    nats: np.ndarray = np.maximum((p * np.log(ratio)).sum(axis=(-2, -1)), 0.0)
+    return nats
 
 
 def domain_information(

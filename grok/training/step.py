@@ -103,7 +103,7 @@ def initial_params(config: GrokConfig, seed: int) -> dict[str, Any]:
     one_layer = hk.transform(lambda *a: DecoderLayer(config)(*a))
 
     def flat(key: jax.Array) -> dict[str, jax.Array]:
-        nested: Mapping[str, Mapping[str, Any]] = one_layer.init(key, *args)  # type: ignore[assignment]
+        nested: Mapping[str, Mapping[str, Any]] = one_layer.init(key, *args)
         return {
             f"{module}/{name}".removeprefix("decoder_layer/"): value
             for module, values in nested.items()
@@ -233,17 +233,20 @@ def make_step(config: GrokConfig, recipe: Recipe, dtype: Any, *, focused: bool =
     def gradient(params: Any, batch: jax.Array) -> tuple[Any, Losses]:
         if n_devices == 1 or batch.shape[0] % n_devices:
             whole = jax.grad(partial(losses, config, recipe, focused=focused), has_aux=True)
-            return whole(params, batch, dtype)
+            found: tuple[Any, Losses] = whole(params, batch, dtype)
+            return found
 
         def share(params: Any, batch: jax.Array) -> tuple[Any, Losses]:
             part = partial(losses, config, recipe, axis="data", focused=focused)
             local = jax.grad(part, has_aux=True)
-            return jax.lax.pmean(local(params, batch, dtype), "data")
+            mean: tuple[Any, Losses] = jax.lax.pmean(local(params, batch, dtype), "data")
+            return mean
 
         over_data = jax.shard_map(
             share, mesh=mesh, check_vma=False, in_specs=(P(), P("data")), out_specs=P()
         )
-        return over_data(params, batch)
+        split: tuple[Any, Losses] = over_data(params, batch)
+        return split
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Losses, jax.Array]:

@@ -184,7 +184,8 @@ def collected(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
     Raises:
         PromptError: see `token_counts`.
     """
-    from grok.experiments.collecting import BATCH_TOKENS, PART_TOKENS
+    from grok.experiments.collecting import BATCH_TOKENS
+    from grok.experiments.collection import PART_TOKENS
     from grok.streaming.host_memory import most_tokens
 
     total = sum(token_counts(choice, texts))

@@ -139,3 +139,26 @@ def test_sweeps_give_the_same_on_eight_devices_as_on_one(model):
     )
     for a, b in zip(one, many, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [({"sites": "resid_post"}, {"sites": ["resid_post"]}),
+     ({"layers": 1}, {"layers": [1]}),
+     ({"positions": -1}, {"positions": [-1]})],
+    ids=["site", "layer", "position"],
+)  # fmt: skip
+def test_a_patch_sweep_takes_one_of_what_it_takes_several_of(tiny3, one, several):
+    rest = {"sites": ["resid_pre"], "layers": [1, 2], "positions": [0, 2]}
+    given = [5, 17, 3], [5, 40, 3]
+    metric = logit_difference(7, 9)
+    a, b = (patch_sweep(tiny3, *given, metric=metric, **{**rest, **own}) for own in (one, several))
+    for name in ("sites", "layers", "positions"):
+        assert list(getattr(a, name)) == list(getattr(b, name))
+    np.testing.assert_array_equal(a.values, b.values)
+
+
+def test_an_ablation_sweep_takes_one_layer_as_a_number(tiny3):
+    a, b = (ablation_sweep(tiny3, [5, 17, 3], layers=layers) for layers in (1, [1]))
+    assert list(a.layers) == [1]
+    np.testing.assert_array_equal(a.values, b.values)

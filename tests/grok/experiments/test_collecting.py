@@ -12,7 +12,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from grok.errors import GrokError
-from grok.experiments.collecting import _batches, _parts, collect, load_collection
+from grok.experiments.collecting import batches_of, collect, parts_of
+from grok.experiments.collection import load_collection
 from grok.interventions.edits import ban, edit
 from lens.traces import routing
 
@@ -161,9 +162,9 @@ def test_no_collection_says_so(tmp_path):
 
 def test_parts_and_batches_hold_every_prompt_once():
     lengths = [int(n) for n in RNG.integers(1, 90, 50)]
-    assert sum(_parts(lengths, 100), []) == list(range(50))
-    assert all(sum(lengths[i] for i in part) <= 100 for part in _parts(lengths, 100))
-    batches = list(_batches(lengths, 256))
+    assert sum(parts_of(lengths, 100), []) == list(range(50))
+    assert all(sum(lengths[i] for i in part) <= 100 for part in parts_of(lengths, 100))
+    batches = list(batches_of(lengths, 256))
     assert sorted({i for batch in batches for i in batch}) == list(range(50))
     assert len({i for b in batches for i in b}) == sum(len(set(b)) for b in batches)
 
@@ -192,3 +193,11 @@ def test_memory_does_not_grow_with_the_number_of_tokens(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 60
+
+
+def test_one_site_may_be_given_as_its_name(tiny3, tmp_path):
+    one = collect(tiny3, PROMPTS[:2], tmp_path / "one", sites="norm.output", routing=False)
+    several = collect(tiny3, PROMPTS[:2], tmp_path / "two", sites=["norm.output"], routing=False)
+    assert one.manifest == several.manifest
+    a, b = (each.activations("norm.output") for each in (one, several))
+    np.testing.assert_array_equal(a, b)

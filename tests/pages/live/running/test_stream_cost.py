@@ -69,7 +69,7 @@ def test_a_sweep_has_as_many_passes_as_the_model_makes_of_it(budget, several):
     tokens = model.encode([5] * 12)
     runs = choice.config.n_layers * choice.config.n_experts
     counts = dict.fromkeys(range(choice.config.n_layers), choice.config.n_experts)
-    made = ForkedRuns(model, tokens)._passes(counts)
+    made = ForkedRuns(model, tokens).passes(counts)
     work = stream_cost.swept(choice, [ids(12)], runs)
     assert work.n_passes == 1 + len(made) and (len(made) > 1) == several
     assert stream_cost.cost(choice, work).memory_bytes == budget
