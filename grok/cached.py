@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from grok.serving.shared_model import SharedModel
 
-if TYPE_CHECKING:
-    pass
-
-OnWait = Callable[[int], object]
 OnLoad = Callable[[int, int], None]
 
 

@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace, budget: int) -> None:
 
 @dataclass
 class Report:
-    """What the command prints."""
+    """The text that the command prints."""
 
     checkpoint: Checkpoint
     n_tokens: int
@@ -139,7 +139,7 @@ class Report:
         return "\n\n".join(parts)
 
     def _faster(self) -> str:
-        """Whether the mode that is not chosen is estimated to be much faster."""
+        """A sentence where the other mode is estimated to be much faster; else ""."""
         assert self.decision is not None
         chosen = self.decision.chosen.seconds_per_pass
         for other in self.plans:

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class RoutingTrace:
-    """What every router decided about every token.
+    """The routing of one token sequence.
 
     Axes: L layers, T tokens, E experts, K experts a token, C candidates.
 
@@ -33,7 +33,7 @@ class RoutingTrace:
         candidate_probs: their probabilities [T, C] float32.
         candidate_pieces: their pieces [T, C].
         model_sha256: hash over the routers (and pre-MoE norms) that decided.
-        settings: how the run was made: dtype, temperature, seed and so on.
+        settings: of the run: dtype, temperature, seed and so on.
     """
 
     tokens: np.ndarray

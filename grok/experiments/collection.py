@@ -45,7 +45,7 @@ class Collection:
     """A finished or unfinished collection.
 
     Attributes:
-        folder: where it is.
+        folder: of its files.
         manifest: the entries of `manifest.json`.
     """
 

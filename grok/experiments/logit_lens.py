@@ -1,4 +1,7 @@
-"""What the model would expect next if it ended after each layer."""
+"""The logit lens: next tokens that the residual stream after each layer stands for.
+
+Axes: L layers, T tokens, N padded tokens, C candidates, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LogitLens:
-    """What the model would expect next if it ended after each layer.
+    """Next-token distributions of the residual stream after each layer.
 
     Attributes:
         tokens: likeliest next tokens after each layer [L, T, C]; pieces: their pieces.
@@ -36,10 +39,10 @@ class LogitLens:
 
 
 def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLens:
-    """The final norm and the unembedding put behind every layer.
+    """Applies the final norm and the unembedding to the stream after every layer.
 
     Reading it: later layers expect what the final norm finds in their input; an early layer's
-    reading is of a stream that the model never reads this way.
+    distribution is of a stream that the model itself never unembeds.
 
     Raises:
         PromptError: see `Model.encode`.
@@ -59,7 +62,7 @@ def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLe
 
 @dataclass(frozen=True)
 class _Lens:
-    """What is read of the logits that an early end would give.
+    """Candidates, KL and the next token's probability, of the logits after one layer.
 
     Called with logits [N, V], the whole model's [N, V] and the tokens that follow [N]; gives
     candidates and their probabilities [N, C], KL from the whole model's distribution [N],

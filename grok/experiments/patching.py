@@ -115,7 +115,9 @@ def patch_sweep(
     turn: Turn = nullcontext,
     seed: int = 0,
 ) -> PatchSweep:
-    """Where the difference between two prompts is carried: layer by layer, token by token.
+    """Patches values of a clean prompt's run into a corrupt one's, one site and token at a time.
+
+    It shows which layers and tokens carry the difference between the two prompts.
 
     Args:
         model: on its devices.

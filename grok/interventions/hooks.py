@@ -329,7 +329,7 @@ def _check_experts(request: Request, config: GrokConfig) -> None:
 
 
 def _mask(request: Request, lengths: Sequence[int], s: int) -> np.ndarray | None:
-    """Where the edit applies, [1 or B, S]; None everywhere."""
+    """True at the positions that an edit applies to [1 or B, S]; None for all."""
     at = request.positions
     if at is None:
         return None

@@ -40,8 +40,8 @@ class Intervention:
             interventions of a kind.
         arguments: arrays, or interventions.
         name: of the kind.
-        sites: where it may be used.
-        context: what the function asks for by name: "positions" [T], "probs" [B, T, E].
+        sites: names of those it may be used at.
+        context: arguments that the function takes by name: "positions" [T], "probs" [B, T, E].
         token_rows: True where the first array may have a row for each token.
         experts: for "banned" or "chosen", the first array holds expert indexes, which no token
             may choose or which tokens are given; "" where no expert is named.

@@ -64,7 +64,7 @@ FLOAT32 = frozenset(
 
 
 class Hook(Protocol):
-    """What a layer calls at each of its sites; returns the value to go on with.
+    """A function that a layer calls at each of its sites; it returns the value to go on with.
 
     `context` holds what an edit may ask for beside the value.
     """

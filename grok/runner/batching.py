@@ -9,7 +9,7 @@ Axes: T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grok.engine.compiled import bucket
 from grok.interventions.edits import NO_EDITS, Edits
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from grok.config import GrokConfig
     from grok.engine.compiled import Forward
+    from grok.runner.interfaces import Prompt
     from grok.runner.model import Model
     from grok.trace import RoutingTrace
 
@@ -45,7 +46,7 @@ def passes_of(lengths: Sequence[int], pass_tokens: int = PASS_TOKENS) -> list[li
 
 
 def room(config: GrokConfig, budget: int | None) -> int:
-    """Padded tokens that a pass with logits may have within a memory budget; None: no budget."""
+    """Padded tokens that a pass with logits may have under a memory budget; None: no budget."""
     if budget is None:
         return PASS_TOKENS
     from grok.streaming.host_memory import most_tokens
@@ -74,7 +75,7 @@ def read_together(
 
 
 def trace_together(
-    model: Model, prompts: Sequence[Any], *, candidates: int = 10
+    model: Model, prompts: Sequence[Prompt], *, candidates: int = 10
 ) -> list[RoutingTrace]:
     """`Model.trace_routing` of several prompts, in as few passes as possible.
 

@@ -332,7 +332,7 @@ class Model:
         Args:
             passes: the tokens that each pass read, and its result.
             prompt_length: tokens of the prompt.
-            settings: how the run was made.
+            settings: of the run.
             edits: interventions of the run, which the settings then list.
         """
         tokens = np.concatenate([read for read, _ in passes])

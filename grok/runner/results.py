@@ -1,4 +1,4 @@
-"""What generating gives: a step for each token, and the whole continuation."""
+"""Results of generating: a step for each token, and the whole continuation."""
 
 from __future__ import annotations
 

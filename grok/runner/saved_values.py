@@ -24,7 +24,7 @@ class SavedTrace:
         tokens: ids [T]; pieces: their pieces.
         prompt_length: tokens that were given.
         model_sha256: hash over the routers of the model.
-        settings: how the run was made, interventions included.
+        settings: of the run, interventions included.
     """
 
     def __init__(self, entries: Mapping[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""Work that goes on in the background, with progress and a way to end it.
+"""Background work with progress and a way to end it.
 
 A job is a function in a thread of its own. Jobs take turns: a few run, the next ones wait,
 one more is refused. Nobody can end a thread from outside, so a job ends where it tells its
@@ -29,13 +29,13 @@ class CancelledError(GrokError):
 
 @dataclass(frozen=True)
 class JobState:
-    """What is known of a job at one moment.
+    """The state of a job at one moment.
 
     Attributes:
         status: waiting, running, done, failed or cancelled.
         done, total: work so far and in all, in units of the job's own; 0 until known.
         n_before: jobs that come first, while it waits.
-        error: what it failed with.
+        error: the exception that ended it.
     """
 
     status: str
@@ -53,7 +53,7 @@ class Job:
     """A function that runs in the background; made by `Jobs.start`.
 
     Attributes:
-        detail: what else the function tells of itself, for whoever shows it.
+        detail: anything else that the function tells, for whoever shows the job.
     """
 
     def __init__(self, jobs: Jobs, group: Hashable) -> None:
@@ -67,13 +67,13 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """How it is now."""
+        """The state now."""
         return JobState(
             self._status, self._done, self._total, self._jobs.n_before(self), self._error
         )
 
     def progress(self, done: int, total: int) -> None:
-        """For the function: how far it is.
+        """Tells how far the function is; the function calls it.
 
         Raises:
             CancelledError: it is asked to end.
@@ -82,7 +82,7 @@ class Job:
         self.check()
 
     def check(self) -> None:
-        """For the function, where there is nothing new to tell.
+        """Ends the job where it is asked to end; the function calls it between two `progress`.
 
         Raises:
             CancelledError: it is asked to end.
@@ -96,7 +96,7 @@ class Job:
         self._jobs._wake()
 
     def wait(self, timeout: float | None = None) -> JobState:
-        """How it is when it has ended, or after so many seconds."""
+        """The state when the job has ended, or after so many seconds."""
         self._ended.wait(timeout)
         return self.state
 
@@ -113,7 +113,7 @@ class Jobs:
         most_of_one: of one group, such as a person.
 
     Attributes:
-        closing: whether the program is ending, so that no more work is begun.
+        closing: True when the program is ending, so that no more work is begun.
     """
 
     def __init__(self, at_once: int = 2, most: int = 16, most_of_one: int = 3) -> None:
@@ -212,15 +212,15 @@ class Jobs:
         except GrokError as error:
             job._end(FAILED, error)
         except BaseException as error:
-            # Its text may hold what people typed; the type and the place are enough.
-            LOG.error("A job failed: %s at %s", type(error).__name__, _place(error))
+            # Its text may hold what people typed; the type and the line are enough.
+            LOG.error("A job failed: %s at %s", type(error).__name__, _raised_at(error))
             job._end(FAILED, error)
         finally:
             try:
                 if ended is not None:
                     ended(job.state)
             except Exception as error:
-                LOG.error("After a job: %s at %s", type(error).__name__, _place(error))
+                LOG.error("After a job: %s at %s", type(error).__name__, _raised_at(error))
             with self._moved:
                 del self._jobs[key]
                 self._moved.notify_all()
@@ -273,11 +273,11 @@ def patient_turn(
         yield
 
 
-def _place(error: BaseException) -> str:
+def _raised_at(error: BaseException) -> str:
     """File and line where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None:
-        return "an unknown place"
+        return "an unknown line"
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from grok.serving.queue import PromptQueue
+from grok.serving.queue import OnWait, PromptQueue
 
 if TYPE_CHECKING:
     from grok.experiments.ablation import AblationSweep
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from grok.experiments.patching import PatchSweep
     from grok.experiments.what_if import WhatIf
     from grok.interventions.edits import Edits
+    from grok.runner.interfaces import Prompt
     from grok.runner.model import Model
     from grok.runner.results import Generation, Step
     from grok.trace import RoutingTrace
 
 
-OnWait = Callable[[int], object]
 STREAMED = PromptQueue()  # the queue of all models that are read from disk for every pass
 
 
@@ -33,7 +33,7 @@ class SharedModel:
 
     Attributes:
         model: the loaded model; use it through the methods here.
-        queue: the queue.
+        queue: its queue; the one of all streamed models where it is streamed.
     """
 
     def __init__(self, model: Model) -> None:
@@ -41,8 +41,10 @@ class SharedModel:
         self.streamed = model.mode == "streamed"
         self.queue = STREAMED if self.streamed else PromptQueue()
 
-    def trace(self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any) -> RoutingTrace:
-        """`Model.trace_routing`, in turn; `on_wait` is told how many are ahead.
+    def trace(
+        self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
+    ) -> RoutingTrace:
+        """`Model.trace_routing`, in turn; `on_wait` is told how many come first.
 
         Raises:
             GrokError: as the model does; BusyError when the queue is full or too slow.
@@ -52,7 +54,7 @@ class SharedModel:
             return self.model.trace_routing(prompt, **options)
 
     def trace_all(
-        self, prompts: Sequence[Any], *, on_wait: OnWait | None = None, **options: Any
+        self, prompts: Sequence[Prompt], *, on_wait: OnWait | None = None, **options: Any
     ) -> list[RoutingTrace]:
         """`Model.trace_routing` of several prompts, in one turn and one pass over the weights."""
         from grok.runner.batching import trace_together
@@ -63,7 +65,7 @@ class SharedModel:
             return trace_together(self.model, prompts, **options)
 
     def what_if(
-        self, prompt: Any, edits: Edits, *, on_wait: OnWait | None = None, **options: Any
+        self, prompt: Prompt, edits: Edits, *, on_wait: OnWait | None = None, **options: Any
     ) -> WhatIf:
         """`grok.experiments.what_if`, in turn."""
         from grok.experiments.what_if import what_if
@@ -73,7 +75,12 @@ class SharedModel:
             return what_if(self.model, prompt, edits, **options)
 
     def what_ifs(
-        self, prompt: Any, edits: Sequence[Edits], *, on_wait: OnWait | None = None, **options: Any
+        self,
+        prompt: Prompt,
+        edits: Sequence[Edits],
+        *,
+        on_wait: OnWait | None = None,
+        **options: Any,
     ) -> list[WhatIf]:
         """`what_if` of several edits apart; together in one turn and few passes where the weights
         are streamed."""
@@ -86,7 +93,7 @@ class SharedModel:
             return what_ifs(self.model, prompt, edits, **options)
 
     def logit_lens(
-        self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
+        self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> LogitLens:
         """`grok.experiments.logit_lens`, in turn."""
         from grok.experiments.logit_lens import logit_lens
@@ -95,7 +102,7 @@ class SharedModel:
             return logit_lens(self.model, prompt, **options)
 
     def ablation_sweep(
-        self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
+        self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> AblationSweep:
         """`grok.experiments.ablation_sweep`; others take their turns between its layers."""
         from grok.experiments.ablation import ablation_sweep
@@ -104,7 +111,7 @@ class SharedModel:
             return ablation_sweep(self.model, prompt, turn=turn, **options)
 
     def patch_sweep(
-        self, clean: Any, corrupt: Any, *, on_wait: OnWait | None = None, **options: Any
+        self, clean: Prompt, corrupt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> PatchSweep:
         """`grok.experiments.patch_sweep`; others take their turns between its layers."""
         from grok.experiments.patching import patch_sweep
@@ -114,7 +121,7 @@ class SharedModel:
 
     @contextmanager
     def _sweep(self, on_wait: OnWait | None) -> Iterator[Turn]:
-        """A turn for each layer; for all of them where a sweep reads from disk from end to end."""
+        """Gives a turn for each layer; one for all layers where the sweep reads from disk."""
         if not self.streamed:
             yield partial(self.queue.turn, on_wait)
             return
@@ -122,7 +129,7 @@ class SharedModel:
             yield nullcontext
 
     def stream(
-        self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any
+        self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> Iterator[Step]:
         """`Model.stream`, the whole continuation in one turn; of a streamed model, whose tokens
         may take minutes each, others take their turns between two tokens."""
@@ -141,6 +148,8 @@ class SharedModel:
                 return
             yield step
 
-    def generate(self, prompt: Any, *, on_wait: OnWait | None = None, **options: Any) -> Generation:
+    def generate(
+        self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
+    ) -> Generation:
         """`Model.generate`, in turn."""
         return self.model.collect(list(self.stream(prompt, on_wait=on_wait, **options)), options)

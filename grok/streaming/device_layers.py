@@ -26,7 +26,6 @@ from grok.checkpoints.grok1 import (
     EMBEDDING,
     FINAL_NORM,
     Checkpoint,
-    CheckpointError,
     QuantizedWeight8bit,
     layer_path,
 )
@@ -45,7 +44,7 @@ from grok.streaming.device_memory import (
     other_bytes,
     passing,
 )
-from grok.streaming.host_layers import DIRECT_BYTES, located
+from grok.streaming.host_layers import DIRECT_BYTES, check_finite, located
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
 __all__ = [
@@ -365,7 +364,7 @@ class _Moving:
         path, tensor = layer_path(layer, leaf), filled.piece.tensor
         weight = _view(filled, tensor.weight)
         scales = None if tensor.scales is None else _view(filled, tensor.scales)
-        _check_finite(tensor, path, weight if scales is None else scales)
+        check_finite(tensor, path, weight if scales is None else scales)
         if scales is None:
             return self._layers.put(path, weight)
         put = self._layers.put
@@ -383,12 +382,3 @@ def _view(filled: Filled, where: ArrayPlace) -> np.ndarray:
     start = where.offset - filled.piece.offset
     flat = filled.bytes[start : start + where.n_bytes].view(where.dtype)
     return flat.reshape(where.shape, order="F" if where.fortran else "C")
-
-
-def _check_finite(tensor: TensorPlace, path: str, values: np.ndarray) -> None:
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise CheckpointError(
-            f"{tensor.file} ({path}): {bad} values are not finite. The file is damaged; get it "
-            "again."
-        )

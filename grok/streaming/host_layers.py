@@ -273,7 +273,7 @@ class _Walk:
             start = filled.piece.offset
             if leaf in names:
                 scales = _array(filled, tensor.scales, start).astype(np.float32)
-                _check_finite(tensor, layer, leaf, scales)
+                check_finite(tensor, layer_path(layer, leaf), scales)
                 matrices[names[leaf]] = Matrix(tensor, scales)
             else:
                 weight: Any = _array(filled, tensor.weight, start)
@@ -281,7 +281,7 @@ class _Walk:
                 if tensor.scales is not None:
                     floats = _array(filled, tensor.scales, start)
                     weight = QuantizedWeight8bit(weight, floats)
-                _check_finite(tensor, layer, leaf, floats)
+                check_finite(tensor, layer_path(layer, leaf), floats)
                 params[leaf] = put_on_devices(
                     layers.config, layer_path(layer, leaf), weight, layers.mesh
                 )
@@ -407,10 +407,20 @@ def _array(filled: Filled, where: Any, start: int) -> np.ndarray:
     return flat.reshape(where.shape, order="F" if where.fortran else "C")
 
 
-def _check_finite(tensor: TensorPlace, layer: int, leaf: str, values: np.ndarray) -> None:
+def check_finite(tensor: TensorPlace, path: str, values: np.ndarray) -> None:
+    """Refuses values of a tensor that are not finite.
+
+    Args:
+        tensor: where the values are from.
+        path: of the parameter.
+        values: as they were read.
+
+    Raises:
+        CheckpointError: names the file, the parameter and the number of such values.
+    """
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise CheckpointError(
-            f"{tensor.file} ({layer_path(layer, leaf)}): {bad} values are not finite. "
+            f"{tensor.file} ({path}): {bad} values are not finite. "
             "The file is damaged; get it again."
         )

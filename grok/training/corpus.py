@@ -106,7 +106,7 @@ class EncodedDomain:
 
 
 class Tokenizer(Protocol):
-    """What is used of a `sentencepiece.SentencePieceProcessor`."""
+    """The part of a `sentencepiece.SentencePieceProcessor` that is used here."""
 
     def encode(self, text: str) -> list[int]: ...
 

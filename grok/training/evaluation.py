@@ -263,7 +263,7 @@ def domain_information(
     draws: int = 200,
     seed: int = 0,
 ) -> DomainInformation:
-    """How much the chosen expert tells of the domain, per layer, beside its shuffled null.
+    """Mutual information of chosen expert and domain, by layer, with its shuffled null.
 
     The null permutes the domain labels over whole windows. Neighbouring tokens
     share subject and experts, so shuffling single tokens would give a null that
@@ -360,7 +360,7 @@ def evaluation_summary(
 
 
 def _window_counts(experts: np.ndarray, counted: np.ndarray, n_experts: int) -> np.ndarray:
-    """How often each window's counted tokens chose each expert: [L, R, S, K] -> [L, R, E]."""
+    """Counts of each expert among a window's counted tokens: [L, R, S, K] -> [L, R, E]."""
     n_layers, n_windows = experts.shape[:2]
     counts = np.empty((n_layers, n_windows, n_experts))
     row, position = np.nonzero(counted)

@@ -150,7 +150,7 @@ def _forward(model: Model) -> evaluation.Forward:
 
 
 def _progress_facts(work: Path) -> dict[str, Any]:
-    """What the log of the run says: tokens read, hours spent, last losses."""
+    """Tokens read, hours spent and the last losses, from the log of the run."""
     file = work / "metrics.jsonl"
     if not file.exists():
         return {}
