@@ -127,7 +127,7 @@ def test_a_repository_without_config_is_held_to_grok_1_s_own_sizes(hub: HubServe
         ({"status": {"ckpt-0/tensor00013_000": 404}}, {}, "not there"),
         ({"status": {"ckpt-0/tensor00013_000": 403}}, {}, "answered 403. Set HF_TOKEN"),
         ({"status": {"ckpt-0/tensor00013_000": 416}}, {}, "answered 416. What was fetched is kept"),
-        ({"files": {"README.md": b"x"}}, {}, "no .safetensors file"),
+        ({"files": {"README.md": b"x"}}, {}, "expected a safetensors file"),
         ({"files": {"ckpt-0x/tensor00000_000": b"x"}}, {}, "no .safetensors file"),
         ({"files": {**FILES, "config.json": b"{"}}, {}, "config"),
         ({"files": {**FILES, "config.json": b"x" * 2**21}}, {}, "at most 1,048,576"),
