@@ -13,10 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from lens.layers.pair_null import (
-    DRAWS,
-    SEED,
-)
+from lens.layers.draws import DRAWS, SEED
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lens.many_prompts import label_tests
 from lens.many_prompts.trace_folder import TraceFolder
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
-from lens.stats.permutation_tests import AgainstChance
+from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance
 from lens.storage import csv_text
 from lens.tables import routers as tables
 from lens.tables import traces as trace_tables
@@ -158,7 +158,7 @@ def _statistic_parts(n: TraceNumbers) -> Iterator[Part]:
         shape = n.margins
         return figures.margin_quantiles(shape.quantiles, shape.normal, shape.levels, labels)
 
-    draws = {"draws": repeats.DRAWS, "seed": repeats.SEED}
+    draws = {"draws": DRAWS, "seed": SEED}
     yield Part(
         "load_by_layer",
         lambda: figures.load_by_layer(n.load, *n.band, labels, interval=n.interval),
@@ -203,7 +203,7 @@ def _statistic_parts(n: TraceNumbers) -> Iterator[Part]:
     yield Part(
         "information_by_layer", lambda: trace_tables.information_csv(n.information, labels), draws
     )
-    drawn = {"draws": margins.DRAWS, "seed": margins.SEED}
+    drawn = {"draws": margins.DRAWS, "seed": SEED}
     yield Part("margin_quantiles", margin_figure, drawn)
     yield Part("margins", lambda: trace_tables.margins_csv(n.margins, labels), drawn)
     yield Part("routing_paths", lambda: figures.routing_paths(routing.paths(trace).counts, labels))
@@ -231,7 +231,7 @@ def _model_parts(n: TraceNumbers, settings: Settings) -> Iterator[Part]:
             note += f"; weights alone: r {found.isotropic.correlation:.2f}"
         return figures.predicted_load(found.measured, names, n.labels, note=note)
 
-    draws: dict[str, Any] = {"draws": moments.DRAWS, "seed": moments.SEED}
+    draws: dict[str, Any] = {"draws": DRAWS, "seed": SEED}
     yield Part("breadth_against_load", against_breadth)
     yield Part("predicted_load", predicted, draws)
     yield Part(
@@ -284,8 +284,8 @@ def trace_folder_parts(folder: TraceFolder, routers: RouterSet) -> list[Part]:
             by_label,
         )
 
-    by_label: dict[str, Any] = {"draws": label_tests.DRAWS, "seed": label_tests.SEED}
-    shuffled: dict[str, Any] = {"draws": repeats.DRAWS, "seed": repeats.SEED}
+    by_label: dict[str, Any] = {"draws": label_tests.DRAWS, "seed": SEED}
+    shuffled: dict[str, Any] = {"draws": DRAWS, "seed": SEED}
     return [
         Part("traces", lambda: _folder_csv(folder)),
         Part(

@@ -130,4 +130,4 @@ def _from_arrays(
             raise LensError(f"{name} is not finite")
     if not drawn or counts["top_k"] != routers.top_k:
         raise LensError("the read-out is of other routers")
-    return Readout(**{**arrays, **counts}, settings=settings)  # type: ignore[arg-type]
+    return Readout(**{**arrays, **counts}, settings=settings)

@@ -112,7 +112,7 @@ def support(
     """Support of branches from the trees made so far; None until one unrelated set is there."""
     counts = np.zeros(len(tree.linkage), np.int64)
     made = 0
-    for n, own in branch_support.blocks(draws, seed, branch_support.BLOCK):
+    for n, own in tree_null.blocks(draws, seed, branch_support.BLOCK):
         found = deferred.get(
             ("support", routers.key, view, metric, linkage, n, own),
             partial(cached.recurrences, routers, metric, linkage, view, n, own),
