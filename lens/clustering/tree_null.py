@@ -199,8 +199,10 @@ def unrelated_classic(
 
 
 def blocks(draws: int, seed: int, size: int = BLOCK) -> list[tuple[int, int]]:
-    """Draws in blocks, each with its number and a seed of its own, so that they can be
-    made one after the other, kept, and shown early."""
+    """The number of draws and the seed of each block of draws.
+
+    Blocks can be made one after the other, kept, and shown early.
+    """
     count = -(-draws // size)
     seeds = np.random.SeedSequence(seed).generate_state(count).tolist()
     return [(min(size, draws - i * size), seeds[i]) for i in range(count)]

@@ -210,7 +210,7 @@ def most_cells_a_side() -> int:
 
 
 def expert_names(label: str, count: int) -> list[str]:
-    """Names of a layer's experts: "L12·E0", "L12·E1" …"""
+    """Names of a layer's experts: "L12·E0", "L12·E1" and so on."""
     return [f"{label}·E{e}" for e in range(count)]
 
 

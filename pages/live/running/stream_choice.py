@@ -95,8 +95,10 @@ def decided(choice: shared_models.ModelChoice, *, check: bool = True) -> shared_
 def _looked_at(
     choice: shared_models.ModelChoice, mode: str, budget: int
 ) -> shared_models.ModelChoice:
-    """Raises:
-    GrokError: it cannot run in this mode.
+    """The choice, where its model can run in this mode.
+
+    Raises:
+        GrokError: it cannot.
     """
     from grok.runner.loading import check_memory
 

@@ -94,8 +94,10 @@ class Going:
         self.check()
 
     def on_pass(self, now: PassProgress) -> None:
-        """Raises:
-        CancelledError: somebody stopped it.
+        """Keeps how far a pass is.
+
+        Raises:
+            CancelledError: somebody stopped it.
         """
         before = self.last
         if before is not None and now.fraction < before.fraction:
@@ -114,8 +116,10 @@ class Going:
         self.check()
 
     def check(self) -> None:
-        """Raises:
-        CancelledError: somebody stopped it, or nobody is there any more.
+        """Ends a run that nobody waits for.
+
+        Raises:
+            CancelledError: somebody stopped it, or nobody is there any more.
         """
         if self.job is not None:
             self.job.check()
