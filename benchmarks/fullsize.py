@@ -36,6 +36,7 @@ import numpy as np
 from benchmarks.full_checkpoint import checkpoint_bytes, few_layers, make_checkpoint
 from benchmarks.fullsize_worker import TOKENS, long_worker, worker
 from benchmarks.rows import Row, exit_code, table
+from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import Checkpoint, expected_shape
 from grok.checkpoints.tensor_file import BFLOAT16
 from grok.config import GROK_1, GrokConfig
@@ -361,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if tokenizer is not None and not tokenizer.is_file():
             raise GrokError(f"{tokenizer}: there is no such file. Name Grok-1's tokenizer.model.")
-        sizes(config, int(args.memory_budget), max(TOKENS, args.longest))
+        sizes(Grok1(config), int(args.memory_budget), max(TOKENS, args.longest))
         began = time.perf_counter()
         checkpoint, made = make_checkpoint(folder, config)
         how = f"written in {time.perf_counter() - began:.0f} s" if made else "found from before"

@@ -48,7 +48,7 @@ from benchmarks.gpu_layer import (
     random_layer,
 )
 from benchmarks.moe_scaled import run_scaled
-from grok.architectures.grok1 import Dispatch
+from grok.architectures.grok1 import Dispatch, Grok1
 from grok.architectures.moe import run_selected
 from grok.config import GrokConfig
 from grok.engine.interfaces import Part
@@ -215,7 +215,7 @@ def holds(setting: Setting, device: Any) -> int:
     if not stats or "bytes_limit" not in stats:
         return setting.n_layers
     free = int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    return max(1, fit(replace(setting.config, n_layers=64), free, setting.prefill))
+    return max(1, fit(Grok1(replace(setting.config, n_layers=64)), free, setting.prefill))
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def streamed_layers(setting: Setting, mesh: Mesh, folder: Path) -> list[Passed]:
     found: list[Passed] = []
     want: np.ndarray | None = None
     for name, stay, pinned in ways:
-        layers = DeviceLayers(checkpoint, DTYPE, mesh, stay, pinned=pinned)
+        layers = DeviceLayers(checkpoint, Grok1(config), DTYPE, mesh, stay, pinned=pinned)
         running = Running(config, mesh, shape)
         seen: list[tuple[float, int]] = []
         outputs: list[np.ndarray] = []
@@ -297,7 +297,7 @@ def report(
     c = setting.config
     say(
         f"{device.device_kind}; one layer of d_model {c.d_model}, d_ff {c.d_ff}, {c.n_experts} "
-        f"experts, top {c.top_k}: {layer_bytes(c) / 1e9:.3f} GB; activations {DTYPE}"
+        f"experts, top {c.top_k}: {layer_bytes(Grok1(c)) / 1e9:.3f} GB; activations {DTYPE}"
     )
     try:
         n_layers = holds(setting, device)
@@ -318,7 +318,7 @@ def report(
         say("\n" + part)
     if setting.aimed:
         say("\n" + aims(rows))
-    say(f"\n{n_layers} layers resident, {n_layers * layer_bytes(c) / 1e9:.1f} GB")
+    say(f"\n{n_layers} layers resident, {n_layers * layer_bytes(Grok1(c)) / 1e9:.1f} GB")
     for shape, seconds in resident_layers(setting, mesh, n_layers):
         say(f"{shape.name}: {1e3 * seconds:.3f} ms a layer, {seconds * n_layers:.3f} s in all")
     say(f"\n{setting.n_layers} layers in files, prefill of {setting.prefill}")

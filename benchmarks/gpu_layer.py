@@ -14,15 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from grok.architectures.forward import empty_cache
-from grok.architectures.grok1 import Cache, Dispatch
+from grok.architectures.architecture import Cache, Dispatch
+from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import Experts, QuantizedWeight8bit, float_values
-from grok.checkpoints.grok1 import expected_shape, is_matrix, layer_path
+from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import GROK_1, GrokConfig
 from grok.engine.compiled import layer_pass
-from grok.streaming.device_layers import LEAVES
 
-GROUPED = {"moe/linear_1/w": 8, "multi_head_attention/linear/w": 8}  # groups of scales; else 1
 CONTEXT = 512  # positions that a decoded token attends to
 FULL = replace(GROK_1, vocab_size=1024)  # the ends are not measured
 SMALL = replace(
@@ -33,21 +31,26 @@ DTYPE = "bfloat16"
 
 def random_layer(config: GrokConfig, seed: int = 0, device: Any = None) -> dict[str, Any]:
     """A layer's weights made on the device: int8 values, scales that keep rows of order 1."""
-    keys = jax.random.split(jax.random.key(seed), len(LEAVES))
-    made = {leaf: _random(config, leaf, key) for leaf, key in zip(LEAVES, keys, strict=True)}
+    architecture = Grok1(config)
+    specs = architecture.layer_specs(0)
+    router = architecture.router_spec(0)
+    keys = jax.random.split(jax.random.key(seed), len(specs))
+    made = {
+        spec.leaf: _random(spec, key, router=spec == router)
+        for spec, key in zip(specs, keys, strict=True)
+    }
     return jax.device_put(made, device) if device is not None else made
 
 
-def _random(config: GrokConfig, leaf: str, key: jax.Array) -> Any:
-    shape = expected_shape(config, layer_path(0, leaf))
-    if leaf == "router/w":
+def _random(spec: TensorSpec, key: jax.Array, *, router: bool) -> Any:
+    shape = spec.shape
+    if router:
         return jax.random.normal(key, shape) / jnp.sqrt(shape[0])
-    if not is_matrix(layer_path(0, leaf)):
+    if not spec.quantizable:
         return jnp.ones(shape)
     values = _int8(key, shape)
-    groups = GROUPED.get(leaf, 1)
     spread = 256 / 12**0.5  # of whole numbers spread evenly over int8
-    scales = jnp.full((*shape[:-2], groups, shape[-1]), 1 / (spread * shape[-2] ** 0.5))
+    scales = jnp.full((*shape[:-2], spec.scale_groups, shape[-1]), 1 / (spread * shape[-2] ** 0.5))
     return QuantizedWeight8bit(values, scales.astype(jnp.bfloat16))  # type: ignore[arg-type]
 
 
@@ -81,7 +84,7 @@ def every_slot(
         return jnp.where((chosen == e)[:, None], found.astype(jnp.float32), out), None
 
     out = jnp.zeros((n * k, x.shape[1]), jnp.float32)
-    out, _ = jax.lax.scan(one, out, (jnp.arange(weights.gelu.shape[0]), *weights))
+    out, _ = jax.lax.scan(one, out, (jnp.arange(weights.activated.shape[0]), *weights))
     weighted = out.reshape(n, k, -1) * gates.astype(x.dtype).astype(jnp.float32)[..., None]
     return jnp.sum(weighted, axis=1) if summed else weighted
 
@@ -121,14 +124,14 @@ class Running:
         self.h = placed(jax.random.normal(jax.random.key(seed), rows))
         self.start = np.int32(shape.context - shape.tokens)
         self.keys = np.ones((shape.batch, shape.context), bool)
-        cache = empty_cache(config, shape.batch, shape.context, jnp.dtype(DTYPE))
-        self.cache = Cache(*map(placed, cache))
+        cache = Grok1(config).empty_cache(shape.batch, shape.context, jnp.dtype(DTYPE))
+        self.cache: Cache = jax.tree.map(placed, cache)
 
     def once(self, params: Any, dispatch: Dispatch, h: Any = None) -> tuple[jax.Array, Any]:
         """The stream after the layer, and the router's choice; not waited for."""
         given = self.h if h is None else h
         h, choice, self.cache, _ = layer_pass(
-            self.config,
+            Grok1(self.config),
             params,
             given,
             self.start,

@@ -41,7 +41,8 @@ from grok.config import BUNDLED_MODEL, GrokConfig
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
-    from grok.architectures.grok1 import Dispatch
+    from grok.architectures.architecture import Dispatch
+    from grok.checkpoints.tensor_spec import TensorSpec
     from grok.runner.loading import Model
     from grok.trace import RoutingTrace
 
@@ -136,30 +137,30 @@ def layers_seconds(checkpoint: Path | None, dtype: str, tokens: np.ndarray) -> d
     import jax.numpy as jnp
     from jax.sharding import Mesh
 
-    from grok.architectures import forward
+    from grok.architectures.grok1 import Grok1
     from grok.architectures.moe import run_selected
-    from grok.checkpoints.grok1 import EMBEDDING
+    from grok.checkpoints.tensor_spec import read_parameter
     from grok.engine.sharding import put_on_devices
 
     source = open_checkpoint(checkpoint if checkpoint is not None else BUNDLED_MODEL)
     config = source.config
+    model = Grok1(config)
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
-    params = {path: put_on_devices(config, path, source.read(path), mesh) for path in source.paths}
+
+    def placed(spec: TensorSpec) -> Any:
+        return put_on_devices(spec, read_parameter(source, spec), mesh)
+
     layers = [
-        {
-            path.split("/", 2)[2]: value
-            for path, value in params.items()
-            if path.startswith(f"transformer/decoder_layer_{i}/")
-        }
-        for i in range(config.n_layers)
+        {spec.leaf: placed(spec) for spec in model.layer_specs(i)} for i in range(config.n_layers)
     ]
     wanted = jnp.dtype(dtype)
     ids = jnp.asarray(tokens[None])
-    embedded = forward.embed(config, {EMBEDDING: params[EMBEDDING]}, ids, wanted)
+    outer = {spec.leaf: placed(spec) for spec in model.outer_specs()}
+    embedded = model.embed(outer, ids, wanted)
 
     def run(compiled: Callable[..., Any]) -> jax.Array:
         h = embedded
-        cache = forward.empty_cache(config, 1, ids.shape[1], wanted)
+        cache = model.empty_cache(1, ids.shape[1], wanted)
         for one in layers:
             h = compiled(one, h, np.int32(0), ids > 0, cache)
         return jax.block_until_ready(h)
@@ -190,9 +191,9 @@ def layers_seconds(checkpoint: Path | None, dtype: str, tokens: np.ndarray) -> d
 
 
 def _residual(config: GrokConfig, params: Any, *args: Any, dispatch: Dispatch) -> Any:
-    from grok.architectures import forward
+    from grok.architectures.grok1 import Grok1
 
-    return forward.layer(config, params, *args, dispatch=dispatch)[0]
+    return Grok1(config).decoder_layer(params, *args, dispatch=dispatch)[0]
 
 
 def product_rate(dtype: str) -> float:
@@ -279,7 +280,8 @@ def measured(checkpoint: Path | None, dtype: str, started: float) -> list[Row]:
     )
     rows += interventions.measured(model, prompt)
     rows += comparison(checkpoint, dtype, prompt)
-    return rows + ceiling(checkpoint, dtype, model.config, trace, warm.fastest)
+    config = open_checkpoint(checkpoint or BUNDLED_MODEL).config
+    return rows + ceiling(checkpoint, dtype, config, trace, warm.fastest)
 
 
 def comparison(checkpoint: Path | None, dtype: str, prompt: np.ndarray) -> list[Row]:

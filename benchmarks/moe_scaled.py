@@ -44,7 +44,7 @@ def run_scaled(
     """
     n, d = x.shape
     k = experts.shape[1]
-    n_experts = weights.gelu.shape[0]
+    n_experts = weights.activated.shape[0]
     rows = min(most_rows, block_rows(n * k, n_experts))
     plan = plan_blocks(experts, n_experts, rows)
     sorted_rows = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])[plan.token]  # [M * C, D]
@@ -56,7 +56,7 @@ def run_scaled(
             )
 
         block = jax.lax.dynamic_slice_in_dim(sorted_rows, i * rows, rows)  # [C, D]
-        hidden = jax.nn.gelu(scaled_product(block, own(weights.gelu)), approximate=True)
+        hidden = jax.nn.gelu(scaled_product(block, own(weights.activated)), approximate=True)
         hidden = hidden * scaled_product(block, own(weights.linear))  # [C, F] float32
         result = scaled_product(hidden.astype(x.dtype), own(weights.down))
         return jax.lax.dynamic_update_slice_in_dim(out, result, i * rows, axis=0)

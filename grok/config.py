@@ -1,6 +1,6 @@
-"""The shape of a Grok-1-architecture model.
+"""The sizes of a model: what every family has, and Grok-1's own.
 
-`GrokConfig` uses the field's names; xAI's names appear only in `from_dict` and
+Configs use the field's names; xAI's names appear only in `GrokConfig.from_dict` and
 `to_dict`, which translate the `config.json` that may lie beside `ckpt-0`.
 """
 
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from grok.errors import ConfigError
 
@@ -23,9 +23,48 @@ MAX_SIZE = 2**31
 MAX_FACTOR = 1e6
 
 
+class ModelConfig(Protocol):
+    """What is said of a model of any family; immutable and hashable.
+
+    Attributes:
+        vocab_size: rows of the embedding.
+        d_model: width of the residual stream.
+        n_layers: decoder layers.
+        n_experts: experts in a layer.
+        top_k: experts used by a token.
+        d_ff: hidden width of one expert.
+        context_length: longest sequence, in tokens.
+        eos_token: id that ends a generation.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def d_model(self) -> int: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def n_experts(self) -> int: ...
+
+    @property
+    def top_k(self) -> int: ...
+
+    @property
+    def d_ff(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def eos_token(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class GrokConfig:
-    """Everything that fixes the shapes and the arithmetic of one model.
+    """Everything that fixes the shapes and the arithmetic of one model of Grok-1's family.
 
     Attributes:
         vocab_size: rows of the embedding; the decoder is tied to it.
@@ -122,11 +161,6 @@ class GrokConfig:
         """Hidden width of one expert: int(widening * d_model) * 2 // 3, up to a multiple of 8."""
         width = int(self.widening * self.d_model) * 2 // 3
         return width + (8 - width) % 8
-
-    @property
-    def n_tensors(self) -> int:
-        """Tensor files of a checkpoint: embedding, final norm, twelve a layer."""
-        return 2 + 12 * self.n_layers
 
     def n_parameters(self, *, active: bool = False) -> int:
         """Number of weights; with `active`, those that one token passes through."""

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grok.checkpoints.grok1 import Checkpoint
+from grok.architectures.architecture import Architecture
+from grok.checkpoints.tensor_spec import Checkpoint
 from grok.errors import DeviceError, GrokError
 from grok.planning.machine import Rates
 from grok.planning.modes import DEFAULT_BUDGET, UNKNOWN, Decision, ModePlan, duration, size
@@ -69,18 +70,20 @@ def _bytes(gigabytes: float) -> int:
 
 
 def _run(args: argparse.Namespace, budget: int) -> None:
-    from grok.checkpoints.grok1 import open_checkpoint
+    from grok.architectures.families import architecture_of, open_checkpoint
     from grok.config import BUNDLED_MODEL
     from grok.planning.machine import rates, unmeasured
     from grok.planning.modes import choose, plan
 
     checkpoint = open_checkpoint(args.checkpoint or BUNDLED_MODEL)
+    architecture = architecture_of(checkpoint)
     wanted: dict[str, Any] = {"n_tokens": args.tokens, "memory_budget": budget}
-    plan(checkpoint.config, unmeasured(), **wanted)  # refuses bad numbers before measuring
-    measured = rates(checkpoint, resident=True)
-    report = Report(checkpoint, args.tokens, measured, plan(checkpoint.config, measured, **wanted))
+    plan(architecture, unmeasured(), **wanted)  # refuses bad numbers before measuring
+    measured = rates(checkpoint, architecture, resident=True)
+    plans = plan(architecture, measured, **wanted)
+    report = Report(checkpoint, architecture, args.tokens, measured, plans)
     try:
-        report.decision = choose(checkpoint.config, measured, **wanted)
+        report.decision = choose(architecture, measured, **wanted)
     except DeviceError as error:
         report.refusal = error
     print(report.json() if args.json else report.text())
@@ -93,6 +96,7 @@ class Report:
     """The text that the command prints."""
 
     checkpoint: Checkpoint
+    architecture: Architecture
     n_tokens: int
     rates: Rates
     plans: list[ModePlan]
@@ -108,8 +112,8 @@ class Report:
         """Plans for eight devices; none where the model does not split."""
         from grok.planning.mesh import mesh_plans
 
-        config = self.checkpoint.config
-        return mesh_plans(config, DEVICES, min(MESH_TOKENS, config.context_length))
+        n_tokens = min(MESH_TOKENS, self.architecture.config.context_length)
+        return mesh_plans(self.architecture, DEVICES, n_tokens)
 
     def json(self) -> str:
         """All of it, sizes in bytes, times in seconds, null where not measured."""
@@ -160,7 +164,8 @@ class Report:
             f"top {config.top_k}, weights {size(self.plans[0].memory_bytes)}"
         )
         if missing:
-            text += f"\n{len(missing)} of {config.n_tensors} files are missing, so it cannot run."
+            n_files = len(self.checkpoint.paths)
+            text += f"\n{len(missing)} of {n_files} files are missing, so it cannot run."
         return text
 
     def _rates(self) -> str:

@@ -12,7 +12,8 @@ block, M blocks. Two dispatches give the same sums:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,10 +32,10 @@ HIGHEST = jax.lax.Precision.HIGHEST
 class Experts(NamedTuple):
     """Weights of the experts of one layer, each an array or an int8 weight.
 
-    gelu, linear: [E, D, F]; down: [E, F, D].
+    activated, linear: [E, D, F]; down: [E, F, D].
     """
 
-    gelu: Weight
+    activated: Weight
     linear: Weight
     down: Weight
 
@@ -95,16 +96,24 @@ def largest_first(experts: jax.Array, probs: jax.Array) -> tuple[jax.Array, jax.
     return jnp.take_along_axis(ordered, order, axis=-1), jnp.maximum(gates, 0.0)
 
 
-def expert_output(x: jax.Array, gelu: Weight, linear: Weight, down: Weight) -> jax.Array:
-    """down(gelu(x) * linear(x)) of one expert for its rows. [C, D] -> [C, D] float32.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+
+def expert_output(x: jax.Array, own: Experts, activation: str = "gelu") -> jax.Array:
+    """down(activation(x · activated) * (x · linear)) of one expert for its rows.
+
+    [C, D] -> [C, D] float32.
 
     The first products keep the wider dtype of rows and weights; from there on
     everything is float32, int8 times scale of the last weight included.
     """
-    first = _product(x, float_values(gelu, x.dtype)).astype(jnp.float32)  # [C, F]
-    second = _product(x, float_values(linear, x.dtype)).astype(jnp.float32)
-    hidden = jax.nn.gelu(first, approximate=True) * second
-    return _product(hidden, float_values(down, hidden.dtype))
+    first = _product(x, float_values(own.activated, x.dtype)).astype(jnp.float32)  # [C, F]
+    second = _product(x, float_values(own.linear, x.dtype)).astype(jnp.float32)
+    hidden = ACTIVATIONS[activation](first) * second
+    return _product(hidden, float_values(own.down, hidden.dtype))
 
 
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:
@@ -157,6 +166,7 @@ def run_selected(
     weights: Experts,
     *,
     summed: bool = True,
+    activation: str = "gelu",
 ) -> jax.Array:
     """Gate-weighted sum of the chosen experts' outputs, computing those alone.
 
@@ -166,13 +176,14 @@ def run_selected(
         gates: [N, K], cast to the dtype of x when applied.
         weights: of E experts.
         summed: False leaves the contributions of the K experts apart.
+        activation: a name of `ACTIVATIONS`.
 
     Returns:
         [N, D] float32; [N, K, D] when not summed.
     """
     n, d = x.shape
     k = experts.shape[1]
-    n_experts = weights.gelu.shape[0]
+    n_experts = weights.activated.shape[0]
     rows = block_rows(n * k, n_experts)
     plan = plan_blocks(experts, n_experts, rows)
     padded = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])
@@ -184,7 +195,7 @@ def run_selected(
             w, plan.expert[i], keepdims=False
         )
         own = Experts(*jax.tree.map(take, tuple(weights)))
-        result = expert_output(block, own.gelu, own.linear, own.down)
+        result = expert_output(block, own, activation)
         return jax.lax.dynamic_update_slice_in_dim(
             out, result.astype(jnp.float32), i * rows, axis=0
         )
@@ -205,7 +216,7 @@ def run_with_capacity(
     """
     n, d = x.shape
     k = experts.shape[1]
-    n_experts = weights.gelu.shape[0]
+    n_experts = weights.activated.shape[0]
     capacity = min(n, max(1, int(np.ceil(factor * n * k / n_experts))))
     flat = experts.reshape(-1)
     hot = jax.nn.one_hot(flat, n_experts, dtype=jnp.int32)  # [N * K, E]
@@ -215,9 +226,9 @@ def run_with_capacity(
     token = jnp.full(n_slots, n, jnp.int32).at[slot].set(jnp.arange(n * k) // k, mode="drop")
     padded = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])
     grouped = padded[token].reshape(n_experts, capacity, d)
-    first = jnp.einsum("ecd,edf->ecf", grouped, float_values(weights.gelu, x.dtype).astype(x.dtype))
-    second = jnp.einsum(
-        "ecd,edf->ecf", grouped, float_values(weights.linear, x.dtype).astype(x.dtype)
+    first, second = (
+        jnp.einsum("ecd,edf->ecf", grouped, float_values(w, x.dtype).astype(x.dtype))
+        for w in (weights.activated, weights.linear)
     )
     hidden = jax.nn.gelu(first, approximate=True) * second
     out = jnp.einsum("ecf,efd->ecd", hidden, float_values(weights.down, x.dtype).astype(x.dtype))

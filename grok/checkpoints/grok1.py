@@ -28,8 +28,10 @@ from grok.checkpoints.tensor_file import (
     read_tensor,
     write_tensor,
 )
+from grok.checkpoints.tensor_offsets import TensorLocation, locate_tensor
+from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import GROK_1, GrokConfig, read_config
-from grok.errors import CheckpointError, ConfigError, GrokError
+from grok.errors import CheckpointError, GrokError
 
 __all__ = [
     "Checkpoint",
@@ -49,16 +51,23 @@ __all__ = [
 EMBEDDING = "language_model/in_out_embed/embeddings"
 FINAL_NORM = "language_model/rms_norm/scale"
 _FILE = re.compile(r"tensor(\d{5,})_(\d{3})")
-MATRICES = {  # path within a layer -> (has experts, rows, columns)
-    "moe/linear/w": (True, "d_model", "d_ff"),
-    "moe/linear_1/w": (True, "d_ff", "d_model"),
-    "moe/linear_v/w": (True, "d_model", "d_ff"),
-    "multi_head_attention/key/w": (False, "d_model", "d_kv"),
-    "multi_head_attention/linear/w": (False, "d_q", "d_model"),
-    "multi_head_attention/query/w": (False, "d_model", "d_q"),
-    "multi_head_attention/value/w": (False, "d_model", "d_kv"),
+# Leaves of an expert: GELU branch, linear branch, down projection.
+ACTIVATED, LINEAR, DOWN = "moe/linear/w", "moe/linear_v/w", "moe/linear_1/w"
+ROUTER, ROUTER_NORM = "router/w", "rms_norm_2/scale"
+POST_NORMS = ("rms_norm_1/scale", "rms_norm_3/scale")  # after attention and after the experts
+_GROUPS = 8  # rows of one column that share a scale, where the release has several
+_MATRICES = {  # path within a layer -> (has experts, rows, columns, groups of scales)
+    ACTIVATED: (True, "d_model", "d_ff", 1),
+    DOWN: (True, "d_ff", "d_model", _GROUPS),
+    LINEAR: (True, "d_model", "d_ff", 1),
+    "multi_head_attention/key/w": (False, "d_model", "d_kv", 1),
+    "multi_head_attention/linear/w": (False, "d_q", "d_model", _GROUPS),
+    "multi_head_attention/query/w": (False, "d_model", "d_q", 1),
+    "multi_head_attention/value/w": (False, "d_model", "d_kv", 1),
 }
-_NORMS = ("rms_norm/scale", "rms_norm_1/scale", "rms_norm_2/scale", "rms_norm_3/scale")
+_NORMS = ("rms_norm/scale", ROUTER_NORM, *POST_NORMS)
+LEAVES = tuple(sorted([*_MATRICES, *_NORMS, ROUTER]))
+"""Paths of a layer's parameters within it, in file order."""
 
 
 def layer_path(layer: int, leaf: str) -> str:
@@ -68,18 +77,17 @@ def layer_path(layer: int, leaf: str) -> str:
 
 def router_path(layer: int) -> str:
     """Path of the router of `layer`: float32 `[d_model, n_experts]`."""
-    return layer_path(layer, "router/w")
+    return layer_path(layer, ROUTER)
 
 
 def moe_norm_path(layer: int) -> str:
     """Path of the scale of the norm that feeds the router of `layer`: `[d_model]`."""
-    return layer_path(layer, "rms_norm_2/scale")
+    return layer_path(layer, ROUTER_NORM)
 
 
 def tensor_paths(n_layers: int) -> list[str]:
     """All parameter paths in file order."""
-    leaves = [*MATRICES, *_NORMS, "router/w"]
-    paths = [layer_path(layer, leaf) for layer in range(n_layers) for leaf in leaves]
+    paths = [layer_path(layer, leaf) for layer in range(n_layers) for leaf in LEAVES]
     return sorted([EMBEDDING, FINAL_NORM, *paths])
 
 
@@ -89,7 +97,7 @@ def _leaf(path: str) -> str:
 
 def is_matrix(path: str) -> bool:
     """Whether the release quantizes the parameter at `path`."""
-    return _leaf(path) in MATRICES
+    return _leaf(path) in _MATRICES
 
 
 def expected_shape(config: GrokConfig, path: str) -> tuple[int, ...]:
@@ -97,18 +105,54 @@ def expected_shape(config: GrokConfig, path: str) -> tuple[int, ...]:
     leaf = _leaf(path)
     if path == EMBEDDING:
         return config.vocab_size, config.d_model
-    if leaf in MATRICES:
+    if leaf in _MATRICES:
         sizes = {
             "d_model": config.d_model,
             "d_ff": config.d_ff,
             "d_q": config.n_heads * config.d_head,
             "d_kv": config.n_kv_heads * config.d_head,
         }
-        experts, rows, columns = MATRICES[leaf]
+        experts, rows, columns, _ = _MATRICES[leaf]
         return (config.n_experts,) * experts + (sizes[rows], sizes[columns])
-    if leaf == "router/w":
+    if leaf == ROUTER:
         return config.d_model, config.n_experts
     return (config.d_model,)
+
+
+def layer_specs(config: GrokConfig, layer: int) -> tuple[TensorSpec, ...]:
+    """The parameters of a decoder layer, in file order."""
+    return tuple(spec_at(config, layer_path(layer, leaf)) for leaf in LEAVES)
+
+
+def outer_specs(config: GrokConfig) -> tuple[TensorSpec, ...]:
+    """The embedding, which is the head too, and the final norm."""
+    return tuple(spec_at(config, path) for path in (EMBEDDING, FINAL_NORM))
+
+
+def spec_at(config: GrokConfig, path: str) -> TensorSpec:
+    """The parameter at `path`."""
+    leaf, shape = _leaf(path), expected_shape(config, path)
+    if leaf == EMBEDDING:
+        return TensorSpec(leaf, shape, (path,), split=(0, config.vocab_size))
+    if leaf not in _MATRICES:
+        return TensorSpec(leaf, shape, (path,))
+    experts, _, _, groups = _MATRICES[leaf]
+    attention = {"query": (1, config.n_heads), "linear": (0, config.n_heads)}
+    split = (
+        (0, config.n_experts)
+        if experts
+        else attention.get(leaf.split("/")[1], (1, config.n_kv_heads))
+    )
+    return TensorSpec(
+        leaf,
+        shape,
+        (path,),
+        per_expert=experts,
+        quantizable=True,
+        scale_groups=groups if shape[-2] % groups == 0 else 1,
+        item_bytes=1,
+        split=split,
+    )
 
 
 @dataclass(frozen=True)
@@ -118,12 +162,12 @@ class Checkpoint:
     Attributes:
         folder: folder that holds `ckpt-0` and, where there are any, `config.json`
             and `tokenizer.model`.
-        ckpt_dir: folder of the tensor files.
+        tensor_folder: folder of the tensor files.
         config: the model's shape.
     """
 
     folder: Path
-    ckpt_dir: Path
+    tensor_folder: Path
     config: GrokConfig
 
     @cached_property
@@ -151,11 +195,39 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} is no parameter of a model with {self.config.n_layers} layers."
             )
-        return self.ckpt_dir / f"tensor{self._index[path]:05d}_000"
+        return self.tensor_folder / f"tensor{self._index[path]:05d}_000"
 
     def missing(self) -> list[str]:
         """Paths whose file is not there."""
         return [path for path in self.paths if not self.file(path).is_file()]
+
+    def check_complete(self) -> None:
+        """Refuses a checkpoint of which files are missing.
+
+        Raises:
+            GrokError: how many, the first, and what to do.
+        """
+        missing = self.missing()
+        if missing:
+            raise GrokError(
+                f"{self.tensor_folder}: {len(missing)} of {len(self.paths)} tensor files are "
+                f"missing, the first is {self.file(missing[0]).name} ({missing[0]}). Complete "
+                "the download. (The routers alone can be studied with python -m lens.extract.)"
+            )
+
+    def locate(self, path: str) -> TensorLocation:
+        """Where the bytes of the parameter at `path` lie; none of its values is read.
+
+        Raises:
+            CheckpointError: the file is missing, truncated, or holds anything foreign.
+        """
+        file = self.file(path)
+        try:
+            return locate_tensor(file)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{file}: there is no such file. Complete the download or copy of the checkpoint."
+            ) from None
 
     def read(self, path: str) -> Tensor:
         """The parameter at `path`, checked against the config; int8 stays int8.
@@ -209,15 +281,15 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     given = Path(path)
     if (given / "ckpt-0").is_dir():
-        folder, ckpt_dir = given, given / "ckpt-0"
+        folder, tensor_folder = given, given / "ckpt-0"
     elif given.is_dir():
-        folder, ckpt_dir = given.resolve().parent, given
+        folder, tensor_folder = given.resolve().parent, given
     else:
         raise CheckpointError(
             f"{given}: there is no such folder. "
             "Give the folder that holds ckpt-0, or ckpt-0 itself."
         )
-    indices = [int(m[1]) for name in os.listdir(ckpt_dir) if (m := _FILE.fullmatch(name))]
+    indices = [int(m[1]) for name in os.listdir(tensor_folder) if (m := _FILE.fullmatch(name))]
     if not indices:
         raise CheckpointError(
             f"{given}: holds no tensor files (tensor00000_000 and so on). "
@@ -225,17 +297,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         )
     config_file = folder / "config.json"
     config = read_config(config_file) if config_file.is_file() else GROK_1
-    if max(indices) >= config.n_tensors:
+    n_files = len(tensor_paths(config.n_layers))
+    if max(indices) >= n_files:
         raise CheckpointError(
-            f"{ckpt_dir}: holds tensor{max(indices):05d}_000, but a model of {config.n_layers} "
-            f"layers has {config.n_tensors} files. Check that "
+            f"{tensor_folder}: holds tensor{max(indices):05d}_000, but a model of "
+            f"{config.n_layers} layers has {n_files} files. Check that "
             + (
                 f"{config_file} belongs to this checkpoint."
                 if config_file.is_file()
                 else "a config.json is beside ckpt-0, unless this is Grok-1 itself."
             )
         )
-    return Checkpoint(folder, ckpt_dir, config)
+    return Checkpoint(folder, tensor_folder, config)
 
 
 def write_checkpoint(
@@ -289,16 +362,3 @@ def write_checkpoint(
         shutil.rmtree(building, ignore_errors=True)
         raise
     return open_checkpoint(folder)
-
-
-__all__ += ["EMBEDDING", "FINAL_NORM", "ConfigError", "layer_path"]
-
-
-def check_complete(checkpoint: Checkpoint) -> None:
-    missing = checkpoint.missing()
-    if missing:
-        raise GrokError(
-            f"{checkpoint.ckpt_dir}: {len(missing)} of {len(checkpoint.paths)} tensor files are "
-            f"missing, the first is {checkpoint.file(missing[0]).name} ({missing[0]}). Complete "
-            "the download. (The routers alone can be studied with python -m lens.extract.)"
-        )

@@ -6,23 +6,6 @@ import hashlib
 
 import numpy as np
 
-from grok.checkpoints.grok1 import moe_norm_path, router_path
-from grok.config import GrokConfig
-
-
-def deciding_paths(config: GrokConfig) -> list[str]:
-    """Paths of what decides the routing: routers and the norms before them."""
-    layers = range(config.n_layers)
-    return [path for i in layers for path in (router_path(i), moe_norm_path(i))]
-
-
-def checkpoint_sha256(config: GrokConfig, routers: dict[str, np.ndarray]) -> str:
-    layers = range(config.n_layers)
-    return routers_sha256(
-        np.stack([routers[router_path(i)] for i in layers]),
-        np.stack([routers[moe_norm_path(i)] for i in layers]),
-    )
-
 
 def routers_sha256(routers: np.ndarray, norm_scales: np.ndarray | None) -> str:
     """Identity of a set of routers, the same as in a routers `.npz`.

@@ -49,7 +49,7 @@ def identity(file: Path, found: os.stat_result) -> FileIdentity:
 
 
 @dataclass(frozen=True)
-class ArrayPlace:
+class ArrayLocation:
     """One array in a file.
 
     Attributes:
@@ -71,7 +71,7 @@ class ArrayPlace:
 
 
 @dataclass(frozen=True)
-class TensorPlace:
+class TensorLocation:
     """One tensor file.
 
     Attributes:
@@ -82,12 +82,12 @@ class TensorPlace:
     """
 
     file: Path
-    weight: ArrayPlace
-    scales: ArrayPlace | None
+    weight: ArrayLocation
+    scales: ArrayLocation | None
     identity: FileIdentity
 
 
-def locate_tensor(file: Path) -> TensorPlace:
+def locate_tensor(file: Path) -> TensorLocation:
     """What is in a tensor file and where; nothing it names is executed, no value is read.
 
     Raises:
@@ -111,10 +111,10 @@ def locate_tensor(file: Path) -> TensorPlace:
             f"{file}: not a tensor file, or truncated ({type(error).__name__}: {error}). "
             "Get the file again."
         ) from error
-    return TensorPlace(file, weight, scales, identity(file, found))
+    return TensorLocation(file, weight, scales, identity(file, found))
 
 
-def _locate(stream: IO[bytes], size: int) -> tuple[ArrayPlace, ArrayPlace | None]:
+def _locate(stream: IO[bytes], size: int) -> tuple[ArrayLocation, ArrayLocation | None]:
     skimmed = _Skimmed(stream, size)
     found = _Locator(skimmed).load()
     if skimmed.left:
@@ -126,13 +126,13 @@ def _locate(stream: IO[bytes], size: int) -> tuple[ArrayPlace, ArrayPlace | None
     return _place(found), None
 
 
-def _place(found: Any) -> ArrayPlace:
+def _place(found: Any) -> ArrayLocation:
     if not isinstance(found, _Located) or found.payload is None:
         raise CheckpointError("the file holds something else where an array is due")
-    return ArrayPlace(found.shape, found.dtype, found.fortran, found.payload.offset)
+    return ArrayLocation(found.shape, found.dtype, found.fortran, found.payload.offset)
 
 
-def _check(weight: ArrayPlace, scales: ArrayPlace) -> None:
+def _check(weight: ArrayLocation, scales: ArrayLocation) -> None:
     if weight.dtype != np.int8 or scales.dtype not in (np.float32, BFLOAT16):
         raise CheckpointError(
             f"a quantized weight has dtypes {weight.dtype} and {scales.dtype}; "

@@ -17,8 +17,10 @@ from typing import IO
 
 import numpy as np
 
-from grok.checkpoints.grok1 import EMBEDDING, Checkpoint, expected_shape
-from grok.checkpoints.tensor_offsets import FileIdentity, identity, locate_tensor
+from grok.checkpoints.grok1 import EMBEDDING, outer_specs
+from grok.checkpoints.grok1 import Checkpoint as Grok1Checkpoint
+from grok.checkpoints.tensor_offsets import FileIdentity, TensorLocation, identity
+from grok.checkpoints.tensor_spec import Checkpoint, TensorSpec, check_shape
 from grok.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
@@ -27,27 +29,50 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TokenEmbedding:
-    """The embedding of one checkpoint, checked for shape and size, its values still on disk.
+    """The embedding of one checkpoint, checked for shape and dtype, its values still on disk.
 
     Attributes:
-        file: the tensor file.
-        n_tokens: rows.
-        d_model: columns.
+        tensor: where they lie.
         multiplier: the factor that the model puts on the embedding.
-        dtype: of the stored values: float32 or bfloat16.
-        offset: byte at which the values begin.
-        fortran: stored column by column.
-        identity: of the file as it was when opened.
     """
 
-    file: Path
-    n_tokens: int
-    d_model: int
+    tensor: TensorLocation
     multiplier: float
-    dtype: np.dtype
-    offset: int
-    fortran: bool
-    identity: FileIdentity
+
+    @property
+    def file(self) -> Path:
+        """The file that holds it."""
+        return self.tensor.file
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows."""
+        return self.tensor.weight.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        """Columns."""
+        return self.tensor.weight.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored values: float32 or bfloat16."""
+        return self.tensor.weight.dtype
+
+    @property
+    def offset(self) -> int:
+        """Byte at which the values begin."""
+        return self.tensor.weight.offset
+
+    @property
+    def fortran(self) -> bool:
+        """Stored column by column."""
+        return self.tensor.weight.fortran
+
+    @property
+    def identity(self) -> FileIdentity:
+        """Of the file as it was when opened."""
+        return self.tensor.identity
 
     @property
     def n_bytes(self) -> int:
@@ -162,8 +187,8 @@ class TokenEmbedding:
         return into
 
 
-def open_embedding(checkpoint: Checkpoint) -> TokenEmbedding:
-    """The token embedding of a checkpoint, ready to be read by rows.
+def open_embedding(checkpoint: Grok1Checkpoint) -> TokenEmbedding:
+    """The token embedding of a checkpoint in Grok-1's format, ready to be read by rows.
 
     Nothing that the file names is executed, and of its values none is read here.
 
@@ -172,30 +197,34 @@ def open_embedding(checkpoint: Checkpoint) -> TokenEmbedding:
             holds anything foreign to the format.
     """
     file = checkpoint.file(EMBEDDING)
-    shape = expected_shape(checkpoint.config, EMBEDDING)
-    try:
-        found = locate_tensor(file)
-    except FileNotFoundError:
+    if not file.exists():
         raise CheckpointError(
             f"{file}: there is no such file. It holds the token embedding; the routers can be "
             "read without it, what the experts listen to cannot. Complete the download or copy "
             "of the checkpoint."
-        ) from None
-    values = found.weight
-    if values.shape != shape:
-        raise CheckpointError(
-            f"{file} ({EMBEDDING}): shape {list(values.shape)}; expected {list(shape)}. "
-            "Check that config.json belongs to this checkpoint."
         )
-    if values.dtype == np.int8 or found.scales is not None:
-        raise CheckpointError(f"{file} ({EMBEDDING}): dtype int8; expected float32 or bfloat16.")
-    return TokenEmbedding(
-        file=file,
-        n_tokens=shape[0],
-        d_model=shape[1],
-        multiplier=float(checkpoint.config.embedding_multiplier),
-        dtype=values.dtype,
-        offset=values.offset,
-        fortran=values.fortran,
-        identity=found.identity,
-    )
+    embedding, _ = outer_specs(checkpoint.config)
+    multiplier = float(checkpoint.config.embedding_multiplier)
+    return table_of(checkpoint, embedding, multiplier=multiplier)
+
+
+def table_of(
+    checkpoint: Checkpoint, spec: TensorSpec, *, multiplier: float = 1.0
+) -> TokenEmbedding:
+    """A table with a row for each token, the embedding or the head, its values still on disk.
+
+    Args:
+        checkpoint: holds it.
+        spec: of the table [V, D].
+        multiplier: the factor that the model puts on its rows.
+
+    Raises:
+        CheckpointError: missing, truncated, or of another shape or dtype.
+    """
+    (name,) = spec.names
+    tensor = checkpoint.locate(name)
+    values = tensor.weight
+    check_shape(checkpoint, spec, name, values.shape)
+    if values.dtype == np.int8 or tensor.scales is not None:
+        raise CheckpointError(f"{tensor.file} ({name}): dtype int8; expected float32 or bfloat16.")
+    return TokenEmbedding(tensor, multiplier)

@@ -16,12 +16,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok.architectures import forward
-from grok.architectures.grok1 import Cache, Dispatch
+from grok.architectures.architecture import Architecture, Cache, Dispatch
 from grok.architectures.moe import Choice
-from grok.config import GrokConfig
 from grok.interventions.hooks import NO_SITE_EDITS, CompiledHook, EditsBySite
-from grok.interventions.sites import EMBED, HookPoint
+from grok.interventions.sites import EMBED, LOGITS, NO_HOOK, Hook, HookPoint
 
 SMALLEST_BUCKET = 16
 
@@ -31,10 +29,10 @@ AS_WRITTEN = {"xla_allow_excess_precision": False}
 NONE_SEEN: Mapping[str, jax.Array] = {}
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=AS_WRITTEN)
-def embed_pass(config: GrokConfig, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
-    """Residual stream before the first layer; see `grok.architectures.forward.embed`."""
-    return forward.embed(config, params, tokens, jnp.dtype(dtype))
+@partial(jax.jit, static_argnames=("architecture", "dtype"), compiler_options=AS_WRITTEN)
+def embed_pass(architecture: Architecture, params: Any, tokens: jax.Array, dtype: str) -> jax.Array:
+    """Residual stream before the first layer [B, T, D], of tokens [B, T]."""
+    return architecture.embed(params, tokens, jnp.dtype(dtype))
 
 
 @partial(jax.jit, static_argnames=("n_experts",), compiler_options=AS_WRITTEN)
@@ -47,12 +45,12 @@ def edited_embedding(
 
 @partial(
     jax.jit,
-    static_argnames=("config", "dispatch", "mesh", "keep"),
+    static_argnames=("architecture", "dispatch", "mesh", "keep"),
     donate_argnames=("cache",),
     compiler_options=AS_WRITTEN,
 )
 def layer_pass(
-    config: GrokConfig,
+    architecture: Architecture,
     params: Any,
     h: jax.Array,
     start: jax.Array,
@@ -63,17 +61,17 @@ def layer_pass(
     edits: EditsBySite = NO_SITE_EDITS,
     keep: tuple[str, ...] = (),
 ) -> tuple[jax.Array, Choice, Cache, dict[str, jax.Array]]:
-    """One decoder layer with its edits; see `grok.architectures.forward.layer`.
+    """One decoder layer with its edits; see `Architecture.decoder_layer`.
 
     Returns:
         The residual stream, the router's choice, the filled cache, and the values of the
         sites in `keep`.
     """
-    hook = CompiledHook(edits, keep, start, config.n_experts)
-    h, trace, cache = forward.layer(
-        config, params, h, start, key_is_token, cache, dispatch=dispatch, hook=hook
+    hook = CompiledHook(edits, keep, start, architecture.config.n_experts)
+    h, choice, cache = architecture.decoder_layer(
+        params, h, start, key_is_token, cache, dispatch=dispatch, hook=hook
     )
-    out = (h, trace.choice, hook.kept)
+    out = (h, choice, hook.kept)
     if mesh.size > 1:  # every process and device can read what leaves the layer
         out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))
     return out[0], out[1], cache, out[2]
@@ -85,12 +83,12 @@ SECOND_SITES = ("moe.contribution", "moe.output", "resid_post")
 
 @partial(
     jax.jit,
-    static_argnames=("config", "keep"),
+    static_argnames=("architecture", "keep"),
     donate_argnames=("cache",),
     compiler_options=AS_WRITTEN,
 )
 def first_half_pass(
-    config: GrokConfig,
+    architecture: Architecture,
     params: Any,
     h: jax.Array,
     start: jax.Array,
@@ -98,28 +96,28 @@ def first_half_pass(
     cache: Cache,
     edits: EditsBySite = NO_SITE_EDITS,
     keep: tuple[str, ...] = (),
-) -> tuple[jax.Array, jax.Array, Choice, Cache, dict[str, jax.Array]]:
+) -> tuple[Any, jax.Array, Choice, Cache, dict[str, jax.Array]]:
     """A layer up to its router's choice; see `layer_pass`.
 
     Returns:
-        The residual stream before the experts, what they read [B, T, D], the choice, the filled
-        cache, and the values of the sites in `keep`.
+        What the second half needs, what the experts read [B, T, D], the choice, the filled cache,
+        and the values of the sites in `keep`.
     """
-    hook = CompiledHook(edits, keep, start, config.n_experts)
-    routed, cache = forward.first_half(config, params, h, start, key_is_token, cache, hook=hook)
-    return routed.stream, routed.router_input, routed.choice, cache, hook.kept
+    hook = CompiledHook(edits, keep, start, architecture.config.n_experts)
+    routed, cache = architecture.before_experts(params, h, start, key_is_token, cache, hook=hook)
+    return routed.stream, routed.expert_input, routed.choice, cache, hook.kept
 
 
 @partial(
     jax.jit,
-    static_argnames=("config", "dtype", "keep"),
+    static_argnames=("architecture", "dtype", "keep"),
     donate_argnames=("stream",),
     compiler_options=AS_WRITTEN,
 )
 def second_half_pass(
-    config: GrokConfig,
+    architecture: Architecture,
     params: Any,
-    stream: jax.Array,
+    stream: Any,
     parts: jax.Array,
     start: jax.Array,
     dtype: str,
@@ -130,7 +128,7 @@ def second_half_pass(
     """A layer from its experts' output on.
 
     Args:
-        stream: residual stream before the experts.
+        stream: what the first half gave for this.
         parts: their sum [B, T, D] float32, or their contributions [B, T, K, D] where those are
             looked at.
         seen: values of the first half that edits here refer to.
@@ -138,9 +136,17 @@ def second_half_pass(
     Returns:
         The residual stream after the layer, and the values of the sites in `keep`.
     """
-    hook = CompiledHook(edits, keep, start, config.n_experts, seen)
-    h = forward.second_half(config, params, stream, parts, jnp.dtype(dtype), hook=hook)
+    hook = CompiledHook(edits, keep, start, architecture.config.n_experts, seen)
+    h = architecture.after_experts(params, stream, parts, jnp.dtype(dtype), hook=hook)
     return h, hook.kept
+
+
+def logits_of(
+    architecture: Architecture, params: Any, h: jax.Array, dtype: Any, *, hook: Hook = NO_HOOK
+) -> jax.Array:
+    """Logits [B, T, V] of the residual stream after the last layer [B, T, D]."""
+    normed = architecture.final_norm(params, h, dtype, hook=hook)
+    return hook(LOGITS, architecture.head(params, normed))
 
 
 class Head(NamedTuple):
@@ -153,11 +159,11 @@ class Head(NamedTuple):
 
 @partial(
     jax.jit,
-    static_argnames=("config", "n_candidates", "dtype", "mesh", "keep"),
+    static_argnames=("architecture", "n_candidates", "dtype", "mesh", "keep"),
     compiler_options=AS_WRITTEN,
 )
 def head_pass(
-    config: GrokConfig,
+    architecture: Architecture,
     params: Any,
     h: jax.Array,
     n_candidates: int,
@@ -168,8 +174,8 @@ def head_pass(
     keep: tuple[str, ...] = (),
 ) -> tuple[Head, dict[str, jax.Array]]:
     """Logits and the `n_candidates` most probable next tokens; values of the sites in `keep`."""
-    hook = CompiledHook(edits, keep, start, config.n_experts)
-    logits = forward.unembed(config, params, h, jnp.dtype(dtype), hook=hook)
+    hook = CompiledHook(edits, keep, start, architecture.config.n_experts)
+    logits = logits_of(architecture, params, h, jnp.dtype(dtype), hook=hook)
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     top, ids = jax.lax.top_k(probs, n_candidates)
     out = (Head(logits, ids.astype(jnp.int32), top), hook.kept)

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.architectures import forward
-from grok.architectures.grok1 import Cache
+from grok.architectures.architecture import Architecture, Cache
 from grok.architectures.moe import Choice
-from grok.config import GrokConfig
+from grok.config import ModelConfig
 from grok.engine.compiled import Forward, Head
 from grok.engine.interfaces import Done, EmbedUnembed, Layers, Part
 from grok.engine.progress import Watch
@@ -55,9 +54,9 @@ class Batch:
         """Token rows that count."""
         return int(self.tokens.size if self.real is None else self.real.sum())
 
-    def kept_bytes(self, config: GrokConfig) -> int:
+    def kept_bytes(self, config: ModelConfig) -> int:
         """Bytes of caches and values that are kept until the pass is over."""
-        caches = sum(leaf.nbytes for cache in self.caches or () for leaf in cache)
+        caches = sum(leaf.nbytes for leaf in jax.tree.leaves(self.caches))
         points = self.hooks.wanted | self.hooks.referenced
         return caches + self.tokens.size * row_bytes(config, points)
 
@@ -84,6 +83,7 @@ class Engine:
     """Runs passes.
 
     Attributes:
+        architecture: the model's arithmetic; config: its sizes.
         layers, embed_unembed: the weights.
         keeper: keeps what each layer gave, so that a pass can go on after a crash; or None.
         tells: whether a pass is long enough to tell of every layer.
@@ -91,7 +91,7 @@ class Engine:
 
     def __init__(
         self,
-        config: GrokConfig,
+        architecture: Architecture,
         dtype: str,
         layers: Layers,
         embed_unembed: EmbedUnembed,
@@ -99,13 +99,14 @@ class Engine:
         keeper: Keeper | None = None,
         tells: bool = False,
     ) -> None:
-        self.config, self.dtype = config, dtype
+        self.architecture, self.config = architecture, architecture.config
+        self.dtype = dtype
         self.layers, self.embed_unembed = layers, embed_unembed
         self.keeper, self.tells = keeper, tells
 
     def cache(self, batch: int, length: int) -> Cache:
         """An empty cache of one layer for sequences of `length` positions."""
-        return forward.empty_cache(self.config, batch, length, jnp.dtype(self.dtype))
+        return self.architecture.empty_cache(batch, length, jnp.dtype(self.dtype))
 
     def caches(self, batch: int, length: int) -> list[Cache]:
         """Empty caches of all layers."""
@@ -198,7 +199,7 @@ class _Run:
         """What `layer` gave: choice, values of hook points, and the cache where it is kept."""
         found = list(self._choices[layer])
         found += [self._captured[point] for point in self._points(layer)]
-        found += list(self._batch.caches[layer]) if self._batch.caches else []
+        found += jax.tree.leaves(self._batch.caches[layer]) if self._batch.caches else []
         return [np.asarray(one) for one in jax.device_get(found)]
 
     def restore(self, layer: int, arrays: Iterator[np.ndarray]) -> None:
@@ -207,8 +208,9 @@ class _Run:
         for point in self._points(layer):
             self._captured[point] = next(arrays)
         if self._batch.caches:
-            cache = (jax.device_put(next(arrays)) for _ in Cache._fields)
-            self._batch.caches[layer] = Cache(*cache)
+            leaves, tree = jax.tree.flatten(self._batch.caches[layer])
+            filled = [jax.device_put(next(arrays)) for _ in leaves]
+            self._batch.caches[layer] = jax.tree.unflatten(tree, filled)
 
     def _points(self, layer: int) -> list[HookPoint]:
         hooks = self._batch.hooks

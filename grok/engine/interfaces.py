@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from grok.architectures.grok1 import Cache
+from grok.architectures.architecture import Cache
 from grok.architectures.moe import Choice
 from grok.engine.compiled import Head
 from grok.engine.progress import Watch

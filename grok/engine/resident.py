@@ -19,9 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from grok.architectures import forward
-from grok.checkpoints.grok1 import EMBEDDING
-from grok.config import GrokConfig
+from grok.architectures.architecture import Architecture
 from grok.engine.compiled import (
     AS_WRITTEN,
     Head,
@@ -29,6 +27,7 @@ from grok.engine.compiled import (
     embed_pass,
     head_pass,
     layer_pass,
+    logits_of,
 )
 from grok.engine.interfaces import HELD_LOGITS, Done, LayerFigures, Part, Walk
 from grok.engine.progress import Watch
@@ -40,8 +39,8 @@ class Resident:
     """All weights on the devices; both `Layers` and `EmbedUnembed`.
 
     Attributes:
-        params: of each layer, by path within it.
-        io: embedding and final norm.
+        params: of each layer, by leaf.
+        outer: embedding, final norm and head, by leaf.
     """
 
     bytes_read = 0
@@ -50,14 +49,14 @@ class Resident:
 
     def __init__(
         self,
-        config: GrokConfig,
+        architecture: Architecture,
         params: Sequence[Mapping[str, Any]],
-        io: Mapping[str, Any],
+        outer: Mapping[str, Any],
         dtype: str,
         mesh: Mesh,
     ) -> None:
-        self.params, self.io = list(params), dict(io)
-        self._config, self._dtype, self._mesh = config, dtype, mesh
+        self.params, self.outer = list(params), dict(outer)
+        self._architecture, self._dtype, self._mesh = architecture, dtype, mesh
         self._dispatch = dispatch_over(mesh)
 
     def max_rows(self, kept_bytes: int = 0) -> int | None:
@@ -81,7 +80,7 @@ class Resident:
         for part in parts:
             yield Done(
                 *layer_pass(
-                    self._config,
+                    self._architecture,
                     self.params[layer],
                     part.h,
                     part.start,
@@ -95,23 +94,36 @@ class Resident:
             )
 
     def embed(self, tokens: np.ndarray, start: np.int32, edits: EditsBySite) -> jax.Array:
-        h = embed_pass(self._config, {EMBEDDING: self.io[EMBEDDING]}, tokens, self._dtype)
-        return edited_embedding(h, start, edits, self._config.n_experts) if edits else h
+        h = embed_pass(self._architecture, self.outer, tokens, self._dtype)
+        n_experts = self._architecture.config.n_experts
+        return edited_embedding(h, start, edits, n_experts) if edits else h
 
     def head(
         self, h: Any, candidates: int, start: np.int32, edits: EditsBySite, keep: tuple[str, ...]
     ) -> tuple[Head, Mapping[str, Any]]:
         return head_pass(
-            self._config, self.io, h, candidates, self._dtype, self._mesh, start, edits, keep
+            self._architecture,
+            self.outer,
+            h,
+            candidates,
+            self._dtype,
+            self._mesh,
+            start,
+            edits,
+            keep,
         )
 
     def of_logits(self, function: Callable[..., Any], h: Any, *args: Any) -> Any:
-        return _of_logits(self._config, self.io, h, args, function, self._dtype)
+        return _of_logits(self._architecture, self.outer, h, args, function, self._dtype)
 
 
-@partial(jax.jit, static_argnames=("config", "function", "dtype"), compiler_options=AS_WRITTEN)
+@partial(
+    jax.jit,
+    static_argnames=("architecture", "function", "dtype"),
+    compiler_options=AS_WRITTEN,
+)
 def _of_logits(
-    config: GrokConfig,
+    architecture: Architecture,
     params: Any,
     h: jax.Array,
     args: tuple[Any, ...],
@@ -119,8 +131,8 @@ def _of_logits(
     dtype: str,
 ) -> Any:
     def one(stream: jax.Array) -> Any:
-        logits = forward.unembed(config, params, stream[None], jnp.dtype(dtype))[0]
+        logits = logits_of(architecture, params, stream[None], jnp.dtype(dtype))[0]
         return function(logits, *args)
 
-    together = max(1, HELD_LOGITS // (h.shape[1] * config.vocab_size))
+    together = max(1, HELD_LOGITS // (h.shape[1] * architecture.config.vocab_size))
     return jax.lax.map(one, h, batch_size=min(together, h.shape[0]))

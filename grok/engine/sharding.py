@@ -18,10 +18,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok.architectures.grok1 import Dispatch
+from grok.architectures.architecture import Architecture, Dispatch
 from grok.architectures.moe import Experts, run_selected
-from grok.checkpoints.grok1 import EMBEDDING, QuantizedWeight8bit, Tensor, is_matrix
-from grok.config import GrokConfig
+from grok.checkpoints.tensor_file import QuantizedWeight8bit, Tensor
+from grok.checkpoints.tensor_spec import TensorSpec
+from grok.config import ModelConfig
 from grok.errors import DeviceError
 
 
@@ -46,7 +47,7 @@ def initialize_distributed() -> bool:
 
 
 def make_mesh(
-    config: GrokConfig,
+    config: ModelConfig,
     shape: tuple[int, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
@@ -77,35 +78,24 @@ def make_mesh(
     return Mesh(np.array(devices[: shape[0] * shape[1]]).reshape(shape), ("data", "model"))
 
 
-def partition(config: GrokConfig, path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """How the array of `shape` at parameter `path` (values or scales) is split over `mesh`."""
-    model = mesh.shape["model"]
-
-    def split_axis(axis: int, units: int) -> P:
-        if units % model or shape[axis] % model:
-            return P()
-        return P(*("model" if i == axis else None for i in range(len(shape))))
-
-    if path == EMBEDDING:
-        return split_axis(0, shape[0])
-    if not is_matrix(path):
+def partition(spec: TensorSpec, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """How an array of a parameter, its values or its scales, is split over `mesh`."""
+    if spec.split is None:
         return P()
-    if "/moe/" in path:
-        return split_axis(0, config.n_experts)
-    if path.endswith("query/w"):
-        return split_axis(1, config.n_heads)
-    if path.endswith("multi_head_attention/linear/w"):
-        return split_axis(0, config.n_heads)
-    return split_axis(1, config.n_kv_heads)
+    axis, units = spec.split
+    model = mesh.shape["model"]
+    if units % model or shape[axis] % model:
+        return P()
+    return P(*("model" if i == axis else None for i in range(len(shape))))
 
 
-def put_on_devices(config: GrokConfig, path: str, tensor: Tensor, mesh: Mesh) -> Any:
+def put_on_devices(spec: TensorSpec, tensor: Tensor, mesh: Mesh) -> Any:
     """The parameter on the devices of `mesh`; int8 values and their scales are split alike."""
 
     def put(array: np.ndarray) -> jax.Array:
         if mesh.size == 1:
             return jax.device_put(array, mesh.devices.item())
-        sharding = NamedSharding(mesh, partition(config, path, array.shape, mesh))
+        sharding = NamedSharding(mesh, partition(spec, array.shape, mesh))
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     if isinstance(tensor, QuantizedWeight8bit):
@@ -120,19 +110,32 @@ def dispatch_over(mesh: Mesh) -> Dispatch:
         return run_selected
 
     def share(
-        x: jax.Array, experts: jax.Array, gates: jax.Array, own: Experts, *, summed: bool
+        x: jax.Array,
+        experts: jax.Array,
+        gates: jax.Array,
+        own: Experts,
+        *,
+        summed: bool,
+        activation: str,
     ) -> jax.Array:
-        n_own = own.gelu.shape[0]
+        n_own = own.activated.shape[0]
         local = experts - jax.lax.axis_index("model") * n_own
         local = jnp.where((local >= 0) & (local < n_own), local, n_own)
-        return jax.lax.psum(run_selected(x, local, gates, own, summed=summed), "model")
+        out = run_selected(x, local, gates, own, summed=summed, activation=activation)
+        return jax.lax.psum(out, "model")
 
     def dispatch(
-        x: jax.Array, experts: jax.Array, gates: jax.Array, all_: Experts, *, summed: bool = True
+        x: jax.Array,
+        experts: jax.Array,
+        gates: jax.Array,
+        all_: Experts,
+        *,
+        summed: bool = True,
+        activation: str = "gelu",
     ) -> jax.Array:
         rows = P("data") if x.shape[0] % mesh.shape["data"] == 0 else P()
         run = partial(jax.shard_map, mesh=mesh, check_vma=False)
-        own_share = partial(share, summed=summed)
+        own_share = partial(share, summed=summed, activation=activation)
         return run(own_share, in_specs=(rows, rows, rows, P("model")), out_specs=rows)(
             x, experts, gates, all_
         )
@@ -140,10 +143,25 @@ def dispatch_over(mesh: Mesh) -> Dispatch:
     return dispatch
 
 
-def memory_needed(config: GrokConfig, *, int8: bool = True) -> int:
-    """Bytes of the weights as they are held: int8 matrices with bfloat16 scales, or float32."""
-    matrices = config.n_parameters() - config.vocab_size * config.d_model
-    return matrices * (1 if int8 else 4) + config.vocab_size * config.d_model * 4
+def memory_needed(architecture: Architecture, *, as_released: bool = True) -> int:
+    """Bytes of the weights as they are held.
+
+    The token embedding as it is stored; everything else, nearly all of it experts, at the bytes
+    that an expert's value takes.
+
+    Args:
+        architecture: the model.
+        as_released: False: all in float32, as a checkpoint that was not quantized may be.
+    """
+    embedding, *outer = architecture.outer_specs()
+    others = sum(spec.size for spec in outer)
+    item_bytes = 4
+    for layer in range(architecture.config.n_layers):
+        for spec in architecture.layer_specs(layer):
+            others += spec.size
+            if spec.per_expert and as_released:
+                item_bytes = spec.item_bytes
+    return others * item_bytes + embedding.n_bytes
 
 
 def device_memory() -> int:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.config import GrokConfig
+from grok.config import ModelConfig
 from grok.errors import InterventionError, SiteError
 from grok.interventions.edits import NO_EDITS, Edits, Request
 from grok.interventions.kinds import Intervention
@@ -208,13 +208,13 @@ def _filled(edits: EditsBySite, captured: Mapping[HookPoint, Any]) -> EditsBySit
     }
 
 
-def no_hooks(config: GrokConfig) -> Hooks:
+def no_hooks(config: ModelConfig) -> Hooks:
     """The hooks of a plain run."""
     return Hooks((NO_SITE_EDITS,) * config.n_layers)
 
 
 def arrange_hooks(
-    config: GrokConfig,
+    config: ModelConfig,
     edits: Edits = NO_EDITS,
     *,
     wanted: Iterable[HookPoint] = (),
@@ -281,7 +281,7 @@ def _bans(request: Request, n_experts: int, at: np.ndarray | None, s: int) -> np
     return where & own
 
 
-def _check_bans(banned: Mapping[int, np.ndarray], config: GrokConfig) -> None:
+def _check_bans(banned: Mapping[int, np.ndarray], config: ModelConfig) -> None:
     for layer, out in banned.items():
         left = config.n_experts - int(out.sum(axis=-1).max())
         if left < config.top_k:
@@ -318,7 +318,7 @@ def _reference(
     return reference
 
 
-def _check_experts(request: Request, config: GrokConfig) -> None:
+def _check_experts(request: Request, config: ModelConfig) -> None:
     for part in request.function.parts:
         experts = part.expert_indexes()
         if experts.size and experts.max() >= config.n_experts:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from grok.config import GrokConfig
+from grok.config import ModelConfig
 from grok.errors import SiteError
 
 EMBED, NORM, LOGITS = "embed", "norm.output", "logits"
@@ -171,7 +171,7 @@ def model_point(site: str, n_layers: int) -> HookPoint:
     return HookPoint(-1 if site == EMBED else n_layers, site)
 
 
-def list_sites(config: GrokConfig, dtype: str, n_tokens: int = 1) -> list[Site]:
+def list_sites(config: ModelConfig, dtype: str, n_tokens: int = 1) -> list[Site]:
     """Every site of every layer, in the order in which they are computed.
 
     Args:
@@ -185,7 +185,7 @@ def list_sites(config: GrokConfig, dtype: str, n_tokens: int = 1) -> list[Site]:
     return [_site(config, dtype, n_tokens, point) for point in points]
 
 
-def _site(config: GrokConfig, dtype: str, n_tokens: int, point: HookPoint) -> Site:
+def _site(config: ModelConfig, dtype: str, n_tokens: int, point: HookPoint) -> Site:
     axes, sizes = AXES[point.site], _axis_sizes(config)
     if point.site == "router.experts":
         dtype = "int32"
@@ -195,7 +195,7 @@ def _site(config: GrokConfig, dtype: str, n_tokens: int, point: HookPoint) -> Si
     return Site(str(point), ("token", *axes), shape, dtype)
 
 
-def _axis_sizes(config: GrokConfig) -> Mapping[str, int]:
+def _axis_sizes(config: ModelConfig) -> Mapping[str, int]:
     return {
         "d_model": config.d_model,
         "n_experts": config.n_experts,
@@ -204,7 +204,7 @@ def _axis_sizes(config: GrokConfig) -> Mapping[str, int]:
     }
 
 
-def row_bytes(config: GrokConfig, points: Iterable[HookPoint]) -> int:
+def row_bytes(config: ModelConfig, points: Iterable[HookPoint]) -> int:
     """Bytes of the values of some hook points that one token row keeps until its pass is over."""
     sizes = _axis_sizes(config)
     return sum(4 * math.prod(sizes[axis] for axis in AXES[point.site]) for point in points)

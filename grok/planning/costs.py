@@ -17,14 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grok.checkpoints.grok1 import (
-    EMBEDDING,
-    expected_shape,
-    is_matrix,
-    layer_path,
-    tensor_paths,
-)
-from grok.config import GrokConfig
+from grok.architectures.architecture import Architecture
+from grok.config import ModelConfig
 
 ON_DEMAND_TOKENS = 3
 """With up to this many tokens only the chosen experts are read; see `streaming.host_layers`."""
@@ -33,66 +27,60 @@ DISK, ARITHMETIC, BANDWIDTH = "disk", "arithmetic", "memory bandwidth"
 UNKNOWN = "not measured"
 
 
-def distinct_experts(config: GrokConfig, n_tokens: int) -> float:
+def distinct_experts(config: ModelConfig, n_tokens: int) -> float:
     """Expected number of experts of a layer that `n_tokens` touch, were routing uniform."""
     unused = 1 - config.top_k / config.n_experts
     return config.n_experts * (1 - unused**n_tokens)
 
 
-def weight_bytes(config: GrokConfig, path: str) -> int:
-    """Bytes of a parameter as released: matrices int8, others float32; scales not counted."""
-    count = 1
-    for size in expected_shape(config, path):
-        count *= size
-    return count * (1 if is_matrix(path) else 4)
+def expert_bytes(architecture: Architecture) -> int:
+    """Bytes of one expert's matrices, as released; scales are not counted."""
+    specs = architecture.layer_specs(0)
+    return sum(spec.n_bytes for spec in specs if spec.per_expert) // architecture.config.n_experts
 
 
-def expert_bytes(config: GrokConfig) -> int:
-    """Bytes of one expert's three matrices."""
-    return 3 * config.d_model * config.d_ff
-
-
-def layer_bytes(config: GrokConfig) -> int:
+def layer_bytes(architecture: Architecture) -> int:
     """Bytes of one decoder layer, all experts."""
-    prefix = layer_path(0, "")
-    paths = [path for path in tensor_paths(1) if path.startswith(prefix)]
-    return sum(weight_bytes(config, path) for path in paths)
+    return sum(spec.n_bytes for spec in architecture.layer_specs(0))
 
 
-def model_bytes(config: GrokConfig) -> int:
+def model_bytes(architecture: Architecture) -> int:
     """Bytes of all weights."""
-    return config.n_layers * layer_bytes(config) + ends_bytes(config)
+    return architecture.config.n_layers * layer_bytes(architecture) + outer_bytes(architecture)
 
 
-def ends_bytes(config: GrokConfig) -> int:
-    """Bytes of the embedding and the final norm."""
-    return weight_bytes(config, EMBEDDING) + 4 * config.d_model
+def outer_bytes(architecture: Architecture) -> int:
+    """Bytes of what stands outside the layers: embedding, final norm, head."""
+    return sum(spec.n_bytes for spec in architecture.outer_specs())
 
 
-def touched_layer_bytes(config: GrokConfig, n_tokens: int) -> int:
+def touched_layer_bytes(architecture: Architecture, n_tokens: int) -> int:
     """Bytes of a layer's weights that `n_tokens` pass through, experts as expected."""
-    others = layer_bytes(config) - config.n_experts * expert_bytes(config)
-    return others + round(distinct_experts(config, n_tokens) * expert_bytes(config))
+    others = layer_bytes(architecture) - architecture.config.n_experts * expert_bytes(architecture)
+    return others + round(
+        distinct_experts(architecture.config, n_tokens) * expert_bytes(architecture)
+    )
 
 
-def read_layer_bytes(config: GrokConfig, n_tokens: int) -> int:
+def read_layer_bytes(architecture: Architecture, n_tokens: int) -> int:
     """Bytes that a streamed pass of `n_tokens` reads of each layer."""
     if n_tokens <= ON_DEMAND_TOKENS:
-        return touched_layer_bytes(config, n_tokens)
-    return layer_bytes(config)
+        return touched_layer_bytes(architecture, n_tokens)
+    return layer_bytes(architecture)
 
 
-def layer_operations(config: GrokConfig, n_tokens: int, n_keys: int | None = None) -> float:
+def layer_operations(architecture: Architecture, n_tokens: int, n_keys: int | None = None) -> float:
     """Operations of one layer for `n_tokens` that look at `n_keys` (by default themselves)."""
     n_keys = n_tokens if n_keys is None else n_keys
-    others = layer_bytes(config) - config.n_experts * expert_bytes(config)
-    weights = others + config.top_k * expert_bytes(config)
-    scores = 4 * n_keys * config.n_heads * config.d_head
+    others = layer_bytes(architecture) - architecture.config.n_experts * expert_bytes(architecture)
+    weights = others + architecture.config.top_k * expert_bytes(architecture)
+    scores = architecture.score_operations(n_keys)
     return float(n_tokens) * (2 * weights + scores)
 
 
-def head_operations(config: GrokConfig, n_tokens: int) -> float:
+def head_operations(architecture: Architecture, n_tokens: int) -> float:
     """Operations of the logits of `n_tokens`."""
+    config = architecture.config
     return 2.0 * n_tokens * config.d_model * config.vocab_size
 
 
@@ -120,22 +108,27 @@ class Speeds:
 
 
 def pass_work(
-    config: GrokConfig, n_tokens: int, *, read_layers: int, layer_reads: int, ends_read: bool
+    architecture: Architecture,
+    n_tokens: int,
+    *,
+    read_layers: int,
+    layer_reads: int,
+    outer_read: bool,
 ) -> list[Work]:
     """The steps of one pass of `n_tokens`.
 
     Args:
         read_layers: layers that are read from disk; the others are in memory.
         layer_reads: bytes that each of them reads.
-        ends_read: whether the embedding is read too.
+        outer_read: whether the embedding is read too.
     """
-    touched = touched_layer_bytes(config, n_tokens)
-    operations = layer_operations(config, n_tokens)
-    ends = ends_bytes(config)
+    touched = touched_layer_bytes(architecture, n_tokens)
+    operations = layer_operations(architecture, n_tokens)
+    outer = outer_bytes(architecture)
     return [
         Work(read_layers, layer_reads, touched, operations),
-        Work(config.n_layers - read_layers, 0, touched, operations),
-        Work(1, ends if ends_read else 0, ends, head_operations(config, n_tokens)),
+        Work(architecture.config.n_layers - read_layers, 0, touched, operations),
+        Work(1, outer if outer_read else 0, outer, head_operations(architecture, n_tokens)),
     ]
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from grok.checkpoints.grok1 import Checkpoint
+from grok.architectures.architecture import Architecture
+from grok.checkpoints.tensor_spec import Checkpoint
 
 PIECE = 64 * 2**20  # of one read, as streaming reads
 LARGE = 8 * 2**20  # of a file worth reading
@@ -87,11 +88,18 @@ def unmeasured() -> Rates:
     )
 
 
-def rates(checkpoint: Checkpoint, seconds: float = 1.5, *, resident: bool = False) -> Rates:
+def rates(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    seconds: float = 1.5,
+    *,
+    resident: bool = False,
+) -> Rates:
     """Measures this machine for `checkpoint`; takes about `seconds`, and some to compile.
 
     Args:
         checkpoint: the model.
+        architecture: its arithmetic.
         seconds: to measure for, shared by what is measured.
         resident: measure the resident model's experts too, where this machine's memory holds the
             model; on accelerators they are always measured, as streaming computes there.
@@ -105,7 +113,7 @@ def rates(checkpoint: Checkpoint, seconds: float = 1.5, *, resident: bool = Fals
 
     there = unmeasured()
     if there.on_cpu:
-        resident = resident and memory_needed(checkpoint.config) <= there.device_bytes
+        resident = resident and memory_needed(architecture) <= there.device_bytes
     else:
         resident = True
     share = seconds / (3 if resident else 2)
@@ -131,10 +139,10 @@ def read_rate(checkpoint: Checkpoint, seconds: float) -> tuple[float | None, str
     """Bytes a second of sequential reads of the checkpoint's disk, and how that was found."""
     own = False
     try:
-        files = _solid_files(checkpoint.ckpt_dir)
+        files = _solid_files(checkpoint.tensor_folder)
         own = sum(n_bytes for _, n_bytes in files) < ENOUGH
         if own:
-            n_read, took, direct = _own_file(checkpoint.ckpt_dir, seconds)
+            n_read, took, direct = _own_file(checkpoint.tensor_folder, seconds)
         else:
             n_read, took, direct = _timed(_pieces(files), seconds)
     except OSError as error:

@@ -21,22 +21,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 
-from grok.architectures import forward
-from grok.checkpoints.grok1 import (
-    EMBEDDING,
-    FINAL_NORM,
-    expected_shape,
-    is_matrix,
-    layer_path,
-    tensor_paths,
-)
+from grok.architectures.architecture import Architecture, all_specs
+from grok.architectures.moe import run_selected
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
-from grok.config import GrokConfig
+from grok.checkpoints.tensor_spec import TensorSpec
+from grok.engine.compiled import logits_of
 from grok.engine.sharding import partition
 from grok.errors import DeviceError, GrokError
+from grok.interventions.sites import NO_HOOK
 
-GROUPED = ("moe/linear_1/w", "multi_head_attention/linear/w")
-GROUPS = 8
 GPU_BYTES = 80_000_000_000
 
 
@@ -67,13 +60,14 @@ class MeshPlan:
         return self.total_bytes <= device_bytes
 
 
-def mesh_plan(config: GrokConfig, mesh: tuple[int, int], n_tokens: int = 2048) -> MeshPlan:
+def mesh_plan(architecture: Architecture, mesh: tuple[int, int], n_tokens: int = 2048) -> MeshPlan:
     """What each device of a (data, model) mesh holds for one sequence of `n_tokens`.
 
     Raises:
         DeviceError: the mesh cannot be made for this model.
         GrokError: no tokens, or more than the context.
     """
+    config = architecture.config
     data, model = mesh
     if min(mesh) < 1 or config.n_experts % model:
         raise DeviceError(
@@ -86,66 +80,64 @@ def mesh_plan(config: GrokConfig, mesh: tuple[int, int], n_tokens: int = 2048) -
         )
     weights = 0
     abstract = AbstractMesh(mesh, ("data", "model"))
-    for path in tensor_paths(config.n_layers):
-        for array in jax.tree.leaves(parameter(config, path)):
-            spec = partition(config, path, array.shape, abstract)  # type: ignore[arg-type]
-            split = NamedSharding(abstract, spec)
+    for spec in all_specs(architecture):
+        for array in jax.tree.leaves(parameter(spec)):
+            split = NamedSharding(abstract, partition(spec, array.shape, abstract))  # type: ignore[arg-type]
             weights += _bytes(split.shard_shape(array.shape), array.dtype)
-    cache = config.n_layers * _tree_bytes(_cache(config, n_tokens))
-    return MeshPlan(mesh, n_tokens, weights, cache, working_bytes(config, n_tokens))
+    cache = config.n_layers * _tree_bytes(_cache(architecture, n_tokens))
+    return MeshPlan(mesh, n_tokens, weights, cache, working_bytes(architecture, n_tokens))
 
 
-def mesh_plans(config: GrokConfig, n_devices: int = 8, n_tokens: int = 2048) -> list[MeshPlan]:
+def mesh_plans(
+    architecture: Architecture, n_devices: int = 8, n_tokens: int = 2048
+) -> list[MeshPlan]:
     """`mesh_plan` of every mesh that `n_devices` can form, most parallel experts first."""
     shapes = [
         (n_devices // model, model)
         for model in range(n_devices, 0, -1)
-        if n_devices % model == 0 and config.n_experts % model == 0
+        if n_devices % model == 0 and architecture.config.n_experts % model == 0
     ]
-    return [mesh_plan(config, shape, n_tokens) for shape in shapes]
+    return [mesh_plan(architecture, shape, n_tokens) for shape in shapes]
 
 
-def parameter(config: GrokConfig, path: str) -> Any:
-    """Shape and dtype of the parameter at `path` as released, without its values."""
-    shape = expected_shape(config, path)
-    if not is_matrix(path):
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-    groups = GROUPS if path.endswith(GROUPED) and shape[-2] % GROUPS == 0 else 1
-    scales = (*shape[:-2], groups, shape[-1])
+def parameter(spec: TensorSpec) -> Any:
+    """Shape and dtype of a parameter as released, without its values."""
+    if not spec.quantizable:
+        dtype = jnp.bfloat16 if spec.item_bytes == 2 else jnp.float32
+        return jax.ShapeDtypeStruct(spec.shape, dtype)
+    scales = (*spec.shape[:-2], spec.scale_groups, spec.shape[-1])
     return QuantizedWeight8bit(
-        jax.ShapeDtypeStruct(shape, jnp.int8),  # type: ignore[arg-type]
+        jax.ShapeDtypeStruct(spec.shape, jnp.int8),  # type: ignore[arg-type]
         jax.ShapeDtypeStruct(scales, jnp.bfloat16),  # type: ignore[arg-type]
     )
 
 
-def _layer_parameters(config: GrokConfig) -> Mapping[str, Any]:
-    prefix = layer_path(0, "")
-    paths = [path for path in tensor_paths(1) if path.startswith(prefix)]
-    return {path.removeprefix(prefix): parameter(config, path) for path in paths}
-
-
-def _cache(config: GrokConfig, n_tokens: int) -> Any:
-    return jax.eval_shape(lambda: forward.empty_cache(config, 1, n_tokens, jnp.bfloat16))
+def _cache(architecture: Architecture, n_tokens: int) -> Any:
+    return jax.eval_shape(lambda: architecture.empty_cache(1, n_tokens, jnp.bfloat16))
 
 
 @lru_cache(maxsize=16)
-def working_bytes(config: GrokConfig, n_tokens: int) -> int:
+def working_bytes(architecture: Architecture, n_tokens: int) -> int:
     """About what a layer, or the logits, of one sequence holds besides weights and cache."""
-    stream = jax.ShapeDtypeStruct((1, n_tokens, config.d_model), jnp.float32)
-    layer = jax.make_jaxpr(lambda *args: forward.layer(config, *args))(
-        _layer_parameters(config),
+    stream = jax.ShapeDtypeStruct((1, n_tokens, architecture.config.d_model), jnp.float32)
+
+    def one_layer(*args: Any) -> Any:
+        return architecture.decoder_layer(*args, dispatch=run_selected, hook=NO_HOOK)
+
+    layer = jax.make_jaxpr(one_layer)(
+        {spec.leaf: parameter(spec) for spec in architecture.layer_specs(0)},
         stream,
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct((1, n_tokens), jnp.bool_),
-        _cache(config, n_tokens),
+        _cache(architecture, n_tokens),
     )
-    ends = {path: parameter(config, path) for path in (EMBEDDING, FINAL_NORM)}
+    outer = {spec.leaf: parameter(spec) for spec in architecture.outer_specs()}
 
     def head(params: Any, h: jax.Array) -> jax.Array:
-        logits = forward.unembed(config, params, h, jnp.bfloat16)
+        logits = logits_of(architecture, params, h, jnp.bfloat16)
         return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
-    last = jax.make_jaxpr(head)(ends, stream)
+    last = jax.make_jaxpr(head)(outer, stream)
     return max(_peak(layer.jaxpr), _peak(last.jaxpr)) + _tree_bytes(stream)
 
 

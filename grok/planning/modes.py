@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grok.config import GrokConfig
+from grok.architectures.architecture import Architecture
 from grok.engine.sharding import memory_needed
 from grok.errors import DeviceError, GrokError
 from grok.planning.costs import (
@@ -104,7 +104,7 @@ class Decision:
 
 
 def plan(
-    config: GrokConfig,
+    architecture: Architecture,
     rates: Rates,
     *,
     n_tokens: int = 64,
@@ -113,7 +113,7 @@ def plan(
     """What each mode takes for a prompt of `n_tokens`, and for each token generated after it.
 
     Args:
-        config: the model.
+        architecture: the model.
         rates: of the machine.
         n_tokens: of the prompt, or of all prompts that share one pass.
         memory_budget: bytes that the program may take when it streams.
@@ -126,7 +126,10 @@ def plan(
     if memory_budget < 1:
         raise GrokError(f"The memory budget is {memory_budget} bytes; expected a positive number.")
     streamed = _streamed if rates.on_cpu else _through_devices
-    return [_resident(config, rates, n_tokens), streamed(config, rates, n_tokens, memory_budget)]
+    return [
+        _resident(architecture, rates, n_tokens),
+        streamed(architecture, rates, n_tokens, memory_budget),
+    ]
 
 
 def _made(
@@ -158,23 +161,23 @@ def _made(
     )
 
 
-def _resident(config: GrokConfig, rates: Rates, n_tokens: int) -> ModePlan:
-    needed, there = memory_needed(config), rates.device_bytes
+def _resident(architecture: Architecture, rates: Rates, n_tokens: int) -> ModePlan:
+    needed, there = memory_needed(architecture), rates.device_bytes
     where = "is free" if rates.on_cpu else "is on the devices"
     verdict = "fits" if needed <= there else "does not fit"
     why = f"All weights at once take {size(needed)} and {size(there)} {where}: it {verdict}."
     return _made(
         ModePlan("resident", needed <= there, needed, needed, why=why),
         n_tokens,
-        lambda n: pass_work(config, n, read_layers=0, layer_reads=0, ends_read=False),
-        lambda n: _device_speeds(config, rates, n),
+        lambda n: pass_work(architecture, n, read_layers=0, layer_reads=0, outer_read=False),
+        lambda n: _device_speeds(architecture, rates, n),
     )
 
 
-def _device_speeds(config: GrokConfig, rates: Rates, n_tokens: int) -> Speeds:
+def _device_speeds(architecture: Architecture, rates: Rates, n_tokens: int) -> Speeds:
     """Of all devices that have work: an expert lies whole on one, so few tokens use few."""
-    columns = math.gcd(rates.n_devices, config.n_experts)
-    busy = min(columns, distinct_experts(config, n_tokens))
+    columns = math.gcd(rates.n_devices, architecture.config.n_experts)
+    busy = min(columns, distinct_experts(architecture.config, n_tokens))
     weights, operations = rates.resident_bytes_per_s, rates.resident_flops
     return Speeds(
         rates.read_bytes_per_s,
@@ -183,20 +186,20 @@ def _device_speeds(config: GrokConfig, rates: Rates, n_tokens: int) -> Speeds:
     )
 
 
-def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int) -> ModePlan:
+def _streamed(architecture: Architecture, rates: Rates, n_tokens: int, budget: int) -> ModePlan:
     """Layers pass through buffers of this machine's memory, and its processor computes."""
-    tokens = max(n_tokens, usual_tokens(config))  # what opening a model allows for
-    smallest = smallest_budget(config, tokens)
-    memory = streamed_bytes(config, max(budget, smallest), n_tokens)
+    tokens = max(n_tokens, usual_tokens(architecture.config))  # what opening a model allows for
+    smallest = smallest_budget(architecture, tokens)
+    memory = streamed_bytes(architecture, max(budget, smallest), n_tokens)
     made = _made(
         ModePlan("streamed", smallest <= budget and memory <= rates.memory_bytes, memory, smallest),
         n_tokens,
         lambda n: pass_work(
-            config,
+            architecture,
             n,
-            read_layers=config.n_layers,
-            layer_reads=read_layer_bytes(config, n),
-            ends_read=True,
+            read_layers=architecture.config.n_layers,
+            layer_reads=read_layer_bytes(architecture, n),
+            outer_read=True,
         ),
         lambda n: Speeds(rates.read_bytes_per_s, rates.products_bytes_per_s, rates.flops),
     )
@@ -217,40 +220,47 @@ def _streamed(config: GrokConfig, rates: Rates, n_tokens: int, budget: int) -> M
     return replace(made, why=why)
 
 
-def _through_devices(config: GrokConfig, rates: Rates, n_tokens: int, _budget: int) -> ModePlan:
+def _through_devices(
+    architecture: Architecture, rates: Rates, n_tokens: int, _budget: int
+) -> ModePlan:
     """As many layers as fit stay on the accelerators, and the others pass through them."""
-    tokens = max(n_tokens, usual_tokens(config))
-    other, one = other_bytes(config, tokens), held_bytes(config)
+    tokens = max(n_tokens, usual_tokens(architecture.config))
+    other, one = other_bytes(architecture, tokens), held_bytes(architecture)
     smallest = other + ON_DEVICES * one
     try:
-        stay, why = fit(config, rates.device_bytes, tokens), ""
+        stay, why = fit(architecture, rates.device_bytes, tokens), ""
     except DeviceError as error:
         stay, why = 0, str(error)
-    n_passing = config.n_layers - stay
+    n_layers = architecture.config.n_layers
+    n_passing = n_layers - stay
     made = _made(
         ModePlan("streamed", not why, other + (stay + min(ON_DEVICES, n_passing)) * one, smallest),
         n_tokens,
         lambda n: pass_work(
-            config, n, read_layers=n_passing, layer_reads=layer_bytes(config), ends_read=False
+            architecture,
+            n,
+            read_layers=n_passing,
+            layer_reads=layer_bytes(architecture),
+            outer_read=False,
         ),
-        lambda n: _device_speeds(config, rates, n),
+        lambda n: _device_speeds(architecture, rates, n),
     )
     if not why:
         why = (
-            f"{stay} of {config.n_layers} layers stay on the devices and the others pass through "
+            f"{stay} of {n_layers} layers stay on the devices and the others pass through "
             "them from disk in every pass"
         )
         why += f"; {limit(made.binds, rates)} limits it." if made.binds != UNKNOWN else "."
     return replace(made, why=why)
 
 
-def streamed_bytes(config: GrokConfig, budget: int, n_tokens: int) -> int:
+def streamed_bytes(architecture: Architecture, budget: int, n_tokens: int) -> int:
     """Peak memory of the whole process when it streams, by its own reckoning.
 
     Raises:
         DeviceError: the budget is too small.
     """
-    parts = sizes(config, budget, n_tokens)
+    parts = sizes(architecture, budget, n_tokens)
     return PROCESS + parts.working + parts.n_buffers * (parts.piece_bytes + 2 * BLOCK)
 
 
@@ -258,7 +268,7 @@ def streamed_bytes(config: GrokConfig, budget: int, n_tokens: int) -> int:
 
 
 def choose(
-    config: GrokConfig,
+    architecture: Architecture,
     rates: Rates,
     *,
     n_tokens: int = 64,
@@ -270,7 +280,7 @@ def choose(
         DeviceError: neither fits; the text names the least memory that works.
         GrokError: as `plan`.
     """
-    plans = plan(config, rates, n_tokens=n_tokens, memory_budget=memory_budget)
+    plans = plan(architecture, rates, n_tokens=n_tokens, memory_budget=memory_budget)
     resident, streamed = plans
     needed = size(resident.memory_bytes)
     if resident.fits:

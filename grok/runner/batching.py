@@ -17,7 +17,7 @@ from grok.interventions.edits import NO_EDITS, Edits
 if TYPE_CHECKING:
     import numpy as np
 
-    from grok.config import GrokConfig
+    from grok.architectures.architecture import Architecture
     from grok.engine.compiled import Forward
     from grok.runner.interfaces import Prompt
     from grok.runner.model import Model
@@ -45,13 +45,13 @@ def passes_of(lengths: Sequence[int], pass_tokens: int = PASS_TOKENS) -> list[li
     return found
 
 
-def room(config: GrokConfig, budget: int | None) -> int:
+def room(architecture: Architecture, budget: int | None) -> int:
     """Padded tokens that a pass with logits may have under a memory budget; None: no budget."""
     if budget is None:
         return PASS_TOKENS
     from grok.streaming.host_memory import most_tokens
 
-    return min(PASS_TOKENS, most_tokens(config, budget))
+    return min(PASS_TOKENS, most_tokens(architecture, budget))
 
 
 def read_together(
@@ -67,7 +67,7 @@ def read_together(
         SiteError, InterventionError: edits that do not fit the model, before anything runs.
     """
     hooks = [model.hooks(tokens, edits) for tokens, edits in runs]
-    most = room(model.config, model.engine.layers.memory_budget)
+    most = room(model.engine.architecture, model.engine.layers.memory_budget)
     for members in passes_of([tokens.size for tokens, _ in runs], most):
         yield from model.engine.run(
             [model.batch(runs[i][0], hooks[i], candidates=candidates) for i in members]

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from grok.checkpoints.grok1 import (
-    Checkpoint,
-    check_complete,
-    open_checkpoint,
-)
+from grok.architectures.architecture import Architecture
+from grok.architectures.families import architecture_of, open_checkpoint
+from grok.checkpoints.tensor_spec import Checkpoint
 from grok.checkpoints.tokenizer import Tokenizer
 from grok.config import BUNDLED_MODEL
 from grok.engine.compiled import Forward, bucket
@@ -91,27 +89,29 @@ def load(
         raise GrokError(f"mode is {mode!r:.40}; expected {', '.join(MODES)}.")
     initialize_distributed()
     checkpoint = open_checkpoint(path if path is not None else BUNDLED_MODEL)
+    architecture = architecture_of(checkpoint)
     budget = DEFAULT_BUDGET if memory_budget is None else memory_budget
     decision: Decision | None = None
     if mode == "auto":
-        decision = _decide(checkpoint, budget)
+        decision = _decide(checkpoint, architecture, budget)
         mode = decision.mode
         if told is not None:
             told(decision)
     elif mode == "resident":
-        check_memory(checkpoint)
+        check_memory(checkpoint, architecture)
     file = Path(tokenizer) if tokenizer is not None else checkpoint.tokenizer_file
     vocabulary = Tokenizer(file, checkpoint.config.vocab_size) if file is not None else None
     if mode == "resident":
         over = make_mesh(checkpoint.config, mesh)
-        engine, sha256 = resident_engine(checkpoint, dtype, over, progress)
+        engine, sha256 = resident_engine(checkpoint, architecture, dtype, over, progress)
     else:
         keep = None if resume is None else Path(resume)
         own = jax.local_devices()[:1] if jax.devices()[0].platform == "cpu" else None
         over = make_mesh(checkpoint.config, mesh, devices=own)
-        engine, sha256 = streamed_engine(checkpoint, dtype, over, budget, keep, progress)
+        engine, sha256 = streamed_engine(
+            checkpoint, architecture, dtype, over, budget, keep, progress
+        )
     return Model(
-        checkpoint.config,
         engine,
         name=checkpoint.folder.resolve().name,
         sha256=sha256,
@@ -122,29 +122,28 @@ def load(
     )
 
 
-def _decide(checkpoint: Checkpoint, budget: int) -> Decision:
+def _decide(checkpoint: Checkpoint, architecture: Architecture, budget: int) -> Decision:
     """Measures the machine only when that changes what is done or said."""
     from grok.planning.machine import rates, unmeasured
     from grok.planning.modes import choose
 
-    config = checkpoint.config
-    needed, there = memory_needed(config), device_memory() * jax.process_count()
+    needed, there = memory_needed(architecture), device_memory() * jax.process_count()
     if needed <= there:
-        check_complete(checkpoint)
-        return choose(config, replace(unmeasured(), device_bytes=there), memory_budget=budget)
-    sizes(config, budget)
-    check_complete(checkpoint)
-    measured = replace(rates(checkpoint), device_bytes=there)
-    return choose(config, measured, memory_budget=budget)
+        checkpoint.check_complete()
+        return choose(architecture, replace(unmeasured(), device_bytes=there), memory_budget=budget)
+    sizes(architecture, budget)
+    checkpoint.check_complete()
+    measured = replace(rates(checkpoint, architecture), device_bytes=there)
+    return choose(architecture, measured, memory_budget=budget)
 
 
-def check_memory(checkpoint: Checkpoint) -> None:
+def check_memory(checkpoint: Checkpoint, architecture: Architecture) -> None:
     """Refuses a model that the devices cannot hold, before anything is read.
 
     Raises:
         DeviceError: with the bytes needed and the bytes there are.
     """
-    needed, there = memory_needed(checkpoint.config), device_memory() * jax.process_count()
+    needed, there = memory_needed(architecture), device_memory() * jax.process_count()
     if needed > there:
         raise DeviceError(
             f"This model's weights take {needed / 1e9:,.0f} GB; the devices here hold "
@@ -152,4 +151,4 @@ def check_memory(checkpoint: Checkpoint) -> None:
             "Run it where there is room (for Grok-1 eight 80 GB GPUs), stream its layers from disk "
             '(mode="streamed"), or open a saved trace.'
         )
-    check_complete(checkpoint)
+    checkpoint.check_complete()

@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grok.checkpoints.tokenizer import Tokenizer
-from grok.config import GrokConfig
 from grok.engine.compiled import Forward, bucket, padded
 from grok.engine.engine import Batch, Engine
 from grok.engine.interfaces import LayerFigures
@@ -49,7 +48,6 @@ class Model:
 
     def __init__(
         self,
-        config: GrokConfig,
         engine: Engine,
         *,
         name: str,
@@ -59,7 +57,7 @@ class Model:
         mode: str = "resident",
         decision: Decision | None = None,
     ) -> None:
-        self.config, self.engine = config, engine
+        self.config, self.engine = engine.config, engine
         self.tokenizer, self.dtype, self.mesh = tokenizer, engine.dtype, mesh
         self.name, self.sha256 = name, sha256
         self.mode, self.decision = mode, decision
@@ -223,8 +221,8 @@ class Model:
         hooks: Hooks,
     ) -> Iterator[Step]:
         n = bucket(tokens.size)
-        caches = self.engine.caches(1, max(n, bucket(tokens.size + max_new_tokens)))
-        length = caches[0].keys.shape[1]
+        length = max(n, bucket(tokens.size + max_new_tokens))
+        caches = self.engine.caches(1, length)
         key_is_token = np.ones((1, length), bool)
         key_is_token[0, : tokens.size] = tokens > 0
         given, real = padded([tokens], n)

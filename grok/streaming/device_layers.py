@@ -19,17 +19,20 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 
-from grok.checkpoints.grok1 import (
-    EMBEDDING,
-    FINAL_NORM,
+from grok.architectures.architecture import Architecture, all_layer_specs
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
+from grok.checkpoints.tensor_offsets import ArrayLocation, TensorLocation
+from grok.checkpoints.tensor_spec import (
     Checkpoint,
-    QuantizedWeight8bit,
-    layer_path,
+    TensorSpec,
+    check_finite,
+    located,
+    read_parameter,
 )
-from grok.checkpoints.tensor_offsets import ArrayPlace, TensorPlace
 from grok.engine.compiled import layer_pass
 from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
@@ -37,18 +40,16 @@ from grok.engine.resident import Resident
 from grok.engine.sharding import dispatch_over, partition, put_on_devices
 from grok.errors import DeviceError
 from grok.streaming.device_memory import (
-    LEAVES,
     ON_DEVICES,
     fit,
     layer_bytes,
     other_bytes,
     passing,
 )
-from grok.streaming.host_layers import DIRECT_BYTES, check_finite, located
+from grok.streaming.host_layers import DIRECT_BYTES
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
 __all__ = [
-    "LEAVES",
     "ON_DEVICES",
     "DeviceLayers",
     "embed_unembed_on_devices",
@@ -87,6 +88,7 @@ class DeviceLayers:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        architecture: Architecture,
         dtype: str,
         mesh: Mesh,
         stay: int,
@@ -95,16 +97,16 @@ class DeviceLayers:
         pinned: bool | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        config = checkpoint.config
+        config = architecture.config
         if not 0 <= stay <= config.n_layers:
             raise DeviceError(f"{stay} layers are to stay; expected 0 to {config.n_layers}.")
-        self.config, self.dtype, self.mesh = config, dtype, mesh
-        self.places = located(checkpoint)
+        self.architecture, self.dtype, self.mesh = architecture, dtype, mesh
+        self.tensors = located(checkpoint, all_layer_specs(architecture))
         self.passing = passing(config.n_layers, stay)
         self.pinned = has_pinned(mesh) if pinned is None else pinned
         # A CPU device keeps using an array that it was given; buffers are used again.
         self.copies = mesh.devices.flat[0].platform == "cpu"
-        self.direct = sum(p.identity.size for p in self.places.values()) > DIRECT_BYTES
+        self.direct = sum(p.identity.size for p in self.tensors.values()) > DIRECT_BYTES
         self.kept: dict[int, dict[str, Any]] = {}
         self.memory_budget: int | None = None
         self.on_devices = 0
@@ -114,13 +116,14 @@ class DeviceLayers:
         self._buffers: Buffers | None = None
         staying = [i for i in range(config.n_layers) if i not in set(self.passing)]
         for i in staying:
+            specs = architecture.layer_specs(i)
             self.kept[i] = {}
-            for leaf in LEAVES:
-                path = layer_path(i, leaf)
-                self.kept[i][leaf] = put_on_devices(config, path, checkpoint.read(path), mesh)
+            for spec in specs:
+                tensor = read_parameter(checkpoint, spec)
+                self.kept[i][spec.leaf] = put_on_devices(spec, tensor, mesh)
                 if progress is not None:
-                    done = (len(self.kept) - 1) * len(LEAVES) + len(self.kept[i])
-                    progress(done, len(staying) * len(LEAVES))
+                    done = (len(self.kept) - 1) * len(specs) + len(self.kept[i])
+                    progress(done, len(staying) * len(specs))
 
     def max_rows(self, kept_bytes: int = 0) -> int | None:
         """As `Layers.max_rows`: not known beforehand; `walk` refuses what has no room."""
@@ -152,8 +155,8 @@ class DeviceLayers:
 
     def _check_room(self, n_rows: int) -> None:
         moving = min(ON_DEVICES, len(self.passing))
-        held = (len(self.kept) + moving) * layer_bytes(self.config)
-        needed = held + other_bytes(self.config, n_rows)
+        held = (len(self.kept) + moving) * layer_bytes(self.architecture)
+        needed = held + other_bytes(self.architecture, n_rows)
         if self._device_bytes is not None and needed > self._device_bytes:
             raise DeviceError(
                 f"A pass of {n_rows:,} token rows takes {needed / 1e9:,.1f} GB of the devices, "
@@ -170,12 +173,13 @@ class DeviceLayers:
 
     def spans(self, layer: int) -> Iterator[Piece]:
         """The tensors of a layer, each a piece."""
-        for leaf in LEAVES:
-            tensor = self.places[layer_path(layer, leaf)]
-            start, stop = _span(tensor)
-            yield Piece(tensor, start, stop - start, (layer, leaf))
+        for spec in self.architecture.layer_specs(layer):
+            for name in spec.names:
+                tensor = self.tensors[name]
+                start, stop = _span(tensor)
+                yield Piece(tensor, start, stop - start, name)
 
-    def put(self, path: str, array: np.ndarray) -> jax.Array:
+    def put(self, spec: TensorSpec, array: np.ndarray) -> jax.Array:
         """An array of a buffer on the devices; the buffer is free when this returns."""
         if self.copies or array.dtype != np.int8:  # small ones may lie anywhere in a buffer
             array = np.array(array)
@@ -183,20 +187,22 @@ class DeviceLayers:
         if self.mesh.size == 1:
             where = SingleDeviceSharding(self.mesh.devices.item())
         else:
-            where = NamedSharding(self.mesh, partition(self.config, path, array.shape, self.mesh))
+            where = NamedSharding(self.mesh, partition(spec, array.shape, self.mesh))
         source: Any = array
         if self.pinned:
             source = jax.device_put(array, where.with_memory_kind(PINNED))
         return jax.block_until_ready(jax.device_put(source, where))
 
 
-def embed_unembed_on_devices(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> Resident:
-    """Embedding and final norm on the devices, as `grok.engine.interfaces.EmbedUnembed`."""
-    io = {
-        path: put_on_devices(checkpoint.config, path, checkpoint.read(path), mesh)
-        for path in (EMBEDDING, FINAL_NORM)
+def embed_unembed_on_devices(
+    checkpoint: Checkpoint, architecture: Architecture, dtype: str, mesh: Mesh
+) -> Resident:
+    """Embedding, final norm and head on the devices, as `grok.engine.interfaces.EmbedUnembed`."""
+    outer = {
+        spec.leaf: put_on_devices(spec, read_parameter(checkpoint, spec), mesh)
+        for spec in architecture.outer_specs()
     }
-    return Resident(checkpoint.config, [], io, dtype, mesh)
+    return Resident(architecture, [], outer, dtype, mesh)
 
 
 def has_pinned(mesh: Mesh) -> bool:
@@ -244,7 +250,7 @@ class _Walk:
         for part in parts:
             last = Done(
                 *layer_pass(
-                    layers.config,
+                    layers.architecture,
                     params,
                     part.h,
                     part.start,
@@ -348,36 +354,41 @@ class _Moving:
         """A layer on the devices; None when the walk ends meanwhile."""
         params: dict[str, Any] = {}
         n_bytes, seconds = 0, 0.0
-        for leaf in LEAVES:
-            if self._closing:
-                return None
-            filled = self._reader.take()
-            n_bytes += filled.piece.n_bytes
-            seconds += filled.seconds
-            try:
-                params[leaf] = self._tensor(layer, leaf, filled)
-            finally:
-                self._reader.give(filled)
+        for spec in self._layers.architecture.layer_specs(layer):
+            parts = []
+            for name in spec.names:
+                if self._closing:
+                    return None
+                filled = self._reader.take()
+                n_bytes += filled.piece.n_bytes
+                seconds += filled.seconds
+                try:
+                    parts.append(self._tensor(spec, name, filled))
+                finally:
+                    self._reader.give(filled)
+            params[spec.leaf] = parts[0] if len(parts) == 1 else jnp.stack(parts)
         return _Arrived(params, n_bytes, seconds)
 
-    def _tensor(self, layer: int, leaf: str, filled: Filled) -> Any:
-        path, tensor = layer_path(layer, leaf), filled.piece.tensor
+    def _tensor(self, spec: TensorSpec, name: str, filled: Filled) -> Any:
+        tensor = filled.piece.tensor
         weight = _view(filled, tensor.weight)
         scales = None if tensor.scales is None else _view(filled, tensor.scales)
-        check_finite(tensor, path, weight if scales is None else scales)
-        if scales is None:
-            return self._layers.put(path, weight)
+        check_finite(tensor.file, name, weight if scales is None else scales)
+        if spec.transposed:
+            weight = np.swapaxes(weight, -1, -2)
         put = self._layers.put
-        return QuantizedWeight8bit(put(path, weight), put(path, scales))  # type: ignore[arg-type]
+        if scales is None:
+            return put(spec, weight)
+        return QuantizedWeight8bit(put(spec, weight), put(spec, scales))  # type: ignore[arg-type]
 
 
-def _span(tensor: TensorPlace) -> tuple[int, int]:
+def _span(tensor: TensorLocation) -> tuple[int, int]:
     """First byte of the values in the file, and the byte after the last."""
     arrays = [array for array in (tensor.weight, tensor.scales) if array is not None]
     return min(a.offset for a in arrays), max(a.offset + a.n_bytes for a in arrays)
 
 
-def _view(filled: Filled, where: ArrayPlace) -> np.ndarray:
+def _view(filled: Filled, where: ArrayLocation) -> np.ndarray:
     """One array of a buffer, in place."""
     start = where.offset - filled.piece.offset
     flat = filled.bytes[start : start + where.n_bytes].view(where.dtype)

@@ -9,7 +9,6 @@ Axes: B sequences, T tokens, D d_model, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,11 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.architectures import forward
-from grok.checkpoints.grok1 import EMBEDDING, FINAL_NORM, Checkpoint
-from grok.checkpoints.tensor_offsets import locate_tensor
-from grok.checkpoints.token_embedding import open_embedding
-from grok.config import GrokConfig
+from grok.architectures.architecture import Architecture
+from grok.checkpoints.tensor_spec import Checkpoint, read_parameter
+from grok.checkpoints.token_embedding import table_of
 from grok.engine.compiled import (
     AS_WRITTEN,
     NONE_SEEN,
@@ -44,20 +41,28 @@ class StreamedEmbedUnembed:
         CheckpointError: the table or the final norm is missing or unusable.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str) -> None:
-        self._config, self._dtype = checkpoint.config, dtype
-        self.table = open_embedding(checkpoint)
-        self._place = locate_tensor(self.table.file)
-        self._norm = {FINAL_NORM: jax.device_put(checkpoint.read(FINAL_NORM))}
+    def __init__(self, checkpoint: Checkpoint, architecture: Architecture, dtype: str) -> None:
+        self._architecture, self._dtype = architecture, dtype
+        embedding, *others = architecture.outer_specs()
+        self._embedding_leaf = embedding.leaf
+        self.table = table_of(checkpoint, embedding)
+        self._head = self.table  # where they are tied
+        self._outer: dict[str, Any] = {}
+        for spec in others:
+            if spec.leaf == architecture.head_leaf:
+                self._head = table_of(checkpoint, spec)
+            else:
+                self._outer[spec.leaf] = jax.device_put(read_parameter(checkpoint, spec))
 
     def embed(self, tokens: np.ndarray, start: np.int32, edits: EditsBySite) -> jax.Array:
         used, own = np.unique(tokens, return_inverse=True)
-        table = np.zeros((bucket(len(used)), self._config.d_model), self.table.dtype)
+        table = np.zeros((bucket(len(used)), self.table.d_model), self.table.dtype)
         table[: len(used)] = self.table.rows(used)
-        few = replace(self._config, vocab_size=len(table))
+        few = self._architecture.with_vocabulary(len(table))
         own = own.reshape(tokens.shape).astype(np.int32)
-        h = embed_pass(few, {EMBEDDING: table}, own, self._dtype)
-        return edited_embedding(h, start, edits, self._config.n_experts) if edits else h
+        h = embed_pass(few, {self._embedding_leaf: table}, own, self._dtype)
+        n_experts = few.config.n_experts
+        return edited_embedding(h, start, edits, n_experts) if edits else h
 
     def head(
         self, h: Any, candidates: int, start: np.int32, edits: EditsBySite, keep: tuple[str, ...]
@@ -67,7 +72,7 @@ class StreamedEmbedUnembed:
         needed = earlier_references(edits, (LOGITS,))
         looked_at = tuple(s for s in (NORM,) if s in keep or s in needed)
         normed, kept = _norm_pass(
-            self._config, self._norm, h, self._dtype, start, before, looked_at
+            self._architecture, self._outer, h, self._dtype, start, before, looked_at
         )
         logits = self._logits(normed)
         t = logits.shape[1]
@@ -78,7 +83,7 @@ class StreamedEmbedUnembed:
             seen = {site: kept[site] for site in needed}
             at = np.int32(start + first)
             changed, *best = _candidates_pass(
-                own, candidates, self._config.n_experts, at, after, seen
+                own, candidates, self._architecture.config.n_experts, at, after, seen
             )
             if after:
                 logits[:, first : first + step] = np.asarray(changed)
@@ -91,12 +96,12 @@ class StreamedEmbedUnembed:
 
     def of_logits(self, function: Callable[..., Any], h: Any, *args: Any) -> Any:
         b, n, _ = h.shape
-        together = max(1, HELD_LOGITS // (n * self._config.vocab_size))
+        together = max(1, HELD_LOGITS // (n * self._head.n_tokens))
         results = []
         for first in range(0, b, together):
             own = h[first : first + together]
             normed, _ = _norm_pass(
-                self._config, self._norm, own, self._dtype, np.int32(0), NO_SITE_EDITS, ()
+                self._architecture, self._outer, own, self._dtype, np.int32(0), NO_SITE_EDITS, ()
             )
             logits = self._logits(normed)
             results += [jax.device_get(_call(function, one, args)) for one in logits]
@@ -109,11 +114,11 @@ class StreamedEmbedUnembed:
             CheckpointError: the table cannot be read or has values that are not finite.
         """
         b, t, _ = normed.shape
-        v = self._config.vocab_size
+        v = self._head.n_tokens
         out = np.empty((b, t, v), jnp.dtype(self._dtype))
         first = 0
         for block in self._blocks():
-            few = replace(self._config, vocab_size=len(block))
+            few = self._architecture.with_vocabulary(len(block))
             # Computed before the next block takes the place of this one.
             own = np.asarray(_block_pass(few, normed, block))
             if not np.isfinite(own[0, 0].astype(np.float32)).all():
@@ -126,7 +131,7 @@ class StreamedEmbedUnembed:
         bad = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
         if bad.size:
             raise CheckpointError(
-                f"{self.table.file}: the embedding of token {first + int(bad[0])} is not finite. "
+                f"{self._head.file}: the embedding of token {first + int(bad[0])} is not finite. "
                 "The file is damaged; get it again."
             )
 
@@ -135,29 +140,29 @@ class StreamedEmbedUnembed:
 
         Through the page cache: a table is small beside the layers, and is read for every token.
         """
-        place, rows = self._place.weight, min(ROWS_OF_TABLE, self._config.vocab_size)
-        if place.fortran:
-            yield from self.table.blocks(rows)
+        head, rows = self._head, min(ROWS_OF_TABLE, self._head.n_tokens)
+        if head.fortran:
+            yield from head.blocks(rows)
             return
-        row_bytes = self._config.d_model * place.dtype.itemsize
+        row_bytes = head.d_model * head.dtype.itemsize
         pieces = [
-            Piece(self._place, place.offset + first * row_bytes, n * row_bytes, n)
-            for first in range(0, self._config.vocab_size, rows)
-            for n in [min(rows, self._config.vocab_size - first)]
+            Piece(head.tensor, head.offset + first * row_bytes, n * row_bytes, n)
+            for first in range(0, self._head.n_tokens, rows)
+            for n in [min(rows, self._head.n_tokens - first)]
         ]
         buffers = Buffers(BLOCKS_OF_TABLE, rows * row_bytes)
         with ReadAhead(buffers, direct=False) as reader:
             reader.ask(pieces)
             for _ in pieces:
                 filled = reader.take()
-                flat = filled.bytes.view(place.dtype)
-                yield flat.reshape(filled.piece.key, self._config.d_model)
+                flat = filled.bytes.view(head.dtype)
+                yield flat.reshape(filled.piece.key, head.d_model)
                 reader.give(filled)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype", "keep"), compiler_options=AS_WRITTEN)
+@partial(jax.jit, static_argnames=("architecture", "dtype", "keep"), compiler_options=AS_WRITTEN)
 def _norm_pass(
-    config: GrokConfig,
+    architecture: Architecture,
     params: Any,
     h: jax.Array,
     dtype: str,
@@ -165,13 +170,13 @@ def _norm_pass(
     edits: EditsBySite,
     keep: tuple[str, ...],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    hook = CompiledHook(edits, keep, start, config.n_experts)
-    return forward.final_norm(config, params, h, jnp.dtype(dtype), hook=hook), hook.kept
+    hook = CompiledHook(edits, keep, start, architecture.config.n_experts)
+    return architecture.final_norm(params, h, jnp.dtype(dtype), hook=hook), hook.kept
 
 
-@partial(jax.jit, static_argnames=("config",), compiler_options=AS_WRITTEN)
-def _block_pass(config: GrokConfig, normed: jax.Array, table: jax.Array) -> jax.Array:
-    return forward.decode(config, {EMBEDDING: table}, normed)
+@partial(jax.jit, static_argnames=("architecture",), compiler_options=AS_WRITTEN)
+def _block_pass(architecture: Architecture, normed: jax.Array, table: jax.Array) -> jax.Array:
+    return architecture.head({architecture.head_leaf: table}, normed)
 
 
 @partial(jax.jit, static_argnames=("n_candidates", "n_experts"), compiler_options=AS_WRITTEN)

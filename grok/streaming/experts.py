@@ -4,8 +4,8 @@ Axes: N token rows, K experts a token, E experts, C rows of one expert, D d_mode
 G groups of rows that share a scale.
 
 An expert's three matrices come in pieces of rows, which lie together in the file, in the order
-GELU branch, linear branch, down projection. Each piece is multiplied and given back. What is held
-of an expert is [C, F] twice.
+activated branch, linear branch, down projection. Each piece is multiplied and given back. What is
+held of an expert is [C, F] twice.
 """
 
 from __future__ import annotations
@@ -18,59 +18,73 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from grok.checkpoints.tensor_offsets import TensorPlace
+from grok.architectures.architecture import ExpertProducts
+from grok.checkpoints.tensor_offsets import TensorLocation
+from grok.checkpoints.tensor_spec import TensorSpec, expert_array
 from grok.errors import CheckpointError
 from grok.streaming.int8_matmul import add_product
 from grok.streaming.read_ahead import Filled, Piece
 
-MATRICES = ("linear", "linear_v", "linear_1")  # GELU branch, linear branch, down projection
-
 
 class Rows(NamedTuple):
-    """The key of a piece: rows `first` to `last` of one expert's matrix."""
+    """The key of a piece: rows `first` to `last` of one expert's matrix, as it is stored."""
 
     layer: int
     expert: int
-    matrix: str
+    leaf: str
     first: int
     last: int
 
 
 class Matrix(NamedTuple):
-    """The experts' matrices of one kind in one layer: place in the file, scales [E, G, N] float32
-    of int8 ones."""
+    """The experts' matrices of one kind in one layer.
 
-    place: TensorPlace
+    spec: what they are; tensors: where those that hold them lie; scales: [E, G, N] float32 of
+    int8 ones.
+    """
+
+    spec: TensorSpec
+    tensors: Mapping[str, TensorLocation]
     scales: np.ndarray | None
+
+    def tensor(self, expert: int) -> TensorLocation:
+        """The tensor that holds one expert's matrix."""
+        return self.tensors[self.spec.names[expert if len(self.spec.names) > 1 else 0]]
 
     @property
     def group_rows(self) -> int:
         """Rows that share a scale."""
-        rows = self.place.weight.shape[1]
+        rows = self.spec.shape[1]
         return rows if self.scales is None else rows // self.scales.shape[1]
 
 
 def expert_pieces(
-    layer: int, expert: int, matrix: str, place: TensorPlace, most_bytes: int
+    layer: int,
+    expert: int,
+    spec: TensorSpec,
+    tensors: Mapping[str, TensorLocation],
+    most_bytes: int,
 ) -> Iterator[Piece]:
     """The pieces of one expert's matrix; none reaches over a group of rows with one scale."""
-    _, rows, columns = place.weight.shape
-    groups = 1 if place.scales is None else place.scales.shape[1]
-    row_bytes = columns * place.weight.dtype.itemsize
+    array = expert_array(spec, tensors, expert)
+    tensor = tensors[spec.names[expert if len(spec.names) > 1 else 0]]
+    rows, columns = array.shape
+    groups = 1 if tensor.scales is None else tensor.scales.shape[1]
+    row_bytes = columns * array.dtype.itemsize
     step = max(1, most_bytes // row_bytes)
-    start = place.weight.offset + expert * rows * row_bytes
     group = rows // groups
     for top in range(0, rows, group):
         for first in range(top, top + group, step):
             last = min(first + step, top + group)
-            key = Rows(layer, expert, matrix, first, last)
-            yield Piece(place, start + first * row_bytes, (last - first) * row_bytes, key)
+            key = Rows(layer, expert, spec.leaf, first, last)
+            yield Piece(tensor, array.offset + first * row_bytes, (last - first) * row_bytes, key)
 
 
 def mixture(
     x: np.ndarray,
     experts: np.ndarray,
     gates: np.ndarray,
+    products: ExpertProducts,
     matrices: Mapping[str, Matrix],
     pieces: Callable[[int, str], Iterator[Filled]],
     *,
@@ -86,8 +100,9 @@ def mixture(
         x: [N, D] in the activation dtype.
         experts: [N, K]; ids of E or more are skipped.
         gates: [N, K] float32.
-        matrices: by name, see `MATRICES`.
-        pieces: called with an expert and a matrix; gives its pieces, each to be used before the
+        products: what an expert computes, of which matrices.
+        matrices: by leaf.
+        pieces: called with an expert and a leaf; gives its pieces, each to be used before the
             next.
         summed: False leaves the contributions of the K experts apart.
         after_expert: told each expert that is finished.
@@ -100,8 +115,8 @@ def mixture(
     """
     n, d = x.shape
     k = experts.shape[1]
-    n_experts = matrices["linear"].place.weight.shape[0]
-    d_ff = matrices["linear"].place.weight.shape[2]
+    n_experts, _, d_ff = matrices[products.activated].spec.shape
+    activated = HOST_ACTIVATIONS[products.activation]
     wide = x.astype(np.float32)
     weight = gates.astype(x.dtype).astype(np.float32)
     out = np.zeros((n, d) if summed else (n, k, d), np.float32)
@@ -111,12 +126,12 @@ def mixture(
             continue
         own = wide[rows]  # [C, D]
         first, second = (
-            _product(own, d_ff, expert, name, matrices, pieces, _rounds(x.dtype, matrices[name]))
-            for name in ("linear", "linear_v")
+            _product(own, d_ff, expert, leaf, matrices, pieces, _rounds(x.dtype, matrices[leaf]))
+            for leaf in (products.activated, products.linear)
         )
-        _gelu_times(first, second)  # hidden [C, F], in place
+        activated(first, second)  # hidden [C, F], in place
         del second
-        result = _product(first, d, expert, "linear_1", matrices, pieces)
+        result = _product(first, d, expert, products.down, matrices, pieces)
         result *= weight[rows, slots][:, None]
         if summed:
             np.add.at(out, rows, result)
@@ -130,7 +145,7 @@ def _product(
     x: np.ndarray,
     columns: int,
     expert: int,
-    name: str,
+    leaf: str,
     matrices: Mapping[str, Matrix],
     pieces: Callable[[int, str], Iterator[Filled]],
     rounds: bool = False,
@@ -140,19 +155,23 @@ def _product(
     Raises:
         CheckpointError: float weights that are not finite; of int8 ones the scales are looked at.
     """
-    matrix = matrices[name]
+    matrix = matrices[leaf]
+    tensor = matrix.tensor(expert)
     out = np.zeros((len(x), columns), np.float32)
-    for filled in pieces(expert, name):
+    for filled in pieces(expert, leaf):
         rows: Rows = filled.piece.key
-        w = filled.bytes.view(matrix.place.weight.dtype).reshape(rows.last - rows.first, columns)
+        w = filled.bytes.view(tensor.weight.dtype).reshape(rows.last - rows.first, -1)
         scales = matrix.scales
         own = None if scales is None else scales[expert, rows.first // matrix.group_rows]
         if own is None and not np.isfinite(w).all():
             raise CheckpointError(
-                f"{matrix.place.file}: expert {expert}, rows {rows.first} to {rows.last - 1}: "
+                f"{tensor.file}: expert {expert}, rows {rows.first} to {rows.last - 1}: "
                 "values are not finite. The file is damaged; get it again."
             )
-        add_product(out, x[:, rows.first : rows.last], w, own, rounded=rounds)
+        if matrix.spec.transposed:
+            out[:, rows.first : rows.last] = x @ w.astype(np.float32).T
+        else:
+            add_product(out, x[:, rows.first : rows.last], w, own, rounded=rounds)
     if rounds:
         _round_bfloat16(out)
     return out
@@ -160,10 +179,10 @@ def _product(
 
 def _rounds(activation: np.dtype, matrix: Matrix) -> bool:
     """Whether the compiled model's product of these is bfloat16."""
-    place = matrix.place
-    weight = place.weight.dtype
-    if place.scales is not None:
-        weight = jnp.promote_types(place.scales.dtype, activation)
+    tensor = matrix.tensor(0)
+    weight = tensor.weight.dtype
+    if tensor.scales is not None:
+        weight = jnp.promote_types(tensor.scales.dtype, activation)
     return bool(jnp.promote_types(activation, weight) == ml_dtypes.bfloat16)
 
 
@@ -191,3 +210,20 @@ def _gelu_times(first: np.ndarray, second: np.ndarray) -> None:
             v = first[r, n]
             bent = np.tanh(root * (v + cubic * v * v * v))
             first[r, n] = half * v * (one + bent) * second[r, n]
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _silu_times(first: np.ndarray, second: np.ndarray) -> None:
+    """first = silu(first) * second."""
+    one = np.float32(1.0)
+    for r in range(first.shape[0]):
+        for n in range(first.shape[1]):
+            v = first[r, n]
+            first[r, n] = v / (one + np.exp(-v)) * second[r, n]
+
+
+HOST_ACTIVATIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], None]] = {
+    "gelu": _gelu_times,
+    "silu": _silu_times,
+}
+"""first = activation(first) * second, in place; names as in `grok.architectures.moe`."""

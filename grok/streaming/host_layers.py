@@ -22,28 +22,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from grok.checkpoints.grok1 import (
-    Checkpoint,
-    CheckpointError,
-    QuantizedWeight8bit,
-    expected_shape,
-    is_matrix,
-    layer_path,
-    tensor_paths,
-)
-from grok.checkpoints.tensor_offsets import TensorPlace, locate_tensor
+from grok.architectures.architecture import Architecture, all_layer_specs
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
+from grok.checkpoints.tensor_spec import Checkpoint, TensorSpec, check_finite, located
 from grok.engine.compiled import SECOND_SITES, first_half_pass, second_half_pass
 from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
 from grok.engine.sharding import put_on_devices
 from grok.interventions.hooks import earlier_references, is_hooked
-from grok.streaming.experts import MATRICES, Matrix, Rows, expert_pieces, mixture
+from grok.streaming.experts import Matrix, Rows, expert_pieces, mixture
 from grok.streaming.host_memory import Sizes, most_tokens, sizes, smallest_budget
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
 # Up to this many rows only the chosen experts are read.
 FEW_ROWS = 3
-EXPERT_PATHS = {name: f"moe/{name}/w" for name in MATRICES}
 DIRECT_BYTES = 4 * 2**30
 
 
@@ -60,17 +52,19 @@ class StreamedLayers:
             descriptions of tensors is read.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str, mesh: Mesh, budget: int) -> None:
-        self.config, self.dtype, self.mesh = checkpoint.config, dtype, mesh
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        architecture: Architecture,
+        dtype: str,
+        mesh: Mesh,
+        budget: int,
+    ) -> None:
+        self.architecture, self.dtype, self.mesh = architecture, dtype, mesh
         self.memory_budget = budget
-        sizes(self.config, budget)
-        self.places = located(checkpoint)
-        self.leaves = [
-            path.split("/", 2)[2]
-            for path in tensor_paths(1)
-            if path.startswith("transformer/decoder_layer_0/")
-        ]
-        self.direct = sum(p.identity.size for p in self.places.values()) > DIRECT_BYTES
+        sizes(architecture, budget)
+        self.tensors = located(checkpoint, all_layer_specs(architecture))
+        self.direct = sum(p.identity.size for p in self.tensors.values()) > DIRECT_BYTES
         self.last_pass: list[LayerFigures] = []
         self._buffers = threading.Lock()
         self._kept: Buffers | None = None
@@ -85,18 +79,14 @@ class StreamedLayers:
 
     def max_rows(self, kept_bytes: int = 0) -> int:
         """Rows that a pass without logits can have, of which each keeps so many bytes."""
-        low, high = 0, most_tokens(self.config, self.memory_budget, logits=False)
+        low, high = 0, most_tokens(self.architecture, self.memory_budget, logits=False)
         while low < high:  # the most whose kept bytes also have room
             middle = (low + high + 1) // 2
             least = smallest_budget(
-                self.config, middle, logits=False, kept_bytes=middle * kept_bytes
+                self.architecture, middle, logits=False, kept_bytes=middle * kept_bytes
             )
             low, high = (middle, high) if least <= self.memory_budget else (low, middle - 1)
         return low
-
-    def place(self, layer: int, leaf: str) -> TensorPlace:
-        """Where a layer's tensor is."""
-        return self.places[layer_path(layer, leaf)]
 
     @contextmanager
     def walk(
@@ -110,7 +100,9 @@ class StreamedLayers:
         kept_bytes: int = 0,
     ) -> Iterator[_Walk]:
         held = max(n_rows, n_padded or 0)
-        spent = sizes(self.config, self.memory_budget, held, logits=logits, kept_bytes=kept_bytes)
+        spent = sizes(
+            self.architecture, self.memory_budget, held, logits=logits, kept_bytes=kept_bytes
+        )
         unused: set[tuple[int, int]] = set()
 
         def unwanted(piece: Piece) -> bool:
@@ -121,46 +113,6 @@ class StreamedLayers:
             ReadAhead(self._memory(spent), direct=self.direct, unwanted=unwanted) as reader,
         ):
             yield _Walk(self, reader, n_rows <= FEW_ROWS, first, unused, watch)
-
-
-def located(checkpoint: Checkpoint, *, everything: bool = False) -> dict[str, TensorPlace]:
-    """Where every tensor of the layers lies, checked against the config.
-
-    Args:
-        everything: embedding and final norm too.
-
-    Raises:
-        CheckpointError: missing, damaged, of another shape or dtype, or stored by columns.
-    """
-    found = {}
-    for path in checkpoint.paths:
-        if not (everything or path.startswith("transformer/")):
-            continue
-        file = checkpoint.file(path)
-        try:
-            tensor = locate_tensor(file)
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"{file}: there is no such file. Complete the download or copy of the checkpoint."
-            ) from None
-        shape = expected_shape(checkpoint.config, path)
-        where = f"{file} ({path})"
-        if tensor.weight.shape != shape:
-            raise CheckpointError(
-                f"{where}: shape {list(tensor.weight.shape)}; expected {list(shape)}. "
-                "Check that config.json belongs to this checkpoint."
-            )
-        if tensor.scales is None and tensor.weight.dtype == np.int8:
-            raise CheckpointError(f"{where}: int8 values without scales; expected both.")
-        if tensor.scales is not None and not is_matrix(path):
-            raise CheckpointError(f"{where}: int8 weight; expected a plain float array.")
-        if "/moe/" in path and tensor.weight.fortran:
-            raise CheckpointError(
-                f"{where}: stored column by column, so an expert's rows do not lie together and "
-                "cannot be read in pieces. Load the model resident, or write the file anew."
-            )
-        found[path] = tensor
-    return found
 
 
 class _Walk:
@@ -180,7 +132,7 @@ class _Walk:
         self._waited = 0.0
         self._own_bytes, self._own_seconds = 0, 0.0  # of the layer that is computed
         layers.last_pass = []
-        last = layers.config.n_layers
+        last = layers.architecture.config.n_layers
         if few:
             reader.ask(self._small(first))
         else:
@@ -222,27 +174,34 @@ class _Walk:
 
     def _small(self, layer: int) -> Iterator[Piece]:
         """Everything of a layer but its experts' values: whole tensors, and the scales."""
-        for leaf in self._layers.leaves:
-            tensor = self._layers.place(layer, leaf)
-            weight, scales = tensor.weight, tensor.scales
-            if leaf in EXPERT_PATHS.values():
-                if scales is not None:
-                    yield Piece(tensor, scales.offset, scales.n_bytes, (layer, leaf))
-            else:
-                ends = [a.offset + a.n_bytes for a in (weight, scales) if a is not None]
-                starts = [a.offset for a in (weight, scales) if a is not None]
-                yield Piece(tensor, min(starts), max(ends) - min(starts), (layer, leaf))
+        layers = self._layers
+        for spec in layers.architecture.layer_specs(layer):
+            for name in spec.names:
+                tensor = layers.tensors[name]
+                weight, scales = tensor.weight, tensor.scales
+                if not spec.per_expert:
+                    stops = [a.offset + a.n_bytes for a in (weight, scales) if a is not None]
+                    starts = [a.offset for a in (weight, scales) if a is not None]
+                    yield Piece(tensor, min(starts), max(stops) - min(starts), (layer, name))
+                elif scales is not None:
+                    yield Piece(tensor, scales.offset, scales.n_bytes, (layer, name))
 
     def _whole(self, layer: int) -> Iterator[Piece]:
         yield from self._small(layer)
-        for expert in range(self._layers.config.n_experts):
+        for expert in range(self._layers.architecture.config.n_experts):
             yield from self._of_expert(layer, expert)
 
     def _of_expert(self, layer: int, expert: int) -> Iterator[Piece]:
-        for name in MATRICES:
-            tensor = self._layers.place(layer, EXPERT_PATHS[name])
-            most = self._reader.buffer_bytes
-            yield from expert_pieces(layer, expert, name, tensor, most)
+        for leaf in self._layers.architecture.expert_products[:3]:
+            yield from self._of_matrix(layer, expert, leaf)
+
+    def _of_matrix(self, layer: int, expert: int, leaf: str) -> Iterator[Piece]:
+        spec = self._specs(layer)[leaf]
+        most = self._reader.buffer_bytes
+        return expert_pieces(layer, expert, spec, self._layers.tensors, most)
+
+    def _specs(self, layer: int) -> dict[str, TensorSpec]:
+        return {spec.leaf: spec for spec in self._layers.architecture.layer_specs(layer)}
 
     def _take(self, key: Any) -> Filled:
         """The piece of this key; pieces of experts that nobody chose are passed over."""
@@ -263,30 +222,35 @@ class _Walk:
         layers = self._layers
         params: dict[str, Any] = {}
         matrices: dict[str, Matrix] = {}
-        names = {path: name for name, path in EXPERT_PATHS.items()}
-        for leaf in layers.leaves:
-            tensor = layers.place(layer, leaf)
-            if leaf in names and tensor.scales is None:
-                matrices[names[leaf]] = Matrix(tensor, None)
+        for spec in layers.architecture.layer_specs(layer):
+            tensor = layers.tensors[spec.names[0]]
+            if not spec.per_expert:
+                weights = [self._weight(layer, spec, name) for name in spec.names]
+                whole = weights[0] if len(weights) == 1 else np.stack(weights)
+                params[spec.leaf] = put_on_devices(spec, whole, layers.mesh)
                 continue
-            filled = self._take((layer, leaf))
-            start = filled.piece.offset
-            if leaf in names:
-                scales = _array(filled, tensor.scales, start).astype(np.float32)
-                check_finite(tensor, layer_path(layer, leaf), scales)
-                matrices[names[leaf]] = Matrix(tensor, scales)
-            else:
-                weight: Any = _array(filled, tensor.weight, start)
-                floats = weight
-                if tensor.scales is not None:
-                    floats = _array(filled, tensor.scales, start)
-                    weight = QuantizedWeight8bit(weight, floats)
-                check_finite(tensor, layer_path(layer, leaf), floats)
-                params[leaf] = put_on_devices(
-                    layers.config, layer_path(layer, leaf), weight, layers.mesh
-                )
-            self._reader.give(filled)
+            scales = None
+            if tensor.scales is not None:
+                filled = self._take((layer, spec.names[0]))
+                scales = _array(filled, tensor.scales, filled.piece.offset).astype(np.float32)
+                check_finite(tensor.file, spec.names[0], scales)
+                self._reader.give(filled)
+            matrices[spec.leaf] = Matrix(spec, layers.tensors, scales)
         return params, matrices
+
+    def _weight(self, layer: int, spec: TensorSpec, name: str) -> Any:
+        """A tensor of a layer's small weights, as the program uses it."""
+        tensor = self._layers.tensors[name]
+        filled = self._take((layer, name))
+        start = filled.piece.offset
+        weight: Any = _array(filled, tensor.weight, start)
+        floats = weight
+        if tensor.scales is not None:
+            floats = _array(filled, tensor.scales, start)
+            weight = QuantizedWeight8bit(weight, floats)
+        self._reader.give(filled)
+        check_finite(tensor.file, name, floats)
+        return np.swapaxes(weight, -1, -2) if spec.transposed else weight
 
     # the experts
 
@@ -299,7 +263,8 @@ class _Walk:
         matrices: Mapping[str, Matrix],
         summed: bool,
     ) -> np.ndarray:
-        n_experts, n_layers = self._layers.config.n_experts, self._layers.config.n_layers
+        config = self._layers.architecture.config
+        n_experts, n_layers = config.n_experts, config.n_layers
         used = [e for e in range(n_experts) if (experts == e).any()]
         if self._few:
             self._reader.ask(piece for e in used for piece in self._of_expert(layer, e))
@@ -309,10 +274,8 @@ class _Walk:
             self._unused.update((layer, e) for e in range(n_experts) if e not in used)
         finished = 0
 
-        def pieces(expert: int, name: str) -> Iterator[Filled]:
-            tensor = self._layers.place(layer, EXPERT_PATHS[name])
-            most = self._reader.buffer_bytes
-            for piece in expert_pieces(layer, expert, name, tensor, most):
+        def pieces(expert: int, leaf: str) -> Iterator[Filled]:
+            for piece in self._of_matrix(layer, expert, leaf):
                 filled = self._take(piece.key)
                 try:
                     yield filled
@@ -325,7 +288,10 @@ class _Walk:
             if self._watch is not None and finished < len(used):
                 self._watch.tell(layer + finished / len(used), self.bytes_read)
 
-        return mixture(x, experts, gates, matrices, pieces, summed=summed, after_expert=tell)
+        products = self._layers.architecture.expert_products
+        return mixture(
+            x, experts, gates, products, matrices, pieces, summed=summed, after_expert=tell
+        )
 
 
 class _Half:
@@ -338,7 +304,7 @@ class _Half:
         self._needed = earlier_references(part.edits, SECOND_SITES)
         read_or_kept = frozenset(part.keep) | frozenset(self._needed)
         self._stream, read, choice, self._cache, self._kept = first_half_pass(
-            layers.config,
+            layers.architecture,
             params,
             part.h,
             part.start,
@@ -374,7 +340,7 @@ class _Half:
         filled = np.zeros((self._read.shape[0] * self._read.shape[1], *out.shape[1:]), np.float32)
         filled[self._real()] = out
         h, kept = second_half_pass(
-            self._layers.config,
+            self._layers.architecture,
             self._params,
             self._stream,
             filled.reshape(*self._read.shape[:2], *out.shape[1:]),
@@ -405,22 +371,3 @@ def _array(filled: Filled, where: Any, start: int) -> np.ndarray:
     own = filled.bytes[where.offset - start : where.offset - start + where.n_bytes]
     flat: np.ndarray = own.copy().view(where.dtype)
     return flat.reshape(where.shape, order="F" if where.fortran else "C")
-
-
-def check_finite(tensor: TensorPlace, path: str, values: np.ndarray) -> None:
-    """Refuses values of a tensor that are not finite.
-
-    Args:
-        tensor: where the values are from.
-        path: of the parameter.
-        values: as they were read.
-
-    Raises:
-        CheckpointError: names the file, the parameter and the number of such values.
-    """
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise CheckpointError(
-            f"{tensor.file} ({path}): {bad} values are not finite. "
-            "The file is damaged; get it again."
-        )

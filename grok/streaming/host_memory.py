@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from grok.architectures.grok1 import query_rows
-from grok.checkpoints.grok1 import MATRICES, expected_shape, layer_path
-from grok.config import GrokConfig
+from grok.architectures.architecture import Architecture
+from grok.checkpoints.tensor_spec import TensorSpec
+from grok.config import ModelConfig
 from grok.errors import DeviceError
 from grok.streaming.read_ahead import BLOCK
 
@@ -45,18 +45,24 @@ class Sizes:
     working: int
 
 
-def small_bytes(config: GrokConfig) -> int:
+def small_bytes(architecture: Architecture) -> int:
     """Bytes of a layer's weights outside its experts, of the largest of them."""
-    return max(_leaf_bytes(config, leaf) for leaf in MATRICES if not leaf.startswith("moe/"))
+    return max(_held_bytes(spec) for spec in _small(architecture))
 
 
-def _leaf_bytes(config: GrokConfig, leaf: str) -> int:
-    shape = expected_shape(config, layer_path(0, leaf))
-    return int(shape[0] * shape[1] + 8 * 4 * shape[1] + 2**16)  # int8, at most 8 groups of scales
+def _small(architecture: Architecture) -> list[TensorSpec]:
+    """The matrices of a layer outside its experts."""
+    specs = architecture.layer_specs(0)
+    return [spec for spec in specs if not spec.per_expert and len(spec.shape) > 1]
+
+
+def _held_bytes(spec: TensorSpec) -> int:
+    scales = 8 * 4 * spec.shape[-1] if spec.quantizable else 0  # at most 8 groups of them
+    return spec.n_bytes + scales + 2**16
 
 
 def working_bytes(
-    config: GrokConfig, n_tokens: int, *, logits: bool = True, kept_bytes: int = 0
+    architecture: Architecture, n_tokens: int, *, logits: bool = True, kept_bytes: int = 0
 ) -> int:
     """Bytes that `n_tokens` rows in one pass need beside weights and buffers, at their worst.
 
@@ -66,9 +72,13 @@ def working_bytes(
     keys and values of all layers are counted too, for tokens that may be generated; or
     `kept_bytes`, when that is more.
     """
+    config = architecture.config
     d, v = config.d_model, config.vocab_size
-    attention = _attention_bytes(config, n_tokens)
-    small = 4 * sum(_leaf_bytes(config, leaf) for leaf in MATRICES if not leaf.startswith("moe/"))
+    attention = 4 * architecture.scores(n_tokens) * 4
+    matrices = [
+        spec for spec in _small(architecture) if spec.leaf != architecture.router_spec(0).leaf
+    ]
+    small = 4 * sum(_held_bytes(spec) for spec in matrices)
     in_layer = n_tokens * (12 * d * 4 + 2 * config.d_ff * 4 + d * 4) + attention + small
     n = min(n_tokens, max(1, HELD_LOGITS // v))
     blocks = (2 + BLOCKS_OF_TABLE) * ROWS_OF_TABLE * d * 4
@@ -76,22 +86,17 @@ def working_bytes(
     scales = 3 * config.n_experts * 8 * max(d, config.d_ff) * 4
     if not logits:
         return int(in_layer + scales + kept_bytes)
-    kept = n_tokens * config.n_layers * 2 * config.n_kv_heads * config.d_head * 4
+    kept = n_tokens * config.n_layers * architecture.cache_values() * 4
     return int(max(in_layer, after) + scales + max(kept, kept_bytes))
 
 
-def _attention_bytes(config: GrokConfig, n_tokens: int) -> int:
-    rows = query_rows(1, n_tokens, n_tokens, config.n_heads)
-    return 4 * config.n_heads * rows * n_tokens * 4
-
-
-def usual_tokens(config: GrokConfig) -> int:
+def usual_tokens(config: ModelConfig) -> int:
     """Tokens that a budget has to allow for where no number is given."""
     return min(USUAL_TOKENS, config.context_length)
 
 
 def smallest_budget(
-    config: GrokConfig,
+    architecture: Architecture,
     n_tokens: int | None = None,
     *,
     logits: bool = True,
@@ -104,19 +109,20 @@ def smallest_budget(
         logits: whether they are wanted, for all rows.
         kept_bytes: of keys, values and other values that are kept until the pass is over.
     """
-    n_tokens = usual_tokens(config) if n_tokens is None else n_tokens
-    piece = least_piece(config)
-    working = working_bytes(config, n_tokens, logits=logits, kept_bytes=kept_bytes)
+    n_tokens = usual_tokens(architecture.config) if n_tokens is None else n_tokens
+    piece = least_piece(architecture)
+    working = working_bytes(architecture, n_tokens, logits=logits, kept_bytes=kept_bytes)
     return PROCESS + working + LEAST_BUFFERS * (piece + 2 * BLOCK)
 
 
-def least_piece(config: GrokConfig) -> int:
+def least_piece(architecture: Architecture) -> int:
     """The smallest size of a buffer: the largest single tensor that is not cut, or a row."""
-    return max(small_bytes(config), 4 * config.d_ff, 4 * config.d_model)
+    config = architecture.config
+    return max(small_bytes(architecture), 4 * config.d_ff, 4 * config.d_model)
 
 
 def sizes(
-    config: GrokConfig,
+    architecture: Architecture,
     budget: int = DEFAULT_BUDGET,
     n_tokens: int | None = None,
     *,
@@ -128,8 +134,8 @@ def sizes(
     Raises:
         DeviceError: it is too small; the smallest that works is named.
     """
-    n_tokens = usual_tokens(config) if n_tokens is None else n_tokens
-    least = smallest_budget(config, n_tokens, logits=logits, kept_bytes=kept_bytes)
+    n_tokens = usual_tokens(architecture.config) if n_tokens is None else n_tokens
+    least = smallest_budget(architecture, n_tokens, logits=logits, kept_bytes=kept_bytes)
     if budget < least:
         enough = math.ceil(least / 1e7) / 100  # GB; rounded down it would be refused again
         raise DeviceError(
@@ -137,20 +143,21 @@ def sizes(
             f"for {n_tokens:,} tokens; the smallest that works is {enough:.2f} GB "
             f"({least:,} bytes). Raise the memory budget, or run fewer tokens at once."
         )
-    working = working_bytes(config, n_tokens, logits=logits, kept_bytes=kept_bytes)
+    working = working_bytes(architecture, n_tokens, logits=logits, kept_bytes=kept_bytes)
     left = budget - PROCESS - working
-    whole = config.n_experts * 3 * config.d_model * config.d_ff  # no use for more than a layer
-    piece = max(least_piece(config), min(PIECE_BYTES, left // 8))
+    specs = architecture.layer_specs(0)  # no use for more than a layer
+    whole = sum(spec.n_bytes for spec in specs if spec.per_expert)
+    piece = max(least_piece(architecture), min(PIECE_BYTES, left // 8))
     buffers = min(MOST_BUFFERS, left // (piece + 2 * BLOCK), max(LEAST_BUFFERS, -(-whole // piece)))
     return Sizes(int(piece), int(max(LEAST_BUFFERS, buffers)), working)
 
 
-def most_tokens(config: GrokConfig, budget: int, *, logits: bool = True) -> int:
+def most_tokens(architecture: Architecture, budget: int, *, logits: bool = True) -> int:
     """The most rows that a pass within the budget can have; 0 when not even one."""
     low, high = 0, 1 << 24
     while low < high:
         middle = (low + high + 1) // 2
-        if smallest_budget(config, middle, logits=logits) <= budget:
+        if smallest_budget(architecture, middle, logits=logits) <= budget:
             low = middle
         else:
             high = middle - 1

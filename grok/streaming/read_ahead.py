@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from grok.checkpoints.tensor_offsets import TensorPlace, identity
+from grok.checkpoints.tensor_offsets import TensorLocation, identity
 from grok.errors import CheckpointError
 
 BLOCK = 4096  # what direct reads are aligned to
@@ -41,7 +41,7 @@ class Piece:
         key: what they are, for who takes them.
     """
 
-    tensor: TensorPlace
+    tensor: TensorLocation
     offset: int
     n_bytes: int
     key: Any
@@ -218,7 +218,7 @@ class ReadAhead:
         seconds = time.perf_counter() - began
         return Filled(piece, whole[lead : lead + piece.n_bytes], seconds, buffer)
 
-    def _descriptor(self, tensor: TensorPlace) -> tuple[int, bool]:
+    def _descriptor(self, tensor: TensorLocation) -> tuple[int, bool]:
         if self._open is not None and self._open[0] == tensor.file:
             return self._open[1:]
         self._shut()
@@ -226,7 +226,7 @@ class ReadAhead:
         self._open = (tensor.file, descriptor, direct)
         return descriptor, direct
 
-    def _check(self, tensor: TensorPlace, descriptor: int) -> None:
+    def _check(self, tensor: TensorLocation, descriptor: int) -> None:
         if identity(tensor.file, os.fstat(descriptor)) != tensor.identity:
             raise CheckpointError(
                 f"{tensor.file}: the file changed since the model was opened. Open it again."

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from grok.checkpoints.grok1 import is_matrix, write_checkpoint
+from grok.architectures.architecture import all_specs
+from grok.architectures.grok1 import Grok1
+from grok.checkpoints.grok1 import write_checkpoint
 from grok.checkpoints.tensor_file import BFLOAT16, QuantizedWeight8bit, Tensor
 from grok.config import GrokConfig
 from grok.runner.loading import Model, load
@@ -22,8 +24,6 @@ from grok.training import card, evaluation
 from grok.training.corpus import WEIGHTS, Domain, EncodedDomain
 from grok.training.step import by_path
 
-GROUPED = ("multi_head_attention/linear/w", "moe/linear_1/w")
-GROUPS = 8
 WINDOW = 256
 SAMPLING: dict[str, Any] = {"max_new_tokens": 60, "temperature": 0.8, "top_p": 0.95, "seed": 0}
 
@@ -47,11 +47,12 @@ def quantize(weight: np.ndarray, groups: int) -> QuantizedWeight8bit:
     )
 
 
-def quantized_tensors(weights: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def quantized_tensors(config: GrokConfig, weights: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Every matrix as int8 in the groups of the release; embedding, norms, routers float32."""
+    specs = {spec.names[0]: spec for spec in all_specs(Grok1(config))}
     return {
-        path: quantize(value, GROUPS if path.endswith(GROUPED) else 1)
-        if is_matrix(path)
+        path: quantize(value, specs[path].scale_groups)
+        if specs[path].quantizable
         else value.astype(np.float32)
         for path, value in weights.items()
     }
@@ -81,13 +82,13 @@ def export(
     weights = by_path(config, params)
     extra = {"tokenizer.model": tokenizer_file}
     models = {}
-    for name, tensors in (("float", weights), ("int8", quantized_tensors(weights))):
+    for name, tensors in (("float", weights), ("int8", quantized_tensors(config, weights))):
         folder = work / name
         if folder.exists():
             shutil.rmtree(folder)
         write_checkpoint(folder, config, tensors, extra_files=extra)
         models[name] = load(folder, dtype="float32", mesh=(1, 1))
-    results = measure(models, settings, domains, encoded, work)
+    results = measure(config, models, settings, domains, encoded, work)
     card.write_card(results, work / "int8")
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.exists():
@@ -97,6 +98,7 @@ def export(
 
 
 def measure(
+    config: GrokConfig,
     models: Mapping[str, Model],
     settings: Mapping[str, Any],
     domains: Mapping[str, Domain],
@@ -125,7 +127,7 @@ def measure(
     size = sum(file.stat().st_size for file in (folder / "ckpt-0").iterdir())
     pieces = evaluation.token_bytes(_sentencepiece(folder / "tokenizer.model"))
     return {
-        "model": card.model_facts(bundled.config, checkpoint_bytes=size, sha256=bundled.sha256),
+        "model": card.model_facts(config, checkpoint_bytes=size, sha256=bundled.sha256),
         "data": card.data_facts(domains, encoded, WEIGHTS),
         "training": {**settings, **_progress_facts(work)},
         "evaluation": evaluation.evaluation_summary(

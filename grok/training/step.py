@@ -1,7 +1,7 @@
 """One training step of a small Grok-1-architecture model.
 
 The layers' parameters are stacked on a leading axis [L, ...] and scanned; the
-layer itself is `grok.architectures.forward.layer` with room-limited dispatch, so what is
+layer itself is that of `grok.architectures.grok1` with room-limited dispatch, so what is
 trained is what runs. Loss = next-token cross entropy + balance + router z.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +19,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok.architectures import forward
-from grok.architectures.grok1 import DecoderLayer, rms_norm
+from grok.architectures.grok1 import Grok1, initial_layer
+from grok.architectures.grok1_modules import rms_norm
 from grok.architectures.moe import Choice, run_with_capacity
-from grok.checkpoints.grok1 import EMBEDDING, FINAL_NORM, layer_path
+from grok.checkpoints.grok1 import EMBEDDING, FINAL_NORM, POST_NORMS, layer_path
 from grok.config import GrokConfig
 from grok.training.loss import mean_cross_entropy
-
-POST_NORMS = ("rms_norm_1/scale", "rms_norm_3/scale")
 
 
 @dataclass(frozen=True)
@@ -96,21 +93,8 @@ def initial_params(config: GrokConfig, seed: int) -> dict[str, Any]:
     of about unit size.
     """
     key = jax.random.key(seed)
-    shape = (1, 2)
-    h = jnp.zeros((*shape, config.d_model))
-    cache = forward.empty_cache(config, *shape, jnp.float32)
-    args = (h, jnp.int32(0), jnp.ones(shape, bool), cache)
-    one_layer = hk.transform(lambda *a: DecoderLayer(config)(*a))
-
-    def flat(key: jax.Array) -> dict[str, jax.Array]:
-        nested: Mapping[str, Mapping[str, Any]] = one_layer.init(key, *args)
-        return {
-            f"{module}/{name}".removeprefix("decoder_layer/"): value
-            for module, values in nested.items()
-            for name, value in values.items()
-        }
-
-    layers = jax.vmap(flat)(jax.random.split(key, config.n_layers))
+    one_layer = partial(initial_layer, config)
+    layers = jax.vmap(one_layer)(jax.random.split(key, config.n_layers))
     for name in POST_NORMS:
         layers[name] = jnp.full_like(layers[name], (2 * config.n_layers) ** -0.5)
     table = jax.random.normal(jax.random.fold_in(key, 1), (config.vocab_size, config.d_model))
@@ -134,15 +118,16 @@ def run_layers(
     dispatch = partial(run_with_capacity, factor=capacity)
     b, t = tokens.shape
     is_token = tokens > 0
-    cache = forward.empty_cache(config, b, t, dtype)
+    model = Grok1(config)
+    cache = model.empty_cache(b, t, dtype)
 
     def one(h: jax.Array, weights: Mapping[str, jax.Array]) -> tuple[jax.Array, Choice]:
-        h, trace, _ = forward.layer(
-            config, weights, h, jnp.int32(0), is_token, cache, dispatch=dispatch
+        h, choice, _ = model.decoder_layer(
+            weights, h, jnp.int32(0), is_token, cache, dispatch=dispatch
         )
-        return h, trace.choice
+        return h, choice
 
-    h = forward.embed(config, {EMBEDDING: params["io"][EMBEDDING]}, tokens, dtype)
+    h = model.embed({EMBEDDING: params["io"][EMBEDDING]}, tokens, dtype)
     # Unrolled, the layers run about twice as fast on a CPU as in a loop.
     return jax.lax.scan(one, h, params["layers"], unroll=config.n_layers)
 

@@ -90,8 +90,8 @@ def _check_present(checkpoint: Checkpoint, paths: Sequence[str]) -> None:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         config = checkpoint.config
         raise LensError(
-            f"{checkpoint.ckpt_dir}: {len(missing)} of the {len(paths)} router and norm files of a "
-            f"model with {config.n_layers} layers are not there: {named}{more}. Complete the "
+            f"{checkpoint.tensor_folder}: {len(missing)} of the {len(paths)} router and norm files "
+            f"of a model with {config.n_layers} layers are not there: {named}{more}. Complete the "
             "download or copy; if the model has another number of layers, put its config.json "
             "beside ckpt-0."
         )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grok.architectures.forward import empty_cache
 from jax.sharding import Mesh
 
 from benchmarks import gpu
@@ -25,7 +26,6 @@ from benchmarks.gpu_layer import (
     random_layer,
 )
 from benchmarks.live import every_slot as every_slot_at_once
-from grok.architectures.forward import empty_cache
 from grok.architectures.moe import Experts, QuantizedWeight8bit, run_selected
 from grok.config import GROK_1
 from grok.engine.compiled import layer_pass

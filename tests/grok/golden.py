@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.architectures import forward
+from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import run_selected
-from grok.checkpoints.grok1 import EMBEDDING
 from grok.engine import compiled as passes
+from grok.interventions.hooks import CompiledHook
 from grok.runner import loading as runner
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -83,13 +83,20 @@ def official(name: str, mode: str, case: str) -> Pass:
     return Pass(tokens=np.atleast_2d(arrays[f"{case}.tokens"]), **parts)  # type: ignore[arg-type]
 
 
+KEPT = ("router.input", "attn.output", "moe.output")
+
+
 @partial(
     jax.jit,
-    static_argnames=("config", "dispatch"),
+    static_argnames=("model", "dispatch"),
     compiler_options={"xla_allow_excess_precision": False},
 )
-def _layer(config: Any, params: Any, h: Any, keys: Any, cache: Any, dispatch: Any) -> Any:
-    return forward.layer(config, params, h, np.int32(0), keys, cache, dispatch=dispatch)[:2]
+def _layer(model: Grok1, params: Any, h: Any, keys: Any, cache: Any, dispatch: Any) -> Any:
+    hook = CompiledHook({}, KEPT, np.int32(0), model.config.n_experts)
+    h, choice, _ = model.decoder_layer(
+        params, h, np.int32(0), keys, cache, dispatch=dispatch, hook=hook
+    )
+    return h, choice, hook.kept
 
 
 def run(
@@ -112,16 +119,17 @@ def run(
         between: applied to the residual stream before each layer and before the last norm.
     """
     config = config or model.config
-    one = replace(config, n_layers=1)  # models that differ in depth share what is compiled
+    one = Grok1(replace(config, n_layers=1))  # models that differ in depth share what is compiled
     weights, cache = model.engine.layers, model.engine.cache(*tokens.shape)
-    h = between(passes.embed_pass(one, {EMBEDDING: weights.io[EMBEDDING]}, tokens, model.dtype))
-    resid, traces = [h], []
+    h = between(passes.embed_pass(one, weights.outer, tokens, model.dtype))
+    resid, choices, kept = [h], [], []
     for index in order or range(len(weights.params)):
-        h, trace = _layer(one, weights.params[index], h, tokens > 0, cache, dispatch)
+        h, choice, values = _layer(one, weights.params[index], h, tokens > 0, cache, dispatch)
         h = between(h)
         resid.append(h)
-        traces.append(trace)
-    head, _ = passes.head_pass(one, weights.io, h, 1, model.dtype, model.mesh)
+        choices.append(choice)
+        kept.append(values)
+    head, _ = passes.head_pass(one, weights.outer, h, 1, model.dtype, model.mesh)
 
     def stacked(parts: list[Any]) -> np.ndarray:
         return np.stack([np.asarray(part).astype(np.float32) for part in parts])
@@ -129,14 +137,14 @@ def run(
     return Pass(
         tokens=tokens,
         logits=np.asarray(head.logits).astype(np.float32),
-        router_logits=stacked([t.choice.logits for t in traces]),
-        router_probs=stacked([t.choice.probs for t in traces]),
-        experts=stacked([t.choice.experts for t in traces]).astype(int),
-        gates=stacked([t.choice.gates for t in traces]),
+        router_logits=stacked([choice.logits for choice in choices]),
+        router_probs=stacked([choice.probs for choice in choices]),
+        experts=stacked([choice.experts for choice in choices]).astype(int),
+        gates=stacked([choice.gates for choice in choices]),
         resid=stacked([h.astype(jnp.dtype(model.dtype)) for h in resid]),
-        router_input=stacked([t.router_input for t in traces]),
-        attn_out=stacked([t.attn_out for t in traces]),
-        moe_out=stacked([t.moe_out for t in traces]),
+        router_input=stacked([values["router.input"] for values in kept]),
+        attn_out=stacked([values["attn.output"] for values in kept]),
+        moe_out=stacked([values["moe.output"] for values in kept]),
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.sparse_layout import write_sparse_layout
 from grok import plan
+from grok.architectures.families import architecture_of
 from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
 from grok.config import GROK_1
 from grok.planning import machine
@@ -57,7 +58,7 @@ def small_checkpoint(folder: Path, solid_mb: int) -> Checkpoint:
     config = replace(GROK_1, vocab_size=512, d_model=64, n_layers=3, n_heads=4, n_kv_heads=2)
     write_sparse_layout(folder, config)
     checkpoint = open_checkpoint(folder)
-    (checkpoint.ckpt_dir / "tensor00000_000").write_bytes(os.urandom(solid_mb * MB))
+    (checkpoint.tensor_folder / "tensor00000_000").write_bytes(os.urandom(solid_mb * MB))
     return checkpoint
 
 
@@ -223,7 +224,7 @@ def test_only_large_solid_files_are_read_and_no_longer_than_asked(tmp_path, monk
 
 def test_a_sparse_file_says_nothing_about_the_disk(tmp_path):
     checkpoint = small_checkpoint(tmp_path / "model", solid_mb=1)
-    with (checkpoint.ckpt_dir / "tensor00001_000").open("wb") as stream:
+    with (checkpoint.tensor_folder / "tensor00001_000").open("wb") as stream:
         stream.truncate(10 * GB)
     rate, how = machine.read_rate(checkpoint, 0.3)
     assert rate is not None and "of a file made for it" in how
@@ -266,12 +267,12 @@ def test_a_file_system_without_direct_reads_is_read_through_the_cache(tmp_path, 
 
 def test_this_machine_is_measured_with_its_memory_and_devices():
     checkpoint = open_checkpoint(DATA / "tiny3")
-    found = machine.rates(checkpoint, seconds=0.2, resident=True)
+    found = machine.rates(checkpoint, architecture_of(checkpoint), seconds=0.2, resident=True)
     assert found.on_cpu and found.devices.startswith("CPU, ") and found.n_devices == 1
     assert found.memory_bytes > 0 and found.device_bytes > 0
     for rate in (found.products_bytes_per_s, found.resident_bytes_per_s):
         assert rate is not None and 1e6 < rate < 1e12
     for rate in (found.flops, found.resident_flops):
         assert rate is not None and 1e8 < rate < 1e15
-    unasked = machine.rates(checkpoint, seconds=0.01)
+    unasked = machine.rates(checkpoint, architecture_of(checkpoint), seconds=0.01)
     assert unasked.products_bytes_per_s is not None and unasked.resident_bytes_per_s is None

@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from grok.checkpoints.grok1 import open_checkpoint
+from grok.architectures.families import architecture_of, open_checkpoint
 from grok.errors import DeviceError, GrokError
 from grok.planning.modes import choose, duration, plan, size
 from grok.streaming.host_memory import sizes
@@ -107,20 +107,20 @@ def _looked_at(
     otherwise = ""
     if mode != "streamed" or missing:
         try:
-            check_memory(checkpoint)
+            check_memory(checkpoint, choice.architecture)
             return choice
         except DeviceError as error:
             if mode == "resident":
                 raise
             if missing:
                 raise GrokError(
-                    f"{checkpoint.ckpt_dir}: {len(missing)} of {len(checkpoint.paths)} tensor "
+                    f"{checkpoint.tensor_folder}: {len(missing)} of {len(checkpoint.paths)} tensor "
                     "files are missing. With all of them this model is streamed from disk here. "
                     "Complete the download."
                 ) from error
             otherwise = str(error)
     try:
-        sizes(choice.config, budget)  # refused before anything starts
+        sizes(choice.architecture, budget)  # refused before anything starts
     except DeviceError as error:
         raise DeviceError(f"{error} The app takes the budget from {MEMORY_VARIABLE}.") from error
     chosen = replace(choice, mode="streamed", memory_budget=budget)
@@ -136,7 +136,9 @@ def _looked_at(
 
 def _why(choice: shared_models.ModelChoice, budget: int, otherwise: str) -> str:
     """Why layers are streamed, in the words of the plan."""
-    decision = choose(choice.config, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)
+    decision = choose(
+        choice.architecture, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget
+    )
     return decision.why if decision.mode == "streamed" else otherwise
 
 
@@ -144,7 +146,8 @@ def _why(choice: shared_models.ModelChoice, budget: int, otherwise: str) -> str:
 def _rates(path: str) -> Any:
     from grok.planning import machine
 
-    return machine.rates(open_checkpoint(path))
+    checkpoint = open_checkpoint(path)
+    return machine.rates(checkpoint, architecture_of(checkpoint))
 
 
 def rates(choice: shared_models.ModelChoice) -> Any:
@@ -155,7 +158,7 @@ def rates(choice: shared_models.ModelChoice) -> Any:
 def streamed_plan(choice: shared_models.ModelChoice, n_tokens: int) -> Any:
     """The `grok.planning.modes.ModePlan` of streaming a pass of so many tokens."""
     budget = choice.memory_budget or memory_budget()
-    plans = plan(choice.config, rates(choice), n_tokens=n_tokens, memory_budget=budget)
+    plans = plan(choice.architecture, rates(choice), n_tokens=n_tokens, memory_budget=budget)
     return next(one for one in plans if one.mode == "streamed")
 
 
@@ -231,7 +234,7 @@ def _measure_again() -> None:
 def table(choice: shared_models.ModelChoice) -> None:
     """All modes of this model on this machine, for a typical prompt."""
     budget = choice.memory_budget or memory_budget()
-    plans = plan(choice.config, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)
+    plans = plan(choice.architecture, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)
     rows = {
         "Fits here": ["yes" if one.fits else "no" for one in plans],
         "Memory": [size(one.memory_bytes) for one in plans],

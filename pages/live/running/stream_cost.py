@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from grok.checkpoints.grok1 import open_checkpoint
+from grok.architectures.families import open_checkpoint
 from grok.errors import GrokError, PromptError
 from grok.planning.modes import head_operations, limit, size
 from pages.live.running.stream_choice import (
@@ -94,7 +94,7 @@ def cost(choice: shared_models.ModelChoice, work: Work) -> Cost:
     if most.seconds_per_pass is not None:
         a_pass = max(one.seconds_per_pass for one in each)
         seconds = sum(one.seconds_per_pass for one in each) + after * most.seconds_per_token
-        seconds += head_operations(choice.config, work.unembedded) / found.flops
+        seconds += head_operations(choice.architecture, work.unembedded) / found.flops
     return Cost(
         seconds=seconds,
         bytes_read=sum(one.read_bytes_per_pass for one in each) + after * most.read_bytes_per_token,
@@ -138,7 +138,7 @@ def _passes(choice: shared_models.ModelChoice, counts: Sequence[int]) -> tuple[i
     """Tokens of each pass that runs of so many tokens make."""
     from grok.runner.batching import passes_of, room
 
-    members = passes_of(counts, room(choice.config, choice.memory_budget or memory_budget()))
+    members = passes_of(counts, room(choice.architecture, choice.memory_budget or memory_budget()))
     return tuple(sum(counts[i] for i in own) for own in members)
 
 
@@ -173,7 +173,7 @@ def swept(choice: shared_models.ModelChoice, texts: Sequence[str], runs: int) ->
 
     counts = token_counts(choice, texts)
     n, budget = counts[0], choice.memory_budget or memory_budget()
-    most = max(2, most_tokens(choice.config, budget, logits=False) // n) - 1
+    most = max(2, most_tokens(choice.architecture, budget, logits=False) // n) - 1
     passes = [n + min(most, runs - done) * n // 2 for done in range(0, runs, most)]
     return Work((*counts, *passes), held=max(counts), fills=True, unembedded=runs * n)
 
@@ -190,7 +190,7 @@ def collected(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
 
     total = sum(token_counts(choice, texts))
     budget = choice.memory_budget or memory_budget()
-    part = max(1, min(PART_TOKENS, most_tokens(choice.config, budget, logits=False)))
+    part = max(1, min(PART_TOKENS, most_tokens(choice.architecture, budget, logits=False)))
     passes = [min(part, total - done) for done in range(0, total, part)]
     return Work(tuple(passes), held=min(total, BATCH_TOKENS), fills=total > BATCH_TOKENS)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from grok.checkpoints.grok1 import open_checkpoint
-from grok.config import GrokConfig
+from grok.architectures.families import architecture_for, family_of, open_checkpoint
+from grok.config import ModelConfig
 from grok.errors import GrokError
 from pages.shell import data_source
+
+if TYPE_CHECKING:
+    from grok.architectures.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,16 @@ class ModelChoice:
 
     name: str
     path: str
-    config: GrokConfig
+    config: ModelConfig
     has_tokenizer: bool
     mode: str = "resident"
     memory_budget: int | None = None
     why: str = ""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model's parameters and arithmetic; imports JAX."""
+        return architecture_for(family_of(self.path), self.config)
 
     @property
     def streamed(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from grok.architectures import grok1 as modules
+from grok.architectures import grok1_modules as modules
 from grok.architectures.moe import run_selected
 from tests.grok import golden
 

@@ -32,7 +32,7 @@ def float_experts(n_experts: int, seed: int = 0) -> Experts:
     def one(*shape: int) -> np.ndarray:
         return (rng.standard_normal((n_experts, *shape)) * shape[0] ** -0.5).astype(np.float32)
 
-    return Experts(gelu=one(D, F), linear=one(D, F), down=one(F, D))
+    return Experts(activated=one(D, F), linear=one(D, F), down=one(F, D))
 
 
 def quantized(weight: np.ndarray, groups: int) -> QuantizedWeight8bit:
@@ -49,8 +49,8 @@ def naive(x: np.ndarray, experts: np.ndarray, gates: np.ndarray, weights: Expert
     out = np.zeros(x.shape)
     for token, row in enumerate(x.astype(np.float64)):
         for expert, gate in zip(experts[token], gates[token], strict=True):
-            if expert < len(weights.gelu):
-                first = row @ weights.gelu[expert]
+            if expert < len(weights.activated):
+                first = row @ weights.activated[expert]
                 tanh = np.tanh(np.sqrt(2 / np.pi) * (first + 0.044715 * first**3))
                 hidden = 0.5 * first * (1 + tanh) * (row @ weights.linear[expert])
                 out[token] += gate * (hidden @ weights.down[expert])
@@ -233,7 +233,7 @@ def test_its_gradients_are_those_of_all_experts_computed_densely():
     target = np.random.default_rng(5).standard_normal((17, D)).astype(np.float32)
 
     def dense(x, experts, gates, weights):
-        hidden = jax.nn.gelu(jnp.einsum("nd,edf->enf", x, weights.gelu), approximate=True)
+        hidden = jax.nn.gelu(jnp.einsum("nd,edf->enf", x, weights.activated), approximate=True)
         hidden = hidden * jnp.einsum("nd,edf->enf", x, weights.linear)
         out = jnp.einsum("enf,efd->end", hidden, weights.down)
         mix = (jax.nn.one_hot(experts, 4) * gates[..., None]).sum(1)  # [N, E]

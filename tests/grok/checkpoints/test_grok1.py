@@ -119,7 +119,7 @@ def test_the_seven_products_of_a_layer_are_the_quantized_ones():
 def test_every_golden_file_holds_what_its_listing_says(name):
     checkpoint = open_checkpoint(DATA / name)
     lines = (DATA / name / "tensors.txt").read_text().splitlines()
-    assert len(lines) == checkpoint.config.n_tensors == len(checkpoint.paths)
+    assert len(lines) == len(checkpoint.paths) == 2 + 12 * checkpoint.config.n_layers
     for path, line in zip(checkpoint.paths, lines, strict=True):
         file, listed, *_ = line.split()
         assert (checkpoint.file(path).name, path) == (file, listed)
@@ -149,7 +149,7 @@ def test_a_parameter_that_the_model_lacks_is_refused():
 def test_both_the_folder_and_its_ckpt_0_can_be_given(monkeypatch):
     outer, inner = open_checkpoint(DATA / "tiny12"), open_checkpoint(DATA / "tiny12" / "ckpt-0")
     assert outer.config == inner.config and outer.config.n_layers == 12
-    assert outer.ckpt_dir == inner.ckpt_dir
+    assert outer.tensor_folder == inner.tensor_folder
     monkeypatch.chdir(DATA / "tiny12" / "ckpt-0")
     assert open_checkpoint(".").config == outer.config
 
@@ -339,7 +339,7 @@ def test_a_checkpoint_written_again_is_the_same_to_the_byte(name, tmp_path):
     checkpoint = open_checkpoint(DATA / name)
     copy = write_checkpoint(tmp_path / "new" / "copy", checkpoint.config, all_tensors(checkpoint))
     assert copy.config == checkpoint.config
-    assert sorted(os.listdir(copy.ckpt_dir)) == sorted(os.listdir(checkpoint.ckpt_dir))
+    assert sorted(os.listdir(copy.tensor_folder)) == sorted(os.listdir(checkpoint.tensor_folder))
     for path in checkpoint.paths:
         assert copy.file(path).read_bytes() == checkpoint.file(path).read_bytes(), path
         assert same(copy.read(path), checkpoint.read(path))

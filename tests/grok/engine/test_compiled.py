@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grok.architectures.forward import empty_cache
 from jax.sharding import Mesh
 
 from benchmarks.gpu_layer import DTYPE, FULL, random_layer
-from grok.architectures.forward import empty_cache
 from grok.architectures.moe import run_selected
 from grok.engine.compiled import layer_pass
 

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import grok
-from grok.architectures import forward
+from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import (
     EMBEDDING,
     dequantize,
@@ -23,7 +23,7 @@ from grok.checkpoints.grok1 import (
     is_matrix,
     layer_path,
     open_checkpoint,
-    tensor_paths,
+    spec_at,
     write_checkpoint,
 )
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
@@ -31,6 +31,8 @@ from grok.config import GROK_1
 from grok.engine import compiled as passes
 from grok.engine.sharding import initialize_distributed, make_mesh, partition
 from grok.errors import DeviceError
+from grok.interventions.hooks import CompiledHook
+from grok.planning.mesh import parameter
 from grok.trace import RoutingTrace
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -123,7 +125,7 @@ def test_every_device_holds_its_experts_heads_and_vocabulary_rows_alone(
     assert shares(layer["multi_head_attention/key/w"].weight) == {(128, 64 // m)}
     assert shares(layer["multi_head_attention/value/w"].weight) == {(128, 64 // m)}
     assert shares(layer["multi_head_attention/linear/w"].weight) == {(128 // m, 128)}
-    assert shares(sharded.engine.embed_unembed.io[EMBEDDING]) == {(512 // m, 128)}
+    assert shares(sharded.engine.embed_unembed.outer[EMBEDDING]) == {(512 // m, 128)}
     assert shares(layer["router/w"]) == {(128, 8)}
     # Each expert lies on one column of the mesh: no two devices of a row share one.
     first = {s.device.id: s.index[0] for s in layer[MOE].weight.addressable_shards}
@@ -137,19 +139,19 @@ def test_what_does_not_divide_evenly_is_replicated(model):
     """tiny3 has 2 key/value heads, which 8 devices cannot share."""
     config, mesh = model("tiny3").config, make_mesh(model("tiny3").config, (1, 8))
     key = layer_path(0, ATTENTION + "key/w")
-    assert partition(config, key, expected_shape(config, key), mesh) == P()
+    assert partition(spec_at(config, key), expected_shape(config, key), mesh) == P()
     two = make_mesh(config, (4, 2))
-    assert partition(config, key, expected_shape(config, key), two) == P(None, "model")
+    assert partition(spec_at(config, key), expected_shape(config, key), two) == P(None, "model")
 
 
 def test_scale_groups_are_split_with_their_rows_or_kept_whole():
     """Grok-1 has 8 groups on the attention output: 8 or 4 devices split them, values too."""
-    output = layer_path(0, ATTENTION + "linear/w")
+    output = spec_at(GROK_1, layer_path(0, ATTENTION + "linear/w"))
     for shape, wanted in (((6144, 6144), P("model", None)), ((8, 6144), P("model", None))):
-        assert partition(GROK_1, output, shape, make_mesh(GROK_1, (1, 8))) == wanted
-        assert partition(GROK_1, output, shape, make_mesh(GROK_1, (2, 4))) == wanted
-    query = layer_path(0, ATTENTION + "query/w")
-    assert partition(GROK_1, query, (1, 6144), make_mesh(GROK_1, (1, 8))) == P(None, "model")
+        assert partition(output, shape, make_mesh(GROK_1, (1, 8))) == wanted
+        assert partition(output, shape, make_mesh(GROK_1, (2, 4))) == wanted
+    query = spec_at(GROK_1, layer_path(0, ATTENTION + "query/w"))
+    assert partition(query, (1, 6144), make_mesh(GROK_1, (1, 8))) == P(None, "model")
 
 
 @pytest.mark.parametrize(
@@ -171,54 +173,47 @@ def test_a_mesh_that_does_not_fit_is_refused(shape, says):
 # --- Grok-1 at full size, without its memory ----------------------------------------------
 
 
-def full_size(path: str) -> object:
-    shape = expected_shape(GROK_1, path)
-    if not is_matrix(path):
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-    groups = 8 if path.endswith(("linear_1/w", "multi_head_attention/linear/w")) else 1
-    scales = (*shape[:-2], groups, shape[-1])
-    return QuantizedWeight8bit(
-        jax.ShapeDtypeStruct(shape, jnp.int8),  # type: ignore[arg-type]
-        jax.ShapeDtypeStruct(scales, jnp.bfloat16),  # type: ignore[arg-type]
-    )
+WHOLE = Grok1(GROK_1)
 
 
 def test_a_layer_of_grok_1_has_the_right_shapes_and_dtypes_all_the_way():
     b, t, s = 2, 33, 64
-    prefix = layer_path(63, "")
-    params = {
-        path.removeprefix(prefix): full_size(path)
-        for path in tensor_paths(64)
-        if path.startswith(prefix)
-    }
+    params = {spec.leaf: parameter(spec) for spec in WHOLE.layer_specs(63)}
     assert len(params) == 12
-    h, trace, cache = jax.eval_shape(
-        lambda *args: forward.layer(GROK_1, *args),
+    kept = ("router.input", "attn.output", "moe.output")
+
+    def layer(*args):
+        hook = CompiledHook({}, kept, args[2], 8)
+        return *WHOLE.decoder_layer(*args, hook=hook), hook.kept
+
+    h, choice, cache, values = jax.eval_shape(
+        layer,
         params,
         jax.ShapeDtypeStruct((b, t, 6144), jnp.float32),
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct((b, s), jnp.bool_),
-        jax.eval_shape(lambda: forward.empty_cache(GROK_1, b, s, jnp.bfloat16)),
+        jax.eval_shape(lambda: WHOLE.empty_cache(b, s, jnp.bfloat16)),
     )
     assert (h.shape, h.dtype) == ((b, t, 6144), jnp.float32)
-    for array in (trace.router_input, trace.attn_out, trace.moe_out):
+    assert sorted(values) == sorted(kept)
+    for array in values.values():
         assert (array.shape, array.dtype) == ((b, t, 6144), jnp.bfloat16)
-    assert trace.choice.logits.shape == trace.choice.probs.shape == (b, t, 8)
-    assert trace.choice.experts.shape == trace.choice.gates.shape == (b, t, 2)
-    assert trace.choice.experts.dtype == jnp.int32 and trace.choice.gates.dtype == jnp.float32
+    assert choice.logits.shape == choice.probs.shape == (b, t, 8)
+    assert choice.experts.shape == choice.gates.shape == (b, t, 2)
+    assert choice.experts.dtype == jnp.int32 and choice.gates.dtype == jnp.float32
     for array in cache:
         assert (array.shape, array.dtype) == ((b, s, 8, 128), jnp.bfloat16)
 
 
 def test_embedding_and_logits_of_grok_1_have_the_right_shapes():
-    io = {path: full_size(path) for path in tensor_paths(1)[:2]}
+    outer = {spec.leaf: parameter(spec) for spec in WHOLE.outer_specs()}
     h = jax.eval_shape(
-        lambda p, x: forward.embed(GROK_1, p, x, jnp.bfloat16),
-        {EMBEDDING: io[EMBEDDING]},
+        lambda p, x: WHOLE.embed(p, x, jnp.bfloat16),
+        outer,
         jax.ShapeDtypeStruct((1, 8192), jnp.int32),
     )
     assert (h.shape, h.dtype) == ((1, 8192, 6144), jnp.float32)
-    logits = jax.eval_shape(lambda p, x: forward.unembed(GROK_1, p, x, jnp.bfloat16), io, h)
+    logits = jax.eval_shape(lambda p, x: passes.logits_of(WHOLE, p, x, jnp.bfloat16), outer, h)
     assert (logits.shape, logits.dtype) == ((1, 8192, 131072), jnp.bfloat16)
 
 

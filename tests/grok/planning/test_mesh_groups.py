@@ -14,7 +14,13 @@ import pytest
 
 import grok
 from grok.architectures.moe import Experts, float_values, run_selected
-from grok.checkpoints.grok1 import dequantize, layer_path, open_checkpoint, write_checkpoint
+from grok.checkpoints.grok1 import (
+    dequantize,
+    layer_path,
+    open_checkpoint,
+    spec_at,
+    write_checkpoint,
+)
 from grok.checkpoints.tensor_file import BFLOAT16, QuantizedWeight8bit
 from grok.engine.sharding import dispatch_over, make_mesh, put_on_devices
 from tests.grok import golden
@@ -76,7 +82,7 @@ def test_a_split_matrix_has_the_values_of_each_group_s_scale(mesh_shape, groups,
     x = np.random.default_rng(0).standard_normal((3, 128)).astype(np.float32)
     for leaf in ("multi_head_attention/linear/w", "multi_head_attention/query/w"):
         weight = random_weight((128, 128), groups, dtype)
-        placed = put_on_devices(CONFIG, layer_path(0, leaf), weight, mesh)
+        placed = put_on_devices(spec_at(CONFIG, layer_path(0, leaf)), weight, mesh)
         with jax.default_matmul_precision("highest"):
             found = jax.jit(lambda x, w: x @ float_values(w, x.dtype))(x, placed)
         np.testing.assert_allclose(found, x @ dequantize(weight), atol=2e-5)
@@ -96,8 +102,8 @@ def test_split_experts_give_what_their_float_weights_give_on_one_device(groups):
     assert np.abs(wanted).max() > 1e-2
     for mesh_shape in MESHES[:2]:
         mesh = make_mesh(CONFIG, mesh_shape)
-        path = layer_path(0, "moe/linear/w")
-        own = Experts(*(put_on_devices(CONFIG, path, weight, mesh) for weight in weights))
+        spec = spec_at(CONFIG, layer_path(0, "moe/linear/w"))
+        own = Experts(*(put_on_devices(spec, weight, mesh) for weight in weights))
         found = jax.jit(dispatch_over(mesh))(x, experts, gates, own)
         np.testing.assert_allclose(found, wanted, atol=1e-6 + 1e-5 * np.abs(wanted).max())
 

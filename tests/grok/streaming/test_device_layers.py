@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import layer_path, open_checkpoint
 from grok.config import GROK_1
 from grok.engine.compiled import Forward
@@ -36,7 +37,7 @@ def engine(
 ) -> Engine:
     checkpoint = open_checkpoint(folder)
     devices = make_mesh(checkpoint.config, mesh)
-    layers = DeviceLayers(checkpoint, dtype, devices, stay, **options)
+    layers = DeviceLayers(checkpoint, Grok1(checkpoint.config), dtype, devices, stay, **options)
     return Engine(
         checkpoint.config,
         dtype,
@@ -173,7 +174,7 @@ def test_a_file_that_goes_bad_in_a_pass_is_named_and_no_thread_is_left(tmp_path,
 def test_values_that_are_not_finite_are_refused(tmp_path):
     folder = copied("tiny3", tmp_path)
     own = engine(folder, 0)
-    norm = own.layers.places[layer_path(2, "rms_norm/scale")]  # type: ignore[attr-defined]
+    norm = own.layers.tensors[layer_path(2, "rms_norm/scale")]  # type: ignore[attr-defined]
     with norm.file.open("r+b") as stream:
         stream.seek(norm.weight.offset)
         stream.write(np.float32(np.nan).tobytes())
@@ -200,29 +201,29 @@ def test_two_passes_at_once_take_turns(model):
 def test_the_bytes_of_a_layer_of_grok_1_are_those_of_its_files():
     files = 2 * 1_611_137_347 + 1_611_399_491 + 2 * 6_293_814 + 37_847_359 + 37_761_334
     files += 4 * 24_727 + 196_770
-    assert layer_bytes(GROK_1) == pytest.approx(files, rel=0.002)
-    assert layer_bytes(GROK_1) >= files - 12 * 4096  # what is not values is left out
+    assert layer_bytes(Grok1(GROK_1)) == pytest.approx(files, rel=0.002)
+    assert layer_bytes(Grok1(GROK_1)) >= files - 12 * 4096  # what is not values is left out
 
 
 @pytest.mark.parametrize("n_tokens", [1, 64, 2048])
 def test_what_stays_and_what_passes_fill_the_devices_and_no_more(n_tokens: int):
-    one, other = layer_bytes(GROK_1), other_bytes(GROK_1, n_tokens)
+    one, other = layer_bytes(Grok1(GROK_1)), other_bytes(Grok1(GROK_1), n_tokens)
     for gigabytes in (20, 40, 80, 141, 320):
         if other + 2 * one > gigabytes * 10**9:
             continue
-        stay = fit(GROK_1, gigabytes * 10**9, n_tokens)
+        stay = fit(Grok1(GROK_1), gigabytes * 10**9, n_tokens)
         taken = other + (stay + ON_DEVICES) * one
         assert taken <= gigabytes * 10**9 < taken + one or stay == GROK_1.n_layers - 1
-    assert fit(GROK_1, 8 * 80 * 10**9, n_tokens) == GROK_1.n_layers
+    assert fit(Grok1(GROK_1), 8 * 80 * 10**9, n_tokens) == GROK_1.n_layers
 
 
 def test_devices_without_room_for_two_layers_are_refused_with_what_works():
     with pytest.raises(DeviceError, match=r"2,048 tokens they need (\S+) GB") as caught:
-        fit(GROK_1, 8 * 10**9)
+        fit(Grok1(GROK_1), 8 * 10**9)
     needed = float(str(caught.value).split("they need ")[1].split(" GB")[0])
-    assert fit(GROK_1, int((needed + 0.1) * 1e9)) == 0
+    assert fit(Grok1(GROK_1), int((needed + 0.1) * 1e9)) == 0
     with pytest.raises(DeviceError):
-        fit(GROK_1, int((needed - 0.1) * 1e9))
+        fit(Grok1(GROK_1), int((needed - 0.1) * 1e9))
 
 
 @pytest.mark.parametrize("n_layers", [1, 3, 12, 64])
@@ -237,9 +238,11 @@ def test_layers_that_pass_are_spread_evenly(n_layers: int):
 def test_more_rows_than_have_room_are_refused_before_anything_is_read():
     checkpoint = open_checkpoint(DATA / "tiny3")
     config = checkpoint.config
-    room = 3 * layer_bytes(config) + other_bytes(config, 64)
+    room = 3 * layer_bytes(Grok1(config)) + other_bytes(Grok1(config), 64)
     mesh = make_mesh(config, (1, 1))
-    layers = DeviceLayers(checkpoint, "float32", mesh, 1, device_bytes=room)
+    layers = DeviceLayers(
+        checkpoint, Grok1(checkpoint.config), "float32", mesh, 1, device_bytes=room
+    )
     with layers.walk(64):
         pass
     with pytest.raises(DeviceError, match="65 token rows.*fewer or shorter prompts"):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import EMBEDDING, layer_path, open_checkpoint
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, write_tensor
 from grok.config import GROK_1
@@ -207,7 +208,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_budget_too_small_is_refused_with_the_smallest_before_anything_is_read(
     folder: Path, opened: list[str]
 ) -> None:
-    least = smallest_budget(open_checkpoint(folder).config)
+    least = smallest_budget(Grok1(open_checkpoint(folder).config))
     with pytest.raises(DeviceError, match="budget") as refused:
         streamed(folder, memory_budget=least - 1)
     assert opened == []
@@ -217,16 +218,16 @@ def test_a_budget_too_small_is_refused_with_the_smallest_before_anything_is_read
 
 
 def test_the_smallest_budget_works_with_the_same_numbers(folder: Path, model: runner.Model) -> None:
-    least = smallest_budget(open_checkpoint(folder).config)
+    least = smallest_budget(Grok1(open_checkpoint(folder).config))
     assert same_bits(traced(streamed(folder, memory_budget=least)), traced(model))
 
 
 def test_grok_1_fits_the_default_budget_with_prompts_of_2048_tokens_and_not_a_tenth_of_it() -> None:
-    sizes(GROK_1, DEFAULT_BUDGET, n_tokens=2048)
-    least = smallest_budget(GROK_1, n_tokens=2048)
+    sizes(Grok1(GROK_1), DEFAULT_BUDGET, n_tokens=2048)
+    least = smallest_budget(Grok1(GROK_1), n_tokens=2048)
     assert least <= DEFAULT_BUDGET
     with pytest.raises(DeviceError, match="GB"):
-        sizes(GROK_1, DEFAULT_BUDGET // 10, n_tokens=2048)
+        sizes(Grok1(GROK_1), DEFAULT_BUDGET // 10, n_tokens=2048)
 
 
 # --- cancelled --------------------------------------------------------------------------

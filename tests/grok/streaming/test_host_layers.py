@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import (
     EMBEDDING,
     dequantize,
@@ -136,10 +137,8 @@ def test_float_weights_are_streamed_too(tmp_path: Path) -> None:
 
 def test_a_pass_in_the_smallest_pieces_gives_the_same_bits() -> None:
     roomy = loaded("tiny12", "streamed").trace_routing(PROMPT)
-    config = open_checkpoint(DATA / "tiny12").config
-    tight = runner.load(
-        DATA / "tiny12", mode="streamed", dtype="float32", memory_budget=smallest_budget(config)
-    )
+    least = smallest_budget(Grok1(open_checkpoint(DATA / "tiny12").config))
+    tight = runner.load(DATA / "tiny12", mode="streamed", dtype="float32", memory_budget=least)
     assert roomy.router_logits.tobytes() == tight.trace_routing(PROMPT).router_logits.tobytes()
 
 
@@ -377,7 +376,8 @@ def test_more_tokens_read_every_layer_once_and_nothing_twice() -> None:
 
 def test_a_prompt_beyond_the_budget_is_refused_before_anything_is_read() -> None:
     config = open_checkpoint(DATA / "tiny12").config
-    model = runner.load(DATA / "tiny12", mode="streamed", memory_budget=smallest_budget(config))
+    least = smallest_budget(Grok1(config))
+    model = runner.load(DATA / "tiny12", mode="streamed", memory_budget=least)
     rows = config.context_length * 3
     batch = Batch(
         np.ones((3, rows // 3), np.int32), 0, np.ones((3, rows // 3), bool), None, 1,
@@ -385,13 +385,14 @@ def test_a_prompt_beyond_the_budget_is_refused_before_anything_is_read() -> None
     )  # fmt: skip
     with pytest.raises(DeviceError, match="smallest that works is .* GB .*fewer tokens"):
         model.engine.run([batch])
-    assert most_tokens(config, smallest_budget(config, 500)) >= 500
-    assert most_tokens(config, smallest_budget(config, 500) - 1) < 500
+    assert most_tokens(Grok1(config), smallest_budget(Grok1(config), 500)) >= 500
+    assert most_tokens(Grok1(config), smallest_budget(Grok1(config), 500) - 1) < 500
 
 
 def test_padding_and_what_is_kept_count_as_memory_of_a_pass() -> None:
     config = open_checkpoint(DATA / "tiny12").config
-    model = runner.load(DATA / "tiny12", mode="streamed", memory_budget=smallest_budget(config))
+    least = smallest_budget(Grok1(config))
+    model = runner.load(DATA / "tiny12", mode="streamed", memory_budget=least)
     own = [np.array(PROMPT, np.int32)] * 3
     given, real = padded(own, config.context_length)
     batch = Batch(given, 0, given > 0, None, 1, no_hooks(config), real)
@@ -406,25 +407,25 @@ def test_padding_and_what_is_kept_count_as_memory_of_a_pass() -> None:
     of_caches = sum(leaf.nbytes for cache in caches for leaf in cache)
     assert found == of_caches + given.size * 4 * (config.d_model + config.n_experts)
     for logits in (True, False):
-        least = smallest_budget(config, 64, logits=logits, kept_bytes=10**9)
-        assert least > smallest_budget(config, 64, logits=False) + 0.99e9
+        least = smallest_budget(Grok1(config), 64, logits=logits, kept_bytes=10**9)
+        assert least > smallest_budget(Grok1(config), 64, logits=False) + 0.99e9
         with pytest.raises(DeviceError):
-            sizes(config, least - 1, 64, logits=logits, kept_bytes=10**9)
+            sizes(Grok1(config), least - 1, 64, logits=logits, kept_bytes=10**9)
 
 
 def test_the_budget_that_a_refusal_names_works_when_it_is_typed_as_it_stands() -> None:
     config = open_checkpoint(DATA / "tiny12").config
     with pytest.raises(DeviceError) as refused:
-        sizes(config, 10**8)
+        sizes(Grok1(config), 10**8)
     named = re.search(r"smallest that works is ([0-9.]+) GB", str(refused.value))
     assert named is not None
-    sizes(config, int(float(named[1]) * 1e9))
+    sizes(Grok1(config), int(float(named[1]) * 1e9))
 
 
 def test_buffers_never_take_more_than_the_budget_leaves() -> None:
     config = open_checkpoint(DATA / "tiny12").config
-    for budget in np.linspace(smallest_budget(config), 4e9, 50).astype(int).tolist():
-        spent = sizes(config, budget)
+    for budget in np.linspace(smallest_budget(Grok1(config)), 4e9, 50).astype(int).tolist():
+        spent = sizes(Grok1(config), budget)
         assert spent.n_buffers >= 3
         assert spent.n_buffers * spent.piece_bytes + spent.working < budget
 
@@ -432,7 +433,7 @@ def test_buffers_never_take_more_than_the_budget_leaves() -> None:
 def test_attention_in_parts_of_a_long_prompt_is_attention_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from grok.architectures import grok1 as modules
+    from grok.architectures import grok1_modules as modules
     from grok.engine import compiled as passes
 
     tokens = np.array([(PROMPT * 6)[:64]], np.int32)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import open_checkpoint
 from grok.config import GROK_1
 from grok.experiments.forks import ForkedRuns
@@ -47,7 +48,7 @@ def test_a_second_prompt_costs_no_second_pass_and_twenty_are_split():
     assert two.bytes_read == one.bytes_read
     lengths = [512] * 20
     work = stream_cost.together(GROK, [ids(512)] * 20)
-    assert work.n_passes == len(passes_of(lengths, room(GROK_1, 8_000_000_000))) > 1
+    assert work.n_passes == len(passes_of(lengths, room(Grok1(GROK_1), 8_000_000_000))) > 1
     assert sum(work.passes) == sum(lengths)
 
 
