@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from grok.config import GrokConfig
+from grok.config import ModelConfig
 from grok.engine.compiled import Forward
 from grok.interventions.edits import NO_EDITS, Edits
 from grok.interventions.sites import HookPoint
@@ -24,7 +24,7 @@ class RunnableModel(Protocol):
     """A model that runs prompts; `grok.runner.model.Model` is one."""
 
     @property
-    def config(self) -> GrokConfig: ...
+    def config(self) -> ModelConfig: ...
 
     def run_one(
         self,

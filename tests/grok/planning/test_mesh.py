@@ -135,4 +135,4 @@ def test_a_prompt_outside_the_context_is_refused(tokens):
 
 def test_meshes_are_those_whose_columns_divide_the_experts():
     six = replace(GROK_1, n_experts=6)
-    assert [plan.mesh for plan in mesh_plans(six, 8, 64)] == [(4, 2), (8, 1)]
+    assert [plan.mesh for plan in mesh_plans(Grok1(six), 8, 64)] == [(4, 2), (8, 1)]
