@@ -17,6 +17,7 @@ import pytest
 from benchmarks.sparse_layout import write_sparse_layout
 from grok import plan
 from grok.architectures.families import architecture_of
+from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
 from grok.config import GROK_1
 from grok.planning import machine
@@ -50,7 +51,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of round numbers instead of this one."""
-    monkeypatch.setattr(machine, "rates", lambda checkpoint, **options: LAPTOP)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, architecture, **options: LAPTOP)
 
 
 def small_checkpoint(folder: Path, solid_mb: int) -> Checkpoint:
@@ -73,7 +74,7 @@ def test_the_table_says_for_each_mode_what_it_holds_reads_and_takes(layout, meas
     for row in (
         ["resident", "streamed"],
         ["fits here", "no", "yes"],
-        ["memory", "318 GB", size(streamed_bytes(GROK_1, DEFAULT_BUDGET, 64))],
+        ["memory", "318 GB", size(streamed_bytes(Grok1(GROK_1), DEFAULT_BUDGET, 64))],
         ["read from disk: a pass", "nothing", "318 GB"],
         ["a generated token", "nothing", "86 GB"],
         ["weights that a token uses", "86 GB", "86 GB"],
@@ -122,13 +123,13 @@ def test_a_mode_that_would_be_faster_than_the_chosen_is_named(monkeypatch, capsy
     """A processor may take longer to widen resident weights than to stream them."""
     write_sparse_layout(tmp_path / "two", n_layers=2)
     slow = replace(LAPTOP, resident_bytes_per_s=0.2e9, resident_flops=20e9)
-    monkeypatch.setattr(machine, "rates", lambda checkpoint, **options: slow)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, architecture, **options: slow)
     assert plan.main(["--checkpoint", str(tmp_path / "two")]) == 0
     out = capsys.readouterr().out
     assert "Chosen: resident." in out
     assert 'mode="streamed" would be faster: 11 s for a pass in place of 87 s.' in out
     fast = replace(LAPTOP, resident_bytes_per_s=10e9, resident_flops=400e9)
-    monkeypatch.setattr(machine, "rates", lambda checkpoint, **options: fast)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, architecture, **options: fast)
     assert plan.main(["--checkpoint", str(tmp_path / "two")]) == 0
     assert "would be faster" not in capsys.readouterr().out
 
@@ -159,7 +160,10 @@ def test_files_that_are_not_there_are_said_and_the_plan_made_all_the_same(
     ],
 )
 def test_bad_input_is_refused_before_anything_is_measured(options, says, monkeypatch, capsys):
-    monkeypatch.setattr(machine, "rates", lambda checkpoint, **options: pytest.fail("measured"))
+    def fails(*given, **options):
+        pytest.fail("measured")
+
+    monkeypatch.setattr(machine, "rates", fails)
     assert plan.main(options) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("grok.plan: ") and says in shown.err
@@ -180,7 +184,10 @@ opened = []
 def audit(event, arguments):
     if event == "open" and "/tensor0" in str(arguments[0]):
         opened.append(arguments[0])
-from grok import plan, machine, mesh_plan, sharding
+from grok import plan
+from grok.architectures import grok1
+from grok.engine import sharding
+from grok.planning import machine, mesh, modes
 sys.addaudithook(audit)
 def read():
     return int(dict(line.split(":") for line in open("/proc/self/io"))["rchar"])

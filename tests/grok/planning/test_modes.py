@@ -200,8 +200,11 @@ def test_eight_large_gpus_hold_grok_1():
 
 
 def test_a_small_model_is_resident_on_any_machine():
-    assert choose(TINY, LAPTOP).mode == "resident"
-    assert "this machine has 23 GB free, so all of them are held there" in choose(TINY, LAPTOP).why
+    assert choose(Grok1(TINY), LAPTOP).mode == "resident"
+    assert (
+        "this machine has 23 GB free, so all of them are held there"
+        in choose(Grok1(TINY), LAPTOP).why
+    )
 
 
 def test_the_budget_is_of_streaming_and_does_not_keep_a_model_that_fits_from_being_held():

@@ -42,7 +42,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def measured(monkeypatch: pytest.MonkeyPatch, rates: Rates) -> None:
     """The machine is one with these rates."""
     stream_choice._rates.clear()
-    monkeypatch.setattr(machine, "rates", lambda checkpoint: rates)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, architecture: rates)
 
 
 class Disk:

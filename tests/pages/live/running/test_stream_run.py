@@ -119,10 +119,10 @@ def test_a_prompt_shows_what_it_costs_and_waits_for_a_press(open_page, monkeypat
 
 
 def test_a_machine_measured_while_it_was_busy_can_be_measured_again(open_page, monkeypatch):
-    monkeypatch.setattr(machine, "rates", lambda checkpoint: SLOW)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, architecture: SLOW)
     app = open_page("live_routing")
     assert "about 3 min (an estimate)" in said(app)
-    monkeypatch.setattr(machine, "rates", lambda checkpoint: RATES)
+    monkeypatch.setattr(machine, "rates", lambda checkpoint, architecture: RATES)
     assert "about 3 min" in said(app.run())
     assert "less than 0.1 s (an estimate)" in said(press(app, "Measure again"))
 
