@@ -1,4 +1,4 @@
-"""What went wrong, in words for the person who can do something about it."""
+"""Errors in words for the person who can do something about them."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Answer:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether it is a finding: below 1 % with Holm's correction for four questions."""
+        """True for a finding: p below 1 % with Holm's correction for four questions."""
         return self.p_adjusted < LEVEL
 
     @property
@@ -158,7 +158,7 @@ def four_questions(
 def ask_adjacent(
     similarity: Float[np.ndarray, "layer layer"], draws: int = DRAWS, seed: int = SEED
 ) -> Asked:
-    """Whether neighbours are more alike than other pairs, against shuffled layer orders."""
+    """Asks if neighbours are more alike than other pairs, against shuffled layer orders."""
     n = len(similarity)
     if n < MIN_ADJACENT:
         return _too_few(ADJACENT, n, MIN_ADJACENT)
@@ -192,7 +192,7 @@ def ask_adjacent(
 def ask_depth(
     similarity: Float[np.ndarray, "layer layer"], draws: int = DRAWS, seed: int = SEED
 ) -> Asked:
-    """Whether the first and the last third of the layers form groups, against shuffled depths."""
+    """Asks if the first and the last third of the layers form groups, against shuffled depths."""
     n = len(similarity)
     if n < MIN_DEPTH:
         return _too_few(DEPTH, n, MIN_DEPTH)
@@ -231,7 +231,7 @@ def ask_depth(
 
 
 def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> Asked:
-    """Whether the matched experts of adjacent layers read alike, against layers turned at random.
+    """Asks if matched experts of adjacent layers read alike, against layers turned at random.
 
     Every draw turns each layer and matches anew; each layer keeps its own geometry.
     """
@@ -272,7 +272,7 @@ def _matched_elsewhere(gram: RouterGram, seed: int) -> Float[np.ndarray, " pair"
 
 
 def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked:
-    """Whether the broadest of all experts is broader than that of as many random routers.
+    """Asks if the broadest of all experts is broader than that of as many random routers.
 
     The largest selection probability of all layers is set against those of single random
     routers, which gives p by a Pearson type III curve through them; as the largest of L

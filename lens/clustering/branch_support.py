@@ -1,4 +1,4 @@
-"""How often a branch of a tree comes back when other coordinates are looked at.
+"""Support of the branches of a tree: how often each comes back when coordinates are drawn anew.
 
 Axes: merge (the branches of a tree, in the order of `LayerTree.linkage`), layer (L), draw,
 d_model (d), expert (E).

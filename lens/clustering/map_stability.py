@@ -1,4 +1,4 @@
-"""Whether a map shows the layers or its own random numbers: seeds compared, chance beside.
+"""Stability of maps: maps of several seeds beside each other, and beside chance.
 
 Axes: layer (L), draw, seed, dim (the map's 2 or 3 dimensions).
 
@@ -63,7 +63,7 @@ class TrustNull:
 
 @dataclass(frozen=True)
 class MapStability:
-    """How alike maps of different seeds are.
+    """Agreement of maps of the same layers made with different seeds.
 
     Attributes:
         seeds: of the maps.
@@ -184,7 +184,7 @@ def compared(
     *,
     draws: int = SHUFFLES,
 ) -> MapStability:
-    """How alike maps of the same layers are."""
+    """Agreement of several maps of the same layers."""
     n = len(maps[0])
     k = trust_neighbours(n)
     rng = np.random.default_rng(0)
@@ -233,7 +233,7 @@ def _unit(points: Float[np.ndarray, "layer dim"]) -> Float[np.ndarray, "layer di
 
 
 def nearest_layers(points: Float[np.ndarray, "layer dim"], k: int) -> np.ndarray:
-    """Whether one layer (column) is among the k nearest of another (row) on a map."""
+    """True where one layer (column) is among the k nearest of another (row) on a map."""
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     near = np.zeros(distances.shape, bool)

@@ -226,7 +226,7 @@ def trustworthiness(
     points: Float[np.ndarray, "layer dim"],
     k: int,
 ) -> float:
-    """Whether the k nearest neighbours on a map are near in truth.
+    """Trustworthiness: share of the k nearest neighbours on a map that are near in truth.
 
     1 − 2 / (n·k·(2n − 3k − 1)) · Σ over layers and their neighbours on the map of
     max(0, true rank − k). Reading it: 1 is perfect, about 0.5 a random map.

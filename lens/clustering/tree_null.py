@@ -1,4 +1,4 @@
-"""What trees of unrelated layers look like: silhouettes and cophenetic correlation by chance.
+"""Trees of unrelated layers: silhouettes and cophenetic correlation by chance.
 
 Axes: draw, k (numbers of groups, from 2 on), layer (L).
 
@@ -48,7 +48,7 @@ SHUFFLED = "coordinates of every layer shuffled, the set clustered anew"
 
 @dataclass(frozen=True, eq=False)
 class GroupNull:
-    """How compact the groups of a tree are, for every number of groups, beside chance.
+    """Silhouette of the groups of a tree, for every number of groups, beside chance.
 
     Attributes:
         k: numbers of groups.
@@ -118,7 +118,7 @@ def _scores(distances: np.ndarray, merges: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class PairMoments:
-    """How similar each pair of layers is by chance: mean, spread and skewness of its null."""
+    """Similarity of each pair of layers by chance: mean, spread and skewness of its null."""
 
     mean: Float[np.ndarray, " pair"]
     sd: Float[np.ndarray, " pair"]
@@ -126,7 +126,7 @@ class PairMoments:
 
 
 def pair_moments(gram: RouterGram, metric: str) -> PairMoments | None:
-    """What draws of a set too large to be turned as a whole need; None for others."""
+    """Moments for draws of a set too large to be turned as a whole; None for others."""
     if gram.n_layers * gram.n_experts <= WHOLE_COLUMNS or gram.n_layers < 2:
         return None
     upper = np.triu_indices(gram.n_layers, 1)
@@ -271,7 +271,7 @@ def summary(
 
 
 def null_method(gram: RouterGram) -> str:
-    """What `unrelated_scores` draws for a set of this size, in words."""
+    """Name of the null that `unrelated_scores` draws for a set of this size."""
     return WHOLE if gram.n_layers * gram.n_experts <= WHOLE_COLUMNS else PAIRS
 
 
@@ -306,7 +306,7 @@ def group_null(
 
 @dataclass(frozen=True)
 class DepthAgreement:
-    """Whether groups of layers are the early, middle and late thirds, beside chance.
+    """Agreement of groups of layers with the early, middle and late thirds, beside chance.
 
     Attributes:
         value: adjusted Rand index, see `lens.clustering.trees.depth_agreement`.

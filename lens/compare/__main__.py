@@ -46,7 +46,7 @@ def summary(
     alike: Structure,
     profiles: Sequence[Profile] = (),
 ) -> list[str]:
-    """What the comparison says, a sentence or two a line."""
+    """Findings of the comparison, a sentence or two a line."""
     sections = findings_of(a, b, found, alike, profiles)
     return [line for lines in sections.values() for line in lines]
 

@@ -1,4 +1,4 @@
-"""What a comparison of two router sets found, in sentences, each with its null."""
+"""Findings of a comparison of two router sets, in sentences, each with its null."""
 
 from __future__ import annotations
 

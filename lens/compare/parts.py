@@ -25,7 +25,7 @@ def labels_of(routers: RouterSet) -> list[str]:
 def compare_parts(
     a: RouterSet, b: RouterSet, found: Comparison | None, profiles: list[Profile]
 ) -> list[Part]:
-    """What is written of a comparison; directions only where they can be compared."""
+    """Figures and tables of a comparison; directions only where they can be compared."""
     parts = []
     if found is not None:
         parts = [

@@ -1,4 +1,4 @@
-"""What the router's weights say of each single expert.
+"""Measures of single experts, from the router's weights alone.
 
 Axes: layer (L), d_model (d), expert (E).
 """

@@ -1,4 +1,4 @@
-"""How often an expert is selected by a token about which nothing is known.
+"""Probability that an expert is selected by a token about which nothing is known.
 
 Axes: layer (L), expert (E), point (a sampled vector of logits).
 """
@@ -96,7 +96,7 @@ def logit_factor(own: Float[np.ndarray, "*batch expert expert"]) -> np.ndarray:
 def chosen(
     logits: Float[np.ndarray, "expert point"], top_k: int, *, mirrored: bool
 ) -> Float[np.ndarray, "expert point"]:
-    """Whether each expert is among the `top_k` largest logits, as 0 or 1.
+    """1 where an expert is among the `top_k` largest logits, else 0.
 
     With `mirrored` each point also stands for its negative, where the smallest
     logits are the largest: values are then 0, 1 or 2.

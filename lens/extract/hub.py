@@ -177,7 +177,7 @@ def _check_sizes(hub: HubCommit, checkpoint: Checkpoint, names: dict[str, str]) 
 
 
 def shown(done: int, total: int) -> str:
-    """How far a download is, for people: bytes of files, or tensors where ranges are read."""
+    """Progress of a download, for people: bytes of files, or tensors where ranges are read."""
     if total < 10_000:
         return f"{done} of {total} tensors"
     return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"

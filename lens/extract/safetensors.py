@@ -116,7 +116,7 @@ def extract_model(
 def _score(
     settings: RoutingSettings, layers: Mapping[int, LayerNames], given: str | None
 ) -> tuple[Literal["softmax", "sigmoid"], list[str]]:
-    """What turns logits into gates, and a note where nothing says it."""
+    """Name of the function that turns logits into gates, and a note where nothing says it."""
     notes = []
     score = given or settings.score or settings.family.score
     if score is None:
@@ -159,7 +159,7 @@ def _plan(
     score: str,
     notes: list[str],
 ) -> Plan:
-    """What to read; `notes` gains what there is and is not read."""
+    """Plan of the tensors to read; `notes` gains what there is and is not read."""
     biases = _all_or_none({n: layers[n].bias for n in layers}, "bias of the router")
     corrections = _all_or_none({n: layers[n].correction for n in layers}, "correction bias")
     if biases is not None and score == "sigmoid":
@@ -256,7 +256,7 @@ def _read(
 
 
 def _offset(plan: Plan, settings: RoutingSettings) -> float:
-    """What to add to the stored values of the norm to have its scale."""
+    """Number to add to the stored values of the norm to have its scale."""
     assert plan.scales is not None
     return 0.0 if f".{SPEAKING_NORM}." in plan.scales[0] else settings.family.offset
 

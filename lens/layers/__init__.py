@@ -1,1 +1,1 @@
-"""How alike layers route, and what unrelated ones give."""
+"""Similarity of layers, beside what unrelated ones give."""

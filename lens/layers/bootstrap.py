@@ -1,4 +1,4 @@
-"""How far a similarity depends on which coordinates of the residual stream are looked at.
+"""Bootstrap intervals of similarities, over the coordinates of the residual stream.
 
 Axes: layer (L), d_model (d), expert (E), draw, pair.
 
@@ -48,7 +48,7 @@ class Interval:
 def resampled_counts(
     rng: np.random.Generator, draws: int, d_model: int
 ) -> Float[np.ndarray, "draw d_model"]:
-    """How often each coordinate is taken in every draw; a row sums to d_model."""
+    """Times that each coordinate is taken in every draw; a row sums to d_model."""
     taken = rng.integers(0, d_model, (draws, d_model))
     taken += d_model * np.arange(draws)[:, None]
     counts = np.bincount(taken.ravel(), minlength=draws * d_model)

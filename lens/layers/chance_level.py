@@ -1,4 +1,4 @@
-"""What unrelated layers and experts look like.
+"""Similarity of unrelated layers and experts.
 
 Axes: draw, column (the columns of one or two routers), expert (E).
 

@@ -1,4 +1,4 @@
-"""How many draws each null of layers gets: as many as asked for, fewer where each takes long.
+"""Numbers of draws of the nulls of layers: as many as asked for, fewer where each takes long.
 
 Pages, the report and the comparison of two models take their numbers of draws from here, so
 that the same question gets the same answer everywhere.

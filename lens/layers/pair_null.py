@@ -59,7 +59,7 @@ class LayerNull:
     method: str
 
     def found(self, level: float = 0.05) -> int:
-        """How many pairs are more alike than chance at this false discovery rate."""
+        """Number of pairs that are more alike than chance at this false discovery rate."""
         return int(np.count_nonzero(self.q[np.triu_indices(len(self.q), 1)] <= level))
 
 

@@ -1,4 +1,4 @@
-"""Whether a ranking is the same in the canonical and in the raw view.
+"""Comparison of a ranking in the canonical view with that in the raw view.
 
 Axes: item (a pair of layers, or an expert).
 """
@@ -15,7 +15,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class RankingChange:
-    """How far two rankings of the same items agree.
+    """Agreement of two rankings of the same items.
 
     Attributes:
         top: how many of the largest were compared.
@@ -31,7 +31,7 @@ class RankingChange:
 
     @property
     def changes(self) -> bool:
-        """Whether what a reader sees at the top depends on the view."""
+        """True where the top of the ranking depends on the view."""
         return self.kept < self.top or not self.same_first
 
     def sentence(self, what: str) -> str:
@@ -47,7 +47,7 @@ class RankingChange:
 def ranking_change(
     canonical: Float[np.ndarray, "*item"], raw: Float[np.ndarray, "*item"], top: int = TOP
 ) -> RankingChange:
-    """Whether the highest values are of the same items in both views.
+    """Agreement of the highest values of both views.
 
     Items whose value is not a number in either view are left out.
     """

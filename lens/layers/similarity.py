@@ -1,4 +1,4 @@
-"""How alike layers are, and how alike experts are, from one Gram matrix.
+"""Similarity of layers and of experts, from one Gram matrix.
 
 Axes: layer (L), expert (E), pair. Nothing here touches d_model again.
 """
@@ -349,7 +349,7 @@ class AdjacentLayers:
 
 
 def adjacent_layers(gram: RouterGram, metric: str = "cka") -> AdjacentLayers:
-    """How alike neighbouring layers are, beside all other pairs of layers."""
+    """Similarity of neighbouring layers, beside all other pairs of layers."""
     n = gram.n_layers
     similarity = layer_similarity(gram, metric)
     neighbours = np.diagonal(similarity, 1).copy()

@@ -1,4 +1,4 @@
-"""Whether texts of different labels go to different experts.
+"""Tests of whether texts of different labels go to different experts.
 
 Axes: trace (N), layer (L), expert (E), group (G, the traces of one label), draw.
 
@@ -79,7 +79,7 @@ def load_by_label(folder: TraceFolder, *, level: float = LEVEL) -> LabelLoad:
 
 @dataclass(frozen=True, eq=False)
 class LabelTest:
-    """Whether the labels differ in the experts they use, and which experts they use more.
+    """Test of a difference between labels in the experts they use, and the experts each prefers.
 
     Attributes:
         test: mutual information of label and expert in nats, by layer, with its null.

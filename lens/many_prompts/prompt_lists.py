@@ -143,7 +143,7 @@ def _form_of(text: str) -> Form:
 
 
 def _comma(first: str) -> str:
-    """What separates the columns: the most frequent of comma, semicolon and tab."""
+    """Separator of the columns: the most frequent of comma, semicolon and tab."""
     return max((",", ";", "\t"), key=lambda mark: first.count(mark))
 
 

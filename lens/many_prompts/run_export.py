@@ -80,7 +80,7 @@ def _readme(run: Run, csv: bool) -> str:
 
 
 def _record(run: Run) -> dict[str, object]:
-    """What the run is, without its id and owner, which open it to others."""
+    """Description of the run, without its id and owner, which open it to others."""
     return {
         "model_name": run.model_name,
         "model_sha256": run.model_sha256,

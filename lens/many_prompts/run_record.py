@@ -1,4 +1,4 @@
-"""What is known of a run of many prompts, and the file that says so."""
+"""The record of a run of many prompts, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NoRunError(LensError):
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run.
+    """The record of a run.
 
     Attributes:
         id: unguessable; who has it may look at the run.

@@ -1,4 +1,4 @@
-"""What a run of many prompts shows: its routing by prompt, and whether labels differ.
+"""Statistics of a run of many prompts: its routing by prompt, and differences between labels.
 
 Axes: prompt (N), layer (L), expert (E), token (T, of all prompts one after the other),
 choice (K).

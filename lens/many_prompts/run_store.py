@@ -205,7 +205,7 @@ class RunStore:
         return cleared
 
     def _expired(self, run: Run, now: float) -> bool:
-        """Whether a run is older than runs are kept for; one that goes on never is."""
+        """True where a run is older than runs are kept for; one that goes on never is."""
         old = bool(self.keep_days) and now - run.created > self.keep_days * DAY
         return old and run.status != "running"
 

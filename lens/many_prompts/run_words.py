@@ -72,7 +72,7 @@ def word_lift(
     least: int = LEAST_OCCURRENCES,
     most: int = MOST_WORDS,
 ) -> Words:
-    """How much more often an expert takes a token id than by chance.
+    """Lift of token ids: how much more often an expert takes each than by chance.
 
     Null: tokens are shuffled over the places of the run, of each label's prompts, or of each
     prompt, while every place keeps its experts. Of T tokens M chose the expert and n are the

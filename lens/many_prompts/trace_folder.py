@@ -36,7 +36,7 @@ UNLABELLED = "all"
 
 @dataclass(frozen=True, eq=False)
 class TraceFolder:
-    """What is kept of many traces of one model.
+    """Tokens, experts and counts of many traces of one model.
 
     Attributes:
         names: of the traces, as files or as given.
@@ -128,7 +128,7 @@ def load_folder(
 
 
 def gather(traces: Iterable[tuple[str, str, Trace]]) -> TraceFolder:
-    """What is kept of traces that come one by one, each with its name and its label.
+    """Gathers traces that come one by one, each with its name and its label.
 
     Raises:
         LensError: none, too many, or not of one model: the message lists the groups.

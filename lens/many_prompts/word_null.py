@@ -1,4 +1,4 @@
-"""How often a word meets an expert by chance: hypergeometric counts, alone and added up.
+"""Chance counts of a word at an expert: hypergeometric, alone and added up.
 
 Axes: group (G: tokens that are shuffled among themselves, such as those of one prompt),
 layer (L), expert (E), word (V).

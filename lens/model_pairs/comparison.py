@@ -98,7 +98,7 @@ class Comparison:
         return np.degrees(np.arccos(np.clip(self.cosine, -1, 1)))
 
     def verdict(self, pair: int) -> str:
-        """What became of a layer, in a word or two."""
+        """Verdict on a layer, in a word or two."""
         if self.same[pair]:
             return "relabelled" if self.relabelled[pair] else "unchanged"
         if self.q[pair] > LEVEL:
@@ -108,7 +108,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Structure:
-    """What the layers of each set have in common with each other, compared over depth.
+    """Similarities between the layers of each set, compared over depth.
 
     Attributes:
         correlation: of the CKA matrices' entries, layers paired by relative depth.
@@ -275,7 +275,7 @@ def _alignment(similarity: Float[np.ndarray, "layer other"]) -> Int[np.ndarray, 
 def compare_structure(
     a: RouterSet, b: RouterSet, view: str = "canonical", *, draws: int = DRAWS, seed: int = SEED
 ) -> Structure:
-    """Whether the layers of two sets relate to each other alike, whatever their widths.
+    """Correlation of the CKA matrices of two sets over depth, whatever their widths.
 
     The CKA matrices of both sets are set side by side, the layers paired by relative
     depth, and their entries correlated (Pearson; representational similarity analysis).

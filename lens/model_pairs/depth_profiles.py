@@ -1,4 +1,4 @@
-"""How two router sets change with depth, whatever their widths and numbers of experts.
+"""Profiles of two router sets over depth, whatever their widths and numbers of experts.
 
 Axes: layer (of a set), place (the same relative depth in both).
 """

@@ -45,7 +45,7 @@ class Agreement:
 
 
 def agreement(first: Trace, second: Trace, *, draws: int = DRAWS, seed: int = SEED) -> Agreement:
-    """How far the tokens of one text have the experts of those at the same place in another.
+    """Experts that the tokens of one text share with those at the same position in another.
 
     Tokens are aligned with the fewest changes (`prompt_pairs.alignment`); a token and the one that
     stands in its place are compared even where they differ. A cell is |A ∩ B| / K: 1 the

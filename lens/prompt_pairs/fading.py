@@ -1,4 +1,4 @@
-"""Whether the difference between two texts fades as the texts run on alike.
+"""Fading of the difference between two texts as the texts run on alike.
 
 Axes: layer (L), compared pair (P), draw.
 """

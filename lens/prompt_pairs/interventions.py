@@ -1,4 +1,4 @@
-"""What an intervention on one expert changes, beside the same on the others of its layer.
+"""Effects of an intervention on one expert, beside the same on the others of its layer.
 
 Axes: layer (L), token (T), expert (E), choice (K), layers of a sweep (N), positions (P).
 
@@ -173,7 +173,7 @@ def beside_same_tokens(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> SameTokens:
-    """Whether an expert matters more than another expert of the tokens that use it.
+    """Effect of an expert, beside that of another expert of the tokens that use it.
 
     If it is all the same which of its experts a token loses, the difference of the changes has
     either sign alike. So each draw flips signs, of whole blocks, for neighbours share a context.
@@ -215,7 +215,7 @@ def beside_same_tokens(
 
 @dataclass(frozen=True, eq=False)
 class EffectAndUse:
-    """How far the effects of a sweep follow how much the experts are used.
+    """Correlation of the effects of a sweep with how much the experts are used.
 
     Attributes:
         correlation: Spearman's, within layers: ranks of both among the layer's experts, all
@@ -240,7 +240,7 @@ def effect_and_use(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> EffectAndUse:
-    """Whether experts that are used more matter more, beside relabelled experts.
+    """Correlation of effects with use, beside relabelled experts.
 
     Use is any number for each expert, such as its `weight` or its share of assignments.
 
@@ -298,7 +298,7 @@ def strongest(
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """How much of the difference between two prompts each layer carries, and where.
+    """Share of the difference between two prompts that each layer carries at each position.
 
     Attributes:
         largest: the largest recovered share of a layer over positions [N].

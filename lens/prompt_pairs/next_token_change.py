@@ -1,4 +1,4 @@
-"""How far the next token that a model expects changes between two runs.
+"""Change of the next token that a model expects between two runs.
 
 Axes: compared pair (P), candidate (C, likely next tokens, most likely first), draw.
 
@@ -24,7 +24,7 @@ from lens.stats.permutation_tests import DRAWS, SEED
 
 
 class Expecting(Protocol):
-    """What is read of a trace."""
+    """Parts of a trace that are read."""
 
     @property
     def candidates(self) -> np.ndarray: ...
@@ -187,7 +187,7 @@ def expected_tokens(
     *,
     most: int = 12,
 ) -> Expected:
-    """What both runs expect after a place of each.
+    """Next tokens that both runs expect after a position of each.
 
     Args:
         first, second: traces with candidates.

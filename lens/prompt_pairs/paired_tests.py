@@ -1,4 +1,4 @@
-"""Whether two runs differ by more than chance: in a quantity, in loads, in chosen experts.
+"""Tests of differences between two runs: in a quantity, in loads, in chosen experts.
 
 Axes: layer (L), compared pair (P), block of neighbouring pairs (B), expert (E), draw.
 
@@ -78,7 +78,7 @@ def _asked(runs: Paired) -> None:
 
 @dataclass(frozen=True, eq=False)
 class DifferenceTest:
-    """Whether a quantity differs between two runs, by layer and over all.
+    """Test of the difference of a quantity between two runs, by layer and over all.
 
     Attributes:
         test: mean difference by layer, first less second, with its null; q is not a number in
@@ -249,7 +249,7 @@ def _parts(draws: int, columns: int) -> list[slice]:
 
 @dataclass(frozen=True, eq=False)
 class AgreementTest:
-    """How far the same tokens keep their experts, beside unrelated tokens of the two runs.
+    """Experts that the same tokens keep, beside unrelated tokens of the two runs.
 
     Attributes:
         test: mean of `kept_experts` by layer, with its null.

@@ -65,7 +65,7 @@ def _traces(folder: str | None, labels: str | None) -> TraceFolder | None:
 
 
 def _vocabulary(routers: RouterSet, checkpoint: str | None) -> list[Part]:
-    """What each expert listens to, where the checkpoint is at hand."""
+    """Read-out of the vocabulary, where the checkpoint is at hand."""
     if checkpoint is None:
         return []
     from lens.report.vocabulary import vocabulary_parts

@@ -117,7 +117,7 @@ def _write_parts(
 
 
 def _named(entries: Sequence[dict[str, Any]]) -> list[Entry]:
-    """What was written, the files of one name together."""
+    """Entries of the written files, those of one name together."""
     named: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         named.setdefault(entry["file"].rpartition(".")[0], []).append(entry)

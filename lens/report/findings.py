@@ -1,4 +1,4 @@
-"""What a report found, in sentences, each with its null."""
+"""Findings of a report, in sentences, each with its null."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each number of a report came about, in a few sentences a section."""
+"""Methods behind the numbers of a report, in a few sentences a section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report consists of: each figure and each table by name.
+"""Parts of a report: each figure and each table by name.
 
 Every part is computed when it is made; results that several parts share are computed
 once. A part that cannot be made for a router set (a map of three layers, say) raises a
@@ -18,7 +18,7 @@ from lens.layers.draws import DRAWS, SEED
 
 @dataclass(frozen=True)
 class Settings:
-    """What the numbers depend on besides the data.
+    """Settings that the numbers depend on besides the data.
 
     Attributes:
         view: "canonical" or "raw".

@@ -1,4 +1,4 @@
-"""What a report says of traces: the figures and tables of one, and of many with labels."""
+"""Parts of a report on traces: the figures and tables of one, and of many with labels."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ CLEAR_LINE = "\r\033[K"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """Files that were written.
 
     Attributes:
         folder: where.

@@ -1,4 +1,4 @@
-"""What a reader has to know of a router set before its numbers are read."""
+"""Caveats that a reader has to know before the numbers of a router set are read."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def _check_columns(routers: np.ndarray, layer_ids: np.ndarray) -> None:
 
 
 def kind_of_npz(source: Source) -> Literal["routers", "trace"]:
-    """Whether an `.npz` holds a router set or a routing trace, by the names of its arrays.
+    """Kind of an `.npz`, a router set or a routing trace, by the names of its arrays.
 
     Raises:
         LensError: it is neither, or not an `.npz`.

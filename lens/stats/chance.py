@@ -1,4 +1,4 @@
-"""What unrelated things give by chance: a distribution with its mean, spread and tail."""
+"""Chance levels: a distribution with its mean, spread and tail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Chance:
-    """What a measure gives when there is nothing to find.
+    """Distribution of a measure when there is nothing to find.
 
     Attributes:
         mean, sd: of the draws.

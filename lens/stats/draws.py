@@ -1,4 +1,4 @@
-"""How many draws of a null can be asked for, and how many are affordable."""
+"""Numbers of draws of a null: those that can be asked for, and those that are affordable."""
 
 from __future__ import annotations
 

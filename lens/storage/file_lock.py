@@ -59,7 +59,7 @@ class FileLock:
 
 
 def is_held(path: str | os.PathLike[str]) -> bool:
-    """Whether somebody holds the lock on this file; False where there is no such file."""
+    """True where somebody holds the lock on this file; False where there is no such file."""
     if not Path(path).is_file():
         return False
     with FileLock(path) as lock:

@@ -1,4 +1,4 @@
-"""Whether the tokens that a model makes go to other experts than those it was given.
+"""Experts of the tokens that a model makes, beside those of the tokens it was given.
 
 Axes: layer (L), token (T), expert (E), turn (R, a rotation of the text on its circle).
 """

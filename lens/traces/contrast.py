@@ -93,7 +93,7 @@ def strongest_contrast(trace: Trace, kind: Bool[np.ndarray, " token"]) -> Contra
 
 @dataclass(frozen=True, eq=False)
 class EqualTokens:
-    """How far tokens of the same id go to the same experts, wherever they stand.
+    """Experts shared by tokens of the same id, wherever they stand.
 
     Attributes:
         same: by layer, share of experts in common of two tokens of one id.
@@ -112,7 +112,7 @@ class EqualTokens:
 
 
 def equal_tokens(trace: Trace, *, draws: int = DRAWS, seed: int = SEED) -> EqualTokens:
-    """Whether a token's experts depend on what it is: pairs of equal tokens against the others.
+    """Experts shared by pairs of equal tokens, against those shared by other pairs.
 
     The null shuffles the ids over the places, which keeps how often each occurs and all
     routing. The p-value is of the upper tail.

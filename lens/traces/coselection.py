@@ -119,7 +119,7 @@ def coselection_of(
 
 
 def pair_test(found: CoSelection) -> PairTest:
-    """How rare a pair's count is when tokens choose independently and by the loads alone.
+    """p-values of the counts of pairs when tokens choose independently and by the loads alone.
 
     Under P(S) ∝ Π w_e a count of T independent tokens varies; since the weights were
     fitted to the loads, only what the loads leave free does. Its spread and skewness are

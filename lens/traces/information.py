@@ -1,4 +1,4 @@
-"""How much the token, or its place in the text, tells of the experts it goes to.
+"""Mutual information of experts with the token, or with its position in the text.
 
 Axes: layer (L), token (T), expert (E), choice (K, the experts a token was sent to).
 

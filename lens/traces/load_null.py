@@ -1,4 +1,4 @@
-"""How sure a measured load is, and how even the use of experts is beside even chance.
+"""Intervals of a measured load, and evenness of the use of experts beside even chance.
 
 Axes: layer (L), token (T), expert (E), choice (K), draw.
 

@@ -111,7 +111,7 @@ def selection_under(
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """How near a predicted load comes to the measured one, over all layers.
+    """Agreement of a predicted load with the measured one, over all layers.
 
     Attributes:
         load: predicted.

@@ -1,4 +1,4 @@
-"""How the margins of a text are distributed, beside normal logits of the same covariance.
+"""Distribution of the margins of a text, beside normal logits of the same covariance.
 
 Axes: layer (L), token (T), expert (E), level (of a quantile), draw.
 """

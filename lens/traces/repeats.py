@@ -1,4 +1,4 @@
-"""How far neighbouring tokens of a text go to the same experts.
+"""Experts shared by neighbouring tokens of a text.
 
 Axes: layer (L), token (T), expert (E), choice (K), draw.
 """
@@ -19,7 +19,7 @@ from lens.traces.trace import RoutedTokens
 
 @dataclass(frozen=True, eq=False)
 class RepeatRate:
-    """How often a token's experts are those of the token before it.
+    """Share of tokens whose experts are those of the token before them.
 
     Attributes:
         first: share of neighbours with the same first choice.
@@ -99,7 +99,7 @@ def repeat_test(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> RepeatTest:
-    """Whether neighbouring tokens share experts more, or less, than the same tokens shuffled.
+    """Experts shared by neighbouring tokens, against the same tokens shuffled.
 
     Every draw puts the tokens into a random order, the same for all layers: loads and pairs
     of experts stay. p-values are two-sided.

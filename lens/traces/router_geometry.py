@@ -1,4 +1,4 @@
-"""What stands near a choice of experts: the choice it nearly was, and the tokens that chose alike.
+"""Neighbourhood of a choice of experts: the choice it nearly was, and tokens that chose alike.
 
 Axes: token (T), expert (E), choice (K), d_model (d), draw, neighbour (N). All of one layer.
 """
@@ -58,7 +58,7 @@ class Flips:
 
 
 def flips(trace: Trace, routers: RouterSet, layer: int) -> Flips:
-    """How far each token of a layer stands from the nearest token with other experts.
+    """Distance of each token of a layer to the nearest other choice of experts.
 
     A router reads the residual stream after an RMS norm, a vector x of length √d_model, and
     gives x · w_e, with the norm's scale folded into the columns w. Expert b takes the place
@@ -120,7 +120,7 @@ def random_pushes(
     draws: int = DIRECTIONS,
     seed: int = SEED,
 ) -> Float[np.ndarray, " draw"]:
-    """How far a token must be pushed in random directions until its experts change.
+    """Length of a push in random directions until a token's experts change.
 
     Directions are uniform on the sphere. The control for `flips`: the smallest push has the
     best direction there is, these have none.

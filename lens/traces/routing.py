@@ -66,7 +66,7 @@ def _chosen(
 
 
 def _counts(experts: np.ndarray, n_experts: int) -> Int[np.ndarray, "layer expert"]:
-    """How many (token, choice) assignments each expert of each layer received."""
+    """Number of (token, choice) assignments that each expert of each layer received."""
     n_layers = experts.shape[0]
     flat = experts.reshape(n_layers, -1) + n_experts * np.arange(n_layers)[:, None]
     counts = np.bincount(flat.ravel(), minlength=n_layers * n_experts)
@@ -154,7 +154,7 @@ def _ordered_logits(trace: RoutedTokens) -> np.ndarray:
 
 
 def margin(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
-    """How close the choice of experts was: z_K − z_{K+1} of the ordered router logits.
+    """Margin of the choice of experts: z_K − z_{K+1} of the ordered router logits.
 
     With two experts a token, the second against the third largest. Adding a
     number to all logits leaves it unchanged. Reading it: a change of the logits
@@ -200,7 +200,7 @@ def gate_share(trace: RoutedTokens) -> Float[np.ndarray, "layer token choice"]:
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """How tokens move between the first choices of consecutive layers of a list.
+    """Counts of tokens between the first choices of consecutive layers of a list.
 
     Attributes:
         layers: rows of the trace, in order.

@@ -33,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class RoutedTokens(Protocol):
-    """What the statistics in `lens.traces.routing` read; the runner's traces have it too."""
+    """Parts of a trace that the statistics in `lens.traces.routing` read, saved or just made."""
 
     @property
     def router_logits(self) -> np.ndarray: ...

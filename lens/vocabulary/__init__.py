@@ -1,1 +1,1 @@
-"""What each expert listens to in the vocabulary."""
+"""Read-out of the vocabulary: the tokens that each expert is chosen for."""

@@ -23,7 +23,7 @@ Piece = Callable[[int], str]
 def checkpoint_readout(
     routers: RouterSet, path: str | os.PathLike[str], progress: Any = None
 ) -> tuple[Readout, Piece | None]:
-    """What the experts of these routers listen to, from the checkpoint that they come from.
+    """Read-out of these routers, with the token embedding of the checkpoint they come from.
 
     Args:
         routers: the set.

@@ -51,7 +51,7 @@ def token_reading(
     multiplier: float = 1.0,
     view: str = "canonical",
 ) -> TokenReading:
-    """What every expert makes of one token's embedding, on the direct path.
+    """Logits of every expert for one token's embedding, on the direct path.
 
     Args:
         row: the embedding, without the multiplier.

@@ -1,4 +1,4 @@
-"""What each expert listens to: the tokens whose embedding pushes it most and least.
+"""Read-out of the vocabulary: the tokens whose embedding raises an expert's logit most and least.
 
 Axes: token (V, the vocabulary), layer (L), expert (E), rank (n tokens kept),
 direction (R random ones), frame (F sets of orthogonal directions), d_model (d).
@@ -80,7 +80,7 @@ class ArrayRows:
 
 @dataclass(frozen=True)
 class ReadoutSettings:
-    """What a read-out depends on besides the weights.
+    """Settings that a read-out depends on besides the weights.
 
     Attributes:
         view: "canonical", or "raw" for the columns as stored: no norm scale, and with
@@ -311,7 +311,7 @@ def lengths(columns: np.ndarray, routers: RouterSet) -> Float[np.ndarray, "layer
 def inverse_rms(
     block: np.ndarray, multiplier: float, start: int
 ) -> tuple[Float[np.ndarray, " token"], int]:
-    """What a row is to be multiplied by to become x̂, and how many rows are zero."""
+    """Factor of each row to become x̂, and how many rows are zero."""
     squares = np.einsum("td,td->t", block, block)
     if not np.isfinite(squares).all():
         token = start + int(np.argmin(np.isfinite(squares)))

@@ -1,4 +1,4 @@
-"""What experts that know nothing of a vocabulary would listen to.
+"""Null of the read-out: experts that know nothing of the vocabulary.
 
 Axes: layer (L), expert (E), frame (F), direction (w in a frame), token, d_model (d).
 

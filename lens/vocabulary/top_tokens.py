@@ -83,7 +83,7 @@ def selection_counts(
     following: Float[np.ndarray, "layer token"],
     top_k: int,
 ) -> Int[np.ndarray, "layer expert"]:
-    """How many of the tokens each expert is selected for.
+    """Number of tokens that each expert is selected for.
 
     Of experts with equal scores those with smaller indexes are selected, as the
     model does it.
