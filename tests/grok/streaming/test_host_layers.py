@@ -37,6 +37,8 @@ from grok.streaming.host_memory import most_tokens, sizes, smallest_budget
 from tests.grok import golden
 from tests.grok.streamed import DATA, PROMPT
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 # Only the order of float32 sums differs. Found: logits 4e-6, router logits 1.3e-5 on twelve layers.
 FLOAT32 = 1e-4
 EXPERTS = ("moe/linear/w", "moe/linear_v/w", "moe/linear_1/w")

@@ -40,8 +40,8 @@ import os, signal, sys
 import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-from grok import runner
-from grok.progress import watching
+from grok.engine.progress import watching
+from grok.runner import loading as runner
 
 def die(progress):
     if progress.layer >= {KILLED_AFTER}:

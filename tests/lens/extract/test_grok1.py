@@ -364,7 +364,8 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_read(
     output, message, tmp_path, monkeypatch, capsys
 ):
     os.mkfifo(tmp_path / "pipe.npz")
-    monkeypatch.setattr("lens.extract.extract_routers", lambda *_, **__: pytest.fail("was read"))
+    read = "lens.extract.__main__.extract_routers"
+    monkeypatch.setattr(read, lambda *_, **__: pytest.fail("was read"))
     assert main(["--checkpoint", str(DATA / "tiny3"), "--output", str(tmp_path / output)]) == 2
     assert re.search(message, capsys.readouterr().err)
 
