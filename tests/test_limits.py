@@ -116,7 +116,6 @@ lens/cached.py layer_map
 lens/clustering/maps.py layer_map
 lens/layers/pair_null.py _summary
 lens/layers/similarity.py
-lens/many_prompts/run_statistics.py run_traces
 lens/many_prompts/run_words.py word_lift
 lens/model_pairs/comparison.py compare_routers
 lens/report/clustering.py clustering_parts
@@ -126,8 +125,9 @@ lens/traces/information.py _information
 lens/traces/trace.py __post_init__
 lens/vocabulary/readout.py vocabulary_readout
 pages/experts.py
-pages/live/compare/tests.py next_tokens
+pages/live/compare/significance.py next_tokens
 pages/live/one_trace/cell_view.py
+pages/live/what_if/one_expert.py answer
 pages/live/what_if/patching.py answer
 pages/shell/layout.py figure
 pages/shell/links.py choice
