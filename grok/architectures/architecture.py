@@ -89,6 +89,11 @@ class Architecture(Protocol):
         ...
 
     @property
+    def layer_sites(self) -> Sequence[str]:
+        """Sites of a layer, of `grok.interventions.sites.LAYER_SITES`, that a hook is called at."""
+        ...
+
+    @property
     def expert_products(self) -> ExpertProducts: ...
 
     def with_vocabulary(self, vocab_size: int) -> Self:

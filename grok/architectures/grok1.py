@@ -28,7 +28,7 @@ from grok.architectures.moe import Choice, run_selected
 from grok.checkpoints import grok1 as files
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import GrokConfig
-from grok.interventions.sites import NO_HOOK, Hook
+from grok.interventions.sites import LAYER_SITES, NO_HOOK, Hook
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Grok1:
     config: GrokConfig
 
     head_leaf: ClassVar[str] = files.EMBEDDING
+    layer_sites: ClassVar[tuple[str, ...]] = LAYER_SITES
     expert_products: ClassVar[ExpertProducts] = ExpertProducts(
         files.ACTIVATED, files.LINEAR, files.DOWN, "gelu"
     )

@@ -111,7 +111,6 @@ def first_half_pass(
 @partial(
     jax.jit,
     static_argnames=("architecture", "dtype", "keep"),
-    donate_argnames=("stream",),
     compiler_options=AS_WRITTEN,
 )
 def second_half_pass(

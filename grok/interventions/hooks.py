@@ -23,7 +23,15 @@ from grok.config import ModelConfig
 from grok.errors import InterventionError, SiteError
 from grok.interventions.edits import NO_EDITS, Edits, Request
 from grok.interventions.kinds import Intervention
-from grok.interventions.sites import AXES, EMBED, LAYER_SITES, MODEL_SITES, HookPoint, model_point
+from grok.interventions.sites import (
+    AXES,
+    EMBED,
+    LAYER_SITES,
+    MODEL_SITES,
+    HookPoint,
+    known,
+    model_point,
+)
 
 
 @jax.tree_util.register_static
@@ -221,6 +229,7 @@ def arrange_hooks(
     lengths: Sequence[int] = (1,),
     padded: int = 16,
     positions: int | None = None,
+    layer_sites: Sequence[str] = LAYER_SITES,
 ) -> Hooks:
     """Edits and wanted hook points, checked against the model and a prompt.
 
@@ -230,9 +239,11 @@ def arrange_hooks(
         lengths: tokens of each prompt.
         padded: tokens that the prompts are padded to.
         positions: positions there can be, S; the context by default.
+        layer_sites: those that a layer of the model has.
 
     Raises:
-        SiteError: a layer or position that there is not, or a reference to a later site.
+        SiteError: a site that the model lacks, a layer or position that there is not, or a
+            reference to a later site.
         InterventionError: experts that there are not, or too few left to choose from.
     """
     s = max(positions or config.context_length, padded)
@@ -240,6 +251,8 @@ def arrange_hooks(
     embed: dict[str, tuple[Edit, ...]] = {}
     head: dict[str, tuple[Edit, ...]] = {}
     wanted = frozenset(wanted)
+    for site in {point.site for point in wanted} | {request.site for request in edits.requests}:
+        known(site, (*layer_sites, *MODEL_SITES))
     referenced: set[HookPoint] = set()
     banned: dict[int, np.ndarray] = {}  # [1 or B, S, E] of the layers with bans
     for request in edits.requests:

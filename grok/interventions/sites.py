@@ -25,7 +25,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -171,16 +171,22 @@ def model_point(site: str, n_layers: int) -> HookPoint:
     return HookPoint(-1 if site == EMBED else n_layers, site)
 
 
-def list_sites(config: ModelConfig, dtype: str, n_tokens: int = 1) -> list[Site]:
+def list_sites(
+    config: ModelConfig,
+    dtype: str,
+    n_tokens: int = 1,
+    layer_sites: Sequence[str] = LAYER_SITES,
+) -> list[Site]:
     """Every site of every layer, in the order in which they are computed.
 
     Args:
         config: of the model.
         dtype: of its activations.
         n_tokens: of the sequence that the shapes are for.
+        layer_sites: those that a layer of the model has.
     """
     last = config.n_layers
-    layers = [HookPoint(i, name) for i in range(last) for name in LAYER_SITES]
+    layers = [HookPoint(i, name) for i in range(last) for name in layer_sites]
     points = [HookPoint(-1, EMBED), *layers, HookPoint(last, NORM), HookPoint(last, LOGITS)]
     return [_site(config, dtype, n_tokens, point) for point in points]
 

@@ -167,7 +167,7 @@ class Model:
 
     def sites(self, n_tokens: int = 1) -> list[Site]:
         """Every site with its axes, its shape for `n_tokens` tokens and its dtype; runs nothing."""
-        return list_sites(self.config, self.dtype, n_tokens)
+        return list_sites(self.config, self.dtype, n_tokens, self.engine.architecture.layer_sites)
 
     def stream(
         self,
@@ -276,6 +276,7 @@ class Model:
             lengths=[tokens.size],
             padded=bucket(tokens.size),
             positions=bucket(self.config.context_length),
+            layer_sites=self.engine.architecture.layer_sites,
         )
 
     def batch(self, tokens: np.ndarray, hooks: Hooks, *, candidates: int = 1) -> Batch:

@@ -154,7 +154,7 @@ def matched_by_chance(
     """Matched cosines of two layers turned at random, matched anew in every draw.
 
     The E cosines of a draw are pooled, since labels mean nothing. `turns` are corners
-    from `lens.rotation.layer_corners`.
+    from `lens.routers.random_rotations.layer_corners`.
     """
     cross = unrelated_cross(gram, a, b, turns)
     cross /= gram.norms[a][:, None] * gram.norms[b]

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grok.architectures.forward import empty_cache
 from jax.sharding import Mesh
 
 from benchmarks import gpu
@@ -26,6 +25,7 @@ from benchmarks.gpu_layer import (
     random_layer,
 )
 from benchmarks.live import every_slot as every_slot_at_once
+from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import Experts, QuantizedWeight8bit, run_selected
 from grok.config import GROK_1
 from grok.engine.compiled import layer_pass
@@ -81,7 +81,7 @@ def test_no_layers_to_stream_are_refused(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_full_layer_is_the_release_s() -> None:
     assert (FULL.d_model, FULL.d_ff, FULL.n_experts, FULL.top_k) == (6144, 32768, 8, 2)
-    assert layer_bytes(FULL) == layer_bytes(GROK_1)
+    assert layer_bytes(Grok1(FULL)) == layer_bytes(Grok1(GROK_1))
     assert gpu.AT_SIZE.decode == (1, 2, 4, 8) and gpu.AT_SIZE.prefill == 512
 
 
@@ -101,7 +101,7 @@ def test_bytes_follow_the_experts_that_were_chosen() -> None:
     )
     expert = 3 * GROK_1.d_model * GROK_1.d_ff
     assert two - one == pytest.approx(expert, rel=1e-3)
-    assert all_ == pytest.approx(layer_bytes(GROK_1), rel=2e-3)
+    assert all_ == pytest.approx(layer_bytes(Grok1(GROK_1)), rel=2e-3)
     assert cost(GROK_1, shape, np.array([[[3, 3]]])).bytes == one
 
 
@@ -147,9 +147,10 @@ def test_a_layer_at_full_size_is_lowered_for_a_gpu_in_every_way(mesh, way: str, 
     """Every operation has a form for GPUs; whether it is fast, only one can tell."""
     struct = jax.ShapeDtypeStruct
     params = jax.eval_shape(lambda: random_layer(FULL))
-    cache = jax.eval_shape(lambda: empty_cache(FULL, shape.batch, shape.context, jnp.dtype(DTYPE)))
+    model, positions = Grok1(FULL), shape.context
+    cache = jax.eval_shape(lambda: model.empty_cache(shape.batch, positions, jnp.dtype(DTYPE)))
     lowered = layer_pass.trace(
-        FULL,
+        Grok1(FULL),
         params,
         struct((shape.batch, shape.tokens, FULL.d_model), jnp.float32),
         struct((), jnp.int32),

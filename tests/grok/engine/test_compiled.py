@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grok.architectures.forward import empty_cache
 from jax.sharding import Mesh
 
 from benchmarks.gpu_layer import DTYPE, FULL, random_layer
+from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import run_selected
 from grok.engine.compiled import layer_pass
 
@@ -20,9 +20,9 @@ def test_a_layer_at_full_size_is_lowered_for_a_gpu(batch: int, tokens: int) -> N
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
     struct = jax.ShapeDtypeStruct
     params = jax.eval_shape(lambda: random_layer(FULL))
-    cache = jax.eval_shape(lambda: empty_cache(FULL, batch, 512, jnp.dtype(DTYPE)))
+    cache = jax.eval_shape(lambda: Grok1(FULL).empty_cache(batch, 512, jnp.dtype(DTYPE)))
     lowered = layer_pass.trace(
-        FULL,
+        Grok1(FULL),
         params,
         struct((batch, tokens, FULL.d_model), jnp.float32),
         struct((), jnp.int32),

@@ -37,14 +37,10 @@ def engine(
 ) -> Engine:
     checkpoint = open_checkpoint(folder)
     devices = make_mesh(checkpoint.config, mesh)
-    layers = DeviceLayers(checkpoint, Grok1(checkpoint.config), dtype, devices, stay, **options)
-    return Engine(
-        checkpoint.config,
-        dtype,
-        layers,
-        embed_unembed_on_devices(checkpoint, dtype, devices),
-        tells=True,
-    )
+    model = Grok1(checkpoint.config)
+    layers = DeviceLayers(checkpoint, model, dtype, devices, stay, **options)
+    outside = embed_unembed_on_devices(checkpoint, model, dtype, devices)
+    return Engine(model, dtype, layers, outside, tells=True)
 
 
 def run(engine: Engine, *tokens: np.ndarray) -> list[Forward]:

@@ -336,7 +336,7 @@ def test_batches_of_several_lengths_share_a_pass_and_differ_from_lone_ones_by_ro
         alone = model.run_one(prompt)
         assert largest(alone.logits[:, : prompt.size], found.logits[:, : prompt.size]) < FLOAT32
     # The first prompts touch fewer experts; the three together touch all, once.
-    files = [p.identity.size for p in model.engine.layers.places.values()]
+    files = [p.identity.size for p in model.engine.layers.tensors.values()]
     assert 0.9 * sum(files) < read < sum(files)
 
 
@@ -344,7 +344,7 @@ def test_batches_of_several_lengths_share_a_pass_and_differ_from_lone_ones_by_ro
 
 
 def expert_bytes(model: runner.Model) -> int:
-    places = model.engine.layers.places
+    places = model.engine.layers.tensors
     sizes_ = [places[f"transformer/decoder_layer_0/{leaf}"].weight.n_bytes for leaf in EXPERTS]
     return sum(sizes_) // model.config.n_experts
 
@@ -353,7 +353,7 @@ def expert_bytes(model: runner.Model) -> int:
 def test_few_tokens_read_their_chosen_experts_and_no_others(n_tokens: int) -> None:
     model = loaded("tiny12", "streamed")
     found = model.run_one(model.encode(PROMPT[:n_tokens]))
-    places = model.engine.layers.places
+    places = model.engine.layers.tensors
     for figures in model.last_pass or []:
         chosen = len(np.unique(found.experts[figures.layer, 0, :n_tokens]))
         prefix = f"transformer/decoder_layer_{figures.layer}/"
@@ -369,7 +369,7 @@ def test_more_tokens_read_every_layer_once_and_nothing_twice() -> None:
     told: list[PassProgress] = []
     with watching(told.append):
         model.trace_routing(PROMPT * 4)
-    whole = sum(p.identity.size for p in model.engine.layers.places.values())
+    whole = sum(p.identity.size for p in model.engine.layers.tensors.values())
     assert 0.9 * whole < told[-1].bytes_read < whole
 
 
