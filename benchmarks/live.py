@@ -122,7 +122,7 @@ def _all_experts(x: Any, weights: Any) -> Any:
 
     from grok.architectures.moe import expert_output
 
-    return jax.vmap(expert_output, in_axes=(None, 0, 0, 0))(x, *weights)
+    return jax.vmap(expert_output, in_axes=(None, 0))(x, weights)
 
 
 def _mixed(picked: Any, gates: Any, dtype: Any) -> Any:

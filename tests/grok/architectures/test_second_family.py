@@ -10,7 +10,14 @@ import pytest
 
 import grok
 from grok.errors import CheckpointError, SiteError
-from grok.experiments import ablation_sweep, collect, logit_lens, patch_sweep, what_if
+from grok.experiments import (
+    ablation_sweep,
+    collect,
+    logit_difference,
+    logit_lens,
+    patch_sweep,
+    what_if,
+)
 from grok.interventions import ban, edit, force, scale
 from tests.grok.architectures.pre_norm_mixture import Config, registered, write_model
 
@@ -155,8 +162,12 @@ def test_it_is_swept_patched_and_read_by_the_logit_lens(resident, streamed):
         assert sweep.effect.shape == (1, CONFIG.n_experts)
         assert sweep.effect[0, 0] == pytest.approx(float(alone.kl.mean()), abs=1e-5)
     other = [*PROMPT[:-1], 7]
-    patches = [patch_sweep(m, PROMPT, other, sites="resid_post") for m in (resident, streamed)]
-    np.testing.assert_allclose(patches[0].effect, patches[1].effect, atol=1e-4)
+    metric = logit_difference(3, 80)
+    patches = [
+        patch_sweep(model, PROMPT, other, metric=metric, sites="resid_post")
+        for model in (resident, streamed)
+    ]
+    np.testing.assert_allclose(patches[0].values, patches[1].values, atol=1e-4)
     lens = logit_lens(resident, PROMPT)
     trace = resident.trace_routing(PROMPT)
     np.testing.assert_array_equal(lens.candidates[-1], trace.candidates)
