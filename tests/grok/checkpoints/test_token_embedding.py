@@ -266,7 +266,7 @@ def test_a_copy_has_another_identity_and_the_same_rows(tmp_path: Path) -> None:
     assert first.identity != second.identity
     assert open_embedding(checkpoint).identity == first.identity
     np.testing.assert_array_equal(first.row(3), second.row(3))
-    assert replace(first, identity=second.identity) != first
+    assert replace(first, tensor=second.tensor) != first
 
 
 def test_reading_an_embedding_needs_no_jax() -> None:

@@ -18,6 +18,13 @@ from tests.hub_files import DATA
 
 ROOT = Path(__file__).resolve().parents[4]
 
+# A shell's background jobs ignore an interrupt, and hand that on to what they start.
+COMMAND = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("lens.extract", run_name="__main__", alter_sys=True)
+"""
+
 
 @pytest.fixture
 def command(hub: HubServer, tmp_path):
@@ -26,14 +33,12 @@ def command(hub: HubServer, tmp_path):
     def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         own = {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), **environment}
         return subprocess.Popen(
-            [sys.executable, "-m", "lens.extract", "--hub", REPOSITORY, *arguments],
+            [sys.executable, "-c", COMMAND, "--hub", REPOSITORY, *arguments],
             cwd=tmp_path,
             env={**os.environ, **own},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell's background jobs ignore it, and hand that on to what they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
