@@ -67,7 +67,7 @@ def open_page(served_before: None) -> Open:
         if page != "overview":
             app.switch_page(f"pages/{page}.py")
         app.run()
-        assert app.title[0].value == TITLES[page], app.exception
+        assert all(title.value == TITLES[page] for title in app.title)  # no other page
         return app
 
     return open_at
