@@ -32,7 +32,7 @@ from lens.clustering.maps import LayerMap
 from lens.clustering.trees import LayerTree
 from lens.experts import chains, selection
 from lens.experts import measures as experts
-from lens.experts import within_layers as within
+from lens.experts import within_layers as layer_geometry
 from lens.experts.chains import SignificantChains
 from lens.experts.measures import ExpertMeasures
 from lens.experts.selection import Breadth
@@ -288,7 +288,7 @@ def significant_chains(
 def within_layers(
     routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> WithinLayers:
-    return within.within_layers(router_gram(routers, view), view, draws=draws, seed=seed)
+    return layer_geometry.within_layers(router_gram(routers, view), view, draws=draws, seed=seed)
 
 
 # --- trees and maps against chance: small blocks of draws, so that a page can show them early ---

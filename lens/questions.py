@@ -210,24 +210,24 @@ def ask_depth(
         between = ((first @ off) * last).sum(axis=1) / (len(early) * len(late))
         return inside / n_inside, between
 
-    within, between = (float(part[0]) for part in parts(np.arange(n)[None]))
+    inside_mean, between_mean = (float(part[0]) for part in parts(np.arange(n)[None]))
     inside, across = parts(_shuffles(n, draws, seed))
     null = inside - across
 
     def words(real: bool, p: str) -> str:
         found = (
-            f"mean CKA is {significant(within)} within the first and the last third of the layers "
-            f"and {significant(between)} between them"
+            f"mean CKA is {significant(inside_mean)} within the first and the last third of the "
+            f"layers and {significant(between_mean)} between them"
         )
         against = f"shuffled depths give a difference of {_band(null)}; {p}"
         if real:
-            return f"Yes: {found}, {significant(within - between)} less; {against}."
+            return f"Yes: {found}, {significant(inside_mean - between_mean)} less; {against}."
         return (
             f"Not distinguishable from chance: {found}, a difference of "
-            f"{significant(within - between)}; {against}."
+            f"{significant(inside_mean - between_mean)}; {against}."
         )
 
-    return _asked(DEPTH, within - between, null, words)
+    return _asked(DEPTH, inside_mean - between_mean, null, words)
 
 
 def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> Asked:

@@ -165,7 +165,7 @@ def map_stability(
             f"{maps[0].method}: this map has no seed to compare; expected one of "
             f"{', '.join(SEEDED)}."
         )
-    return compared([one.points for one in maps], range(seed, seed + seeds), draws=draws)
+    return maps_agreement([one.points for one in maps], range(seed, seed + seeds), draws=draws)
 
 
 def layer_map_stability(
@@ -178,7 +178,7 @@ def layer_map_stability(
     )
 
 
-def compared(
+def maps_agreement(
     maps: Sequence[Float[np.ndarray, "layer dim"]],
     seeds: Sequence[int],
     *,

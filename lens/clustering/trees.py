@@ -135,12 +135,12 @@ def silhouette(
     sizes = members.sum(axis=0)
     total = distances @ members
     own = np.arange(n), index
-    within = total[own] / np.maximum(sizes[index] - 1, 1)
+    own_group = total[own] / np.maximum(sizes[index] - 1, 1)
     mean = total / sizes
     mean[own] = np.inf
     nearest = mean.min(axis=1)
-    larger = np.maximum(within, nearest)
-    values = np.divide(nearest - within, larger, out=np.zeros(n), where=larger > 0)
+    larger = np.maximum(own_group, nearest)
+    values = np.divide(nearest - own_group, larger, out=np.zeros(n), where=larger > 0)
     return float(np.where(sizes[index] > 1, values, 0).mean())
 
 

@@ -270,11 +270,11 @@ def _selected(
     points: int,
 ) -> Float[np.ndarray, "shift layer expert"]:
     experts = range(own.shape[1])
-    ahead = [(k, [m for m in experts if m != k]) for k in experts]
-    first = _beats(own, offset, ahead, points)
+    rivals = [(k, [m for m in experts if m != k]) for k in experts]
+    first = _beats(own, offset, rivals, points)
     if top_k == 1:
         return first
-    but_one = [(k, [m for m in others if m != j]) for k, others in ahead for j in others]
+    but_one = [(k, [m for m in others if m != j]) for k, others in rivals for j in others]
     either = _beats(own, offset, but_one, points)
     both = either.reshape(*first.shape, len(experts) - 1).sum(axis=-1)
     return both - (len(experts) - 2) * first

@@ -71,8 +71,8 @@ def agreement(first: Trace, second: Trace, *, draws: int = DRAWS, seed: int = SE
     partner[here] = there
     shared = np.full((n_layers, n_tokens), np.nan)
     shared[:, here] = overlap(first.experts[:, here], second.experts[:, there])
-    later = here >= found.common_start
-    here, there = here[later], there[later]
+    after_start = here >= found.common_start
+    here, there = here[after_start], there[after_start]
     return Agreement(
         shared=shared,
         partner=partner,

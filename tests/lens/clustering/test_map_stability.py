@@ -6,10 +6,10 @@ from scipy.spatial import procrustes
 
 from lens.clustering.map_stability import (
     chance_overlap,
-    compared,
     disparities,
     layer_map_stability,
     map_stability,
+    maps_agreement,
     nearest_layers,
     neighbour_overlap,
     random_trust,
@@ -89,7 +89,7 @@ def test_a_map_turned_mirrored_moved_and_scaled_is_the_same_map():
     points = RNG.standard_normal((11, 3))
     turn = np.linalg.qr(RNG.standard_normal((3, 3)))[0]
     again = 4 * points @ turn + 7
-    found = compared([points, again], [1, 2])
+    found = maps_agreement([points, again], [1, 2])
     assert found.disparity == pytest.approx(0, abs=1e-9)
     assert found.overlap == 1 and found.p == pytest.approx(1 / 200)
     assert found.disparity_chance > 0.5
@@ -100,7 +100,7 @@ def test_unrelated_maps_share_no_more_than_chance():
     for _ in range(60):
         maps = RNG.standard_normal((2, 16, 2))
         overlaps.append(neighbour_overlap(*maps, 5))
-        found = compared(list(maps), [1, 2], draws=49)
+        found = maps_agreement(list(maps), [1, 2], draws=49)
         disparity.append(found.disparity)
         chance.append(found.disparity_chance)
     assert np.mean(overlaps) == pytest.approx(chance_overlap(16, 5), abs=0.03)
