@@ -117,7 +117,8 @@ def layer_null(
     method = "each layer turned at random"
     if metric == "matched_cosine":
         method += ", matched anew in every draw"
-    return _summary(metric, similarity, mean, sd, skewness, reached, draws, draws, seed, method)
+    drawn = _Drawn(mean, sd, skewness, reached, draws)
+    return _summary(metric, similarity, drawn, draws, seed, method)
 
 
 def _known_skewness(gram: RouterGram, metric: str) -> Float[np.ndarray, "layer layer"] | None:
@@ -167,11 +168,7 @@ def _pooled_matchings(
     return _summary(
         "matched_cosine",
         similarity,
-        mean * same,
-        sd * same,
-        skew * same,
-        reached,
-        len(values),
+        _Drawn(mean * same, sd * same, skew * same, reached, len(values)),
         n_draws,
         seed,
         f"layers turned at random and matched anew, {len(chosen)} pairs of layers pooled",
@@ -215,34 +212,46 @@ def permutation_null(
         yield _summary(
             metric,
             similarity,
-            against.mean + centre * against.sd,
-            spread * against.sd,
-            np.full(similarity.shape, skew),
-            reached,
-            len(pooled),
+            _Drawn(
+                mean=against.mean + centre * against.sd,
+                sd=spread * against.sd,
+                skewness=np.full(similarity.shape, skew),
+                reached=reached,
+                values=len(pooled),
+            ),
             draws,
             seed,
             f"coordinates of each layer shuffled, {len(pooled):,} pairs pooled",
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """The null of each pair, above the diagonal.
+
+    Attributes:
+        mean, sd, skewness: of the drawn similarities.
+        reached: drawn similarities that are at least the pair's own.
+        values: drawn similarities of a pair, those pooled with it included.
+    """
+
+    mean: Float[np.ndarray, "layer layer"]
+    sd: Float[np.ndarray, "layer layer"]
+    skewness: Float[np.ndarray, "layer layer"]
+    reached: Float[np.ndarray, "layer layer"]
+    values: int
+
+
 def _summary(
-    metric: str,
-    similarity: np.ndarray,
-    mean: np.ndarray,
-    sd: np.ndarray,
-    skewness: np.ndarray,
-    reached: np.ndarray,
-    values: int,
-    draws: int,
-    seed: int,
-    method: str,
+    metric: str, similarity: np.ndarray, drawn: _Drawn, draws: int, seed: int, method: str
 ) -> LayerNull:
+    """Each pair's place in its null: z, p and q."""
+    mean, sd = drawn.mean, drawn.sd
     upper = np.triu_indices(len(similarity), 1)
     z = np.full(similarity.shape, np.nan)
     z[upper] = (similarity[upper] - mean[upper]) / np.maximum(sd[upper], 1e-300)
     p, q = np.full_like(z, np.nan), np.full_like(z, np.nan)
-    p[upper] = tail_p(z[upper], skewness[upper], reached[upper], values)
+    p[upper] = tail_p(z[upper], drawn.skewness[upper], drawn.reached[upper], drawn.values)
     q[upper] = benjamini_hochberg(p[upper])
     return LayerNull(
         metric=metric,

@@ -288,22 +288,11 @@ def expert_similarity_across_layers(gram: RouterGram) -> Float[np.ndarray, "expe
     return across
 
 
-def expert_cosine(gram: RouterGram) -> Float[np.ndarray, "layer expert expert"]:
-    """Cosine between the router columns of each layer.
-
-    An expert's column is the direction of the residual stream that raises its
-    logit. Reading it: 1 is the same direction, -1 the opposite. In the canonical
-    view unrelated experts sit near -1 / (n_experts - 1), since the part common
-    to all was removed; near 0 in the raw view.
-    """
-    return gram.own_cosines.copy()
-
-
 def expert_correlation(gram: RouterGram) -> Float[np.ndarray, "layer expert expert"]:
     """Pearson correlation between the router columns of each layer (classic).
 
     The cosine after each column's own mean over d_model was removed. Same
-    reading and same baseline as `expert_cosine`.
+    reading and same baseline as the cosine (`RouterGram.own_cosines`).
 
     Raises:
         LensError: a column is constant, so that its correlation is undefined.

@@ -10,7 +10,6 @@ from lens.layers.similarity import (
     LAYER_METRICS,
     adjacent_layers,
     expert_correlation,
-    expert_cosine,
     expert_similarity_across_layers,
     layer_distances,
     layer_pair,
@@ -162,7 +161,7 @@ def test_pair_similarity_of_blocks_equals_the_matrix_of_all_layers():
 def test_expert_matrices_are_the_correlations_and_cosines_of_single_columns():
     gram = router_gram(ROUTERS)
     columns = ROUTERS.columns().astype(np.float64)
-    cosine, correlation = expert_cosine(gram), expert_correlation(gram)
+    cosine, correlation = gram.own_cosines, expert_correlation(gram)
     across = expert_similarity_across_layers(gram)
     assert cosine.shape == correlation.shape == (L, E, E) and across.shape == (E, L, L)
     for layer in range(L):
@@ -177,7 +176,7 @@ def test_expert_matrices_are_the_correlations_and_cosines_of_single_columns():
 
 def test_unrelated_experts_sit_at_minus_one_over_e_minus_1():
     gram = router_gram(RouterSet(RNG.standard_normal((8, 4096, 8)).astype(np.float32)))
-    off = expert_cosine(gram)[:, ~np.eye(8, dtype=bool)]
+    off = gram.own_cosines[:, ~np.eye(8, dtype=bool)]
     assert off.mean() == pytest.approx(-1 / 7, abs=0.001)
 
 
