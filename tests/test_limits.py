@@ -114,7 +114,6 @@ grok/streaming/int8_matmul.py _tiles
 grok/streaming/simd_kernels.py add
 lens/cached.py layer_map
 lens/clustering/maps.py layer_map
-lens/layers/pair_null.py _summary
 lens/layers/similarity.py
 lens/many_prompts/run_words.py word_lift
 lens/model_pairs/comparison.py compare_routers
