@@ -22,21 +22,24 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 LONGEST = (
     "test_types.py",
     "test_streamed_journey.py",
+    "test_host_layers.py",
     "test_examples.py",
     "test_calibration.py",
 )
-FIRST = ("browser", "pages")
+FIRST = ("browser", "pages", "grok")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders files, not the tests within them, so that two workers end at about the same time."""
+    tests = Path(__file__).parent
 
     def turn(item: pytest.Item) -> int:
         file = Path(item.path)
         if file.name in LONGEST:
-            return 0
-        folder = file.parent.name
-        return 1 + FIRST.index(folder) if folder in FIRST else 1 + len(FIRST)
+            return LONGEST.index(file.name)
+        folder = file.relative_to(tests).parts[0]
+        after = len(LONGEST)
+        return after + (FIRST.index(folder) if folder in FIRST else len(FIRST))
 
     items.sort(key=turn)
 

@@ -109,7 +109,6 @@ grok/checkpoints/tensor_file.py
 grok/engine/compiled.py layer_pass
 grok/engine/compiled.py second_half_pass
 grok/engine/compiled.py head_pass
-grok/streaming/host_layers.py
 grok/streaming/int8_matmul.py _tiles
 grok/streaming/simd_kernels.py add
 lens/cached.py layer_map
