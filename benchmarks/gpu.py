@@ -48,7 +48,8 @@ from benchmarks.gpu_layer import (
     random_layer,
 )
 from benchmarks.moe_scaled import run_scaled
-from grok.architectures.grok1 import Dispatch, Grok1
+from grok.architectures.architecture import Dispatch
+from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import run_selected
 from grok.config import GrokConfig
 from grok.engine.interfaces import Part

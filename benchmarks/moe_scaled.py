@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from grok.architectures.moe import (
     HIGHEST,
     Experts,
-    QuantizedWeight8bit,
     Weight,
     block_rows,
     plan_blocks,
 )
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
 
 def run_scaled(

@@ -157,7 +157,7 @@ def initial_layer(config: GrokConfig, key: jax.Array) -> dict[str, jax.Array]:
         Grok1(config).empty_cache(*shape, jnp.float32),
     )
     one_layer = hk.transform(lambda *a: DecoderLayer(config)(*a))
-    nested: Mapping[str, Mapping[str, Any]] = one_layer.init(key, *args)  # type: ignore[assignment]
+    nested: Mapping[str, Mapping[str, Any]] = one_layer.init(key, *args)
     return {
         f"{module}/{name}".removeprefix(LAYER): value
         for module, values in nested.items()

@@ -192,7 +192,7 @@ _OPCODES = frozenset(
         pickle.BUILD,
     )
 )
-_PureUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_PureUnpickler: Any = pickle._Unpickler
 
 
 class Dispatch(dict[int, Callable[[Any], None]]):
@@ -203,7 +203,7 @@ class Dispatch(dict[int, Callable[[Any], None]]):
         )
 
 
-class TensorUnpickler(_PureUnpickler):
+class TensorUnpickler(_PureUnpickler):  # type: ignore[misc]
     """The pure-Python unpickler, cut down to what tensors need.
 
     The built-in one can be crashed by a few bytes: it allocates for any memo
@@ -375,10 +375,10 @@ _QUANTIZED = _Global("__main__", "QuantizedWeight8bit")
 _B = b"b"
 
 
-_PurePickler: Any = pickle._Pickler  # type: ignore[attr-defined]
+_PurePickler: Any = pickle._Pickler
 
 
-class _Pickler(_PurePickler):
+class _Pickler(_PurePickler):  # type: ignore[misc]
     """The pure-Python pickler, taught to write the format's globals by name."""
 
     def reducer_override(self, value: Any) -> Any:

@@ -8,6 +8,7 @@ needs numpy alone.
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from grok.checkpoints.tensor_file import (
     PickledQuantized,
     TensorUnpickler,
     check_scale_shapes,
-    pickle,
 )
 from grok.errors import CheckpointError
 

@@ -17,8 +17,8 @@ from typing import IO
 
 import numpy as np
 
-from grok.checkpoints.grok1 import EMBEDDING, outer_specs
 from grok.checkpoints.grok1 import Checkpoint as Grok1Checkpoint
+from grok.checkpoints.grok1 import outer_specs
 from grok.checkpoints.tensor_offsets import FileIdentity, TensorLocation, identity
 from grok.checkpoints.tensor_spec import Checkpoint, TensorSpec, check_shape
 from grok.errors import CheckpointError
@@ -196,14 +196,14 @@ def open_embedding(checkpoint: Grok1Checkpoint) -> TokenEmbedding:
         CheckpointError: the file is missing, truncated, of another shape or dtype, or
             holds anything foreign to the format.
     """
-    file = checkpoint.file(EMBEDDING)
+    embedding, _ = outer_specs(checkpoint.config)
+    file = checkpoint.file(embedding.names[0])
     if not file.exists():
         raise CheckpointError(
             f"{file}: there is no such file. It holds the token embedding; the routers can be "
             "read without it, what the experts listen to cannot. Complete the download or copy "
             "of the checkpoint."
         )
-    embedding, _ = outer_specs(checkpoint.config)
     multiplier = float(checkpoint.config.embedding_multiplier)
     return table_of(checkpoint, embedding, multiplier=multiplier)
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.architectures.grok1 import Cache
+from grok.architectures.architecture import Cache
 from grok.engine.compiled import bucket, counted
 from grok.engine.interfaces import Part, Walk
 from grok.engine.progress import Watch

@@ -33,13 +33,13 @@ from grok.planning.machine import Rates
 from grok.streaming.device_memory import ON_DEVICES, fit, other_bytes
 from grok.streaming.device_memory import layer_bytes as held_bytes
 from grok.streaming.host_memory import (
-    BLOCK,
     DEFAULT_BUDGET,
     PROCESS,
     sizes,
     smallest_budget,
     usual_tokens,
 )
+from grok.streaming.read_ahead import BLOCK
 
 __all__ = [
     "DEFAULT_BUDGET",

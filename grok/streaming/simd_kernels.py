@@ -65,7 +65,7 @@ def _constant(value: int) -> Any:
 def _adding(rows: int, across: int, source: Any) -> Any:
     """sums [rows, across * LANES] += x [rows, k] @ w [k, across * LANES], w int8 or float32."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def add(
         typing: Any, x: Any, ldx: Any, w: Any, ldw: Any, sums: Any, lds: Any, k: Any
     ) -> tuple[Any, Callable[..., Any]]:
@@ -128,7 +128,7 @@ def _walking(rows: int, depth: int, rounded: bool) -> Any:
     """sums [rows, columns] += x [rows, depth] @ w [depth, columns] of int8; when rounded, w times
     scales [columns] rounded to bfloat16. Columns are a multiple of STEP."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def add(
         typing: Any, x: Any, ldx: Any, w: Any, ldw: Any, scales: Any, sums: Any, lds: Any, n: Any
     ) -> tuple[Any, Callable[..., Any]]:
@@ -174,7 +174,7 @@ def _fma(b: Any) -> Any:
     return cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{LANES}f32")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widened(
     typing: Any, w: Any, ldw: Any, scales: Any, tile: Any, k: Any
 ) -> tuple[Any, Callable[..., Any]]:

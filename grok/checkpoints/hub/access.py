@@ -146,7 +146,7 @@ def _quiet() -> type:
     """A progress bar that shows nothing; the caller's own progress tells all there is."""
     from huggingface_hub.utils import tqdm
 
-    class Quiet(tqdm):  # type: ignore[misc, type-arg]
+    class Quiet(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": True})
 

@@ -170,7 +170,7 @@ def test_it_is_swept_patched_and_read_by_the_logit_lens(resident, streamed):
     np.testing.assert_allclose(patches[0].values, patches[1].values, atol=1e-4)
     lens = logit_lens(resident, PROMPT)
     trace = resident.trace_routing(PROMPT)
-    np.testing.assert_array_equal(lens.candidates[-1], trace.candidates)
+    np.testing.assert_array_equal(lens.tokens[-1], trace.candidates)
 
 
 def test_every_site_is_kept_and_changed(resident, streamed):
