@@ -148,7 +148,7 @@ def _quiet() -> type:
 
     class Quiet(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "disable": True})
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
     return Quiet
 
