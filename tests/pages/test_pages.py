@@ -137,7 +137,7 @@ def test_a_layer_chosen_on_one_page_is_chosen_on_the_next(open_page):
 @pytest.mark.parametrize("name", ["layers", "clustering"])
 def test_every_metric_is_shown_in_both_views(open_page, name, metric):
     for view in ("canonical", "raw"):
-        assert fine(open_page(name, metric=metric, view=view))
+        assert fine(open_page(name, metric=metric, view=view, draws="500"))
 
 
 @pytest.mark.parametrize("tab", TABS)
