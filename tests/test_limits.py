@@ -105,12 +105,6 @@ def faults(files: Mapping[str, str]) -> list[str]:
 # What is being split now; this list shrinks to nothing.
 NOT_YET = """
 benchmarks/science.py measures_of
-grok/checkpoints/tensor_file.py
-grok/engine/compiled.py layer_pass
-grok/engine/compiled.py second_half_pass
-grok/engine/compiled.py head_pass
-grok/streaming/int8_matmul.py _tiles
-grok/streaming/simd_kernels.py add
 lens/cached.py layer_map
 lens/clustering/maps.py layer_map
 lens/layers/similarity.py

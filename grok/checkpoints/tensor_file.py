@@ -7,6 +7,7 @@ Writing gives the bytes that the released files hold under their numpy: the
 official loader reads them.
 """
 
+# long file: the format as it is read and as it is written, which have to agree.
 from __future__ import annotations
 
 import pickle

@@ -43,6 +43,7 @@ def edited_embedding(
     return CompiledHook(edits, (), start, n_experts)(EMBED, h)
 
 
+# many parameters: those of one compiled program, static and traced.
 @partial(
     jax.jit,
     static_argnames=("architecture", "dispatch", "mesh", "keep"),
@@ -108,6 +109,7 @@ def first_half_pass(
     return routed.stream, routed.expert_input, routed.choice, cache, hook.kept
 
 
+# many parameters: those of one compiled program, static and traced.
 @partial(
     jax.jit,
     static_argnames=("architecture", "dtype", "keep"),
@@ -156,6 +158,7 @@ class Head(NamedTuple):
     candidate_probs: jax.Array  # [B, T, C]
 
 
+# many parameters: those of one compiled program, static and traced.
 @partial(
     jax.jit,
     static_argnames=("architecture", "n_candidates", "dtype", "mesh", "keep"),

@@ -165,6 +165,7 @@ def _walks(
                 out[r, left + n] += sums[r, n] if rounded else sums[r, n] * scales[left + n]
 
 
+# many parameters: a compiled loop takes arrays and numbers, no objects.
 @numba.njit(nogil=True, boundscheck=False, cache=True)
 def _tiles(
     x: np.ndarray,

@@ -128,6 +128,7 @@ def _walking(rows: int, depth: int, rounded: bool) -> Any:
     """sums [rows, columns] += x [rows, depth] @ w [depth, columns] of int8; when rounded, w times
     scales [columns] rounded to bfloat16. Columns are a multiple of STEP."""
 
+    # many parameters: the typing context, then those of the machine code.
     @intrinsic
     def add(
         typing: Any, x: Any, ldx: Any, w: Any, ldw: Any, scales: Any, sums: Any, lds: Any, n: Any
