@@ -48,7 +48,6 @@ def serving(
         port = place.getsockname()[1]
     log = folder / "log.txt"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GROK_LENS_")}
-    environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # programs as users have them
     environment["GROK_LENS_RUNS"] = str(folder / "runs")
     environment |= settings or {}
     with log.open("wb") as output:
