@@ -1,4 +1,4 @@
-"""Grok-1 in JAX and Haiku: config, checkpoint, model, runner.
+"""Mixture-of-Experts models in JAX, Grok-1 first: files, architectures, runs.
 
 Importing this package needs no JAX; `load` imports the runner when it is called.
 """

@@ -6,7 +6,7 @@ class GrokError(Exception):
 
 
 class ConfigError(GrokError):
-    """A model configuration that cannot describe a model of Grok-1's architecture."""
+    """A model configuration that describes no model of its family."""
 
 
 class CheckpointError(GrokError):

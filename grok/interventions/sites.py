@@ -4,7 +4,7 @@ Within a layer, in the order in which they are computed (B sequences, T tokens, 
 E experts, K experts a token; "act" is the activation dtype):
 
 - `resid_pre` [B, T, D] float32: the residual stream that enters the layer.
-- `attn.output` [B, T, D] act: what attention computed, before its post-norm.
+- `attn.output` [B, T, D] act: what attention computed, before a norm of its own where the family has one.
 - `resid_mid` [B, T, D] float32: the stream with the normed attention added.
 - `router.input` [B, T, D] act: the normed stream as the router reads it. The experts read
   the same values; a change here reaches the router alone. Change `resid_mid` for both.
@@ -13,7 +13,7 @@ E experts, K experts a token; "act" is the activation dtype):
   probabilities, and the gates become those of the experts put there.
 - `router.gates` [B, T, K] float32: probabilities of the chosen experts.
 - `moe.contribution` [B, T, K, D] float32: each chosen expert's output times its gate.
-- `moe.output` [B, T, D] act: their sum, before its post-norm.
+- `moe.output` [B, T, D] act: their sum, before a norm of its own where the family has one.
 - `resid_post` [B, T, D] float32: the stream that leaves the layer.
 
 Outside the layers: `embed` [B, T, D] float32 before the first, `norm.output` [B, T, D] act
