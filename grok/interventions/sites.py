@@ -4,7 +4,8 @@ Within a layer, in the order in which they are computed (B sequences, T tokens, 
 E experts, K experts a token; "act" is the activation dtype):
 
 - `resid_pre` [B, T, D] float32: the residual stream that enters the layer.
-- `attn.output` [B, T, D] act: what attention computed, before a norm of its own where the family has one.
+- `attn.output` [B, T, D] act: what attention computed, before a norm of its own where the family
+  has one.
 - `resid_mid` [B, T, D] float32: the stream with the normed attention added.
 - `router.input` [B, T, D] act: the normed stream as the router reads it. The experts read
   the same values; a change here reaches the router alone. Change `resid_mid` for both.
