@@ -1,10 +1,10 @@
-"""Clustering: which groups of layers there are, and whether depth explains them."""
+"""Clustering: groups of layers, and their agreement with depth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable
 
+import altair as alt
 import numpy as np
 import streamlit as st
 
@@ -26,9 +26,11 @@ from lens.tables import routers as router_tables
 from lens.words import p_value_text, percent, plain
 from pages.shell import data_source, downloads, layout, links, null_settings
 from pages.shell.deferred import Deferred
+from pages.shell.picks import Mark, pick_layers
+from pages.shell.session_keys import SessionKey, SessionValue
 from pages.trees import chance as tree_chance
 from pages.trees import maps
-from pages.trees.chance import CLASSIC, TreeChance
+from pages.trees.chance import CLASSIC, ShownTree, TreeChance
 
 HOW_TO_READ = """
 **Tree.** Layers join from the most alike upwards; the height is the distance at which two groups
@@ -81,14 +83,10 @@ TREE_NAMES = {
     CLASSIC: "Classic: Ward on raw weights",
 }
 MOST_CLUSTERS = 12
+SUPPORT_RUN = SessionValue[tuple[Hashable, ...]](SessionKey.SUPPORT_RUN)
 
 
-def pick_pair(mark: Mapping[str, Any]) -> None:
-    """A clicked cell becomes the pair of the Layers page."""
-    links.choose(layer=int(mark["la"]), other=int(mark["lb"]))
-
-
-def pick_groups(mark: Mapping[str, Any]) -> None:
+def pick_groups(mark: Mark) -> None:
     """A clicked silhouette becomes the number of groups."""
     links.choose(clusters=int(mark["groups"]))
 
@@ -123,22 +121,17 @@ def controls(n_layers: int) -> tuple[str, str, int, TreeChance]:
     return metric, linkage, cut, chance
 
 
-def tree_figure(
-    routers: RouterSet,
-    tree: LayerTree,
-    view: str,
-    metric: str,
-    linkage: str,
-    cut: int,
-    support: BranchSupport | None,
-) -> None:
+def tree_figure(shown: ShownTree, cut: int, support: BranchSupport | None) -> None:
     """The tree with the support of its branches, on the heatmap it orders."""
+    routers, tree, view, metric = shown.routers, shown.tree, shown.view, shown.metric
     labels = layout.layer_labels(routers)
     picked = (int(links.chosen("layer", 0)), int(links.chosen("other", 1)))
     if max(picked) >= routers.n_layers:
         picked = (0, 1)
-    if linkage == CLASSIC:
-        chart: Any = figures.layer_dendrogram(tree, labels, cut, title="Tree of layers (classic)")
+    if shown.linkage == CLASSIC:
+        chart: alt.TopLevelMixin = figures.layer_dendrogram(
+            tree, labels, cut, title="Tree of layers (classic)"
+        )
         pick = None
     else:
         similarity = cached.layer_similarity(routers, metric, view)
@@ -146,46 +139,40 @@ def tree_figure(
         chart = figures.dendrogram_with_heatmap(
             tree, similarity, labels, metric, chance, cut, picked, support=support
         )
-        pick = pick_pair
+        pick = pick_layers
     layout.figure(
         chart,
         "layer_dendrogram",
         routers,
-        words=(metric, linkage, view),
+        words=shown.words,
         table=lambda: clustering_tables.branches_csv(tree, labels, support),
         on_pick=pick,
     )
 
 
 def branch_support(
-    deferred: Deferred,
-    routers: RouterSet,
-    tree: LayerTree,
-    view: str,
-    metric: str,
-    linkage: str,
-    draws: int,
-    seed: int,
+    deferred: Deferred, shown: ShownTree, draws: int, seed: int
 ) -> BranchSupport | None:
     """Support of the branches, behind a button where it takes long."""
-    if linkage == CLASSIC or routers.n_layers < 3:
+    routers = shown.routers
+    if shown.linkage == CLASSIC or routers.n_layers < 3:
         return None
     seconds = tree_chance.support_seconds(routers, draws)
     if seconds > tree_chance.LONG_SECONDS:
-        run = (routers.key, view, metric, linkage, draws, seed)
+        run = (routers.key, shown.view, shown.metric, shown.linkage, draws, seed)
         if st.button(
             f"Compute the support of branches (about {max(1, round(seconds / 60))} min)",
             icon=":material/play_arrow:",
             key="run_support",
         ):
-            st.session_state["support_run"] = run
-        if st.session_state.get("support_run") != run:
+            SUPPORT_RUN.set(run)
+        if SUPPORT_RUN.get() != run:
             return None
-    return tree_chance.support(deferred, routers, tree, view, metric, linkage, draws, seed)
+    return tree_chance.support(deferred, shown, draws, seed)
 
 
 def support_in_words(support: BranchSupport, labels: list[str]) -> str:
-    """How many branches are stable beyond chance, and which most of all."""
+    """Number of branches that are stable beyond chance, and the most stable, in words."""
     n = len(support.support) - 1
     found = int(support.stable.sum())
     level = percent(support.level)
@@ -220,7 +207,7 @@ def layer_ranges(labels: list[str], rows: list[int]) -> str:
 def judgement(
     tree: LayerTree, clusters: np.ndarray, null: GroupNull | None, depth: DepthAgreement
 ) -> None:
-    """What the groups and the tree are worth, each number beside chance and p."""
+    """Silhouette, agreement with depth and cophenetic correlation, each beside chance and p."""
 
     def line(name: str, value: float, low: float, high: float, p: str) -> str:
         chance = f"; chance {plain(low)} to {plain(high)}, {p}" if p else ""
@@ -250,14 +237,9 @@ def judgement(
     )
 
 
-def groups(
-    routers: RouterSet,
-    tree: LayerTree,
-    clusters: np.ndarray,
-    null: GroupNull | None,
-    words: tuple[str, ...],
-) -> None:
-    """The groups of the cut, how much they mean, and how many there should be."""
+def groups(shown: ShownTree, clusters: np.ndarray, null: GroupNull | None) -> None:
+    """The groups of the cut, their silhouette beside chance, and another number to cut into."""
+    routers = shown.routers
     labels = layout.layer_labels(routers)
     settings = null_settings.current()
     depth = depth_agreement_null(clusters, draws=settings.draws - 1, seed=settings.seed)
@@ -267,7 +249,7 @@ def groups(
             figures.silhouette_by_groups(null, cut),
             "silhouette_by_groups",
             routers,
-            words=words,
+            words=shown.words,
             table=lambda: clustering_tables.silhouette_csv(null),
             on_pick=pick_groups,
             stretch=True,
@@ -283,7 +265,7 @@ def groups(
                     key="best_cut",
                     on_click=lambda: links.choose(clusters=number),
                 )
-    judgement(tree, clusters, null, depth)
+    judgement(shown.tree, clusters, null, depth)
     numbers = sorted(set(clusters.tolist()))
     st.dataframe(
         {
@@ -306,7 +288,7 @@ def groups(
 
 
 def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
-    """Whether early and late layers cluster; until all four questions are answered, alone.
+    """The answer on depth; until all four questions are answered, of this one alone.
 
     The four are judged together, and with many experts the others take a while.
     """
@@ -346,22 +328,21 @@ def show() -> None:
         tree = cached.classic_tree(routers)
     else:
         tree = cached.layer_tree(routers, metric, linkage, view)
+    shown = ShownTree(routers, tree, view, metric, linkage)
     clusters = cut_tree(tree, cut)
     null = None
     if routers.n_layers > 2:
-        null = tree_chance.group_null(
-            deferred, routers, tree, view, metric, linkage, chance.sets, seed
-        )
+        null = tree_chance.group_null(deferred, shown, chance.sets, seed)
     if null is not None:
         sentence.markdown(f"**{groups_in_words(null)}**")
     left, right = st.columns([13, 7], gap="medium")
     with left:
-        support = branch_support(deferred, routers, tree, view, metric, linkage, chance.trees, seed)
-        tree_figure(routers, tree, view, metric, linkage, cut, support)
+        support = branch_support(deferred, shown, chance.trees, seed)
+        tree_figure(shown, cut, support)
         if support is not None:
             st.markdown(support_in_words(support, layout.layer_labels(routers)))
     with right:
-        groups(routers, tree, clusters, null, (metric, linkage, view))
+        groups(shown, clusters, null)
     st.divider()
     maps.show(deferred, routers, view, metric, clusters, seed)
     layout.share(routers)

@@ -1,26 +1,22 @@
-"""Experts: how experts differ within a layer, and which are alike across layers."""
+"""Experts: differences between experts of a layer, and likeness across layers."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.experts.chains import Chain
 from lens.experts.measures import ExpertMeasures
 from lens.routers.router_set import RouterSet
-from lens.stats.chance import cosine_percentile
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.traces import routing
-from lens.words import percent
+from pages.expert_views import card, chains, same_layer
 from pages.live.one_trace import routing_shape
 from pages.live.session import kept_traces
 from pages.shell import data_source, downloads, layout, links, null_settings
-from pages.shell.null_settings import NullSettings
+from pages.shell.picks import pick_expert
+from pages.shell.session_keys import selected_rows
 from pages.vocabulary import readout as vocabulary_readout
 
 HOW_TO_READ = """
@@ -61,12 +57,6 @@ MEASURES = {
     "l1_l2": "L1 / L2",
     "load": "Load",
 }
-NEAREST = 8
-
-
-def pick_expert(mark: Mapping[str, Any]) -> None:
-    """A clicked cell becomes the expert shown."""
-    links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
 
 
 def measured_load(routers: RouterSet) -> np.ndarray | None:
@@ -75,6 +65,20 @@ def measured_load(routers: RouterSet) -> np.ndarray | None:
     if trace is None or trace.model_sha256 != routers.sha256:
         return None
     return routing.load(trace)
+
+
+def measured(measures: ExpertMeasures, load: np.ndarray | None, measure: str) -> np.ndarray:
+    """Values of one measure of all experts [layer, expert]."""
+    if measure == "load":
+        assert load is not None, "the load is offered where there is one"
+        return load
+    return {
+        "breadth": measures.breadth,
+        "norm": measures.norm,
+        "max_similarity": measures.max_similarity,
+        "variance": measures.variance,
+        "l1_l2": measures.l1_l2,
+    }[measure]
 
 
 def expert_map(
@@ -86,7 +90,7 @@ def expert_map(
     picked: tuple[int, int],
 ) -> None:
     """One measure of all experts."""
-    values = getattr(measures, measure) if measure != "load" or load is None else load
+    values = measured(measures, load, measure)
     chance = 1 / routers.n_experts if measure == "load" else measures.baselines.get(measure)
     labels = layout.layer_labels(routers)
     names = [f"E{expert}" for expert in range(routers.n_experts)]
@@ -101,70 +105,19 @@ def expert_map(
     )
 
 
-def card(
-    routers: RouterSet,
-    measures: ExpertMeasures,
-    load: np.ndarray | None,
-    view: str,
-    layer: int,
-    expert: int,
-) -> None:
-    """One expert: its numbers, its nearest experts, its matches in the neighbouring layers."""
-    facts = [
-        ("Breadth", f"{measures.breadth[layer, expert]:.3f}"),
-        ("Norm", f"{measures.norm[layer, expert]:.3g}"),
-        ("L1 / L2", f"{measures.l1_l2[layer, expert]:.3g}"),
-    ]
-    if load is not None:
-        facts.append(("Load", percent(load[layer, expert], 1)))
-    with st.container(horizontal=True, gap="small"):
-        for name, value in facts:
-            st.metric(name, value, width="content")
-    st.caption(
-        f"Chance: breadth {measures.baselines['breadth']:.3f}, "
-        f"L1 / L2 {measures.baselines['l1_l2']:.3g}. Breadth {measures.breadth_method}."
-    )
-    nearest = cached.nearest_experts(routers, layer, expert, NEAREST, view)
-    if nearest:
-        st.markdown("Nearest experts of other layers")
-        st.dataframe(
-            {
-                "expert": [routers.label(a, e) for a, e, _ in nearest],
-                "cosine": [cosine for _, _, cosine in nearest],
-                "percentile": [cosine_percentile(c, routers.d_model) for _, _, c in nearest],
-            },
-            hide_index=True,
-            column_config={
-                "cosine": st.column_config.NumberColumn(format="%.3f"),
-                "percentile": st.column_config.NumberColumn(
-                    "chance percentile", format="%.2f", help="Among cosines of unrelated directions"
-                ),
-            },
-            key="nearest_experts",
-        )
-    matches = []
-    for neighbour in (layer - 1, layer + 1):
-        if 0 <= neighbour < routers.n_layers:
-            pair = cached.layer_pair(routers, layer, neighbour, view)
-            partner = routers.label(neighbour, int(pair.partner[expert]))
-            matches.append(f"{partner} (cosine {pair.matched[expert]:.3f})")
-    if matches:
-        st.markdown("Matched in the neighbouring layers: " + ", ".join(matches))
-
-
 def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None, view: str) -> None:
     """All experts in a table that can be sorted; a chosen row is shown in the card."""
     layers, experts = (grid.ravel().tolist() for grid in np.indices(measures.norm.shape))
-    columns: dict[str, Any] = {
+    columns: dict[str, list[str] | np.ndarray] = {
         "expert": [routers.label(a, e) for a, e in zip(layers, experts, strict=True)]
     }
     for measure, name in MEASURES.items():
-        values = load if measure == "load" else getattr(measures, measure)
+        values = None if measure == "load" and load is None else measured(measures, load, measure)
         if values is not None:
             columns[name] = values.ravel()
 
     def picked() -> None:
-        rows = st.session_state["expert_table"].selection.rows
+        rows = selected_rows("expert_table")
         if rows:
             links.choose(layer=layers[rows[0]], expert=experts[rows[0]])
 
@@ -187,64 +140,6 @@ def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None,
     )
 
 
-def same_layer(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> None:
-    """Experts of one layer against each other."""
-    scope = links.choice(
-        "within",
-        "Compare",
-        ["cosine", "correlation", "mean"],
-        "cosine",
-        shown={
-            "cosine": "Cosine in the layer",
-            "correlation": "Correlation in the layer",
-            "mean": "Mean over layers (classic)",
-        }.__getitem__,
-        widget="segments",
-    )
-    names = [f"E{expert}" for expert in range(routers.n_experts)]
-    if scope == "cosine":
-        found = cached.within_layers(routers, view, settings.draws, settings.seed)
-        upper = np.triu_indices(routers.n_experts, 1)
-        beyond = int((found.q[layer][upper] <= 0.05).sum())
-        everywhere = int((found.q[:, upper[0], upper[1]] <= 0.05).any(axis=1).sum())
-        st.markdown(
-            f"**{beyond} of {len(upper[0]):,} pairs of {routers.label(layer)}** are other than "
-            f"chance ({found.baseline:.3f} ± {found.sd:.3f}; {found.draws:,} draws, seed "
-            f"{found.seed}); {everywhere} of {routers.n_layers} layers have such pairs."
-        )
-        layout.figure(
-            figures.expert_cosines_against_chance(
-                found.cosines[layer],
-                found.q[layer],
-                found.baseline,
-                layer_label=routers.label(layer),
-            ),
-            "expert_correlation_matrix",
-            routers,
-            words=(scope, routers.label(layer), view),
-            table=lambda: csv_text.table_csv(
-                {
-                    "expert": upper[0],
-                    "with expert": upper[1],
-                    "cosine (−1 to 1)": found.cosines[layer][upper],
-                    "p (two-sided)": found.p[layer][upper],
-                    "q (within the layer)": found.q[layer][upper],
-                }
-            ),
-        )
-        return
-    matrix = cached.expert_correlation(routers, view)
-    shown = matrix.mean(axis=0) if scope == "mean" else matrix[layer]
-    label = None if scope == "mean" else routers.label(layer)
-    layout.figure(
-        figures.expert_correlation_matrix(shown, layer_label=label, measure="correlation"),
-        "expert_correlation_matrix",
-        routers,
-        words=(scope, label or "all", view),
-        table=lambda: csv_text.matrix_csv(shown, names, names, "expert"),
-    )
-
-
 def across(routers: RouterSet, view: str) -> None:
     """The classic comparison by index, labelled as such."""
     st.caption(
@@ -259,69 +154,6 @@ def across(routers: RouterSet, view: str) -> None:
         routers,
         words=(view,),
         table=lambda: router_tables.across_layers_csv(similarity, labels),
-    )
-
-
-def chain_in_words(routers: RouterSet, chain: Chain) -> str:
-    """Where a chain is born, where it ends, and how strong its links are."""
-    if len(chain) == 1:
-        return "none of its matches beats chance: it is a chain of its own."
-    first, last = routers.label(chain.first), routers.label(chain.last)
-    return (
-        f"born in {first}, ends in {last}, {len(chain)} layers; cosines "
-        f"{min(chain.scores):.3f} to {max(chain.scores):.3f}."
-    )
-
-
-def chains(routers: RouterSet, view: str, layer: int, expert: int, settings: NullSettings) -> None:
-    """Chains of matches that beat chance, and the one through the chosen expert."""
-    with st.spinner("Following experts through the layers, and unrelated ones beside them …"):
-        found = cached.significant_chains(routers, view, settings.draws, settings.seed)
-    longest = found.chains[0]
-    st.markdown(
-        f"**{found.n_beyond:,} of {found.q.size:,} matches between adjacent layers beat chance** "
-        f"(false discovery rate 5 %); the longest chain goes through {len(longest)} of "
-        f"{routers.n_layers} layers. {routers.label(layer, expert)}: "
-        f"{chain_in_words(routers, found.chain_of(layer, expert))}"
-    )
-    labels = layout.layer_labels(routers)
-    if found.n_beyond:
-        layout.figure(
-            figures.expert_chains(found, labels, (layer, expert)),
-            "expert_chains",
-            routers,
-            words=(view,),
-            table=lambda: router_tables.significant_chains_csv(found, labels),
-            on_pick=pick_expert,
-        )
-    chain = found.chain_of(layer, expert)
-    rows = range(max(chain.first - 1, 0), min(chain.last + 1, routers.n_layers - 1))
-    columns: dict[str, list[Any]] = {"from": [], "to": [], "cosine": [], "p": [], "q": []}
-    for row in rows:
-        here = chain.expert_at(row)
-        if here is None:  # the match that leads to the first of the chain
-            here = int(np.flatnonzero(found.partner[row] == chain.experts[0])[0])
-        columns["from"].append(routers.label(row, here))
-        columns["to"].append(routers.label(row + 1, int(found.partner[row, here])))
-        columns["cosine"].append(found.score[row, here])
-        columns["p"].append(found.p[row, here])
-        columns["q"].append(found.q[row, here])
-    columns["beats chance"] = [bool(q <= found.level) for q in columns["q"]]
-    st.caption("The chain through the chosen expert, with the matches before and after it:")
-    st.dataframe(
-        columns,
-        hide_index=True,
-        key="chain_table",
-        column_config={
-            "cosine": st.column_config.NumberColumn(format="%.3f"),
-            "p": st.column_config.NumberColumn(format="%.2g"),
-            "q": st.column_config.NumberColumn(format="%.2g", help="Adjusted for all links"),
-        },
-    )
-    downloads.row(
-        "expert_chain",
-        downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
-        table=lambda: router_tables.significant_chains_csv(found, labels),
     )
 
 
@@ -347,27 +179,28 @@ def show() -> None:
         if (name != "load" or load is not None)
         and (name != "max_similarity" or routers.n_layers > 1)
     ]
-    measure = links.choice(
+    measure = links.segments(
         "measure",
         "Measure",
         usable,
         "breadth",
         shown=MEASURES.__getitem__,
-        widget="segments",
     )
     left, right = st.columns([3, 2], gap="medium")
     with right, st.container(border=True):
         first, second = st.columns(2)
         with first:
-            layer = layout.layer_choice(routers)
+            layer = layout.layer_choice(layout.layer_labels(routers))
         with second:
-            expert = layout.expert_choice(routers)
-        card(routers, measures, load, view, layer, expert)
+            expert = layout.expert_choice(routers.n_experts)
+        card.show(routers, measures, load, view, layer, expert)
     with left:
         expert_map(routers, measures, load, measure, view, (layer, expert))
         if measure != "load":
             other = cached.expert_measures(routers, "raw" if view == "canonical" else "canonical")
-            layout.ranking_note(getattr(measures, measure), getattr(other, measure), "experts")
+            layout.ranking_note(
+                measured(measures, load, measure), measured(other, load, measure), "experts"
+            )
     for tab, container in links.tabs("tab", tab_names(routers)):
         with container:
             draw_tab(tab, routers, measures, load, view, (layer, expert))
@@ -390,7 +223,7 @@ def draw_tab(
     view: str,
     picked: tuple[int, int],
 ) -> None:
-    """What the open tab shows."""
+    """The figures and the table of the open tab."""
     layer, expert = picked
     settings = null_settings.current()
     if tab == "table":
@@ -398,9 +231,9 @@ def draw_tab(
     elif tab == "listens":
         vocabulary_readout.show(routers, layer, expert, view)
     elif tab == "within":
-        same_layer(routers, view, layer, settings)
+        same_layer.show(routers, view, layer, settings)
     elif tab == "chains":
-        chains(routers, view, layer, expert, settings)
+        chains.show(routers, view, layer, expert, settings)
     elif tab == "by_index":
         across(routers, view)
     elif tab == "classic":
@@ -428,7 +261,7 @@ def breadth_and_load(
     view: str,
     picked: tuple[int, int],
 ) -> None:
-    """What the weights promise against what a text did."""
+    """Breadth, from the weights, against the load in a text."""
     trace = kept_traces.shown()
     if load is None or trace is None:
         st.info("Run a prompt on the Live routing page with these routers' model to see it.")

@@ -1,10 +1,10 @@
-"""Layers: which layers route alike, and is it more than chance?"""
+"""Layers: likeness of layers, beside chance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable
 
+import altair as alt
 import numpy as np
 import streamlit as st
 
@@ -18,6 +18,8 @@ from lens.tables import routers as router_tables
 from lens.words import p_value_text
 from pages.shell import data_source, layout, links, null_settings
 from pages.shell.null_settings import NullSettings
+from pages.shell.picks import pick_layers
+from pages.shell.session_keys import SessionKey, SessionValue
 
 HOW_TO_READ = """
 **Heatmap.** One cell for each pair of layers; the diagonal is left out. Colours have the same
@@ -55,6 +57,9 @@ COLOURS = {"fixed": "Fixed scale", "fitted": "Fitted", "z": "Against chance", "b
 NULLS = {"rotation": "Turned layers", "permutation": "Shuffled coordinates"}
 MOST_ANGLES = 32
 PERMUTATIONS = (10, 20, 50, 100)
+PERMUTATION_NULLS = SessionValue[dict[tuple[Hashable, ...], LayerNull]](
+    SessionKey.PERMUTATION_NULLS
+)
 
 
 def metrics_text() -> str:
@@ -78,47 +83,40 @@ def controls() -> tuple[str, str, str, str]:
             help="What makes two layers alike. CKA, matched cosine and principal angles do not "
             "depend on how experts are numbered.",
         )
-        order = links.choice(
+        order = links.segments(
             "order",
             "Order",
             ["layer", "clustered"],
             "layer",
             shown={"layer": "By layer", "clustered": "Clustered"}.__getitem__,
-            widget="segments",
         )
-        colours = links.choice(
+        colours = links.segments(
             "colours",
             "Colours",
             list(COLOURS),
             "fixed",
             shown=COLOURS.__getitem__,
-            widget="segments",
         )
-        null = links.choice(
+        null = links.segments(
             "null",
             "Null",
             list(NULLS),
             "rotation",
             shown=NULLS.__getitem__,
-            widget="segments",
             help="What unrelated layers are. Turned layers are fast; shuffled coordinates cost a "
             "product of all columns a draw.",
         )
     return metric, order, colours, null
 
 
-def pick_pair(mark: Mapping[str, Any]) -> None:
-    """A clicked cell becomes the pair shown."""
-    links.choose(layer=int(mark["la"]), other=int(mark["lb"]))
-
-
 def pair_selectors(routers: RouterSet) -> tuple[int, int]:
     """The two layers compared, by list."""
+    labels = layout.layer_labels(routers)
     first, second = st.columns(2)
     with first:
-        layer = layout.layer_choice(routers)
+        layer = layout.layer_choice(labels)
     with second:
-        other = layout.layer_choice(routers, "other", "Compared with", default=1)
+        other = layout.layer_choice(labels, "other", "Compared with", default=1)
     return layer, other
 
 
@@ -131,12 +129,16 @@ def layer_null(
     if kind == "rotation":
         return rotation
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        draws = links.choice(
-            "permutations", "Shuffles", PERMUTATIONS, 20, shown=str, widget="segments"
+        draws = links.segments(
+            "permutations",
+            "Shuffles",
+            PERMUTATIONS,
+            20,
+            shown=str,
         )
         start = st.button("Shuffle", type="primary", icon=":material/play_arrow:")
     run = (routers.key, view, metric, draws, settings.seed)
-    kept = st.session_state.setdefault("permutation_nulls", {})
+    kept = PERMUTATION_NULLS.kept(dict)
     if start:
         slot = st.empty()
         for found in cached.permutation_null(
@@ -157,7 +159,7 @@ def layer_null(
 
 
 def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
-    """How many pairs are beyond chance, and the effective dimension beside it."""
+    """Number of pairs beyond chance, and the effective dimension beside it."""
     pairs = routers.n_layers * (routers.n_layers - 1) // 2
     dimension = cached.effective_dimension(routers, view)
     columns = routers.n_layers * routers.n_experts
@@ -185,7 +187,7 @@ def heatmap(
         leaves = cached.layer_tree(routers, metric, "average", view).order.tolist()
     labels = layout.layer_labels(routers)
     if colours in ("z", "beyond"):
-        chart: Any = figures.layer_null_heatmap(
+        chart: alt.TopLevelMixin = figures.layer_null_heatmap(
             null, similarity, leaves, labels, picked, only_beyond=colours == "beyond"
         )
     else:
@@ -203,7 +205,7 @@ def heatmap(
         scale=0.85,
         words=(metric, view) + ((colours,) if colours in ("z", "beyond") else ()),
         table=lambda: router_tables.layer_null_csv(null, similarity, labels),
-        on_pick=pick_pair,
+        on_pick=pick_layers,
     )
     other = cached.layer_similarity(routers, metric, "raw" if view == "canonical" else "canonical")
     upper = np.triu_indices(routers.n_layers, 1)
@@ -297,7 +299,7 @@ def neighbours(routers: RouterSet, view: str, metric: str, settings: NullSetting
     for tab, container in links.tabs("next", names):
         with container:
             if tab == "similarity":
-                chart: Any = figures.adjacent_against_chance(
+                chart: alt.TopLevelMixin = figures.adjacent_against_chance(
                     adjacent,
                     cached.adjacent_null(routers, metric, view, settings.draws, settings.seed),
                     found,
@@ -313,7 +315,7 @@ def neighbours(routers: RouterSet, view: str, metric: str, settings: NullSetting
                 routers,
                 words=(metric, view),
                 table=lambda: router_tables.adjacent_csv(adjacent, labels, metric, found),
-                on_pick=pick_pair,
+                on_pick=pick_layers,
             )
 
 

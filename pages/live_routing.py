@@ -1,6 +1,6 @@
-"""Live routing: which experts each token of a text goes to, why, and what if it were otherwise.
+"""Live routing: the experts of each token of a text, the margins of the choice, and interventions.
 
-Each mode is a file of its own in pages/parts; this one chooses the mode and the model.
+Each mode is a folder in pages/live; this one chooses the mode and the model.
 """
 
 from __future__ import annotations
@@ -68,13 +68,12 @@ def show() -> None:
     stream_progress.finish()
     routers = data_source.current()
     head = st.container()
-    mode = links.choice(
+    mode = links.segments(
         "mode",
         "Mode",
         list(MODES),
         "inspect",
         shown=lambda name: MODES[name][0],
-        widget="segments",
         collapsed=True,
     )
     MODES[mode][1](ModeContext(head, routers, model_controls()))

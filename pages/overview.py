@@ -1,4 +1,4 @@
-"""Overview: what is loaded, and what its routers say to the four questions."""
+"""Overview: the routers that are loaded, and their answers to the four questions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def describe(routers: RouterSet) -> None:
 
 
 def finding(answers: list[Answer]) -> str:
-    """How many of the questions have an answer beyond chance, and the clearest of them."""
+    """Number of questions with an answer beyond chance, and the clearest of them, in words."""
     found = [answer for answer in answers if answer.distinguishable]
     if not found:
         first = answers[0]
@@ -99,7 +99,7 @@ def card(answer: Answer, number: int) -> None:
 
 
 def glance(routers: RouterSet) -> None:
-    """Which layers are alike, and how broad their experts are."""
+    """Likeness of layers and breadth of their experts, as two small figures."""
     labels = layout.layer_labels(routers)
     names = [f"E{expert}" for expert in range(routers.n_experts)]
     left, right = st.columns(2, gap="medium")

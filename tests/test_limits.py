@@ -116,15 +116,6 @@ lens/report/traces.py trace_folder_parts
 lens/traces/information.py _information
 lens/traces/trace.py __post_init__
 lens/vocabulary/readout.py vocabulary_readout
-pages/experts.py
-pages/live/compare/significance.py next_tokens
-pages/live/one_trace/cell_view.py
-pages/live/what_if/one_expert.py answer
-pages/live/what_if/patching.py answer
-pages/shell/layout.py figure
-pages/shell/links.py choice
-pages/trees/maps.py show
-pages/vocabulary/one_token.py show
 """
 
 

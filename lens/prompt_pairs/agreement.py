@@ -14,8 +14,8 @@ from lens.errors import LensError
 from lens.prompt_pairs.alignment import align
 from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
+from lens.traces.protocols import RoutedText
 from lens.traces.routing import overlap
-from lens.traces.trace import Trace
 
 FEWEST = 4  # pairs that can be shuffled to some purpose
 
@@ -44,7 +44,9 @@ class Agreement:
     test: AgainstChance | None
 
 
-def agreement(first: Trace, second: Trace, *, draws: int = DRAWS, seed: int = SEED) -> Agreement:
+def agreement(
+    first: RoutedText, second: RoutedText, *, draws: int = DRAWS, seed: int = SEED
+) -> Agreement:
     """Experts that the tokens of one text share with those at the same position in another.
 
     Tokens are aligned with the fewest changes (`prompt_pairs.alignment`); a token and the one that

@@ -23,8 +23,8 @@ from lens.prompt_pairs.paired_tests import BLOCK, blocks_of, flipped_signs
 from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import SEED
+from lens.traces.protocols import RoutedTokens
 from lens.traces.routing import overlap as in_common
-from lens.traces.trace import RoutedTokens
 
 DRAWS = 1999
 

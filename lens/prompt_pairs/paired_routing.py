@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from lens.errors import LensError
 from lens.prompt_pairs.alignment import SAME, Alignment
 from lens.traces import routing
+from lens.traces.protocols import RoutedTokens
 from lens.traces.routing import overlap
-from lens.traces.trace import RoutedTokens
 
 
 def largest_gate(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from lens.errors import LensError
 from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
+from lens.traces.protocols import RoutedText
 from lens.traces.router_geometry import members
-from lens.traces.trace import Trace
 
 FEWEST_IN_PART = 4  # tokens
 FEWEST_IN_ALL = 40  # tokens, so that a p-value of 1/40 can be reached
@@ -49,7 +49,7 @@ class PartLoads:
         return self.generated - self.prompt
 
 
-def part_loads(trace: Trace, *, seed: int = SEED) -> PartLoads:
+def part_loads(trace: RoutedText, *, seed: int = SEED) -> PartLoads:
     """Loads of prompt and generated tokens, and whether they differ more than parts of a text do.
 
     By layer, the total variation distance ½ Σ_e |load_generated − load_prompt|: the share of

@@ -14,9 +14,9 @@ from lens.errors import LensError
 from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import SEED
+from lens.traces.protocols import RoutedText
 from lens.traces.router_geometry import members
 from lens.traces.routing import overlap
-from lens.traces.trace import Trace
 
 MOST_TOKENS = 2048
 DRAWS = 999
@@ -48,7 +48,7 @@ class Contrast:
     turns: int
 
 
-def strongest_contrast(trace: Trace, kind: Bool[np.ndarray, " token"]) -> Contrast:
+def strongest_contrast(trace: RoutedText, kind: Bool[np.ndarray, " token"]) -> Contrast:
     """Which expert tells tokens of a kind from the others, against the same kind elsewhere.
 
     The largest |share inside − share outside| over all layers and experts. Being the largest
@@ -111,7 +111,7 @@ class EqualTokens:
     seed: int
 
 
-def equal_tokens(trace: Trace, *, draws: int = DRAWS, seed: int = SEED) -> EqualTokens:
+def equal_tokens(trace: RoutedText, *, draws: int = DRAWS, seed: int = SEED) -> EqualTokens:
     """Experts shared by pairs of equal tokens, against those shared by other pairs.
 
     The null shuffles the ids over the places, which keeps how often each occurs and all

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.stats.p_values import SMALLEST, benjamini_hochberg
-from lens.traces.trace import RoutedTokens
+from lens.traces.protocols import RoutedTokens
 
 # Different choices up to which their joint distribution is gone through whole.
 HELD_SETS = 5000

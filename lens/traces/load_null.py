@@ -17,8 +17,8 @@ from jaxtyping import Float
 from lens.errors import LensError
 from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
+from lens.traces.protocols import RoutedTokens
 from lens.traces.routing import effective_experts, load
-from lens.traces.trace import RoutedTokens
 
 HELD_SETS = 5000
 # Random choices that are drawn at once, and in all.

@@ -18,8 +18,8 @@ from lens.errors import LensError
 from lens.experts.selection import BATCHES, MANY_EXPERTS, POINTS, Breadth, selected_share
 from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import DRAWS, SEED
+from lens.traces.protocols import RoutedTokens
 from lens.traces.routing import load
-from lens.traces.trace import RoutedTokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from lens.errors import LensError
 from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
 from lens.traces.logit_moments import LogitMoments, logit_moments
+from lens.traces.protocols import RoutedTokens
 from lens.traces.routing import margin
-from lens.traces.trace import RoutedTokens
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 DRAWS = 199

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from lens.errors import LensError
 from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance, shuffled_orders
-from lens.traces.trace import RoutedTokens
+from lens.traces.protocols import RoutedTokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from lens.errors import LensError
 from lens.routers.router_set import RouterSet
 from lens.stats.permutation_tests import SEED
-from lens.traces.trace import RoutedTokens, Trace
+from lens.traces.protocols import RoutedText, RoutedTokens
 
 DIRECTIONS = 999
 # Pairs of tokens whose distances are all computed; of more, so many are drawn.
@@ -57,7 +57,7 @@ class Flips:
         return float(np.mean(others < self.push[token])) if len(others) else float("nan")
 
 
-def flips(trace: Trace, routers: RouterSet, layer: int) -> Flips:
+def flips(trace: RoutedText, routers: RouterSet, layer: int) -> Flips:
     """Distance of each token of a layer to the nearest other choice of experts.
 
     A router reads the residual stream after an RMS norm, a vector x of length √d_model, and
@@ -112,7 +112,7 @@ def flips(trace: Trace, routers: RouterSet, layer: int) -> Flips:
 
 
 def random_pushes(
-    trace: Trace,
+    trace: RoutedText,
     routers: RouterSet,
     layer: int,
     token: int,
@@ -162,7 +162,7 @@ def _random_slopes(
 
 
 def _choice(
-    trace: Trace, routers: RouterSet, layer: int
+    trace: RoutedText, routers: RouterSet, layer: int
 ) -> tuple[Float[np.ndarray, "token expert"], Bool[np.ndarray, "token expert"]]:
     """Logits of a layer, and which experts were chosen by them."""
     n_layers, n_tokens, n_experts = trace.router_logits.shape

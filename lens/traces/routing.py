@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.traces.coselection import CoSelection, coselection
+from lens.traces.protocols import RoutedTokens
 from lens.traces.repeats import RepeatRate, repeat_rate
-from lens.traces.trace import RoutedTokens, Trace
+from lens.traces.trace import Trace
 
 __all__ = [
     "CoSelection",

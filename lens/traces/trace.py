@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,19 +30,6 @@ ADVICE = "Save the trace again with `python -m grok.run --trace`."
 # How far stored numbers may disagree: above the rounding of bfloat16, below any real mistake.
 TOLERANCE = 0.01
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class RoutedTokens(Protocol):
-    """Parts of a trace that the statistics in `lens.traces.routing` read, saved or just made."""
-
-    @property
-    def router_logits(self) -> np.ndarray: ...
-    @property
-    def router_probs(self) -> np.ndarray: ...
-    @property
-    def experts(self) -> np.ndarray: ...
-    @property
-    def gates(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,12 @@ import secrets
 
 import streamlit as st
 
+from pages.shell.session_keys import SessionKey, SessionValue
+
 COOKIE = "grok_lens_owner"
 YEAR = 365 * 24 * 3600
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}")
-_SESSION = "owner_key"
+_KEPT = SessionValue[str](SessionKey.OWNER_KEY)
 # {key} is a random token of letters, digits, "-" and "_".
 _SCRIPT = """<script>(() => {{
   if (document.cookie.split("; ").some((one) => one.startsWith("{cookie}="))) return;
@@ -40,11 +42,8 @@ def remember() -> None:
 
 
 def _key() -> str:
-    """The session's key: the cookie of its first look, or a new one, kept for the session."""
-    state = st.session_state
-    if _SESSION not in state:
-        state[_SESSION] = _cookie() or secrets.token_urlsafe(32)
-    return str(state[_SESSION])
+    """The session's key: the cookie of its first draw, or a new one, kept for the session."""
+    return _KEPT.kept(lambda: _cookie() or secrets.token_urlsafe(32))
 
 
 def _cookie() -> str | None:
@@ -55,7 +54,7 @@ def _cookie() -> str | None:
 def _signed_in() -> str | None:
     """Issuer and subject of the person, where the server asks people to sign in."""
     user = st.user
-    if not getattr(user, "is_logged_in", False):
+    if not user.get("is_logged_in"):
         return None
     subject = user.get("sub") or user.get("email")
     return f"{user.get('iss', '')} {subject}" if subject else None

@@ -1,1 +1,1 @@
-"""What every page shares: data source, links, layout, downloads."""
+"""Parts of every page: data source, links, layout, downloads."""

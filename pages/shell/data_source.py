@@ -1,10 +1,9 @@
-"""Which routers the pages show: the bundled model's, a file's, a checkpoint's or an upload's."""
+"""The routers that the pages show: the bundled model's, a file's, a checkpoint's or an upload's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -14,10 +13,16 @@ from lens.errors import LensError
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
 from lens.traces.trace import Trace, load_trace
 from pages.shell import hub_source, links
+from pages.shell.session_keys import SessionKey, SessionValue, widget
 from pages.shell.startup import startup_options
 
 ROUTERS_VARIABLE = "GROK_LENS_ROUTERS"
 CHECKPOINT_VARIABLE = "GROK_LENS_CHECKPOINT"
+UPLOADED_ROUTERS = SessionValue[RouterSet](SessionKey.UPLOADED_ROUTERS)
+UPLOADED_TRACE = SessionValue[tuple[str, Trace]](SessionKey.UPLOADED_TRACE)
+UPLOAD_ERROR = SessionValue[str](SessionKey.UPLOAD_ERROR)
+UPLOAD_KIND = SessionValue[str](SessionKey.UPLOAD_KIND)
+TRACE_SHOWN = SessionValue[str](SessionKey.TRACE_SHOWN)
 
 NAMES = {
     "bundled": "Bundled model",
@@ -30,7 +35,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Configured:
-    """What the command line or the environment names."""
+    """Files that the command line or the environment names."""
 
     routers: str | None
     checkpoint: str | None
@@ -60,7 +65,7 @@ def _file_routers(path: str, modified: float) -> RouterSet:
 
 
 def _modified(path: str | Path) -> float:
-    """When a path last changed, so that a replaced file is read again."""
+    """The time at which a path last changed, so that a replaced file is read again."""
     path = Path(path)
     inner = path / "ckpt-0"
     try:
@@ -74,9 +79,9 @@ def available() -> list[str]:
     found = configured()
     named = [("file", found.routers), ("checkpoint", found.checkpoint)]
     sources = [name for name, path in named if path] + ["bundled"]
-    if st.session_state.get("uploaded_routers") is not None:
+    if UPLOADED_ROUTERS.get() is not None:
         sources.append("upload")
-    if st.session_state.get(hub_source.KEPT) is not None:
+    if hub_source.ROUTERS.get() is not None:
         sources.append("hub")
     return sources
 
@@ -92,10 +97,10 @@ def routers_of(source: str) -> RouterSet:
         return _file_routers(found.routers, _modified(found.routers))
     if source == "checkpoint" and found.checkpoint:
         return _checkpoint_routers(found.checkpoint, _modified(found.checkpoint))
-    if source == "upload" and st.session_state.get("uploaded_routers") is not None:
-        return st.session_state["uploaded_routers"]
-    if source == "hub" and st.session_state.get(hub_source.KEPT) is not None:
-        return st.session_state[hub_source.KEPT]
+    kept = {"upload": UPLOADED_ROUTERS, "hub": hub_source.ROUTERS}
+    routers = kept[source].get() if source in kept else None
+    if routers is not None:
+        return routers
     path = bundled_checkpoint()
     return _checkpoint_routers(str(path), _modified(path))
 
@@ -114,29 +119,28 @@ def current() -> RouterSet:
 
 def uploaded_trace() -> tuple[str, Trace] | None:
     """Name and content of the saved trace opened in this session."""
-    return st.session_state.get("uploaded_trace")
+    return UPLOADED_TRACE.get()
 
 
 def _take_upload() -> None:
     """Check an uploaded file and keep it for this session alone."""
-    state = st.session_state
-    state.pop("upload_error", None)
-    state.pop("upload_kind", None)
-    file: Any = state.get("upload")
+    UPLOAD_ERROR.drop()
+    UPLOAD_KIND.drop()
+    file = widget("upload").get()
     if file is None:
         return
     try:
         kind = kind_of_npz(file)
         file.seek(0)
         if kind == "routers":
-            state["uploaded_routers"] = load_routers(file)
+            UPLOADED_ROUTERS.set(load_routers(file))
             links.choose(source="upload")
         else:
-            state["uploaded_trace"] = (file.name, load_trace(file))
-            state["trace_shown"] = "file"
-        state["upload_kind"] = kind
+            UPLOADED_TRACE.set((file.name, load_trace(file)))
+            TRACE_SHOWN.set("file")
+        UPLOAD_KIND.set(kind)
     except LensError as error:
-        state["upload_error"] = str(error)
+        UPLOAD_ERROR.set(str(error))
 
 
 def sidebar() -> None:
@@ -169,11 +173,12 @@ def sidebar() -> None:
             )
         hub_source.section()
         # Below the expander: it closes when the list of sources above it appears.
-        if "upload_error" in st.session_state:
-            st.error(st.session_state["upload_error"], icon=":material/error:")
-        elif st.session_state.get("upload_kind") == "trace":
+        problem, kind = UPLOAD_ERROR.get(), UPLOAD_KIND.get()
+        if problem is not None:
+            st.error(problem, icon=":material/error:")
+        elif kind == "trace":
             st.success("Trace opened: see Live routing.", icon=":material/check:")
-        elif st.session_state.get("upload_kind") == "routers":
+        elif kind == "routers":
             st.success("Router set opened.", icon=":material/check:")
 
 
@@ -192,7 +197,7 @@ def _describe() -> None:
     )
     if routers.norm_scales is None:
         st.badge("norm scales unknown", icon=":material/help:", color="orange")
-    asked = st.session_state.get("link_data")
+    asked = links.DATA.get()
     if asked and not routers.sha256.startswith(asked[:12]):
         st.warning(
             f"The link was made with data {asked[:12]}…, these are {routers.sha256[:12]}….",
@@ -202,13 +207,12 @@ def _describe() -> None:
 
 def view() -> str:
     """The switch between canonical and raw routers."""
-    return links.choice(
+    return links.segments(
         "view",
         "View",
         ["canonical", "raw"],
         "canonical",
         shown={"canonical": "Canonical", "raw": "Raw"}.__getitem__,
-        widget="segments",
         help="Canonical: diag(γ)·W·(I − 11ᵀ/E), the norm's scale folded in and what softmax "
         "cannot see removed. Raw: the weights as stored.",
     )

@@ -10,16 +10,19 @@ what is remembered here is only which of them a session has seen made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from pages.shell.session_keys import SessionKey, SessionValue
 
 Result = TypeVar("Result")
-Key = tuple[Any, ...]
+Key = tuple[Hashable, ...]
 
-FINISHED = "later_finished"
+FINISHED = SessionValue[set[Key]](SessionKey.FINISHED)
 # Seconds until the page is drawn with what there is by then, and between further drawings.
 FIRST_SLICE, NEXT_SLICE = 0.7, 4.0
 MOST_REMEMBERED = 5000
@@ -29,24 +32,29 @@ LAST = ("questions",)
 
 @dataclass
 class Deferred:
-    """What one run of a page asked for, and what of it is missing."""
+    """Slow results that one run of a page asked for.
 
-    missing: list[tuple[Key, Callable[[], Any]]] = field(default_factory=list)
+    Attributes:
+        missing: keys of those that are not made yet, and what makes each.
+        asked: how many were asked for.
+    """
+
+    missing: list[tuple[Key, Callable[[], object]]] = field(default_factory=list)
     asked: int = 0
 
     def get(self, key: Key, make: Callable[[], Result]) -> Result | None:
-        """The result of `make`, a door with a cache, if it has been made before."""
+        """The result of `make`, a cached function, if it has been made before; else None."""
         self.asked += 1
-        if key in st.session_state.setdefault(FINISHED, set()):
+        if key in FINISHED.kept(set):
             return make()
         self.missing.append((key, make))
         return None
 
-    def run(self, slot: Any, text: str = "Comparing with chance …") -> None:
+    def run(self, slot: DeltaGenerator, text: str = "Comparing with chance …") -> None:
         """Make what is missing for a while, show how far it is, and draw the page again."""
         if not self.missing:
             return
-        finished: set[Key] = st.session_state[FINISHED]
+        finished = FINISHED.kept(set)
         if len(finished) > MOST_REMEMBERED:
             finished.clear()
         done = self.asked - len(self.missing)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lens.errors import LensError
+from lens.routers.router_set import RouterSet
 from pages.shell import links
+from pages.shell.session_keys import SessionKey, SessionValue
 
 SWITCH = "GROK_LENS_HUB"
-KEPT = "hub_routers"
+ROUTERS = SessionValue[RouterSet](SessionKey.HUB_ROUTERS)
+ERROR = SessionValue[str](SessionKey.HUB_ERROR)
 REPOSITORY = "xai-org/grok-1"
 
 
 def allowed() -> bool:
-    """Whether this app may fetch from the Hub: yes, unless the environment says no."""
+    """True where this app may fetch from the Hub: unless the environment says no."""
     return os.environ.get(SWITCH, "").strip().lower() not in ("0", "off", "no", "false")
 
 
@@ -35,17 +39,18 @@ def section() -> None:
         )
         wanted = st.button("Fetch routers", key="hub_fetch", icon=":material/download:")
         slot = st.empty()
+        problem = ERROR.get()
         if wanted:
             fetch((repository or "").strip(), slot)
-        elif "hub_error" in st.session_state:
-            st.error(st.session_state["hub_error"], icon=":material/error:")
+        elif problem is not None:
+            st.error(problem, icon=":material/error:")
 
 
-def fetch(repository: str, slot: st.delta_generator.DeltaGenerator) -> None:
-    """Fetches with progress, keeps the routers for this session, and shows them."""
+def fetch(repository: str, slot: DeltaGenerator) -> None:
+    """Fetch routers with progress, keep them for this session, and show them."""
     from lens.extract.hub import extract_from_hub, shown
 
-    st.session_state.pop("hub_error", None)
+    ERROR.drop()
     with slot.container():
         bar = st.progress(0.0, "Asking the Hub …")
 
@@ -55,8 +60,8 @@ def fetch(repository: str, slot: st.delta_generator.DeltaGenerator) -> None:
         try:
             routers, _ = extract_from_hub(repository, progress=progress)
         except LensError as error:
-            st.session_state["hub_error"] = str(error)
+            ERROR.set(str(error))
             st.rerun()
-    st.session_state[KEPT] = routers
+    ROUTERS.set(routers)
     links.choose(source="hub")
     st.rerun()

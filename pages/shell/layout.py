@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
 
 import altair as alt
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lens import cached
 from lens.figures import alt_text
@@ -17,6 +19,10 @@ from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
 from lens.version import version
 from pages.shell import downloads, links, null_settings
+from pages.shell.picks import OnPick
+from pages.shell.session_keys import SessionKey, SessionValue, picked_marks
+
+SHARE = SessionValue[DeltaGenerator](SessionKey.SHARE_POPOVER)
 
 QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
     "adjacent": ("/layers", {"metric": "cka"}),
@@ -33,25 +39,33 @@ def layer_labels(routers: RouterSet) -> list[str]:
 
 
 def layer_choice(
-    routers: RouterSet, name: str = "layer", label: str = "Layer", default: int = 0
+    labels: Sequence[str],
+    name: str = "layer",
+    label: str = "Layer",
+    default: int = 0,
+    width: int | Literal["stretch"] = "stretch",
 ) -> int:
-    """One layer by its row; the address holds the model's own number of it."""
-    ids = [str(i) for i in np.asarray(routers.layer_ids)]
-    return links.choice(
-        name,
-        label,
-        range(routers.n_layers),
-        default,
-        text=ids.__getitem__,
-        shown=routers.label,
-    )
+    """One layer by its row; the address holds the model's own number of it.
+
+    Args:
+        labels: names of all layers, such as "L12".
+        name: in the address.
+        label: of the list.
+        default: row that is chosen at first.
+        width: of the list, in pixels.
+    """
+    rows = {text.removeprefix("L"): row for row, text in enumerate(labels)}
+    return links.choice(name, label, rows, default, shown=labels.__getitem__, width=width)
 
 
-def expert_choice(routers: RouterSet) -> int:
+def expert_choice(n_experts: int, width: int | Literal["stretch"] = "stretch") -> int:
     """One expert by its number in the layer."""
-    return links.choice(
-        "expert", "Expert", range(routers.n_experts), 0, shown=lambda expert: f"E{expert}"
-    )
+    return links.choice("expert", "Expert", range(n_experts), 0, shown=expert_name, width=width)
+
+
+def expert_name(expert: int) -> str:
+    """The name of an expert within its layer."""
+    return f"E{expert}"
 
 
 def answers(routers: RouterSet) -> list[Answer]:
@@ -97,7 +111,7 @@ def heading(
             with st.popover("How to read", icon=":material/menu_book:"):
                 st.markdown(how_to_read)
             share = st.popover("Share", icon=":material/link:")
-    st.session_state["share"] = share
+    SHARE.set(share)
     st.subheader(finding, anchor=False)
     if view is not None:
         raw = " (weights as stored; softmax cannot see what their columns share)"
@@ -108,7 +122,7 @@ def heading(
 
 def share(routers: RouterSet) -> None:
     """Fill the Share popover; call it when the page's choices have been made."""
-    popover = st.session_state.pop("share", None)
+    popover = SHARE.take()
     if popover is None:
         return
     with popover:
@@ -117,30 +131,69 @@ def share(routers: RouterSet) -> None:
         st.code(address, language=None, wrap_lines=True)
 
 
-def note(routers: RouterSet) -> Callable[[], str]:
-    """Provenance of a figure, made when asked for: link, data, version."""
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers of a figure come from.
+
+    Attributes:
+        sha256: of the data; the names of the files carry it.
+        note: written into PNG and SVG when they are made.
+    """
+
+    sha256: str
+    note: Callable[[], str]
+
+
+def of_routers(routers: RouterSet) -> Provenance:
+    """Provenance of a figure of the routers shown: link, data, version."""
     link = links.permalink(routers.sha256, version())
     words = f"data sha256 {routers.sha256} | Grok MoE Lens {version()}"
-    return lambda: f"{link()} | {words}"
+    return Provenance(routers.sha256, lambda: f"{link()} | {words}")
+
+
+def of_model(sha256: str, what: str = "") -> Provenance:
+    """Provenance of a figure of what a model did with somebody's text: no link leads there.
+
+    Args:
+        sha256: identity of the model's routers.
+        what: was run, such as "12 prompts".
+    """
+    before = f"{what}, " if what else ""
+    return Provenance(sha256, lambda: f"{before}model sha256 {sha256} | Grok MoE Lens {version()}")
+
+
+class FigureOptions(TypedDict, total=False):
+    """Options of `figure`."""
+
+    words: tuple[str, ...]
+    table: Callable[[], str] | None
+    on_pick: OnPick | None
+    stretch: bool
+    scale: float
 
 
 def figure(
     chart: alt.TopLevelMixin,
     key: str,
-    routers: RouterSet,
+    origin: RouterSet | Provenance,
     *,
     words: tuple[str, ...] = (),
     table: Callable[[], str] | None = None,
-    on_pick: Callable[[Mapping[str, Any]], None] | None = None,
+    on_pick: OnPick | None = None,
     stretch: bool = False,
     scale: float = 1.0,
-    sha256: str | None = None,
-    provenance: Callable[[], str] | None = None,
 ) -> None:
     """A chart with its alternative text, its selection and its downloads.
 
-    `on_pick` receives the fields of the mark that was clicked, before the page
-    is drawn again. `scale` makes the cells of a heatmap smaller on the page.
+    Args:
+        chart: made by `lens.figures`.
+        key: of the figure on the page, and the start of its files' names.
+        origin: the routers that it shows, or where its numbers come from.
+        words: that go into the files' names.
+        table: its numbers as CSV, made when asked for.
+        on_pick: told the fields of the mark that was clicked, before the page is drawn again.
+        stretch: whether it takes the width there is.
+        scale: makes the cells of a heatmap smaller on the page.
     """
     arguments: dict[str, Any] = {
         "key": key,
@@ -150,7 +203,7 @@ def figure(
     if on_pick is not None:
 
         def picked() -> None:
-            marks = st.session_state[key].selection.get("pick") or []
+            marks = picked_marks(key)
             if marks:
                 on_pick(marks[-1])
 
@@ -164,12 +217,13 @@ def figure(
         if isinstance(step, dict) and "step" in step:
             spec[side] = {"step": max(3, round(step["step"] * scale))}
     st.vega_lite_chart(spec=spec, **arguments)
+    provenance = origin if isinstance(origin, Provenance) else of_routers(origin)
     downloads.row(
         key,
-        downloads.file_stem(key, sha256 or routers.sha256, *words),
+        downloads.file_stem(key, provenance.sha256, *words),
         chart=chart,
         table=table,
-        note=provenance or note(routers),
+        note=provenance.note,
     )
 
 

@@ -18,12 +18,18 @@ from streamlit.elements.lib.mutable_tab_container import TabContainer
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-Option = TypeVar("Option")
-Widget = Literal["select", "segments", "radio"]
+from pages.shell.session_keys import SessionKey, SessionValue, widget
 
-STORE = "link_values"  # name -> value chosen last, on whichever page
-WRITTEN = "link_written"  # name -> text that this app put into the address
-ASKED = "link_asked"  # name -> text that the address asks for and no widget has shown yet
+Option = TypeVar("Option")
+Number = TypeVar("Number", int, float)
+Options = Sequence[Option] | Mapping[str, Option]
+
+VALUES = SessionValue[dict[str, Any]](SessionKey.LINK_VALUES)
+WRITTEN = SessionValue[dict[str, str]](SessionKey.LINK_WRITTEN)
+ASKED = SessionValue[dict[str, str]](SessionKey.LINK_ASKED)
+SHOWN = SessionValue[dict[str, str]](SessionKey.LINK_SHOWN)
+NOTICES = SessionValue[list[str]](SessionKey.LINK_NOTICES)
+DATA = SessionValue[str](SessionKey.LINK_DATA)
 LONGEST = 40
 
 
@@ -34,16 +40,15 @@ def through_app() -> None:
     has run once. The first visitor of a server who opens a link to a page would
     get that page alone, without data source and navigation.
     """
-    if getattr(PagesManager, "uses_pages_directory", False):
+    if PagesManager.uses_pages_directory:
         PagesManager.uses_pages_directory = False
         st.rerun()
 
 
 def begin() -> None:
     """Start one run: take in what the address asks for, until a widget can show it."""
-    state = st.session_state
-    written = state.setdefault(WRITTEN, {})
-    asked = state.setdefault(ASKED, {})
+    written = WRITTEN.kept(dict)
+    asked = ASKED.kept(dict)
     address, by_history = _address()
     for name, text in address.items():
         if text != written.get(name):
@@ -51,10 +56,9 @@ def begin() -> None:
     if by_history:  # the default stands for what the address of then does not name
         for name in set(written) - set(address):
             forget(name)
-    if "link_data" not in state:
-        state["link_data"] = st.query_params.get("data")
-    state["link_shown"] = {}
-    state["link_notices"] = []
+    DATA.kept(lambda: str(st.query_params.get("data", "")))
+    SHOWN.set({})
+    NOTICES.set([])
 
 
 def _address() -> tuple[dict[str, str], bool]:
@@ -64,7 +68,7 @@ def _address() -> tuple[dict[str, str], bool]:
     are pressed; the run's own query string has the new ones.
     """
     context = get_script_run_ctx()
-    if context is None or not getattr(context, "is_history_navigation", False):
+    if context is None or not context.is_history_navigation:
         return dict(st.query_params.items()), False
     return dict(parse_qsl(context.query_string)), True
 
@@ -72,35 +76,64 @@ def _address() -> tuple[dict[str, str], bool]:
 def choice(
     name: str,
     label: str,
-    options: Sequence[Option],
+    options: Options[Option],
     default: Option,
     *,
-    text: Callable[[Option], str] = str,
     shown: Callable[[Option], str] = str,
-    widget: Widget = "select",
     help: str | None = None,
     collapsed: bool = False,
     width: int | Literal["stretch"] = "stretch",
 ) -> Option:
-    """One of several options; `text` is what the address holds, `shown` what the widget says."""
-    by_text = {text(option): option for option in options}
-    _prepare(name, label, default, by_text.get, lambda value: value in by_text.values(), shown)
-    arguments: dict[str, Any] = {
-        "key": name,
-        "format_func": shown,
-        "help": help,
-        "label_visibility": "collapsed" if collapsed else "visible",
-    }
-    if widget == "segments":
-        value = st.segmented_control(label, list(options), required=True, **arguments)
-    elif widget == "radio":
-        value = st.radio(label, list(options), horizontal=True, **arguments)
-    else:
-        value = st.selectbox(label, list(options), width=width, **arguments)
-    if value is None:
-        value = default
-    _record(name, value, text(value), text(default))
-    return value
+    """One of several options, by a list.
+
+    Args:
+        name: in the address.
+        label: of the widget; not drawn where `collapsed`.
+        options: to choose from; a mapping also says by which text the address holds each.
+        default: what is chosen at first, and not written to the address.
+        shown: what the widget says for an option.
+        help: shown at the label.
+        collapsed: whether the label is left out.
+        width: of the widget, in pixels.
+
+    Returns:
+        The option that is chosen.
+    """
+    by_text = _prepare_options(name, label, options, default, shown)
+    value = st.selectbox(
+        label,
+        list(by_text.values()),
+        key=name,
+        format_func=shown,
+        help=help,
+        label_visibility="collapsed" if collapsed else "visible",
+        width=width,
+    )
+    return _record_option(name, value, by_text, default)
+
+
+def segments(
+    name: str,
+    label: str,
+    options: Options[Option],
+    default: Option,
+    *,
+    shown: Callable[[Option], str] = str,
+    help: str | None = None,
+    collapsed: bool = False,
+) -> Option:
+    """One of a few options, side by side; see `choice`."""
+    by_text = _prepare_options(name, label, options, default, shown)
+    value = st.segmented_control(
+        label,
+        list(by_text.values()),
+        required=True,
+        key=name,
+        format_func=shown,
+        help=help,
+        label_visibility="collapsed" if collapsed else "visible",
+    )
+    return _record_option(name, value, by_text, default)
 
 
 def tabs(name: str, pages: Mapping[str, str]) -> Iterator[tuple[str, TabContainer]]:
@@ -132,15 +165,7 @@ def number(
     help: str | None = None,
 ) -> int:
     """A whole number between two bounds."""
-
-    def parse(words: str) -> int | None:
-        try:
-            value = int(words)
-        except ValueError:
-            return None
-        return value if low <= value <= high else None
-
-    _prepare(name, label, default, parse, lambda v: isinstance(v, int) and low <= v <= high, str)
+    _prepare_number(name, label, low, high, default, int)
     if slider:
         value = st.slider(label, low, high, key=name, help=help)
     else:
@@ -153,36 +178,26 @@ def decimal(
     name: str, label: str, low: float, high: float, default: float, *, help: str | None = None
 ) -> float:
     """A number between two bounds, in steps of 0.05."""
-
-    def parse(words: str) -> float | None:
-        try:
-            value = float(words)
-        except ValueError:
-            return None
-        return value if low <= value <= high else None
-
-    _prepare(name, label, default, parse, lambda v: isinstance(v, float) and low <= v <= high, str)
+    _prepare_number(name, label, low, high, default, float)
     value = st.slider(label, low, high, key=name, help=help, step=0.05)
     _record(name, value, f"{value:g}", f"{default:g}")
     return value
 
 
-def choose(**values: Any) -> None:
+def choose(**values: object) -> None:
     """Set choices from a click; call it in a callback, before the widgets are made."""
-    st.session_state.setdefault(STORE, {}).update(values)
+    VALUES.kept(dict).update(values)
     for name, value in values.items():
-        st.session_state[name] = value
+        widget(name).set(value)
 
 
 def reference(name: str, label: str, pattern: str) -> str | None:
     """A text that no widget shows, such as an id: from the address, or as `refer` set it."""
-    store = st.session_state.setdefault(STORE, {})
-    asked = st.session_state.setdefault(ASKED, {}).pop(name, None)
-    value = store.get(name) if asked is None else asked
+    store = VALUES.kept(dict)
+    asked = ASKED.kept(dict).pop(name, None)
+    value: str | None = store.get(name) if asked is None else asked
     if value is not None and not re.fullmatch(pattern, value):
-        st.session_state.setdefault("link_notices", []).append(
-            f"The link's {label.lower()} is not whole. Copy the link again."
-        )
+        NOTICES.kept(list).append(f"The link's {label.lower()} is not whole. Copy the link again.")
         value = None
     store[name] = value
     if value is not None:
@@ -192,29 +207,29 @@ def reference(name: str, label: str, pattern: str) -> str | None:
 
 def refer(name: str, value: str | None) -> None:
     """Set what `reference` returns; None lets it go."""
-    st.session_state.setdefault(STORE, {})[name] = value
+    VALUES.kept(dict)[name] = value
 
 
 def forget(name: str) -> None:
     """Let a choice fall back to its default."""
-    st.session_state.pop(name, None)
-    st.session_state.get(STORE, {}).pop(name, None)
+    widget(name).drop()
+    VALUES.kept(dict).pop(name, None)
 
 
-def chosen(name: str, default: Any = None) -> Any:
+def chosen(name: str, default: Option) -> Option:
     """The value chosen last, also on a page that does not show the widget."""
-    if name in st.session_state:
-        return st.session_state[name]
-    return st.session_state.get(STORE, {}).get(name, default)
+    state = widget(name)
+    value: Option = state.get() if state.known else VALUES.kept(dict).get(name, default)
+    return value
 
 
 def finish() -> None:
     """Bring the address in line with the choices this page shows, in one step."""
-    shown: dict[str, str] = st.session_state.get("link_shown", {})
+    shown = SHOWN.kept(dict)
     if dict(st.query_params) != shown:
         st.query_params.from_dict(shown)
-    st.session_state[WRITTEN] = dict(shown)
-    for notice in st.session_state.get("link_notices", []):
+    WRITTEN.set(dict(shown))
+    for notice in NOTICES.kept(list):
         st.toast(notice, icon=":material/link_off:")
 
 
@@ -224,7 +239,7 @@ def permalink(sha256: str, version: str) -> Callable[[], str]:
     It is made when called, so that choices further down the page are in it.
     """
     parts = urlsplit(str(st.context.url or ""))
-    shown: dict[str, str] = st.session_state.get("link_shown", {})
+    shown = SHOWN.kept(dict)
 
     def address() -> str:
         values = urlencode({**shown, "data": sha256[:12], "version": version})
@@ -233,33 +248,73 @@ def permalink(sha256: str, version: str) -> Callable[[], str]:
     return address
 
 
+def _prepare_options(
+    name: str,
+    label: str,
+    options: Options[Option],
+    default: Option,
+    shown: Callable[[Option], str],
+) -> dict[str, Option]:
+    """Prepare a choice; returns its options by the texts that the address holds."""
+    by_text = dict(options) if isinstance(options, Mapping) else {str(one): one for one in options}
+    _prepare(name, label, default, by_text.get, lambda value: value in by_text.values(), shown)
+    return by_text
+
+
+def _record_option(
+    name: str, value: Option | None, by_text: Mapping[str, Option], default: Option
+) -> Option:
+    """Record what a widget gave, the default where it gave nothing."""
+    texts = {option: text for text, option in by_text.items()}
+    found = default if value is None else value
+    _record(name, found, texts.get(found, str(found)), texts.get(default, str(default)))
+    return found
+
+
 def _prepare(
     name: str,
     label: str,
-    default: Any,
-    parse: Callable[[str], Any],
-    valid: Callable[[Any], bool],
-    shown: Callable[[Any], str],
+    default: Option,
+    parse: Callable[[str], Option | None],
+    valid: Callable[[object], bool],
+    shown: Callable[[Option], str],
 ) -> None:
     """Put into the session state what the widget `name` should show in this run."""
-    state = st.session_state
-    store = state.setdefault(STORE, {})
-    asked = state.setdefault(ASKED, {}).pop(name, None)
+    state = widget(name)
+    asked = ASKED.kept(dict).pop(name, None)
     if asked is not None:
         value = parse(asked)
         if value is None:
-            state.setdefault("link_notices", []).append(
+            NOTICES.kept(list).append(
                 f"The link asks for {label.lower()} “{asked[:LONGEST]}”, which this data does not "
                 f"have. Showing {shown(default)}."
             )
-        state[name] = default if value is None else value
+        state.set(default if value is None else value)
         return
-    value = state[name] if name in state else store.get(name, default)
+    value = chosen(name, default)
     # Assigned even when unchanged: the widget of another page doesn't hand its value on.
-    state[name] = value if valid(value) else default
+    state.set(value if valid(value) else default)
 
 
-def _record(name: str, value: Any, text: str, default: str) -> None:
-    st.session_state.setdefault(STORE, {})[name] = value
+def _prepare_number(
+    name: str, label: str, low: Number, high: Number, default: Number, kind: type[Number]
+) -> None:
+    """Prepare a number between two bounds."""
+
+    def parse(words: str) -> Number | None:
+        try:
+            value = kind(words)
+        except ValueError:
+            return None
+        return value if low <= value <= high else None
+
+    def valid(value: object) -> bool:
+        return isinstance(value, kind) and low <= value <= high
+
+    _prepare(name, label, default, parse, valid, str)
+
+
+def _record(name: str, value: object, text: str, default: str) -> None:
+    VALUES.kept(dict)[name] = value
     if text != default:
-        st.session_state.setdefault("link_shown", {})[name] = text
+        SHOWN.kept(dict)[name] = text

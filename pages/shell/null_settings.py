@@ -1,4 +1,4 @@
-"""How often chance is drawn: number of draws and seed, the same on every page."""
+"""Number of draws of chance and their seed, the same on every page."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ def current() -> NullSettings:
 def popover() -> NullSettings:
     """The settings behind a small button that names them."""
     with st.popover(f"Chance: {current().text}", icon=":material/casino:"):
-        draws = links.choice(
+        draws = links.segments(
             "draws",
             "Draws",
             DRAWS,
             DEFAULT,
             shown=lambda n: f"{n:,}",
-            widget="segments",
             help="More draws tell smaller p-values apart and take longer. With many experts fewer "
             "are made; figures and tables say how many.",
         )

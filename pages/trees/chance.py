@@ -1,4 +1,4 @@
-"""What chance gives for trees of layers: settings, and slow numbers asked for in blocks."""
+"""Chance for trees of layers: settings, and slow numbers asked for in blocks."""
 
 from __future__ import annotations
 
@@ -41,38 +41,52 @@ def popover() -> TreeChance:
         for name, default in (("sets", tree_null.DRAWS), ("trees", branch_support.DRAWS))
     )
     with st.popover(f"{sets} unrelated sets, {trees} resampled trees", icon=":material/casino:"):
-        sets = links.choice(
+        sets = links.segments(
             "sets",
             "Unrelated sets",
             SETS,
             tree_null.DRAWS,
-            widget="segments",
             help="Clustered and cut like these layers: chance for silhouettes and the cophenetic "
             "correlation.",
         )
-        trees = links.choice(
+        trees = links.segments(
             "trees",
             "Resampled trees",
             TREES,
             branch_support.DRAWS,
-            widget="segments",
             help="Trees over resampled coordinates, of these layers and of each unrelated set: "
             "support of branches.",
         )
     return TreeChance(sets, trees)
 
 
-def group_null(
-    deferred: Deferred,
-    routers: RouterSet,
-    tree: LayerTree,
-    view: str,
-    metric: str,
-    linkage: str,
-    draws: int,
-    seed: int,
-) -> GroupNull | None:
+@dataclass(frozen=True)
+class ShownTree:
+    """The tree on the page.
+
+    Attributes:
+        routers: of which it is made.
+        tree: itself.
+        view: of the routers, "canonical" or "raw".
+        metric: of the layers' similarity.
+        linkage: by which layers join, or `CLASSIC`.
+    """
+
+    routers: RouterSet
+    tree: LayerTree
+    view: str
+    metric: str
+    linkage: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words for the names of files."""
+        return self.metric, self.linkage, self.view
+
+
+def group_null(deferred: Deferred, shown: ShownTree, draws: int, seed: int) -> GroupNull | None:
     """Silhouettes beside those of the unrelated sets made so far; None while there are none."""
+    routers, view, metric, linkage = shown.routers, shown.view, shown.metric, shown.linkage
     if linkage == CLASSIC and routers.routers.size > MOST_WEIGHTS:
         return None
     parts = []
@@ -90,7 +104,7 @@ def group_null(
         method = tree_null.SHUFFLED
     else:
         method = tree_null.null_method(cached.router_gram(routers, view))
-    return tree_null.summary(tree, np.concatenate(parts), seed, method)
+    return tree_null.summary(shown.tree, np.concatenate(parts), seed, method)
 
 
 def support_seconds(routers: RouterSet, draws: int) -> float:
@@ -99,18 +113,10 @@ def support_seconds(routers: RouterSet, draws: int) -> float:
     return branch_support.seconds_a_draw(routers) * draws * (1 + sets)
 
 
-def support(
-    deferred: Deferred,
-    routers: RouterSet,
-    tree: LayerTree,
-    view: str,
-    metric: str,
-    linkage: str,
-    draws: int,
-    seed: int,
-) -> BranchSupport | None:
+def support(deferred: Deferred, shown: ShownTree, draws: int, seed: int) -> BranchSupport | None:
     """Support of branches from the trees made so far; None until one unrelated set is there."""
-    counts = np.zeros(len(tree.linkage), np.int64)
+    routers, view, metric, linkage = shown.routers, shown.view, shown.metric, shown.linkage
+    counts = np.zeros(len(shown.tree.linkage), np.int64)
     made = 0
     for n, own in tree_null.blocks(draws, seed, branch_support.BLOCK):
         found = deferred.get(
@@ -130,5 +136,5 @@ def support(
             unrelated.append(found)
     if not made or not unrelated:
         return None
-    members = branch_support.branches(tree.linkage)
+    members = branch_support.branches(shown.tree.linkage)
     return branch_support.summary(members, counts, made, unrelated, seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,17 @@ from lens.tables import routers as router_tables
 from lens.words import p_value_text, percent
 from pages.shell import downloads, layout, links
 from pages.shell.deferred import Deferred
+from pages.shell.picks import pick_layer
+from pages.shell.session_keys import SessionKey, SessionValue
 from pages.trees import chance as tree_chance
 
 MAP_NAMES = {"mds": "MDS", "pca": "PCA (classic)", "umap": "UMAP", "tsne": "t-SNE"}
+MAP_RUN = SessionValue[tuple[Hashable, ...]](SessionKey.MAP_RUN)
 AXES = {"12": (0, 1), "13": (0, 2), "23": (1, 2)}
 
 
-def pick_layer(mark: Mapping[str, Any]) -> None:
-    """A clicked point becomes the layer of every page."""
-    links.choose(layer=int(mark["layer"]))
-
-
 def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
-    """Whether a map keeps more than maps of unrelated layers do, and whether seeds agree."""
+    """Trustworthiness of a map beside maps of unrelated layers, and agreement of seeds."""
     against = (
         f"trustworthiness {trust.value:.2f}, maps of {trust.draws} unrelated sets "
         f"{trust.low:.2f} to {trust.high:.2f}, p {p_value_text(trust.p, trust.draws)}"
@@ -74,6 +73,49 @@ def map_settings(method: str, n_layers: int) -> dict[str, Any]:
     return settings
 
 
+@dataclass(frozen=True)
+class MapChoice:
+    """A map of the layers.
+
+    Attributes:
+        method: its name in `MAP_NAMES`.
+        axes: the dimensions that are drawn, a name in `AXES`.
+        by_groups: whether groups colour the points, rather than depth.
+        settings: of the method: seed, perplexity and so on.
+    """
+
+    method: str
+    axes: str
+    by_groups: bool
+    settings: dict[str, Any]
+
+    @property
+    def dims(self) -> int:
+        """Dimensions that the map is computed in."""
+        return 2 if self.axes == "12" else 3
+
+
+def controls(n_layers: int) -> MapChoice:
+    """The map, its dimensions, its colours, and the settings of its method."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        method = links.segments("map", "Map", list(MAP_NAMES), "mds", shown=MAP_NAMES.__getitem__)
+        axes = links.segments(
+            "axes",
+            "Dimensions",
+            list(AXES),
+            "12",
+            shown={"12": "1 and 2", "13": "1 and 3", "23": "2 and 3"}.__getitem__,
+            help="With the third dimension the map is computed in three.",
+        )
+        colour = links.segments(
+            "colour", "Colour", ["depth", "groups"], "depth", shown=str.capitalize
+        )
+    settings: dict[str, Any] = {}
+    if method in SEEDED and n_layers >= MIN_LAYERS:
+        settings = map_settings(method, n_layers)
+    return MapChoice(method, axes, colour == "groups", settings)
+
+
 def show(
     deferred: Deferred,
     routers: RouterSet,
@@ -82,52 +124,81 @@ def show(
     clusters: np.ndarray,
     null_seed: int,
 ) -> None:
-    """Layers as points."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        method = links.choice(
-            "map", "Map", list(MAP_NAMES), "mds", shown=MAP_NAMES.__getitem__, widget="segments"
-        )
-        axes = links.choice(
-            "axes",
-            "Dimensions",
-            list(AXES),
-            "12",
-            shown={"12": "1 and 2", "13": "1 and 3", "23": "2 and 3"}.__getitem__,
-            widget="segments",
-            help="With the third dimension the map is computed in three.",
-        )
-        colour = links.choice(
-            "colour",
-            "Colour",
-            ["depth", "groups"],
-            "depth",
-            shown=str.capitalize,
-            widget="segments",
-        )
+    """Layers as points, with the trustworthiness of the map beside chance."""
+    chosen = controls(routers.n_layers)
     if routers.n_layers < MIN_LAYERS:
         st.info(f"A map needs at least {MIN_LAYERS} layers; this router set has fewer.")
         return
-    dims = 2 if axes == "12" else 3
-    settings: dict[str, Any] = {}
-    if method in ("tsne", "umap"):
-        settings = map_settings(method, routers.n_layers)
-        run = (routers.key, view, metric, method, dims, *settings.values())
-        if st.button(f"Run {MAP_NAMES[method]}", type="primary", icon=":material/play_arrow:"):
-            st.session_state["map_run"] = run
-        if st.session_state.get("map_run") != run:
-            st.caption("The first run takes some seconds; the rest of the page stays as it is.")
-            return
-    try:
-        with st.spinner(f"Computing {MAP_NAMES[method]} …", show_time=True):
-            found: LayerMap = cached.layer_map(
-                routers, method, metric=metric, view=view, dims=dims, **settings
-            )
-    except LensError as error:
-        st.info(str(error))
+    found = computed(routers, chosen, view, metric)
+    if found is None:
         return
     labels = layout.layer_labels(routers)
     layer = int(links.chosen("layer", 0))
-    options = {"metric": metric, "dims": dims, **settings}
+    trust, stability = judged(deferred, routers, chosen, view, metric, null_seed)
+    layout.figure(
+        figures.layer_scatter(
+            found,
+            labels,
+            clusters=clusters if chosen.by_groups else None,
+            axes=AXES[chosen.axes],
+            picked=layer if layer < routers.n_layers else None,
+            trust=trust,
+            stability=stability,
+        ),
+        f"layer_{chosen.method}",
+        routers,
+        words=(metric, view),
+        table=lambda: router_tables.layer_map_csv(found, labels),
+        on_pick=pick_layer,
+    )
+    if trust is not None:
+        st.markdown(map_in_words(trust, stability))
+        downloads.row(
+            "map_judgement",
+            downloads.file_stem("map_judgement", routers.sha256, chosen.method, metric),
+            table=lambda: clustering_tables.map_judgement_csv([(chosen.method, trust, stability)]),
+        )
+    if found.explained is not None:
+        with st.expander("Variance explained"):
+            variance(routers, found, found.explained, (chosen.method, metric))
+
+
+def computed(routers: RouterSet, chosen: MapChoice, view: str, metric: str) -> LayerMap | None:
+    """The map; None where its button was not pressed, or after saying why there is none."""
+    name = MAP_NAMES[chosen.method]
+    if chosen.settings:
+        run = (routers.key, view, metric, chosen.method, chosen.dims, *chosen.settings.values())
+        if st.button(f"Run {name}", type="primary", icon=":material/play_arrow:"):
+            MAP_RUN.set(run)
+        if MAP_RUN.get() != run:
+            st.caption("The first run takes some seconds; the rest of the page stays as it is.")
+            return None
+    try:
+        with st.spinner(f"Computing {name} …", show_time=True):
+            return cached.layer_map(
+                routers,
+                chosen.method,
+                metric=metric,
+                view=view,
+                dims=chosen.dims,
+                **chosen.settings,
+            )
+    except LensError as error:
+        st.info(str(error))
+        return None
+
+
+def judged(
+    deferred: Deferred,
+    routers: RouterSet,
+    chosen: MapChoice,
+    view: str,
+    metric: str,
+    null_seed: int,
+) -> tuple[TrustNull | None, MapStability | None]:
+    """Trustworthiness of a map beside chance, and its stability over seeds; None until made."""
+    method = chosen.method
+    options = {"metric": metric, "dims": chosen.dims, **chosen.settings}
     key = (routers.key, view, method, *options.items())
     trust = stability = None
     if method != "pca" or routers.routers.size <= tree_chance.MOST_WEIGHTS:
@@ -140,41 +211,19 @@ def show(
             ("stability", *key),
             lambda: cached.layer_map_stability(routers, method, view=view, **options),
         )
+    return trust, stability
+
+
+def variance(
+    routers: RouterSet, found: LayerMap, explained: np.ndarray, words: tuple[str, ...]
+) -> None:
+    """Shares of variance of the map's dimensions."""
     layout.figure(
-        figures.layer_scatter(
-            found,
-            labels,
-            clusters=clusters if colour == "groups" else None,
-            axes=AXES[axes],
-            picked=layer if layer < routers.n_layers else None,
-            trust=trust,
-            stability=stability,
-        ),
-        f"layer_{method}",
+        figures.explained_variance(found),
+        "explained_variance",
         routers,
-        words=(metric, view),
-        table=lambda: router_tables.layer_map_csv(found, labels),
-        on_pick=pick_layer,
+        words=words,
+        table=lambda: csv_text.table_csv(
+            {"dimension": np.arange(1, len(explained) + 1), "share of variance": explained}
+        ),
     )
-    if trust is not None:
-        st.markdown(map_in_words(trust, stability))
-        downloads.row(
-            "map_judgement",
-            downloads.file_stem("map_judgement", routers.sha256, method, metric),
-            table=lambda: clustering_tables.map_judgement_csv([(method, trust, stability)]),
-        )
-    explained = found.explained
-    if explained is not None:
-        with st.expander("Variance explained"):
-            layout.figure(
-                figures.explained_variance(found),
-                "explained_variance",
-                routers,
-                words=(method, metric),
-                table=lambda: csv_text.table_csv(
-                    {
-                        "dimension": np.arange(1, len(explained) + 1),
-                        "share of variance": explained,
-                    }
-                ),
-            )

@@ -5,9 +5,7 @@ See `pages.vocabulary.readout`: texts of tokens never go where markup is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -20,16 +18,15 @@ from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.one_token import TokenReading
 from lens.vocabulary.readout import Readout
 from pages.shell import downloads, layout, links
+from pages.shell.picks import pick_expert
+from pages.shell.session_keys import SessionKey, SessionValue, widget
 from pages.vocabulary import source as vocabulary_source
 from pages.vocabulary.source import Source
 
 READINGS = {"push": "Push", "margin": "Margin", "standing": "Against the vocabulary"}
 FIRST_WORD = "the"
-
-
-def pick_expert(mark: Mapping[str, Any]) -> None:
-    """A clicked cell becomes the expert shown."""
-    links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
+MATCHES = SessionValue[list[int]](SessionKey.TOKEN_MATCHES)
+NOTICE = SessionValue[str](SessionKey.TOKEN_NOTICE)
 
 
 def show(
@@ -43,6 +40,43 @@ def show(
     """From a token to the experts that it pushes."""
     st.divider()
     st.markdown("#### Which experts hear a token?")
+    token, what = controls(source, with_standing=readout is not None)
+    search_results(source, token)
+    reading = vocabulary_source.reading(routers, source, token, view)
+    piece = source.piece(token)
+    labels = layout.layer_labels(routers)
+    beyond = int(np.count_nonzero(reading.q <= 0.05))
+    st.text(f"Token {token}: {visible(piece)}")
+    st.markdown(
+        f"{beyond} of {reading.q.size} experts are pushed up or down by it beyond a random "
+        "direction (q ≤ 0.05)"
+        + (": not distinguishable from chance." if beyond == 0 else ".")
+        + " A click on a cell shows what else that expert listens to."
+    )
+    left, right = st.columns([2, 1], gap="medium")
+    with left:
+        layout.figure(
+            vocabulary_figures.token_expert_map(
+                reading,
+                labels,
+                piece,
+                what,
+                standing=None if readout is None else standing(readout, reading),
+                picked=(layer, expert),
+            ),
+            "token_experts",
+            routers,
+            scale=1.0 if routers.n_layers <= 32 else 0.78,
+            words=(what, str(token), view),
+            table=lambda: vocabulary_tables.reading_csv(reading, labels),
+            on_pick=pick_expert,
+        )
+    with right:
+        selections(routers, reading)
+
+
+def controls(source: Source, *, with_standing: bool) -> tuple[int, str]:
+    """The token, by search or by its id, and the measure of the map."""
     text_column, id_column, measure_column = st.columns([2, 1, 2], vertical_alignment="bottom")
     with text_column:
         if source.tokenizer is None:
@@ -60,45 +94,21 @@ def show(
             "vocab", "Token id", 0, source.embedding.n_tokens - 1, default_token(source)
         )
     with measure_column:
-        what = links.choice(
+        what = links.segments(
             "reading",
             "Show",
-            [name for name in READINGS if name != "standing" or readout is not None],
+            [name for name in READINGS if name != "standing" or with_standing],
             "push",
             shown=READINGS.__getitem__,
-            widget="segments",
         )
-    search_results(source, token)
-    reading = vocabulary_source.reading(routers, source, token, view)
-    piece = source.piece(token)
-    labels = layout.layer_labels(routers)
-    standing = None
-    if readout is not None:
-        spread = np.where(readout.sd > 0, readout.sd, np.nan)
-        standing = np.nan_to_num((reading.push - readout.mean) / spread)
-    beyond = int(np.count_nonzero(reading.q <= 0.05))
-    st.text(f"Token {token}: {visible(piece)}")
-    st.markdown(
-        f"{beyond} of {reading.q.size} experts are pushed up or down by it beyond a random "
-        "direction (q ≤ 0.05)"
-        + (": not distinguishable from chance." if beyond == 0 else ".")
-        + " A click on a cell shows what else that expert listens to."
-    )
-    left, right = st.columns([2, 1], gap="medium")
-    with left:
-        layout.figure(
-            vocabulary_figures.token_expert_map(
-                reading, labels, piece, what, standing=standing, picked=(layer, expert)
-            ),
-            "token_experts",
-            routers,
-            scale=1.0 if routers.n_layers <= 32 else 0.78,
-            words=(what, str(token), view),
-            table=lambda: vocabulary_tables.reading_csv(reading, labels),
-            on_pick=pick_expert,
-        )
-    with right:
-        selections(routers, reading)
+    return token, what
+
+
+def standing(readout: Readout, reading: TokenReading) -> np.ndarray:
+    """Pushes of a token in standard deviations of each expert's pushes [layer, expert]."""
+    spread = np.where(readout.sd > 0, readout.sd, np.nan)
+    found: np.ndarray = np.nan_to_num((reading.push - readout.mean) / spread)
+    return found
 
 
 def default_token(source: Source) -> int:
@@ -109,40 +119,40 @@ def default_token(source: Source) -> int:
 
 
 def search(source: Source) -> None:
-    """Takes in what was typed: the first match is shown, the others are offered."""
-    state = st.session_state
-    state.pop("vocabulary_notice", None)
-    state["vocabulary_matches"] = []
-    text = str(state.get("vocabulary_text") or "")
+    """Take in what was typed: the first match is shown, the others are offered."""
+    NOTICE.drop()
+    MATCHES.set([])
+    text = str(widget("vocabulary_text").get() or "")
     try:
         found = vocabulary_source.matches(source, text)
     except GrokError as error:
-        state["vocabulary_notice"] = str(error)
+        NOTICE.set(str(error))
         return
     if found:
-        state["vocabulary_matches"] = found
+        MATCHES.set(found)
         links.choose(vocab=found[0])
     elif text.strip():
-        state["vocabulary_notice"] = "No token is written so, or holds this text."
+        NOTICE.set("No token is written so, or holds this text.")
 
 
 def search_results(source: Source, token: int) -> None:
     """The tokens that were found, to choose another."""
-    state = st.session_state
-    if "vocabulary_notice" in state:
-        st.warning(state["vocabulary_notice"], icon=":material/search_off:")
-    found = [t for t in state.get("vocabulary_matches", []) if t < source.embedding.n_tokens]
+    notice = NOTICE.get()
+    if notice is not None:
+        st.warning(notice, icon=":material/search_off:")
+    found = [t for t in MATCHES.get() or [] if t < source.embedding.n_tokens]
     if len(found) < 2 or token not in found:
         return
-    state["vocabulary_match"] = token
+    match = widget("vocabulary_match")
+    match.set(token)
 
     def chosen() -> None:
-        links.choose(vocab=int(state["vocabulary_match"]))
+        links.choose(vocab=int(match.get()))
 
     st.selectbox(
         "Found (what the text is cut into first, then tokens that hold it)",
         found,
-        key="vocabulary_match",
+        key=match.key,
         format_func=lambda t: f"{visible(source.piece(t))}  #{t}",
         on_change=chosen,
     )

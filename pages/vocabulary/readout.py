@@ -1,13 +1,10 @@
-"""What each expert listens to: the tokens that push it most and least, and the way back.
+"""The tokens that push each expert most and least, and the experts that a token pushes.
 
 Texts of tokens are shown in charts, tables and plain text only: a piece may hold
 anything, and would be taken for markup elsewhere.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -22,6 +19,8 @@ from lens.vocabulary.readout import TESTS, Readout, ReadoutSettings
 from lens.vocabulary.readout_null import band
 from lens.words import p_value_text, percent
 from pages.shell import layout, links
+from pages.shell.picks import Mark, pick_expert
+from pages.shell.session_keys import selected_rows
 from pages.vocabulary import one_token
 from pages.vocabulary import source as vocabulary_source
 from pages.vocabulary.source import Source
@@ -123,7 +122,7 @@ def _duration(seconds: float) -> str:
 
 
 def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> str:
-    """What the read-out says of one expert, beside chance."""
+    """The read-out of one expert in words, beside chance."""
     label = routers.label(layer, expert)
     low, high = readout.chance_band(layer, expert)
     q = dict(zip(TESTS, readout.q[:, layer, expert], strict=True))
@@ -156,12 +155,11 @@ def expert_section(
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
-        count = links.choice(
+        count = links.segments(
             "tokens",
             "Tokens",
             [n for n in COUNTS if n <= readout.top.shape[2]] or [readout.top.shape[2]],
             min(COUNTS[0], readout.top.shape[2]),
-            widget="segments",
         )
         with st.popover("How to read this tab", icon=":material/menu_book:"):
             st.markdown(HOW_TO_READ)
@@ -172,7 +170,7 @@ def expert_section(
 
 
 def caption(readout: Readout, source: Source) -> str:
-    """What the numbers were computed from."""
+    """The tokens and draws that the numbers were computed from, in words."""
     settings = readout.settings
     text = (
         f"{readout.n_tokens:,} tokens, the embedding alone (direct path); "
@@ -192,6 +190,13 @@ def caption(readout: Readout, source: Source) -> str:
     return text
 
 
+def extremes(readout: Readout, end: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, pushes and margins of one end ("top" or "bottom") [layer, expert, rank]."""
+    if end == "top":
+        return readout.top, readout.top_push, readout.top_margin
+    return readout.bottom, readout.bottom_push, readout.bottom_margin
+
+
 def end_of(
     routers: RouterSet,
     readout: Readout,
@@ -202,9 +207,7 @@ def end_of(
 ) -> None:
     """Chart and table of one end; a click on either shows that token below."""
     label = routers.label(*picked)
-    tokens = getattr(readout, end)[picked][:count]
-    push = getattr(readout, f"{end}_push")[picked][:count]
-    margin = getattr(readout, f"{end}_margin")[picked][:count]
+    tokens, push, margin = (values[picked][:count] for values in extremes(readout, end))
     low, high = (side[:count] for side in readout.chance_band(*picked, end))
     texts = [source.piece(int(token)) for token in tokens]
     labels = layout.layer_labels(routers)
@@ -229,7 +232,7 @@ def end_of(
     )
 
     def picked_row() -> None:
-        rows = st.session_state[f"tokens_{end}_table"].selection.rows
+        rows = selected_rows(f"tokens_{end}_table")
         if rows:
             links.choose(vocab=int(tokens[rows[0]]))
 
@@ -254,7 +257,7 @@ def end_of(
     )
 
 
-def pick_token(mark: Mapping[str, Any]) -> None:
+def pick_token(mark: Mark) -> None:
     """A clicked bar becomes the token shown."""
     links.choose(vocab=int(mark["token"]))
 
@@ -265,7 +268,7 @@ def pick_token(mark: Mapping[str, Any]) -> None:
 def everywhere(
     routers: RouterSet, readout: Readout, source: Source, layer: int, expert: int
 ) -> None:
-    """How much every expert listens, and what to."""
+    """All experts at a glance: spread, pushes or share, and their first tokens."""
     st.divider()
     st.markdown("#### All experts")
     counts = [int(np.count_nonzero(readout.beyond_chance(test))) for test in TESTS]
@@ -275,13 +278,12 @@ def everywhere(
         f"a strongest token and {counts[1]} a weakest one beyond chance (q ≤ 0.05 over all "
         f"{3 * n_experts} questions: on average at most 5\u00a0% of them wrongly)."
     )
-    measure = links.choice(
+    measure = links.segments(
         "listening",
         "Map",
         list(MEASURES),
         "spread",
         shown=MEASURES.__getitem__,
-        widget="segments",
     )
     labels = layout.layer_labels(routers)
     layout.figure(
@@ -290,7 +292,7 @@ def everywhere(
         routers,
         words=(measure, readout.settings.view),
         table=lambda: vocabulary_tables.listening_csv(readout, labels),
-        on_pick=one_token.pick_expert,
+        on_pick=pick_expert,
     )
     if routers.n_experts <= vocabulary_figures.WRITTEN_EXPERTS:
         with st.expander("First tokens of every expert", icon=":material/table:"):
@@ -302,5 +304,5 @@ def everywhere(
                 routers,
                 words=(readout.settings.view,),
                 table=lambda: vocabulary_tables.tokens_csv(readout, labels, source.piece),
-                on_pick=one_token.pick_expert,
+                on_pick=pick_expert,
             )

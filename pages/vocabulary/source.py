@@ -27,9 +27,11 @@ from lens.vocabulary.one_token import TokenReading, token_reading
 from lens.vocabulary.readout import Readout, ReadoutSettings
 from lens.vocabulary.readout_store import kept_readout, stored_readout
 from pages.shell import data_source, links
+from pages.shell.session_keys import SessionKey, SessionValue
 
 AT_ONCE = 64 * 2**20  # bytes of an embedding that is read without asking
 DISK_SPEED = 8e8  # bytes a second that a disk gives and a hash takes, about
+READOUTS = SessionValue[dict[str, Readout]](SessionKey.READOUTS)
 OVERHEAD = 2.0  # all the work, in times of its matrix product, as measured
 
 
@@ -130,7 +132,7 @@ def known(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Read
     if embedding.n_bytes <= AT_ONCE:
         with st.spinner("Reading the vocabulary …", show_time=False):
             return _computed(_key(routers, embedding, settings), routers, embedding, settings, None)
-    kept = st.session_state.setdefault("vocabulary_readouts", {})
+    kept = READOUTS.kept(dict)
     key = _key(routers, embedding, settings)
     if key not in kept:
         readout = kept_readout(routers, embedding, embedding.identity, settings, DiskCache())
@@ -176,7 +178,7 @@ def computed(
     finally:
         stopped.set()
         pool.shutdown(wait=False)
-    kept = st.session_state.setdefault("vocabulary_readouts", {})
+    kept = READOUTS.kept(dict)
     kept.clear()
     kept[key] = readout
     return readout
@@ -229,7 +231,7 @@ def _product_speed(d_model: int) -> float:
 
 
 def can_keep() -> str | None:
-    """Why results cannot be kept on disk, or None."""
+    """The reason why results cannot be kept on disk, or None."""
     folder = DiskCache().folder
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -242,7 +244,7 @@ def can_keep() -> str | None:
 
 
 def reading(routers: RouterSet, source: Source, token: int, view: str) -> TokenReading:
-    """What every expert makes of one token.
+    """Push, margin and q of one token at every expert.
 
     Raises:
         LensError, GrokError: the row cannot be read.

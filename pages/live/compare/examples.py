@@ -1,4 +1,4 @@
-"""What to click in Compare: texts and changes that show something on the bundled model."""
+"""Examples of Compare: texts and changes that show something on the bundled model."""
 
 from __future__ import annotations
 

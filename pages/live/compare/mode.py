@@ -18,9 +18,11 @@ from pages.live.compare import (
 from pages.live.compare.run import CHANGES, Change, Result
 from pages.live.compare.views import Comparison
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.running.controls import model_labels
 from pages.live.session import kept_traces, prompts, shared_models
 from pages.live.session.mode_context import ModeContext
-from pages.shell import links, null_settings
+from pages.shell import layout, links, null_settings
+from pages.shell.session_keys import SessionKey, SessionValue
 
 INVITATION = (
     "Lay two texts side by side, or one text as it is and under a change, and see where their "
@@ -60,12 +62,12 @@ SIDES = {
     "change": "One text, one change",
     "traces": "Traces of this session",
 }
-KEPT = "compared"
+KEPT = SessionValue[dict[str, Result]](SessionKey.COMPARED)
 KEPT_EXPERTS = "kept"
 
 
 def form(choice: shared_models.ModelChoice, side: str) -> None:
-    """What is to be compared."""
+    """The texts, or the text and its change, and the button that runs them."""
     by_ids = not choice.has_tokenizer
     if side == "texts":
         ready = examples.ID_TEXTS if by_ids else examples.TEXT_EXAMPLES
@@ -74,8 +76,12 @@ def form(choice: shared_models.ModelChoice, side: str) -> None:
     prompt_form.examples_row(f"compare_example_{side}", ready)
     kind = "ban"
     if side == "change":
-        kind = links.choice(
-            "change", "Change", list(CHANGES), "ban", shown=CHANGES.__getitem__, widget="segments"
+        kind = links.segments(
+            "change",
+            "Change",
+            list(CHANGES),
+            "ban",
+            shown=CHANGES.__getitem__,
         )
     unit = "token ids (this model has no tokenizer)" if by_ids else "text"
     other, change = "", None
@@ -100,11 +106,25 @@ def form(choice: shared_models.ModelChoice, side: str) -> None:
             st.caption(
                 f"Up to {prompts.prompt_limit():,} tokens each. Texts stay in this browser session."
             )
-    if not submitted:
-        return
+    if submitted:
+        compare(choice, side, text, other, change)
+
+
+def compare(
+    choice: shared_models.ModelChoice, side: str, text: str, other: str, change: Change | None
+) -> None:
+    """Run both, or show what a streamed model needs for it.
+
+    Args:
+        choice: the model.
+        side: kind of comparison, a name in `SIDES`.
+        text: the first text, or the only one.
+        other: the second text.
+        change: of the only text; None for two texts.
+    """
 
     def keep(found: Result) -> None:
-        st.session_state.setdefault(KEPT, {})[side] = found
+        KEPT.kept(dict)[side] = found
         links.forget("pair")
         links.forget("layer")
 
@@ -128,17 +148,16 @@ def form(choice: shared_models.ModelChoice, side: str) -> None:
 
 
 def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:
-    """Which expert of which layer, or which temperature."""
-    layers = [f"L{layer}" for layer in range(choice.config.n_layers)]
+    """The layer, and the expert or the temperature, of a change."""
+    layers = model_labels(choice)
     one, two = st.columns(2)
     with one:
-        every = [run.ALL] if kind == "temperature" else []
+        every = {"all": run.ALL} if kind == "temperature" else {}
         layer = links.choice(
             "change_layer",
             "In layer",
-            [*range(len(layers)), *every],
+            {**{str(layer): layer for layer in range(len(layers))}, **every},
             0,
-            text=lambda layer: "all" if layer == run.ALL else str(layer),
             shown=lambda layer: "all layers" if layer == run.ALL else layers[layer],
         )
     with two:
@@ -152,13 +171,7 @@ def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:
                 help="Divides the router's logits: above 1 its gates become more alike.",
             )
             return Change(kind, layer, temperature=warmth)
-        expert = links.choice(
-            "expert",
-            "Expert",
-            list(range(choice.config.n_experts)),
-            0,
-            shown=lambda expert: f"E{expert}",
-        )
+        expert = layout.expert_choice(choice.config.n_experts)
     return Change(kind, layer, expert)
 
 
@@ -187,7 +200,7 @@ def session_traces() -> Result | None:
 
 
 def finding(comparison: Comparison, what: str) -> str:
-    """What differs, beside what chance gives."""
+    """The differences beside chance, in words."""
     parts: list[Callable[[], str]] = []
     if comparison.result.change is None:
         parts += [lambda: agreement_words(comparison), lambda: next_words(comparison)]
@@ -207,7 +220,7 @@ def finding(comparison: Comparison, what: str) -> str:
 
 
 def agreement_words(comparison: Comparison) -> str:
-    """How far the same tokens keep their experts."""
+    """Experts that the same tokens keep, in words."""
     found, start = comparison.agreement(), comparison.runs.common_start
     after = " after their first difference" if start or comparison.result.same_model else ""
     return (
@@ -218,7 +231,7 @@ def agreement_words(comparison: Comparison) -> str:
 
 
 def next_words(comparison: Comparison) -> str:
-    """How far what follows the same tokens changes."""
+    """Change of the next tokens expected after the same tokens, in words."""
     after = comparison.expected()
     return (
         "What they expect next changes by a total variation of at least "
@@ -228,7 +241,7 @@ def next_words(comparison: Comparison) -> str:
 
 
 def change_words(comparison: Comparison) -> str:
-    """What a change does, beside the same elsewhere."""
+    """Effect of a change, beside the same elsewhere, in words."""
     result = comparison.result
     change, kl, others, others_kept = result.change, result.kl, result.others, result.others_kept
     assert change is not None and kl is not None and result.kept is not None
@@ -251,7 +264,7 @@ def change_words(comparison: Comparison) -> str:
 
 
 def verdict(among: interventions.AmongOthers) -> str:
-    """What the rank of a change among the same ones elsewhere says."""
+    """The rank of a change among the same ones elsewhere, in words."""
     count = among.others.size + 1
     rank = f"rank {among.rank} of {count}, p {p_value_text(among.p)}"
     if among.p <= 0.05:
@@ -303,7 +316,7 @@ def results(result: Result, context: ModeContext) -> str:
 
 
 def nothing_shared(result: Result) -> str:
-    """Why there is nothing to test."""
+    """The reason why there is nothing to test."""
     start = result.alignment.common_start
     if start == result.alignment.n_pairs:
         return (
@@ -317,9 +330,13 @@ def nothing_shared(result: Result) -> str:
 
 
 def show(context: ModeContext) -> None:
-    """The mode: what to compare, then the two runs beside each other."""
-    side = links.choice(
-        "sides", "Compare", list(SIDES), "texts", shown=SIDES.__getitem__, widget="segments"
+    """The mode: a form, then the two runs beside each other."""
+    side = links.segments(
+        "sides",
+        "Compare",
+        list(SIDES),
+        "texts",
+        shown=SIDES.__getitem__,
     )
     if side == "traces":
         result = session_traces()
@@ -332,7 +349,7 @@ def show(context: ModeContext) -> None:
                 "No model can run prompts here. Traces saved elsewhere can be compared under "
                 f"“{SIDES['traces']}”: open one from the sidebar."
             )
-        result = st.session_state.get(KEPT, {}).get(side)
+        result = KEPT.kept(dict).get(side)
     if result is None:
         context.heading(INVITATION, HOW_TO_READ)
         return

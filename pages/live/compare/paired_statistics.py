@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
-from lens.prompt_pairs import fading as fade
-from lens.prompt_pairs import next_token_change as next_tokens
-from lens.prompt_pairs import paired_tests
+from lens.prompt_pairs import fading as fading_tests
+from lens.prompt_pairs import next_token_change, paired_tests
 from lens.prompt_pairs.paired_routing import Paired
+from lens.traces import RoutedText
 
 # Of a session alone: what people type does not show in a cache that others read.
 _data = st.cache_data(max_entries=64, show_spinner="Drawing the null …", scope="session")
@@ -38,13 +36,19 @@ def loads(
 
 @_data
 def expected(
-    key: str, block: int, draws: int, seed: int, _runs: Paired, _first: Any, _second: Any
-) -> next_tokens.NextTokenChange:
-    return next_tokens.next_token_change(
+    key: str,
+    block: int,
+    draws: int,
+    seed: int,
+    _runs: Paired,
+    _first: RoutedText,
+    _second: RoutedText,
+) -> next_token_change.NextTokenChange:
+    return next_token_change.next_token_change(
         _runs, _first, _second, block=block, draws=draws, seed=seed
     )
 
 
 @_data
-def fading(key: str, block: int, draws: int, seed: int, _runs: Paired) -> fade.Fading:
-    return fade.fading(_runs, block=block, draws=draws, seed=seed)
+def fading(key: str, block: int, draws: int, seed: int, _runs: Paired) -> fading_tests.Fading:
+    return fading_tests.fading(_runs, block=block, draws=draws, seed=seed)

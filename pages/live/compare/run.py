@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,14 @@ from grok.errors import PromptError
 from lens.prompt_pairs import interventions
 from lens.prompt_pairs.alignment import Alignment, align, same_place
 from lens.prompt_pairs.paired_routing import Paired, paired
+from lens.traces import RoutedText
 from pages.live.one_trace.routing_statistics import trace_key
 from pages.live.session import prompts, shared_models
+from pages.live.session.shared_models import OnLoad, OnWait
+
+if TYPE_CHECKING:
+    from grok.experiments.what_if import WhatIf
+    from grok.interventions.edits import Edits
 
 CHANGES = {
     "ban": "Ban an expert",
@@ -49,7 +54,7 @@ class Change:
     temperature: float = 1.0
 
     def text(self, labels: list[str]) -> str:
-        """What is done, in words."""
+        """The change in words."""
         where = "all layers" if self.layer == ALL else labels[self.layer]
         if self.kind == "temperature":
             return f"Router temperature {self.temperature:g} in {where}"
@@ -81,8 +86,8 @@ class Change:
             others = [others[i] for i in sorted(order)]
         return others
 
-    def edits(self) -> Any:
-        """As `grok` takes it."""
+    def edits(self) -> Edits:
+        """The change as `grok` takes it."""
         from grok.interventions.edits import ban, edit, include, temperature
 
         layers = None if self.layer == ALL else self.layer
@@ -98,7 +103,8 @@ class Result:
     """Two runs of this session.
 
     Attributes:
-        first, second: their traces.
+        first: trace of one run.
+        second: trace of the other.
         alignment: of their tokens.
         names: of the runs.
         change: what was changed; None for two texts.
@@ -108,8 +114,8 @@ class Result:
         others_kept: the same of the change elsewhere [other].
     """
 
-    first: Any
-    second: Any
+    first: RoutedText
+    second: RoutedText
     alignment: Alignment
     names: tuple[str, str]
     change: Change | None = None
@@ -141,7 +147,7 @@ class Result:
 
     @property
     def same_model(self) -> bool:
-        """Whether both runs are of one model, without anything changed in either."""
+        """True where both runs are of one model, without anything changed in either."""
         changed = [
             self.change,
             *(trace.settings.get("interventions") for trace in (self.first, self.second)),
@@ -158,8 +164,8 @@ def two_texts(
     dtype: str,
     text: str,
     other: str,
-    on_wait: Callable[[int], object],
-    on_load: Callable[[int, int], None],
+    on_wait: OnWait,
+    on_load: OnLoad,
 ) -> Result:
     """Both texts run by one model, aligned by token.
 
@@ -175,7 +181,7 @@ def two_texts(
     return Result(first, second, align(*tokens), TEXTS)
 
 
-def two_traces(first: Any, second: Any, names: tuple[str, str]) -> Result:
+def two_traces(first: RoutedText, second: RoutedText, names: tuple[str, str]) -> Result:
     """Two traces that were made before, aligned by token.
 
     Raises:
@@ -191,10 +197,10 @@ def one_change(
     dtype: str,
     text: str,
     change: Change,
-    on_wait: Callable[[int], object],
-    on_load: Callable[[int, int], None],
+    on_wait: OnWait,
+    on_load: OnLoad,
 ) -> Result:
-    """A text as it is and under a change, and how far the same elsewhere changes it.
+    """A text as it is and under a change, and the effect of the same change elsewhere.
 
     Raises:
         GrokError: the text, the model or the change cannot be used.
@@ -225,7 +231,7 @@ def one_change(
     )
 
 
-def kept_outside(found: Any, change: Change) -> float:
+def kept_outside(found: WhatIf, change: Change) -> float:
     """Share of experts kept in all layers but the changed ones; in all, where all are changed."""
     kept = interventions.overlap(found.base, found.changed)
     outside = np.setdiff1d(np.arange(len(kept)), change.layers(len(kept)))
@@ -233,5 +239,5 @@ def kept_outside(found: Any, change: Change) -> float:
 
 
 def listed(choice: shared_models.ModelChoice) -> int:
-    """How many next tokens a trace lists."""
+    """Number of next tokens that a trace lists."""
     return int(min(CANDIDATES, choice.config.vocab_size))

@@ -1,8 +1,8 @@
-"""Whether two runs differ by more than chance: one tab a question."""
+"""Tests of the difference between two runs: one tab a question."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
@@ -15,7 +15,8 @@ from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.words import fixed, p_value_text, percent
 from pages.live.compare.run import Result
-from pages.live.compare.views import SHOWN, Comparison, pick_layer, pick_pair
+from pages.live.compare.views import SHOWN, Comparison, pick_pair
+from pages.shell.picks import pick_layer
 
 UNITS = {"margin": "logits", "lead": "logits", "entropy": "nats", "top1_prob": "probability"}
 PARTS = {
@@ -90,7 +91,7 @@ def fading(comparison: Comparison) -> None:
 
 
 def fading_words(comparison: Comparison) -> str:
-    """Whether routing comes together again, with effect, null and p.
+    """Correlation of experts kept with the distance from a change, with null and p, in words.
 
     Raises:
         LensError: there are too few tokens to tell.
@@ -144,7 +145,7 @@ def difference(comparison: Comparison, what: str) -> None:
 
 
 def difference_words(comparison: Comparison, what: str) -> str:
-    """Whether a quantity differs, with effect, null and p."""
+    """Difference of a quantity by layer, with null and p, in words."""
     found = comparison.difference(what)
     test = found.test
     asked = int(np.isfinite(test.q).sum())
@@ -173,7 +174,7 @@ def difference_words(comparison: Comparison, what: str) -> str:
 
 
 def loads(comparison: Comparison, layer: int) -> None:
-    """Which experts the same tokens use more in one run."""
+    """Loads of the same tokens in both runs."""
     found = comparison.loads()
     rare = np.nan_to_num(found.q, nan=1) <= 0.05
     asked = int(np.isfinite(found.q).sum())
@@ -218,7 +219,7 @@ def loads(comparison: Comparison, layer: int) -> None:
 
 
 def next_tokens(comparison: Comparison, pair: int) -> None:
-    """How far what is expected next changes, along the text and after the chosen token."""
+    """Change of the expected next tokens, along the text and after the chosen token."""
     found = comparison.expected()
     result = comparison.result
     st.markdown(
@@ -229,7 +230,7 @@ def next_tokens(comparison: Comparison, pair: int) -> None:
         f"least {found.mean:.3f} (p of as little change: {found.p:.2g}). Null: {found.method}, "
         f"seed {found.seed}."
     )
-    columns: dict[str, Any] = {
+    columns: dict[str, Sequence[object] | np.ndarray] = {
         "token": [comparison.pair_names[p] for p in found.pairs],
         "total variation, at least": found.low,
         "total variation, at most": found.high,
@@ -256,11 +257,24 @@ def next_tokens(comparison: Comparison, pair: int) -> None:
         table=lambda: csv_text.table_csv(columns),
     )
     position, other_position = (
-        int(x[pair]) for x in (result.alignment.first, result.alignment.second)
+        int(places[pair]) for places in (result.alignment.first, result.alignment.second)
     )
     if position < 0 or other_position < 0:
         st.caption("The chosen token stands in one text alone; choose another to see what follows.")
         return
+    after_token(comparison, pair, position, other_position)
+
+
+def after_token(comparison: Comparison, pair: int, position: int, other_position: int) -> None:
+    """Next tokens that both runs expect after the chosen token.
+
+    Args:
+        comparison: both runs.
+        pair: the chosen token.
+        position: its place in the first run.
+        other_position: its place in the second run.
+    """
+    result = comparison.result
     after = expected_tokens(
         result.first, result.second, position, other_position, pieces_of(result)
     )

@@ -1,18 +1,20 @@
-"""Two runs beside each other: both texts, the map of what differs, one cell of it."""
+"""Two runs beside each other: both texts, the map of differences, one cell of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Unpack
 
+import altair as alt
 import numpy as np
 import streamlit as st
 
 from lens import figures
 from lens.figures.prompt_pairs import routing as routing_figures
-from lens.prompt_pairs import paired_routing
+from lens.prompt_pairs import paired_routing, paired_tests
 from lens.prompt_pairs.alignment import KINDS
+from lens.prompt_pairs.fading import Fading
+from lens.prompt_pairs.next_token_change import NextTokenChange
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import routing
@@ -20,7 +22,8 @@ from pages.live.compare import paired_statistics
 from pages.live.compare.run import Result
 from pages.live.one_trace.routing_views import View
 from pages.live.session import kept_traces
-from pages.shell import links, null_settings
+from pages.shell import layout, links, null_settings
+from pages.shell.picks import Mark
 
 SHOWN = {
     "kept": "Experts in common",
@@ -47,7 +50,7 @@ class Comparison:
 
     @property
     def options(self) -> tuple[str, int, int, int]:
-        """What identifies a test, but for its quantity."""
+        """Runs, block, draws and seed of a test: all that identifies it but its quantity."""
         return self.result.key, self.block, self.null.draws - 1, self.null.seed
 
     @cached_property
@@ -67,45 +70,42 @@ class Comparison:
         return np.where(np.isnan(self.kept[0]), np.nan, (self.kept < 1 - 1e-9).mean(axis=0))
 
     def values(self, what: str) -> np.ndarray:
-        """What the map shows [L, A]."""
+        """Values of the map [L, A]."""
         return self.kept if what == "kept" else paired_routing.difference(self.runs, what)
 
-    def difference(self, what: str) -> Any:
+    def difference(self, what: str) -> paired_tests.DifferenceTest:
         key, block, draws, seed = self.options
         return paired_statistics.difference(key, what, block, draws, seed, self.runs)
 
-    def agreement(self) -> Any:
+    def agreement(self) -> paired_tests.AgreementTest:
         return paired_statistics.agreement(*self.options, self.runs)
 
-    def loads(self) -> Any:
+    def loads(self) -> paired_tests.LoadDifference:
         return paired_statistics.loads(*self.options, self.runs)
 
-    def fading(self) -> Any:
+    def fading(self) -> Fading:
         return paired_statistics.fading(*self.options, self.runs)
 
-    def expected(self) -> Any:
+    def expected(self) -> NextTokenChange:
         return paired_statistics.expected(
             *self.options, self.runs, self.result.first, self.result.second
         )
 
-    def figure(self, chart: Any, key: str, **options: Any) -> None:
+    def figure(
+        self, chart: alt.TopLevelMixin, key: str, **options: Unpack[layout.FigureOptions]
+    ) -> None:
         """A figure whose files carry the hash of the model that made the runs."""
         self.first.figure(chart, f"compare_{key}", **options)
 
 
-def pick_pair(mark: Mapping[str, Any]) -> None:
+def pick_pair(mark: Mark) -> None:
     """A clicked token becomes the pair shown."""
     links.choose(pair=int(mark["pair"]))
 
 
-def pick_cell(mark: Mapping[str, Any]) -> None:
+def pick_cell(mark: Mark) -> None:
     """A clicked cell becomes the pair and the layer shown."""
     links.choose(pair=int(mark["pair"]), layer=int(mark["layer"]))
-
-
-def pick_layer(mark: Mapping[str, Any]) -> None:
-    """A clicked row becomes the layer shown."""
-    links.choose(layer=int(mark["layer"]))
 
 
 def selectors(comparison: Comparison) -> tuple[int, int, str]:
@@ -124,23 +124,14 @@ def selectors(comparison: Comparison) -> tuple[int, int, str]:
             shown=comparison.pair_names.__getitem__,
         )
     with two:
-        ids = [label.removeprefix("L") for label in comparison.labels]
-        layer = links.choice(
-            "layer",
-            "Layer",
-            range(len(comparison.labels)),
-            first,
-            text=ids.__getitem__,
-            shown=comparison.labels.__getitem__,
-        )
+        layer = layout.layer_choice(comparison.labels, default=first)
     with three:
-        what = links.choice(
+        what = links.segments(
             "differs",
             "Map shows",
             list(SHOWN),
             "kept",
             shown=SHOWN.__getitem__,
-            widget="segments",
         )
     return pair, layer, what
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-import numpy as np
 import streamlit as st
 
 from grok.errors import PromptError
 from grok.serving.jobs import CancelledError
 from pages.live.generate.examples import EXAMPLES
 from pages.live.generate.view import BETWEEN, finding, live_html, made_text
-from pages.live.one_trace import cell_view
+from pages.live.one_trace import logit_lens
 from pages.live.one_trace import mode as one_trace_mode
 from pages.live.running import (
     prompt_form,
@@ -22,7 +20,9 @@ from pages.live.running import (
     stream_run,
 )
 from pages.live.session import generation, kept_traces, prompts, shared_models
+from pages.live.session.generation import SamplingOptions
 from pages.live.session.mode_context import ModeContext
+from pages.live.session.shared_models import OnLoad, OnWait
 from pages.shell import links
 
 INVITATION = (
@@ -30,7 +30,7 @@ INVITATION = (
 )
 
 
-def form(choice: shared_models.ModelChoice) -> tuple[str, str, dict[str, Any]] | None:
+def form(choice: shared_models.ModelChoice) -> tuple[str, str, SamplingOptions] | None:
     """Beginning and settings; None until they are sent."""
     if choice.has_tokenizer:
         prompt_form.examples_row("generate_example", EXAMPLES)
@@ -74,7 +74,7 @@ def form(choice: shared_models.ModelChoice) -> tuple[str, str, dict[str, Any]] |
             st.caption("The same seed and settings give the same text. It stays in this session.")
     if not sent:
         return None
-    options = {
+    options: SamplingOptions = {
         "max_new_tokens": new,
         "temperature": float(temperature),
         "top_p": float(top_p),
@@ -86,28 +86,30 @@ def form(choice: shared_models.ModelChoice) -> tuple[str, str, dict[str, Any]] |
 # --- the run ----------------------------------------------------------------------------
 
 
-def ask(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
+def ask(choice: shared_models.ModelChoice, text: str, dtype: str, options: SamplingOptions) -> None:
     """Show what a continuation by a streamed model costs; started, it goes on by itself."""
-    going = generation.Going()
+    generated = generation.GenerationRun()
 
     def work() -> stream_cost.Work:
         (count,) = stream_cost.token_counts(choice, [text])
         return stream_cost.Work((count,), new_tokens=options["max_new_tokens"])
 
-    def stream(under_way: stream_run.Going) -> generation.Going:
+    def stream(
+        under_way: stream_run.StreamedRun[generation.GenerationRun],
+    ) -> generation.GenerationRun:
         model = shared_models.shared(choice, dtype, under_way.on_load)
-        begin(going, model, prompts.encoded(model, choice, text), options)
+        generated.begin(model, prompts.encoded(model, choice, text), options)
         try:
-            for step in going.coming(under_way.on_wait):
-                take(going, step)
+            for step in generated.stream(under_way.on_wait):
+                generated.take(step)
         except CancelledError:
-            if not going.steps:
+            if not generated.steps:
                 raise  # there is nothing to keep
-        return going
+        return generated
 
     def draw() -> None:
-        if going.steps:
-            st.html(live_html(going.steps, int(links.chosen("layer", 0) or 0)))
+        if generated.steps:
+            st.html(live_html(generated.steps, int(links.chosen("layer", 0) or 0)))
 
     stream_progress.ask(
         choice,
@@ -119,24 +121,10 @@ def ask(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[
     )
 
 
-def begin(going: generation.Going, model: Any, prompt: np.ndarray, options: dict[str, Any]) -> None:
-    """Tell a run what it runs on, and fit the new tokens into the context."""
-    room = model.model.config.context_length - len(prompt)
-    fitted = {**options, "max_new_tokens": max(min(options["max_new_tokens"], room), 1)}
-    going.model, going.prompt, going.options = model, prompt, fitted
-
-
-def take(going: generation.Going, step: Any) -> None:
-    """Keep a token that was made."""
-    # The logits of all tokens would be most of what is held, and are not used.
-    none = step.routing.logits[:, :, :0]
-    going.steps.append(step._replace(routing=step.routing._replace(logits=none)))
-
-
-def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[str, Any]) -> None:
+def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: SamplingOptions) -> None:
     """Generate and show every token as it comes; whatever ends it, what there is is kept."""
-    going = generation.Going(before=kept_traces.kept().get("first"))
-    st.session_state[generation.RUNNING] = going
+    generated = generation.GenerationRun(before=kept_traces.kept().get("first"))
+    generation.RUNNING.set(generated)
     head = st.empty()
     with head.container(horizontal=True, vertical_alignment="center"):
         st.button("Stop", icon=":material/stop_circle:", key="stop_generating")
@@ -144,34 +132,34 @@ def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: dict[
     board = st.empty()
     layer = int(links.chosen("layer", 0) or 0)
 
-    def stream(on_wait: Any, on_load: Any) -> None:
+    def stream(on_wait: OnWait, on_load: OnLoad) -> None:
         if not text.strip():
             raise PromptError(prompts.NO_PROMPT)
         model = shared_models.shared(choice, dtype, on_load)
         on_wait(0)  # takes away how far the model is read
-        begin(going, model, prompts.encoded(model, choice, text), options)
-        coming = going.coming(on_wait)
-        most = going.options["max_new_tokens"]
+        generated.begin(model, prompts.encoded(model, choice, text), options)
+        steps = generated.stream(on_wait)
+        most = generated.options["max_new_tokens"]
         begun = shown = time.monotonic()
         try:
-            for step in coming:
-                if going.cancelled.is_set():
+            for step in steps:
+                if generated.cancelled.is_set():
                     break
-                take(going, step)
-                now, n = time.monotonic(), len(going.steps)
+                generated.take(step)
+                now, n = time.monotonic(), len(generated.steps)
                 if n == 1:
                     begun = now
                 if now - shown >= BETWEEN or n == 1:
                     shown = now
                     rate = f", {(n - 1) / (now - begun):.0f} a second" if n > 1 else ""
                     counter.caption(f"{n:,} of {most:,} tokens{rate}")
-                    board.html(live_html(going.steps, layer))
+                    board.html(live_html(generated.steps, layer))
         finally:
-            coming.close()  # gives up the place in the queue, also when the run is cut short
-            going.ended.set()
+            steps.close()  # gives up the place in the queue, also when the run is cut short
+            generated.ended.set()
 
     prompt_form.run_guarded(stream, "Generating; the first run of a session may load the model")
-    if not going.cancelled.is_set():
+    if not generated.cancelled.is_set():
         generation.finish()
     head.empty()
     board.empty()
@@ -193,15 +181,15 @@ def show(context: ModeContext) -> None:
     if sent is not None:
         (ask if context.choice.streamed else run)(context.choice, *sent)
     stream_progress.board()
-    done = st.session_state.get(generation.DONE)
+    done = generation.DONE.get()
     kept = kept_traces.kept()
-    if done is None or kept.get("first") is not done["trace"]:
+    if done is None or kept.get("first") is not done.trace:
         context.heading(INVITATION)
         return
     board = st.container()
-    one_trace_mode.save_button(done["trace"])
-    view, token, layer, lens = one_trace_mode.results(done["trace"], kept, context.routers)
+    one_trace_mode.save_button(done.trace)
+    view, token, layer, lens = one_trace_mode.results(done.trace, kept, context.routers)
     with board:
         made_text(done, view, layer)
     context.heading(finding(view, done), one_trace_mode.HOW_TO_READ)
-    cell_view.fill_lens(lens, view, token, layer, context.choice, asked=False)
+    logit_lens.fill(lens, view, token, layer, context.choice, asked=False)

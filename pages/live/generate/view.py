@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
@@ -17,6 +17,10 @@ from lens.words import p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 from pages.live.session import kept_traces
+from pages.live.session.generation import Generated
+
+if TYPE_CHECKING:
+    from grok.runner.results import Step
 
 MOST_CHIPS = 120
 
@@ -24,7 +28,7 @@ MOST_CHIPS = 120
 BETWEEN = 0.2  # seconds between drawings
 
 
-def live_html(steps: Sequence[Any], layer: int) -> str:
+def live_html(steps: Sequence[Step], layer: int) -> str:
     """The tokens made so far; a token's experts are known once the next one is made."""
     pieces = [str(step.piece) for step in steps]
     layer = min(layer, steps[0].routing.experts.shape[0] - 1)
@@ -61,15 +65,15 @@ def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: i
     return f'<div role="group" aria-label="Generated tokens">{before}{"".join(boxes)}</div>'
 
 
-def made_text(done: dict[str, Any], view: View, layer: int) -> None:
+def made_text(done: Generated, view: View, layer: int) -> None:
     """The continuation as text and as tokens."""
-    trace = done["trace"]
+    trace = done.trace
     prompt = "".join(view.pieces[: trace.prompt_length]).replace("▁", " ")
     why = {
-        "stopped": f"Stopped after {done['tokens']:,} of {done['asked']:,} tokens.",
-        "end": f"The model ended its text after {done['tokens']:,} tokens.",
-        "length": f"{done['tokens']:,} tokens.",
-    }[done["why"]]
+        "stopped": f"Stopped after {done.n_tokens:,} of {done.n_asked:,} tokens.",
+        "end": f"The model ended its text after {done.n_tokens:,} tokens.",
+        "length": f"{done.n_tokens:,} tokens.",
+    }[done.why]
     st.caption(
         f"{why} First expert of each in {view.labels[layer]} as colour, all below; numbers of "
         "experts carry no meaning across layers. The last token was not read any more, so it has "
@@ -78,15 +82,15 @@ def made_text(done: dict[str, Any], view: View, layer: int) -> None:
     loop = loop_of(trace.tokens)
     if loop is not None:
         st.markdown(loop_note(trace.experts, *loop))
-    pieces = [*view.pieces[trace.prompt_length :], done["last"]]
+    pieces = [*view.pieces[trace.prompt_length :], done.last]
     experts = list(trace.experts[layer, trace.prompt_length :])
     st.html(chips_html(pieces, experts, first=trace.prompt_length))
     with st.expander("As plain text", icon=":material/notes:"):
-        st.code(f"{prompt}{done['text']}", language=None, wrap_lines=True)
+        st.code(f"{prompt}{done.text}", language=None, wrap_lines=True)
 
 
 def loop_note(experts: np.ndarray, period: int, start: int) -> str:
-    """Whether the experts go round with a text that repeats itself.
+    """Experts shared by tokens one round apart, in a text that repeats itself.
 
     Args:
         experts: chosen ones [L, T, K].
@@ -105,8 +109,8 @@ def loop_note(experts: np.ndarray, period: int, start: int) -> str:
     )
 
 
-def finding(view: View, done: dict[str, Any]) -> str:
-    """Whether generated tokens go to other experts than the given ones, in a sentence."""
+def finding(view: View, done: Generated) -> str:
+    """The difference between the loads of generated and given tokens, in a sentence."""
     trace = view.trace
     settings = trace.settings
     how = (
@@ -114,7 +118,7 @@ def finding(view: View, done: dict[str, Any]) -> str:
         if settings.get("temperature") == 0
         else f"temperature {settings.get('temperature')}, seed {settings.get('seed')}"
     )
-    text = f"{done['tokens']:,} tokens generated after {trace.prompt_length:,} ({how})."
+    text = f"{done.n_tokens:,} tokens generated after {trace.prompt_length:,} ({how})."
     try:
         found = routing_statistics.part_loads(view.key, int(trace.prompt_length), trace)
     except LensError:

@@ -1,12 +1,12 @@
-"""Many prompts: what texts of each label have in common, and the words of each expert."""
+"""Many prompts: the experts of texts of each label, and the words of each expert."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lens.errors import LensError
 from lens.many_prompts.prompt_lists import FORMS, MAX_BYTES, Form, PromptList, read_prompts
@@ -39,13 +39,12 @@ def show(context: ModeContext) -> None:
     """The mode: prompts run here, or saved traces."""
     run_id = links.reference("run", "Run", many_runs.RUN_ID)
     configured = many_traces.configured()[0] is not None
-    source = links.choice(
+    source = links.segments(
         "many_source",
         "Source",
         list(SOURCES),
         "traces" if configured and run_id is None else "prompts",
         shown=SOURCES.__getitem__,
-        widget="segments",
         collapsed=True,
     )
     if source == "traces":
@@ -147,8 +146,8 @@ def _form(context: ModeContext) -> None:
     stream_progress.board()
 
 
-def _read(text: str, file: Any) -> PromptList | None:
-    """The prompts of the box or the file, after saying what they were read as."""
+def _read(text: str, file: UploadedFile | None) -> PromptList | None:
+    """The prompts of the box or the file, after saying in which form they were read."""
     source: str | bytes = text if file is None else file.getvalue()
     if not source.strip():
         return None

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -14,6 +13,7 @@ import streamlit as st
 from grok.engine.progress import PassProgress, watching
 from grok.errors import GrokError, PromptError
 from grok.serving.jobs import CancelledError, Job, Jobs, JobState, patient_turn
+from grok.serving.shared_model import SharedModel
 from lens.errors import LensError
 from lens.many_prompts.prompt_lists import PromptList
 from lens.many_prompts.run_record import NoRunError, Run
@@ -22,9 +22,11 @@ from pages.hosting import owner
 from pages.live.session import shared_models
 from pages.live.session.prompts import encoded
 from pages.shell import links
+from pages.shell.session_keys import SessionKey, SessionValue
 
 MAX_TOKENS = 200_000
 SWEEP_EVERY = 600.0  # seconds
+PROBLEM = SessionValue[str](SessionKey.MANY_PROBLEM)
 RUN_ID = r"[A-Za-z0-9_-]{22}"
 DEFECT = "This run ended with a defect of the program. The server's log says where."
 
@@ -50,7 +52,7 @@ def jobs() -> Jobs:
 
 
 def kept_for() -> str:
-    """How long runs are kept, in words."""
+    """The time for which runs are kept, in words."""
     days = kept_days()
     return "until you delete them" if days == 0 else f"for {days:g} days"
 
@@ -138,7 +140,7 @@ def _work(choice: shared_models.ModelChoice, writing: Writing, job: Job) -> None
 
 
 def _encoded(
-    model: Any, choice: shared_models.ModelChoice, prompts: PromptList
+    model: SharedModel, choice: shared_models.ModelChoice, prompts: PromptList
 ) -> list[np.ndarray]:
     """The token ids of all prompts.
 
@@ -171,11 +173,11 @@ def _ended(writing: Writing, working: Jobs, state: JobState) -> None:
 
 
 def guarded(change: Callable[[], object]) -> bool:
-    """Whether a change of the store worked; its error is shown with the next drawing."""
+    """True where a change of the store worked; its error is shown with the next drawing."""
     try:
         change()
     except (LensError, GrokError) as error:
-        st.session_state["many_problem"] = str(error)
+        PROBLEM.set(str(error))
         return False
     return True
 
@@ -187,7 +189,7 @@ def go_on_clicked(choice: shared_models.ModelChoice, run: Run) -> None:
 
 def show_problem() -> None:
     """The error that `guarded` met, once."""
-    problem = st.session_state.pop("many_problem", None)
+    problem = PROBLEM.take()
     if problem is not None:
         st.error(problem, icon=":material/error:")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
+import altair as alt
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lens import figures
 from lens.errors import LensError
@@ -24,9 +28,9 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.traces.trace import load_trace
-from lens.version import version
 from pages.live.one_trace import routing_shape, routing_statistics
 from pages.shell import layout, links
+from pages.shell.session_keys import SessionKey, SessionValue
 from pages.shell.startup import startup_options
 
 TRACES_VARIABLE = "GROK_LENS_TRACES"
@@ -34,6 +38,9 @@ LABELS_VARIABLE = "GROK_LENS_TRACE_LABELS"
 INVITATION = "Compare saved traces by label: which experts do texts of each kind use?"
 # Rows of the list of differences.
 LISTED = 12
+UPLOADED = SessionValue[tuple[tuple[tuple[str, ...], str], TraceFolder | None, str | None]](
+    SessionKey.UPLOADED_TRACES
+)
 # Uploads: so many bytes of files at once.
 MAX_UPLOAD = 256 * 2**20
 
@@ -50,7 +57,7 @@ def _folder(path: str, labels: str | None, state: str) -> TraceFolder:
 
 
 def _state_of(path: str, labels: str | None) -> str:
-    """When and how large the files are, so that a changed folder is read again."""
+    """Hash of the files' times and sizes, so that a changed folder is read again."""
     digest = hashlib.sha256()
     names = [*Path(path).glob("*.npz"), *Path(path).glob("*/*.npz")]
     for file in [*sorted(names), *([Path(labels)] if labels else [])]:
@@ -64,7 +71,6 @@ def _state_of(path: str, labels: str | None) -> str:
 
 def _uploaded() -> TraceFolder | None:
     """The traces uploaded in this session, read once."""
-    state = st.session_state
     with st.expander(
         "Open traces", icon=":material/upload_file:", expanded=configured()[0] is None
     ):
@@ -82,18 +88,22 @@ def _uploaded() -> TraceFolder | None:
             key="many_labels",
         )
     if not files:
-        state.pop("many_read", None)
+        UPLOADED.drop()
         return None
     key = (tuple(file.file_id for file in files), sheet.file_id if sheet is not None else "")
-    if state.get("many_read", (None,))[0] != key:
-        state["many_read"] = (key, *_read(files, sheet))
-    _, folder, error = state["many_read"]
+    kept = UPLOADED.get()
+    if kept is None or kept[0] != key:
+        kept = (key, *_read(files, sheet))
+        UPLOADED.set(kept)
+    _, folder, error = kept
     if error is not None:
         st.error(error, icon=":material/error:")
     return folder
 
 
-def _read(files: Any, sheet: Any) -> tuple[TraceFolder | None, str | None]:
+def _read(
+    files: Sequence[UploadedFile], sheet: UploadedFile | None
+) -> tuple[TraceFolder | None, str | None]:
     """The uploads as a folder, or why they are none."""
     try:
         size = sum(file.size for file in files)
@@ -121,11 +131,11 @@ def _read(files: Any, sheet: Any) -> tuple[TraceFolder | None, str | None]:
         return None, str(error)
 
 
-def show(head: Any, routers: RouterSet, how_to_read: str) -> None:
+def show(head: DeltaGenerator, routers: RouterSet, how_to_read: str) -> None:
     """The section: where the traces come from, and what they show together."""
     path, labels = configured()
     folder = _uploaded()
-    if folder is None and path and "many_read" not in st.session_state:
+    if folder is None and path and UPLOADED.get() is None:
         try:
             folder = _folder(path, labels, _state_of(path, labels))
         except LensError as error:
@@ -155,7 +165,7 @@ def _test(folder: TraceFolder) -> tuple[LabelTest | None, str]:
 
 
 def finding(folder: TraceFolder, test: LabelTest | None, why: str) -> str:
-    """What the labels have to do with the experts, with its null."""
+    """Information of the labels on the experts, with its null, in words."""
     what = (
         f"{folder.n_traces:,} traces, {len(folder.tokens):,} tokens, {len(folder.labels)} "
         f"{'label' if len(folder.labels) == 1 else 'labels'}."
@@ -189,19 +199,12 @@ class Many:
         )
         self.key = routing_statistics.folder_key(folder)
 
-    def figure(self, chart: Any, key: str, **options: Any) -> None:
-        sha256 = self.folder.model_sha256
-        layout.figure(
-            chart,
-            key,
-            self.routers,
-            sha256=sha256,
-            provenance=lambda: (
-                f"{self.folder.n_traces} {self.noun}, model sha256 {sha256} | Grok MoE Lens "
-                f"{version()}"
-            ),
-            **options,
-        )
+    def figure(
+        self, chart: alt.TopLevelMixin, key: str, **options: Unpack[layout.FigureOptions]
+    ) -> None:
+        """A figure whose files say how many traces it is of."""
+        what = f"{self.folder.n_traces} {self.noun}"
+        layout.figure(chart, key, layout.of_model(self.folder.model_sha256, what), **options)
 
 
 def _draw(folder: TraceFolder, test: LabelTest | None, why: str, routers: RouterSet) -> None:
@@ -213,8 +216,8 @@ def _draw(folder: TraceFolder, test: LabelTest | None, why: str, routers: Router
         )
     _overview(many)
     names = {"labels": "Labels", "many_information": "Information", "many_order": "Repeats"}
-    for tab, place in links.tabs("many", names):
-        with place:
+    for tab, container in links.tabs("many", names):
+        with container:
             if tab == "labels":
                 by_label(many, test, why)
             elif tab == "many_information":
@@ -244,17 +247,9 @@ def _overview(many: Many) -> None:
 
 
 def by_label(many: Many, test: LabelTest | None, why: str) -> None:
+    """Loads of the experts of one layer under each label, and their tests."""
     folder = many.folder
-    ids = [label.removeprefix("L") for label in many.labels]
-    layer = links.choice(
-        "layer",
-        "Layer",
-        range(folder.n_layers),
-        0,
-        text=ids.__getitem__,
-        shown=many.labels.__getitem__,
-        width=160,
-    )
+    layer = layout.layer_choice(many.labels, width=160)
     name = many.labels[layer]
     load = label_tests.load_by_label(folder) if test is None else test.load
     if test is None:
@@ -342,6 +337,7 @@ def _differences(many: Many, test: LabelTest) -> None:
 
 
 def information(many: Many) -> None:
+    """Information of token id and of position on the experts."""
     found = {"token id": routing_statistics.folder_token_information(many.key, many.folder)}
     st.markdown(routing_shape.information_finding(found["token id"]))
     try:
@@ -353,6 +349,7 @@ def information(many: Many) -> None:
 
 
 def repeats(many: Many) -> None:
+    """Experts that neighbouring tokens share, beside shuffled tokens."""
     try:
         test = routing_statistics.folder_repeats(many.key, many.folder)
     except LensError as error:

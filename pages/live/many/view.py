@@ -1,8 +1,6 @@
-"""One run of many prompts: how far it is, and what it shows."""
+"""One run of many prompts: its progress, and what it shows."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -50,7 +48,7 @@ TABS = {
     "many_order": "Repeats",
     "texts": "Prompts",
 }
-PATIENCE = 1.0  # seconds between two looks at a run that goes on
+PATIENCE = 1.0  # seconds between two drawings of a run that goes on
 
 # Of a session alone, as prompts must be: nobody else reads it.
 _kept = st.cache_resource(max_entries=3, show_spinner="Reading the run …", scope="session")
@@ -89,7 +87,7 @@ def _prompts(run: Run) -> str:
 
 @st.fragment(run_every=PATIENCE)
 def _progress(run_id: str, mine: bool) -> None:
-    """How far a run is, looked at again each second, without the rest of the page."""
+    """Progress of a run, drawn again each second without the rest of the page."""
     try:
         run = many_runs.store().get(run_id)
     except LensError:
@@ -188,7 +186,7 @@ def _finished(context: ModeContext, run: Run, mine: bool) -> str:
 
 
 def finding(folder: TraceFolder, test: LabelTest | None) -> str:
-    """What the labels have to do with the experts, beside chance."""
+    """Information of the labels on the experts, beside chance, in words."""
     n = len(folder.labels)
     what = (
         f"{folder.n_traces:,} prompts, {len(folder.tokens):,} tokens, {n} "
@@ -217,7 +215,7 @@ def _overview(many: Many) -> None:
     """One row for each label."""
     folder = many.folder
     effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for group, label in enumerate(folder.labels):
         own = folder.label_of == group
         rows.append(

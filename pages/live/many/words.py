@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -25,7 +24,8 @@ from lens.many_prompts.run_words import (
 from lens.storage import csv_text
 from lens.words import percent
 from pages.live.many.traces import Many
-from pages.shell import links
+from pages.shell import layout, links
+from pages.shell.picks import pick_expert
 
 SHOWN = 15
 SCOPES: Mapping[Within, str] = {
@@ -79,26 +79,9 @@ def show(run: Run, many: Many, skip: int) -> None:
 
 
 def _choices(many: Many) -> tuple[int, int, Within]:
-    folder = many.folder
-    ids = [label.removeprefix("L") for label in many.labels]
     with st.container(horizontal=True):
-        layer = links.choice(
-            "layer",
-            "Layer",
-            range(folder.n_layers),
-            0,
-            text=ids.__getitem__,
-            shown=many.labels.__getitem__,
-            width=160,
-        )
-        expert = links.choice(
-            "expert",
-            "Expert",
-            range(folder.n_experts),
-            0,
-            shown=lambda expert: f"E{expert}",
-            width=160,
-        )
+        layer = layout.layer_choice(many.labels, width=160)
+        expert = layout.expert_choice(many.folder.n_experts, width=160)
         scope: Within = links.choice(
             "within",
             "Chance: words shuffled over",
@@ -124,9 +107,6 @@ def best_words(words: Words) -> list[list[str]]:
 
 
 def _map(many: Many, words: Words, inside: int, layer: int, expert: int) -> None:
-    def picked(mark: Mapping[str, Any]) -> None:
-        links.choose(layer=int(mark["layer"]), expert=int(mark["expert"]))
-
     st.markdown(
         f"{int(words.found.sum()):,} of {words.q.size:,} pairs of expert and word are beyond "
         f"chance at q ≤ 0.05 (of these at most about {percent(0.05)} are expected to be chance)"
@@ -149,7 +129,7 @@ def _map(many: Many, words: Words, inside: int, layer: int, expert: int) -> None
             picked=(layer, expert),
         ),
         "word_map",
-        on_pick=picked,
+        on_pick=pick_expert,
         table=lambda: words_csv(words, many.labels),
     )
 

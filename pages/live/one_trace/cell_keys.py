@@ -11,6 +11,7 @@ from functools import partial
 import streamlit as st
 
 from pages.shell import links
+from pages.shell.session_keys import widget
 
 KEY = "cell_keys"
 # The map's element is Streamlit's own and stays while the figure in it is drawn anew, so the
@@ -103,8 +104,8 @@ def show(figure: str, token: int, layer: int, n_tokens: int, n_layers: int) -> N
     """Four buttons, and the keys for the figure of this key; call it below that figure."""
 
     def moved(shape: tuple[int, int]) -> None:
-        sent = st.session_state.get(KEY)
-        cell = valid_cell(None if sent is None else sent.get("cell"), shape)
+        sent = widget(KEY).get() or {}
+        cell = valid_cell(sent.get("cell"), shape)
         if cell is not None:
             links.choose(token=cell[0], layer=cell[1])
 
@@ -137,7 +138,7 @@ def show(figure: str, token: int, layer: int, n_tokens: int, n_layers: int) -> N
 
 
 def valid_cell(cell: object, shape: tuple[int, int]) -> tuple[int, int] | None:
-    """What the browser sent, if it is a cell [token, layer] of a map of this shape."""
+    """The cell [token, layer] that the browser sent, if a map of this shape has it."""
     if not (isinstance(cell, list | tuple) and len(cell) == 2):
         return None
     if not all(isinstance(x, int | float) and x == int(x) for x in cell):

@@ -1,19 +1,20 @@
-"""Examples of Inspect, chosen because they show something, and what each run of them shows."""
+"""Examples of Inspect, chosen because they show something, and a finding for a run of each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from lens.errors import LensError
+from lens.traces import RoutedText
 from lens.traces.contrast import equal_tokens, strongest_contrast
 from lens.words import p_value_text, percent
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form
+from pages.shell.session_keys import SessionKey, SessionValue
 
 
 def two_meanings(view: View) -> str:
@@ -56,7 +57,7 @@ def layout_tokens(view: View) -> str:
 
 
 def one_word(view: View) -> str:
-    """How soon routing forgets a changed word."""
+    """Experts shared after a changed word, near it and far from it."""
     found = view.agreement
     if found is None:
         return "give the second prompt too, to compare the two."
@@ -99,7 +100,7 @@ class Shown:
     texts: Mapping[str, str]
     shows: str
     read: Callable[[View], str]
-    choices: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, object] = field(default_factory=dict)
 
 
 EXAMPLES = {
@@ -158,7 +159,7 @@ ID_EXAMPLES = {
     "Some ids": prompt_form.Example({"prompt": "5, 17, 3, 42, 99, 256, 12, 7"}),
     "A repeat": prompt_form.Example({"prompt": "8, 8, 8, 8, 9, 9, 9, 9"}),
 }
-RUN = "inspect_example"  # the example that was run last in this session, and its trace
+RUN = SessionValue[tuple[str | None, RoutedText]](SessionKey.EXAMPLE_RUN)
 
 
 def row(has_tokenizer: bool) -> None:
@@ -171,8 +172,8 @@ def row(has_tokenizer: bool) -> None:
     prompt_form.examples_row("example", examples)
 
 
-def ran(text: str, second: str, trace: Any) -> Mapping[str, Any]:
-    """Remember whether this was an example.
+def ran(text: str, second: str, trace: RoutedText) -> Mapping[str, object]:
+    """Remember the example that was run, if this was one.
 
     Returns:
         The choices that show it best.
@@ -185,14 +186,14 @@ def ran(text: str, second: str, trace: Any) -> Mapping[str, Any]:
         ),
         None,
     )
-    st.session_state[RUN] = (name, trace)
+    RUN.set((name, trace))
     return EXAMPLES[name].choices if name else {}
 
 
 def note(view: View) -> None:
-    """What the run of an example shows."""
-    name, trace = st.session_state.get(RUN, (None, None))
-    if name not in EXAMPLES or trace is not view.trace:
+    """The finding of an example that was run."""
+    name, trace = RUN.get() or (None, None)
+    if name is None or name not in EXAMPLES or trace is not view.trace:
         return
     try:
         words = EXAMPLES[name].read(view)

@@ -1,17 +1,19 @@
-"""One text, looked at closely: token strip, map of all layers, the chosen cell, its statistics."""
+"""One routed text: token strip, map of all layers, the chosen cell, its statistics."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from grok.trace import RoutingTrace
 from lens.errors import LensError
 from lens.routers.router_set import RouterSet
+from lens.traces import RoutedText
 from pages.live.one_trace import (
     cell_keys,
     cell_view,
     examples,
+    logit_lens,
     routing_shape,
     routing_views,
     text_parts,
@@ -20,7 +22,7 @@ from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.session import generation, kept_traces, mode_context, prompts, shared_models
 from pages.live.session.mode_context import ModeContext
-from pages.shell import links
+from pages.shell import data_source, links
 
 HOW_TO_READ = """
 The chosen cell, one token in one layer:
@@ -45,7 +47,7 @@ INVITATION = "Type a text to see which experts each token goes to, and how close
 
 
 def form(choice: shared_models.ModelChoice) -> None:
-    """The prompt and how to run it."""
+    """The prompt and the settings of its run."""
     examples.row(choice.has_tokenizer)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
     with st.form("run", border=True):
@@ -76,11 +78,11 @@ def run(request: prompts.Request, text: str, second: str) -> None:
     """Run one or two prompts and keep what came out for this session."""
     texts = [text, second] if second.strip() else [text]
 
-    def keep(found: list[Any]) -> None:
+    def keep(found: list[RoutingTrace]) -> None:
         links.choose(**examples.ran(text, second, found[0]))
         kept_traces.keep("first", found[0])
         kept_traces.keep("second", found[1] if len(found) > 1 else None)
-        st.session_state["trace_shown"] = "first"
+        data_source.TRACE_SHOWN.set("first")
         links.forget("token")
 
     prompt_form.run_or_ask(
@@ -92,10 +94,11 @@ def run(request: prompts.Request, text: str, second: str) -> None:
     )
 
 
-def choose_trace(kept: dict[str, Any]) -> Any:
-    """The trace to look at, where there are several."""
-    if st.session_state.get("trace_shown") not in kept:
-        st.session_state["trace_shown"] = next(iter(kept))
+def choose_trace(kept: dict[str, RoutedText]) -> RoutedText:
+    """The trace to show, chosen where there are several."""
+    current = data_source.TRACE_SHOWN.get()
+    if current is None or current not in kept:
+        current = next(iter(kept))
     if len(kept) > 1:
         shown = st.segmented_control(
             "Shown",
@@ -103,15 +106,16 @@ def choose_trace(kept: dict[str, Any]) -> Any:
             format_func=kept_traces.SLOTS.__getitem__,
             required=True,
             key="trace_choice",
-            default=st.session_state["trace_shown"],
+            default=current,
         )
-        st.session_state["trace_shown"] = shown or st.session_state["trace_shown"]
-    return kept[st.session_state["trace_shown"]]
+        current = shown or current
+    data_source.TRACE_SHOWN.set(current)
+    return kept[current]
 
 
-def save_button(trace: Any) -> None:
+def save_button(trace: RoutedText) -> None:
     """Download of a trace that was made here."""
-    if hasattr(trace, "save"):  # a trace opened from a file is saved already
+    if isinstance(trace, RoutingTrace):  # a trace opened from a file is saved already
         st.download_button(
             "Save trace (.npz)",
             lambda: kept_traces.file_bytes(trace),
@@ -123,7 +127,9 @@ def save_button(trace: Any) -> None:
         )
 
 
-def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> tuple[View, int, int, Any]:
+def results(
+    trace: RoutedText, kept: dict[str, RoutedText], routers: RouterSet
+) -> tuple[View, int, int, DeltaGenerator]:
     """Everything about one trace, from the text down to its paths.
 
     Returns:
@@ -163,8 +169,8 @@ def results(trace: Any, kept: dict[str, Any], routers: RouterSet) -> tuple[View,
     return view, token, layer, lens
 
 
-def draw_tab(tab: str, view: View, kept: dict[str, Any], layer: int, what: str) -> None:
-    """What the open tab shows."""
+def draw_tab(tab: str, view: View, kept: dict[str, RoutedText], layer: int, what: str) -> None:
+    """The statistics of the open tab."""
     if tab == "parts":
         text_parts.show(view)
     elif tab == "load":
@@ -185,7 +191,7 @@ def draw_tab(tab: str, view: View, kept: dict[str, Any], layer: int, what: str) 
         routing_views.paths(view, layer)
 
 
-def comparison(view: View, kept: dict[str, Any], what: str) -> None:
+def comparison(view: View, kept: dict[str, RoutedText], what: str) -> None:
     """The trace shown against another one of this session."""
     others = [slot for slot, trace in kept.items() if trace is not view.trace]
     if not others:
@@ -219,4 +225,4 @@ def show(context: ModeContext) -> None:
         examples.note(view)
     context.heading(kept_traces.finding(trace, view.labels), HOW_TO_READ)
     from_file = trace is kept.get("file")
-    cell_view.fill_lens(lens, view, token, layer, context.choice, asked=from_file)
+    logit_lens.fill(lens, view, token, layer, context.choice, asked=from_file)

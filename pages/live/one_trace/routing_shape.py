@@ -1,24 +1,27 @@
-"""What a trace's experts go by: token and position, margins, and the load that moments predict."""
+"""Information of token and position on the experts, margins, and the load that moments predict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, Unpack
 
+import altair as alt
 import numpy as np
 import streamlit as st
 
 from lens import cached, figures
 from lens.errors import LensError
 from lens.routers.router_set import RouterSet
+from lens.stats.permutation_tests import AgainstChance
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
-from lens.traces import margins
+from lens.traces import RoutedText, margins
 from lens.traces.information import Information
 from lens.traces.logit_moments import Prediction
 from lens.words import fixed, p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
+from pages.shell import layout
 
 
 def information(view: View) -> None:
@@ -34,7 +37,7 @@ def information(view: View) -> None:
 
 
 def information_finding(found: Information) -> str:
-    """What one label of tokens tells of the experts, in a sentence with its null."""
+    """Information of one label of tokens on the experts, in a sentence with its null."""
     test, n_layers = found.test, len(found.test.value)
     shares = found.share[np.isfinite(found.share)]
     some = test.found()
@@ -53,8 +56,19 @@ def information_finding(found: Information) -> str:
     return f"**{name}** {verdict}: {size}. Null: {test.method}, seed {test.seed}.{note}"
 
 
+class DrawFigure(Protocol):
+    """A way to draw a figure, such as `View.figure`."""
+
+    def __call__(
+        self, chart: alt.TopLevelMixin, key: str, **options: Unpack[layout.FigureOptions]
+    ) -> None: ...
+
+
 def information_figure(
-    found: dict[str, Information], labels: Sequence[str], figure: Any, key: str = "information"
+    found: dict[str, Information],
+    labels: Sequence[str],
+    figure: DrawFigure,
+    key: str = "information",
 ) -> None:
     """The estimates of all layers with their bands."""
     tests = {name: one.test for name, one in found.items()}
@@ -75,7 +89,7 @@ def information_figure(
 
 
 def margin_distribution(view: View, layer: int) -> None:
-    """How close the choices are, beside normal logits of the same covariance."""
+    """Margins of the choices, beside normal logits of the same covariance."""
     shape = routing_statistics.margin_shape(view.key, view.trace)
     test = shape.test
     some = test.found()
@@ -115,13 +129,13 @@ def margin_distribution(view: View, layer: int) -> None:
     )
 
 
-def _count(test: Any, *, below: bool = False) -> int:
+def _count(test: AgainstChance, *, below: bool = False) -> int:
     rare = np.nan_to_num(test.q, nan=1) <= 0.05
     side = test.value < test.mean if below else test.value >= test.mean
     return int(np.count_nonzero(rare & side))
 
 
-def predicted_load(routers: RouterSet, trace: Any, labels: list[str]) -> None:
+def predicted_load(routers: RouterSet, trace: RoutedText, labels: list[str]) -> None:
     """Measured load against what the logits' moments and what the weights alone predict.
 
     For any page: draws sentences and figure. The weights' prediction is shown where the
@@ -158,7 +172,7 @@ def predicted_load(routers: RouterSet, trace: Any, labels: list[str]) -> None:
 
 
 def prediction_line(source: str, one: Prediction) -> str:
-    """How near one prediction comes, in a sentence with its null."""
+    """Correlation and error of one prediction, in a sentence with its null."""
     if np.isnan(one.correlation):
         return f"Predicted from {source}: every load is the same, so there is nothing to compare."
     low, high = one.null_correlation

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from lens.many_prompts import label_tests
 from lens.many_prompts.trace_folder import TraceFolder
-from lens.prompt_pairs import agreement as agreements
+from lens.prompt_pairs.agreement import Agreement
+from lens.prompt_pairs.agreement import agreement as agreement_of
+from lens.stats.permutation_tests import AgainstChance
 from lens.traces import (
+    RoutedText,
     continuation,
     coselection,
     information,
@@ -26,7 +28,7 @@ from lens.traces import (
 _data = st.cache_data(max_entries=32, show_spinner="Drawing the null …", scope="session")
 
 
-def trace_key(trace: Any) -> str:
+def trace_key(trace: RoutedText) -> str:
     """Hash of what the statistics of a trace depend on."""
     digest = hashlib.sha256()
     for array in (trace.tokens, trace.experts, trace.router_logits):
@@ -37,55 +39,55 @@ def trace_key(trace: Any) -> str:
 
 
 @_data
-def pair_test(key: str, _trace: Any) -> coselection.PairTest:
+def pair_test(key: str, _trace: RoutedText) -> coselection.PairTest:
     return coselection.pair_test(coselection.coselection(_trace))
 
 
 @_data
-def repeat_test(key: str, _trace: Any) -> repeats.RepeatTest:
+def repeat_test(key: str, _trace: RoutedText) -> repeats.RepeatTest:
     return repeats.repeat_test(_trace.experts, _trace.router_logits.shape[2])
 
 
 @_data
-def even_use(key: str, _trace: Any) -> Any:
+def even_use(key: str, _trace: RoutedText) -> AgainstChance:
     return load_null.even_use(_trace)
 
 
 @_data
-def token_information(key: str, _trace: Any) -> information.Information:
+def token_information(key: str, _trace: RoutedText) -> information.Information:
     return information.token_information(
         _trace.tokens, _trace.experts, _trace.router_logits.shape[2]
     )
 
 
 @_data
-def position_information(key: str, _trace: Any) -> information.Information:
+def position_information(key: str, _trace: RoutedText) -> information.Information:
     return information.position_information(_trace.experts, _trace.router_logits.shape[2])
 
 
 @_data
-def margin_shape(key: str, _trace: Any) -> margins.MarginShape:
+def margin_shape(key: str, _trace: RoutedText) -> margins.MarginShape:
     return margins.margin_shape(_trace)
 
 
 @_data
-def pair_distances(key: str, layer: int, _trace: Any) -> tuple[np.ndarray, int | None]:
+def pair_distances(key: str, layer: int, _trace: RoutedText) -> tuple[np.ndarray, int | None]:
     return router_geometry.pair_distances(_trace.router_probs[layer])
 
 
 @_data
-def agreement(key: str, other_key: str, _trace: Any, _other: Any) -> agreements.Agreement:
-    return agreements.agreement(_trace, _other)
+def agreement(key: str, other_key: str, _trace: RoutedText, _other: RoutedText) -> Agreement:
+    return agreement_of(_trace, _other)
 
 
 @_data
-def part_loads(key: str, prompt_length: int, _trace: Any) -> continuation.PartLoads:
+def part_loads(key: str, prompt_length: int, _trace: RoutedText) -> continuation.PartLoads:
     return continuation.part_loads(_trace)
 
 
 @_data
 def load_prediction(
-    key: str, routers_key: str, _trace: Any, _isotropic: np.ndarray | None
+    key: str, routers_key: str, _trace: RoutedText, _isotropic: np.ndarray | None
 ) -> logit_moments.LoadPrediction:
     return logit_moments.load_prediction(_trace, _isotropic)
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Unpack
 
+import altair as alt
 import numpy as np
 import streamlit as st
 
 from lens import figures
 from lens.errors import LensError
-from lens.prompt_pairs import agreement as agreements
+from lens.prompt_pairs.agreement import Agreement
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.tables import traces as trace_tables
-from lens.traces import load_null, routing
-from lens.version import version
+from lens.traces import RoutedText, load_null, routing
 from lens.words import percent
 from pages.live.one_trace import routing_statistics
 from pages.shell import layout, links
+from pages.shell.picks import pick_cell, pick_expert, pick_token
 
-VALUES: dict[str, tuple[str, Callable[[Any], np.ndarray]]] = {
+VALUES: dict[str, tuple[str, Callable[[RoutedText], np.ndarray]]] = {
     "margin": ("Margin", routing.margin),
     "top1": ("First choice", lambda trace: trace.experts[:, :, 0]),
     "entropy": ("Entropy", routing.entropy),
@@ -35,7 +36,11 @@ class View:
     """A trace with what its figures have in common; `other` is a second one to compare with."""
 
     def __init__(
-        self, trace: Any, routers: RouterSet, labels: list[str], other: Any = None
+        self,
+        trace: RoutedText,
+        routers: RouterSet,
+        labels: list[str],
+        other: RoutedText | None = None,
     ) -> None:
         self.trace = trace
         self.other = other
@@ -51,7 +56,7 @@ class View:
         return routing_statistics.trace_key(self.trace)
 
     @cached_property
-    def agreement(self) -> agreements.Agreement | None:
+    def agreement(self) -> Agreement | None:
         """Experts shared with the second text; None where the two cannot be aligned."""
         if self.other is None:
             return None
@@ -61,41 +66,19 @@ class View:
         except LensError:
             return None
 
-    def figure(self, chart: Any, key: str, **options: Any) -> None:
+    def figure(
+        self, chart: alt.TopLevelMixin, key: str, **options: Unpack[layout.FigureOptions]
+    ) -> None:
         """A figure whose files carry the hash of the model that made the trace."""
-        sha256 = self.trace.model_sha256
-        layout.figure(
-            chart,
-            key,
-            self.routers,
-            sha256=sha256,
-            provenance=lambda: f"model sha256 {sha256} | Grok MoE Lens {version()}",
-            **options,
-        )
+        layout.figure(chart, key, layout.of_model(self.trace.model_sha256), **options)
 
     def even(self) -> float:
         """Share of each expert when all are used alike."""
-        return 1 / self.n_experts
-
-
-def pick_token(mark: Mapping[str, Any]) -> None:
-    """A clicked token becomes the token shown."""
-    links.choose(token=int(mark["token"]))
-
-
-def pick_layer(mark: Mapping[str, Any]) -> None:
-    """A clicked layer becomes the layer shown."""
-    links.choose(layer=int(mark["layer"]))
-
-
-def pick_cell(mark: Mapping[str, Any]) -> None:
-    """A clicked cell becomes the token and the layer shown."""
-    links.choose(token=int(mark["token"]), layer=int(mark["layer"]))
+        return 1 / float(self.n_experts)
 
 
 def selectors(view: View) -> tuple[int, int, str]:
     """Token, layer and value, by list and by keyboard."""
-    ids = [label.removeprefix("L") for label in view.labels]
     first, second, third = st.columns([3, 2, 5], vertical_alignment="bottom")
     with first:
         token = links.choice(
@@ -106,25 +89,17 @@ def selectors(view: View) -> tuple[int, int, str]:
             shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
         )
     with second:
-        layer = links.choice(
-            "layer",
-            "Layer",
-            range(view.n_layers),
-            0,
-            text=ids.__getitem__,
-            shown=view.labels.__getitem__,
-        )
+        layer = layout.layer_choice(view.labels)
     names = {name: words for name, (words, _) in VALUES.items()}
     if view.agreement is not None:
         names["agreement"] = "Agreement"
     with third:
-        what = links.choice(
+        what = links.segments(
             "what",
             "Map shows",
             list(names),
             "margin",
             shown=names.__getitem__,
-            widget="segments",
         )
     return token, layer, what
 
@@ -154,14 +129,14 @@ def strip(view: View, token: int, layer: int) -> None:
 
 
 def map_values(view: View, what: str) -> np.ndarray:
-    """What the map shows [L, T]."""
+    """Values of the map [L, T]."""
     if what == "agreement" and view.agreement is not None:
         return view.agreement.shared
     return VALUES[what][1](view.trace)
 
 
 def agreement_note(view: View) -> None:
-    """How far two texts agree beside tokens paired at random."""
+    """Experts that two texts share, beside tokens paired at random, in words."""
     found = view.agreement
     if found is None:
         return
@@ -226,13 +201,13 @@ def load(view: View, layer: int) -> None:
     view.figure(
         figures.load_by_layer(share, low, high, view.labels, interval=(least, most)),
         "load_by_layer",
-        on_pick=lambda mark: links.choose(layer=int(mark["layer"]), expert=int(mark["expert"])),
+        on_pick=pick_expert,
         table=lambda: trace_tables.trace_load_csv(share, view.labels, low, high, least, most),
     )
 
 
 def coselection(view: View, layer: int) -> None:
-    """Which experts of the chosen layer are chosen together."""
+    """Pairs of experts of the chosen layer that are chosen together."""
     if view.top_k < 2:
         st.caption("Each token has one expert, so none are chosen together.")
         return
@@ -261,7 +236,7 @@ def coselection(view: View, layer: int) -> None:
 
 
 def order(view: View) -> None:
-    """How evenly experts are used, and how far neighbouring tokens share them."""
+    """Effective experts of each layer, and experts that neighbouring tokens share."""
     repeat, test = (
         routing.repeat_rate(view.trace),
         routing_statistics.repeat_test(view.key, view.trace),
@@ -323,7 +298,7 @@ def order(view: View) -> None:
 
 
 def paths(view: View, layer: int) -> None:
-    """Where tokens go between the first choices of consecutive layers."""
+    """Tokens that go from each first choice to each of the next layer."""
     if view.n_layers < 2:
         st.caption("The trace has one layer, so there are no paths.")
         return

@@ -1,4 +1,4 @@
-"""Given and generated tokens of one text: which experts each part uses, and whether they differ."""
+"""Given and generated tokens of one text: the loads of both, and the difference between them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MOST_ROWS = 8
 
 
 def has_both(view: View) -> bool:
-    """Whether the text has given and generated tokens."""
-    return 0 < view.trace.prompt_length < view.n_tokens
+    """True where the text has given and generated tokens."""
+    return 0 < int(view.trace.prompt_length) < int(view.n_tokens)
 
 
 def show(view: View) -> None:

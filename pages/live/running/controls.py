@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
-from pages.live.session import shared_models
+from streamlit.delta_generator import DeltaGenerator
+
+from pages.live.session.shared_models import ModelChoice
 from pages.shell import links
 
 
-def model_labels(choice: shared_models.ModelChoice) -> list[str]:
+def model_labels(choice: ModelChoice) -> list[str]:
     """Names of the layers of the model that runs prompts."""
     return [f"L{layer}" for layer in range(choice.config.n_layers)]
 
@@ -27,8 +28,8 @@ def dtype_choice() -> str:
     )
 
 
-def teller(bar: Any) -> Callable[[int, int], None]:
-    """Shows progress with the time left, a few times a second."""
+def teller(bar: DeltaGenerator) -> Callable[[int, int], None]:
+    """A function that shows progress with the time left, a few times a second."""
     started = time.perf_counter()
     last = [0.0]
 

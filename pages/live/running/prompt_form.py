@@ -1,10 +1,10 @@
-"""What the modes that run prompts have in common: text boxes, examples, and a guarded run."""
+"""Text boxes, examples and a guarded run, for the modes that run prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import streamlit as st
 
@@ -12,29 +12,58 @@ from grok.errors import GrokError
 from lens.errors import LensError
 from pages.live.running import stream_progress
 from pages.live.running.stream_cost import Work
-from pages.live.session import prompts, shared_models
+from pages.live.session import prompts
+from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait
 from pages.shell import links
+from pages.shell.session_keys import SessionKey, SessionValue, widget
 
 Result = TypeVar("Result")
-TEXTS = "texts_kept"  # name -> text typed last, on whichever mode
+ModelRun = Callable[[OnWait, OnLoad], Result]
+TEXTS = SessionValue[dict[str, str]](SessionKey.TEXTS)
 
 
-def text_box(name: str, label: str, **options: Any) -> str:
+def text_box(
+    name: str,
+    label: str,
+    *,
+    height: int = 110,
+    max_chars: int = prompts.LONGEST_TEXT,
+    placeholder: str | None = None,
+    help: str | None = None,
+) -> str:
     """A text area whose text is the same in all modes, for this session alone."""
-    kept = st.session_state.setdefault(TEXTS, {})
-    if name not in st.session_state and name in kept:
-        st.session_state[name] = kept[name]
-    options = {"height": 110, "max_chars": prompts.LONGEST_TEXT, **options}
-    text = st.text_area(label, key=name, **options) or ""
-    kept[name] = text
-    return text
+    put_back(name)
+    text = st.text_area(
+        label, key=name, height=height, max_chars=max_chars, placeholder=placeholder, help=help
+    )
+    return typed(name, text)
+
+
+def text_line(name: str, label: str, *, max_chars: int, placeholder: str, help: str) -> str:
+    """A line of text that is kept as `text_box` keeps its own."""
+    put_back(name)
+    text = st.text_input(label, key=name, max_chars=max_chars, placeholder=placeholder, help=help)
+    return typed(name, text)
+
+
+def put_back(name: str) -> None:
+    """Give a box the text that was typed last; call it before the box is drawn."""
+    kept, box = TEXTS.kept(dict), widget(name)
+    if not box.known and name in kept:
+        box.set(kept[name])
+
+
+def typed(name: str, text: str | None) -> str:
+    """The text of a box, kept for when it is drawn again."""
+    TEXTS.kept(dict)[name] = text or ""
+    return text or ""
 
 
 def put(**texts: str) -> None:
     """Put texts into their boxes; call it in a callback."""
     for name, text in texts.items():
-        st.session_state[name] = text
-        st.session_state.setdefault(TEXTS, {})[name] = text
+        widget(name).set(text)
+        TEXTS.kept(dict)[name] = text
 
 
 @dataclass(frozen=True)
@@ -48,7 +77,7 @@ class Example:
     """
 
     texts: Mapping[str, str]
-    choices: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, object] = field(default_factory=dict)
     shows: str = ""
 
 
@@ -56,7 +85,7 @@ def examples_row(key: str, examples: Mapping[str, Example], label: str = "Exampl
     """Examples to click; each fills boxes and choices, and says what it shows."""
 
     def use() -> None:
-        chosen = st.session_state.get(key)
+        chosen = widget(key).get()
         if chosen is not None and chosen in examples:
             put(**examples[chosen].texts)
             links.choose(**examples[chosen].choices)
@@ -67,10 +96,10 @@ def examples_row(key: str, examples: Mapping[str, Example], label: str = "Exampl
 
 
 def run_guarded(
-    run: Callable[[Callable[[int], object], Callable[[int, int], None]], Result],
+    run: ModelRun[Result],
     text: str = "Running the model; the first run of a session may load it",
 ) -> Result | None:
-    """What `run(on_wait, on_load)` returns, or None after its error has been shown.
+    """The result of `run(on_wait, on_load)`, or None after its error has been shown.
 
     Args:
         run: is given a function that shows the place in the queue, and one that shows how
@@ -105,10 +134,10 @@ def run_guarded(
 
 
 def run_or_ask(
-    choice: shared_models.ModelChoice,
+    choice: ModelChoice,
     what: str,
     work: Callable[[], Work],
-    run: Callable[[Callable[[int], object], Callable[[int, int], None]], Result],
+    run: ModelRun[Result],
     then: Callable[[Result], object],
     text: str = "Running the model; the first run of a session may load it",
 ) -> None:
@@ -124,7 +153,7 @@ def run_or_ask(
     """
     if choice.streamed:
         stream_progress.ask(
-            choice, what, work, lambda going: run(going.on_wait, going.on_load), then
+            choice, what, work, lambda under_way: run(under_way.on_wait, under_way.on_load), then
         )
         return
     found = run_guarded(run, text)

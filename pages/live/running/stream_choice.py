@@ -1,4 +1,4 @@
-"""How a model runs on this server, why, and what a run costs: known before anything starts.
+"""The mode in which a model runs on this server and its cost, known before anything starts.
 
 A model whose weights the devices hold is resident. One that they do not hold is streamed: every
 pass reads its layers from disk, within a memory budget, and may take minutes.
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from grok.architectures.families import architecture_of, open_checkpoint
 from grok.errors import DeviceError, GrokError
-from grok.planning.modes import choose, duration, plan, size
+from grok.planning.modes import ModePlan, choose, duration, plan, size
 from grok.streaming.host_memory import sizes
-from pages.live.session import shared_models
+from pages.live.session.shared_models import ModelChoice
+from pages.shell.session_keys import SessionKey, SessionValue
+
+if TYPE_CHECKING:
+    from grok.planning.machine import Rates
 
 MODE_VARIABLE = "GROK_LENS_MODE"
 MEMORY_VARIABLE = "GROK_LENS_MEMORY_GB"
@@ -24,7 +28,9 @@ MODES = ("auto", "resident", "streamed")
 DEFAULT_MEMORY_GB = 8.0
 TYPICAL_TOKENS = 64  # of the prompt that the note above a form speaks of
 COST_FIRST = "Show what it costs"
-KNOWN = "stream_decisions"  # how each model runs, looked up once a session
+KNOWN = SessionValue[dict[tuple[str, str, int], ModelChoice | GrokError]](
+    SessionKey.STREAM_DECISIONS
+)
 
 
 # --- settings ---------------------------------------------------------------------------
@@ -67,7 +73,7 @@ def memory_budget() -> int:
 # --- the mode ---------------------------------------------------------------------------
 
 
-def decided(choice: shared_models.ModelChoice, *, check: bool = True) -> shared_models.ModelChoice:
+def decided(choice: ModelChoice, *, check: bool = True) -> ModelChoice:
     """The model with the mode that it runs in here, and why.
 
     Args:
@@ -80,25 +86,24 @@ def decided(choice: shared_models.ModelChoice, *, check: bool = True) -> shared_
     mode, budget = setting(), memory_budget()
     if mode != "streamed" and not check:
         return choice
-    known: dict[Any, Any] = st.session_state.setdefault(KNOWN, {})
+    known = KNOWN.kept(dict)
     key = (choice.path, mode, budget)
     if key not in known:
         try:
-            known[key] = _looked_at(choice, mode, budget)
+            known[key] = _checked(choice, mode, budget)
         except GrokError as error:
             known[key] = error
-    if isinstance(known[key], GrokError):
-        raise known[key]
-    return known[key]
+    decision = known[key]
+    if isinstance(decision, GrokError):
+        raise decision
+    return decision
 
 
-def _looked_at(
-    choice: shared_models.ModelChoice, mode: str, budget: int
-) -> shared_models.ModelChoice:
-    """The choice, where its model can run in this mode.
+def _checked(choice: ModelChoice, mode: str, budget: int) -> ModelChoice:
+    """The model in the mode that is asked for, or that this machine can hold.
 
     Raises:
-        GrokError: it cannot.
+        GrokError: it cannot run in this mode.
     """
     from grok.runner.loading import check_memory
 
@@ -134,8 +139,8 @@ def _looked_at(
     return replace(chosen, why=why)
 
 
-def _why(choice: shared_models.ModelChoice, budget: int, otherwise: str) -> str:
-    """Why layers are streamed, in the words of the plan."""
+def _why(choice: ModelChoice, budget: int, otherwise: str) -> str:
+    """The plan's reason for streaming layers."""
     decision = choose(
         choice.architecture, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget
     )
@@ -143,26 +148,26 @@ def _why(choice: shared_models.ModelChoice, budget: int, otherwise: str) -> str:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Measuring this machine's disk and processor …")
-def _rates(path: str) -> Any:
+def _rates(path: str) -> Rates:
     from grok.planning import machine
 
     checkpoint = open_checkpoint(path)
     return machine.rates(checkpoint, architecture_of(checkpoint))
 
 
-def rates(choice: shared_models.ModelChoice) -> Any:
-    """What this machine reads and computes a second; measured once for the whole server."""
+def rates(choice: ModelChoice) -> Rates:
+    """Bytes and operations of this machine a second; measured once for the whole server."""
     return _rates(choice.path)
 
 
-def streamed_plan(choice: shared_models.ModelChoice, n_tokens: int) -> Any:
-    """The `grok.planning.modes.ModePlan` of streaming a pass of so many tokens."""
+def streamed_plan(choice: ModelChoice, n_tokens: int) -> ModePlan:
+    """The plan of streaming a pass of so many tokens."""
     budget = choice.memory_budget or memory_budget()
     plans = plan(choice.architecture, rates(choice), n_tokens=n_tokens, memory_budget=budget)
     return next(one for one in plans if one.mode == "streamed")
 
 
-def fitting_plan(choice: shared_models.ModelChoice, n_tokens: int) -> Any:
+def fitting_plan(choice: ModelChoice, n_tokens: int) -> ModePlan:
     """The plan of a pass of so many tokens at once.
 
     Raises:
@@ -181,28 +186,32 @@ def fitting_plan(choice: shared_models.ModelChoice, n_tokens: int) -> Any:
 # --- in words ---------------------------------------------------------------------------
 
 
-def label(choice: shared_models.ModelChoice, usual: str) -> str:
-    """What a button says that runs the model at once, or first shows what that costs."""
+def label(choice: ModelChoice, usual: str) -> str:
+    """The label of a button that runs the model at once, or first shows its cost."""
     return COST_FIRST if choice.streamed else usual
 
 
-def rates_words(choice: shared_models.ModelChoice) -> str:
-    """What the estimate rests on."""
+def rates_words(choice: ModelChoice) -> str:
+    """The measurements that the estimate rests on, in words."""
     found = rates(choice)
     read = (
         f"{size(found.read_bytes_per_s)} a second from disk"
         if found.read_bytes_per_s
         else "the disk not measured"
     )
+    products = (
+        f"{size(found.products_bytes_per_s)} of weights a second through the products"
+        if found.products_bytes_per_s
+        else "the products not measured"
+    )
     return (
         f"The time is an estimate. It rests on a short measurement of this machine: {read}, "
-        f"{size(found.products_bytes_per_s)} of weights a second through the products. "
-        f"{found.read_from}"
+        f"{products}. {found.read_from}"
     )
 
 
-def note(choice: shared_models.ModelChoice) -> None:
-    """How the chosen model runs here, why, and what a prompt costs."""
+def note(choice: ModelChoice) -> None:
+    """The mode of the chosen model, the reason for it, and the cost of a prompt."""
     if not choice.streamed:
         return
     budget = choice.memory_budget or memory_budget()
@@ -228,10 +237,10 @@ def note(choice: shared_models.ModelChoice) -> None:
 
 def _measure_again() -> None:
     _rates.clear()
-    st.session_state.pop(KNOWN, None)
+    KNOWN.drop()
 
 
-def table(choice: shared_models.ModelChoice) -> None:
+def table(choice: ModelChoice) -> None:
     """All modes of this model on this machine, for a typical prompt."""
     budget = choice.memory_budget or memory_budget()
     plans = plan(choice.architecture, rates(choice), n_tokens=TYPICAL_TOKENS, memory_budget=budget)

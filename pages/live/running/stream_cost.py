@@ -1,4 +1,4 @@
-"""What a run of a streamed model costs: its passes over the weights, their time and bytes.
+"""Cost of a run of a streamed model: its passes over the weights, their time and bytes.
 
 Each kind of run has a function here that says what it does to the model; `cost` makes an
 estimate of that, from the rates that were measured on this machine.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from grok.architectures.families import open_checkpoint
 from grok.errors import GrokError, PromptError
 from grok.planning.modes import head_operations, limit, size
+from lens.traces import RoutedText
 from pages.live.running.stream_choice import (
     about,
     fitting_plan,
@@ -22,14 +23,18 @@ from pages.live.running.stream_choice import (
     rates,
     streamed_plan,
 )
-from pages.live.session import prompts, shared_models
+from pages.live.session import prompts
+from pages.live.session.shared_models import ModelChoice
+
+if TYPE_CHECKING:
+    from grok.checkpoints.tokenizer import Tokenizer
 
 QUICK = 5.0  # seconds that a run may take to be made without being asked for
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does to the model.
+    """Passes that a run makes over the model.
 
     Attributes:
         passes: tokens that go through all layers together, one number a pass.
@@ -56,8 +61,10 @@ class Cost:
     """An estimate; it rests on rates that were measured for about two seconds.
 
     Attributes:
-        seconds, bytes_read: of the whole run; no seconds where a rate was not measured.
-        memory_bytes: that it takes at most; budget: that it may take.
+        seconds: of the whole run; None where a rate was not measured.
+        bytes_read: of the whole run.
+        memory_bytes: that it takes at most.
+        budget: bytes that it may take.
         a_pass: seconds of one pass.
         binds: what limits it.
         work: what it is the cost of.
@@ -77,8 +84,8 @@ class Cost:
         return about(self.seconds)
 
 
-def cost(choice: shared_models.ModelChoice, work: Work) -> Cost:
-    """What a run of a streamed model costs.
+def cost(choice: ModelChoice, work: Work) -> Cost:
+    """Time, bytes and memory of a run of a streamed model.
 
     Raises:
         GrokError: no budget like this holds so many tokens.
@@ -91,9 +98,11 @@ def cost(choice: shared_models.ModelChoice, work: Work) -> Cost:
     after = max(work.new_tokens - 1, 0)
     found = rates(choice)
     seconds = a_pass = None
-    if most.seconds_per_pass is not None:
-        a_pass = max(one.seconds_per_pass for one in each)
-        seconds = sum(one.seconds_per_pass for one in each) + after * most.seconds_per_token
+    times = [one.seconds_per_pass for one in each if one.seconds_per_pass is not None]
+    a_token = most.seconds_per_token if after else 0.0
+    if len(times) == len(each) and a_token is not None and found.flops is not None:
+        a_pass = max(times)
+        seconds = sum(times) + after * a_token
         seconds += head_operations(choice.architecture, work.unembedded) / found.flops
     return Cost(
         seconds=seconds,
@@ -106,7 +115,7 @@ def cost(choice: shared_models.ModelChoice, work: Work) -> Cost:
     )
 
 
-def token_counts(choice: shared_models.ModelChoice, texts: Sequence[str]) -> list[int]:
+def token_counts(choice: ModelChoice, texts: Sequence[str]) -> list[int]:
     """Tokens of typed texts; no model is loaded for it.
 
     Raises:
@@ -125,7 +134,7 @@ def token_counts(choice: shared_models.ModelChoice, texts: Sequence[str]) -> lis
     return found
 
 
-def together(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
+def together(choice: ModelChoice, texts: Sequence[str]) -> Work:
     """Texts that go through the model together, in as few passes as hold them.
 
     Raises:
@@ -134,7 +143,7 @@ def together(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
     return Work(_passes(choice, token_counts(choice, texts)))
 
 
-def _passes(choice: shared_models.ModelChoice, counts: Sequence[int]) -> tuple[int, ...]:
+def _passes(choice: ModelChoice, counts: Sequence[int]) -> tuple[int, ...]:
     """Tokens of each pass that runs of so many tokens make."""
     from grok.runner.batching import passes_of, room
 
@@ -142,9 +151,7 @@ def _passes(choice: shared_models.ModelChoice, counts: Sequence[int]) -> tuple[i
     return tuple(sum(counts[i] for i in own) for own in members)
 
 
-def changed(
-    choice: shared_models.ModelChoice, text: str, n_changes: int, n_paired: int = 0
-) -> Work:
+def changed(choice: ModelChoice, text: str, n_changes: int, n_paired: int = 0) -> Work:
     """A text as it is and under changes, in as few passes as hold them.
 
     Args:
@@ -158,7 +165,7 @@ def changed(
     return Work((*_passes(choice, [n] * (1 + n_changes)), *last * n_paired))
 
 
-def swept(choice: shared_models.ModelChoice, texts: Sequence[str], runs: int) -> Work:
+def swept(choice: ModelChoice, texts: Sequence[str], runs: int) -> Work:
     """A sweep of many runs that part from the first text at all layers alike.
 
     They go through half the layers each, on average. As many share a pass as the budget holds.
@@ -178,7 +185,7 @@ def swept(choice: shared_models.ModelChoice, texts: Sequence[str], runs: int) ->
     return Work((*counts, *passes), held=max(counts), fills=True, unembedded=runs * n)
 
 
-def collected(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
+def collected(choice: ModelChoice, texts: Sequence[str]) -> Work:
     """Many prompts, which share a pass as far as a part of a run goes.
 
     Raises:
@@ -195,14 +202,14 @@ def collected(choice: shared_models.ModelChoice, texts: Sequence[str]) -> Work:
     return Work(tuple(passes), held=min(total, BATCH_TOKENS), fills=total > BATCH_TOKENS)
 
 
-def lens(trace: Any) -> Work:
+def lens(trace: RoutedText) -> Work:
     """The logit lens of a trace."""
     n_layers, n_tokens = trace.router_logits.shape[:2]
     return Work((n_tokens,), unembedded=n_layers * n_tokens)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _tokenizer(path: str) -> Any:
+def _tokenizer(path: str) -> Tokenizer:
     from grok.checkpoints.tokenizer import Tokenizer
 
     checkpoint = open_checkpoint(path)
@@ -211,8 +218,8 @@ def _tokenizer(path: str) -> Any:
     return Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
 
 
-def needs_asking(choice: shared_models.ModelChoice, work: Work) -> bool:
-    """Whether a run takes too long here to be made without being asked for."""
+def needs_asking(choice: ModelChoice, work: Work) -> bool:
+    """True where a run takes too long here to be made without being asked for."""
     from grok.serving.shared_model import STREAMED
 
     if not choice.streamed:
@@ -225,7 +232,7 @@ def needs_asking(choice: shared_models.ModelChoice, work: Work) -> bool:
 
 
 def cost_words(cost: Cost) -> str:
-    """What a run costs, in a line."""
+    """Cost of a run, in a line."""
     n, tokens = cost.work.n_passes, max(cost.work.passes)
     passes = "1 pass over the weights" if n == 1 else f"{n:,} passes over the weights"
     return (

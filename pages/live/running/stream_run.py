@@ -1,4 +1,4 @@
-"""One run of a streamed model: what was asked for, and how far it is.
+"""One run of a streamed model: its request, and how far it is.
 
 It is told by the thread that works, and looked at by the page; what a thread is told is small
 and replaced as a whole, so neither waits for the other.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -19,17 +19,16 @@ from grok.planning.modes import duration, size
 from grok.serving.jobs import CancelledError, Job
 from pages.live.running import stream_choice
 from pages.live.running.stream_cost import Cost
-from pages.live.session import shared_models
+from pages.live.session.shared_models import ModelChoice
 
 # Seconds that a run goes on without a browser: a reload or a lost connection is shorter.
 ALONE = 120.0
 
-Run = Callable[["Going"], Any]
-Then = Callable[[Any], object]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class RunRequest(Generic[Result]):
     """A run that was asked for.
 
     Attributes:
@@ -42,33 +41,34 @@ class Asked:
         begin: starts it where it does not run here.
     """
 
-    choice: shared_models.ModelChoice
+    choice: ModelChoice
     what: str
     cost: Cost
-    run: Run
-    then: Then
+    run: Callable[[StreamedRun[Result]], Result]
+    then: Callable[[Result], object]
     draw: Callable[[], object] | None = None
     begin: Callable[[], object] | None = None
 
 
-class Going:
+class StreamedRun(Generic[Result]):
     """A run under way: told by its thread, looked at by the page.
 
     Attributes:
-        asked: what it is.
-        passes: that are over; last: how far the pass under way is.
-        ahead: others who come first, 0 when it is its turn.
+        request: the run that was asked for.
+        passes: that are over.
+        last: how far the pass under way is.
+        n_waiting: others who come first, 0 when it is its turn.
         loaded: tensors of the model that are read, and in all.
         result: what it gave.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+    def __init__(self, request: RunRequest[Result]) -> None:
+        self.request = request
         self.passes, self.n_waiting = 0, 0
         self.last: PassProgress | None = None
         self.share: tuple[float, float] | None = None  # of a sweep, and seconds since it began
         self.loaded: tuple[int, int] | None = None
-        self.result: Any = None
+        self.result: Result | None = None
         self._began = time.monotonic()
         self._read_before = self._seconds_before = 0.0
         self._session = _session()
@@ -83,7 +83,7 @@ class Going:
         """The work of the job."""
         self.job = job
         with watching(self.on_pass):
-            self.result = self.asked.run(self)
+            self.result = self.request.run(self)
 
     def on_wait(self, n_waiting: int) -> None:
         self.n_waiting = n_waiting
@@ -94,7 +94,7 @@ class Going:
         self.check()
 
     def on_pass(self, now: PassProgress) -> None:
-        """Keeps how far a pass is.
+        """Take in how far the pass under way is.
 
         Raises:
             CancelledError: somebody stopped it.
@@ -109,14 +109,14 @@ class Going:
         self.check()
 
     def on_share(self, done: int, total: int) -> None:
-        """How far a sweep is, whose runs go through the layers together."""
+        """Take in how far a sweep is, whose runs go through the layers together."""
         if self._swept is None:
             self._swept = time.monotonic()
         self.share = (done / max(total, 1), time.monotonic() - self._swept)
         self.check()
 
     def check(self) -> None:
-        """Ends a run that nobody waits for.
+        """End the run where it should end.
 
         Raises:
             CancelledError: somebody stopped it, or nobody is there any more.
@@ -138,7 +138,7 @@ class Going:
             return min(self.share[0], 1.0)
         if self.last is None:
             return 0.0
-        passes = max(self.asked.cost.work.n_passes, self.passes + 1)
+        passes = max(self.request.cost.work.n_passes, self.passes + 1)
         return min((self.passes + self.last.fraction) / passes, 1.0)
 
     @property
@@ -148,7 +148,7 @@ class Going:
     @property
     def seconds_left(self) -> float | None:
         """At the speed so far; before there is one, by the estimate, if there is one."""
-        last, cost = self.last, self.asked.cost
+        last, cost = self.last, self.request.cost
         if self.share is not None and self.share[0] > 0.01:
             share, seconds = self.share
             return seconds / share * (1 - share)
@@ -169,7 +169,7 @@ class Going:
         return own + rest * (cost.seconds - cost.a_pass) / (cost.work.n_passes - 1)
 
     def words(self) -> str:
-        """How far it is, in a line."""
+        """Progress of the run, in a line."""
         if self.n_waiting:
             word = "run" if self.n_waiting == 1 else "runs"
             turns = stream_choice.about(self.n_waiting * _turn_seconds())
@@ -180,7 +180,7 @@ class Going:
         if last is None and self.share is None:
             return "Starting …"
         parts = []
-        work = self.asked.cost.work
+        work = self.request.cost.work
         if self.share is not None:
             parts.append(f"Sweep {self.share[0]:.0%}")
         elif work.n_passes > 1:
@@ -195,7 +195,7 @@ class Going:
         return " · ".join(parts)
 
     def stopped_words(self) -> str:
-        """What was done of a run that was stopped."""
+        """Layer and bytes at which a run was stopped, in words."""
         if self.last is None:
             return "Stopped before it began."
         return (
@@ -217,7 +217,7 @@ def left_words(seconds: float) -> str:
 
 
 def pass_words(now: PassProgress) -> str:
-    """How far one pass is, in a line."""
+    """Progress of one pass, in a line."""
     left = "" if now.seconds_left is None else f" · {left_words(now.seconds_left)}"
     return f"{layer_words(now)}{left} · {size(now.bytes_read)} read"
 
@@ -234,7 +234,7 @@ def _session() -> str | None:
 
 
 def _present(session: str | None) -> bool:
-    """Whether a session's browser is connected; True where that cannot be known."""
+    """True where a session's browser is connected, or where that cannot be known."""
     if session is None or not Runtime.exists():
         return True
     return bool(Runtime.instance().is_active_session(session))

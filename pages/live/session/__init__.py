@@ -1,1 +1,1 @@
-"""What a visitor's session keeps: models, prompts, traces."""
+"""Models, prompts and traces of a visitor's session."""

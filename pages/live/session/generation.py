@@ -1,44 +1,100 @@
-"""A continuation under way in one session: what it has made so far, and how it ends."""
+"""A continuation under way in one session: the tokens made so far, and the trace it ends with."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
-import streamlit as st
+import numpy as np
 
+from grok.serving.shared_model import SharedModel
+from grok.trace import RoutingTrace
+from lens.traces import RoutedText
 from pages.live.session import kept_traces
-from pages.shell import links
+from pages.live.session.shared_models import OnWait
+from pages.shell import data_source, links
+from pages.shell.session_keys import SessionKey, SessionValue
 
-RUNNING = "generation_running"  # the run under way, of this session alone
-DONE = "generation_done"
+if TYPE_CHECKING:
+    from grok.runner.results import Step
+
 PATIENCE = 10.0  # seconds for a token of a slow model
 
 
+class SamplingOptions(TypedDict, total=False):
+    """Settings of a continuation; the options of the model's `stream`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
 @dataclass
-class Going:
-    """A run under way.
+class GenerationRun:
+    """A continuation under way.
 
     Attributes:
-        model: that it runs on, once it is loaded; options, prompt: of its `stream`.
+        model: that it runs on, once it is loaded.
+        options: of the model's `stream`.
         steps: made so far.
         before: the trace that it will replace.
-        cancelled: set by who wants it to end; ended: set when it has.
+        cancelled: set by who wants it to end.
+        ended: set when it has ended.
+        prompt: token ids [T], once the model is loaded.
     """
 
-    model: Any = None
-    options: dict[str, Any] = field(default_factory=dict)
-    steps: list[Any] = field(default_factory=list)
-    before: Any = None
+    model: SharedModel | None = None
+    options: SamplingOptions = field(default_factory=lambda: SamplingOptions())
+    steps: list[Step] = field(default_factory=list)
+    before: RoutedText | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
-    prompt: Any = None
+    prompt: np.ndarray | None = None
 
-    def coming(self, on_wait: Callable[[int], object]) -> Any:
-        """The tokens as they are made."""
-        return self.model.stream(self.prompt, on_wait=on_wait, **self.options)
+    def begin(self, model: SharedModel, prompt: np.ndarray, options: SamplingOptions) -> None:
+        """Take the model it runs on, and fit the new tokens into its context."""
+        room = model.model.config.context_length - len(prompt)
+        self.model, self.prompt, self.options = model, prompt, options.copy()
+        self.options["max_new_tokens"] = max(min(options["max_new_tokens"], room), 1)
+
+    def stream(self, on_wait: OnWait) -> Generator[Step]:
+        """The tokens as they are made; closing it gives up the place in the queue."""
+        assert self.model is not None and self.prompt is not None, "begin comes first"
+        yield from self.model.stream(self.prompt, on_wait=on_wait, **self.options)
+
+    def take(self, step: Step) -> None:
+        """Keep a token that was made."""
+        # The logits of all tokens would be most of what is held, and are not used.
+        none = step.routing.logits[:, :, :0]
+        self.steps.append(step._replace(routing=step.routing._replace(logits=none)))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A continuation that has ended.
+
+    Attributes:
+        trace: of the prompt and all new tokens but the last.
+        text: of the new tokens.
+        last: the piece of the last token, which the model never read.
+        n_tokens: new tokens made.
+        n_asked: new tokens that were asked for.
+        why: "end" of the text, "length" or "stopped".
+    """
+
+    trace: RoutingTrace
+    text: str
+    last: str
+    n_tokens: int
+    n_asked: int
+    why: str
+
+
+RUNNING = SessionValue[GenerationRun](SessionKey.GENERATION)
+DONE = SessionValue[Generated](SessionKey.GENERATED)
 
 
 def finish() -> None:
@@ -48,30 +104,25 @@ def finish() -> None:
     of it when it next draws. So it is told, and given time to hand over its last token. All
     modes that show the session's trace call this first.
     """
-    going: Going | None = st.session_state.pop(RUNNING, None)
-    if going is None:
+    run = RUNNING.take()
+    if run is None:
         return
-    going.cancelled.set()
-    if not going.steps or kept_traces.kept().get("first") is not going.before:
+    run.cancelled.set()
+    if not run.steps or kept_traces.kept().get("first") is not run.before:
         return  # nothing made yet, or something newer since
-    going.ended.wait(PATIENCE)
-    keep(going)
+    run.ended.wait(PATIENCE)
+    keep(run)
 
 
-def keep(going: Going) -> None:
+def keep(run: GenerationRun) -> None:
     """Keep what was made as the trace of this session."""
-    model, steps = going.model, list(going.steps)
-    made = model.model.collect(steps, going.options)
+    assert run.model is not None, "a run with steps has a model"
+    model, steps = run.model.model, list(run.steps)
+    made = model.collect(steps, run.options)
     kept_traces.keep("first", made.trace)
-    st.session_state["trace_shown"] = "first"
+    data_source.TRACE_SHOWN.set("first")
     links.forget("token")
-    asked = going.options["max_new_tokens"]
-    ended = steps[-1].token == model.model.config.eos_token
-    st.session_state[DONE] = {
-        "trace": made.trace,
-        "text": made.text,
-        "last": str(steps[-1].piece),
-        "tokens": len(steps),
-        "asked": asked,
-        "why": "end" if ended else "length" if len(steps) == asked else "stopped",
-    }
+    asked = run.options["max_new_tokens"]
+    ended = steps[-1].token == model.config.eos_token
+    why = "end" if ended else "length" if len(steps) == asked else "stopped"
+    DONE.set(Generated(made.trace, made.text, str(steps[-1].piece), len(steps), asked, why))

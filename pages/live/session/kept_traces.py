@@ -8,46 +8,45 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import streamlit as st
 
+from grok.trace import RoutingTrace
 from lens.routers.router_set import RouterSet
-from lens.traces import routing
-from lens.traces.trace import Trace
+from lens.traces import RoutedText, routing
 from lens.words import percent
 from pages.shell import data_source
+from pages.shell.session_keys import SessionKey, SessionValue
 
+TRACES = SessionValue[dict[str, RoutedText]](SessionKey.TRACES)
 SLOTS = {"first": "Prompt", "second": "Second prompt", "file": "Saved trace"}
 
 
-def kept() -> dict[str, Any]:
+def kept() -> dict[str, RoutedText]:
     """The traces of this session, by slot."""
-    traces = dict(st.session_state.get("traces", {}))
+    traces: dict[str, RoutedText] = dict(TRACES.get() or {})
     saved = data_source.uploaded_trace()
     if saved is not None:
         traces["file"] = saved[1]
     return {slot: traces[slot] for slot in SLOTS if slot in traces}
 
 
-def keep(slot: str, trace: Any) -> None:
+def keep(slot: str, trace: RoutedText | None) -> None:
     """Keep a trace for this session; None drops the one there was."""
-    traces = st.session_state.setdefault("traces", {})
+    traces = TRACES.kept(dict)
     if trace is None:
         traces.pop(slot, None)
     else:
         traces[slot] = trace
 
 
-def shown() -> Trace | Any | None:
-    """The trace looked at last, or None."""
+def shown() -> RoutedText | None:
+    """The trace shown last, or None."""
     traces = kept()
-    slot = st.session_state.get("trace_shown", "first")
-    return traces.get(slot) or next(iter(traces.values()), None)
+    return traces.get(data_source.TRACE_SHOWN.get() or "first") or next(iter(traces.values()), None)
 
 
-def file_bytes(trace: Any) -> bytes:
+def file_bytes(trace: RoutingTrace) -> bytes:
     """The trace as an .npz."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.npz"
@@ -55,7 +54,7 @@ def file_bytes(trace: Any) -> bytes:
         return path.read_bytes()
 
 
-def labels(trace: Any, routers: RouterSet) -> list[str]:
+def labels(trace: RoutedText, routers: RouterSet) -> list[str]:
     """Names of the trace's layers: the routers' own where these made the trace."""
     n_layers = trace.router_logits.shape[0]
     if trace.model_sha256 == routers.sha256:
@@ -63,8 +62,8 @@ def labels(trace: Any, routers: RouterSet) -> list[str]:
     return [f"L{layer}" for layer in range(n_layers)]
 
 
-def finding(trace: Any, names: list[str]) -> str:
-    """What stands out in the routing of a text, beside what chance gives."""
+def finding(trace: RoutedText, names: list[str]) -> str:
+    """The largest load in the routing of a text and its repeats, beside chance, in words."""
     n_layers, n_tokens, n_experts = trace.router_logits.shape
     top_k = trace.experts.shape[2]
     load = routing.load(trace)

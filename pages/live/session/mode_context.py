@@ -1,9 +1,10 @@
-"""Where a mode of the Live routing page draws, and what it is given."""
+"""The container that a mode of the Live routing page draws in, its routers and its model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from streamlit.delta_generator import DeltaGenerator
 
 from lens.routers.router_set import RouterSet
 from pages.live.session import shared_models
@@ -49,7 +50,7 @@ compare texts at the same positions before you read meaning into a difference.
 
 @dataclass(frozen=True)
 class ModeContext:
-    """What a mode of the page is given.
+    """Container, routers and model that a mode of the page is given.
 
     Attributes:
         head: container at the top, for the heading.
@@ -57,7 +58,7 @@ class ModeContext:
         choice: the model that runs prompts; None where none can.
     """
 
-    head: Any
+    head: DeltaGenerator
     routers: RouterSet
     choice: shared_models.ModelChoice | None
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from grok.errors import PromptError
-from pages.live.session.shared_models import ModelChoice, shared
+from grok.serving.shared_model import SharedModel
+from grok.trace import RoutingTrace
+from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait, shared
 
 LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
 
@@ -52,7 +53,7 @@ def token_ids(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Request:
-    """How a prompt is to be run."""
+    """A model and the dtype in which a prompt is to be run."""
 
     model: ModelChoice
     dtype: str
@@ -61,15 +62,15 @@ class Request:
 def run_all(
     request: Request,
     texts: Sequence[str],
-    on_wait: Callable[[int], object],
-    on_load: Callable[[int, int], None],
-) -> list[Any]:
+    on_wait: OnWait,
+    on_load: OnLoad,
+) -> list[RoutingTrace]:
     """The traces of prompts, by the model that all sessions share; together in one turn.
 
     Args:
         request: the model and the dtype.
         texts: the prompts, or token ids where the model has no tokenizer.
-        on_wait: told how many prompts are ahead.
+        on_wait: told how many prompts come first.
         on_load: told how many of the model's tensors have been read.
 
     Raises:
@@ -82,7 +83,7 @@ def run_all(
     return model.trace_all(prompts, on_wait=on_wait)
 
 
-def encoded(model: Any, choice: ModelChoice, text: str) -> np.ndarray:
+def encoded(model: SharedModel, choice: ModelChoice, text: str) -> np.ndarray:
     """The token ids [T] of a typed text, or the ids typed where there is no tokenizer.
 
     Raises:
@@ -96,7 +97,7 @@ def encoded(model: Any, choice: ModelChoice, text: str) -> np.ndarray:
 
 
 def check_length(n_tokens: int) -> None:
-    """Refuses a prompt of too many tokens.
+    """Refuse a prompt of too many tokens.
 
     Raises:
         PromptError: it is longer than allowed here.

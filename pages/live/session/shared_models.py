@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from grok.architectures.families import architecture_for, family_of, open_checkpoint
 from grok.config import ModelConfig
 from grok.errors import GrokError
+from grok.serving.shared_model import SharedModel
 from pages.shell import data_source
 
 if TYPE_CHECKING:
     from grok.architectures.architecture import Architecture
+
+OnWait = Callable[[int], object]  # told how many callers come first
+OnLoad = Callable[[int, int], None]  # told how many tensors are read, and of how many
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ModelChoice:
 
     @property
     def streamed(self) -> bool:
-        """Whether every pass reads the weights from disk."""
+        """True where every pass reads the weights from disk."""
         return self.mode == "streamed"
 
 
@@ -65,8 +69,8 @@ def model_choices() -> dict[str, ModelChoice]:
     return found
 
 
-def shared(choice: ModelChoice, dtype: str, on_load: Callable[[int, int], None]) -> Any:
-    """The `grok.cached.SharedModel` of all sessions.
+def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> SharedModel:
+    """The model of all sessions.
 
     It is read in another thread while this one shows how far that is.
 

@@ -1,1 +1,1 @@
-"""What if: experts banned, forced, patched."""
+"""The mode "What if": experts banned, forced, patched."""

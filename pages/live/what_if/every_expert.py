@@ -1,34 +1,42 @@
-"""What if each expert of each layer were banned, or given to every token: the whole sweep."""
+"""Each expert of each layer banned, or given to every token: the whole sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 
+from grok.serving.shared_model import SharedModel
 from lens.errors import LensError
 from lens.figures.prompt_pairs import sweeps as sweep_figures
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
-from lens.version import version
 from lens.words import fixed, p_value_text
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
+from pages.live.running.stream_run import StreamedRun
 from pages.live.session import prompts, shared_models
 from pages.live.session.mode_context import ModeContext
+from pages.live.session.shared_models import OnLoad, OnWait
 from pages.live.what_if.examples import text_form
 from pages.live.what_if.one_expert import ACTIONS
 from pages.shell import layout, links
+from pages.shell.picks import Mark
+from pages.shell.session_keys import SessionKey, SessionValue, selected_rows
+
+if TYPE_CHECKING:
+    from grok.experiments.ablation import AblationSweep
+    from grok.experiments.metrics import Metric
 
 MEASURES = {
     "kl": "KL, mean over tokens",
     "kl_last": "KL after the last token",
     "first": "Probability of the likeliest next token",
 }
-KEPT = "what_if_every"
+KEPT = SessionValue["Result"](SessionKey.WHAT_IF_EVERY)
 LISTED = 8
 PER_USE = "effect over use"
 
@@ -38,7 +46,7 @@ class Result:
     """A sweep and what it was of; the text stays in this session."""
 
     request: tuple[str, str, str, str, str]
-    sweep: Any
+    sweep: AblationSweep
 
 
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
@@ -46,8 +54,12 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     text = text_form(choice, "every_expert_example")
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
     with first:
-        action = links.choice(
-            "action", "What if", list(ACTIONS), "ban", shown=ACTIONS.__getitem__, widget="segments"
+        action = links.segments(
+            "action",
+            "What if",
+            list(ACTIONS),
+            "ban",
+            shown=ACTIONS.__getitem__,
         )
     with second:
         measure = links.choice(
@@ -68,28 +80,28 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     if asked:
         swept(request, choice)
     stream_progress.board()
-    known: Result | None = st.session_state.get(KEPT)
+    known = KEPT.get()
     if known is None or known.request[0] != choice.path:
         return None
     if known.request != request:
         st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, context, model_labels(choice))
+    return answer(known, model_labels(choice))
 
 
 def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelChoice) -> None:
-    """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
+    """Run the sweep with progress, and keep it for this session; any click cancels it."""
     _, dtype, text, action, measure = request
     slot = st.empty()
 
-    def keep(sweep: Any) -> None:
-        st.session_state[KEPT] = Result(request, sweep)
+    def keep(sweep: AblationSweep) -> None:
+        KEPT.set(Result(request, sweep))
 
-    def streamed(going: Any) -> Any:
-        model = shared_models.shared(choice, dtype, going.on_load)
+    def streamed(run: StreamedRun[AblationSweep]) -> AblationSweep:
+        model = shared_models.shared(choice, dtype, run.on_load)
         tokens = prompts.encoded(model, choice, text)
-        metric = metric_of(measure, model, tokens, going.on_wait)
+        metric = metric_of(measure, model, tokens, run.on_wait)
         return model.ablation_sweep(
-            tokens, metric=metric, how=action, progress=going.on_share, on_wait=going.on_wait
+            tokens, metric=metric, how=action, progress=run.on_share, on_wait=run.on_wait
         )
 
     if choice.streamed:
@@ -104,7 +116,7 @@ def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelCh
         )
         return
 
-    def run(on_wait: Callable[[int], object], on_load: Callable[[int, int], None]) -> Any:
+    def run(on_wait: OnWait, on_load: OnLoad) -> AblationSweep:
         model = shared_models.shared(choice, dtype, on_load)
         tokens = prompts.encoded(model, choice, text)
         metric = metric_of(measure, model, tokens, on_wait)
@@ -121,10 +133,8 @@ def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelCh
         keep(sweep)
 
 
-def metric_of(
-    measure: str, model: Any, tokens: np.ndarray, on_wait: Callable[[int], object]
-) -> Any:
-    """The metric of `grok.experiments.metrics` that a measure means for this text."""
+def metric_of(measure: str, model: SharedModel, tokens: np.ndarray, on_wait: OnWait) -> Metric:
+    """The metric that a measure means for this text."""
     from grok.experiments.metrics import kl_divergence, probability
 
     if measure == "first":
@@ -133,7 +143,7 @@ def metric_of(
     return kl_divergence(everywhere=measure == "kl")
 
 
-def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
+def answer(result: Result, labels: list[str]) -> str:
     """Figures of a sweep; returns the finding."""
     sweep, action = result.sweep, result.request[3]
     rows = [labels[int(layer)] for layer in sweep.layers]
@@ -141,27 +151,27 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     size = np.abs(sweep.effect) if result.request[4] == "first" else sweep.effect
     text, test = finding(size, sweep, rows)
     picked = None
-    layer, expert = links.chosen("layer"), links.chosen("expert")
-    if layer in sweep.layers.tolist() and isinstance(expert, int) and expert < size.shape[1]:
+    layer: int | None = links.chosen("layer", None)
+    expert: int | None = links.chosen("expert", None)
+    if layer in sweep.layers.tolist() and expert is not None and expert < size.shape[1]:
         picked = (sweep.layers.tolist().index(layer), expert)
     what = f"{ACTIONS[action].lower()}: change of the {sweep.metric}"
     table = table_of(sweep, rows)
 
-    def pick(mark: Mapping[str, Any]) -> None:
+    def pick(mark: Mark) -> None:
         links.choose(
             layer=int(sweep.layers[int(mark["layer"])]),
             expert=int(mark["expert"]),
             question="One expert",
         )
 
-    sha256 = sweep.trace.model_sha256
-    own: dict[str, Any] = {
-        "sha256": sha256,
-        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {version()}",
+    origin = layout.of_model(sweep.trace.model_sha256)
+    own: layout.FigureOptions = {
         "words": (action, result.request[4]),
         "table": table,
         "on_pick": pick,
     }
+    wide: layout.FigureOptions = {**own, "stretch": True}
     left, right = st.columns(2, gap="large")
     with left:
         layout.figure(
@@ -169,7 +179,7 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
                 sweep.effect, sweep.load > 0, rows, unit=sweep.unit, what=what, picked=picked
             ),
             "expert_effects",
-            context.routers,
+            origin,
             **own,
         )
         st.caption("Click an expert to look at it alone.")
@@ -179,9 +189,8 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
                 sweep.effect, weights(sweep), rows, unit=sweep.unit, picked=picked
             ),
             "effects_against_use",
-            context.routers,
-            stretch=True,
-            **own,
+            origin,
+            **wide,
         )
         if test is not None:
             correlation, low, high = correlation_words(test)
@@ -194,8 +203,10 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     return text
 
 
-def finding(size: np.ndarray, sweep: Any, rows: list[str]) -> tuple[str, Any]:
-    """The largest effect beside the layer's others, and whether use explains effects."""
+def finding(
+    size: np.ndarray, sweep: AblationSweep, rows: list[str]
+) -> tuple[str, interventions.EffectAndUse | None]:
+    """The largest effect beside the layer's others, and the correlation of effects with use."""
     layer, expert = (int(i) for i in interventions.strongest(size, 1)[0])
     others = np.delete(size[layer], expert)
     text = (
@@ -224,12 +235,13 @@ def correlation_words(test: interventions.EffectAndUse) -> tuple[str, str, str]:
     return correlation, low, high
 
 
-def weights(sweep: Any) -> np.ndarray:
+def weights(sweep: AblationSweep) -> np.ndarray:
     """Mean share of the mix of each expert, by the sweep's layers."""
-    return interventions.weight(sweep.trace)[sweep.layers]
+    found: np.ndarray = interventions.weight(sweep.trace)[sweep.layers]
+    return found
 
 
-def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
+def table_of(sweep: AblationSweep, rows: list[str]) -> Callable[[], str]:
     """The sweep as CSV, made when asked for."""
 
     def text() -> str:
@@ -253,13 +265,13 @@ def table_of(sweep: Any, rows: list[str]) -> Callable[[], str]:
     return text
 
 
-def listed(sweep: Any, size: np.ndarray, rows: list[str]) -> None:
+def listed(sweep: AblationSweep, size: np.ndarray, rows: list[str]) -> None:
     """The strongest experts, to read and to choose by keyboard."""
     top = interventions.strongest(size, LISTED)
     st.markdown("**Largest effects**")
 
     def chosen() -> None:
-        found = st.session_state["effects_table"].selection.rows
+        found = selected_rows("effects_table")
         if found:
             layer, expert = top[found[0]]
             links.choose(layer=int(sweep.layers[layer]), expert=int(expert), question="One expert")

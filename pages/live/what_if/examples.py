@@ -51,7 +51,7 @@ ID_EXAMPLES: Mapping[str, Example] = {
 
 
 def text_form(choice: shared_models.ModelChoice, examples_key: str) -> str:
-    """The text that is looked at."""
+    """The text of the form, with examples above it."""
     prompt_form.examples_row(examples_key, EXAMPLES if choice.has_tokenizer else ID_EXAMPLES)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
     return prompt_form.text_box("prompt", label, placeholder="Type a text.")

@@ -1,4 +1,4 @@
-"""What if: an expert is banned or forced, every expert is, or another prompt's value is put in.
+"""The mode "What if": bans and forced experts, one or all, and values of another prompt.
 
 Each question has a file of its own: one_expert.py, every_expert.py, patching.py.
 """

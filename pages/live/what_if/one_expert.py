@@ -1,4 +1,4 @@
-"""What if one expert were banned, or given to every token: the run beside the one as it is."""
+"""One expert banned, or given to every token: the run beside the one as it is."""
 
 from __future__ import annotations
 
@@ -19,23 +19,21 @@ from pages.live.session import shared_models
 from pages.live.session.mode_context import ModeContext
 from pages.live.what_if.examples import text_form
 from pages.live.what_if.one_expert_run import SEED, Request, Result, computed, others_of
-from pages.shell import links
+from pages.shell import layout, links
+from pages.shell.picks import pick_token
+from pages.shell.session_keys import SessionKey, SessionValue
 
 ACTIONS = {"ban": "Ban it", "include": "Give it to every token"}
 DONE = {"ban": "Banning {0}", "include": "Giving every token {0}"}
 # Seconds that a run may take to be made anew whenever a choice changes.
 QUICK = 2.0
-KEPT = "what_if_one"
+KEPT = SessionValue[Result](SessionKey.WHAT_IF_ONE)
 
 
 def ask(request: Request, choice: shared_models.ModelChoice) -> None:
     """Run it, or show what a streamed model needs for it."""
-
-    def keep(found: Result) -> None:
-        st.session_state[KEPT] = found
-
     if not choice.streamed:
-        st.session_state[KEPT] = None  # nothing is shown beside an error
+        KEPT.drop()  # nothing is shown beside an error
     others = others_of(request.expert, choice.config.n_experts)
     prompt_form.run_or_ask(
         choice,
@@ -45,7 +43,7 @@ def ask(request: Request, choice: shared_models.ModelChoice) -> None:
             choice, request.text, 1 + len(others), 1 if request.action == "ban" else 0
         ),
         lambda *told: computed(request, choice, *told),
-        keep,
+        KEPT.set,
     )
 
 
@@ -55,13 +53,16 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     labels = model_labels(choice)
     first, second, third, fourth, fifth = st.columns([2, 2, 4, 2, 2], vertical_alignment="bottom")
     with first:
-        layer = links.choice("layer", "Layer", range(len(labels)), 0, shown=labels.__getitem__)
+        layer = layout.layer_choice(labels)
     with second:
-        experts = range(choice.config.n_experts)
-        expert = links.choice("expert", "Expert", experts, 0, shown=lambda e: f"E{e}")
+        expert = layout.expert_choice(choice.config.n_experts)
     with third:
-        action = links.choice(
-            "action", "What if", list(ACTIONS), "ban", shown=ACTIONS.__getitem__, widget="segments"
+        action = links.segments(
+            "action",
+            "What if",
+            list(ACTIONS),
+            "ban",
+            shown=ACTIONS.__getitem__,
         )
     with fourth:
         dtype = dtype_choice()
@@ -73,7 +74,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
             key="run_one",
         )
     request = Request(choice.path, dtype, text, layer, expert, action)
-    known: Result | None = st.session_state.get(KEPT)
+    known = KEPT.get()
     again = (
         known is not None
         and known.request.prompt == request.prompt
@@ -82,7 +83,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     )
     if asked or again:
         ask(request, choice)
-        known = st.session_state.get(KEPT)
+        known = KEPT.get()
     stream_progress.board()
     if known is None or known.request.path != choice.path:
         return None
@@ -92,7 +93,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
 
 
 def finding(result: Result, name: str, among: AmongOthers) -> str:
-    """What the intervention did, beside the same on the layer's other experts."""
+    """Effect of the intervention, beside the same on the layer's other experts, in words."""
     request, n = result.request, result.own.kl.size
     used = interventions.use(result.own.base, request.layer, request.expert)
     count = among.others.size + 1
@@ -112,7 +113,7 @@ def finding(result: Result, name: str, among: AmongOthers) -> str:
 
 
 def same_tokens_text(result: Result) -> str:
-    """How the expert compares with another one of the same tokens; empty where not asked."""
+    """The expert beside another one of the same tokens, in words; empty where not asked."""
     if result.instead is None:
         return ""
     beside = interventions.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
@@ -157,14 +158,13 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
         shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
         width=320,
     )
-    layer = request.layer
     view.figure(
         intervention_figures.change_by_token(
             own.kl, result.kl, view.pieces, name=name, picked=token
         ),
         "change_by_token",
         words=words,
-        on_pick=routing_views.pick_token,
+        on_pick=pick_token,
         table=lambda: csv_text.table_csv(
             {
                 "token": np.arange(view.n_tokens),
@@ -180,14 +180,27 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
         next_tokens(result, view, token, words)
     with right:
         beside_use(result, view, name, words)
+    moved_figures(result, view, name, (token, request.layer), words)
+    return finding(result, name, among)
+
+
+def moved_figures(
+    result: Result,
+    view: routing_views.View,
+    name: str,
+    picked: tuple[int, int],
+    words: tuple[str, ...],
+) -> None:
+    """Tokens that have other experts under the intervention, by layer and over all layers."""
+    own, labels = result.own, view.labels
     overlap = interventions.overlap(own.base, own.changed)
     view.figure(
         intervention_figures.moved_map(
-            overlap, view.pieces, labels, layer=layer, picked=(token, layer)
+            overlap, view.pieces, labels, layer=result.request.layer, picked=picked
         ),
         "moved_map",
         words=words,
-        on_pick=routing_views.pick_token,
+        on_pick=pick_token,
         table=lambda: router_tables.token_layer_csv(1 - overlap, "exchanged", view.pieces, labels),
     )
     moved = interventions.moved(own.base, own.changed)
@@ -203,7 +216,6 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
             }
         ),
     )
-    return finding(result, name, among)
 
 
 def beside_use(result: Result, view: routing_views.View, name: str, words: tuple[str, ...]) -> None:
@@ -259,7 +271,7 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
 def next_tokens(
     result: Result, view: routing_views.View, token: int, words: tuple[str, ...]
 ) -> None:
-    """What the model expects after one token, before and after."""
+    """Next tokens that the model expects after one token, as it is and changed."""
     own = result.own
     before, after = own.base_probs[token], own.changed_probs[token]
     pieces = [str(piece) for piece in own.pieces[token]]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lens.prompt_pairs import interventions
 from pages.live.session import prompts, shared_models
+from pages.live.session.shared_models import OnLoad, OnWait
+
+if TYPE_CHECKING:
+    from grok.experiments.what_if import WhatIf
+    from grok.interventions.edits import Edits
 
 # Other experts of the layer that the same is done to.
 MOST_OTHERS = 15
@@ -19,7 +23,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; the text stays in this session."""
+    """One intervention that was asked for; the text stays in this session."""
 
     path: str
     dtype: str
@@ -30,7 +34,7 @@ class Request:
 
     @property
     def prompt(self) -> tuple[str, str, str]:
-        """What stays the same when another expert is looked at."""
+        """Model, dtype and text: the same for every expert."""
         return self.path, self.dtype, self.text
 
 
@@ -43,12 +47,14 @@ class Result:
         own: the run beside the one as it is.
         kl: of the other experts [other, T], nats.
         moved: share of tokens with other experts, of the others [other, L].
-        use: share of tokens that use each other expert [other].
+        others: the other experts [other].
+        instead: KL where tokens lose their other expert instead [T], nats; None where not asked.
+        other_choice: the other expert of each token that uses this one, else -1 [T].
         seconds: that it takes once everything is compiled.
     """
 
     request: Request
-    own: Any
+    own: WhatIf
     kl: np.ndarray
     moved: np.ndarray
     others: list[int]
@@ -57,7 +63,7 @@ class Result:
     seconds: float
 
 
-def edits_of(action: str, layer: int, expert: int) -> Any:
+def edits_of(action: str, layer: int, expert: int) -> Edits:
     """The intervention on one expert."""
     from grok.interventions.edits import ban, edit, include
 
@@ -66,7 +72,7 @@ def edits_of(action: str, layer: int, expert: int) -> Any:
     return edit("router.experts", include(expert), layers=layer)
 
 
-def edits_instead(layer: int, experts: np.ndarray, n_experts: int) -> Any:
+def edits_instead(layer: int, experts: np.ndarray, n_experts: int) -> Edits:
     """A ban of each token's own expert [T] in one layer; -1 bans nothing."""
     from grok.interventions.edits import add_vector, edit
 
@@ -88,8 +94,8 @@ def others_of(expert: int, n_experts: int) -> list[int]:
 def computed(
     request: Request,
     choice: shared_models.ModelChoice,
-    on_wait: Callable[[int], object],
-    on_load: Callable[[int, int], None],
+    on_wait: OnWait,
+    on_load: OnLoad,
 ) -> Result:
     """The intervention, and the same on the layer's other experts.
 
@@ -99,7 +105,7 @@ def computed(
     model = shared_models.shared(choice, request.dtype, on_load)
     tokens = prompts.encoded(model, choice, request.text)
 
-    def run(*experts: int) -> list[Any]:
+    def run(*experts: int) -> list[WhatIf]:
         edits = [edits_of(request.action, request.layer, expert) for expert in experts]
         return model.what_ifs(tokens, edits, on_wait=on_wait)
 

@@ -1,26 +1,32 @@
-"""What if a value of a clean prompt's run stood in a corrupt prompt's: where is it carried?"""
+"""Values of a clean prompt's run put into a corrupt prompt's: where is the difference carried?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 
+from grok.errors import PromptError
+from grok.serving.shared_model import SharedModel
 from lens import figures
 from lens.figures.prompt_pairs import sweeps as sweep_figures
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
-from lens.version import version
 from lens.words import percent
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
 from pages.live.running.prompt_form import Example
 from pages.live.session import prompts, shared_models
 from pages.live.session.mode_context import ModeContext
+from pages.live.session.shared_models import OnLoad, OnWait
 from pages.shell import layout, links
+from pages.shell.session_keys import SessionKey, SessionValue
+
+if TYPE_CHECKING:
+    from grok.experiments.patching import PatchSweep
 
 SITES = {
     "resid_pre": "Residual stream before the layer",
@@ -33,7 +39,7 @@ MEASURES = {
     "probability": "Probability of a next token",
     "kl": "KL from the clean prompt",
 }
-KEPT = "what_if_patch"
+KEPT = SessionValue["Result"](SessionKey.WHAT_IF_PATCH)
 EXAMPLES: Mapping[str, Example] = {
     "A method's self": Example(
         {"clean": "def f(self):\n    return", "corrupt": "def f(value):\n    return"},
@@ -61,10 +67,10 @@ ID_EXAMPLES: Mapping[str, Example] = {
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A sweep, what it was of, and the two next tokens it is about."""
+    """A sweep, its request, and the two next tokens it is about."""
 
     request: tuple[str, ...]
-    sweep: Any
+    sweep: PatchSweep
     answers: tuple[str, str]
     model_sha256: str
 
@@ -106,12 +112,12 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     if asked:
         swept(request, choice)
     stream_progress.board()
-    known: Result | None = st.session_state.get(KEPT)
+    known = KEPT.get()
     if known is None or known.request[0] != choice.path:
         return None
     if known.request != request:
         st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, context, model_labels(choice))
+    return answer(known, model_labels(choice))
 
 
 def expected_boxes(measure: str, choice: shared_models.ModelChoice) -> list[str]:
@@ -120,32 +126,26 @@ def expected_boxes(measure: str, choice: shared_models.ModelChoice) -> list[str]
         "difference": ("Next token after the clean prompt", "Next token after the corrupt prompt"),
         "probability": ("Next token",),
     }.get(measure, ())
-    kept = st.session_state.setdefault(prompt_form.TEXTS, {})
     texts = []
     for label, name, column in zip(labels, ("answer", "other_answer"), st.columns(2), strict=False):
-        if name not in st.session_state and name in kept:
-            st.session_state[name] = kept[name]
         with column:
-            text = st.text_input(
+            text = prompt_form.text_line(
+                name,
                 label,
-                key=name,
                 max_chars=60,
                 placeholder="the likeliest" if choice.has_tokenizer else "the likeliest, or an id",
                 help="A word that is one token. Left empty: what the model expects most.",
             )
-        kept[name] = text or ""
-        texts.append(kept[name].strip())
+        texts.append(text.strip())
     return texts
 
 
-def one_token(text: str, model: Any, choice: shared_models.ModelChoice) -> int:
+def one_token(text: str, model: SharedModel, choice: shared_models.ModelChoice) -> int:
     """The id of a typed next token.
 
     Raises:
         PromptError: it is not one token of this model.
     """
-    from grok.errors import PromptError
-
     ids = prompts.encoded(model, choice, text)
     if ids.size != 1:
         pieces = ", ".join(f"“{figures.visible(piece)}”" for piece in model.model.pieces(ids[:8]))
@@ -159,17 +159,15 @@ def one_token(text: str, model: Any, choice: shared_models.ModelChoice) -> int:
 def answers(
     tokens: list[np.ndarray],
     typed: tuple[str, ...],
-    model: Any,
+    model: SharedModel,
     choice: shared_models.ModelChoice,
-    on_wait: Callable[[int], object],
+    on_wait: OnWait,
 ) -> list[int]:
     """The next tokens after the clean and the corrupt prompt: typed, or the likeliest.
 
     Raises:
         PromptError: what was typed is not one token, or the two are the same.
     """
-    from grok.errors import PromptError
-
     found = []
     for prompt, text in zip(tokens, (*typed, "", "")[:2], strict=True):
         if text:
@@ -187,36 +185,8 @@ def answers(
 
 
 def swept(request: tuple[str, ...], choice: shared_models.ModelChoice) -> None:
-    """Runs the sweep with progress, and keeps it for this session; any click cancels it."""
-    _, dtype, clean, corrupt, site, measure, *typed = request
-    slot = st.empty()
-
-    def sweep_of(
-        on_wait: Callable[[int], object],
-        on_load: Callable[[int, int], None],
-        progress: Callable[[], Callable[[int, int], None]],
-    ) -> Result:
-        from grok.experiments.metrics import kl_divergence, logit_difference, probability
-
-        model = shared_models.shared(choice, dtype, on_load)
-        tokens = [prompts.encoded(model, choice, text) for text in (clean, corrupt)]
-        a, b = 0, 0
-        if tokens[0].size == tokens[1].size:  # else the sweep says so
-            a, b = answers(tokens, tuple(typed), model, choice, on_wait)
-        metric = {
-            "difference": logit_difference(a, b),
-            "probability": probability(a),
-            "kl": kl_divergence(),
-        }[measure]
-        sweep = model.patch_sweep(
-            *tokens, metric=metric, sites=(site,), progress=progress(), on_wait=on_wait
-        )
-        return Result(
-            request,
-            sweep,
-            tuple(model.model.pieces([a, b])),
-            model.model.sha256,  # type: ignore[arg-type]
-        )
+    """Run the sweep with progress, and keep it for this session; any click cancels it."""
+    _, _, clean, corrupt, _, _, *typed = request
 
     def work() -> stream_cost.Work:
         counts = stream_cost.token_counts(choice, [clean, corrupt])
@@ -225,28 +195,68 @@ def swept(request: tuple[str, ...], choice: shared_models.ModelChoice) -> None:
             choice, [clean, corrupt, *answered], choice.config.n_layers * 2 * max(counts)
         )
 
+    if choice.streamed:
+        stream_progress.ask(
+            choice,
+            "Run the sweep",
+            work,
+            lambda run: computed(request, choice, run.on_wait, run.on_load, lambda: run.on_share),
+            KEPT.set,
+        )
+        return
+    slot = st.empty()
+
     def shown() -> Callable[[int, int], None]:
         with slot.container(border=True):
             bar = st.progress(0.0, "Running …")
             st.button("Cancel", key="cancel_patch")  # any click ends this run, and the sweep
         return teller(bar)
 
-    def keep(result: Result) -> None:
-        st.session_state[KEPT] = result
-
-    if choice.streamed:
-        stream_progress.ask(
-            choice,
-            "Run the sweep",
-            work,
-            lambda going: sweep_of(going.on_wait, going.on_load, lambda: going.on_share),
-            keep,
-        )
-        return
-    result = prompt_form.run_guarded(lambda on_wait, on_load: sweep_of(on_wait, on_load, shown))
+    result = prompt_form.run_guarded(
+        lambda on_wait, on_load: computed(request, choice, on_wait, on_load, shown)
+    )
     slot.empty()
     if result is not None:
-        keep(result)
+        KEPT.set(result)
+
+
+def computed(
+    request: tuple[str, ...],
+    choice: shared_models.ModelChoice,
+    on_wait: OnWait,
+    on_load: OnLoad,
+    begin: Callable[[], Callable[[int, int], None]],
+) -> Result:
+    """The sweep that a request asks for.
+
+    Args:
+        request: model, dtype, both prompts, site, measure, and the next tokens as typed.
+        choice: the model.
+        on_wait: told how many callers come first.
+        on_load: told how many tensors are read.
+        begin: called when the sweep begins; returns what is told how far it is.
+
+    Raises:
+        GrokError: a prompt, a next token or the model cannot be used.
+    """
+    from grok.experiments.metrics import kl_divergence, logit_difference, probability
+
+    _, dtype, clean, corrupt, site, measure, *typed = request
+    model = shared_models.shared(choice, dtype, on_load)
+    tokens = [prompts.encoded(model, choice, text) for text in (clean, corrupt)]
+    a, b = 0, 0
+    if tokens[0].size == tokens[1].size:  # else the sweep says so
+        a, b = answers(tokens, tuple(typed), model, choice, on_wait)
+    metric = {
+        "difference": logit_difference(a, b),
+        "probability": probability(a),
+        "kl": kl_divergence(),
+    }[measure]
+    sweep = model.patch_sweep(
+        *tokens, metric=metric, sites=(site,), progress=begin(), on_wait=on_wait
+    )
+    first, second = model.model.pieces([a, b])
+    return Result(request, sweep, (first, second), model.model.sha256)
 
 
 def measure_text(result: Result) -> str:
@@ -259,7 +269,7 @@ def measure_text(result: Result) -> str:
     }[result.request[5]]
 
 
-def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
+def answer(result: Result, labels: list[str]) -> str:
     """Both maps and the finding."""
     sweep, site = result.sweep, result.request[4]
     rows = [labels[int(layer)] for layer in sweep.layers]
@@ -271,26 +281,11 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
     ]
     pieces = [pairs[int(position)] for position in sweep.positions]
 
-    def table() -> str:
-        row, at = (grid.ravel() for grid in np.indices(share.shape))
-        return csv_text.table_csv(
-            {
-                "layer": [rows[i] for i in row],
-                "position": sweep.positions[at],
-                "token": [pieces[i] for i in at],
-                f"{sweep.metric} ({sweep.unit})": sweep.values[0][row, at],
-                "recovered": share[row, at],
-                "recovered with another token's value": control[row, at],
-            }
-        )
-
-    sha256 = result.model_sha256
-    own: dict[str, Any] = {
-        "sha256": sha256,
-        "provenance": lambda: f"model sha256 {sha256} | Grok MoE Lens {version()}",
+    own: layout.FigureOptions = {
         "words": (site, result.request[5]),
-        "table": table,
+        "table": lambda: table_of(sweep, rows, pieces),
     }
+    origin = layout.of_model(result.model_sha256)
     left, right = st.columns(2, gap="medium")
     with left:
         layout.figure(
@@ -303,7 +298,7 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
                 subtitle=f"{SITES[site].lower()}; {measure_text(result)}; 1: all, 0: nothing",
             ),
             "patch_map",
-            context.routers,
+            origin,
             **own,
         )
     with right:
@@ -317,16 +312,32 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
                 subtitle=f"drawn at random, seed {sweep.seed}; put in the same place",
             ),
             "patch_control",
-            context.routers,
+            origin,
             **own,
         )
     return finding(result, found, rows, pieces)
 
 
+def table_of(sweep: PatchSweep, rows: list[str], pieces: list[str]) -> str:
+    """The sweep of one site as CSV."""
+    share, control = sweep.recovered[0], sweep.control[0]
+    row, at = (grid.ravel() for grid in np.indices(share.shape))
+    return csv_text.table_csv(
+        {
+            "layer": [rows[i] for i in row],
+            "position": sweep.positions[at],
+            "token": [pieces[i] for i in at],
+            f"{sweep.metric} ({sweep.unit})": sweep.values[0][row, at],
+            "recovered": share[row, at],
+            "recovered with another token's value": control[row, at],
+        }
+    )
+
+
 def finding(
     result: Result, found: interventions.Carried, rows: list[str], pieces: list[str]
 ) -> str:
-    """Where the difference between the prompts is carried."""
+    """The places that carry the difference between the prompts, in words."""
     sweep = result.sweep
     start, end = found.position[0], found.position[-1]
     text = (

@@ -86,7 +86,8 @@ def asked(app, prompt: str = IDS, second: str = ""):
 
 def running(app) -> tuple[Any, Any] | None:
     state = app.session_state
-    return state[stream_progress.RUNNING] if stream_progress.RUNNING in state else None
+    key = stream_progress.RUNNING.key
+    return state[key] if key in state else None
 
 
 def ended(app):

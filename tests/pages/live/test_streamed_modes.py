@@ -9,7 +9,7 @@ import pytest
 
 from pages.live.many import mode as many_mode
 from pages.live.many.examples import ready_ids
-from pages.live.one_trace import cell_view
+from pages.live.one_trace import logit_lens
 from pages.live.running import stream_choice
 from pages.live.session import generation
 from tests.pages.live.streamed_page import (
@@ -38,11 +38,11 @@ def test_the_logit_lens_of_a_slow_model_waits_for_a_press_and_of_a_quick_one_doe
 ):
     app = ended(press(asked(open_page("live_routing")), "Trace this prompt"))
     assert "If the model ended after" in said(app)
-    app.session_state[cell_view.LENSES] = {}
+    app.session_state[logit_lens.LENSES.key] = {}
     measured(monkeypatch, SLOW)
     app.run()
     assert "If the model ended after" not in said(app)
-    assert not app.session_state[cell_view.LENSES]
+    assert not app.session_state[logit_lens.LENSES.key]
     app = ended(press(app, "Read the logit lens: about "))
     assert "If the model ended after" in said(app)
 
@@ -59,7 +59,7 @@ def test_generated_tokens_are_those_that_the_model_gives_alone(open_page):
     alone = load(SMALL, mode="streamed").generate(TOKENS, max_new_tokens=4, temperature=0.0)
     trace = app.session_state["traces"]["first"]
     assert trace.tokens.tolist() == alone.trace.tokens.tolist()
-    assert app.session_state[generation.DONE]["tokens"] == len(alone.new_tokens)
+    assert app.session_state[generation.DONE.key].n_tokens == len(alone.new_tokens)
 
 
 def test_a_stop_of_a_continuation_keeps_the_tokens_there_are(open_page, disk: Disk):
@@ -78,8 +78,8 @@ def test_a_stop_of_a_continuation_keeps_the_tokens_there_are(open_page, disk: Di
     disk.open.set()
     app = ended(app)
     assert not app.exception and not app.error
-    made = app.session_state[generation.DONE]
-    assert 1 <= made["tokens"] < 40 and made["why"] == "stopped"
+    made = app.session_state[generation.DONE.key]
+    assert 1 <= made.n_tokens < 40 and made.why == "stopped"
     assert "Stopped after" in said(app)
 
 

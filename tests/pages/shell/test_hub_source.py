@@ -59,7 +59,7 @@ def test_what_the_hub_refuses_is_explained_and_the_data_stays(open_page):
     app = fetch(app, "tests/other")
     assert not app.exception
     assert "no such repository" in said(app)
-    assert hub_source.KEPT not in app.session_state
+    assert hub_source.ROUTERS.key not in app.session_state
     assert [caption.value for caption in app.sidebar.caption] == shown
     assert "source" not in app.query_params
 

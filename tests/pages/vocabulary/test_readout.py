@@ -35,8 +35,8 @@ def tab_alone() -> None:
     links.begin()
     data_source.sidebar()
     routers = data_source.current()
-    layer = layout.layer_choice(routers)
-    expert = layout.expert_choice(routers)
+    layer = layout.layer_choice(layout.layer_labels(routers))
+    expert = layout.expert_choice(routers.n_experts)
     vocabulary_view.show(routers, layer, expert, data_source.current_view())
     links.finish()
 

@@ -75,19 +75,19 @@ def test_a_run_that_was_cut_short_is_kept_as_far_as_it_came(open_page):
     app = opened(open_page)
     model = shared_model(str(SMALL), "bfloat16")
     steps = model.stream([5, 17, 3], max_new_tokens=9, temperature=1.0, seed=2)
-    going = generation.Going(
+    going = generation.GenerationRun(
         model, {"max_new_tokens": 9, "temperature": 1.0, "seed": 2}, [next(steps) for _ in range(4)]
     )
     steps.close()
     going.ended.set()
-    app.session_state[generation.RUNNING] = going
+    app.session_state[generation.RUNNING.key] = going
     app.run()
     assert not app.exception and not app.error
     assert going.cancelled.is_set()
     trace = app.session_state["traces"]["first"]
     assert trace.prompt_length == 3 and len(trace.tokens) == 6
     assert "Stopped after 4 of 9 tokens" in said(app)
-    assert generation.RUNNING not in app.session_state
+    assert generation.RUNNING.key not in app.session_state
     assert model.queue.n_callers == 0
 
 
@@ -97,10 +97,10 @@ def cut_short(app):
 
     model = shared_model(str(SMALL), "bfloat16")
     steps = model.stream([5, 17, 3], max_new_tokens=9)
-    going = generation.Going(model, {"max_new_tokens": 9}, [next(steps) for _ in range(3)])
+    going = generation.GenerationRun(model, {"max_new_tokens": 9}, [next(steps) for _ in range(3)])
     steps.close()
     going.ended.set()
-    app.session_state[generation.RUNNING] = going
+    app.session_state[generation.RUNNING.key] = going
     return going
 
 
@@ -123,8 +123,8 @@ def test_a_run_cut_short_never_replaces_something_newer(open_page):
 
 def test_a_run_cut_short_before_its_first_token_leaves_nothing(open_page):
     app = opened(open_page)
-    going = generation.Going()
-    app.session_state[generation.RUNNING] = going
+    going = generation.GenerationRun()
+    app.session_state[generation.RUNNING.key] = going
     app.run()
     assert not app.exception and going.cancelled.is_set()
     assert app.subheader[0].value == generate_mode.INVITATION

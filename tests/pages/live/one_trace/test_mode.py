@@ -14,7 +14,7 @@ from lens.extract.grok1 import extract_routers
 from lens.prompt_pairs.agreement import agreement
 from lens.traces import router_geometry
 from lens.traces.trace import Trace
-from pages.live.one_trace import cell_keys, cell_view
+from pages.live.one_trace import cell_keys, cell_view, logit_lens
 from pages.live.one_trace import examples as inspect_examples
 from pages.shell import data_source
 
@@ -76,10 +76,10 @@ def test_the_card_reads_the_next_token_after_the_chosen_layer(open_page, small_m
     words = said(app)
     assert f"“{found.pieces[2, 3, 0]}” ({found.probs[2, 3, 0]:.3f})" in words
     assert f"is {found.kl[2, 3]:.2f} nats" in words
-    kept = app.session_state[cell_view.LENSES]
-    assert list(kept) == [cell_view.lens_key(traces[0])]
+    kept = app.session_state[logit_lens.LENSES.key]
+    assert list(kept) == [logit_lens.lens_key(traces[0])]
     app.run()
-    assert app.session_state[cell_view.LENSES] is not None and len(kept) == 1
+    assert app.session_state[logit_lens.LENSES.key] is not None and len(kept) == 1
 
 
 def test_the_card_lists_the_nearest_tokens_with_their_chance(open_page, small_model, traces):
@@ -210,6 +210,6 @@ def test_lenses_of_texts_that_differ_in_one_token_or_in_dtype_are_kept_apart():
         one = SimpleNamespace(
             tokens=np.array(tokens), model_sha256="0" * 64, settings={"dtype": dtype}
         )
-        return cell_view.lens_key(one)
+        return logit_lens.lens_key(one)
 
     assert len({key([1, 2, 3]), key([1, 2, 4]), key([1, 2, 3], "float32")}) == 3

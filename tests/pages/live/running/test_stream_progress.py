@@ -9,15 +9,15 @@ from grok.errors import BusyError
 from grok.serving.jobs import CancelledError
 from pages.live.running import stream_choice, stream_cost, stream_progress, stream_run
 from pages.live.running.stream_cost import Cost, Work
-from pages.live.running.stream_run import Asked, Going
+from pages.live.running.stream_run import RunRequest, StreamedRun
 
 
-def going(passes: int = 1, new_tokens: int = 0, a_pass: float | None = 100.0) -> Going:
+def going(passes: int = 1, new_tokens: int = 0, a_pass: float | None = 100.0) -> StreamedRun:
     work = Work((8,) * passes, new_tokens)
     seconds = None if a_pass is None else a_pass * work.n_passes
     cost = Cost(seconds, 1e9, 10**9, 8 * 10**9, a_pass, "the disk", work)
-    asked = Asked(None, "Trace", cost, lambda going: None, lambda result: None)  # type: ignore[arg-type]
-    return Going(asked)
+    request = RunRequest(None, "Trace", cost, lambda run: None, lambda result: None)  # type: ignore[arg-type]
+    return StreamedRun(request)
 
 
 def at(layer: int, seconds: float, left: float | None = None, read: int = 10**9) -> PassProgress:
@@ -122,7 +122,7 @@ def test_a_time_is_said_as_an_estimate(seconds, words):
 
 def test_passes_of_a_continuation_count_the_text_and_each_token_but_the_first():
     assert Work((8,), 5).n_passes == 5 and Work((8,)).n_passes == 1 and Work((8, 4)).n_passes == 2
-    assert "5 passes over the weights" in stream_cost.cost_words(going(new_tokens=5).asked.cost)
+    assert "5 passes over the weights" in stream_cost.cost_words(going(new_tokens=5).request.cost)
 
 
 def test_a_server_that_is_full_says_so_and_loses_nothing(monkeypatch):
@@ -134,11 +134,11 @@ def test_a_server_that_is_full_says_so_and_loses_nothing(monkeypatch):
             raise BusyError("8 runs go on or wait already. Try again later.")
 
     monkeypatch.setattr(stream_progress, "jobs", Full)
-    asked = going().asked
-    state[stream_progress.ASKED] = asked
-    stream_progress.start(asked)
-    assert state[stream_progress.SAID] == (
+    request = going().request
+    state[stream_progress.REQUEST.key] = request
+    stream_progress.start(request)
+    assert state[stream_progress.MESSAGE.key] == (
         "error",
         "8 runs go on or wait already. Try again later.",
     )
-    assert state[stream_progress.ASKED] is asked
+    assert state[stream_progress.REQUEST.key] is request

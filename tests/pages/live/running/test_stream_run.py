@@ -129,7 +129,7 @@ def test_a_machine_measured_while_it_was_busy_can_be_measured_again(open_page, m
 
 def test_what_is_not_started_can_be_put_away(open_page):
     app = press(asked(open_page("live_routing")), "Not now")
-    assert stream_progress.ASKED not in app.session_state
+    assert stream_progress.REQUEST.key not in app.session_state
     assert not any(b.label.startswith("Trace this") for b in app.button)
 
 
@@ -140,7 +140,7 @@ def test_what_is_not_started_can_be_put_away(open_page):
 def test_a_prompt_that_cannot_be_run_says_why_before_a_model_is_read(open_page, prompt, message):
     app = asked(open_page("live_routing"), prompt)
     assert not app.exception and any(message in error.value for error in app.error)
-    assert stream_progress.ASKED not in app.session_state
+    assert stream_progress.REQUEST.key not in app.session_state
 
 
 @pytest.mark.parametrize(

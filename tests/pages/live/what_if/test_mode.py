@@ -55,7 +55,7 @@ def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_mo
     each = [
         what_if(model, tokens, edit("router.logits", ban(e), layers=3)).kl.mean() for e in range(8)
     ]
-    result = app.session_state[one_expert.KEPT]
+    result = app.session_state[one_expert.KEPT.key]
     assert result.own.kl.mean() == pytest.approx(each[2], abs=1e-6)
     np.testing.assert_allclose(result.kl.mean(axis=1), np.delete(each, 2), atol=1e-6)
     said = app.subheader[0].value
@@ -75,7 +75,7 @@ def test_a_ban_stands_beside_one_of_another_expert_of_the_same_tokens(open_page,
     expert = int(experts[-1, 0])
     app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert=str(expert), numbers="float32")
     assert not app.exception and not app.error
-    result = app.session_state[one_expert.KEPT]
+    result = app.session_state[one_expert.KEPT.key]
     uses = (experts == expert).any(axis=-1)
     other = np.where(experts[:, 0] == expert, experts[:, 1], experts[:, 0])
     np.testing.assert_array_equal(result.other_choice, np.where(uses, other, -1))
@@ -98,7 +98,7 @@ def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model
     unused = next(e for e in range(8) if e not in experts)
     app = asked(open_page, "one", {"prompt": "5, 17"}, layer="3", expert=str(unused))
     assert not app.exception and not app.error
-    assert app.session_state[one_expert.KEPT].instead is None
+    assert app.session_state[one_expert.KEPT.key].instead is None
     assert "instead" not in app.subheader[0].value
 
 
@@ -116,7 +116,7 @@ def test_another_expert_is_looked_at_without_pressing_run_again(open_page, small
 def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(open_page, small_model):
     app = asked(open_page, "every", {"prompt": IDS})
     assert not app.exception and not app.error
-    sweep = app.session_state[every_expert.KEPT].sweep
+    sweep = app.session_state[every_expert.KEPT.key].sweep
     assert sweep.effect.shape == (12, 8)
     layer, expert = np.unravel_index(sweep.effect.argmax(), sweep.effect.shape)
     said = app.subheader[0].value
@@ -141,7 +141,7 @@ def test_a_patch_of_every_place_runs(open_page, small_model, site):
     texts = {"clean": IDS, "corrupt": OTHER}
     app = asked(open_page, "patch", texts, site=site, regained="probability", numbers="float32")
     assert not app.exception and not app.error
-    sweep = app.session_state[patching.KEPT].sweep
+    sweep = app.session_state[patching.KEPT.key].sweep
     assert sweep.recovered.shape == (1, 12, 8)
     assert "control in the same place" in app.subheader[0].value
     if site == "resid_pre":
@@ -186,7 +186,7 @@ def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(open_page, s
     app.text_input(key="other_answer").set_value("30")
     app = press(app, "Run")
     assert not app.exception and not app.error
-    sweep = app.session_state[patching.KEPT].sweep
+    sweep = app.session_state[patching.KEPT.key].sweep
     model = load(small_model, dtype="float32")
     for text, found in ((IDS, sweep.clean), (OTHER, sweep.corrupt)):
         with model.trace([int(i) for i in text.split(",")]) as run:

@@ -1,0 +1,1 @@
+"""Parts of the Experts page: one expert, its layer, its chain through the layers."""

@@ -1,0 +1,69 @@
+"""Experts of one layer against each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from lens import cached, figures
+from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
+from pages.shell import layout, links
+from pages.shell.null_settings import NullSettings
+
+
+def show(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> None:
+    """Experts of one layer against each other."""
+    scope = links.segments(
+        "within",
+        "Compare",
+        ["cosine", "correlation", "mean"],
+        "cosine",
+        shown={
+            "cosine": "Cosine in the layer",
+            "correlation": "Correlation in the layer",
+            "mean": "Mean over layers (classic)",
+        }.__getitem__,
+    )
+    names = [f"E{expert}" for expert in range(routers.n_experts)]
+    if scope == "cosine":
+        found = cached.within_layers(routers, view, settings.draws, settings.seed)
+        upper = np.triu_indices(routers.n_experts, 1)
+        beyond = int((found.q[layer][upper] <= 0.05).sum())
+        everywhere = int((found.q[:, upper[0], upper[1]] <= 0.05).any(axis=1).sum())
+        st.markdown(
+            f"**{beyond} of {len(upper[0]):,} pairs of {routers.label(layer)}** are other than "
+            f"chance ({found.baseline:.3f} ± {found.sd:.3f}; {found.draws:,} draws, seed "
+            f"{found.seed}); {everywhere} of {routers.n_layers} layers have such pairs."
+        )
+        layout.figure(
+            figures.expert_cosines_against_chance(
+                found.cosines[layer],
+                found.q[layer],
+                found.baseline,
+                layer_label=routers.label(layer),
+            ),
+            "expert_correlation_matrix",
+            routers,
+            words=(scope, routers.label(layer), view),
+            table=lambda: csv_text.table_csv(
+                {
+                    "expert": upper[0],
+                    "with expert": upper[1],
+                    "cosine (−1 to 1)": found.cosines[layer][upper],
+                    "p (two-sided)": found.p[layer][upper],
+                    "q (within the layer)": found.q[layer][upper],
+                }
+            ),
+        )
+        return
+    matrix = cached.expert_correlation(routers, view)
+    shown = matrix.mean(axis=0) if scope == "mean" else matrix[layer]
+    label = None if scope == "mean" else routers.label(layer)
+    layout.figure(
+        figures.expert_correlation_matrix(shown, layer_label=label, measure="correlation"),
+        "expert_correlation_matrix",
+        routers,
+        words=(scope, label or "all", view),
+        table=lambda: csv_text.matrix_csv(shown, names, names, "expert"),
+    )

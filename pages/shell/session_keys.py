@@ -1,0 +1,139 @@
+"""Names of everything that a visitor's session keeps, and the one way to reach it.
+
+Streamlit's session state is a dictionary of strings that every file could write to. Here each
+name stands once, with what it keeps; the file that owns a value says its type:
+
+    KEPT = SessionValue[Result](SessionKey.WHAT_IF_ONE)
+
+Values of widgets have the widgets' own keys: see `widget`, `selected_rows` and `picked_marks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, Generic, TypeVar, cast
+
+import streamlit as st
+
+Value = TypeVar("Value")
+
+
+class SessionKey(StrEnum):
+    """One name for each value that is kept."""
+
+    # choices and the address, see `pages.shell.links`
+    LINK_VALUES = "link_values"  # value chosen last of each name, on whichever page
+    LINK_WRITTEN = "link_written"  # text of each name that this app put into the address
+    LINK_ASKED = "link_asked"  # text of each name in the address that no widget has shown yet
+    LINK_SHOWN = "link_shown"  # text of each name that this page shows and the address will hold
+    LINK_NOTICES = "link_notices"  # sentences about what a link asks for and the data lacks
+    LINK_DATA = "link_data"  # start of the data's hash in the link that was opened
+
+    # every page
+    SHARE_POPOVER = "share"  # where the link of this view is drawn, once the page stands
+    FINISHED = "deferred_finished"  # keys of the slow results that this session has seen made
+    OWNER_KEY = "owner_key"  # random key of the browser, for the list of its runs
+
+    # data source
+    UPLOADED_ROUTERS = "uploaded_routers"  # router set of the file opened last
+    UPLOADED_TRACE = "uploaded_trace"  # name and content of the trace opened last
+    UPLOAD_ERROR = "upload_error"  # why the file opened last was refused
+    UPLOAD_KIND = "upload_kind"  # "routers" or "trace": the file opened last
+    HUB_ROUTERS = "hub_routers"  # router set fetched from the Hub
+    HUB_ERROR = "hub_error"  # why nothing could be fetched
+
+    # pages of the routers
+    PERMUTATION_NULLS = "permutation_nulls"  # nulls of shuffled coordinates, by their settings
+    MAP_RUN = "map_run"  # settings of the map whose button was pressed last
+    SUPPORT_RUN = "support_run"  # settings of the tree whose support was asked for
+    READOUTS = "vocabulary_readouts"  # the read-out of a large embedding, by its settings
+    TOKEN_MATCHES = "vocabulary_matches"  # tokens that the search found
+    TOKEN_NOTICE = "vocabulary_notice"  # why the search found none
+
+    # live routing
+    TRACES = "traces"  # routing traces of this session, by slot
+    TRACE_SHOWN = "trace_shown"  # slot of the trace that is shown
+    TEXTS = "texts_kept"  # text typed last into each box, on whichever mode
+    EXAMPLE_RUN = "inspect_example"  # name of the example that was run last, and its trace
+    LOGIT_LENSES = "logit_lenses"  # logit lenses by the hash of their traces
+    GENERATION = "generation_running"  # the continuation under way
+    GENERATED = "generation_done"  # the continuation made last
+    COMPARED = "compared"  # the two runs compared last, by kind of comparison
+    WHAT_IF_ONE = "what_if_one"  # the last intervention on one expert
+    WHAT_IF_EVERY = "what_if_every"  # the last sweep over all experts
+    WHAT_IF_PATCH = "what_if_patch"  # the last sweep of patches
+    MANY_PROBLEM = "many_problem"  # why a change of a run of many prompts failed
+    UPLOADED_TRACES = "many_read"  # which files were uploaded together, and the traces in them
+
+    # runs of a streamed model
+    STREAM_DECISIONS = "stream_decisions"  # how each model runs, looked up once a session
+    STREAM_REQUEST = "stream_asked"  # the run that waits for its yes
+    STREAM_RUN = "stream_running"  # the run under way, and its job
+    STREAM_MESSAGE = "stream_said"  # how the last run ended, until something else is done
+    STREAM_DRAWN = "stream_drawn"  # whether this draw of the page has shown the run
+    STREAM_GROUP = "stream_group"  # object that stands for the session among the jobs
+
+
+class SessionValue(Generic[Value]):
+    """One value of the session, of a known type.
+
+    Args:
+        key: its name.
+    """
+
+    def __init__(self, key: SessionKey) -> None:
+        self.key = key.value
+
+    def get(self) -> Value | None:
+        """The value, or None where none is kept."""
+        return cast("Value | None", st.session_state.get(self.key))
+
+    def set(self, value: Value) -> None:
+        """Keeps a value in place of the one there was."""
+        st.session_state[self.key] = value
+
+    def kept(self, make: Callable[[], Value]) -> Value:
+        """The value; where none is kept, what `make` returns, which is kept from then on."""
+        if self.key not in st.session_state:
+            st.session_state[self.key] = make()
+        return cast(Value, st.session_state[self.key])
+
+    def take(self) -> Value | None:
+        """The value, which is then let go."""
+        return cast("Value | None", st.session_state.pop(self.key, None))
+
+    def drop(self) -> None:
+        """Lets the value go, if there is one."""
+        st.session_state.pop(self.key, None)
+
+
+class WidgetValue(SessionValue[Any]):
+    """The value of a widget, by the widget's key; of any type that widgets give."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def get(self) -> Any:
+        """The value, or None where the widget has none."""
+        return super().get()
+
+    @property
+    def known(self) -> bool:
+        """True where the widget has a value, which may be None."""
+        return self.key in st.session_state
+
+
+def widget(key: str) -> WidgetValue:
+    """The value of the widget with this key."""
+    return WidgetValue(key)
+
+
+def selected_rows(table: str) -> list[int]:
+    """Rows chosen in the table with this key; for its `on_select`."""
+    return [int(row) for row in st.session_state[table].selection.rows]
+
+
+def picked_marks(figure: str) -> list[Mapping[str, Any]]:
+    """Fields of the marks picked in the figure with this key; for its `on_select`."""
+    return list(st.session_state[figure].selection.get("pick") or [])
