@@ -103,7 +103,8 @@ def load_folder(
         progress: called with traces read, traces in all, and the next name.
 
     Raises:
-        LensError: no traces, too many, not of one model, or labels that do not fit.
+        LensError: no traces, too many, not of one model, with experts banned, or labels that do
+            not fit.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -131,7 +132,8 @@ def gather(traces: Iterable[tuple[str, str, Trace]]) -> TraceFolder:
     """Gathers traces that come one by one, each with its name and its label.
 
     Raises:
-        LensError: none, too many, or not of one model: the message lists the groups.
+        LensError: none, too many, with experts banned, or not of one model: the message lists
+            the groups.
     """
     kept = _Kept()
     for name, label, trace in traces:
@@ -171,6 +173,12 @@ class _Kept:
             raise LensError(
                 f"{name}: with it the traces hold more than {MAX_CHOICES:,} (layer, token, choice) "
                 "numbers. Take fewer or shorter traces."
+            )
+        if not np.isfinite(trace.router_logits).all():
+            raise LensError(
+                f"{name}: experts were banned in this trace, so their router logits are minus "
+                "infinity and have no mean; expected finite logits. Use the trace of the prompt as "
+                "it is."
             )
         experts = trace.experts.astype(np.uint16)
         self.tokens.append(np.asarray(trace.tokens, dtype=np.int32))

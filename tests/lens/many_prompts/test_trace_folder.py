@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from scipy.stats import kstest, ttest_1samp
 from sklearn.metrics import mutual_info_score
 
@@ -77,6 +78,24 @@ def test_subfolders_are_the_labels(tmp_path):
     assert folder.names == ("code/0.npz", "code/1.npz", "french/0.npz", "french/1.npz")
     np.testing.assert_array_equal(folder.label_of, [0, 0, 1, 1])
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
+
+
+def test_a_trace_with_a_banned_expert_is_refused_with_its_name():
+    whole = make_trace(1)
+    logits = whole.router_logits.copy()
+    logits[1, :, 3] = -np.inf
+    probs = softmax(logits, axis=2)
+    experts = np.argsort(-probs, axis=2)[:, :, : whole.top_k]
+    banned = dataclasses.replace(
+        whole,
+        router_logits=logits,
+        router_probs=probs,
+        experts=experts,
+        gates=np.take_along_axis(probs, experts, axis=2),
+        settings={"interventions": ["expert 3 of layer 1 banned"]},
+    )
+    with pytest.raises(LensError, match="t1: experts were banned .* expected finite logits. Use"):
+        gather(iter([("t0", "a", make_trace(0)), ("t1", "a", banned)]))
 
 
 def test_what_is_kept_is_what_the_traces_say():
