@@ -25,12 +25,11 @@ from lens.clustering.trees import (
     silhouette,
 )
 from lens.experts.measures import expert_measures
+from lens.experts.similarity import expert_correlation, expert_similarity_across_layers
 from lens.layers.chance_level import chance_level, chance_samples
 from lens.layers.similarity import (
     LAYER_METRICS,
     adjacent_layers,
-    expert_correlation,
-    expert_similarity_across_layers,
     layer_pair,
     layer_similarity,
 )

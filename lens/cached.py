@@ -28,10 +28,11 @@ from lens.clustering import (
 from lens.clustering import (
     trees as clustering,
 )
-from lens.clustering.maps import LayerMap
+from lens.clustering.maps import LayerMap, MapSettings
 from lens.clustering.trees import LayerTree
 from lens.experts import chains, selection
 from lens.experts import measures as experts
+from lens.experts import similarity as expert_similarity
 from lens.experts import within_layers as layer_geometry
 from lens.experts.chains import SignificantChains
 from lens.experts.measures import ExpertMeasures
@@ -86,12 +87,12 @@ def adjacent_layers(
 
 @_data
 def expert_similarity_across_layers(routers: RouterSet, view: str = "canonical") -> np.ndarray:
-    return measures.expert_similarity_across_layers(router_gram(routers, view))
+    return expert_similarity.expert_similarity_across_layers(router_gram(routers, view))
 
 
 @_data
 def expert_correlation(routers: RouterSet, view: str = "canonical") -> np.ndarray:
-    return measures.expert_correlation(router_gram(routers, view))
+    return expert_similarity.expert_correlation(router_gram(routers, view))
 
 
 @_data
@@ -127,26 +128,10 @@ def classic_tree(routers: RouterSet) -> LayerTree:
 def layer_map(
     routers: RouterSet,
     method: str = "mds",
-    *,
-    metric: str = "cka",
+    settings: MapSettings = embedding.DEFAULTS,
     view: str = "canonical",
-    dims: int = 2,
-    seed: int = 42,
-    perplexity: float | None = None,
-    neighbours: int = 15,
-    min_dist: float = 0.1,
 ) -> LayerMap:
-    return embedding.layer_map(
-        routers,
-        router_gram(routers, view),
-        method,
-        metric=metric,
-        dims=dims,
-        seed=seed,
-        perplexity=perplexity,
-        neighbours=neighbours,
-        min_dist=min_dist,
-    )
+    return embedding.layer_map(routers, router_gram(routers, view), method, settings)
 
 
 @_data
@@ -337,19 +322,17 @@ def unrelated_support(
 def trust_null(
     routers: RouterSet,
     method: str,
-    *,
+    settings: MapSettings,
     view: str = "canonical",
     null_seed: int = SEED,
-    **settings: Any,
 ) -> map_stability.TrustNull:
-    found = layer_map(routers, method, view=view, **settings)
+    found = layer_map(routers, method, settings, view)
     return map_stability.trust_null(routers, router_gram(routers, view), found, seed=null_seed)
 
 
 @_data
 def layer_map_stability(
-    routers: RouterSet, method: str, *, view: str = "canonical", **settings: Any
+    routers: RouterSet, method: str, settings: MapSettings, view: str = "canonical"
 ) -> map_stability.MapStability:
-    return map_stability.layer_map_stability(
-        routers, router_gram(routers, view), method, **settings
-    )
+    gram_ = router_gram(routers, view)
+    return map_stability.layer_map_stability(routers, gram_, method, settings)

@@ -11,9 +11,8 @@ is that has nothing to show.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +21,7 @@ from lens.clustering.maps import (
     CLASSIC,
     SEEDED,
     LayerMap,
+    MapSettings,
     layer_map,
     map_of_distances,
     trust_neighbours,
@@ -115,10 +115,11 @@ def trust_null(
         draws: unrelated sets; by default 99, of t-SNE and UMAP 19.
         seed: of the unrelated layers.
     """
-    settings = dict(found.settings)
-    metric = settings.pop("metric", CLASSIC)
-    k = settings.pop("trust_neighbours")
-    settings.pop("input", None)
+    metric, k = found.settings.get("metric", CLASSIC), found.settings["trust_neighbours"]
+    names = [field.name for field in fields(MapSettings)]
+    settings = MapSettings(
+        **{name: found.settings[name] for name in names if name in found.settings}
+    )
     number = DRAWS[found.method] if draws is None else draws
     if number < 1:
         raise LensError(f"draws: found {number}; expected 1 or more.")
@@ -129,7 +130,7 @@ def trust_null(
     )
     values = []
     for distances in drawn:
-        points, _ = map_of_distances(distances, found.method, **settings)
+        points, _ = map_of_distances(distances, found.method, settings)
         values.append(trustworthiness(distances, points, k))
     trust = np.array(values)
     return TrustNull(
@@ -169,12 +170,11 @@ def map_stability(
 
 
 def layer_map_stability(
-    routers: RouterSet, gram: RouterGram, method: str, *, seed: int, **settings: Any
+    routers: RouterSet, gram: RouterGram, method: str, settings: MapSettings
 ) -> MapStability:
     """`map_stability` of `lens.clustering.maps.layer_map` with these settings."""
     return map_stability(
-        lambda own: layer_map(routers, gram, method, seed=own, **settings),
-        seed,
+        lambda seed: layer_map(routers, gram, method, replace(settings, seed=seed)), settings.seed
     )
 
 

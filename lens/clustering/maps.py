@@ -24,6 +24,31 @@ CLASSIC = "classic"
 MIN_LAYERS = 4
 
 
+@dataclass(frozen=True)
+class MapSettings:
+    """Settings that a map depends on besides the routers and the method.
+
+    Attributes:
+        metric: an id of `LAYER_METRICS`, or "classic": Euclidean distances of raw
+            routers flattened and standardised. "pca" has no use for it.
+        dims: 2 or 3.
+        seed: for t-SNE and UMAP.
+        perplexity: for t-SNE; by default 30, and never above (L − 1) / 3.
+        neighbours: for UMAP, at most L − 1.
+        min_dist: for UMAP.
+    """
+
+    metric: str = "cka"
+    dims: int = 2
+    seed: int = 42
+    perplexity: float | None = None
+    neighbours: int = 15
+    min_dist: float = 0.1
+
+
+DEFAULTS = MapSettings()
+
+
 @dataclass(frozen=True, eq=False)
 class LayerMap:
     """A map of the layers, and how far to trust it.
@@ -47,16 +72,7 @@ class LayerMap:
 
 
 def layer_map(
-    routers: RouterSet,
-    gram: RouterGram,
-    method: str = "mds",
-    *,
-    metric: str = "cka",
-    dims: int = 2,
-    seed: int = 42,
-    perplexity: float | None = None,
-    neighbours: int = 15,
-    min_dist: float = 0.1,
+    routers: RouterSet, gram: RouterGram, method: str = "mds", settings: MapSettings = DEFAULTS
 ) -> LayerMap:
     """Layers placed so that those whose routers are alike lie close.
 
@@ -66,64 +82,62 @@ def layer_map(
         method: "mds" (classical scaling of the metric's distances; deterministic),
             "pca" (the classic one, of raw routers flattened and standardised: depends
             on expert labels), "tsne" or "umap" of the metric's distances.
-        metric: an id of `LAYER_METRICS`, or "classic": Euclidean distances of raw
-            routers flattened and standardised.
-        dims: 2 or 3.
-        seed: for t-SNE and UMAP.
-        perplexity: for t-SNE; by default 30, and never above (L − 1) / 3.
-        neighbours: for UMAP, at most L − 1.
-        min_dist: for UMAP.
+        settings: metric, dimensions, and those of t-SNE and UMAP.
 
     Raises:
         LensError: a setting is out of range, or there are fewer than 4 layers.
     """
-    n = gram.n_layers
-    if method not in METHODS:
-        raise LensError(f"map: found {str(method)[:40]!r}; expected one of {', '.join(METHODS)}.")
-    if n < MIN_LAYERS:
-        raise LensError(
-            f"A map of layers needs at least {MIN_LAYERS} layers; this router set has {n}. "
-            "Load a model with more layers."
-        )
-    if dims not in (2, 3):
-        raise LensError(f"dims: found {dims}; expected 2 or 3.")
-    settings: dict[str, Any] = {"dims": dims}
+    n, metric = gram.n_layers, settings.metric
+    check_map(n, method, settings)
+    used: dict[str, Any] = {"dims": settings.dims}
     explained: np.ndarray | None
     if method == "pca":
-        settings["input"] = "raw routers, flattened and standardised"
+        used["input"] = "raw routers, flattened and standardised"
         distances = standardized_distances(routers)
-        points, explained = _principal(standardized_gram(routers), dims)
+        points, explained = _principal(standardized_gram(routers), settings.dims)
     else:
         classic = metric == CLASSIC
         distances = standardized_distances(routers) if classic else layer_distances(gram, metric)
-        settings["metric"] = metric
-        if method == "tsne":
-            settings |= {"perplexity": tsne_perplexity(n, perplexity), "seed": seed}
-        elif method == "umap":
-            if not 2 <= neighbours:
-                raise LensError(f"neighbours: found {neighbours}; expected 2 or more.")
-            if not 0 <= min_dist <= 1:
-                raise LensError(f"min_dist: found {min_dist:g}; expected 0 to 1.")
-            neighbours = min(neighbours, n - 1)
-            settings |= {"neighbours": neighbours, "min_dist": min_dist, "seed": seed}
-        points, explained = map_of_distances(
-            distances,
-            method,
-            dims=dims,
-            seed=seed,
-            perplexity=perplexity,
-            neighbours=neighbours,
-            min_dist=min_dist,
-        )
+        used |= {"metric": metric, **_used(n, method, settings)}
+        points, explained = map_of_distances(distances, method, settings)
     k = trust_neighbours(n)
-    settings["trust_neighbours"] = k
+    used["trust_neighbours"] = k
     return LayerMap(
         points=points,
         explained=explained,
         trustworthiness=trustworthiness(distances, points, k),
         method=method,
-        settings=settings,
+        settings=used,
     )
+
+
+def check_map(n_layers: int, method: str, settings: MapSettings) -> None:
+    """Refuses a method that is not known, too few layers, and settings out of range."""
+    if method not in METHODS:
+        raise LensError(f"map: found {str(method)[:40]!r}; expected one of {', '.join(METHODS)}.")
+    if n_layers < MIN_LAYERS:
+        raise LensError(
+            f"A map of layers needs at least {MIN_LAYERS} layers; this router set has {n_layers}. "
+            "Load a model with more layers."
+        )
+    if settings.dims not in (2, 3):
+        raise LensError(f"dims: found {settings.dims}; expected 2 or 3.")
+    if method == "umap":
+        if settings.neighbours < 2:
+            raise LensError(f"neighbours: found {settings.neighbours}; expected 2 or more.")
+        if not 0 <= settings.min_dist <= 1:
+            raise LensError(f"min_dist: found {settings.min_dist:g}; expected 0 to 1.")
+
+
+def _used(n_layers: int, method: str, settings: MapSettings) -> dict[str, Any]:
+    """The settings of t-SNE or of UMAP as so many layers let them be."""
+    if method == "tsne":
+        perplexity = tsne_perplexity(n_layers, settings.perplexity)
+        return {"perplexity": perplexity, "seed": settings.seed}
+    if method == "umap":
+        neighbours = min(settings.neighbours, n_layers - 1)
+        return {"neighbours": neighbours, "min_dist": settings.min_dist, "seed": settings.seed}
+    return {}
 
 
 def tsne_perplexity(n_layers: int, asked: float | None) -> float:
@@ -138,25 +152,19 @@ def tsne_perplexity(n_layers: int, asked: float | None) -> float:
 
 
 def map_of_distances(
-    distances: Float[np.ndarray, "layer layer"],
-    method: str,
-    *,
-    dims: int = 2,
-    seed: int = 42,
-    perplexity: float | None = None,
-    neighbours: int = 15,
-    min_dist: float = 0.1,
+    distances: Float[np.ndarray, "layer layer"], method: str, settings: MapSettings = DEFAULTS
 ) -> tuple[Float[np.ndarray, "layer dim"], Float[np.ndarray, " dim"] | None]:
     """Points with about these distances, and the share of variance along each dimension.
 
     "pca" and "mds" are one here: principal axes of points with Euclidean distances are
-    what classical scaling finds. Settings are those of `layer_map`, in range.
+    what classical scaling finds. Settings are in range; their metric is not read.
     """
+    n, dims, seed = len(distances), settings.dims, settings.seed
     if method == "tsne":
-        own = tsne_perplexity(len(distances), perplexity)
-        return _tsne(distances, dims, seed, own), None
+        return _tsne(distances, dims, seed, tsne_perplexity(n, settings.perplexity)), None
     if method == "umap":
-        return _umap(distances, dims, seed, min(neighbours, len(distances) - 1), min_dist), None
+        neighbours = min(settings.neighbours, n - 1)
+        return _umap(distances, dims, seed, neighbours, settings.min_dist), None
     inner = -0.5 * distances**2
     inner = inner - inner.mean(axis=0) - inner.mean(axis=1)[:, None] + inner.mean()
     return _principal(inner, dims)

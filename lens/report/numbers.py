@@ -7,23 +7,18 @@ from functools import cached_property
 import numpy as np
 
 from lens.clustering import trees as clustering
-from lens.clustering.maps import LayerMap, layer_map
+from lens.clustering.maps import LayerMap, MapSettings, layer_map
 from lens.clustering.tree_null import GroupNull, group_null
 from lens.errors import LensError
 from lens.experts import measures as expert_values
 from lens.experts.chains import SignificantChains, significant_chains
+from lens.experts.similarity import expert_correlation, expert_similarity_across_layers
 from lens.experts.within_layers import WithinLayers, within_layers
 from lens.layers.bootstrap import Intervals, adjacent_intervals
 from lens.layers.chance_level import chance_level
 from lens.layers.draws import LayerDraws
 from lens.layers.pair_null import LayerNull, adjacent_null, layer_null
-from lens.layers.similarity import (
-    AdjacentLayers,
-    adjacent_layers,
-    expert_correlation,
-    expert_similarity_across_layers,
-    layer_similarity,
-)
+from lens.layers.similarity import AdjacentLayers, adjacent_layers, layer_similarity
 from lens.layers.transitions import Transitions, transitions
 from lens.questions import Answer, four_questions
 from lens.report.parts import Settings
@@ -160,15 +155,13 @@ class RouterNumbers:
             seed=self.settings.null_seed,
         )
 
+    @property
+    def map_settings(self) -> MapSettings:
+        return MapSettings(metric=self.settings.metric, seed=self.settings.seed)
+
     def map(self, method: str) -> LayerMap:
         if method not in self._maps:
-            self._maps[method] = layer_map(
-                self.routers,
-                self.gram,
-                method,
-                metric=self.settings.metric,
-                seed=self.settings.seed,
-            )
+            self._maps[method] = layer_map(self.routers, self.gram, method, self.map_settings)
         return self._maps[method]
 
     @cached_property

@@ -11,7 +11,7 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.clustering.map_stability import MapStability, TrustNull
-from lens.clustering.maps import MIN_LAYERS, SEEDED, LayerMap
+from lens.clustering.maps import MIN_LAYERS, SEEDED, LayerMap, MapSettings
 from lens.clustering.tree_null import LEVEL
 from lens.errors import LensError
 from lens.routers.router_set import RouterSet
@@ -175,14 +175,8 @@ def computed(routers: RouterSet, chosen: MapChoice, view: str, metric: str) -> L
             return None
     try:
         with st.spinner(f"Computing {name} …", show_time=True):
-            return cached.layer_map(
-                routers,
-                chosen.method,
-                metric=metric,
-                view=view,
-                dims=chosen.dims,
-                **chosen.settings,
-            )
+            settings = MapSettings(metric=metric, dims=chosen.dims, **chosen.settings)
+            return cached.layer_map(routers, chosen.method, settings, view)
     except LensError as error:
         st.info(str(error))
         return None
@@ -198,18 +192,18 @@ def judged(
 ) -> tuple[TrustNull | None, MapStability | None]:
     """Trustworthiness of a map beside chance, and its stability over seeds; None until made."""
     method = chosen.method
-    options = {"metric": metric, "dims": chosen.dims, **chosen.settings}
-    key = (routers.key, view, method, *options.items())
+    settings = MapSettings(metric=metric, dims=chosen.dims, **chosen.settings)
+    key = (routers.key, view, method, settings)
     trust = stability = None
     if method != "pca" or routers.routers.size <= tree_chance.MOST_WEIGHTS:
         trust = deferred.get(
             ("trust", *key, null_seed),
-            lambda: cached.trust_null(routers, method, view=view, null_seed=null_seed, **options),
+            lambda: cached.trust_null(routers, method, settings, view, null_seed),
         )
     if method in SEEDED:
         stability = deferred.get(
             ("stability", *key),
-            lambda: cached.layer_map_stability(routers, method, view=view, **options),
+            lambda: cached.layer_map_stability(routers, method, settings, view),
         )
     return trust, stability
 

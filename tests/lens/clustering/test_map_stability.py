@@ -15,7 +15,13 @@ from lens.clustering.map_stability import (
     random_trust,
     trust_null,
 )
-from lens.clustering.maps import layer_map, map_of_distances, trust_neighbours, trustworthiness
+from lens.clustering.maps import (
+    MapSettings,
+    layer_map,
+    map_of_distances,
+    trust_neighbours,
+    trustworthiness,
+)
 from lens.errors import LensError
 from lens.layers.similarity import layer_distances
 from lens.routers.gram import gram_of_columns
@@ -126,7 +132,7 @@ def test_three_seeds_of_tsne_agree_on_planted_groups_beyond_chance():
     kinds = np.arange(18) % 3
     layers = RNG.standard_normal((3, 80, 4))[kinds] + 0.3 * RNG.standard_normal((18, 80, 4))
     routers = RouterSet(layers.astype(np.float32))
-    found = layer_map_stability(routers, gram(routers), "tsne", seed=5)
+    found = layer_map_stability(routers, gram(routers), "tsne", MapSettings(seed=5))
     assert found.seeds == (5, 6, 7)
     assert found.overlap > 2 * found.overlap_chance
 
@@ -134,7 +140,9 @@ def test_three_seeds_of_tsne_agree_on_planted_groups_beyond_chance():
 def test_a_map_without_a_seed_cannot_be_compared_with_itself():
     routers = related(6)
     with pytest.raises(LensError, match="mds: this map has no seed to compare; expected one of"):
-        map_stability(lambda seed: layer_map(routers, gram(routers), "mds", seed=seed), 1)
+        map_stability(
+            lambda seed: layer_map(routers, gram(routers), "mds", MapSettings(seed=seed)), 1
+        )
 
 
 def test_pca_and_mds_of_given_distances_are_one():

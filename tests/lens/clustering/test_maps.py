@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lens.clustering.maps import METHODS, layer_map, trust_neighbours, trustworthiness
+from lens.clustering.maps import METHODS, MapSettings, layer_map, trust_neighbours, trustworthiness
 from lens.errors import LensError
 from lens.layers.similarity import layer_distances
 from lens.routers.gram import router_gram
@@ -31,9 +31,9 @@ GRAM = router_gram(ROUTERS)
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_map_has_a_point_for_each_layer_and_is_the_same_every_time(method, dims):
-    found = layer_map(ROUTERS, GRAM, method, dims=dims)
+    found = layer_map(ROUTERS, GRAM, method, MapSettings(dims=dims))
     assert found.points.shape == (L, dims) and np.isfinite(found.points).all()
-    again = layer_map(ROUTERS, GRAM, method, dims=dims)
+    again = layer_map(ROUTERS, GRAM, method, MapSettings(dims=dims))
     np.testing.assert_array_equal(found.points, again.points)
     assert 0 <= found.trustworthiness <= 1
     assert (found.explained is None) == (method in ("tsne", "umap"))
@@ -41,7 +41,7 @@ def test_a_map_has_a_point_for_each_layer_and_is_the_same_every_time(method, dim
 
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_keep_planted_families_apart(method):
-    points = layer_map(ROUTERS, GRAM, method, metric="cka").points
+    points = layer_map(ROUTERS, GRAM, method, MapSettings(metric="cka")).points
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     family = np.arange(L) >= 8
@@ -54,7 +54,9 @@ def test_maps_keep_planted_families_apart(method):
 def test_four_layers_are_enough_for_every_map(method, n):
     routers = RouterSet(ROUTERS.routers[:n])
     for dims in (2, 3):
-        assert layer_map(routers, router_gram(routers), method, dims=dims).points.shape == (n, dims)
+        assert layer_map(
+            routers, router_gram(routers), method, MapSettings(dims=dims)
+        ).points.shape == (n, dims)
 
 
 def test_pca_is_scikit_learns_of_standardised_flattened_raw_routers():
@@ -72,7 +74,7 @@ def test_pca_is_scikit_learns_of_standardised_flattened_raw_routers():
 def test_mds_of_all_dimensions_reproduces_the_distances():
     routers = RouterSet(ROUTERS.routers[:4])  # 4 points fit into 3 dimensions
     gram = router_gram(routers)
-    found = layer_map(routers, gram, "mds", dims=3)
+    found = layer_map(routers, gram, "mds", MapSettings(dims=3))
     shown = np.linalg.norm(found.points[:, None] - found.points[None], axis=2)
     np.testing.assert_allclose(shown, layer_distances(gram), atol=1e-6)
     assert found.explained is not None and found.explained.sum() == pytest.approx(1)
@@ -80,7 +82,7 @@ def test_mds_of_all_dimensions_reproduces_the_distances():
 
 
 def test_the_classic_input_is_offered_for_every_map_of_distances():
-    classic = layer_map(ROUTERS, GRAM, "mds", metric="classic")
+    classic = layer_map(ROUTERS, GRAM, "mds", MapSettings(metric="classic"))
     pca = layer_map(ROUTERS, GRAM, "pca")
     # Classical scaling of Euclidean distances is principal component analysis.
     np.testing.assert_allclose(classic.points, pca.points, atol=0.05)
@@ -104,25 +106,25 @@ def test_the_judging_neighbours_stay_below_half_of_the_layers():
 
 def test_settings_say_what_was_used():
     assert layer_map(ROUTERS, GRAM, "tsne").settings["perplexity"] == pytest.approx(14 / 3)
-    settings = layer_map(ROUTERS, GRAM, "umap", neighbours=50, seed=3).settings
+    settings = layer_map(ROUTERS, GRAM, "umap", MapSettings(neighbours=50, seed=3)).settings
     assert (settings["neighbours"], settings["seed"]) == (L - 1, 3)
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "method, options, message",
     [
-        ({"method": "isomap"}, "found 'isomap'; expected one of pca, mds, tsne, umap"),
-        ({"method": "mds", "dims": 4}, "dims: found 4; expected 2 or 3"),
-        ({"method": "mds", "metric": "nope"}, "metric: found 'nope'"),
-        ({"method": "tsne", "perplexity": 5}, "perplexity: found 5; expected more than 0 and at"),
-        ({"method": "tsne", "perplexity": 0}, "perplexity: found 0"),
-        ({"method": "umap", "neighbours": 1}, "neighbours: found 1; expected 2 or more"),
-        ({"method": "umap", "min_dist": 2}, "min_dist: found 2; expected 0 to 1"),
+        ("isomap", {}, "found 'isomap'; expected one of pca, mds, tsne, umap"),
+        ("mds", {"dims": 4}, "dims: found 4; expected 2 or 3"),
+        ("mds", {"metric": "nope"}, "metric: found 'nope'"),
+        ("tsne", {"perplexity": 5}, "perplexity: found 5; expected more than 0 and at"),
+        ("tsne", {"perplexity": 0}, "perplexity: found 0"),
+        ("umap", {"neighbours": 1}, "neighbours: found 1; expected 2 or more"),
+        ("umap", {"min_dist": 2}, "min_dist: found 2; expected 0 to 1"),
     ],
 )
-def test_settings_out_of_range_are_refused(options, message):
+def test_settings_out_of_range_are_refused(method, options, message):
     with pytest.raises(LensError, match=message):
-        layer_map(ROUTERS, GRAM, **options)
+        layer_map(ROUTERS, GRAM, method, MapSettings(**options))
 
 
 def test_three_layers_are_too_few_for_a_map():

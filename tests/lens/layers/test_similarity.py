@@ -1,4 +1,4 @@
-"""Layer and expert similarity against plain loops over d_model, and what leaves it unchanged."""
+"""Layer similarity against plain loops over d_model, and what leaves it unchanged."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,6 @@ from lens.errors import LensError
 from lens.layers.similarity import (
     LAYER_METRICS,
     adjacent_layers,
-    expert_correlation,
-    expert_similarity_across_layers,
     layer_distances,
     layer_pair,
     layer_similarity,
@@ -156,35 +154,6 @@ def test_pair_similarity_of_blocks_equals_the_matrix_of_all_layers():
     for metric in LAYER_METRICS:
         found = pair_similarity(metric, gram.own[:1], gram.own[3:4], gram.pair(0, 3)[None])
         assert found[0] == pytest.approx(layer_similarity(gram, metric)[0, 3], abs=1e-12)
-
-
-def test_expert_matrices_are_the_correlations_and_cosines_of_single_columns():
-    gram = router_gram(ROUTERS)
-    columns = ROUTERS.columns().astype(np.float64)
-    cosine, correlation = gram.own_cosines, expert_correlation(gram)
-    across = expert_similarity_across_layers(gram)
-    assert cosine.shape == correlation.shape == (L, E, E) and across.shape == (E, L, L)
-    for layer in range(L):
-        np.testing.assert_allclose(correlation[layer], np.corrcoef(columns[layer].T), atol=1e-5)
-        unit = columns[layer] / np.linalg.norm(columns[layer], axis=0)
-        np.testing.assert_allclose(cosine[layer], unit.T @ unit, atol=1e-5)
-    for expert in range(E):
-        unit = columns[:, :, expert]
-        unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-        np.testing.assert_allclose(across[expert], unit @ unit.T, atol=1e-5)
-
-
-def test_unrelated_experts_sit_at_minus_one_over_e_minus_1():
-    gram = router_gram(RouterSet(RNG.standard_normal((8, 4096, 8)).astype(np.float32)))
-    off = gram.own_cosines[:, ~np.eye(8, dtype=bool)]
-    assert off.mean() == pytest.approx(-1 / 7, abs=0.001)
-
-
-def test_the_correlation_of_a_constant_column_is_refused():
-    routers = related_layers()
-    routers[2, :, 1] = 0.5
-    with pytest.raises(LensError, match="Layer 2, expert 1: all weights .* are equal"):
-        expert_correlation(router_gram(RouterSet(routers), "raw"))
 
 
 def test_adjacent_layers_are_the_first_off_diagonal():

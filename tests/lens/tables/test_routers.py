@@ -11,8 +11,9 @@ import pytest
 from lens.clustering.trees import layer_tree
 from lens.experts.chains import significant_chains
 from lens.experts.measures import expert_measures
+from lens.experts.similarity import expert_correlation
 from lens.layers.pair_null import layer_null
-from lens.layers.similarity import adjacent_layers, expert_correlation, layer_similarity
+from lens.layers.similarity import adjacent_layers, layer_similarity
 from lens.layers.transitions import transitions
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet

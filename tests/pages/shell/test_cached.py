@@ -8,9 +8,11 @@ import pytest
 from lens import cached, questions
 from lens.clustering import maps as embedding
 from lens.clustering import trees as clustering
+from lens.clustering.maps import MapSettings
 from lens.errors import LensError
 from lens.experts import measures as experts
 from lens.experts import selection
+from lens.experts import similarity as expert_similarity
 from lens.layers import similarity
 from lens.routers import matching
 from lens.routers.gram import router_gram
@@ -60,10 +62,10 @@ def test_doors_give_what_the_functions_behind_them_give(view):
             cached.adjacent_layers(routers, "cosine", view).similarity,
             similarity.adjacent_layers(gram, "cosine").similarity,
         ),
-        (cached.expert_correlation(routers, view), similarity.expert_correlation(gram)),
+        (cached.expert_correlation(routers, view), expert_similarity.expert_correlation(gram)),
         (
             cached.expert_similarity_across_layers(routers, view),
-            similarity.expert_similarity_across_layers(gram),
+            expert_similarity.expert_similarity_across_layers(gram),
         ),
         (
             cached.nearest_experts(routers, 2, 3, 4, view),
@@ -79,8 +81,8 @@ def test_doors_give_what_the_functions_behind_them_give(view):
             clustering.layer_tree(gram, "cka", "complete").linkage,
         ),
         (
-            cached.layer_map(routers, "mds", metric="cosine", view=view).points,
-            embedding.layer_map(routers, gram, "mds", metric="cosine").points,
+            cached.layer_map(routers, "mds", MapSettings("cosine"), view).points,
+            embedding.layer_map(routers, gram, "mds", MapSettings("cosine")).points,
         ),
         (cached.classic_tree(routers).linkage, clustering.classic_tree(routers).linkage),
     ]:
