@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -149,21 +149,37 @@ def obvious_breadth(columns: np.ndarray, top_k: int, tokens: int) -> Callable:
 def measures_of(routers: RouterSet) -> Iterator[Measure]:
     """Everything that is measured at one shape, each made when it is its turn."""
     columns = routers.columns()
-    n_layers, d_model, n_experts = columns.shape
     sizes = LayerDraws.of(routers)
-    rows = columns.transpose(0, 2, 1).reshape(-1, d_model)
+    rows = columns.transpose(0, 2, 1).reshape(-1, routers.d_model)
     yield Measure(
         "products of all router columns", lambda: gram.router_gram(routers), lambda: rows @ rows.T
     )
     g: RouterGram = gram.router_gram(routers)
     obvious = obvious_ways(routers, columns)
+    yield from similarity_measures(g, obvious)
+    yield from null_measures(g, sizes, obvious["null"])
+    yield from draw_measures(g, columns, sizes, obvious["bootstrap"][0])
+    yield from expert_measures(routers, g, columns)
+    yield from tree_measures(routers, g)
+    yield Measure("four questions", lambda: questions.four_questions(routers, g))
+
+
+def similarity_measures(
+    g: RouterGram, obvious: Mapping[str, tuple[Callable, float]]
+) -> Iterator[Measure]:
     for metric in similarity.LAYER_METRICS:
         call, parts = obvious[metric]
         run = partial(similarity.layer_similarity, g, metric)
         yield Measure(f"similarity: {metric}", run, call, parts)
+
+
+def null_measures(
+    g: RouterGram, sizes: LayerDraws, obvious: tuple[Callable, float]
+) -> Iterator[Measure]:
+    """The rotation null of all pairs of layers."""
+    call, parts = obvious
     for metric in NULL_METRICS:
         draws = sizes.all_pairs()
-        call, parts = obvious["null"]
         yield Measure(
             f"rotation null, all pairs, {draws} draws: {metric}",
             partial(layer_null.layer_null, g, metric, draws=draws),
@@ -171,55 +187,66 @@ def measures_of(routers: RouterSet) -> Iterator[Measure]:
             parts * draws / 1000,
             limited=True,
         )
+
+
+def draw_measures(
+    g: RouterGram, columns: np.ndarray, sizes: LayerDraws, resampled: Callable
+) -> Iterator[Measure]:
+    """Single draws, the test of transitions, and bootstrap intervals."""
     few = sizes.resampled_pair()
     some = sizes.resampled_adjacent_pairs()
-    tree = clustering.layer_tree(g)
-    cut = clustering.cut_tree(tree, 3)
+    yield Measure("a whole set turned at random", lambda: next(rotation.unrelated_sets(g, 1, 0)))
+    yield Measure(
+        "a draw of shuffled coordinates",
+        lambda: next(permutation.permuted_sets(columns, 1, 0)),
+    )
+    yield Measure("transitions (max-statistic)", lambda: transitions.transitions(g))
+    yield Measure(
+        f"interval of a pair, {few} draws",
+        lambda: bootstrap.pair_interval(columns, 0, 1, draws=few),
+        resampled,
+        float(few),
+    )
+    yield Measure(
+        f"intervals of adjacent layers, {some} draws",
+        lambda: bootstrap.adjacent_intervals(columns, draws=some),
+        resampled,
+        float(some * (len(columns) - 1)),
+    )
+
+
+def expert_measures(routers: RouterSet, g: RouterGram, columns: np.ndarray) -> Iterator[Measure]:
+    n_layers, _, n_experts = columns.shape
     links = chains.significant_chains(g)
     points = 2**12
-    yield from [
-        Measure("a whole set turned at random", lambda: next(rotation.unrelated_sets(g, 1, 0))),
-        Measure(
-            "a draw of shuffled coordinates",
-            lambda: next(permutation.permuted_sets(columns, 1, 0)),
-        ),
-        Measure("transitions (max-statistic)", lambda: transitions.transitions(g)),
-        Measure(
-            f"interval of a pair, {few} draws",
-            lambda: bootstrap.pair_interval(columns, 0, 1, draws=few),
-            obvious["bootstrap"][0],
-            float(few),
-        ),
-        Measure(
-            f"intervals of adjacent layers, {some} draws",
-            lambda: bootstrap.adjacent_intervals(columns, draws=some),
-            obvious["bootstrap"][0],
-            float(some * (n_layers - 1)),
-        ),
-        Measure(
-            f"chains that beat chance, {links.draws} draws", lambda: chains.significant_chains(g)
-        ),
-        Measure("cosines within layers, with null", lambda: within.within_layers(g)),
-        Measure(
-            "expert measures, breadth among them",
-            lambda: experts.expert_measures(routers, g),
-            obvious_breadth(columns, routers.top_k, points),
-            n_layers * (2**16 if n_experts <= 16 else 2**12) / points,
-        ),
-        Measure("tree, optimal leaf order", lambda: clustering.layer_tree(g)),
-        Measure(
-            "silhouette",
-            lambda: clustering.silhouette(tree.distances, cut),
-            lambda: _sklearn("silhouette_score")(tree.distances, cut, metric="precomputed"),
-        ),
-        Measure(
-            "agreement with depth",
-            lambda: clustering.depth_agreement(cut),
-            lambda: _sklearn("adjusted_rand_score")(cut, clustering.depth_terciles(n_layers)),
-        ),
-        Measure("map: MDS with trustworthiness", lambda: embedding.layer_map(routers, g, "mds")),
-        Measure("four questions", lambda: questions.four_questions(routers, g)),
-    ]
+    yield Measure(
+        f"chains that beat chance, {links.draws} draws", lambda: chains.significant_chains(g)
+    )
+    yield Measure("cosines within layers, with null", lambda: within.within_layers(g))
+    yield Measure(
+        "expert measures, breadth among them",
+        lambda: experts.expert_measures(routers, g),
+        obvious_breadth(columns, routers.top_k, points),
+        n_layers * (2**16 if n_experts <= 16 else 2**12) / points,
+    )
+
+
+def tree_measures(routers: RouterSet, g: RouterGram) -> Iterator[Measure]:
+    """Trees, groups and maps of layers."""
+    tree = clustering.layer_tree(g)
+    cut = clustering.cut_tree(tree, 3)
+    yield Measure("tree, optimal leaf order", lambda: clustering.layer_tree(g))
+    yield Measure(
+        "silhouette",
+        lambda: clustering.silhouette(tree.distances, cut),
+        lambda: _sklearn("silhouette_score")(tree.distances, cut, metric="precomputed"),
+    )
+    yield Measure(
+        "agreement with depth",
+        lambda: clustering.depth_agreement(cut),
+        lambda: _sklearn("adjusted_rand_score")(cut, clustering.depth_terciles(g.n_layers)),
+    )
+    yield Measure("map: MDS with trustworthiness", lambda: embedding.layer_map(routers, g, "mds"))
 
 
 def _sklearn(name: str) -> Callable:

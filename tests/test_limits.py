@@ -104,18 +104,6 @@ def faults(files: Mapping[str, str]) -> list[str]:
 
 # What is being split now; this list shrinks to nothing.
 NOT_YET = """
-benchmarks/science.py measures_of
-lens/cached.py layer_map
-lens/clustering/maps.py layer_map
-lens/layers/similarity.py
-lens/many_prompts/run_words.py word_lift
-lens/model_pairs/comparison.py compare_routers
-lens/report/clustering.py clustering_parts
-lens/report/traces.py _statistic_parts
-lens/report/traces.py trace_folder_parts
-lens/traces/information.py _information
-lens/traces/trace.py __post_init__
-lens/vocabulary/readout.py vocabulary_readout
 """
 
 

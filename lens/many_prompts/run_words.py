@@ -95,6 +95,33 @@ def word_lift(
     Raises:
         LensError: no id occurs so often, or the files cannot be read.
     """
+    words = _words_to_test(run, skip, least, most)
+    counted = _counted(run, words["token"], _groups(run, within), skip)
+    size, occurrences, totals = counted.size, counted.occurrences, counted.totals
+    filled = totals > 0  # prompts of no more than the tokens that are left out
+    size, occurrences, totals = size[filled], occurrences[filled], totals[filled]
+    expected = expected_counts(size, occurrences, totals)
+    possible = expected > 0
+    p = np.where(possible, at_least(counted.count, size, occurrences, totals), np.nan)
+    lift = np.full(expected.shape, np.nan)
+    return Words(
+        tokens=words["token"],
+        pieces=tuple(str(piece) for piece in words["piece"]),
+        occurrences=words["n"],
+        count=counted.count,
+        size=size.sum(axis=0),
+        n_tokens=int(totals.sum()),
+        expected=expected,
+        lift=np.divide(counted.count, expected, out=lift, where=possible),
+        p=p,
+        q=benjamini_hochberg(p),
+        within=within,
+        skip=skip,
+    )
+
+
+def _words_to_test(run: Run, skip: int, least: int, most: int) -> dict[str, np.ndarray]:
+    """Ids that occur often enough, each with a piece and its occurrences; frequent ones first."""
     words = ask(
         run,
         "SELECT token, any_value(piece) AS piece, count(*) AS n FROM read_parquet($tokens) "
@@ -109,8 +136,36 @@ def word_lift(
             f"No token occurs {least} times or more, so there are no words to compare. Run more "
             "prompts."
         )
-    group_of = _groups(run, within)
-    n_groups, n_words = int(group_of.max()) + 1, len(words["token"])
+    return words
+
+
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """Counts of tokens, of words and of choices.
+
+    Attributes:
+        totals: tokens of each group.
+        occurrences: of each word in each group.
+        size: tokens of each group that chose each expert.
+        count: occurrences of each word that chose each expert, in the whole run.
+    """
+
+    totals: Int[np.ndarray, " group"]
+    occurrences: Int[np.ndarray, "group word"]
+    size: Int[np.ndarray, "group layer expert"]
+    count: Int[np.ndarray, "layer expert word"]
+
+
+def _counted(
+    run: Run, tokens: Int[np.ndarray, " word"], group_of: Int[np.ndarray, " prompt"], skip: int
+) -> _Counted:
+    n_groups, n_words = int(group_of.max()) + 1, len(tokens)
+    ids = [int(token) for token in tokens]
+    order = np.argsort(tokens)
+
+    def column(found: np.ndarray) -> np.ndarray:
+        return order[np.searchsorted(tokens, found, sorter=order)]
+
     lengths = ask(
         run,
         "SELECT prompt, count(*) AS n FROM read_parquet($tokens) WHERE position >= $skip "
@@ -120,12 +175,6 @@ def word_lift(
     totals = np.bincount(
         group_of[lengths["prompt"]], lengths["n"].astype(float), minlength=n_groups
     ).astype(np.int64)
-    order = np.argsort(words["token"])
-
-    def column(tokens: np.ndarray) -> np.ndarray:
-        return order[np.searchsorted(words["token"], tokens, sorter=order)]
-
-    ids = [int(token) for token in words["token"]]
     seen = ask(
         run,
         "SELECT prompt, token, count(*) AS n FROM read_parquet($tokens) "
@@ -154,25 +203,7 @@ def word_lift(
     )
     count = np.zeros((*shape, n_words), np.int64)
     count[counts["layer"], counts["expert"], column(counts["token"])] = counts["n"]
-    filled = totals > 0  # prompts of no more than the tokens that are left out
-    size, occurrences, totals = size[filled], occurrences[filled], totals[filled]
-    expected = expected_counts(size, occurrences, totals)
-    possible = expected > 0
-    p = np.where(possible, at_least(count, size, occurrences, totals), np.nan)
-    return Words(
-        tokens=words["token"],
-        pieces=tuple(str(piece) for piece in words["piece"]),
-        occurrences=words["n"],
-        count=count,
-        size=size.sum(axis=0),
-        n_tokens=int(totals.sum()),
-        expected=expected,
-        lift=np.divide(count, expected, out=np.full(count.shape, np.nan), where=possible),
-        p=p,
-        q=benjamini_hochberg(p),
-        within=within,
-        skip=skip,
-    )
+    return _Counted(totals, occurrences, size, count)
 
 
 def _groups(run: Run, within: Within) -> Int[np.ndarray, " prompt"]:

@@ -182,14 +182,7 @@ def compare_routers(
     few = rotation_draws("cka", 1, n_experts, draws)
     null = layer_null(gram, metric, draws=few, seed=seed)
     between = layer_similarity(gram, metric)[:n_a, n_a:]
-    row_of = {int(number): row for row, number in enumerate(b.layer_ids)}
-    pairs = np.array(
-        [
-            (row, row_of[int(number)])
-            for row, number in enumerate(a.layer_ids)
-            if int(number) in row_of
-        ]
-    )
+    pairs = _pairs_by_number(a, b)
     rows, others = pairs[:, 0], pairs[:, 1] + n_a
     partner, cosine, expert_p, expert_draws = _matches(gram, rows, others, draws, seed)
     resampled = bootstrap_draws(len(pairs), a.d_model, n_experts, draws)
@@ -198,9 +191,6 @@ def compare_routers(
         for row, other in zip(rows.tolist(), others.tolist(), strict=True)
     ]
     norms = gram.norms
-    broad = [
-        breadth(router_gram(s, view), s.top_k, biases=s.logit_biases).probability for s in (a, b)
-    ]
     p = null.p[rows, others]
     return Comparison(
         pairs=pairs,
@@ -216,7 +206,7 @@ def compare_routers(
         expert_p=expert_p,
         expert_q=benjamini_hochberg(expert_p),
         norm_ratio=np.take_along_axis(norms[others], partner, axis=1) / norms[rows],
-        breadth_change=np.take_along_axis(broad[1][pairs[:, 1]], partner, axis=1) - broad[0][rows],
+        breadth_change=_breadth_change(a, b, view, pairs, partner),
         breadth_null=_breadth_null(a, b, view, len(pairs), seed),
         relabelled=(partner != np.arange(n_experts)).any(axis=1),
         same=cosine.min(axis=1) >= 1 - SAME,
@@ -228,6 +218,28 @@ def compare_routers(
         expert_draws=expert_draws,
         bootstrap_draws=resampled,
     )
+
+
+def _pairs_by_number(a: RouterSet, b: RouterSet) -> Int[np.ndarray, "pair 2"]:
+    """Rows of the layers that have the same number in both sets, in the order of A."""
+    row_of = {int(number): row for row, number in enumerate(b.layer_ids)}
+    return np.array(
+        [
+            (row, row_of[int(number)])
+            for row, number in enumerate(a.layer_ids)
+            if int(number) in row_of
+        ]
+    )
+
+
+def _breadth_change(
+    a: RouterSet, b: RouterSet, view: str, pairs: np.ndarray, partner: np.ndarray
+) -> Float[np.ndarray, "pair expert"]:
+    """Selection probability of each match in B less that of the expert in A."""
+    before, after = (
+        breadth(router_gram(s, view), s.top_k, biases=s.logit_biases).probability for s in (a, b)
+    )
+    return np.take_along_axis(after[pairs[:, 1]], partner, axis=1) - before[pairs[:, 0]]
 
 
 def _matches(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 REPEATS = "Neighbouring tokens with the same expert"
 # Layers whose own figures a report of many traces holds.
 LAYER_FIGURES = 12
+SHUFFLED: dict[str, Any] = {"draws": DRAWS, "seed": SEED}
+BY_LABEL: dict[str, Any] = {"draws": label_tests.DRAWS, "seed": SEED}
 
 
 class TraceNumbers:
@@ -107,7 +109,16 @@ class TraceNumbers:
 def trace_parts(trace: Trace, routers: RouterSet, settings: Settings) -> list[Part]:
     """The figures and tables of a prompt; compared with the routers where they are its own."""
     n = TraceNumbers(trace, routers)
-    return [*_token_parts(n), *_statistic_parts(n), *_model_parts(n, settings)]
+    return [
+        *_token_parts(n),
+        *_load_parts(n),
+        *_coselection_parts(n),
+        *_repeat_parts(n),
+        *_information_parts(n),
+        *_margin_parts(n),
+        *_path_parts(n),
+        *_model_parts(n, settings),
+    ]
 
 
 def _token_parts(n: TraceNumbers) -> Iterator[Part]:
@@ -142,10 +153,33 @@ def _token_parts(n: TraceNumbers) -> Iterator[Part]:
         yield from both(what, unit, value)
 
 
-def _statistic_parts(n: TraceNumbers) -> Iterator[Part]:
+def _load_parts(n: TraceNumbers) -> Iterator[Part]:
     from lens.report.parts import Part
 
-    trace, labels = n.trace, n.labels
+    yield Part(
+        "load_by_layer",
+        lambda: figures.load_by_layer(n.load, *n.band, n.labels, interval=n.interval),
+    )
+    yield Part("load", lambda: trace_tables.trace_load_csv(n.load, n.labels, *n.band, *n.interval))
+    yield Part(
+        "effective_experts",
+        lambda: figures.chance_lines(
+            n.even_use,
+            n.labels,
+            title="Effective number of experts",
+            unit="exp(entropy of the load)",
+        ),
+        SHUFFLED,
+    )
+    yield Part(
+        "effective_experts_by_layer",
+        lambda: trace_tables.chance_csv(n.even_use, n.labels, "experts"),
+        SHUFFLED,
+    )
+
+
+def _coselection_parts(n: TraceNumbers) -> Iterator[Part]:
+    from lens.report.parts import Part
 
     def together() -> alt.TopLevelMixin:
         pairs = n.pairs[0]
@@ -154,59 +188,65 @@ def _statistic_parts(n: TraceNumbers) -> Iterator[Part]:
         lift = np.divide(counts, expected, out=np.full(expected.shape, np.nan), where=some)
         return figures.coselection_matrix(lift, counts, label="all layers")
 
-    def margin_figure() -> alt.TopLevelMixin:
-        shape = n.margins
-        return figures.margin_quantiles(shape.quantiles, shape.normal, shape.levels, labels)
-
-    draws = {"draws": DRAWS, "seed": SEED}
-    yield Part(
-        "load_by_layer",
-        lambda: figures.load_by_layer(n.load, *n.band, labels, interval=n.interval),
-    )
-    yield Part("load", lambda: trace_tables.trace_load_csv(n.load, labels, *n.band, *n.interval))
-    yield Part(
-        "effective_experts",
-        lambda: figures.chance_lines(
-            n.even_use, labels, title="Effective number of experts", unit="exp(entropy of the load)"
-        ),
-        draws,
-    )
-    yield Part(
-        "effective_experts_by_layer",
-        lambda: trace_tables.chance_csv(n.even_use, labels, "experts"),
-        draws,
-    )
     yield Part("coselection_matrix", together)
-    yield Part("coselection", lambda: trace_tables.pairs_csv(*n.pairs, labels))
+    yield Part("coselection", lambda: trace_tables.pairs_csv(*n.pairs, n.labels))
+
+
+def _margin_parts(n: TraceNumbers) -> Iterator[Part]:
+    from lens.report.parts import Part
+
+    def figure() -> alt.TopLevelMixin:
+        shape = n.margins
+        return figures.margin_quantiles(shape.quantiles, shape.normal, shape.levels, n.labels)
+
+    drawn = {"draws": margins.DRAWS, "seed": SEED}
+    yield Part("margin_quantiles", figure, drawn)
+    yield Part("margins", lambda: trace_tables.margins_csv(n.margins, n.labels), drawn)
+
+
+def _path_parts(n: TraceNumbers) -> Iterator[Part]:
+    from lens.report.parts import Part
+
     yield Part(
-        "repeat_rates",
+        "routing_paths", lambda: figures.routing_paths(routing.paths(n.trace).counts, n.labels)
+    )
+
+
+def _repeat_parts(n: TraceNumbers | FolderNumbers, prefix: str = "") -> Iterator[Part]:
+    from lens.report.parts import Part
+
+    yield Part(
+        f"{prefix}repeat_rates",
         lambda: figures.chance_lines(
-            n.repeats, labels, title=REPEATS, unit="share of neighbouring tokens"
+            n.repeats, n.labels, title=REPEATS, unit="share of neighbouring tokens"
         ),
-        draws,
+        SHUFFLED,
     )
     yield Part(
-        "repeat_rates_by_layer",
-        lambda: trace_tables.chance_csv(n.repeats, labels, "share of neighbours"),
-        draws,
+        f"{prefix}repeat_rates_by_layer",
+        lambda: trace_tables.chance_csv(n.repeats, n.labels, "share of neighbours"),
+        SHUFFLED,
     )
+
+
+def _information_parts(n: TraceNumbers | FolderNumbers, prefix: str = "") -> Iterator[Part]:
+    from lens.report.parts import Part
+
     yield Part(
-        "information",
+        f"{prefix}information",
         lambda: figures.chance_lines(
             {name: one.test for name, one in n.information.items()},
-            labels,
+            n.labels,
             title="Information about the expert",
             unit="mutual information (nats)",
         ),
-        draws,
+        SHUFFLED,
     )
     yield Part(
-        "information_by_layer", lambda: trace_tables.information_csv(n.information, labels), draws
+        f"{prefix}information_by_layer",
+        lambda: trace_tables.information_csv(n.information, n.labels),
+        SHUFFLED,
     )
-    drawn = {"draws": margins.DRAWS, "seed": SEED}
-    yield Part("margin_quantiles", margin_figure, drawn)
-    yield Part("margins", lambda: trace_tables.margins_csv(n.margins, labels), drawn)
-    yield Part("routing_paths", lambda: figures.routing_paths(routing.paths(trace).counts, labels))
 
 
 def _model_parts(n: TraceNumbers, settings: Settings) -> Iterator[Part]:
@@ -231,14 +271,43 @@ def _model_parts(n: TraceNumbers, settings: Settings) -> Iterator[Part]:
             note += f"; weights alone: r {found.isotropic.correlation:.2f}"
         return figures.predicted_load(found.measured, names, n.labels, note=note)
 
-    draws: dict[str, Any] = {"draws": DRAWS, "seed": SEED}
     yield Part("breadth_against_load", against_breadth)
-    yield Part("predicted_load", predicted, draws)
+    yield Part("predicted_load", predicted, SHUFFLED)
     yield Part(
         "predicted_load_by_expert",
         lambda: trace_tables.predicted_load_csv(n.prediction, n.labels),
-        draws,
+        SHUFFLED,
     )
+
+
+class FolderNumbers:
+    """Everything that figures of many traces show, each computed at first use."""
+
+    def __init__(self, folder: TraceFolder, routers: RouterSet) -> None:
+        self.folder = folder
+        same = folder.model_sha256 == routers.sha256 and folder.n_layers == routers.n_layers
+        self.labels = [routers.label(i) if same else f"L{i}" for i in range(folder.n_layers)]
+
+    @cached_property
+    def test(self) -> label_tests.LabelTest:
+        return label_tests.label_test(self.folder)
+
+    @cached_property
+    def load(self) -> label_tests.LabelLoad:
+        return label_tests.load_by_label(self.folder)
+
+    @cached_property
+    def information(self) -> dict[str, information.Information]:
+        folder = self.folder
+        found = {"token id": label_tests.folder_token_information(folder)}
+        if len(folder.tokens) >= 2 * information.BIN_TOKENS:
+            found["position"] = label_tests.folder_position_information(folder)
+        return found
+
+    @cached_property
+    def repeats(self) -> dict[str, AgainstChance]:
+        test = label_tests.folder_repeats(self.folder)
+        return {"first choice": test.first, "any choice": test.any}
 
 
 def trace_folder_parts(folder: TraceFolder, routers: RouterSet) -> list[Part]:
@@ -249,89 +318,44 @@ def trace_folder_parts(folder: TraceFolder, routers: RouterSet) -> list[Part]:
     """
     from lens.report.parts import Part
 
-    same = folder.model_sha256 == routers.sha256 and folder.n_layers == routers.n_layers
-    labels = [routers.label(i) if same else f"L{i}" for i in range(folder.n_layers)]
-    known: dict[str, Any] = {}
-
-    def once(name: str, make: Callable[[], Any]) -> Any:
-        if name not in known:
-            known[name] = make()
-        return known[name]
-
-    def test() -> label_tests.LabelTest:
-        return once("test", lambda: label_tests.label_test(folder))
-
-    def load() -> label_tests.LabelLoad:
-        return once("load", lambda: label_tests.load_by_label(folder))
-
-    def found() -> dict[str, information.Information]:
-        return once("information", lambda: _folder_information(folder))
-
-    def repeated() -> dict[str, AgainstChance]:
-        both = once("repeats", lambda: label_tests.folder_repeats(folder))
-        return {"first choice": both.first, "any choice": both.any}
-
-    def layer_lift(layer: int) -> Part:
-        return Part(
-            f"traces_label_lift_{labels[layer]}",
-            lambda: figures.label_lift(
-                test().lift[:, layer],
-                test().q[:, layer],
-                load().share[:, layer],
-                folder.labels,
-                label=labels[layer],
-            ),
-            by_label,
-        )
-
-    by_label: dict[str, Any] = {"draws": label_tests.DRAWS, "seed": SEED}
-    shuffled: dict[str, Any] = {"draws": DRAWS, "seed": SEED}
+    n = FolderNumbers(folder, routers)
     return [
         Part("traces", lambda: _folder_csv(folder)),
-        Part(
-            "traces_label_information",
-            lambda: figures.chance_lines(
-                {"label and expert": test().test},
-                labels,
-                title="What the label tells of the expert",
-                unit="mutual information (nats)",
-            ),
-            by_label,
-        ),
-        Part(
-            "traces_labels",
-            lambda: trace_tables.label_lift_csv(test(), folder.labels, labels),
-            by_label,
-        ),
-        *(layer_lift(layer) for layer in _telling_layers(folder)),
-        Part(
-            "traces_information",
-            lambda: figures.chance_lines(
-                {name: one.test for name, one in found().items()},
-                labels,
-                title="Information about the expert",
-                unit="mutual information (nats)",
-            ),
-            shuffled,
-        ),
-        Part(
-            "traces_information_by_layer",
-            lambda: trace_tables.information_csv(found(), labels),
-            shuffled,
-        ),
-        Part(
-            "traces_repeat_rates",
-            lambda: figures.chance_lines(
-                repeated(), labels, title=REPEATS, unit="share of neighbouring tokens"
-            ),
-            shuffled,
-        ),
-        Part(
-            "traces_repeat_rates_by_layer",
-            lambda: trace_tables.chance_csv(repeated(), labels, "share of neighbours"),
-            shuffled,
-        ),
+        *_label_parts(n),
+        *_information_parts(n, "traces_"),
+        *_repeat_parts(n, "traces_"),
     ]
+
+
+def _label_parts(n: FolderNumbers) -> Iterator[Part]:
+    from lens.report.parts import Part
+
+    def lift(layer: int) -> alt.TopLevelMixin:
+        return figures.label_lift(
+            n.test.lift[:, layer],
+            n.test.q[:, layer],
+            n.load.share[:, layer],
+            n.folder.labels,
+            label=n.labels[layer],
+        )
+
+    yield Part(
+        "traces_label_information",
+        lambda: figures.chance_lines(
+            {"label and expert": n.test.test},
+            n.labels,
+            title="What the label tells of the expert",
+            unit="mutual information (nats)",
+        ),
+        BY_LABEL,
+    )
+    yield Part(
+        "traces_labels",
+        lambda: trace_tables.label_lift_csv(n.test, n.folder.labels, n.labels),
+        BY_LABEL,
+    )
+    for layer in _telling_layers(n.folder):
+        yield Part(f"traces_label_lift_{n.labels[layer]}", partial(lift, layer), BY_LABEL)
 
 
 def _telling_layers(folder: TraceFolder) -> list[int]:
@@ -341,13 +365,6 @@ def _telling_layers(folder: TraceFolder) -> list[int]:
     share = label_tests.load_by_label(folder).share
     spread = share.var(axis=0).sum(axis=1)
     return sorted(int(i) for i in np.argsort(-spread)[:LAYER_FIGURES])
-
-
-def _folder_information(folder: TraceFolder) -> dict[str, information.Information]:
-    found = {"token id": label_tests.folder_token_information(folder)}
-    if len(folder.tokens) >= 2 * information.BIN_TOKENS:
-        found["position"] = label_tests.folder_position_information(folder)
-    return found
 
 
 def _folder_csv(folder: TraceFolder) -> str:

@@ -22,7 +22,6 @@ from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance, shuffled_orders
 
 Choices = Literal["all", "first"]
-Null = Literal["shuffle", "shift"]
 POSITION_BINS = 8
 # Tokens of a bin of positions, at least; and repeated tokens below which an id says little.
 BIN_TOKENS = 8
@@ -123,9 +122,8 @@ def token_information(
             f"Only {repeated} of {len(tokens)} tokens have an id that occurs twice or more: too "
             "few repeats to tell."
         )
-    return _information(
-        tokens, experts, n_experts, groups, choices, draws, seed, "shuffle", "token id", note
-    )
+    null = _Null("shuffle", groups, draws, seed)
+    return _information(tokens, experts, n_experts, choices, null, label="token id", note=note)
 
 
 def position_information(
@@ -164,13 +162,13 @@ def position_information(
     binned = position_bins(position, usable)
     n_bins = int(binned.max()) + 1
     label = f"position, in {n_bins} bins of about {n_tokens // n_bins} tokens"
-    null: Null = "shuffle" if groups is None else "shift"
+    null = _Null("shuffle" if groups is None else "shift", groups, draws, seed)
     note = (
         "One text: a change of subject along it shows here too."
         if groups is None
         else "Each text was turned round on its own, so only places that texts share count."
     )
-    return _information(binned, experts, n_experts, groups, choices, draws, seed, null, label, note)
+    return _information(binned, experts, n_experts, choices, null, label=label, note=note)
 
 
 def position_bins(positions: Int[np.ndarray, " token"], bins: int) -> Int[np.ndarray, " token"]:
@@ -182,18 +180,46 @@ def position_bins(positions: Int[np.ndarray, " token"], bins: int) -> Int[np.nda
     return bin_of[np.searchsorted(at, positions)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Null:
+    """Orders of tokens that chance could have given.
+
+    Attributes:
+        kind: tokens shuffled, or each text turned round.
+        groups: number of the text of each token, in order; None for one text.
+        draws, seed: of the orders.
+    """
+
+    kind: Literal["shuffle", "shift"]
+    groups: np.ndarray | None
+    draws: int
+    seed: int
+
+    def order(self, rng: np.random.Generator, n_tokens: int) -> Int[np.ndarray, " token"]:
+        """One order of so many tokens."""
+        if self.kind == "shift":
+            return _turned(rng, self.groups, n_tokens)
+        return shuffled_orders(rng, n_tokens, self.groups)
+
+    def method(self, draws: int) -> str:
+        """Text for people, of so many draws."""
+        if self.kind == "shift":
+            return f"each text's experts turned round by a random number of tokens, {draws:,} times"
+        within = "" if self.groups is None else " within each text"
+        return f"experts of the tokens shuffled{within}, {draws:,} times"
+
+
 def _information(
-    labels: np.ndarray,
-    experts: np.ndarray,
+    labels: Int[np.ndarray, " token"],
+    experts: Int[np.ndarray, "layer token choice"],
     n_experts: int,
-    groups: np.ndarray | None,
     choices: Choices,
-    draws: int,
-    seed: int,
-    null: Null,
+    null: _Null,
+    *,
     label: str,
     note: str,
 ) -> Information:
+    """Mutual information of any label of the tokens, beside its null."""
     if choices not in ("all", "first"):
         raise LensError(f"choices: found {choices!r}; expected 'all' or 'first'.")
     if choices == "first":
@@ -202,7 +228,7 @@ def _information(
     if n_tokens < 2:
         raise LensError(f"Mutual information: found {n_tokens} tokens; expected at least two.")
     values = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    draws = affordable_draws(n_layers * n_tokens * top_k, check_draws(draws))
+    draws = affordable_draws(n_layers * n_tokens * top_k, check_draws(null.draws))
     n = n_tokens * top_k
     counts = np.bincount(values)
     expert_sums = _expert_sums(experts, n_experts)
@@ -211,22 +237,12 @@ def _information(
     active = np.flatnonzero(counts[values] > 1)
     compact = np.unique(values[active], return_inverse=True)[1].reshape(-1)
     value = constant + _joint_sums(compact, experts, n_experts, active) / n
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(null.seed)
     drawn = np.empty((draws, n_layers))
     for draw in range(draws):
-        order = (
-            _turned(rng, groups, n_tokens)
-            if null == "shift"
-            else shuffled_orders(rng, n_tokens, groups)
-        )
-        drawn[draw] = constant + _joint_sums(compact, experts, n_experts, order[active]) / n
-    within = "" if groups is None else " within each text"
-    method = (
-        f"each text's experts turned round by a random number of tokens, {draws:,} times"
-        if null == "shift"
-        else f"experts of the tokens shuffled{within}, {draws:,} times"
-    )
-    test = against_chance(value, drawn, seed=seed, method=method)
+        order = null.order(rng, n_tokens)[active]
+        drawn[draw] = constant + _joint_sums(compact, experts, n_experts, order) / n
+    test = against_chance(value, drawn, seed=null.seed, method=null.method(draws))
     entropy = np.log(n) - expert_sums / n
     most = entropy - np.log(top_k)
     room = most - test.mean

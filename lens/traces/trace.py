@@ -19,16 +19,22 @@ from jaxtyping import Float, Int
 from grok.errors import plain
 from lens.errors import LensError
 from lens.storage.npz import Npz, Source, open_npz
+from lens.traces.trace_arrays import (
+    ADVICE,
+    check_candidates,
+    check_choices,
+    check_probabilities,
+    check_shape,
+    floats,
+    texts,
+    whole_numbers,
+)
 
 FORMAT_VERSION = 1
 MAX_LAYERS = 512
 MAX_EXPERTS = 1024
 MAX_TOKENS = 2**17
-MAX_PIECE = 1024
 MAX_SETTINGS = 2**16
-ADVICE = "Save the trace again with `python -m grok.run --trace`."
-# How far stored numbers may disagree: above the rounding of bfloat16, below any real mistake.
-TOLERANCE = 0.01
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -69,77 +75,20 @@ class Trace:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        edited = isinstance(self.settings, dict) and bool(self.settings.get("interventions"))
-        logits = _floats(
-            self.router_logits, "router_logits", 3, "[layer, token, expert]", banned=edited
-        )
-        n_layers, n_tokens, n_experts = logits.shape
-        if not (
-            1 <= n_layers <= MAX_LAYERS
-            and 1 <= n_tokens <= MAX_TOKENS
-            and 2 <= n_experts <= MAX_EXPERTS
-        ):
+        settings = self.settings
+        edited = isinstance(settings, dict) and bool(settings.get("interventions"))
+        values: dict[str, Any] = dict(_checked_routing(self, banned=edited))
+        n_tokens = values["router_logits"].shape[1]
+        values |= _checked_texts(self, n_tokens)
+        values |= _checked_candidates(self, n_tokens)
+        values["model_sha256"] = _checked_sha256(self.model_sha256)
+        if not isinstance(settings, dict):
             raise LensError(
-                f"router_logits: the shape is {logits.shape} (layers, tokens, experts); expected 1 "
-                f"to {MAX_LAYERS} layers, 1 to {MAX_TOKENS} tokens and 2 to {MAX_EXPERTS} experts. "
-                "Check the order of the axes."
+                f"settings: found {type(settings).__name__}; expected names and values. {ADVICE}"
             )
-        probs = _floats(self.router_probs, "router_probs", 3, "[layer, token, expert]")
-        _agree(probs, "router_probs", logits.shape)
-        experts = _whole(self.experts, "experts", 3, "[layer, token, choice]", n_experts)
-        top_k = experts.shape[2]
-        _agree(experts, "experts", (n_layers, n_tokens, top_k))
-        if not 1 <= top_k <= n_experts:
-            raise LensError(
-                f"experts: {top_k} choices a token; expected 1 to {n_experts}. {ADVICE}"
-            )
-        gates = _floats(self.gates, "gates", 3, "[layer, token, choice]")
-        _agree(gates, "gates", experts.shape)
-        tokens = _whole(self.tokens, "tokens", 1, "[token]", 2**31)
-        _agree(tokens, "tokens", (n_tokens,))
-        pieces = _texts(self.pieces, "pieces")
-        _agree(pieces, "pieces", (n_tokens,))
-        candidates = _whole(self.candidates, "candidates", 2, "[token, candidate]", 2**31)
-        _agree(candidates, "candidates", (n_tokens, candidates.shape[1]))
-        candidate_probs = _floats(self.candidate_probs, "candidate_probs", 2, "[token, candidate]")
-        _agree(candidate_probs, "candidate_probs", candidates.shape)
-        candidate_pieces = self.candidate_pieces
-        if candidate_pieces is not None:
-            candidate_pieces = _texts(candidate_pieces, "candidate_pieces")
-            _agree(candidate_pieces, "candidate_pieces", candidates.shape)
-        prompt_length = int(self.prompt_length)
-        if not 1 <= prompt_length <= n_tokens:
-            raise LensError(
-                f"prompt_length: found {prompt_length} with {n_tokens} tokens; expected 1 to "
-                f"{n_tokens}. {ADVICE}"
-            )
-        sha256 = str(self.model_sha256).lower()
-        if not _SHA256.fullmatch(sha256):
-            raise LensError(
-                f"model_sha256: found '{plain(sha256, 20)}'; expected 64 hexadecimal digits. "
-                f"{ADVICE}"
-            )
-        if not isinstance(self.settings, dict):
-            raise LensError(
-                f"settings: found {type(self.settings).__name__}; expected names and values. "
-                f"{ADVICE}"
-            )
-        _check_probabilities(logits, probs)
-        _check_choices(probs, experts, gates, edited=edited)
-        _check_candidates(candidate_probs)
-        values: dict[str, Any] = {
-            "tokens": tokens,
-            "pieces": pieces,
-            "prompt_length": prompt_length,
-            "router_logits": logits,
-            "router_probs": probs,
-            "experts": experts,
-            "gates": gates,
-            "candidates": candidates,
-            "candidate_probs": candidate_probs,
-            "candidate_pieces": candidate_pieces,
-            "model_sha256": sha256,
-        }
+        check_probabilities(values["router_logits"], values["router_probs"])
+        check_choices(values["router_probs"], values["experts"], values["gates"], edited=edited)
+        check_candidates(values["candidate_probs"])
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -158,6 +107,71 @@ class Trace:
     @property
     def top_k(self) -> int:
         return self.experts.shape[2]
+
+
+def _checked_routing(trace: Trace, *, banned: bool) -> dict[str, np.ndarray]:
+    """Logits, probabilities, choices and gates of the routers, of shapes that agree."""
+    logits = floats(
+        trace.router_logits, "router_logits", 3, "[layer, token, expert]", banned=banned
+    )
+    n_layers, n_tokens, n_experts = logits.shape
+    if not (
+        1 <= n_layers <= MAX_LAYERS
+        and 1 <= n_tokens <= MAX_TOKENS
+        and 2 <= n_experts <= MAX_EXPERTS
+    ):
+        raise LensError(
+            f"router_logits: the shape is {logits.shape} (layers, tokens, experts); expected 1 "
+            f"to {MAX_LAYERS} layers, 1 to {MAX_TOKENS} tokens and 2 to {MAX_EXPERTS} experts. "
+            "Check the order of the axes."
+        )
+    probs = floats(trace.router_probs, "router_probs", 3, "[layer, token, expert]")
+    check_shape(probs, "router_probs", logits.shape)
+    experts = whole_numbers(trace.experts, "experts", 3, "[layer, token, choice]", n_experts)
+    top_k = experts.shape[2]
+    check_shape(experts, "experts", (n_layers, n_tokens, top_k))
+    if not 1 <= top_k <= n_experts:
+        raise LensError(f"experts: {top_k} choices a token; expected 1 to {n_experts}. {ADVICE}")
+    gates = floats(trace.gates, "gates", 3, "[layer, token, choice]")
+    check_shape(gates, "gates", experts.shape)
+    return {"router_logits": logits, "router_probs": probs, "experts": experts, "gates": gates}
+
+
+def _checked_texts(trace: Trace, n_tokens: int) -> dict[str, Any]:
+    """Tokens, their pieces, and how many of them were given."""
+    tokens = whole_numbers(trace.tokens, "tokens", 1, "[token]", 2**31)
+    check_shape(tokens, "tokens", (n_tokens,))
+    pieces = texts(trace.pieces, "pieces")
+    check_shape(pieces, "pieces", (n_tokens,))
+    prompt_length = int(trace.prompt_length)
+    if not 1 <= prompt_length <= n_tokens:
+        raise LensError(
+            f"prompt_length: found {prompt_length} with {n_tokens} tokens; expected 1 to "
+            f"{n_tokens}. {ADVICE}"
+        )
+    return {"tokens": tokens, "pieces": pieces, "prompt_length": prompt_length}
+
+
+def _checked_candidates(trace: Trace, n_tokens: int) -> dict[str, np.ndarray | None]:
+    """Likely next tokens, their probabilities and, where there are, their pieces."""
+    candidates = whole_numbers(trace.candidates, "candidates", 2, "[token, candidate]", 2**31)
+    check_shape(candidates, "candidates", (n_tokens, candidates.shape[1]))
+    probs = floats(trace.candidate_probs, "candidate_probs", 2, "[token, candidate]")
+    check_shape(probs, "candidate_probs", candidates.shape)
+    pieces = trace.candidate_pieces
+    if pieces is not None:
+        pieces = texts(pieces, "candidate_pieces")
+        check_shape(pieces, "candidate_pieces", candidates.shape)
+    return {"candidates": candidates, "candidate_probs": probs, "candidate_pieces": pieces}
+
+
+def _checked_sha256(found: object) -> str:
+    sha256 = str(found).lower()
+    if not _SHA256.fullmatch(sha256):
+        raise LensError(
+            f"model_sha256: found '{plain(sha256, 20)}'; expected 64 hexadecimal digits. {ADVICE}"
+        )
+    return sha256
 
 
 def load_trace(source: Source) -> Trace:
@@ -230,154 +244,3 @@ def _settings(text: str) -> dict[str, Any]:
             f"settings: the JSON text holds a {type(found).__name__}; expected an object. {ADVICE}"
         )
     return found
-
-
-def _floats(array: Any, name: str, rank: int, axes: str, *, banned: bool = False) -> np.ndarray:
-    array = np.asarray(array)
-    if array.dtype.kind != "f" or array.ndim != rank:
-        raise LensError(
-            f"{name}: found shape {array.shape} of {array.dtype}; expected {axes} of float32. "
-            f"{ADVICE}"
-        )
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32).view()
-    bad = ~np.isfinite(array)
-    if banned:  # the logit of an expert that nobody may choose
-        bad &= ~np.isneginf(array)
-    if bad.any():
-        raise LensError(
-            f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first at index "
-            f"{_first(bad)}; expected numbers only. {ADVICE}"
-        )
-    array.flags.writeable = False
-    return array
-
-
-def _whole(array: Any, name: str, rank: int, axes: str, limit: int) -> np.ndarray:
-    array = np.asarray(array)
-    if array.dtype.kind not in "iu" or array.ndim != rank:
-        raise LensError(
-            f"{name}: found shape {array.shape} of {array.dtype}; expected {axes} of int32. "
-            f"{ADVICE}"
-        )
-    bad = (array < 0) | (array >= limit)
-    if bad.any():
-        at = _first(bad)
-        raise LensError(
-            f"{name}: found {array[at]} at index {at}; expected whole numbers from 0 to "
-            f"{limit - 1}. {ADVICE}"
-        )
-    array = np.ascontiguousarray(array, dtype=np.int32).view()
-    array.flags.writeable = False
-    return array
-
-
-def _texts(array: Any, name: str) -> np.ndarray:
-    """A read-only unicode array of texts of bounded length."""
-    array = np.asarray(array)
-    if array.dtype.kind != "U":
-        raise LensError(
-            f"{name}: the dtype is {array.dtype}; expected unicode texts, not objects. {ADVICE}"
-        )
-    if array.dtype.itemsize > 4 * MAX_PIECE:
-        raise LensError(
-            f"{name}: texts of up to {array.dtype.itemsize // 4} characters; at most {MAX_PIECE} "
-            f"are read. {ADVICE}"
-        )
-    array = np.array(array, order="C")
-    array.flags.writeable = False
-    return array
-
-
-def _agree(array: np.ndarray, name: str, shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
-        raise LensError(
-            f"{name}: the shape is {array.shape}; the other arrays need {shape}. {ADVICE}"
-        )
-
-
-def _first(bad: Any) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(bad)[0])
-
-
-def _check_probabilities(logits: np.ndarray, probs: np.ndarray) -> None:
-    """Refuse probabilities that are not the softmax of the logits beside them."""
-    outside = (probs < 0) | (probs > 1 + TOLERANCE)
-    if outside.any():
-        at = _first(outside)
-        raise LensError(
-            f"router_probs: found {probs[at]:.4g} at index {at}; expected probabilities. {ADVICE}"
-        )
-    total = probs.sum(axis=-1)
-    wrong = np.abs(total - 1) > TOLERANCE
-    if wrong.any():
-        at = _first(wrong)
-        raise LensError(
-            f"router_probs: layer row {at[0]}, token {at[1]}: they sum to {total[at]:.4g}; "
-            f"expected 1. {ADVICE}"
-        )
-    softmax = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    softmax /= softmax.sum(axis=-1, keepdims=True)
-    wrong = (np.abs(softmax - probs) > TOLERANCE).any(axis=-1)
-    if wrong.any():
-        at = _first(wrong)
-        raise LensError(
-            f"router_probs: layer row {at[0]}, token {at[1]}: they are not the softmax of "
-            f"router_logits. {ADVICE}"
-        )
-
-
-def _check_choices(
-    probs: np.ndarray, experts: np.ndarray, gates: np.ndarray, *, edited: bool
-) -> None:
-    """Refuse chosen experts that are not the likeliest, or gates of other experts.
-
-    An intervention may put any experts and gates; then they only have to be different ones.
-    """
-    ordered = np.sort(experts, axis=-1)
-    twice = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
-    if twice.any():
-        at = _first(twice)
-        raise LensError(
-            f"experts: layer row {at[0]}, token {at[1]}: found {experts[at].tolist()}; expected "
-            f"different experts. {ADVICE}"
-        )
-    if edited:
-        return
-    rising = (gates[..., 1:] > gates[..., :-1]).any(axis=-1)
-    if rising.any():
-        at = _first(rising)
-        raise LensError(
-            f"gates: layer row {at[0]}, token {at[1]}: found {gates[at].tolist()}; expected the "
-            f"largest first. {ADVICE}"
-        )
-    wrong = (np.abs(np.take_along_axis(probs, experts, axis=-1) - gates) > TOLERANCE).any(axis=-1)
-    if wrong.any():
-        at = _first(wrong)
-        raise LensError(
-            f"gates: layer row {at[0]}, token {at[1]}: they differ from the probabilities of the "
-            f"chosen experts {experts[at].tolist()}. {ADVICE}"
-        )
-    rest = probs.copy()
-    np.put_along_axis(rest, experts, 0, axis=-1)
-    wrong = (rest > gates[..., -1:] + TOLERANCE).any(axis=-1)
-    if wrong.any():
-        at = _first(wrong)
-        raise LensError(
-            f"experts: layer row {at[0]}, token {at[1]}: {experts[at].tolist()} are not the "
-            f"likeliest experts. {ADVICE}"
-        )
-
-
-def _check_candidates(probs: np.ndarray) -> None:
-    if probs.size == 0:
-        return
-    outside = (probs < 0) | (probs > 1 + TOLERANCE)
-    outside[:, 1:] |= probs[:, 1:] > probs[:, :-1]
-    outside[:, -1] |= probs.sum(axis=1) > 1 + TOLERANCE
-    if outside.any():
-        token = _first(outside)[0]
-        raise LensError(
-            f"candidate_probs: token {token}: found {str(probs[token].tolist())[:120]}; expected "
-            f"probabilities, the largest first, with a sum of at most 1. {ADVICE}"
-        )

@@ -212,74 +212,96 @@ def vocabulary_readout(
     """
     settings = settings or ReadoutSettings()
     check_fit(routers, embedding, settings)
-    n_layers, n_experts, d_model = routers.n_layers, routers.n_experts, routers.d_model
-    n_tokens, n_units = embedding.n_tokens, n_layers * n_experts
-    kept = min(settings.kept, n_tokens)
+    n_tokens, d_model = embedding.n_tokens, routers.d_model
     columns = unit_rows(routers, settings.view)  # [L * E, d]
     norm = lengths(columns, routers)
-    frames = random_frames(d_model, n_experts, settings.draws, settings.seed)
+    frames = random_frames(d_model, routers.n_experts, settings.draws, settings.seed)
     stacked = np.concatenate([columns, frames.reshape(-1, d_model)])
-    top, bottom = Largest(len(stacked), kept), Largest(len(stacked), kept)
-    counts = np.zeros((n_layers, n_experts), np.int64)
-    sums = np.zeros((2, len(stacked)))
-    stride = -(-n_tokens // SAMPLE)
-    sampled: list[np.ndarray] = []
-    silent = 0
-    biases = 0.0 if routers.biases is None else routers.biases[:, :, None]
-
-    start = 0
+    found = _Pushes(routers, stacked, n_tokens, min(settings.kept, n_tokens))
     rows = max(1, block_bytes // (4 * (d_model + 3 * len(stacked))))
     for block in embedding.blocks(rows, progress):
         if digest is not None:
             digest.update(np.ascontiguousarray(block, dtype="<f4").data)
-        inverse, zeros = inverse_rms(block, embedding.multiplier, start)
-        silent += zeros
-        pushes = stacked @ block.T  # [L * E + R, B]
-        pushes *= inverse
-        own = pushes[:n_units]
-        sums[0] += pushes.sum(axis=1, dtype=np.float64)
-        sums[1] += np.einsum("ub,ub->u", pushes, pushes, dtype=np.float64)
-        scores = own.reshape(n_layers, n_experts, -1) + biases
-        last, following = selection_thresholds(scores, routers.top_k)
-        counts += selection_counts(scores, last, following, routers.top_k)
-        beside = np.full(pushes.shape, np.nan, np.float32)
-        beside[:n_units] = margins(scores, last[:, None], following[:, None]).reshape(n_units, -1)
-        sampled.append(pushes[n_units:, -start % stride :: stride].copy())
-        top.add(pushes, start, beside)
-        bottom.add(np.negative(pushes, out=pushes), start, beside)
-        start += len(block)
-    if start != n_tokens:
+        found.add(block, embedding.multiplier)
+    if found.seen != n_tokens:
         raise LensError(
-            f"The embedding gave {start:,} rows; expected {n_tokens:,}. Open the checkpoint again."
+            f"The embedding gave {found.seen:,} rows; expected {n_tokens:,}. Open the checkpoint "
+            "again."
         )
-    mean = sums[0] / n_tokens
-    sd = np.sqrt(np.maximum(sums[1] / n_tokens - mean**2, 0))
-    shape = (n_layers, n_experts)
-    low, high = share_band(routers, columns, np.concatenate(sampled, axis=1), len(frames))
-    units = (*shape, kept)
+    sampled = np.concatenate(found.sampled, axis=1)
+    low, high = share_band(routers, columns, sampled, len(frames))
+    mean, sd = found.mean_and_sd()
+    n_units, units = len(columns), (routers.n_layers, routers.n_experts, -1)
     return Readout(
-        top=top.tokens[:n_units].reshape(units),
-        top_push=top.values[:n_units].reshape(units),
-        top_margin=top.beside[:n_units].reshape(units),
-        bottom=bottom.tokens[:n_units].reshape(units),
-        bottom_push=-bottom.values[:n_units].reshape(units),
-        bottom_margin=bottom.beside[:n_units].reshape(units),
-        mean=mean[:n_units].reshape(shape),
-        sd=sd[:n_units].reshape(shape),
+        top=found.top.tokens[:n_units].reshape(units),
+        top_push=found.top.values[:n_units].reshape(units),
+        top_margin=found.top.beside[:n_units].reshape(units),
+        bottom=found.bottom.tokens[:n_units].reshape(units),
+        bottom_push=-found.bottom.values[:n_units].reshape(units),
+        bottom_margin=found.bottom.beside[:n_units].reshape(units),
+        mean=mean[:n_units].reshape(norm.shape),
+        sd=sd[:n_units].reshape(norm.shape),
         norm=norm,
-        share=counts / n_tokens,
+        share=found.counts / n_tokens,
         share_low=low,
         share_high=high,
-        chance_top=top.values[n_units:],
-        chance_bottom=-bottom.values[n_units:],
+        chance_top=found.top.values[n_units:],
+        chance_bottom=-found.bottom.values[n_units:],
         chance_sd=sd[n_units:],
         frames=len(frames),
-        silent=silent,
+        silent=found.silent,
         n_tokens=n_tokens,
         d_model=d_model,
         top_k=routers.top_k,
         settings=settings,
     )
+
+
+class _Pushes:
+    """Pushes of all tokens along columns and random directions, while the tokens come in.
+
+    Attributes:
+        top, bottom: the most extreme tokens of each direction, `bottom` with the sign changed.
+        counts: tokens for which each expert would be selected.
+        sampled: pushes of some tokens along the random directions, block by block.
+        silent: tokens whose embedding is zero.
+        seen: tokens so far.
+    """
+
+    def __init__(self, routers: RouterSet, stacked: np.ndarray, n_tokens: int, kept: int) -> None:
+        self.shape, self.top_k = (routers.n_layers, routers.n_experts), routers.top_k
+        self.biases = 0.0 if routers.biases is None else routers.biases[:, :, None]
+        self.stacked = stacked  # [L * E + R, d]
+        self.top, self.bottom = Largest(len(stacked), kept), Largest(len(stacked), kept)
+        self.counts = np.zeros(self.shape, np.int64)
+        self.sums = np.zeros((2, len(stacked)))
+        self.stride = -(-n_tokens // SAMPLE)
+        self.sampled: list[np.ndarray] = []
+        self.silent = self.seen = 0
+
+    def add(self, block: Float[np.ndarray, "token d_model"], multiplier: float) -> None:
+        """Takes in the tokens that follow."""
+        start, n_units = self.seen, self.shape[0] * self.shape[1]
+        inverse, zeros = inverse_rms(block, multiplier, start)
+        pushes = self.stacked @ block.T  # [L * E + R, B]
+        pushes *= inverse
+        self.sums[0] += pushes.sum(axis=1, dtype=np.float64)
+        self.sums[1] += np.einsum("ub,ub->u", pushes, pushes, dtype=np.float64)
+        scores = pushes[:n_units].reshape(*self.shape, -1) + self.biases
+        last, following = selection_thresholds(scores, self.top_k)
+        self.counts += selection_counts(scores, last, following, self.top_k)
+        beside = np.full(pushes.shape, np.nan, np.float32)
+        beside[:n_units] = margins(scores, last[:, None], following[:, None]).reshape(n_units, -1)
+        self.sampled.append(pushes[n_units:, -start % self.stride :: self.stride].copy())
+        self.top.add(pushes, start, beside)
+        self.bottom.add(np.negative(pushes, out=pushes), start, beside)
+        self.silent += zeros
+        self.seen += len(block)
+
+    def mean_and_sd(self) -> tuple[Float[np.ndarray, " unit"], Float[np.ndarray, " unit"]]:
+        """Mean and standard deviation of the push along each direction over all tokens so far."""
+        mean = self.sums[0] / self.seen
+        return mean, np.sqrt(np.maximum(self.sums[1] / self.seen - mean**2, 0))
 
 
 def new_digest(embedding: EmbeddingRows) -> Any:

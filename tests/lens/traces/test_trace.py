@@ -8,7 +8,8 @@ import pytest
 
 from lens.errors import LensError
 from lens.routers.router_set import kind_of_npz
-from lens.traces.trace import MAX_PIECE, Trace, load_trace
+from lens.traces.trace import Trace, load_trace
+from lens.traces.trace_arrays import MAX_PIECE
 
 DATA = Path(__file__).parents[2] / "data"
 L, T, E, K, C = 3, 6, 8, 2, 4
