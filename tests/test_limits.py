@@ -101,7 +101,6 @@ def faults(files: Mapping[str, str]) -> list[str]:
     return [line for line in found if line]
 
 
-# What is being split now; this list shrinks to nothing.
 def test_nothing_is_larger_than_can_be_read_at_once():
     found = list(faults(texts()))
     assert not found, "\n" + "\n".join(found)
