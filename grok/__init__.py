@@ -5,6 +5,7 @@ Importing this package needs no JAX; `load` imports the runner when it is called
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from grok.config import BUNDLED_MODEL, GROK_1, GrokConfig
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BUNDLED_MODEL", "GROK_1", "GrokConfig", "GrokError", "load"]
 
 
-def load(path: Any = None, **options: Any) -> Model:
+def load(path: str | os.PathLike[str] | None = None, **options: Any) -> Model:
     """A model ready to trace and generate; see `grok.runner.loading.load`."""
     from grok.runner.loading import load as load_model
 

@@ -6,15 +6,15 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 
-def write_whole(path: str | Path, content: bytes | Callable[[IO[bytes]], Any]) -> None:
+def write_whole(path: str | Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Writes beside `path`, then moves the result there, making the folder if need be.
 
     Args:
         path: the file; an older one is replaced only by a complete one.
-        content: the bytes, or what writes them to an open binary file.
+        content: the bytes, or a function that writes them to an open binary file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

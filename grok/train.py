@@ -88,7 +88,7 @@ def train(
     """
     import jax
 
-    _use_all_cores(jax)
+    _use_all_cores()
     from grok.training.export import export
     from grok.training.step import initial_state
 
@@ -189,7 +189,9 @@ def _log(work: Path, line: Mapping[str, Any]) -> None:
     )
 
 
-def _use_all_cores(jax: Any) -> None:
+def _use_all_cores() -> None:
+    import jax
+
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(8, os.cpu_count() or 1))
 
@@ -197,7 +199,9 @@ def _use_all_cores(jax: Any) -> None:
 def _save(work: Path, settings: dict[str, Any], state: TrainState) -> None:
     import jax
 
-    leaves: Any = {f"leaf{i:04d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
+    leaves: dict[str, Any] = {
+        f"leaf{i:04d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))
+    }
     text = np.array(json.dumps(settings, sort_keys=True))
     write_whole(work / "state.npz", lambda stream: np.savez(stream, settings=text, **leaves))
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
 
 from grok.errors import InterventionError
 from grok.interventions.kinds import (
+    Function,
     Intervention,
     add_vector,
     as_intervention,
@@ -27,7 +30,14 @@ from grok.interventions.kinds import (
     temperature,
     zero_out,
 )
-from grok.interventions.sites import LAYER_SITES, MODEL_SITES, indexes, known, site_names
+from grok.interventions.sites import (
+    LAYER_SITES,
+    MODEL_SITES,
+    HookPoint,
+    indexes,
+    known,
+    site_names,
+)
 
 __all__ = [
     "NO_EDITS",
@@ -68,7 +78,7 @@ class Request(NamedTuple):
     function: Intervention
     layers: tuple[int, ...] | None
     positions: tuple[int, ...] | slice | None
-    references: tuple[Any, ...] = ()
+    references: tuple[HookPoint, ...] = ()
 
     def __str__(self) -> str:
         if self.site not in LAYER_SITES:
@@ -109,7 +119,7 @@ NO_EDITS = Edits()
 
 def edit(
     site: str,
-    function: Any,
+    function: Function,
     *,
     layers: int | Iterable[int] | None = None,
     positions: int | Sequence[int] | slice | None = None,
@@ -131,10 +141,10 @@ def edit(
 
 def request(
     site: str,
-    function: Any,
+    function: Function,
     layers: int | Iterable[int] | None = None,
     positions: int | Sequence[int] | slice | None = None,
-    references: tuple[Any, ...] = (),
+    references: tuple[HookPoint, ...] = (),
 ) -> Request:
     """The request that `edit` makes, checked as far as that goes without a model.
 
@@ -160,7 +170,7 @@ def request(
 
 def steer(
     sites: str | Sequence[str],
-    vector: Any,
+    vector: ArrayLike,
     strength: float = 1.0,
     *,
     layers: int | Iterable[int] | None = None,

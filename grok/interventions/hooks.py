@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +41,11 @@ class SameLayer:
     site: str
 
 
+Value = np.ndarray | jax.Array
+# A value of an earlier layer, the hook point where the run finds it, or a site of this layer.
+Reference = Value | HookPoint | SameLayer
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["function", "positions", "references"],
@@ -58,8 +62,8 @@ class Edit:
     """
 
     function: Intervention
-    positions: Any = None
-    references: tuple[Any, ...] = ()
+    positions: np.ndarray | None = None
+    references: tuple[Reference, ...] = ()
 
 
 EditsBySite = Mapping[str, tuple[Edit, ...]]
@@ -102,9 +106,7 @@ class CompiledHook:
     def _edited(
         self, site: str, value: jax.Array, edit: Edit, context: Mapping[str, jax.Array]
     ) -> jax.Array:
-        references = [
-            self._seen[r.site] if isinstance(r, SameLayer) else r for r in edit.references
-        ]
+        references = [self._value_of(reference) for reference in edit.references]
         positions = self._start + jnp.arange(value.shape[1])
         try:
             new = edit.function(value, *references, positions=positions, **context)
@@ -126,6 +128,12 @@ class CompiledHook:
             value, new = self._of_one_size(value, new)
         here = jax.lax.dynamic_slice_in_dim(edit.positions, self._start, value.shape[1], axis=1)
         return jnp.where(here.reshape(*here.shape, *(1,) * (value.ndim - 2)), new, value)
+
+    def _value_of(self, reference: Reference) -> Value:
+        if isinstance(reference, SameLayer):
+            return self._seen[reference.site]
+        assert not isinstance(reference, HookPoint)  # filled in by `Hooks.layer_edits`
+        return reference
 
     def _of_one_size(self, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Experts [..., K] of two numbers, filled up with the index that stands for none."""
@@ -190,16 +198,16 @@ class Hooks:
     wanted: frozenset[HookPoint] = frozenset()
     referenced: frozenset[HookPoint] = frozenset()
 
-    def layer_edits(self, layer: int, captured: Mapping[HookPoint, Any]) -> EditsBySite:
+    def layer_edits(self, layer: int, captured: Mapping[HookPoint, Value]) -> EditsBySite:
         """The edits of a layer, references to earlier ones filled in with what they were."""
         return _filled(self.layers[layer], captured)
 
-    def head_edits(self, captured: Mapping[HookPoint, Any]) -> EditsBySite:
+    def head_edits(self, captured: Mapping[HookPoint, Value]) -> EditsBySite:
         """As `layer_edits`, after the last layer."""
         return _filled(self.head, captured)
 
 
-def _filled(edits: EditsBySite, captured: Mapping[HookPoint, Any]) -> EditsBySite:
+def _filled(edits: EditsBySite, captured: Mapping[HookPoint, Value]) -> EditsBySite:
     if not any(edit.references for several in edits.values() for edit in several):
         return edits
     return {

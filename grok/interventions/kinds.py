@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from grok.errors import InterventionError
 from grok.interventions.sites import LAYER_SITES, MODEL_SITES
@@ -55,7 +56,9 @@ class Intervention:
     token_rows: bool = False
     experts: Literal["", "banned", "chosen"] = ""
 
-    def __call__(self, value: jax.Array, *references: jax.Array, **given: Any) -> jax.Array:
+    def __call__(
+        self, value: jax.Array, *references: np.ndarray | jax.Array, **given: Any
+    ) -> jax.Array:
         asked = {name: given[name] for name in self.context}
         return self.function(value, *self.arguments, *references, **asked)
 
@@ -125,6 +128,10 @@ class ByPosition:
         return jnp.where(inside, new, value)
 
 
+# An intervention, or any function of a site's value that jax compiles.
+Function = Intervention | Callable[..., jax.Array]
+
+
 def _shown(argument: Any) -> str:
     """A short text of one argument, for traces' settings."""
     if isinstance(argument, Intervention):
@@ -141,7 +148,7 @@ def _shown(argument: Any) -> str:
     return f"array{list(array.shape)}"
 
 
-def as_intervention(function: Any) -> Intervention:
+def as_intervention(function: Function) -> Intervention:
     """An intervention, or one made of any function of a value.
 
     A function of one's own is part of the program, with what it closes over. To change
@@ -170,7 +177,7 @@ def _apply_partial(value: jax.Array, function: Any, *references: jax.Array) -> j
 # --- on any float site ---------------------------------------------------------------
 
 
-def _number(value: Any, what: str, *, least: float = -np.inf) -> np.ndarray:
+def _number(value: ArrayLike, what: str, *, least: float = -np.inf) -> np.ndarray:
     """A finite float32 scalar, or an array that jax traces."""
     if isinstance(value, jax.core.Tracer):
         return value  # type: ignore[return-value]
@@ -186,7 +193,7 @@ def _number(value: Any, what: str, *, least: float = -np.inf) -> np.ndarray:
     return array
 
 
-def _array(value: Any, what: str) -> Any:
+def _array(value: ArrayLike, what: str) -> np.ndarray | jax.Array:
     """Finite float values, as they are given."""
     if isinstance(value, jax.Array):
         return value
@@ -238,25 +245,25 @@ def zero_out() -> Intervention:
     return Intervention(_zero, (), "zero_out")
 
 
-def scale(factor: Any) -> Intervention:
+def scale(factor: ArrayLike) -> Intervention:
     """Values times `factor`; 1 changes nothing."""
     return Intervention(_scale, (_number(factor, "scale"),), "scale")
 
 
-def add_vector(vector: Any, strength: Any = 1.0) -> Intervention:
+def add_vector(vector: ArrayLike, strength: ArrayLike = 1.0) -> Intervention:
     """Values plus `strength` times `vector`, whose shape is the site's or its last axes."""
     strength = _number(strength, "strength")
     arguments = (_array(vector, "add_vector"), strength)
     return Intervention(_add, arguments, "add_vector", token_rows=True)
 
 
-def replace_with(values: Any) -> Intervention:
+def replace_with(values: ArrayLike) -> Intervention:
     """Other values: of the site's shape, or of its last axes (one for all tokens), or a number."""
     arguments = (_array(values, "replace_with"),)
     return Intervention(_replace, arguments, "replace_with", ALL_SITES, token_rows=True)
 
 
-def clamp(low: Any, high: Any) -> Intervention:
+def clamp(low: ArrayLike, high: ArrayLike) -> Intervention:
     """Values cut off at `low` and `high`."""
     least, most = _number(low, "clamp: low"), _number(high, "clamp: high")
     if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer):
@@ -265,7 +272,7 @@ def clamp(low: Any, high: Any) -> Intervention:
     return Intervention(_clamp, (least, most), "clamp")
 
 
-def noise(std: Any, key: Any) -> Intervention:
+def noise(std: ArrayLike, key: int | np.integer | jax.Array) -> Intervention:
     """Gaussian noise of standard deviation `std`.
 
     Args:
@@ -282,7 +289,7 @@ def noise(std: Any, key: Any) -> Intervention:
     return Intervention(_noise, (std, key), "noise", context=("positions",))
 
 
-def compose(*interventions: Any) -> Intervention:
+def compose(*interventions: Function) -> Intervention:
     """One after the other, each rounded to the site's dtype."""
     parts = tuple(as_intervention(one) for one in interventions)
     if not parts:
@@ -299,7 +306,7 @@ def compose(*interventions: Any) -> Intervention:
 # --- on the router -------------------------------------------------------------------
 
 
-def _experts_of(experts: Any, what: str) -> np.ndarray:
+def _experts_of(experts: ArrayLike, what: str) -> np.ndarray:
     """Distinct expert indexes [N] int32."""
     if isinstance(experts, jax.core.Tracer):
         return jnp.atleast_1d(experts)  # type: ignore[return-value]
@@ -344,7 +351,7 @@ class _TopK:
 _LOGITS, _EXPERTS = frozenset(["router.logits"]), frozenset(["router.experts"])
 
 
-def ban(experts: Any) -> Intervention:
+def ban(experts: ArrayLike) -> Intervention:
     """Puts the logits of these experts at minus infinity: nobody chooses them.
 
     The softmax runs after it, so the others' gates grow by 1 / (1 − what the banned had).
@@ -352,7 +359,7 @@ def ban(experts: Any) -> Intervention:
     return Intervention(_ban, (_experts_of(experts, "ban"),), "ban", _LOGITS, experts="banned")
 
 
-def temperature(value: Any) -> Intervention:
+def temperature(value: ArrayLike) -> Intervention:
     """Divides the router's logits; above 1 gates become more alike. Never changes the choice."""
     tau = _number(value, "temperature")
     if not isinstance(value, jax.core.Tracer) and tau <= 0:
@@ -360,7 +367,7 @@ def temperature(value: Any) -> Intervention:
     return Intervention(_temperature, (tau,), "temperature", _LOGITS)
 
 
-def force(experts: Any) -> Intervention:
+def force(experts: ArrayLike) -> Intervention:
     """These experts instead of the chosen ones, with the probabilities the router gives them.
 
     Args:
@@ -371,7 +378,7 @@ def force(experts: Any) -> Intervention:
     return Intervention(_force, arguments, "force", _EXPERTS, token_rows=True, experts="chosen")
 
 
-def include(expert: Any) -> Intervention:
+def include(expert: ArrayLike) -> Intervention:
     """This expert for every token, in place of its least likely choice unless it is chosen."""
     own = _experts_of(expert, "include")
     if not isinstance(expert, jax.core.Tracer) and own.size != 1:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from grok.errors import InterventionError, SiteError
 from grok.interventions.edits import Request, replace_with, request
+from grok.interventions.kinds import Function
 from grok.interventions.sites import LAYER_SITES, MODEL_SITES, HookPoint, known, model_point
 
 Positions = int | Sequence[int] | slice | None
@@ -123,7 +126,7 @@ class TraceRequests:
     def edit(
         self,
         site: SiteProxy,
-        function: Any,
+        function: Function,
         references: tuple[SiteProxy, ...],
         positions: Positions,
     ) -> None:
@@ -195,7 +198,7 @@ class SiteProxy(_NoValueYet):
         saved = [self.requests.save(point, positions) for point in self.points()]
         return saved if self.layers is not None and len(self.layers) > 1 else saved[0]
 
-    def edit(self, function: Any, *references: SiteProxy, positions: Positions = None) -> None:
+    def edit(self, function: Function, *references: SiteProxy, positions: Positions = None) -> None:
         """Changes the value to `function(value, *references)`.
 
         Args:
@@ -206,7 +209,7 @@ class SiteProxy(_NoValueYet):
         """
         self.requests.edit(self, function, references, positions)
 
-    def set(self, value: Any, positions: Positions = None) -> None:
+    def set(self, value: SiteProxy | Saved | ArrayLike, positions: Positions = None) -> None:
         """Replaces the value by an array, a saved value, or that of an earlier site."""
         if isinstance(value, SiteProxy):
             self.edit(take, value, positions=positions)
@@ -216,7 +219,7 @@ class SiteProxy(_NoValueYet):
         self.edit(replace_with(value), positions=positions)
 
 
-def take(value: Any, other: Any) -> Any:
+def take(value: jax.Array, other: jax.Array) -> jax.Array:
     """The value of another site, instead of this one's."""
     return other
 

@@ -241,7 +241,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     monkeypatch.setattr(corpus, "python_source", lambda: python_source(20_000))
     monkeypatch.setattr(corpus, "arithmetic", lambda seed: arithmetic(seed, 5_000))
     monkeypatch.setattr(train, "SMALL", CONFIG)
-    monkeypatch.setattr(train, "_use_all_cores", lambda jax: None)
+    monkeypatch.setattr(train, "_use_all_cores", lambda: None)
     monkeypatch.setattr(step, "make_step", make_step)
     monkeypatch.setattr(step, "initial_state", initial_state)
     exported: list[Any] = []
