@@ -131,7 +131,7 @@ def second_half_pass(
     Args:
         stream: what the first half gave for this.
         parts: their sum [B, T, D] float32, or their contributions [B, T, K, D] where those are
-            looked at.
+            hooked.
         seen: values of the first half that edits here refer to.
 
     Returns:

@@ -73,7 +73,12 @@ NO_SITE_EDITS: EditsBySite = {}
 class CompiledHook:
     """The hook of one compiled part: applies edits in order, keeps what is wanted.
 
-    `seen` are values of an earlier part of the same layer that edits may refer to.
+    Args:
+        edits: of the layer, by site.
+        keep: sites whose values are kept.
+        start: position of the first token.
+        n_experts: of the layer.
+        seen: values of an earlier part of the same layer, by site, for edits that refer to them.
 
     Attributes:
         kept: values of the wanted sites, after their edits.

@@ -37,8 +37,8 @@ class Piece:
     Attributes:
         tensor: the file.
         offset: first byte.
-        n_bytes: how many.
-        key: what they are, for who takes them.
+        n_bytes: their number.
+        key: names the piece to the caller that asked for it.
     """
 
     tensor: TensorLocation
@@ -52,7 +52,7 @@ class Filled:
     """A piece in memory, until it is given back.
 
     Attributes:
-        piece: what it is.
+        piece: the piece of the file.
         bytes: its bytes, uint8 [n_bytes]; a view of a buffer that is used again.
         seconds: that its reading took.
     """
