@@ -41,6 +41,7 @@ PROMPTS = (TEXT, "def f(x):\n    return x")
 def test_every_page_is_reached_by_its_link_and_by_its_address(visit):
     page = visit("/")
     for name, path in PATHS.items():
+        settled(page)  # a link that is pressed while a page is drawn may be lost
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
         heading(page, name)
         settled(page)
