@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import streamlit as st
@@ -54,23 +53,18 @@ def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
     return text
 
 
-def map_settings(method: str, n_layers: int) -> dict[str, Any]:
-    """The settings of a map that has some."""
-    settings: dict[str, Any] = {}
+def own_settings(settings: MapSettings, method: str, n_layers: int) -> MapSettings:
+    """The settings with those that t-SNE or UMAP has of its own."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        settings["seed"] = links.number("seed", "Seed", 0, 9999, 42)
+        seed = links.number("seed", "Seed", 0, 9999, 42)
         if method == "tsne":
             limit = max((n_layers - 1) // 3, 1)
-            settings["perplexity"] = links.number(
-                "perplexity", "Perplexity", 1, limit, min(30, limit)
-            )
-        else:
-            most = max(n_layers - 1, 2)
-            settings["neighbours"] = links.number(
-                "neighbours", "Neighbours", 2, most, min(15, most)
-            )
-            settings["min_dist"] = links.decimal("min_dist", "Least distance", 0.0, 1.0, 0.1)
-    return settings
+            perplexity = links.number("perplexity", "Perplexity", 1, limit, min(30, limit))
+            return replace(settings, seed=seed, perplexity=perplexity)
+        most = max(n_layers - 1, 2)
+        neighbours = links.number("neighbours", "Neighbours", 2, most, min(15, most))
+        min_dist = links.decimal("min_dist", "Least distance", 0.0, 1.0, 0.1)
+        return replace(settings, seed=seed, neighbours=neighbours, min_dist=min_dist)
 
 
 @dataclass(frozen=True)
@@ -81,21 +75,16 @@ class MapChoice:
         method: its name in `MAP_NAMES`.
         axes: the dimensions that are drawn, a name in `AXES`.
         by_groups: whether groups colour the points, rather than depth.
-        settings: of the method: seed, perplexity and so on.
+        settings: metric, dimensions, and what the method has of its own.
     """
 
     method: str
     axes: str
     by_groups: bool
-    settings: dict[str, Any]
-
-    @property
-    def dims(self) -> int:
-        """Dimensions that the map is computed in."""
-        return 2 if self.axes == "12" else 3
+    settings: MapSettings
 
 
-def controls(n_layers: int) -> MapChoice:
+def controls(n_layers: int, metric: str) -> MapChoice:
     """The map, its dimensions, its colours, and the settings of its method."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = links.segments("map", "Map", list(MAP_NAMES), "mds", shown=MAP_NAMES.__getitem__)
@@ -110,9 +99,9 @@ def controls(n_layers: int) -> MapChoice:
         colour = links.segments(
             "colour", "Colour", ["depth", "groups"], "depth", shown=str.capitalize
         )
-    settings: dict[str, Any] = {}
+    settings = MapSettings(metric=metric, dims=2 if axes == "12" else 3)
     if method in SEEDED and n_layers >= MIN_LAYERS:
-        settings = map_settings(method, n_layers)
+        settings = own_settings(settings, method, n_layers)
     return MapChoice(method, axes, colour == "groups", settings)
 
 
@@ -125,16 +114,16 @@ def show(
     null_seed: int,
 ) -> None:
     """Layers as points, with the trustworthiness of the map beside chance."""
-    chosen = controls(routers.n_layers)
+    chosen = controls(routers.n_layers, metric)
     if routers.n_layers < MIN_LAYERS:
         st.info(f"A map needs at least {MIN_LAYERS} layers; this router set has fewer.")
         return
-    found = computed(routers, chosen, view, metric)
+    found = computed(routers, chosen, view)
     if found is None:
         return
     labels = layout.layer_labels(routers)
     layer = int(links.chosen("layer", 0))
-    trust, stability = judged(deferred, routers, chosen, view, metric, null_seed)
+    trust, stability = judged(deferred, routers, chosen, view, null_seed)
     layout.figure(
         figures.layer_scatter(
             found,
@@ -163,11 +152,11 @@ def show(
             variance(routers, found, found.explained, (chosen.method, metric))
 
 
-def computed(routers: RouterSet, chosen: MapChoice, view: str, metric: str) -> LayerMap | None:
+def computed(routers: RouterSet, chosen: MapChoice, view: str) -> LayerMap | None:
     """The map; None where its button was not pressed, or after saying why there is none."""
     name = MAP_NAMES[chosen.method]
-    if chosen.settings:
-        run = (routers.key, view, metric, chosen.method, chosen.dims, *chosen.settings.values())
+    if chosen.method in SEEDED:
+        run = (routers.key, view, chosen.method, chosen.settings)
         if st.button(f"Run {name}", type="primary", icon=":material/play_arrow:"):
             MAP_RUN.set(run)
         if MAP_RUN.get() != run:
@@ -175,24 +164,17 @@ def computed(routers: RouterSet, chosen: MapChoice, view: str, metric: str) -> L
             return None
     try:
         with st.spinner(f"Computing {name} …", show_time=True):
-            settings = MapSettings(metric=metric, dims=chosen.dims, **chosen.settings)
-            return cached.layer_map(routers, chosen.method, settings, view)
+            return cached.layer_map(routers, chosen.method, chosen.settings, view)
     except LensError as error:
         st.info(str(error))
         return None
 
 
 def judged(
-    deferred: Deferred,
-    routers: RouterSet,
-    chosen: MapChoice,
-    view: str,
-    metric: str,
-    null_seed: int,
+    deferred: Deferred, routers: RouterSet, chosen: MapChoice, view: str, null_seed: int
 ) -> tuple[TrustNull | None, MapStability | None]:
     """Trustworthiness of a map beside chance, and its stability over seeds; None until made."""
-    method = chosen.method
-    settings = MapSettings(metric=metric, dims=chosen.dims, **chosen.settings)
+    method, settings = chosen.method, chosen.settings
     key = (routers.key, view, method, settings)
     trust = stability = None
     if method != "pca" or routers.routers.size <= tree_chance.MOST_WEIGHTS:
