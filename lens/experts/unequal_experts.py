@@ -27,7 +27,7 @@ from lens.stats.exponential_tail import exponential_tail_p, pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
 
 DRAWS = 399
-MOST_DRAWS_OF_MANY = 49
+MOST_DRAWS_OF_MANY = 19
 SEED = 0
 # Layers of a draw whose breadth is computed: those with the longest column in their layer.
 LONGEST = 2
