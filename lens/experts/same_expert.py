@@ -29,9 +29,7 @@ from lens.stats.exponential_tail import pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
 
 # Matched cosines drawn for each link and way of mixing, over all experts of a layer.
-ENOUGH = 8000
-ENOUGH_OF_MANY = 4000
-MANY_EXPERTS = 16
+ENOUGH = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +83,8 @@ def matched_links(gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED) -> 
 
     Args:
         gram: inner products, canonical, of at least two layers.
-        draws: of each link; fewer with more than 8 experts, whose draws say more.
+        draws: of each link and way of mixing, but no more than give 4,000 matched cosines:
+            500 with 8 experts.
         seed: of the draws.
 
     Raises:
@@ -96,8 +95,7 @@ def matched_links(gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED) -> 
         raise LensError(
             "matched links: there is one layer; expected at least 2. Use a set with more layers."
         )
-    enough = ENOUGH if n_experts <= MANY_EXPERTS else ENOUGH_OF_MANY
-    draws = max(19, min(draws, -(-enough // n_experts)))
+    draws = max(19, min(draws, -(-ENOUGH // n_experts)))
     mixings = expert_mixings(gram.n_layers, n_experts, draws, seed)
     shape = (n_links, n_experts)
     partner, score = np.empty(shape, np.int64), np.empty(shape)
