@@ -38,7 +38,7 @@ from lens.experts.chains import SignificantChains
 from lens.experts.measures import ExpertMeasures
 from lens.experts.selection import Breadth
 from lens.experts.within_layers import WithinLayers
-from lens.layers import bootstrap
+from lens.layers import bootstrap, shared_directions
 from lens.layers import chance_level as null
 from lens.layers import pair_null as layer_null
 from lens.layers import similarity as measures
@@ -46,6 +46,7 @@ from lens.layers import transitions as changes
 from lens.layers.bootstrap import Interval, Intervals
 from lens.layers.draws import DRAWS, SEED, LayerDraws
 from lens.layers.pair_null import LayerNull
+from lens.layers.shared_directions import SharedDirections
 from lens.layers.similarity import AdjacentLayers, LayerPair
 from lens.layers.transitions import Transitions
 from lens.questions import Answer
@@ -64,6 +65,11 @@ _few = st.cache_resource(hash_funcs=_KEYS, max_entries=4, show_spinner=False)
 @_few
 def router_gram(routers: RouterSet, view: str = "canonical") -> RouterGram:
     return gram.router_gram(routers, view)
+
+
+@_few
+def without_shared(routers: RouterSet, directions: int | None = None) -> SharedDirections:
+    return shared_directions.without_shared(router_gram(routers), directions)
 
 
 @_data

@@ -21,6 +21,8 @@ NAMES: Mapping[str, str] = {
     "other": "the layer to compare with; in Compare, the second trace",
     "order": "order of the layers in the heatmap",
     "colours": "colours of the heatmap",
+    "reference": "what layers, trees and maps are set against",
+    "directions": "directions that all layers share, taken away before",
     "null": "unrelated layers: turned, or with shuffled coordinates",
     "permutations": "draws with shuffled coordinates",
     "pair": "tab of the pair of layers; in Compare, the pair of tokens",

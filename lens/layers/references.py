@@ -1,0 +1,17 @@
+"""What layers are set against, and words for it.
+
+A pair of layers, a tree or a map says little by itself: any layers give some. Each reference
+keeps something of the layers and makes the rest arbitrary; a finding beats what was kept.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Reference = Literal["shared", "unrelated", "shuffled"]
+
+REFERENCE_LABELS: dict[Reference, str] = {
+    "shared": "directions that all layers share",
+    "unrelated": "unrelated directions",
+    "shuffled": "shuffled coordinates",
+}
