@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from lens.errors import LensError
 from lens.prompt_pairs.alignment import SAME
 from lens.prompt_pairs.paired_routing import Paired
-from lens.prompt_pairs.paired_tests import BLOCK, block_orders
+from lens.prompt_pairs.token_blocks import TokenBlocks, block_orders, token_blocks
 from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import DRAWS, SEED
@@ -32,6 +32,7 @@ class Fading:
         correlation: Spearman's, of both; above 0 the texts' routing comes together again.
         low, high: the limits that hold one more draw in 95 of 100 cases.
         p: two-sided.
+        blocks: of neighbours that stay together in the null.
         draws, seed, method: of the null.
     """
 
@@ -41,6 +42,7 @@ class Fading:
     low: float
     high: float
     p: float
+    blocks: TokenBlocks
     draws: int
     seed: int
     method: str
@@ -53,13 +55,18 @@ def since_change(kind: Int[np.ndarray, " pair"]) -> Int[np.ndarray, " pair"]:
     return at - last
 
 
-def fading(runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = SEED) -> Fading:
+def fading(
+    runs: Paired, *, block: int | None = None, draws: int = DRAWS, seed: int = SEED
+) -> Fading:
     """Rank correlation of the experts kept with the distance from the last change.
 
     The null puts the distances into another order as `agreement_test` does with tokens: turned
-    round and in shuffled blocks, so that neighbours stay alike. Reading it: +1 says that each
-    further token of the same text keeps more experts, 0 that a change matters as much later on.
-    A text that ends in easier tokens looks the same: this is one pair of texts.
+    round and in shuffled blocks, so that neighbours stay alike; blocks are as long as the
+    likeness of neighbours' ranks, without what the distance explains, asks for.
+
+    Reading it: +1 says that each further token of the same text keeps more experts, 0 that a
+    change matters as much later on. Where `blocks.too_few`, nothing is told. A text that ends
+    in easier tokens looks the same: this is one pair of texts.
 
     Raises:
         LensError: fewer than eight tokens, or no two that differ in distance or in experts kept.
@@ -82,9 +89,11 @@ def fading(runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = 
             "Fading: all tokens keep as many of their experts, or stand as far from a change, so "
             "there is no order to look for."
         )
-    orders = block_orders(len(distance), block, check_draws(draws), seed)
-    drawn = two[orders] @ one / size
     value = float(two @ one / size)
+    rest = one - two * (two @ one) / (two @ two)
+    blocks = token_blocks(rest[None], block)
+    orders = block_orders(len(distance), blocks.length, check_draws(draws), seed)
+    drawn = two[orders] @ one / size
     upper, lower = float(monte_carlo_p(value, drawn)), float(monte_carlo_p(-value, -drawn))
     ends = np.quantile(drawn, [0.025, 0.975], method="weibull")
     return Fading(
@@ -94,7 +103,8 @@ def fading(runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = 
         low=float(ends[0]),
         high=float(ends[1]),
         p=min(2 * min(upper, lower), 1.0),
+        blocks=blocks,
         draws=draws,
         seed=seed,
-        method=f"blocks of {block} neighbouring tokens put into random order, {draws:,} times",
+        method=f"{blocks.text} put into random order, {draws:,} times",
     )

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.prompt_pairs.paired_tests import BLOCK, blocks_of, flipped_signs
+from lens.prompt_pairs.token_blocks import TokenBlocks, block_sums, flipped_signs, token_blocks
 from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import SEED
@@ -148,7 +148,7 @@ class SameTokens:
         low, high: the limits of 95 % of the differences value - instead with flipped signs.
         p: share of flipped signs whose difference is as far from 0.
         smallest_p: the smallest that so few blocks can give.
-        n_blocks, block: neighbouring tokens share a sign.
+        blocks: of neighbouring tokens that share a sign.
         draws, seed: of the signs; exact: the draws are all there are.
     """
 
@@ -158,8 +158,7 @@ class SameTokens:
     high: float
     p: float
     smallest_p: float
-    n_blocks: int
-    block: int
+    blocks: TokenBlocks
     draws: int
     seed: int
     exact: bool
@@ -169,18 +168,19 @@ def beside_same_tokens(
     change: Float[np.ndarray, " token"],
     instead: Float[np.ndarray, " token"],
     *,
-    block: int = BLOCK,
+    block: int | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> SameTokens:
     """Effect of an expert, beside that of another expert of the tokens that use it.
 
     If it is all the same which of its experts a token loses, the difference of the changes has
-    either sign alike. So each draw flips signs, of whole blocks, for neighbours share a context.
+    either sign alike. So each draw flips signs, of whole blocks, for neighbours share a context;
+    blocks are as long as the likeness of neighbours asks for, see `token_blocks`.
 
-    Reading it: the p-value, of both sides, speaks of such tokens in this text. With fewer than six
-    blocks it cannot reach 0.05. An expert with the larger share of the mix is expected to matter
-    more; say that share beside it.
+    Reading it: the p-value, of both sides, speaks of such tokens in this text. Where
+    `blocks.too_few`, nothing is told. An expert with the larger share of the mix is expected to
+    matter more; say that share beside it.
 
     Raises:
         LensError: the changes are of different tokens, or of none.
@@ -190,8 +190,8 @@ def beside_same_tokens(
         raise LensError(
             f"Changes of {change.shape} and {instead.shape} tokens; expected the same tokens twice."
         )
-    starts = np.flatnonzero(np.diff(blocks_of(change.size, block), prepend=-1))
-    sums = np.add.reduceat(change - instead, starts) / change.size
+    blocks = token_blocks((change - instead)[None], block)
+    sums = block_sums(change - instead, blocks.length) / change.size
     signs, exact = flipped_signs(sums.size, draws, seed)
     drawn = signs @ sums
     low, high = np.quantile(np.append(drawn, sums.sum()), [0.025, 0.975], method="weibull")
@@ -202,8 +202,7 @@ def beside_same_tokens(
         float(high),
         float(monte_carlo_p(abs(sums.sum()), np.abs(drawn))),
         max(2 / 2**sums.size, 1 / (1 + len(signs))),
-        int(sums.size),
-        block,
+        blocks,
         len(signs),
         seed,
         exact,

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
 from lens.prompt_pairs.paired_routing import Paired
-from lens.prompt_pairs.paired_tests import BLOCK, block_orders
+from lens.prompt_pairs.token_blocks import TokenBlocks, block_orders, token_blocks
 from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import DRAWS, SEED
@@ -82,6 +82,7 @@ class NextTokenChange:
         mean, mean_low, mean_high: the same for tokens of the two runs put together anew, with
             the limits that hold one more draw in 95 of 100 cases.
         p: share of the draws with as little change, the value counted as one of them.
+        blocks: of neighbours that stay together in it.
         draws, seed, method: of that null.
     """
 
@@ -94,6 +95,7 @@ class NextTokenChange:
     mean_low: float
     mean_high: float
     p: float
+    blocks: TokenBlocks
     draws: int
     seed: int
     method: str
@@ -104,7 +106,7 @@ def next_token_change(
     first: Expecting,
     second: Expecting,
     *,
-    block: int = BLOCK,
+    block: int | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> NextTokenChange:
@@ -117,6 +119,8 @@ def next_token_change(
     Args:
         runs: what is compared.
         first, second: the traces with their candidates.
+        block: neighbours that stay together; by default as `token_blocks` says.
+        draws, seed: of the orders.
 
     Raises:
         LensError: nothing to compare, or traces without candidates.
@@ -134,10 +138,11 @@ def next_token_change(
     low, high = variation_bounds(ids, probs, other_ids, other_probs)
     work = float(ids.size) * other_ids.shape[1]
     draws = affordable_draws(work, check_draws(draws), most=1e8)
+    blocks = token_blocks(low[None], block)
     drawn = np.array(
         [
             variation_bounds(ids, probs, other_ids[order], other_probs[order])[0].mean()
-            for order in block_orders(len(at), block, draws, seed)
+            for order in block_orders(len(at), blocks.length, draws, seed)
         ]
     )
     ends = np.quantile(drawn, [0.025, 0.975], method="weibull")
@@ -152,10 +157,10 @@ def next_token_change(
         mean_low=float(ends[0]),
         mean_high=float(ends[1]),
         p=float(monte_carlo_p(-value, -drawn)),
+        blocks=blocks,
         draws=draws,
         seed=seed,
-        method=f"blocks of {block} neighbouring tokens of one run put into random order, "
-        f"{draws:,} times",
+        method=f"{blocks.text} of one run put into random order, {draws:,} times",
     )
 
 

@@ -3,7 +3,8 @@
 Axes: layer (L), compared pair (P), block of neighbouring pairs (B), expert (E), draw.
 
 The compared tokens are no sample of independent ones, for neighbours share their context. So
-each null treats `block` neighbouring pairs as one observation.
+each null treats blocks of neighbouring pairs as one observation, see `token_blocks`. A block
+holds more tokens the more alike neighbours are.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
 from lens.prompt_pairs.paired_routing import Paired, difference
+from lens.prompt_pairs.token_blocks import (
+    TokenBlocks,
+    block_orders,
+    block_sums,
+    flipped_signs,
+    token_blocks,
+)
 from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
 from lens.traces.routing import overlap
 
-BLOCK = 8
-MAX_BLOCK = 512
 # Numbers of a block of draws that are held at once.
 HELD = 2**22
 
@@ -29,42 +35,9 @@ HELD = 2**22
 # --- signs of blocks --------------------------------------------------------------
 
 
-def blocks_of(n: int, block: int) -> Int[np.ndarray, " pair"]:
-    """The block of each of n neighbouring pairs.
-
-    Raises:
-        LensError: the block length is below 1 or above 512.
-    """
-    if not 1 <= block <= MAX_BLOCK:
-        raise LensError(f"Block: found {block} tokens; expected 1 to {MAX_BLOCK}.")
-    return np.arange(n) // block
-
-
-def flipped_signs(
-    n_blocks: int, draws: int, seed: int
-) -> tuple[Float[np.ndarray, "draw block"], bool]:
-    """Signs for each block, and whether these are all there are besides the observed ones.
-
-    Few blocks have few patterns: where no more than `draws`, each is taken once, and p-values
-    are exact.
-    """
-    check_draws(draws)
-    if 2**n_blocks - 1 <= draws:
-        patterns = np.arange(1, 2**n_blocks)[:, None] >> np.arange(n_blocks) & 1
-        return 1.0 - 2.0 * patterns, True
-    return np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, n_blocks)), False
-
-
-def _block_sums(values: np.ndarray, block: int) -> Float[np.ndarray, "... block"]:
-    """Sums over blocks of the last axis; what is not a number counts as no difference."""
-    n = values.shape[-1]
-    starts = np.flatnonzero(np.diff(blocks_of(n, block), prepend=-1))
-    return np.add.reduceat(np.nan_to_num(values), starts, axis=-1)
-
-
-def _flip_method(n_blocks: int, block: int, draws: int, exact: bool) -> str:
+def _flip_method(blocks: TokenBlocks, draws: int, exact: bool) -> str:
     times = f"all {draws + 1:,} ways" if exact else f"{draws:,} times"
-    return f"signs of {n_blocks} blocks of {block} neighbouring tokens flipped, {times}"
+    return f"signs of {blocks.text} flipped, {times}"
 
 
 def _asked(runs: Paired) -> None:
@@ -84,26 +57,23 @@ class DifferenceTest:
         test: mean difference by layer, first less second, with its null; q is not a number in
             layers without any difference and in changed ones.
         p: over all other layers together.
-        n_pairs, n_blocks, block: how many tokens were compared, in how many blocks.
+        n_pairs: how many tokens were compared.
+        blocks: of neighbours that share a sign.
         smallest_p: the smallest p-value that so few blocks can give.
-        neighbours: correlation of the differences of neighbouring tokens, mean over layers; not
-            a number where it cannot be told.
     """
 
     test: AgainstChance
     p: float
     n_pairs: int
-    n_blocks: int
-    block: int
+    blocks: TokenBlocks
     smallest_p: float
-    neighbours: float
 
 
 def difference_test(
     runs: Paired,
     what: str,
     *,
-    block: int = BLOCK,
+    block: int | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> DifferenceTest:
@@ -114,14 +84,16 @@ def difference_test(
     By layer the statistic is the mean difference, two-sided; over all layers it is
     Σ_l (Σ_b s_b D_lb)² / Σ_b D_lb², D the sums of blocks, where s are the signs.
 
-    Reading it: blocks longer than the reach of a context give honest p-values, shorter ones
-    too small ones; `neighbours` tells of that reach. With six blocks or more p ≤ 0.05 can be
-    reached at all. A p-value speaks of such tokens in these two texts.
+    Kept are the sizes of all differences and their order within a block; whether one run is
+    above the other is not. Reading it: blocks longer than the reach of a context give honest
+    p-values, shorter ones too small ones, see `token_blocks`. Where `blocks.too_few`, nothing
+    is told. A p-value speaks of such tokens in these two texts.
 
     Args:
         runs: what is compared.
         what: see `difference`.
-        block: neighbouring pairs that share a sign.
+        block: neighbouring pairs that share a sign; by default as many as their likeness asks
+            for, the same for all layers: by the mean of their correlations.
         draws, seed: of the signs.
 
     Raises:
@@ -129,15 +101,15 @@ def difference_test(
     """
     _asked(runs)
     values = difference(runs, what)[:, runs.pairs]
-    sums = _block_sums(values, block)
-    n_blocks = sums.shape[1]
-    signs, exact = flipped_signs(n_blocks, draws, seed)
+    blocks = token_blocks(values[runs.tested] if runs.tested.any() else values, block)
+    sums = block_sums(values, blocks.length)
+    signs, exact = flipped_signs(blocks.count, draws, seed)
     counted = np.maximum(np.isfinite(values).sum(axis=1), 1)
     test = against_chance(
         sums.sum(axis=1) / counted,
         signs @ sums.T / counted,
         seed=seed,
-        method=_flip_method(n_blocks, block, len(signs), exact),
+        method=_flip_method(blocks, len(signs), exact),
         tail="both",
     )
     differs = (sums != 0).any(axis=1) & runs.tested
@@ -150,23 +122,9 @@ def difference_test(
         test=replace(test, q=q),
         p=float(monte_carlo_p(own, drawn)) if differs.any() else float("nan"),
         n_pairs=len(runs.pairs),
-        n_blocks=n_blocks,
-        block=block,
-        smallest_p=max(2 / 2**n_blocks, 1 / (1 + len(signs))),
-        neighbours=_neighbour_correlation(values),
+        blocks=blocks,
+        smallest_p=max(2 / 2**blocks.count, 1 / (1 + len(signs))),
     )
-
-
-def _neighbour_correlation(values: Float[np.ndarray, "layer pair"]) -> float:
-    """Correlation of neighbouring differences, mean over the layers that have one."""
-    centred = values - np.nanmean(values, axis=1, keepdims=True) if values.size else values
-    centred = np.nan_to_num(centred)
-    below = (centred**2).mean(axis=1) if values.shape[1] > 2 else np.zeros(len(values))
-    asked = below > 0
-    if not asked.any():
-        return float("nan")
-    products = (centred[asked, 1:] * centred[asked, :-1]).mean(axis=1)
-    return float((products / below[asked]).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +137,7 @@ class LoadDifference:
         p: two-sided; not a number for experts that no token changes to or from, and in changed
             layers.
         q: over all layers and experts, after Benjamini and Hochberg.
+        blocks: of neighbours that share a sign.
         draws, seed: of the signs.
         smallest_p: the smallest p-value that so few blocks can give.
         method: what was drawn, for people.
@@ -189,6 +148,7 @@ class LoadDifference:
     difference: Float[np.ndarray, "layer expert"]
     p: Float[np.ndarray, "layer expert"]
     q: Float[np.ndarray, "layer expert"]
+    blocks: TokenBlocks
     draws: int
     seed: int
     smallest_p: float
@@ -196,7 +156,7 @@ class LoadDifference:
 
 
 def load_difference(
-    runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = SEED
+    runs: Paired, *, block: int | None = None, draws: int = DRAWS, seed: int = SEED
 ) -> LoadDifference:
     """Load of each expert in the first run less that in the second, for the same tokens.
 
@@ -214,9 +174,10 @@ def load_difference(
     totals = [np.maximum(member.sum(axis=(1, 2), keepdims=True), 1) for member in members]
     shares = [member / total for member, total in zip(members, totals, strict=True)]
     gap = np.moveaxis(shares[0] - shares[1], 1, 2).reshape(-1, len(runs.pairs))  # [L·E, P]
-    sums = _block_sums(gap, block)
-    n_blocks = sums.shape[1]
-    signs, exact = flipped_signs(n_blocks, draws, seed)
+    tested = np.repeat(runs.tested, runs.n_experts)
+    blocks = token_blocks(gap[tested] if tested.any() else gap, block)
+    sums = block_sums(gap, blocks.length)
+    signs, exact = flipped_signs(blocks.count, draws, seed)
     own = sums.sum(axis=1)
     reached = np.zeros(len(own))
     slack = 1e-12
@@ -224,7 +185,7 @@ def load_difference(
         reached += (np.abs(signs[part] @ sums.T) >= np.abs(own) - slack).sum(axis=0)
     p = (1 + reached) / (1 + len(signs))
     shape = (runs.n_layers, runs.n_experts)
-    asked = (np.abs(sums) > slack).any(axis=1) & np.repeat(runs.tested, runs.n_experts)
+    asked = (np.abs(sums) > slack).any(axis=1) & tested
     p[~asked] = np.nan
     return LoadDifference(
         first=shares[0].sum(axis=1),
@@ -232,10 +193,11 @@ def load_difference(
         difference=own.reshape(shape),
         p=p.reshape(shape),
         q=benjamini_hochberg(p).reshape(shape),
+        blocks=blocks,
         draws=len(signs),
         seed=seed,
-        smallest_p=max(2 / 2**n_blocks, 1 / (1 + len(signs))),
-        method=_flip_method(n_blocks, block, len(signs), exact),
+        smallest_p=max(2 / 2**blocks.count, 1 / (1 + len(signs))),
+        method=_flip_method(blocks, len(signs), exact),
     )
 
 
@@ -257,6 +219,7 @@ class AgreementTest:
         value, mean: over all layers, found and by chance.
         same: share of the compared tokens with the same set of experts, by layer.
         changed: layers and tokens with another set, over all.
+        blocks: of neighbours that stay together.
     """
 
     test: AgainstChance
@@ -265,17 +228,19 @@ class AgreementTest:
     mean: float
     same: Float[np.ndarray, " layer"]
     changed: int
+    blocks: TokenBlocks
 
 
 def agreement_test(
-    runs: Paired, *, block: int = BLOCK, draws: int = DRAWS, seed: int = SEED
+    runs: Paired, *, block: int | None = None, draws: int = DRAWS, seed: int = SEED
 ) -> AgreementTest:
     """Share of experts that the same tokens keep, against pairs put together anew.
 
     Each draw puts the second run's compared tokens into another order: the row is turned
     round by a random number of places, cut into blocks of neighbours, and the blocks are put
     into random order, in all layers alike. So loads, and the likeness of neighbours, stay as
-    they are. p is one-sided: more agreement than that.
+    they are. p is one-sided: more agreement than that. Blocks are as long as the likeness of
+    neighbours' agreement asks for, see `token_blocks`.
 
     Reading it: 1 is the same experts for every token. By chance two runs with even loads agree
     in K / E of the experts, more where loads are uneven. Agreement above chance says that a
@@ -289,26 +254,27 @@ def agreement_test(
     at, other = runs.at
     one, two = runs.first.experts[:, at], runs.second.experts[:, other]
     draws = affordable_draws(float(one.size) * two.shape[2], check_draws(draws))
-    orders = block_orders(n, block, draws, seed)
+    kept = overlap(one, two)  # [L, P]
+    blocks = token_blocks(kept.mean(axis=0, keepdims=True), block)
+    orders = block_orders(n, blocks.length, draws, seed)
     drawn = np.empty((draws, runs.n_layers))
     for layer in range(runs.n_layers):
         table = _overlap_table(one[layer], two[layer], runs.n_experts)
         drawn[:, layer] = table[np.arange(n), orders].mean(axis=1)
-    kept = overlap(one, two)  # [L, P]
     own = kept.mean(axis=1)
     return AgreementTest(
         test=against_chance(
             own,
             drawn,
             seed=seed,
-            method=f"blocks of {block} neighbouring tokens of one run put into random order, "
-            f"{draws:,} times",
+            method=f"{blocks.text} of one run put into random order, {draws:,} times",
         ),
         p=float(monte_carlo_p(own.mean(), drawn.mean(axis=1))),
         value=float(own.mean()),
         mean=float(drawn.mean()),
         same=_all_kept(kept).mean(axis=1),
         changed=int(np.count_nonzero(~_all_kept(kept))),
+        blocks=blocks,
     )
 
 
@@ -327,13 +293,3 @@ def _overlap_table(
         members.append(member[:, :n_experts])
     sizes = [member.sum(axis=1) for member in members]
     return members[0] @ members[1].T / np.maximum(np.maximum.outer(*sizes), 1)
-
-
-def block_orders(n: int, block: int, draws: int, seed: int) -> Int[np.ndarray, "draw pair"]:
-    """Orders of n neighbours: turned round by a random number of places, in shuffled blocks."""
-    rng = np.random.default_rng(seed)
-    blocks = blocks_of(n, block)
-    place = rng.random((draws, int(blocks[-1]) + 1)) if n else np.empty((draws, 0))
-    turned = (np.arange(n) + rng.integers(0, max(n, 1), size=(draws, 1))) % max(n, 1)
-    by_block = np.argsort(place[:, blocks] if n else place, axis=1, kind="stable")
-    return np.take_along_axis(turned, by_block, axis=1)

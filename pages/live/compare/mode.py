@@ -44,8 +44,11 @@ change all tokens are compared.
   flips the signs of whole **blocks** of neighbouring tokens, in all layers alike. By layer the mean
   difference, two-sided, Benjamini–Hochberg over the layers (q); over all layers
   Σ (Σ_b s_b D_b)² / Σ_b D_b², where D are sums of blocks and s signs.
-- **Blocks**: neighbours share their context, so they are no independent observations. Longer blocks
-  give honest p-values where differences run on; n blocks allow no p below 2 / 2ⁿ.
+- **Blocks**: neighbours share their context, so they are no independent observations. A block holds
+  three times as many tokens as count as one: (1 + r) / (1 − r), r the correlation of neighbours in
+  what is tested, or 1 + 2 Σ ρ over the correlations of tokens further apart where that is more; at
+  least 8, at most a sixth of the tokens. Where fewer than six such stretches are left, there are
+  **too few independent tokens**. n blocks allow no p below 2 / 2ⁿ.
 - **Loads** of the same tokens: share of (token, slot) assignments, first less second; the same
   flips, Benjamini–Hochberg over all layers and experts.
 - **Next tokens**: total variation ½ Σ |p − q|, 0 to 1. A run lists its likeliest tokens alone, so
@@ -226,7 +229,7 @@ def agreement_words(comparison: Comparison) -> str:
     return (
         f"{len(comparison.runs.pairs):,} tokens stand in both texts{after}. They keep "
         f"{percent(found.value)} of their experts (unrelated tokens of the two share "
-        f"{percent(found.mean)}, p {p_value_text(found.p, found.test.draws)})."
+        f"{percent(found.mean)}, {significance.chance(found.p, found.blocks, found.test.draws)})."
     )
 
 
@@ -236,7 +239,7 @@ def next_words(comparison: Comparison) -> str:
     return (
         "What they expect next changes by a total variation of at least "
         f"{after.value:.2f} (unrelated places {after.mean:.2f}, "
-        f"p {p_value_text(after.p, after.draws)})."
+        f"{significance.chance(after.p, after.blocks, after.draws)})."
     )
 
 
@@ -281,12 +284,13 @@ def results(result: Result, context: ModeContext) -> str:
         block = links.number(
             "block",
             "Block of neighbouring tokens",
-            1,
+            0,
             64,
-            8,
-            help="Neighbouring tokens that count as one observation in every null here.",
+            0,
+            help="Neighbouring tokens that count as one observation in every null here; 0: as many "
+            "as their likeness asks for, in each test.",
         )
-    comparison = Comparison(result, context.routers, block, null)
+    comparison = Comparison(result, context.routers, block or None, null)
     pair, layer, what = views.selectors(comparison)
     views.strip(comparison, pair)
     try:

@@ -15,21 +15,21 @@ _data = st.cache_data(max_entries=64, show_spinner="Drawing the null …", scope
 
 @_data
 def difference(
-    key: str, what: str, block: int, draws: int, seed: int, _runs: Paired
+    key: str, what: str, block: int | None, draws: int, seed: int, _runs: Paired
 ) -> paired_tests.DifferenceTest:
     return paired_tests.difference_test(_runs, what, block=block, draws=draws, seed=seed)
 
 
 @_data
 def agreement(
-    key: str, block: int, draws: int, seed: int, _runs: Paired
+    key: str, block: int | None, draws: int, seed: int, _runs: Paired
 ) -> paired_tests.AgreementTest:
     return paired_tests.agreement_test(_runs, block=block, draws=draws, seed=seed)
 
 
 @_data
 def loads(
-    key: str, block: int, draws: int, seed: int, _runs: Paired
+    key: str, block: int | None, draws: int, seed: int, _runs: Paired
 ) -> paired_tests.LoadDifference:
     return paired_tests.load_difference(_runs, block=block, draws=draws, seed=seed)
 
@@ -37,7 +37,7 @@ def loads(
 @_data
 def expected(
     key: str,
-    block: int,
+    block: int | None,
     draws: int,
     seed: int,
     _runs: Paired,
@@ -50,5 +50,7 @@ def expected(
 
 
 @_data
-def fading(key: str, block: int, draws: int, seed: int, _runs: Paired) -> fading_tests.Fading:
+def fading(
+    key: str, block: int | None, draws: int, seed: int, _runs: Paired
+) -> fading_tests.Fading:
     return fading_tests.fading(_runs, block=block, draws=draws, seed=seed)

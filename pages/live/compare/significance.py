@@ -11,6 +11,7 @@ from lens import figures
 from lens.figures.prompt_pairs import routing as routing_figures
 from lens.figures.prompt_pairs import tokens as token_figures
 from lens.prompt_pairs.next_token_change import expected_tokens
+from lens.prompt_pairs.token_blocks import TokenBlocks
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.words import fixed, p_value_text, percent
@@ -33,6 +34,23 @@ def quantity(what: str) -> str:
     return "margin" if what == "kept" else what
 
 
+def chance(p: float, blocks: TokenBlocks, draws: int | None = None) -> str:
+    """A p-value of a test of blocks, or that there are too few independent tokens for one."""
+    if blocks.too_few:
+        return "too few independent tokens to tell"
+    return f"p {p_value_text(p, draws)}"
+
+
+def few_note(blocks: TokenBlocks) -> None:
+    """Says why nothing is told, where there are too few independent tokens."""
+    if blocks.too_few:
+        st.caption(
+            f":material/info: Too few independent tokens: {blocks.text}, worth "
+            f"{blocks.effective:.1f} stretches that have little to do with each other; expected "
+            "six or more of both. Compare longer texts."
+        )
+
+
 def agreement(comparison: Comparison) -> None:
     """Experts that the same tokens keep, by layer, beside unrelated tokens."""
     found = comparison.agreement()
@@ -40,11 +58,12 @@ def agreement(comparison: Comparison) -> None:
     st.markdown(
         f"The same tokens keep **{percent(found.value, 1)}** of their experts; unrelated "
         f"tokens of the two runs share {percent(found.mean, 1)} "
-        f"(p {p_value_text(found.p, found.test.draws)}). "
+        f"({chance(found.p, found.blocks, found.test.draws)}). "
         f"{found.changed:,} of {n_cells:,} cells have another set. Null: {found.test.method}, "
         f"seed {found.test.seed}. Above it a token's identity decides; what is missing to "
         "100\u00a0% is its context."
     )
+    few_note(found.blocks)
     tests = {"experts in common": found.test}
     comparison.figure(
         figures.chance_lines(
@@ -66,6 +85,7 @@ def fading(comparison: Comparison) -> None:
         return
     found = comparison.fading()
     st.markdown(f"{fading_words(comparison)} Null: {found.method}, seed {found.seed}.")
+    few_note(found.blocks)
     names = [comparison.pair_names[p] for p in comparison.runs.pairs]
     comparison.figure(
         token_figures.kept_by_distance(
@@ -102,9 +122,10 @@ def fading_words(comparison: Comparison) -> str:
     )
     numbers = (
         f"the rank correlation of experts kept with the distance from the last change is "
-        f"**{correlation}** (by chance {low} to {high}, p {p_value_text(found.p, found.draws)})."
+        f"**{correlation}** (by chance {low} to {high}, "
+        f"{chance(found.p, found.blocks, found.draws)})."
     )
-    if found.p > 0.05:
+    if found.p > 0.05 or found.blocks.too_few:
         return f"Whether the difference fades is not distinguishable from chance: {numbers}"
     way = "comes together again" if found.correlation > 0 else "drifts further apart"
     return f"The texts' routing {way} with the tokens that they share: {numbers}"
@@ -117,12 +138,7 @@ def difference(comparison: Comparison, what: str) -> None:
     st.markdown(
         f"{difference_words(comparison, what)} Null: {found.test.method}, seed {found.test.seed}."
     )
-    if found.smallest_p > 0.05:
-        st.caption(
-            f":material/info: {found.n_blocks} blocks can give no p-value below "
-            f"{found.smallest_p:.2g}. Compare longer texts, or make the blocks shorter and take "
-            "neighbouring tokens as more independent than they may be."
-        )
+    few_note(found.blocks)
     tests = {SHOWN[what].lower(): found.test}
     names = comparison.result.names
     comparison.figure(
@@ -137,11 +153,6 @@ def difference(comparison: Comparison, what: str) -> None:
         stretch=True,
         table=lambda: trace_tables.chance_csv(tests, comparison.labels, UNITS[what]),
     )
-    if np.isfinite(found.neighbours):
-        st.caption(
-            f"Differences of neighbouring tokens correlate by {found.neighbours:.2f} (mean over "
-            f"layers), so {found.block} of them count as one observation."
-        )
 
 
 def difference_words(comparison: Comparison, what: str) -> str:
@@ -155,8 +166,14 @@ def difference_words(comparison: Comparison, what: str) -> str:
     layers = "layers" if comparison.runs.tested.all() else "other layers"
     if asked == 0:
         return f"{name} is the same in all {layers}."
-    blocks = f"{found.n_blocks} block{'' if found.n_blocks == 1 else 's'}"
-    null = f"q ≤ 0.05; p {p_value_text(found.p)} over all; signs of {blocks} flipped"
+    count = found.blocks.count
+    blocks = f"{count} block{'' if count == 1 else 's'}"
+    null = f"q ≤ 0.05; {chance(found.p, found.blocks)} over all; signs of {blocks} flipped"
+    if found.blocks.too_few:
+        return (
+            f"{name} differs in {asked} {layers}; whether beyond chance, too few independent "
+            f"tokens tell (signs of {blocks} flipped)."
+        )
     if not test.found():
         return (
             f"{name}: not distinguishable from chance in any of the {asked} {layers} that differ "
@@ -184,7 +201,7 @@ def loads(comparison: Comparison, layer: int) -> None:
         (
             f"**{int(rare.sum())} of {asked}** experts that tokens change to or from have another "
             "load in the two runs (q ≤ 0.05)."
-            if rare.any()
+            if rare.any() and not found.blocks.too_few
             else f"Loads are not distinguishable from chance: none of {asked} experts that tokens "
             "change to or from at q ≤ 0.05."
         )
@@ -192,6 +209,7 @@ def loads(comparison: Comparison, layer: int) -> None:
         f"{percent(found.second[at], 1)}. Null: {found.method}, seed {found.seed}; no p "
         f"below {found.smallest_p:.2g}; Benjamini–Hochberg over all."
     )
+    few_note(found.blocks)
     expert = int(np.argmax(np.abs(found.difference[layer])))
     row, number = (grid.ravel() for grid in np.indices(found.difference.shape))
     comparison.figure(
@@ -227,9 +245,11 @@ def next_tokens(comparison: Comparison, pair: int) -> None:
         f"**{found.value:.3f}** and at most {found.high.mean():.3f} on average, for the runs list "
         f"their {result.first.candidates.shape[1]} likeliest tokens alone; the likeliest is "
         f"another in {percent(found.likeliest.mean())} of the places. Unrelated places: at "
-        f"least {found.mean:.3f} (p of as little change: {found.p:.2g}). Null: {found.method}, "
+        f"least {found.mean:.3f} (as little change: "
+        f"{chance(found.p, found.blocks, found.draws)}). Null: {found.method}, "
         f"seed {found.seed}."
     )
+    few_note(found.blocks)
     columns: dict[str, Sequence[object] | np.ndarray] = {
         "token": [comparison.pair_names[p] for p in found.pairs],
         "total variation, at least": found.low,

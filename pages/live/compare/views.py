@@ -38,7 +38,11 @@ class Comparison:
     """Two runs with what their figures have in common."""
 
     def __init__(
-        self, result: Result, routers: RouterSet, block: int, null: null_settings.NullSettings
+        self,
+        result: Result,
+        routers: RouterSet,
+        block: int | None,
+        null: null_settings.NullSettings,
     ) -> None:
         self.result = result
         self.runs = result.runs()
@@ -49,8 +53,8 @@ class Comparison:
         self.null = null
 
     @property
-    def options(self) -> tuple[str, int, int, int]:
-        """Runs, block, draws and seed of a test: all that identifies it but its quantity."""
+    def options(self) -> tuple[str, int | None, int, int]:
+        """Runs, block (None: by the rule), draws and seed: what identifies a test of a quantity."""
         return self.result.key, self.block, self.null.draws - 1, self.null.seed
 
     @cached_property

@@ -13,8 +13,8 @@ from lens import figures
 from lens.errors import LensError
 from lens.traces.contrast import loop_of
 from lens.traces.routing import overlap
-from lens.words import p_value_text, percent
-from pages.live.one_trace import routing_statistics
+from lens.words import percent
+from pages.live.one_trace import routing_statistics, text_parts
 from pages.live.one_trace.routing_views import View
 from pages.live.session import kept_traces
 from pages.live.session.generation import Generated
@@ -110,7 +110,7 @@ def loop_note(experts: np.ndarray, period: int, start: int) -> str:
 
 
 def finding(view: View, done: Generated) -> str:
-    """The difference between the loads of generated and given tokens, in a sentence."""
+    """Whether loads jump where generation begins, and how far the parts differ as a whole."""
     trace = view.trace
     settings = trace.settings
     how = (
@@ -123,15 +123,6 @@ def finding(view: View, done: Generated) -> str:
         found = routing_statistics.part_loads(view.key, int(trace.prompt_length), trace)
     except LensError:
         return f"{text} {kept_traces.finding(trace, view.labels)}"
-    test = found.test
-    verdict = (
-        "more than those of parts elsewhere in the text"
-        if found.overall_p <= 0.05
-        else "not distinguishable from those of parts elsewhere in the text"
-    )
-    return (
-        f"{text} Their experts' loads differ from the prompt's by "
-        f"{percent(test.value.mean())}, {verdict} (there "
-        f"{percent(test.mean.mean())} on average; p {p_value_text(found.overall_p)} over all "
-        f"layers; q ≤ 0.05 in {test.found()} of {view.n_layers})."
+    return f"{text} {text_parts.jump_words(found)} {text_parts.drift_words(found)}".replace(
+        "**", ""
     )

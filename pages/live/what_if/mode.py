@@ -28,7 +28,8 @@ anew.
   that no token uses changes next to nothing when banned: what is left is rounding.
 - **The same tokens**: every token that uses the banned expert loses another of its experts instead.
   So use is alike; the share of the mix may not be, and is said. Null: signs of blocks of
-  neighbouring tokens flipped.
+  neighbouring tokens flipped, the longer the more alike neighbours are; where fewer than six
+  stretches are left that have little to do with each other, nothing is told.
 - **Effect and use**: Spearman's correlation within layers of the effects with the experts' mean
   shares of the tokens' mixes; the null relabels the experts of each layer.
 - **Patch**: two prompts of as many tokens. The corrupt one is run with one value of the clean

@@ -117,8 +117,8 @@ def same_tokens_text(result: Result) -> str:
     if result.instead is None:
         return ""
     beside = interventions.beside_same_tokens(result.own.kl, result.instead, seed=SEED)
-    if beside.smallest_p > 0.05:
-        verdict = "too few tokens to tell the two apart"
+    if beside.blocks.too_few:
+        verdict = "too few independent tokens to tell the two apart"
     elif beside.p > 0.05:
         verdict = f"not distinguishable, p {p_value_text(beside.p)}"
     else:
@@ -261,7 +261,7 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
     drawn_signs = f"all {beside.draws + 1:,} ways" if beside.exact else f"{beside.draws:,} times"
     st.caption(
         f"Orange less blue: {beside.value - beside.instead:+.3g} nats a token; signs of "
-        f"{beside.n_blocks} blocks of {beside.block} tokens flipped {drawn_signs}"
+        f"{beside.blocks.text} flipped {drawn_signs}"
         + ("" if beside.exact else f" (seed {beside.seed})")
         + f": {beside.low:+.3g} to {beside.high:+.3g} in 95\u00a0%, p {p_value_text(beside.p)}, "
         f"at least {beside.smallest_p:.2g}."

@@ -97,9 +97,9 @@ def test_same_tokens_find_a_planted_difference_and_say_the_smallest_p_there_can_
     found = what_if.beside_same_tokens(base + 0.5, base)
     assert (found.value - found.instead) == pytest.approx(0.5)
     assert found.p == pytest.approx(found.smallest_p) == pytest.approx(2 / 2**10)
-    assert found.exact and found.n_blocks == 10 and found.draws == 2**10 - 1
+    assert found.exact and found.blocks.count == 10 and found.draws == 2**10 - 1
     few = what_if.beside_same_tokens(np.full(9, 2.0), np.full(9, 1.0))
-    assert few.p == few.smallest_p == 0.5
+    assert few.p == few.smallest_p == 0.5 and few.blocks.too_few
 
 
 def test_same_tokens_are_uniform_where_it_is_all_the_same_which_expert_is_lost():

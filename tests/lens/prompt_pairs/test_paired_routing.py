@@ -21,11 +21,10 @@ from lens.prompt_pairs.next_token_change import (
 from lens.prompt_pairs.paired_routing import QUANTITIES, difference, kept_experts, paired
 from lens.prompt_pairs.paired_tests import (
     agreement_test,
-    block_orders,
     difference_test,
-    flipped_signs,
     load_difference,
 )
+from lens.prompt_pairs.token_blocks import block_orders, flipped_signs
 
 
 def run_of(logits: np.ndarray, top_k: int = 2) -> SimpleNamespace:
@@ -149,7 +148,7 @@ def test_a_planted_difference_is_found_in_its_layer_alone():
     assert found.test.q[1] > 0.05
     assert found.test.q[2] < 0.01 and found.test.value[2] > 0
     assert found.p < 0.01
-    assert (found.n_pairs, found.n_blocks, found.block) == (160, 20, 8)
+    assert (found.n_pairs, found.blocks.count, found.blocks.length) == (160, 20, 8)
 
 
 def test_in_layers_that_an_intervention_changes_nothing_is_tested():
@@ -200,7 +199,7 @@ def test_neighbours_tells_how_far_differences_run_on():
     def neighbours(reach: float) -> float:
         warmer = logits * np.exp(0.4 * noise((1, 400, 1), rng, reach))
         runs = paired(run_of(logits), run_of(warmer), same_place(400), leave_out_start=False)
-        return difference_test(runs, "entropy").neighbours
+        return difference_test(runs, "entropy").blocks.correlation
 
     assert abs(neighbours(0)) < 0.12
     assert 0.4 < neighbours(0.8)

@@ -107,3 +107,26 @@ def test_an_expert_that_no_token_uses_has_no_p_value():
     )
     found = part_loads(changed)
     assert np.isnan(found.p[0, 5]) and np.isfinite(found.p[1:]).all()
+
+
+def test_a_drift_makes_the_parts_differ_and_no_jump():
+    whole, jump = [], []
+    for seed in range(60):
+        trace = text(80, 120, seed=seed)
+        walk = np.random.default_rng(seed + 999).standard_normal((L, 200, E)).cumsum(axis=1)
+        logits = trace.router_logits + walk / np.sqrt(200)
+        experts = np.argsort(-logits, axis=-1)[..., :K].astype(np.int32)
+        found = part_loads(dataclasses.replace(trace, experts=experts, settings=EDITED))
+        assert found.jump is not None and found.no_jump == ""
+        whole.append(found.overall_p)
+        jump.append(found.jump.overall_p)
+    assert np.mean(np.array(whole) <= 0.05) >= 0.3
+    assert np.mean(np.array(jump) <= 0.05) <= 0.1
+
+
+def test_a_jump_is_told_and_a_short_text_says_why_it_is_not():
+    found = part_loads(text(150, 150, shift=3))
+    assert found.jump is not None and found.jump.overall_p <= 0.05
+    np.testing.assert_array_equal(found.jump.change[:, 3] > 0.15, True)
+    short = part_loads(text(20, 20))
+    assert short.jump is None and "Use a longer text" in short.no_jump

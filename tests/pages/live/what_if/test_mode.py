@@ -88,7 +88,7 @@ def test_a_ban_stands_beside_one_of_another_expert_of_the_same_tokens(open_page,
     np.testing.assert_allclose(result.instead, expected, atol=1e-6)
     assert f"their other expert instead: {expected.mean():.3g}" in app.subheader[0].value
     assert any("signs of 1 blocks" in caption.value for caption in app.caption)
-    assert "too few tokens to tell the two apart" in app.subheader[0].value
+    assert "too few independent tokens to tell the two apart" in app.subheader[0].value
 
 
 def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model):
