@@ -32,6 +32,7 @@ from lens.clustering import trees as clustering
 from lens.experts import chains
 from lens.experts import measures as experts
 from lens.experts import within_layers as within
+from lens.experts.unequal_experts import equal_experts
 from lens.layers import bootstrap, similarity, transitions
 from lens.layers import pair_null as layer_null
 from lens.layers.draws import LayerDraws
@@ -222,7 +223,10 @@ def expert_measures(routers: RouterSet, g: RouterGram, columns: np.ndarray) -> I
     yield Measure(
         f"chains that beat chance, {links.draws} draws", lambda: chains.significant_chains(g)
     )
-    yield Measure("cosines within layers, with null", lambda: within.within_layers(g))
+    yield Measure(
+        "cosines within layers, with null",
+        lambda: within.within_layers(g, equal_experts(routers, g)),
+    )
     yield Measure(
         "expert measures, breadth among them",
         lambda: experts.expert_measures(routers, g),

@@ -30,13 +30,15 @@ from lens.clustering import (
 )
 from lens.clustering.maps import LayerMap, MapSettings
 from lens.clustering.trees import LayerTree
-from lens.experts import chains, selection
+from lens.experts import chains, nearest, selection, unequal_experts
 from lens.experts import measures as experts
 from lens.experts import similarity as expert_similarity
 from lens.experts import within_layers as layer_geometry
 from lens.experts.chains import SignificantChains
 from lens.experts.measures import ExpertMeasures
+from lens.experts.nearest import NearExpert
 from lens.experts.selection import Breadth
+from lens.experts.unequal_experts import EqualExperts
 from lens.experts.within_layers import WithinLayers
 from lens.layers import bootstrap, shared_directions
 from lens.layers import chance_level as null
@@ -50,7 +52,7 @@ from lens.layers.shared_directions import SharedDirections
 from lens.layers.similarity import AdjacentLayers, LayerPair
 from lens.layers.transitions import Transitions
 from lens.questions import Answer
-from lens.routers import gram, matching
+from lens.routers import gram
 from lens.routers.gram import RouterGram
 from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
@@ -112,10 +114,10 @@ def breadth(routers: RouterSet, view: str = "canonical") -> Breadth:
 
 
 @_data
-def nearest_experts(
-    routers: RouterSet, layer: int, expert: int, n: int = 10, view: str = "canonical"
-) -> list[tuple[int, int, float]]:
-    return matching.nearest_experts(router_gram(routers, view), layer, expert, n)
+def near_experts(
+    routers: RouterSet, layer: int, expert: int, n: int = 8, view: str = "canonical"
+) -> list[NearExpert]:
+    return nearest.near_experts(router_gram(routers, view), layer, expert, n)
 
 
 @_data
@@ -279,7 +281,13 @@ def significant_chains(
 def within_layers(
     routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> WithinLayers:
-    return layer_geometry.within_layers(router_gram(routers, view), view, draws=draws, seed=seed)
+    equal = equal_experts(routers, seed) if view == "canonical" else None
+    return layer_geometry.within_layers(router_gram(routers, view), equal, draws=draws, seed=seed)
+
+
+@_few
+def equal_experts(routers: RouterSet, seed: int = SEED) -> EqualExperts:
+    return unequal_experts.equal_experts(routers, router_gram(routers), seed=seed)
 
 
 # --- trees and maps against chance: small blocks of draws, so that a page can show them early ---

@@ -46,7 +46,8 @@ in and ends where none leads on. A very long column lends a little of its direct
 all others once their mean is off; where it goes on, weak links of the others can beat chance too.
 
 **Within a layer.** Unrelated columns less their mean have a cosine of −1 / (E − 1), give or take
-1 / √d. Dots mark pairs that are other than that (two-sided, q ≤ 0.05 within the layer).
+1 / √d. Norm scales and outlier dimensions widen that: dots mark pairs that are other than those of
+equal experts, which have the same (two-sided, q ≤ 0.05 within the layer).
 """
 
 MEASURES = {

@@ -9,14 +9,20 @@ import numpy as np
 
 from lens.compare.parts import DEPTH, EXPERTS, LAYERS, labels_of
 from lens.layers.similarity import LAYER_METRICS
-from lens.model_pairs.comparison import LEVEL, Comparison, Structure, why_not_directions
+from lens.model_pairs.comparison import (
+    LEVEL,
+    SHARED_ONLY,
+    Comparison,
+    Structure,
+    why_not_directions,
+)
 from lens.model_pairs.depth_profiles import Profile
 from lens.routers.router_set import RouterSet
 from lens.words import fixed, p_value_text, similarity_text
 
 NAMED = 8  # layers or experts that a line names
 FAR = 60.0  # degrees
-TOLD = ("unrelated", "changed", "changed, relabelled", "relabelled")
+TOLD = ("unrelated", SHARED_ONLY, "changed", "changed, relabelled", "relabelled")
 
 
 def findings_of(
@@ -47,7 +53,8 @@ def _layers(a: RouterSet, b: RouterSet, found: Comparison) -> list[str]:
     lines = [
         f"{many} layer{' has' if many == 1 else 's have'} the same number in both: "
         + ", ".join(f"{count} {verdict}" for verdict, count in counted.most_common())
-        + f" (null: both layers turned at random, {found.draws:,} draws, seed {found.seed})."
+        + f". Changed: more like its counterpart than {found.null}; unrelated: no more than layers "
+        f"turned at random ({found.unrelated_draws:,} draws; seed {found.seed})."
     ]
     left_out = a.n_layers - many, b.n_layers - many
     if any(left_out):
@@ -89,9 +96,10 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
     angles = found.angle[found.expert_q <= LEVEL]
     apart = f"; their directions are {np.median(angles):.2g}° apart (median)" if beyond else ""
     lines.append(
-        f"{beyond:,} of {found.expert_q.size:,} experts have a counterpart beyond chance "
-        f"(q ≤ {LEVEL:g}; layers turned at random and matched anew, {found.expert_draws:,} draws "
-        f"of all experts of a layer, seed {found.seed}){apart}."
+        f"{beyond:,} of {found.expert_q.size:,} experts have a counterpart nearer than what both "
+        f"layers read explains (q ≤ {LEVEL:g}; experts mixed within their layers and "
+        f"matched anew, {found.expert_draws:,} draws of all experts of a layer, seed {found.seed}; "
+        f"mean cosine {found.cosine.mean():.3f}, mixed {found.mixed_cosine:.3f}){apart}."
     )
     if 0 < len(lost) < found.expert_q.size:
         named = ", ".join(
@@ -105,7 +113,7 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
             f"{a.label(int(found.pairs[pair, 0]), int(expert))} ({found.angle[pair, expert]:.0f}°)"
             for pair, expert in far[:NAMED]
         )
-        lines.append(f"Beyond chance but more than {FAR:g}° apart: {named}{_more(far)}.")
+        lines.append(f"Nearer than that but more than {FAR:g}° apart: {named}{_more(far)}.")
     changed = np.abs(found.breadth_change)
     pair, expert = np.unravel_index(int(changed.argmax()), changed.shape)
     if changed[pair, expert] < 5e-4:
@@ -118,14 +126,20 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
         )
     null = ""
     if found.breadth_null is not None:
-        low, high = found.breadth_null
-        null = f"; between random routers it is {low:.2g} to {high:.2g} in 95 % of draws"
+        band = found.breadth_null
+        null = (
+            f"; between equal experts ({band.null}) it is {band.low:.2g} to {band.high:.2g} in "
+            "95 % of draws"
+        )
     return [*lines, f"{most}{null}."]
 
 
 def _structure(found: Comparison | None, alike: Structure) -> list[str]:
-    (one, columns), (other, columns_b) = alike.dimensions
-    lines = [f"Effective dimension: A {one:,.1f} of {columns:,}, B {other:,.1f} of {columns_b:,}."]
+    dimensions = ", ".join(
+        f"{name} {'unknown of one layer' if np.isnan(one) else f'{one:,.1f} of {width:,}'}"
+        for name, (one, width) in zip("AB", alike.dimensions, strict=True)
+    )
+    lines = [f"Effective dimension, from pairs of different layers: {dimensions}."]
     if alike.same and (found is None or not found.same.all()):
         lines.append(
             "Rotated alike: every similarity between layers of A is the same in B to rounding, "

@@ -64,9 +64,10 @@ def layers_csv(a: RouterSet, b: RouterSet, found: Comparison) -> str:
             LAYER_METRICS[found.metric].label: found.similarity,
             f"low (2.5 %; {found.bootstrap_draws} draws)": found.low,
             "high (97.5 %)": found.high,
-            f"z ({found.draws} draws, seed {found.seed})": found.z,
+            f"z ({found.null}; seed {found.seed})": found.z,
             "p": found.p,
             "q (Benjamini–Hochberg over layers)": found.q,
+            f"q, unrelated directions ({found.unrelated_draws} draws)": found.unrelated_q,
             "mean matched cosine (−1 to 1)": found.cosine.mean(axis=1),
             "weakest match (cosine)": found.cosine.min(axis=1),
             "experts that moved": (found.partner != np.arange(a.n_experts)).sum(axis=1),
@@ -93,7 +94,9 @@ def experts_csv(a: RouterSet, b: RouterSet, found: Comparison) -> str:
             ],
             "cosine (−1 to 1)": found.cosine[pair, expert],
             "angle (degrees)": found.angle[pair, expert],
-            f"p ({found.expert_draws} draws, seed {found.seed})": found.expert_p[pair, expert],
+            f"p (experts mixed, {found.expert_draws} draws, seed {found.seed})": found.expert_p[
+                pair, expert
+            ],
             "q (Benjamini–Hochberg over experts)": found.expert_q[pair, expert],
             "norm of B over norm of A": found.norm_ratio[pair, expert],
             "change of P(selected), isotropic prior": found.breadth_change[pair, expert],

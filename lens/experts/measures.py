@@ -31,8 +31,9 @@ class ExpertMeasures:
             averaged over d_model (classic). Treats equal labels as one expert,
             which they are not.
         breadth_method: how `breadth` was computed.
-        baselines: chance levels by name of the measure, where one exists: what a
-            router of independent Gaussian weights gives.
+        baselines: levels by name of the measure: "l1_l2" of Gaussian weights, "breadth" of even
+            experts, "max_similarity" of unrelated directions. The first and the last say
+            little of a model, whose weights have norm scales and outliers in common.
     """
 
     norm: Float[np.ndarray, "layer expert"]

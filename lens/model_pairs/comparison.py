@@ -15,28 +15,27 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
-from lens.experts.chains import matched_by_chance
-from lens.experts.selection import MANY_EXPERTS, breadth, selected_share
+from lens.experts.selection import breadth
 from lens.layers.bootstrap import pair_interval
-from lens.layers.draws import DRAWS, SEED, bootstrap_draws, rotation_draws
-from lens.layers.pair_null import layer_null
+from lens.layers.draws import DRAWS, SEED, bootstrap_draws
+from lens.layers.pair_null import LayerNull
 from lens.layers.similarity import check_metric, layer_similarity
 from lens.model_pairs.depth_profiles import correlations, same_depth
-from lens.routers.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
-from lens.routers.matching import assign
-from lens.routers.random_rotations import layer_corners
+from lens.model_pairs.nulls import BreadthNull, breadth_null, layer_nulls, matched_pairs
+from lens.routers.effective_dimension import unbiased_dimension
+from lens.routers.gram import RouterGram, gram_of_columns, router_gram
 from lens.routers.router_set import RouterSet
-from lens.stats.chance import centered, gaussian_grams
 from lens.stats.draws import check_draws
-from lens.stats.p_values import benjamini_hochberg, monte_carlo_p, pooled_p
+from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
 
 # A cosine this close to 1 is the same direction to float32's rounding.
 SAME = 1e-5
 # Similarities of layers this close are the same to float32's rounding.
 SAME_STRUCTURE = 1e-4
 LEVEL = 0.05
-MATCHED_VALUES = 4000  # drawn for each pair of layers, over its experts
 MIN_STRUCTURE = 4
+# A layer more like its counterpart than unrelated ones, but not than any two layers are.
+SHARED_ONLY = "shared directions only"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +47,28 @@ class Comparison:
         pairs: rows (of A, of B) of the layers that have the same number, in order.
         similarity: of those pairs.
         low, high: 95 % bootstrap interval of it over coordinates.
-        z, p, q: against both layers turned at random (rotation null); q over the pairs.
+        z, p, q: against layers mixed from all layers of both sets, which share what all
+            layers share; in the raw view and of very few layers against unrelated ones. q
+            over the pairs.
+        unrelated_q: against both layers turned at random, the absolute zero.
+        null: what was drawn for p, in words.
+        unrelated_draws: how often layers were turned.
         partner: the expert of B that each expert of A is matched with.
         cosine: of each match.
-        expert_p, expert_q: of each match, matched anew in every draw; q over all.
+        expert_p, expert_q: of each match, against experts mixed within their layers and
+            matched anew in every draw; q over all.
+        mixed_cosine: mean cosine of a match of mixed experts.
         norm_ratio: length of B's column over that of A's.
         breadth_change: selection probability in B less that in A.
-        breadth_null: ends of the middle 95 % of the largest change between as many pairs
-            of random routers of this shape; None where weights do not decide the breadth.
+        breadth_null: the largest change between as many pairs of layers of equal experts;
+            None in the raw view and where weights do not decide the breadth.
         relabelled: whether some expert's match has another index.
         same: whether all matches are the same direction to rounding.
         all_similarity: of every layer of A with every layer of B.
         all_q: their q-values, over all pairs.
         alignment: the layer of B that each layer of A corresponds to under the
             assignment with the largest total similarity; -1 for none.
-        draws, seed: of the nulls of layers.
+        seed: of the nulls.
         expert_draws: of those of experts, each of all experts of a layer.
         bootstrap_draws: of the intervals.
     """
@@ -75,19 +81,22 @@ class Comparison:
     z: Float[np.ndarray, " pair"]
     p: Float[np.ndarray, " pair"]
     q: Float[np.ndarray, " pair"]
+    unrelated_q: Float[np.ndarray, " pair"]
+    null: str
+    unrelated_draws: int
     partner: Int[np.ndarray, "pair expert"]
     cosine: Float[np.ndarray, "pair expert"]
     expert_p: Float[np.ndarray, "pair expert"]
     expert_q: Float[np.ndarray, "pair expert"]
+    mixed_cosine: float
     norm_ratio: Float[np.ndarray, "pair expert"]
     breadth_change: Float[np.ndarray, "pair expert"]
-    breadth_null: tuple[float, float] | None
+    breadth_null: BreadthNull | None
     relabelled: Bool[np.ndarray, " pair"]
     same: Bool[np.ndarray, " pair"]
     all_similarity: Float[np.ndarray, "layer other"]
     all_q: Float[np.ndarray, "layer other"]
     alignment: Int[np.ndarray, " layer"]
-    draws: int
     seed: int
     expert_draws: int
     bootstrap_draws: int
@@ -98,11 +107,17 @@ class Comparison:
         return np.degrees(np.arccos(np.clip(self.cosine, -1, 1)))
 
     def verdict(self, pair: int) -> str:
-        """Verdict on a layer, in a word or two."""
+        """Verdict on a layer, in a word or two.
+
+        "Unrelated" is said below the absolute zero alone: no more like its counterpart than
+        two layers in unrelated directions.
+        """
         if self.same[pair]:
             return "relabelled" if self.relabelled[pair] else "unchanged"
-        if self.q[pair] > LEVEL:
+        if self.unrelated_q[pair] > LEVEL:
             return "unrelated"
+        if self.q[pair] > LEVEL:
+            return SHARED_ONLY
         return "changed, relabelled" if self.relabelled[pair] else "changed"
 
 
@@ -116,7 +131,8 @@ class Structure:
         n_layers: layers compared; fewer than 4 cannot be.
         same: whether both sets have as many layers, and all similarities between them and
             all layers' own spectra (up to scale) are the same to rounding.
-        dimensions: effective dimension of A and of B, and how many columns each has.
+        dimensions: effective dimension of A and of B, from pairs of different layers (not a
+            number of a single one), and their width.
         draws, seed: of the pairings.
     """
 
@@ -152,8 +168,13 @@ def compare_routers(
     """Every layer of A beside the layer of B with the same number, expert by expert.
 
     Experts are matched within each pair of layers, since labels may have been moved.
-    The null turns both layers at random and, for experts, matches anew. A layer whose
-    q is above 0.05 is no more like its counterpart than an unrelated one.
+    Layers are set against mixtures of all layers of both sets and, the absolute zero,
+    against layers turned at random; experts against experts mixed within their layers and
+    matched anew. See `lens.model_pairs.nulls`.
+
+    Reading it: a layer whose q is above 0.05 is no more like its counterpart than the
+    directions that all layers share make any two. A match whose q is at most 0.05 is closer
+    than what both layers read makes any two of their experts.
 
     The alignment pairs layers of A and B by the assignment with the largest total similarity,
     whatever their numbers: where layers were inserted it shows how the rest moved.
@@ -169,28 +190,25 @@ def compare_routers(
     Raises:
         LensError: the directions of the two sets cannot be compared.
     """
-    reason = why_not_directions(a, b)
-    if reason is not None:
-        raise LensError(
-            f"Directions cannot be compared: {reason}. Compare the structure of the layers instead."
-        )
+    _check_directions(a, b)
     check_draws(draws)
     check_metric(metric)
     columns = np.concatenate([a.columns(view), b.columns(view)])
     gram = gram_of_columns(columns)
+    grams = (router_gram(a, view), router_gram(b, view))
     n_a, n_experts = a.n_layers, a.n_experts
-    few = rotation_draws("cka", 1, n_experts, draws)
-    null = layer_null(gram, metric, draws=few, seed=seed)
+    shared, unrelated = layer_nulls(gram, view, metric, draws, seed)
+    null = shared or unrelated
     between = layer_similarity(gram, metric)[:n_a, n_a:]
     pairs = _pairs_by_number(a, b)
     rows, others = pairs[:, 0], pairs[:, 1] + n_a
-    partner, cosine, expert_p, expert_draws = _matches(gram, rows, others, draws, seed)
+    matches = matched_pairs(gram, np.stack([rows, others], axis=1), draws, seed)
+    partner, cosine = matches.partner, matches.cosine
     resampled = bootstrap_draws(len(pairs), a.d_model, n_experts, draws)
     intervals = [
         pair_interval(columns, row, other, metric, draws=resampled, seed=seed)
         for row, other in zip(rows.tolist(), others.tolist(), strict=True)
     ]
-    norms = gram.norms
     p = null.p[rows, others]
     return Comparison(
         pairs=pairs,
@@ -201,23 +219,41 @@ def compare_routers(
         z=null.z[rows, others],
         p=p,
         q=benjamini_hochberg(p),
+        unrelated_q=benjamini_hochberg(unrelated.p[rows, others]),
+        null=_words(shared),
+        unrelated_draws=unrelated.draws,
         partner=partner,
         cosine=cosine,
-        expert_p=expert_p,
-        expert_q=benjamini_hochberg(expert_p),
-        norm_ratio=np.take_along_axis(norms[others], partner, axis=1) / norms[rows],
-        breadth_change=_breadth_change(a, b, view, pairs, partner),
-        breadth_null=_breadth_null(a, b, view, len(pairs), seed),
+        expert_p=matches.p,
+        expert_q=benjamini_hochberg(matches.p),
+        mixed_cosine=matches.typical,
+        norm_ratio=np.take_along_axis(gram.norms[others], partner, axis=1) / gram.norms[rows],
+        breadth_change=_breadth_change((a, b), grams, pairs, partner),
+        breadth_null=breadth_null((a, b), grams, pairs, seed) if view == "canonical" else None,
         relabelled=(partner != np.arange(n_experts)).any(axis=1),
         same=cosine.min(axis=1) >= 1 - SAME,
         all_similarity=between,
         all_q=benjamini_hochberg(null.p[:n_a, n_a:]),
         alignment=_alignment(between),
-        draws=null.draws,
         seed=seed,
-        expert_draws=expert_draws,
+        expert_draws=matches.draws,
         bootstrap_draws=resampled,
     )
+
+
+def _check_directions(a: RouterSet, b: RouterSet) -> None:
+    reason = why_not_directions(a, b)
+    if reason is not None:
+        raise LensError(
+            f"Directions cannot be compared: {reason}. Compare the structure of the layers instead."
+        )
+
+
+def _words(shared: LayerNull | None) -> str:
+    """What layers are set against, after "more like its counterpart than"."""
+    if shared is None:
+        return "layers turned at random"
+    return f"mixtures of all layers of both ({shared.method})"
 
 
 def _pairs_by_number(a: RouterSet, b: RouterSet) -> Int[np.ndarray, "pair 2"]:
@@ -233,46 +269,17 @@ def _pairs_by_number(a: RouterSet, b: RouterSet) -> Int[np.ndarray, "pair 2"]:
 
 
 def _breadth_change(
-    a: RouterSet, b: RouterSet, view: str, pairs: np.ndarray, partner: np.ndarray
+    sets: tuple[RouterSet, RouterSet],
+    grams: tuple[RouterGram, RouterGram],
+    pairs: np.ndarray,
+    partner: np.ndarray,
 ) -> Float[np.ndarray, "pair expert"]:
     """Selection probability of each match in B less that of the expert in A."""
     before, after = (
-        breadth(router_gram(s, view), s.top_k, biases=s.logit_biases).probability for s in (a, b)
+        breadth(gram, routers.top_k, biases=routers.logit_biases).probability
+        for routers, gram in zip(sets, grams, strict=True)
     )
     return np.take_along_axis(after[pairs[:, 1]], partner, axis=1) - before[pairs[:, 0]]
-
-
-def _matches(
-    gram: RouterGram, rows: np.ndarray, others: np.ndarray, draws: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Partners, cosines and p-values of the experts of pairs of layers, and how many draws."""
-    n_experts = gram.n_experts
-    draws = max(19, min(draws, -(-MATCHED_VALUES // n_experts)))
-    draws = rotation_draws("matched_cosine", len(rows), n_experts, draws)
-    turns = layer_corners(gram, draws, np.random.default_rng(seed))
-    shape = (len(rows), n_experts)
-    partner, cosine, p = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
-    for pair, (row, other) in enumerate(zip(rows.tolist(), others.tolist(), strict=True)):
-        partner[pair], cosine[pair] = assign(gram.cosine_pair(row, other))
-        p[pair] = pooled_p(cosine[pair], matched_by_chance(gram, row, other, turns))
-    return partner, cosine, p, draws
-
-
-def _breadth_null(
-    a: RouterSet, b: RouterSet, view: str, n_pairs: int, seed: int
-) -> tuple[float, float] | None:
-    """Largest change of selection probability between so many pairs of random routers."""
-    n_experts, top_k = a.n_experts, a.top_k
-    biased = a.logit_biases is not None or b.logit_biases is not None
-    if biased or b.top_k != top_k or 2 * top_k == n_experts or top_k == n_experts:
-        return None
-    draws = 400 if n_experts <= MANY_EXPERTS else 64
-    rng = np.random.default_rng(seed)
-    own = gaussian_grams(rng, 2 * draws, a.d_model, n_experts)
-    shares, _ = selected_share(centered(own) if view == "canonical" else own, top_k, batches=2)
-    largest = np.abs(shares[:draws] - shares[draws:]).max(axis=1)
-    most = rng.choice(largest, (1000, n_pairs)).max(axis=1)
-    return float(np.quantile(most, 0.025)), float(np.quantile(most, 0.975))
 
 
 def _alignment(similarity: Float[np.ndarray, "layer other"]) -> Int[np.ndarray, " layer"]:
@@ -304,10 +311,9 @@ def compare_structure(
     check_draws(draws)
     grams = [router_gram(routers, view) for routers in (a, b)]
     matrices = [layer_similarity(gram, "cka") for gram in grams]
-    sizes = [gram.n_layers * gram.n_experts for gram in grams]
     dimensions = [
-        (effective_dimension(gram, cka), size)
-        for gram, cka, size in zip(grams, matrices, sizes, strict=True)
+        (unbiased_dimension(gram) if gram.n_layers > 1 else float("nan"), gram.d_model)
+        for gram in grams
     ]
     n = min(len(matrix) for matrix in matrices)
     correlation = p = float("nan")

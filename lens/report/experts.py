@@ -43,7 +43,9 @@ def expert_parts(n: RouterNumbers) -> list[Part]:
                 "expert": a,
                 "with expert": b,
                 "cosine (−1 to 1)": found.cosines[layer, a, b],
-                f"p (two-sided; {found.draws} draws, seed {found.seed})": found.p[layer, a, b],
+                f"p (two-sided; {found.null}, {found.draws} draws, seed {found.seed})": found.p[
+                    layer, a, b
+                ],
                 "q (within the layer)": found.q[layer, a, b],
             }
         )

@@ -80,6 +80,6 @@ def _within(n: RouterNumbers) -> str:
     baseline = fixed(found.baseline, 3)
     return (
         f"Within their layers {int((q <= 0.05).sum()):,} of {q.size:,} pairs of experts are other "
-        f"than unrelated columns ({baseline} ± {found.sd:.3f}; {found.draws:,} draws, "
-        f"seed {found.seed})."
+        f"than {found.null} ({baseline} ± {found.sd.mean():.3f}, unrelated columns ± "
+        f"{found.unrelated_sd:.3f}; {found.draws:,} draws, seed {found.seed})."
     )

@@ -13,6 +13,7 @@ from lens.errors import LensError
 from lens.experts import measures as expert_values
 from lens.experts.chains import SignificantChains, significant_chains
 from lens.experts.similarity import expert_correlation, expert_similarity_across_layers
+from lens.experts.unequal_experts import equal_experts
 from lens.experts.within_layers import WithinLayers, within_layers
 from lens.layers.bootstrap import Intervals, adjacent_intervals
 from lens.layers.chance_level import chance_level
@@ -148,12 +149,10 @@ class RouterNumbers:
 
     @cached_property
     def within(self) -> WithinLayers:
-        return within_layers(
-            self.gram,
-            self.settings.view,
-            draws=self.settings.draws,
-            seed=self.settings.null_seed,
-        )
+        seed, equal = self.settings.null_seed, None
+        if self.settings.view == "canonical":
+            equal = equal_experts(self.routers, self.gram, seed=seed)
+        return within_layers(self.gram, equal, draws=self.settings.draws, seed=seed)
 
     @property
     def map_settings(self) -> MapSettings:

@@ -8,7 +8,6 @@ import streamlit as st
 from lens import cached
 from lens.experts.measures import ExpertMeasures
 from lens.routers.router_set import RouterSet
-from lens.stats.chance import cosine_percentile
 from lens.words import percent
 
 NEAREST = 8
@@ -34,23 +33,34 @@ def show(
         for name, value in facts:
             st.metric(name, value, width="content")
     st.caption(
-        f"Chance: breadth {measures.baselines['breadth']:.3f}, "
-        f"L1 / L2 {measures.baselines['l1_l2']:.3g}. Breadth {measures.breadth_method}."
+        f"Even breadth {measures.baselines['breadth']:.3f}; L1 / L2 of Gaussian weights "
+        f"{measures.baselines['l1_l2']:.3g}. Breadth {measures.breadth_method}."
     )
-    nearest = cached.nearest_experts(routers, layer, expert, NEAREST, view)
+    nearest = cached.near_experts(routers, layer, expert, NEAREST, view)
+    others = (routers.n_layers - 1) * routers.n_experts
     if nearest:
         st.markdown("Nearest experts of other layers")
         st.dataframe(
             {
-                "expert": [routers.label(a, e) for a, e, _ in nearest],
-                "cosine": [cosine for _, _, cosine in nearest],
-                "percentile": [cosine_percentile(c, routers.d_model) for _, _, c in nearest],
+                "expert": [routers.label(near.layer, near.expert) for near in nearest],
+                "cosine": [near.cosine for near in nearest],
+                "mixed": [near.mixed_percentile for near in nearest],
+                "unrelated": [near.unrelated_percentile for near in nearest],
             },
             hide_index=True,
             column_config={
                 "cosine": st.column_config.NumberColumn(format="%.3f"),
-                "percentile": st.column_config.NumberColumn(
-                    "chance percentile", format="%.2f", help="Among cosines of unrelated directions"
+                "mixed": st.column_config.NumberColumn(
+                    "percentile, mixed experts",
+                    format="%.2f",
+                    help="Among cosines of experts mixed within the same two layers, which read "
+                    f"the same directions. For the nearest of {others:,} experts "
+                    f"{100 * (1 - 1 / others):.2f} is usual",
+                ),
+                "unrelated": st.column_config.NumberColumn(
+                    "percentile, unrelated directions",
+                    format="%.2f",
+                    help="Among cosines of unrelated directions",
                 ),
             },
             key="nearest_experts",

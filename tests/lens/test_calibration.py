@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import kstest
 
 from lens.experts.chains import significant_chains
-from lens.experts.within_layers import within_layers
 from lens.layers.pair_null import layer_null, permutation_null
 from lens.layers.similarity import layer_similarity
 from lens.layers.transitions import transitions
@@ -55,7 +54,6 @@ def p_values() -> dict[str, np.ndarray]:
                 note("pair of layers, shuffled coordinates", shuffled.p[2, 7])
         note("largest change", np.nanmin(transitions(gram, draws=DRAWS, seed=seed).p))
         note("match of an expert", significant_chains(gram, draws=50, seed=seed).p[4, 5])
-        note("experts of a layer", within_layers(gram, draws=DRAWS, seed=seed).p[3, 1, 6])
         note("adjacent layers", ask_adjacent(similarity, DRAWS, seed).p_value)
         note("depth", ask_depth(similarity, DRAWS, seed).p_value)
         note("same expert", ask_same_expert(gram, DRAWS, seed).p_value)
@@ -71,7 +69,6 @@ NAMES = [
     "pair of layers, shuffled coordinates",
     "largest change",
     "match of an expert",
-    "experts of a layer",
     "adjacent layers",
     "depth",
     "same expert",

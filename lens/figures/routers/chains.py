@@ -138,17 +138,23 @@ def _member_columns(chains: Sequence[Chain], labels: Sequence[str]) -> dict[str,
 
 
 def expert_cosines_against_chance(
-    cosines: np.ndarray, q: np.ndarray, baseline: float, *, layer_label: str
+    cosines: np.ndarray,
+    q: np.ndarray,
+    baseline: float,
+    *,
+    layer_label: str,
+    null: str = "equal experts",
 ) -> alt.LayerChart:
-    """Cosines between the experts of one layer; a dot marks those beyond chance.
+    """Cosines between the experts of one layer; a dot marks those other than the null's.
 
-    With more experts than a browser draws, those with the pairs furthest from chance.
+    With more experts than a browser draws, those with the pairs furthest from the baseline.
 
     Args:
         cosines: [expert, expert].
         q: adjusted p-values of the pairs.
         baseline: cosine of unrelated columns once their mean is off, −1 / (E − 1).
         layer_label: of the layer.
+        null: what q is measured against.
 
     Returns:
         A chart with the selection "pick" of the fields ea and eb.
@@ -190,23 +196,18 @@ def expert_cosines_against_chance(
         layers.append(marks.inked_text(base, "mark:N", min(14, step)))
     pairs = q[np.triu_indices(n, 1)]
     count = f"{int((pairs <= LEVEL).sum())} of {len(pairs)} pairs"
-    part = ""
-    if len(drawn) < n:
-        part = (
-            f"Drawn: the {len(drawn)} of {n} experts with the pairs furthest from chance; the "
-            "table holds all."
-        )
+    part = f"Drawn: {len(drawn)} of {n} experts, with the furthest pairs; the table holds all."
     return marks.cell_figure(
         layers,
         (step, step),
         theme.title(
             f"Experts of {layer_label}",
-            f"cosine of router columns; chance {significant(baseline)} once their mean is off. "
-            f"Dots: other than chance, {count} (false discovery rate {LEVEL:g}).",
-            part,
+            f"cosine of router columns; unrelated ones have {significant(baseline)}. "
+            f"Dots: other than {null}, {count} (false discovery rate {LEVEL:g}).",
+            part * (len(drawn) < n),
             width=step * len(drawn),
         ),
         theme.alt_description(
-            f"Cosines between {n} experts of {layer_label}", f"{count} differ from chance"
+            f"Cosines between {n} experts of {layer_label}", f"{count} differ from {null}"
         ),
     )

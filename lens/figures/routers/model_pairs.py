@@ -22,11 +22,12 @@ COLOURS = {
     "relabelled": "#56B4E9",
     "changed": theme.ORANGE,
     "changed, relabelled": "#CC79A7",
+    "shared directions only": "#8C6D31",
     "unrelated": "#C2185B",
 }
-SHAPES = ["circle", "diamond", "circle", "diamond", "cross"]
+SHAPES = ["circle", "diamond", "circle", "diamond", "triangle-up", "cross"]
 LEVEL = 0.05
-EXPERT_KINDS = ("beyond chance", "no counterpart beyond chance")
+EXPERT_KINDS = ("nearer than mixed experts", "no nearer than mixed experts")
 
 
 def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
@@ -46,6 +47,7 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
         "lowest": found.cosine.min(axis=1),
         "verdict": [found.verdict(pair) for pair in range(len(names))],
         "q": found.q,
+        "zero": found.unrelated_q,
     }
     base = marks.chart(data, x=_layer_x(names))
     kinds = list(COLOURS)
@@ -61,6 +63,7 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
             ("high:Q", "high (97.5 %)", ".4f"),
             ("lowest:Q", "weakest match (cosine)", ".4f"),
             ("q:Q", "q", ".2g"),
+            ("zero:Q", "q, unrelated directions", ".2g"),
             ("verdict:N",),
         ),
     )
@@ -76,7 +79,8 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
             "Layers of A and of B",
             f"points: {name} of the layers with the same number, bars its 95 % bootstrap interval "
             f"({found.bootstrap_draws:,} draws); ticks: cosine of the weakest match of experts; "
-            f"unrelated: q > 0.05 ({found.draws:,} draws, seed {found.seed}).",
+            f"changed: more alike than {found.null}; unrelated: no more than layers turned at "
+            f"random (q > 0.05; {found.unrelated_draws:,} draws, seed {found.seed}).",
             width=640,
         ),
         theme.alt_description(
@@ -140,13 +144,13 @@ def layers_across(
         (step, step),
         theme.title(
             "Every layer of A with every layer of B",
-            f"{metric.label}; {beyond:,} of {found.all_similarity.size:,} pairs beyond chance "
-            f"(q ≤ 0.05; {found.draws:,} draws, seed {found.seed}). Outlined: the best assignment.",
+            f"{metric.label}; {beyond:,} of {found.all_similarity.size:,} pairs are more alike "
+            f"than {found.null} (q ≤ 0.05; seed {found.seed}). Outlined: the best assignment.",
             width=step * shape[1],
         ),
         theme.alt_description(
             f"{metric.label} of {len(labels)} layers of A with {len(other_labels)} layers of B",
-            f"{beyond} pairs are beyond chance",
+            f"{beyond} pairs are more alike than {found.null}",
         ),
     )
 
@@ -200,9 +204,9 @@ def experts_changed(found: Comparison, labels: Sequence[str]) -> alt.Chart:
         title=theme.title(
             "Experts of A and of B",
             "angle between the directions of matched experts, 90° for unrelated ones; "
-            f"{int(beyond.sum()):,} of {beyond.size:,} matches beat chance (q ≤ 0.05; layers "
-            f"turned at random and matched anew, {found.expert_draws:,} draws of all experts "
-            f"of a layer, seed {found.seed}).",
+            f"{int(beyond.sum()):,} of {beyond.size:,} matches are nearer than those of experts "
+            f"mixed within their layers (q ≤ 0.05; {found.expert_draws:,} draws of all experts of "
+            f"a layer, seed {found.seed}).",
             width=640,
         ),
         description=theme.alt_description(

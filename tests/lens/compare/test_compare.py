@@ -11,6 +11,7 @@ from lens.compare.__main__ import main, summary
 from lens.errors import LensError
 from lens.layers.similarity import layer_similarity
 from lens.model_pairs.comparison import (
+    SHARED_ONLY,
     Comparison,
     compare_routers,
     compare_structure,
@@ -19,6 +20,7 @@ from lens.model_pairs.comparison import (
 from lens.model_pairs.depth_profiles import depth_profiles
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, save_routers
+from tests.lens.router_noise import KINDS, noise
 
 RNG = np.random.default_rng(97)
 L, D, E = 8, 120, 6
@@ -117,6 +119,30 @@ def test_p_values_of_unrelated_layers_are_uniform():
     assert np.abs(values - expected).max() < 0.09
 
 
+@pytest.mark.parametrize("kind", ["shared γ, σ 0.5", "outlier × 15"])
+def test_what_all_layers_share_makes_no_layer_a_counterpart_of_another(kind):
+    """In 60 sets some layer is found in 3 and 5, some expert in 1 and 0."""
+    found = []
+    for seed in range(2):
+        both = noise(kind, seed).routers
+        found.append(compare_routers(routers(both[:6]), routers(both[6:]), draws=99, seed=seed))
+    said = [verdict for one in found for verdict in verdicts(one)]
+    assert said.count(SHARED_ONLY) >= 11
+    assert sum((one.expert_q <= 0.05).any() for one in found) <= 1
+    assert all((one.unrelated_q <= 0.05).sum() >= 5 for one in found)
+
+
+def test_layers_that_went_on_are_found_beside_what_all_layers_share():
+    rng = np.random.default_rng(5)
+    base = rng.standard_normal((12, 256, 8))
+    base[6:] = 0.7 * base[:6][:, :, rng.permutation(8)] + 0.7 * base[6:]
+    scaled = KINDS["shared γ, σ 0.5"](rng, base)
+    found = compare_routers(routers(scaled[:6]), routers(scaled[6:]), draws=99)
+    assert verdicts(found) == ["changed, relabelled"] * 6
+    assert (found.expert_q <= 0.05).mean() > 0.8  # 0.95 of 20 sets
+    assert found.cosine.mean() > found.mixed_cosine + 0.2
+
+
 def test_inserted_layers_show_in_the_alignment():
     weights = np.concatenate([A[:4], RNG.standard_normal((1, D, E)), A[4:]])
     found = compared(weights)
@@ -184,15 +210,15 @@ def test_any_metric_of_layers_can_be_asked_for(metric):
     np.testing.assert_allclose(np.delete(found.similarity, 6), 1, atol=1e-4)
 
 
-def test_the_null_of_breadth_is_what_random_routers_differ_by():
+def test_the_null_of_breadth_is_what_equal_experts_differ_by():
     weights = RNG.standard_normal((2, 40, D, E))
     inside = 0
     for pair in range(8):
         a, b = (routers(weights[s, 2 * pair : 2 * pair + 2]) for s in (0, 1))
         found = compare_routers(a, b, draws=19)
         assert found.breadth_null is not None
-        low, high = found.breadth_null
-        inside += low <= np.abs(found.breadth_change).max() <= high
+        band = found.breadth_null
+        inside += band.low <= np.abs(found.breadth_change).max() <= band.high
     assert inside >= 6
     half = [routers(w[:2, :, :4]) for w in weights]
     assert compare_routers(*half, draws=19).breadth_null is None

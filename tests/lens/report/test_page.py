@@ -91,7 +91,7 @@ def test_every_section_has_findings_with_nulls_and_a_method(seen):
     for words in (
         "pairs of layers are more alike than chance at a false discovery rate of 5 %",
         "matches between adjacent layers beat chance",
-        "pairs of experts are other than unrelated columns",
+        "pairs of experts are other than equal experts",
         "Method. CKA = ",
         "Method. Breadth is P(z_k among the top K)",
         "Method. Distances √(2 − 2·CKA)",

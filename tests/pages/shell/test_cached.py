@@ -11,10 +11,9 @@ from lens.clustering import trees as clustering
 from lens.clustering.maps import MapSettings
 from lens.errors import LensError
 from lens.experts import measures as experts
-from lens.experts import selection
+from lens.experts import nearest, selection
 from lens.experts import similarity as expert_similarity
 from lens.layers import similarity
-from lens.routers import matching
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
 
@@ -68,8 +67,8 @@ def test_doors_give_what_the_functions_behind_them_give(view):
             expert_similarity.expert_similarity_across_layers(gram),
         ),
         (
-            cached.nearest_experts(routers, 2, 3, 4, view),
-            matching.nearest_experts(gram, 2, 3, 4),
+            cached.near_experts(routers, 2, 3, 4, view),
+            nearest.near_experts(gram, 2, 3, 4),
         ),
         (cached.breadth(routers, view), selection.breadth(gram, 2)),
         (

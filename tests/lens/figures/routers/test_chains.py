@@ -77,7 +77,7 @@ def test_no_more_lanes_than_asked_and_the_rest_is_counted(found):
 def test_cosines_of_a_layer_mark_the_pairs_beyond_chance():
     weights = np.random.default_rng(4).normal(size=(1, 300, 6)).astype(np.float32)
     weights[0, :, 4] = weights[0, :, 1] + 0.5 * weights[0, :, 4]
-    within = within_layers(router_gram(RouterSet(weights)), draws=99)
+    within = within_layers(router_gram(RouterSet(weights), "raw"), draws=99)
     chart = figures.expert_cosines_against_chance(
         within.cosines[0], within.q[0], within.baseline, layer_label="L9"
     )
