@@ -18,6 +18,7 @@ from lens import questions
 from lens.clustering import (
     branch_support,
     map_stability,
+    reference_sets,
 )
 from lens.clustering import (
     maps as embedding,
@@ -29,6 +30,7 @@ from lens.clustering import (
     trees as clustering,
 )
 from lens.clustering.maps import LayerMap, MapSettings
+from lens.clustering.reference_sets import ClusteredLayers, ClusterSettings
 from lens.clustering.trees import LayerTree
 from lens.experts import chains, nearest, selection, unequal_experts
 from lens.experts import measures as experts
@@ -130,16 +132,6 @@ def layer_tree(
 @_data
 def classic_tree(routers: RouterSet) -> LayerTree:
     return clustering.classic_tree(routers)
-
-
-@_data
-def layer_map(
-    routers: RouterSet,
-    method: str = "mds",
-    settings: MapSettings = embedding.DEFAULTS,
-    view: str = "canonical",
-) -> LayerMap:
-    return embedding.layer_map(routers, router_gram(routers, view), method, settings)
 
 
 @_data
@@ -295,41 +287,77 @@ def equal_experts(routers: RouterSet, seed: int = SEED) -> EqualExperts:
 _blocks = st.cache_data(hash_funcs=_KEYS, max_entries=512, show_spinner=False)
 
 
+def clustered_layers(routers: RouterSet, settings: ClusterSettings) -> ClusteredLayers:
+    """What is clustered, of inner products that are kept."""
+    shared = (
+        without_shared(routers, settings.directions) if settings.reference == "shared" else None
+    )
+    gram_ = router_gram(routers, settings.view)
+    return reference_sets.clustered_layers(routers, settings, gram=gram_, shared=shared)
+
+
+@_data
+def clustered_similarity(routers: RouterSet, settings: ClusterSettings) -> np.ndarray:
+    layers = clustered_layers(routers, settings)
+    if layers.unchanged:
+        return layer_similarity(routers, settings.metric, settings.view)
+    return measures.layer_similarity(layers.gram, settings.metric)
+
+
+def _clustered_distances(routers: RouterSet, settings: ClusterSettings) -> np.ndarray:
+    return measures.distances_of(clustered_similarity(routers, settings), settings.metric)
+
+
+@_data
+def clustered_tree(routers: RouterSet, method: str, settings: ClusterSettings) -> LayerTree:
+    return clustering.tree_of_distances(_clustered_distances(routers, settings), method)
+
+
+@_data
+def layer_map(
+    routers: RouterSet, method: str, settings: MapSettings, clustered: ClusterSettings
+) -> LayerMap:
+    distances = None
+    if settings.metric == clustered.metric and method != "pca":
+        distances = _clustered_distances(routers, clustered)
+    gram_ = clustered_layers(routers, clustered).gram
+    return embedding.layer_map(routers, gram_, method, settings, distances=distances)
+
+
 @_data
 def pair_moments(
-    routers: RouterSet, metric: str = "cka", view: str = "canonical"
-) -> cluster_null.PairMoments | None:
-    return cluster_null.pair_moments(router_gram(routers, view), metric)
+    routers: RouterSet, settings: ClusterSettings
+) -> reference_sets.PairMoments | None:
+    return reference_sets.pair_moments(clustered_layers(routers, settings))
 
 
 @_blocks
-def unrelated_scores(
-    routers: RouterSet, metric: str, method: str, view: str, draws: int, seed: int
+def drawn_scores(
+    routers: RouterSet, method: str, settings: ClusterSettings, draws: int, seed: int
 ) -> np.ndarray:
-    gram_, moments = router_gram(routers, view), pair_moments(routers, metric, view)
-    return cluster_null.unrelated_scores(gram_, metric, method, draws, seed, moments)
+    layers, moments = clustered_layers(routers, settings), pair_moments(routers, settings)
+    return cluster_null.drawn_scores(layers, method, draws, seed, moments)
 
 
 @_blocks
-def unrelated_classic_scores(routers: RouterSet, draws: int, seed: int) -> np.ndarray:
-    return cluster_null.unrelated_classic_scores(routers, draws, seed)
+def shuffled_classic_scores(routers: RouterSet, draws: int, seed: int) -> np.ndarray:
+    return cluster_null.shuffled_classic_scores(routers, draws, seed)
 
 
 @_blocks
 def recurrences(
-    routers: RouterSet, metric: str, method: str, view: str, draws: int, seed: int
+    routers: RouterSet, method: str, settings: ClusterSettings, draws: int, seed: int
 ) -> np.ndarray:
-    members = branch_support.branches(layer_tree(routers, metric, method, view).linkage)
-    columns = routers.columns(view)
-    return branch_support.recurrences(members, columns, metric, method, draws, seed)
+    members = branch_support.branches(clustered_tree(routers, method, settings).linkage)
+    columns = clustered_layers(routers, settings).columns()
+    return branch_support.recurrences(members, columns, settings.metric, method, draws, seed)
 
 
 @_blocks
-def unrelated_support(
-    routers: RouterSet, metric: str, method: str, view: str, draws: int, seed: int
+def drawn_support(
+    routers: RouterSet, method: str, settings: ClusterSettings, draws: int, seed: int
 ) -> np.ndarray:
-    columns = routers.columns(view)
-    return branch_support.unrelated_support(columns, metric, method, draws, seed)
+    return branch_support.drawn_support(clustered_layers(routers, settings), method, draws, seed)
 
 
 @_data
@@ -337,16 +365,18 @@ def trust_null(
     routers: RouterSet,
     method: str,
     settings: MapSettings,
-    view: str = "canonical",
+    clustered: ClusterSettings,
     null_seed: int = SEED,
 ) -> map_stability.TrustNull:
-    found = layer_map(routers, method, settings, view)
-    return map_stability.trust_null(routers, router_gram(routers, view), found, seed=null_seed)
+    layers = clustered_layers(routers, clustered)
+    found = layer_map(routers, method, settings, clustered)
+    moments = pair_moments(routers, clustered) if method != "pca" else None
+    return map_stability.trust_null(layers, found, seed=null_seed, moments=moments)
 
 
 @_data
 def layer_map_stability(
-    routers: RouterSet, method: str, settings: MapSettings, view: str = "canonical"
+    routers: RouterSet, method: str, settings: MapSettings, clustered: ClusterSettings
 ) -> map_stability.MapStability:
-    gram_ = router_gram(routers, view)
-    return map_stability.layer_map_stability(routers, gram_, method, settings)
+    layers = clustered_layers(routers, clustered)
+    return map_stability.layer_map_stability(layers, method, settings)

@@ -11,6 +11,7 @@ import streamlit as st
 from lens import cached, figures
 from lens.clustering import tree_null
 from lens.clustering.branch_support import BranchSupport
+from lens.clustering.reference_sets import DRAWN, ClusterSettings
 from lens.clustering.tree_null import (
     DepthAgreement,
     GroupNull,
@@ -27,6 +28,7 @@ from lens.words import p_value_text, percent, plain
 from pages.shell import data_source, downloads, layout, links, null_settings
 from pages.shell.deferred import Deferred
 from pages.shell.picks import Mark, pick_layers
+from pages.shell.reference_choice import reference_choice
 from pages.shell.session_keys import SessionKey, SessionValue
 from pages.trees import chance as tree_chance
 from pages.trees import maps
@@ -39,23 +41,33 @@ correlation* is Pearson's r between the heights at which layers meet and their d
 the tree keeps all distances, well below 0.7 it misleads. A tree always shows groups, chance draws
 one too.
 
+**Against.** *Directions that all layers share* (the default): drawn sets are layers mixed at
+random from all layers, X → X·O, X the columns of all layers side by side and O a random rotation
+of them. Whatever all layers share stays exactly; which layer reads what is lost. The largest
+shared directions can be taken away before, from the layers and from what they are set against, so
+that trees, groups and maps are of what is left. *Unrelated directions*: each layer is turned at
+random, keeps its own router and loses all that it has in common with others; trained layers beat
+that for nothing, because they share a few large directions. *Shuffled coordinates* also keep how
+unevenly weights lie over coordinates; they are the stricter reference where a few weights are
+huge. With more than 512 router columns, similarities are drawn pair by pair: of mixed layers from
+10 mixed sets of a few layers, of turned ones from each pair's null, of shuffled ones from 3 sets.
+
 **Support.** As many coordinates of the residual stream as there are, taken anew with replacement,
 the same ones for all layers (a row taken m times is multiplied by √m); the tree made again. The
 support of a branch is the share of such trees in which the same layers, and no others, form a
 branch. It says how little a branch hangs on which coordinates are looked at, not how likely it is
-to be true. Branches of unrelated layers, whose coordinates were shuffled layer by layer, come back
-too: coloured and numbered are branches with more support than 95 of 100 of those have.
+to be true. Branches of drawn sets come back too: coloured and numbered are branches with more
+support than 95 of 100 of those have.
 
 **Cut and silhouette.** For each layer (b − a) / max(a, b), with a its mean distance to its own
 group and b that to the nearest other one, 0 for a layer on its own; the mean over layers. 1:
 compact and apart; 0: arbitrary; below 0.25 groups are not compact. The grey band holds 95 % of the
-silhouettes of unrelated layers, each turned at random, clustered and cut in the same way (more
-than 512 router columns: similarities drawn pair by pair from each pair's null). p of one number of
-groups counts the draws that reach it; *p of all together* compares the largest silhouette over all
-numbers, in units of the spread of the draws: of unrelated sets one in twenty has any at 5 %. A
-small p says that layers are not unrelated. A slow change along depth gets one too; whether there
-are groups, the silhouette itself says. The number of groups is 3 until you choose another; it is
-not chosen by the silhouette, since that would be looking twice.
+silhouettes of drawn sets, clustered and cut in the same way. p of one number of groups counts the
+draws that reach it; *p of all together* compares the largest silhouette over all numbers, in units
+of the spread of the draws: of drawn sets one in twenty has any at 5 %. A small p says that some
+layers are more alike than the reference makes them. A slow change along depth gets one too;
+whether there are groups, the silhouette itself says. The number of groups is 3 until you choose
+another; it is not chosen by the silhouette, since that would be looking twice.
 
 **Agreement with depth.** Adjusted Rand index of the groups against early, middle and late thirds:
 1 the same grouping, 0 what chance gives. Its null shuffles the depths of the layers and leaves the
@@ -65,8 +77,8 @@ groups as they are.
 variance they show. t-SNE and UMAP depend on their seed and settings; only small distances on them
 mean something. *Trustworthiness*: 1 − 2 / (n·k·(2n − 3k − 1)) · Σ max(0, true rank − k) over the k
 nearest on the map; 1 when neighbours on the map are neighbours in truth. Points at random have
-about 0.5, but maps of unrelated layers have more: they are made in the same way and stand beside
-it. *Three seeds*: the nearest neighbours that two maps share, over those that either has
+about 0.5, but maps of any layers have more: those of drawn sets are made in the same way and stand
+beside it. *Three seeds*: the nearest neighbours that two maps share, over those that either has
 (Jaccard), and the Procrustes disparity 1 − (Σσ)², what the best shift, turn, mirror image and
 scale leave between them: 0 the same map, 1 nothing in common.
 
@@ -92,7 +104,7 @@ def pick_groups(mark: Mark) -> None:
 
 
 def controls(n_layers: int) -> tuple[str, str, int, TreeChance]:
-    """Metric, linkage, number of groups, and how often chance is drawn."""
+    """Metric, linkage, number of groups, and how many sets are drawn."""
     first, second, third, fourth = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
     with first:
         metric = links.choice(
@@ -123,7 +135,7 @@ def controls(n_layers: int) -> tuple[str, str, int, TreeChance]:
 
 def tree_figure(shown: ShownTree, cut: int, support: BranchSupport | None) -> None:
     """The tree with the support of its branches, on the heatmap it orders."""
-    routers, tree, view, metric = shown.routers, shown.tree, shown.view, shown.metric
+    routers, tree, settings = shown.routers, shown.tree, shown.settings
     labels = layout.layer_labels(routers)
     picked = (int(links.chosen("layer", 0)), int(links.chosen("other", 1)))
     if max(picked) >= routers.n_layers:
@@ -134,10 +146,9 @@ def tree_figure(shown: ShownTree, cut: int, support: BranchSupport | None) -> No
         )
         pick = None
     else:
-        similarity = cached.layer_similarity(routers, metric, view)
-        chance = cached.chance_level(metric, routers, view)
+        similarity = cached.clustered_similarity(routers, settings)
         chart = figures.dendrogram_with_heatmap(
-            tree, similarity, labels, metric, chance, cut, picked, support=support
+            tree, similarity, labels, settings.metric, None, cut, picked, support=support
         )
         pick = pick_layers
     layout.figure(
@@ -159,7 +170,7 @@ def branch_support(
         return None
     seconds = tree_chance.support_seconds(routers, draws)
     if seconds > tree_chance.LONG_SECONDS:
-        run = (routers.key, shown.view, shown.metric, shown.linkage, draws, seed)
+        run = (*shown.key, draws, seed)
         if st.button(
             f"Compute the support of branches (about {max(1, round(seconds / 60))} min)",
             icon=":material/play_arrow:",
@@ -172,22 +183,23 @@ def branch_support(
 
 
 def support_in_words(support: BranchSupport, labels: list[str]) -> str:
-    """Number of branches that are stable beyond chance, and the most stable, in words."""
+    """Number of branches that are stable beyond those of drawn sets, and the most stable."""
     n = len(support.support) - 1
     found = int(support.stable.sum())
     level = percent(support.level)
+    drawn = DRAWN[support.reference]
     against = (
-        f"95 in 100 branches of {support.sets} unrelated sets have {level} or less "
+        f"95 in 100 branches of {support.sets} sets of {drawn} have {level} or less "
         f"({support.draws} resampled trees, seed {support.seed})"
     )
     if not found:
-        return f"**No branch has more support than branches of unrelated layers**: {against}."
+        return f"**No branch has more support than branches of {drawn}**: {against}."
     best = int(np.nanargmax(support.support))
     members = layer_ranges(labels, np.flatnonzero(support.members[best]).tolist())
     share = percent(float(support.support[best]))
     return (
-        f"**{found} of {n} branches have more support than chance**, most of all {members} with "
-        f"{share}; {against}."
+        f"**{found} of {n} branches have more support than those of {drawn}**, most of all "
+        f"{members} with {share}; {against}."
     )
 
 
@@ -207,11 +219,11 @@ def layer_ranges(labels: list[str], rows: list[int]) -> str:
 def judgement(
     tree: LayerTree, clusters: np.ndarray, null: GroupNull | None, depth: DepthAgreement
 ) -> None:
-    """Silhouette, agreement with depth and cophenetic correlation, each beside chance and p."""
+    """Silhouette, agreement with depth and cophenetic correlation, each beside a null and p."""
 
     def line(name: str, value: float, low: float, high: float, p: str) -> str:
-        chance = f"; chance {plain(low)} to {plain(high)}, {p}" if p else ""
-        return f"- {name} **{plain(value)}**{chance}"
+        drawn = f"; {plain(low)} to {plain(high)} in 95 % of {p}" if p else ""
+        return f"- {name} **{plain(value)}**{drawn}"
 
     cut = len(set(clusters.tolist()))
     nan = float("nan")
@@ -219,12 +231,14 @@ def judgement(
     p = fit_p = ""
     if null is not None:
         _, fit_low, fit_high = null.cophenetic_band
-        fit_p = f"p {p_value_text(null.cophenetic_p, null.draws)}"
+        drawn = f"{null.draws} sets of {DRAWN[null.reference]}"
+        fit_p = f"{drawn}, p {p_value_text(null.cophenetic_p, null.draws)}"
         if cut in null.k:
             row = int(np.flatnonzero(null.k == cut)[0])
             low, high = float(null.low[row]), float(null.high[row])
-            p = f"p {p_value_text(float(null.p_any[row]), null.draws)} for all cuts together"
-    depth_p = f"p {p_value_text(depth.p, depth.draws)} ({depth.draws} shuffled depths)"
+            together = p_value_text(float(null.p_any[row]), null.draws)
+            p = f"{drawn}, p {together} for all cuts together"
+    depth_p = f"{depth.draws} shuffled depths, p {p_value_text(depth.p, depth.draws)}"
     compact = silhouette(tree.distances, clusters)
     st.markdown(
         "\n".join(
@@ -238,7 +252,7 @@ def judgement(
 
 
 def groups(shown: ShownTree, clusters: np.ndarray, null: GroupNull | None) -> None:
-    """The groups of the cut, their silhouette beside chance, and another number to cut into."""
+    """The groups of the cut, their silhouette beside drawn sets, and another number to cut into."""
     routers = shown.routers
     labels = layout.layer_labels(routers)
     settings = null_settings.current()
@@ -259,7 +273,7 @@ def groups(shown: ShownTree, clusters: np.ndarray, null: GroupNull | None) -> No
             number = int(null.k[best])
             if number != cut and number <= MOST_CLUSTERS:
                 st.button(
-                    f"Cut into {number} groups, the largest silhouette above chance",
+                    f"Cut into {number} groups, the largest silhouette above drawn sets",
                     type="tertiary",
                     icon=":material/content_cut:",
                     key="best_cut",
@@ -324,11 +338,12 @@ def show() -> None:
     progress = st.empty()
     seed = null_settings.current().seed
     metric, linkage, cut, chance = controls(routers.n_layers)
+    settings = ClusterSettings(metric, view, *reference_choice(routers, view))
     if linkage == CLASSIC:
         tree = cached.classic_tree(routers)
     else:
-        tree = cached.layer_tree(routers, metric, linkage, view)
-    shown = ShownTree(routers, tree, view, metric, linkage)
+        tree = cached.clustered_tree(routers, linkage, settings)
+    shown = ShownTree(routers, tree, linkage, settings)
     clusters = cut_tree(tree, cut)
     null = None
     if routers.n_layers > 2:
@@ -344,7 +359,7 @@ def show() -> None:
     with right:
         groups(shown, clusters, null)
     st.divider()
-    maps.show(deferred, routers, view, metric, clusters, seed)
+    maps.show(deferred, routers, settings, clusters, seed)
     layout.share(routers)
     deferred.run(progress)
 

@@ -7,9 +7,10 @@ Take as many coordinates of the residual stream as there are, with replacement, 
 ones for all layers; compute similarities and the tree anew. The support of a branch is
 the share of such trees in which the same layers, and no others, form a branch. It is
 stability against which coordinates are looked at, not the probability that the branch is
-true: a tree of unrelated layers has branches that come back too, because the layers
-that happen to be most alike still are in most of the draws. So the branches of unrelated
-layers, their coordinates shuffled layer by layer, get their support in the same way.
+true: a tree of layers without groups has branches that come back too, because the layers
+that happen to be most alike still are in most of the draws. So the branches of sets that
+keep what a reference keeps (`lens.clustering.reference_sets`) get their support in the
+same way.
 
 Source: Felsenstein, 1985, for trees of species.
 """
@@ -22,10 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lens.clustering.reference_sets import ClusteredLayers, Columns, drawn_columns
 from lens.clustering.tree_null import blocks
 from lens.clustering.trees import LayerTree
 from lens.errors import LensError
 from lens.layers.bootstrap import resampled_counts
+from lens.layers.references import Reference
 from lens.layers.similarity import distances_of, layer_similarity
 from lens.routers.gram import gram_of_columns
 from lens.routers.router_set import RouterSet
@@ -33,41 +36,41 @@ from lens.routers.router_set import RouterSet
 DRAWS = 100
 SEED = 0
 BLOCK = 10
-# Branches of unrelated layers that stand beside the tree's own, and their sets.
-UNRELATED_BRANCHES = 100
+# Branches of drawn sets that stand beside the tree's own, and the sets.
+DRAWN_BRANCHES = 100
 MOST_SETS = 10
-# Of the supports of unrelated branches, for the level that a branch should exceed.
+# Of the supports of drawn branches, for the level that a branch should exceed.
 QUANTILE = 0.95
-
-Columns = Float[np.ndarray, "layer d_model expert"]
 
 
 @dataclass(frozen=True, eq=False)
 class BranchSupport:
-    """The branches of a tree with their bootstrap support, beside that of unrelated layers.
+    """The branches of a tree with their bootstrap support, beside that of drawn sets.
 
     Attributes:
         members: which layers each branch holds.
         support: share of resampled trees that have the branch. The last branch, of all
             layers, is in every tree: not a number.
-        unrelated: support of branches of trees of unrelated layers, all of them together.
-        level: 95 % quantile of `unrelated`; not a number when there are none.
-        draws: resampled trees, of this set and of each unrelated one.
-        sets: unrelated sets.
+        drawn: support of branches of trees of drawn sets, all of them together.
+        level: 95 % quantile of `drawn`; not a number when there are none.
+        draws: resampled trees, of this set and of each drawn one.
+        sets: drawn sets.
         seed: of the random numbers.
+        reference: what drawn sets keep.
     """
 
     members: Bool[np.ndarray, "merge layer"]
     support: Float[np.ndarray, " merge"]
-    unrelated: Float[np.ndarray, " branch"]
+    drawn: Float[np.ndarray, " branch"]
     level: float
     draws: int
     sets: int
     seed: int
+    reference: Reference
 
     @property
     def stable(self) -> Bool[np.ndarray, " merge"]:
-        """Branches with more support than 95 of 100 branches of unrelated layers have."""
+        """Branches with more support than 95 of 100 branches of drawn sets have."""
         return np.nan_to_num(self.support, nan=0.0) > np.nan_to_num(self.level, nan=np.inf)
 
 
@@ -123,27 +126,24 @@ def _merges(columns: Columns, metric: str, method: str) -> Float[np.ndarray, "me
     return linkage(distances[np.triu_indices(len(distances), 1)], method=method)
 
 
-def unrelated_support(
-    columns: Columns, metric: str, method: str, draws: int, seed: int
+def drawn_support(
+    layers: ClusteredLayers, method: str, draws: int, seed: int
 ) -> Float[np.ndarray, " branch"]:
-    """Support of the branches of one unrelated set: coordinates shuffled layer by layer."""
-    rng = np.random.default_rng(seed)
-    shuffled = np.empty_like(columns)
-    for layer in range(len(columns)):
-        np.take(columns[layer], rng.permutation(columns.shape[1]), axis=0, out=shuffled[layer])
-    members = branches(_merges(shuffled, metric, method))[:-1]
+    """Support of the branches of one drawn set."""
+    columns, metric = drawn_columns(layers, layers.columns(), seed), layers.metric
+    members = branches(_merges(columns, metric, method))[:-1]
     counts = [
-        recurrences(members, shuffled, metric, method, n, own)
+        recurrences(members, columns, metric, method, n, own)
         for n, own in blocks(draws, seed, BLOCK)
     ]
     return np.sum(counts, axis=0) / draws
 
 
-def unrelated_sets_wanted(n_layers: int) -> int:
-    """Unrelated sets that give about a hundred branches, 10 at most; none for 2 layers."""
+def sets_wanted(n_layers: int) -> int:
+    """Drawn sets that give about a hundred branches, 10 at most; none for 2 layers."""
     if n_layers < 3:
         return 0
-    return int(np.clip(-(-UNRELATED_BRANCHES // (n_layers - 2)), 1, MOST_SETS))
+    return int(np.clip(-(-DRAWN_BRANCHES // (n_layers - 2)), 1, MOST_SETS))
 
 
 def check_support_draws(draws: int) -> int:
@@ -157,56 +157,51 @@ def summary(
     members: Bool[np.ndarray, "merge layer"],
     counts: Int[np.ndarray, " merge"],
     draws: int,
-    unrelated: list[Float[np.ndarray, " branch"]],
+    drawn: list[Float[np.ndarray, " branch"]],
     seed: int,
+    reference: Reference,
 ) -> BranchSupport:
-    """Counts of `recurrences` so far beside what unrelated sets gave so far."""
+    """Counts of `recurrences` so far beside what drawn sets gave so far."""
     support = counts / max(draws, 1)
     support[-1] = np.nan
-    pool = np.sort(np.concatenate(unrelated)) if unrelated else np.empty(0)
+    pool = np.sort(np.concatenate(drawn)) if drawn else np.empty(0)
     level = float(np.quantile(pool, QUANTILE)) if len(pool) else float("nan")
-    return BranchSupport(members, support, pool, level, draws, len(unrelated), seed)
+    return BranchSupport(members, support, pool, level, draws, len(drawn), seed, reference)
 
 
 def branch_support(
-    columns: Columns,
-    tree: LayerTree,
-    metric: str = "cka",
-    *,
-    draws: int = DRAWS,
-    seed: int = SEED,
+    layers: ClusteredLayers, tree: LayerTree, *, draws: int = DRAWS, seed: int = SEED
 ) -> BranchSupport:
-    """Bootstrap support of every branch of a tree, beside that of unrelated layers' branches.
+    """Bootstrap support of every branch of a tree, beside that of branches of drawn sets.
 
     Reading it: a branch in 95 of 100 resampled trees does not hang on which coordinates
     are looked at. It should also be well above `level`, which 95 of 100 branches of
-    unrelated layers stay below.
+    drawn sets stay below.
 
     Args:
-        columns: of the view that the tree was made of, as `RouterSet.columns` gives them.
-        tree: from `lens.clustering.trees.layer_tree`, of this view and metric.
-        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-        draws: resampled trees, of this set and of each unrelated one.
+        layers: what the tree was made of.
+        tree: from `lens.clustering.trees.layer_tree`, of their gram and metric.
+        draws: resampled trees, of this set and of each drawn one.
         seed: of the random numbers.
 
     Raises:
         LensError: unknown metric, or a number of draws that cannot be asked for.
     """
     check_support_draws(draws)
-    members = branches(tree.linkage)
+    members, columns = branches(tree.linkage), layers.columns()
     counts = sum(
-        recurrences(members, columns, metric, tree.method, n, own)
+        recurrences(members, columns, layers.metric, tree.method, n, own)
         for n, own in blocks(draws, seed, BLOCK)
     )
-    unrelated = [
-        unrelated_support(columns, metric, tree.method, draws, own)
-        for own in set_seeds(seed, unrelated_sets_wanted(len(columns)))
+    drawn = [
+        drawn_support(layers, tree.method, draws, own)
+        for own in set_seeds(seed, sets_wanted(len(columns)))
     ]
-    return summary(members, np.asarray(counts), draws, unrelated, seed)
+    return summary(members, np.asarray(counts), draws, drawn, seed, layers.reference)
 
 
 def set_seeds(seed: int, sets: int) -> list[int]:
-    """A seed for each unrelated set, none of them one of the tree's own blocks."""
+    """A seed for each drawn set, none of them one of the tree's own blocks."""
     return np.random.SeedSequence([seed, 1]).generate_state(sets).tolist() if sets else []
 
 

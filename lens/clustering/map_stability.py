@@ -4,8 +4,8 @@ Axes: layer (L), draw, seed, dim (the map's 2 or 3 dimensions).
 
 A map that depends on a seed is made with three, and the three are compared: how far they
 differ after the best shift, turn and scale, and whether the layers keep their nearest
-neighbours. And maps of unrelated layers, made in the same way, say how trustworthy a map
-is that has nothing to show.
+neighbours. And maps of sets that keep what a reference keeps, made in the same way, say
+how trustworthy a map is that has nothing to show.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from lens.clustering.maps import (
     trust_neighbours,
     trustworthiness,
 )
-from lens.clustering.tree_null import unrelated_classic, unrelated_distances
+from lens.clustering.reference_sets import ClusteredLayers, PairMoments, drawn_distances
+from lens.clustering.tree_null import shuffled_classic
 from lens.errors import LensError
-from lens.routers.gram import RouterGram
-from lens.routers.router_set import RouterSet
+from lens.layers.references import Reference
 from lens.stats.p_values import monte_carlo_p
 
 SEEDS = 3
-# Maps of unrelated layers: quick ones, and those that take a fit each.
+# Maps of drawn sets: quick ones, and those that take a fit each.
 DRAWS = {"pca": 99, "mds": 99, "tsne": 19, "umap": 19}
 SHUFFLES = 199
 
 
 @dataclass(frozen=True)
 class TrustNull:
-    """Trustworthiness of a map beside that of maps of unrelated layers.
+    """Trustworthiness of a map beside that of maps of drawn sets.
 
     Attributes:
         value: of the map.
-        mean, low, high: of maps of unrelated layers: mean, least and largest value.
+        mean, low, high: of maps of drawn sets: mean, least and largest value.
         random: of points at random places, on average.
-        p: share of unrelated maps at least as trustworthy.
-        draws, seed: of the unrelated layers.
+        p: share of drawn maps at least as trustworthy.
+        draws, seed: of the drawn sets.
+        reference: what they keep.
     """
 
     value: float
@@ -59,6 +60,7 @@ class TrustNull:
     p: float
     draws: int
     seed: int
+    reference: Reference
 
 
 @dataclass(frozen=True)
@@ -99,21 +101,23 @@ def random_trust(n_layers: int, k: int) -> float:
 
 
 def trust_null(
-    routers: RouterSet,
-    gram: RouterGram,
+    layers: ClusteredLayers,
     found: LayerMap,
     *,
     draws: int | None = None,
     seed: int = 0,
+    moments: PairMoments | None = None,
 ) -> TrustNull:
-    """Trustworthiness of a map, beside maps of unrelated layers with the same settings.
+    """Trustworthiness of a map, beside maps of drawn sets with the same settings.
+
+    Maps of raw routers flattened and standardised are set against shuffled coordinates.
 
     Args:
-        routers: the set of the map.
-        gram: its inner products, in the view of the map.
+        layers: what the map was made of.
         found: the map, from `lens.clustering.maps.layer_map`.
-        draws: unrelated sets; by default 99, of t-SNE and UMAP 19.
-        seed: of the unrelated layers.
+        draws: drawn sets; by default 99, of t-SNE and UMAP 19.
+        seed: of the drawn sets.
+        moments: `lens.clustering.reference_sets.pair_moments` of these layers, if known.
     """
     metric, k = found.settings.get("metric", CLASSIC), found.settings["trust_neighbours"]
     names = [field.name for field in fields(MapSettings)]
@@ -123,10 +127,11 @@ def trust_null(
     number = DRAWS[found.method] if draws is None else draws
     if number < 1:
         raise LensError(f"draws: found {number}; expected 1 or more.")
+    classic = metric == CLASSIC or found.method == "pca"
     drawn = (
-        unrelated_classic(routers, number, seed)
-        if metric == CLASSIC or found.method == "pca"
-        else unrelated_distances(gram, metric, number, seed)
+        shuffled_classic(layers.routers, number, seed)
+        if classic
+        else drawn_distances(layers, number, seed, moments)
     )
     values = []
     for distances in drawn:
@@ -138,10 +143,11 @@ def trust_null(
         mean=float(trust.mean()),
         low=float(trust.min()),
         high=float(trust.max()),
-        random=random_trust(gram.n_layers, k),
+        random=random_trust(layers.gram.n_layers, k),
         p=float(monte_carlo_p(found.trustworthiness, trust)),
         draws=number,
         seed=seed,
+        reference="shuffled" if classic else layers.reference,
     )
 
 
@@ -170,11 +176,12 @@ def map_stability(
 
 
 def layer_map_stability(
-    routers: RouterSet, gram: RouterGram, method: str, settings: MapSettings
+    layers: ClusteredLayers, method: str, settings: MapSettings
 ) -> MapStability:
     """`map_stability` of `lens.clustering.maps.layer_map` with these settings."""
     return map_stability(
-        lambda seed: layer_map(routers, gram, method, replace(settings, seed=seed)), settings.seed
+        lambda seed: layer_map(layers.routers, layers.gram, method, replace(settings, seed=seed)),
+        settings.seed,
     )
 
 

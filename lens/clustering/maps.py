@@ -72,7 +72,12 @@ class LayerMap:
 
 
 def layer_map(
-    routers: RouterSet, gram: RouterGram, method: str = "mds", settings: MapSettings = DEFAULTS
+    routers: RouterSet,
+    gram: RouterGram,
+    method: str = "mds",
+    settings: MapSettings = DEFAULTS,
+    *,
+    distances: Float[np.ndarray, "layer layer"] | None = None,
 ) -> LayerMap:
     """Layers placed so that those whose routers are alike lie close.
 
@@ -83,6 +88,7 @@ def layer_map(
             "pca" (the classic one, of raw routers flattened and standardised: depends
             on expert labels), "tsne" or "umap" of the metric's distances.
         settings: metric, dimensions, and those of t-SNE and UMAP.
+        distances: of the metric in this gram, if known.
 
     Raises:
         LensError: a setting is out of range, or there are fewer than 4 layers.
@@ -96,8 +102,10 @@ def layer_map(
         distances = standardized_distances(routers)
         points, explained = _principal(standardized_gram(routers), settings.dims)
     else:
-        classic = metric == CLASSIC
-        distances = standardized_distances(routers) if classic else layer_distances(gram, metric)
+        if metric == CLASSIC:
+            distances = standardized_distances(routers)
+        elif distances is None:
+            distances = layer_distances(gram, metric)
         used |= {"metric": metric, **_used(n, method, settings)}
         points, explained = map_of_distances(distances, method, settings)
     k = trust_neighbours(n)

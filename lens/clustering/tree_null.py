@@ -1,11 +1,11 @@
-"""Trees of unrelated layers: silhouettes and cophenetic correlation by chance.
+"""Trees of layers beside trees by chance: silhouettes and cophenetic correlation.
 
 Axes: draw, k (numbers of groups, from 2 on), layer (L).
 
 Any set of layers can be drawn as a tree and cut into groups. So the same tree is drawn
-and cut again for layers turned at random, each of which keeps its own router. What it
-tests is that layers are unrelated: groups pass, and so does a slow change along depth,
-which is no groups. How compact the groups are, the silhouette itself says.
+and cut again for sets that keep what a reference keeps (`lens.clustering.reference_sets`).
+What passes is more than that: groups, and also a slow change along depth, which is no
+groups. How compact the groups are, the silhouette itself says.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.clustering.reference_sets import (
+    BEATEN,
+    DRAWN,
+    ClusteredLayers,
+    PairMoments,
+    drawn_distances,
+    pair_moments,
+)
 from lens.clustering.trees import LayerTree, depth_agreement, depth_terciles, silhouette
-from lens.layers.draws import rotation_draws
-from lens.layers.pair_null import layer_null, turned_similarities
-from lens.layers.similarity import LAYER_METRICS, distances_of, layer_similarity
-from lens.routers.gram import RouterGram, standardized_gram
-from lens.routers.matching import SUBSET_EXPERTS
-from lens.routers.random_rotations import layer_corners, unrelated_sets
+from lens.layers.references import Reference
+from lens.routers.gram import standardized_gram
 from lens.routers.router_set import RouterSet
 from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
@@ -37,13 +41,7 @@ LEVEL = 0.05
 WEAK = 0.25
 # So many draws share one generator; they can be made, kept and shown block by block.
 BLOCK = 25
-# Up to so many columns whole sets are turned: 5 ms a draw. Beyond, pair by pair.
-WHOLE_COLUMNS = 512
-MOMENT_DRAWS = 400
-
-WHOLE = "every layer turned at random, the set clustered anew"
-PAIRS = "similarities of layers turned at random pair by pair, the set clustered anew"
-SHUFFLED = "coordinates of every layer shuffled, the set clustered anew"
+CLASSIC_METHOD = "coordinates of every layer shuffled"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +51,17 @@ class GroupNull:
     Attributes:
         k: numbers of groups.
         silhouette: of the tree cut into k groups.
-        mean, low, high: of unrelated layers: mean, 2.5 % and 97.5 % quantile.
-        p: share of unrelated sets whose cut into k groups is at least as compact.
+        mean, low, high: of drawn sets: mean, 2.5 % and 97.5 % quantile.
+        p: share of drawn sets whose cut into k groups is at least as compact.
         p_any: the same, with all k looked at together (maximum statistic): below 5 %
-            for any k in one of twenty unrelated sets.
+            for any k in one of twenty drawn sets.
         cophenetic: of the tree; not a number with 2 layers.
         cophenetic_band: its mean, 2.5 % and 97.5 % quantile by chance.
-        cophenetic_p: share of unrelated sets whose tree keeps its distances as well.
-        draws: unrelated sets that were clustered.
+        cophenetic_p: share of drawn sets whose tree keeps its distances as well.
+        draws: sets that were drawn and clustered.
         seed: of the random numbers.
         method: what was drawn, for people.
+        reference: what drawn sets keep.
     """
 
     k: Int[np.ndarray, " k"]
@@ -78,6 +77,7 @@ class GroupNull:
     draws: int
     seed: int
     method: str
+    reference: Reference
 
     @property
     def best(self) -> int | None:
@@ -116,72 +116,7 @@ def _scores(distances: np.ndarray, merges: np.ndarray) -> np.ndarray:
     return np.array([*scores, fit])
 
 
-@dataclass(frozen=True, eq=False)
-class PairMoments:
-    """Similarity of each pair of layers by chance: mean, spread and skewness of its null."""
-
-    mean: Float[np.ndarray, " pair"]
-    sd: Float[np.ndarray, " pair"]
-    skewness: float
-
-
-def pair_moments(gram: RouterGram, metric: str) -> PairMoments | None:
-    """Moments for draws of a set too large to be turned as a whole; None for others."""
-    if gram.n_layers * gram.n_experts <= WHOLE_COLUMNS or gram.n_layers < 2:
-        return None
-    upper = np.triu_indices(gram.n_layers, 1)
-    if metric == "matched_cosine" and gram.n_experts > SUBSET_EXPERTS:
-        null = layer_null(gram, metric, draws=rotation_draws(metric, 1, gram.n_experts))
-        return PairMoments(null.mean[upper], null.sd[upper], 0.0)
-    draws = rotation_draws(metric, len(upper[0]), gram.n_experts, MOMENT_DRAWS)
-    turns = layer_corners(gram, draws, np.random.default_rng(SEED))
-    rows = [values for _, values in turned_similarities(gram, metric, turns)]
-    values = np.concatenate(rows, axis=1)
-    mean, sd = values.mean(axis=0), values.std(axis=0)
-    skewness = float((((values - mean) / np.maximum(sd, 1e-300)) ** 3).mean())
-    return PairMoments(mean, sd, skewness)
-
-
-def unrelated_distances(
-    gram: RouterGram, metric: str, draws: int, seed: int, moments: PairMoments | None = None
-) -> Iterator[Float[np.ndarray, "layer layer"]]:
-    """Distances between the layers of the set after each was turned at random.
-
-    Up to 512 columns whole sets are turned, exactly. Beyond, each pair of layers gets a
-    similarity of its own from a gamma distribution (Pearson's type III) with the mean,
-    the spread and the skewness of its null: rotations of many layers are independent
-    pair by pair, and what hangs together in triples of pairs vanishes with
-    L / (d_model · E).
-
-    Args:
-        gram: inner products of the set.
-        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-        draws: how many.
-        seed: of the random numbers.
-        moments: `pair_moments` of the same set and metric, if known already.
-    """
-    n = gram.n_layers
-    moments = moments or pair_moments(gram, metric)
-    if moments is None:
-        for turned in unrelated_sets(gram, draws, seed):
-            yield distances_of(layer_similarity(turned, metric), metric)
-        return
-    rng = np.random.default_rng(seed)
-    upper = np.triu_indices(n, 1)
-    skew = moments.skewness
-    low, high = LAYER_METRICS[metric].domain
-    for _ in range(draws):
-        if abs(skew) < 0.01:
-            noise = rng.standard_normal(len(upper[0]))
-        else:
-            shape = 4 / skew**2
-            noise = np.sign(skew) * (rng.gamma(shape, size=len(upper[0])) - shape) / shape**0.5
-        similarity = np.zeros((n, n))
-        similarity[upper] = np.clip(moments.mean + moments.sd * noise, low, high)
-        yield distances_of(similarity + similarity.T + np.eye(n), metric)
-
-
-def unrelated_classic(
+def shuffled_classic(
     routers: RouterSet, draws: int, seed: int
 ) -> Iterator[Float[np.ndarray, "layer layer"]]:
     """Distances of the classic tree after the coordinates of every layer were shuffled."""
@@ -208,34 +143,44 @@ def blocks(draws: int, seed: int, size: int = BLOCK) -> list[tuple[int, int]]:
     return [(min(size, draws - i * size), seeds[i]) for i in range(count)]
 
 
-def unrelated_scores(
-    gram: RouterGram,
-    metric: str,
+def drawn_scores(
+    layers: ClusteredLayers,
     method: str,
     draws: int,
     seed: int,
     moments: PairMoments | None = None,
 ) -> Float[np.ndarray, "draw score"]:
-    """`tree_scores` of one block of unrelated sets."""
-    drawn = unrelated_distances(gram, metric, draws, seed, moments)
+    """`tree_scores` of one block of drawn sets."""
+    drawn = drawn_distances(layers, draws, seed, moments)
     return np.stack([tree_scores(distances, method) for distances in drawn])
 
 
-def unrelated_classic_scores(
+def shuffled_classic_scores(
     routers: RouterSet, draws: int, seed: int
 ) -> Float[np.ndarray, "draw score"]:
-    """`tree_scores` of one block of unrelated sets for the classic tree."""
-    return np.stack([tree_scores(d, "ward") for d in unrelated_classic(routers, draws, seed)])
+    """`tree_scores` of one block of shuffled sets for the classic tree."""
+    return np.stack([tree_scores(d, "ward") for d in shuffled_classic(routers, draws, seed)])
 
 
 def summary(
-    tree: LayerTree, drawn: Float[np.ndarray, "draw score"], seed: int, method: str = WHOLE
+    tree: LayerTree,
+    drawn: Float[np.ndarray, "draw score"],
+    seed: int,
+    reference: Reference = "shuffled",
+    method: str = CLASSIC_METHOD,
 ) -> GroupNull:
-    """A tree beside the scores of unrelated sets; early ones can be summed up as well.
+    """A tree beside the scores of drawn sets; early ones can be summed up as well.
 
     With s_k the silhouette of the cut into k groups, in units of the spread of all draws
     and the observed one together, p_any of k is the share of sets whose largest s
     reaches s_k, the observed set counted as one of them.
+
+    Args:
+        tree: of the layers.
+        drawn: from `drawn_scores`, or of `shuffled_classic_scores` for the classic tree.
+        seed: of the draws.
+        reference: what they keep.
+        method: what was drawn, for people.
     """
     observed = _scores(tree.distances, tree.linkage)
     draws = len(drawn)
@@ -267,41 +212,28 @@ def summary(
         draws=draws,
         seed=seed,
         method=method,
+        reference=reference,
     )
 
 
-def null_method(gram: RouterGram) -> str:
-    """Name of the null that `unrelated_scores` draws for a set of this size."""
-    return WHOLE if gram.n_layers * gram.n_experts <= WHOLE_COLUMNS else PAIRS
-
-
 def group_null(
-    gram: RouterGram,
-    tree: LayerTree,
-    metric: str = "cka",
-    *,
-    draws: int = DRAWS,
-    seed: int = SEED,
+    layers: ClusteredLayers, tree: LayerTree, *, draws: int = DRAWS, seed: int = SEED
 ) -> GroupNull:
-    """Silhouettes of a tree for every number of groups, beside those of unrelated layers.
+    """Silhouettes of a tree for every number of groups, beside those of drawn sets.
 
     Args:
-        gram: inner products of the view that the tree was made of.
-        tree: from `lens.clustering.trees.layer_tree`, of this gram and metric.
-        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
-        draws: unrelated sets; each is clustered and cut in the same way.
+        layers: what the tree was made of.
+        tree: from `lens.clustering.trees.layer_tree`, of their gram and metric.
+        draws: sets that keep what the reference keeps, clustered and cut in the same way.
         seed: of the random numbers.
 
     Raises:
         LensError: unknown metric, or a number of draws that cannot be asked for.
     """
     check_draws(draws)
-    moments = pair_moments(gram, metric)
-    parts = [
-        unrelated_scores(gram, metric, tree.method, n, own, moments)
-        for n, own in blocks(draws, seed)
-    ]
-    return summary(tree, np.concatenate(parts), seed, null_method(gram))
+    moments = pair_moments(layers)
+    parts = [drawn_scores(layers, tree.method, n, own, moments) for n, own in blocks(draws, seed)]
+    return summary(tree, np.concatenate(parts), seed, layers.reference, layers.words)
 
 
 @dataclass(frozen=True)
@@ -358,7 +290,7 @@ def depth_agreement_null(
 
 
 def groups_in_words(null: GroupNull) -> str:
-    """The finding: how many groups stand out, how compact they are, what chance gives."""
+    """The finding: how many groups stand out, how compact they are, what drawn sets give."""
     best = null.best
     if best is None:
         return "Too few layers, or layers too much alike, to tell groups apart."
@@ -367,14 +299,15 @@ def groups_in_words(null: GroupNull) -> str:
     cuts = "" if len(null.k) == 1 else f" for {len(null.k)} cuts together"
     low, high = plain(null.low[best]), plain(null.high[best])
     against = (
-        f"silhouette {plain(value)}, unrelated layers give {low} to {high} in 95 % of "
+        f"silhouette {plain(value)}, {DRAWN[null.reference]} give {low} to {high} in 95 % of "
         f"{null.draws} draws; p {p_value_text(p_value, null.draws)}{cuts}"
     )
+    beaten = BEATEN[null.reference]
     if not p_value <= LEVEL:
-        return f"No number of groups is distinguishable from chance: at best {groups}, {against}."
+        return f"No number of groups stands out beyond {beaten}: at best {groups}, {against}."
     if value < WEAK:
         return (
-            f"No compact groups, at best {groups} loose ones, though layers are not unrelated: "
-            f"{against}."
+            f"No compact groups, at best {groups} loose ones, though some layers are more alike "
+            f"than {beaten} make them: {against}."
         )
-    return f"{groups} groups stand out: {against}."
+    return f"{groups} groups stand out beyond {beaten}: {against}."

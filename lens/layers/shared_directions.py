@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.layers.pair_null import LayerNull
@@ -62,7 +63,6 @@ class SharedDirections:
         directions: m, how many were taken away.
         share: part of the second moment that went with them, each layer counted alike.
         largest: part of what is left that its own largest direction carries.
-        dimensions: effective dimension of what is left, without bias.
         by_rule: whether m was chosen by the rule of `without_shared`.
     """
 
@@ -70,8 +70,12 @@ class SharedDirections:
     directions: int
     share: float
     largest: float
-    dimensions: float
     by_rule: bool
+
+    @cached_property
+    def dimensions(self) -> float:
+        """Effective dimension of what is left, without bias."""
+        return unbiased_dimension(self.gram)
 
 
 def without_shared(gram: RouterGram, directions: int | None = None) -> SharedDirections:
@@ -122,7 +126,7 @@ def _without(gram: RouterGram, m: int, *, by_rule: bool) -> SharedDirections:
         rest = gram_of_columns(columns.transpose(0, 2, 1), gram.layer_ids)
     else:
         rest, share, largest = _rest_of_products(gram, m)
-    return SharedDirections(rest, m, share, largest, unbiased_dimension(rest), by_rule)
+    return SharedDirections(rest, m, share, largest, by_rule)
 
 
 def _rest_of_products(gram: RouterGram, m: int) -> tuple[RouterGram, float, float]:
@@ -230,19 +234,33 @@ def mixed_layers(
     n_layers, n_experts = rest.n_layers, rest.n_experts
     n_mixed = min(n_layers, max(columns // (n_experts - 1), 3))
     basis = zero_sum_basis(n_experts)
+    every = _products(rest, np.arange(n_layers)) if n_mixed == n_layers else None
     for _ in range(draws):
-        some = np.arange(n_layers)
-        if n_mixed < n_layers:
-            some = np.sort(rng.choice(n_layers, n_mixed, replace=False))
-        blocks = np.stack([rest.row(int(a))[:, some] for a in some])  # [a, e, b, f]
-        products = np.einsum("ep,aebf,fq->apbq", basis, blocks, basis, optimize=True)
-        flat = products.reshape(n_mixed * (n_experts - 1), -1)
+        flat = every
+        if flat is None:
+            flat = _products(rest, np.sort(rng.choice(n_layers, n_mixed, replace=False)))
         turn = random_orthogonal(rng, 1, len(flat))[0]
-        mixed = (turn.T @ flat @ turn).reshape(products.shape)
+        mixed = (turn.T @ flat @ turn).reshape(n_mixed, n_experts - 1, n_mixed, n_experts - 1)
         held = np.einsum("ep,apbq,fq->aebf", basis, mixed, basis, optimize=True)
         layers = np.arange(n_mixed)
         sums = np.zeros((n_mixed, n_experts))
         yield RouterGram(held[layers, :, layers], sums, rest.d_model, held=held)
+
+
+def _products(
+    rest: RouterGram, some: Int[np.ndarray, " layer"]
+) -> Float[np.ndarray, "column column"]:
+    """Inner products of the directions that experts of some layers span."""
+    basis = zero_sum_basis(rest.n_experts)
+    if rest.held is not None:
+        blocks = rest.held[some][:, :, some]
+        products = np.einsum("ep,aebf,fq->apbq", basis, blocks, basis, optimize=True)
+        return products.reshape(len(some) * (rest.n_experts - 1), -1)
+    assert rest.columns is not None and rest.scale is not None
+    unit = rest.scale[some][:, None, None]
+    spanned = basis.T @ (rest.columns[some] * unit)  # [some, E - 1, d]
+    flat = spanned.reshape(-1, rest.d_model).astype(np.float32)
+    return (flat @ flat.T).astype(np.float64)
 
 
 def columns_without_shared(

@@ -15,7 +15,7 @@ from lens.clustering.branch_support import (
     BranchSupport,
     branch_support,
     seconds_a_draw,
-    unrelated_sets_wanted,
+    sets_wanted,
 )
 from lens.clustering.map_stability import (
     MapStability,
@@ -54,19 +54,19 @@ class Judgements:
     def support(self) -> BranchSupport | None:
         """Of every branch; None where it would take too long."""
         n = self.n
-        sets = unrelated_sets_wanted(len(n.labels))
+        sets = sets_wanted(len(n.labels))
         if not sets or seconds_a_draw(n.routers) * DRAWS * (1 + sets) > LONG_SECONDS:
             return None
-        return branch_support(n.routers.columns(n.settings.view), n.tree, n.settings.metric)
+        return branch_support(n.clustered, n.tree)
 
     def of_map(self, method: str) -> tuple[TrustNull | None, MapStability | None]:
         """Trust in a map and its stability; None where there is none or it would take too long."""
         if method not in self._maps:
             n, trust, stability = self.n, None, None
             if method != "pca" or n.routers.routers.size <= MOST_WEIGHTS:
-                trust = trust_null(n.routers, n.gram, n.map(method))
+                trust = trust_null(n.clustered, n.map(method))
             if method in SEEDED:
-                stability = layer_map_stability(n.routers, n.gram, method, n.map_settings)
+                stability = layer_map_stability(n.clustered, method, n.map_settings)
             self._maps[method] = trust, stability
         return self._maps[method]
 
@@ -91,7 +91,7 @@ def _tree_parts(n: RouterNumbers, judged: Judgements) -> Iterator[Part]:
     yield Part(
         "layer_dendrogram_with_heatmap",
         lambda: figures.dendrogram_with_heatmap(
-            n.tree, n.similarity, n.labels, n.settings.metric, n.chance, support=judged.support
+            n.tree, n.clustered_similarity, n.labels, n.settings.metric, support=judged.support
         ),
         AVERAGE,
     )

@@ -70,7 +70,7 @@ def _chains(n: RouterNumbers) -> str:
 
 
 def _groups(n: RouterNumbers) -> str:
-    return groups_in_words(n.group_null)
+    return f"{groups_in_words(n.group_null)} Drawn sets: {n.group_null.method}."
 
 
 def _within(n: RouterNumbers) -> str:

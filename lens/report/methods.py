@@ -29,11 +29,14 @@ METHODS: dict[str, str] = {
         "meaning across layers; what compares by index is marked classic."
     ),
     "Clustering": (
-        "Distances √(2 − 2·CKA); average linkage with optimal leaf order. The silhouette of every "
-        "cut stands beside that of the same cut of unrelated layers, agreement with thirds of the "
-        "depth (adjusted Rand index) beside shuffled depths. Support of a branch is the share of "
-        "trees of resampled coordinates that have it. Trustworthiness of a map stands beside that "
-        "of maps of unrelated layers; t-SNE and UMAP are made with three seeds and compared."
+        "Distances √(2 − 2·CKA); average linkage with optimal leaf order. Trees and maps are of "
+        "layers without the largest directions that all of them share: the fewest of 0, 1, 3 and "
+        "10 after which none carries more than a tenth of what is left. The silhouette of every "
+        "cut, the support of branches and the trustworthiness of maps stand beside those of layers "
+        "mixed at random from all layers, which keep all that these share (raw routers: beside "
+        "layers turned at random); agreement with thirds of the depth (adjusted Rand index) beside "
+        "shuffled depths. Support of a branch is the share of trees of resampled coordinates that "
+        "have it. t-SNE and UMAP are made with three seeds and compared."
     ),
     "Vocabulary": (
         "Token embeddings through the norm before the router into W̃: the direct path, exact for "

@@ -8,6 +8,12 @@ import numpy as np
 
 from lens.clustering import trees as clustering
 from lens.clustering.maps import LayerMap, MapSettings, layer_map
+from lens.clustering.reference_sets import (
+    ClusteredLayers,
+    ClusterSettings,
+    clustered_layers,
+    default_reference,
+)
 from lens.clustering.tree_null import GroupNull, group_null
 from lens.errors import LensError
 from lens.experts import measures as expert_values
@@ -19,7 +25,12 @@ from lens.layers.bootstrap import Intervals, adjacent_intervals
 from lens.layers.chance_level import chance_level
 from lens.layers.draws import LayerDraws
 from lens.layers.pair_null import LayerNull, adjacent_null, layer_null
-from lens.layers.similarity import AdjacentLayers, adjacent_layers, layer_similarity
+from lens.layers.similarity import (
+    AdjacentLayers,
+    adjacent_layers,
+    distances_of,
+    layer_similarity,
+)
 from lens.layers.transitions import Transitions, transitions
 from lens.questions import Answer, four_questions
 from lens.report.parts import Settings
@@ -69,8 +80,23 @@ class RouterNumbers:
 
     @cached_property
     def tree(self) -> clustering.LayerTree:
+        distances = distances_of(self.clustered_similarity, self.settings.metric)
+        return clustering.tree_of_distances(distances, "average")
+
+    @cached_property
+    def clustered(self) -> ClusteredLayers:
+        """What trees and maps are made of, and what they are set against."""
+        metric, view = self.settings.metric, self.settings.view
+        reference = default_reference(self.routers.n_layers, view)
+        settings = ClusterSettings(metric, view, reference)
+        return clustered_layers(self.routers, settings, gram=self.gram)
+
+    @cached_property
+    def clustered_similarity(self) -> np.ndarray:
         self.needs(2, "A tree of layers")
-        return clustering.layer_tree(self.gram, self.settings.metric)
+        if self.clustered.unchanged:
+            return self.similarity
+        return layer_similarity(self.clustered.gram, self.settings.metric)
 
     @cached_property
     def classic_tree(self) -> clustering.LayerTree:
@@ -118,7 +144,7 @@ class RouterNumbers:
     @cached_property
     def group_null(self) -> GroupNull:
         self.needs(3, "A silhouette")
-        return group_null(self.gram, self.tree, self.settings.metric)
+        return group_null(self.clustered, self.tree)
 
     @cached_property
     def adjacent_null(self) -> np.ndarray:
@@ -160,7 +186,9 @@ class RouterNumbers:
 
     def map(self, method: str) -> LayerMap:
         if method not in self._maps:
-            self._maps[method] = layer_map(self.routers, self.gram, method, self.map_settings)
+            self._maps[method] = layer_map(
+                self.routers, self.clustered.gram, method, self.map_settings
+            )
         return self._maps[method]
 
     @cached_property

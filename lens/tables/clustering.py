@@ -9,6 +9,7 @@ import numpy as np
 
 from lens.clustering.branch_support import BranchSupport
 from lens.clustering.map_stability import MapStability, TrustNull
+from lens.clustering.reference_sets import DRAWN
 from lens.clustering.tree_null import GroupNull
 from lens.clustering.trees import LayerTree
 from lens.storage.csv_text import table_csv
@@ -28,6 +29,7 @@ def silhouette_csv(null: GroupNull) -> str:
             "p for all numbers together (maximum statistic)": null.p_any,
             "draws": np.full(n, null.draws),
             "seed": np.full(n, null.seed),
+            "chance": [null.method] * n,
         }
     )
 
@@ -51,9 +53,11 @@ def branches_csv(
     if support is not None:
         columns |= {
             "support (share of resampled trees with this branch)": support.support,
-            "support that 95 % of branches of unrelated layers stay below": [support.level] * n,
+            f"support that 95 % of branches of {DRAWN[support.reference]} stay below": (
+                [support.level] * n
+            ),
             "resampled trees": [support.draws] * n,
-            "unrelated sets": [support.sets] * n,
+            "drawn sets": [support.sets] * n,
             "seed": [support.seed] * n,
             "layers": [
                 " ".join(label for label, held in zip(labels, row, strict=True) if held)
@@ -73,13 +77,14 @@ def map_judgement_csv(
         {
             "map": [name for name, _, _ in maps],
             "trustworthiness (0 to 1)": [trust.value for _, trust, _ in maps],
-            "maps of unrelated layers, mean": [trust.mean for _, trust, _ in maps],
-            "maps of unrelated layers, least": [trust.low for _, trust, _ in maps],
-            "maps of unrelated layers, largest": [trust.high for _, trust, _ in maps],
+            "maps of drawn sets, mean": [trust.mean for _, trust, _ in maps],
+            "maps of drawn sets, least": [trust.low for _, trust, _ in maps],
+            "maps of drawn sets, largest": [trust.high for _, trust, _ in maps],
             "points at random, mean": [trust.random for _, trust, _ in maps],
             "p": [trust.p for _, trust, _ in maps],
-            "unrelated sets": [trust.draws for _, trust, _ in maps],
-            "seed of the unrelated sets": [trust.seed for _, trust, _ in maps],
+            "drawn sets": [trust.draws for _, trust, _ in maps],
+            "seed of the drawn sets": [trust.seed for _, trust, _ in maps],
+            "drawn": [DRAWN[trust.reference] for _, trust, _ in maps],
             "Procrustes disparity between seeds (0 to 1)": [
                 s.disparity if s else nan for s in stable
             ],

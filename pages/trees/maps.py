@@ -11,6 +11,7 @@ import streamlit as st
 from lens import cached, figures
 from lens.clustering.map_stability import MapStability, TrustNull
 from lens.clustering.maps import MIN_LAYERS, SEEDED, LayerMap, MapSettings
+from lens.clustering.reference_sets import DRAWN, ClusterSettings
 from lens.clustering.tree_null import LEVEL
 from lens.errors import LensError
 from lens.routers.router_set import RouterSet
@@ -30,15 +31,16 @@ AXES = {"12": (0, 1), "13": (0, 2), "23": (1, 2)}
 
 
 def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
-    """Trustworthiness of a map beside maps of unrelated layers, and agreement of seeds."""
+    """Trustworthiness of a map beside maps of drawn sets, and agreement of seeds."""
+    drawn = DRAWN[trust.reference]
     against = (
-        f"trustworthiness {trust.value:.2f}, maps of {trust.draws} unrelated sets "
+        f"trustworthiness {trust.value:.2f}, {trust.draws} maps of {drawn} "
         f"{trust.low:.2f} to {trust.high:.2f}, p {p_value_text(trust.p, trust.draws)}"
     )
     beyond = (
-        "**The map keeps more neighbours than maps of unrelated layers**"
+        f"**The map keeps more neighbours than maps of {drawn}**"
         if trust.p <= LEVEL
-        else "**As a map of neighbours it is not distinguishable from maps of unrelated layers**"
+        else f"**As a map of neighbours it is not distinguishable from maps of {drawn}**"
     )
     text = f"{beyond}: {against}."
     if stability is not None:
@@ -108,22 +110,22 @@ def controls(n_layers: int, metric: str) -> MapChoice:
 def show(
     deferred: Deferred,
     routers: RouterSet,
-    view: str,
-    metric: str,
+    settings: ClusterSettings,
     clusters: np.ndarray,
     null_seed: int,
 ) -> None:
-    """Layers as points, with the trustworthiness of the map beside chance."""
+    """Layers as points, with the trustworthiness of the map beside that of drawn sets."""
+    metric = settings.metric
     chosen = controls(routers.n_layers, metric)
     if routers.n_layers < MIN_LAYERS:
         st.info(f"A map needs at least {MIN_LAYERS} layers; this router set has fewer.")
         return
-    found = computed(routers, chosen, view)
+    found = computed(routers, chosen, settings)
     if found is None:
         return
     labels = layout.layer_labels(routers)
     layer = int(links.chosen("layer", 0))
-    trust, stability = judged(deferred, routers, chosen, view, null_seed)
+    trust, stability = judged(deferred, routers, chosen, settings, null_seed)
     layout.figure(
         figures.layer_scatter(
             found,
@@ -136,7 +138,7 @@ def show(
         ),
         f"layer_{chosen.method}",
         routers,
-        words=(metric, view),
+        words=(metric, settings.view),
         table=lambda: router_tables.layer_map_csv(found, labels),
         on_pick=pick_layer,
     )
@@ -152,11 +154,11 @@ def show(
             variance(routers, found, found.explained, (chosen.method, metric))
 
 
-def computed(routers: RouterSet, chosen: MapChoice, view: str) -> LayerMap | None:
+def computed(routers: RouterSet, chosen: MapChoice, settings: ClusterSettings) -> LayerMap | None:
     """The map; None where its button was not pressed, or after saying why there is none."""
     name = MAP_NAMES[chosen.method]
     if chosen.method in SEEDED:
-        run = (routers.key, view, chosen.method, chosen.settings)
+        run = (routers.key, settings, chosen.method, chosen.settings)
         if st.button(f"Run {name}", type="primary", icon=":material/play_arrow:"):
             MAP_RUN.set(run)
         if MAP_RUN.get() != run:
@@ -164,28 +166,32 @@ def computed(routers: RouterSet, chosen: MapChoice, view: str) -> LayerMap | Non
             return None
     try:
         with st.spinner(f"Computing {name} …", show_time=True):
-            return cached.layer_map(routers, chosen.method, chosen.settings, view)
+            return cached.layer_map(routers, chosen.method, chosen.settings, settings)
     except LensError as error:
         st.info(str(error))
         return None
 
 
 def judged(
-    deferred: Deferred, routers: RouterSet, chosen: MapChoice, view: str, null_seed: int
+    deferred: Deferred,
+    routers: RouterSet,
+    chosen: MapChoice,
+    settings: ClusterSettings,
+    null_seed: int,
 ) -> tuple[TrustNull | None, MapStability | None]:
-    """Trustworthiness of a map beside chance, and its stability over seeds; None until made."""
-    method, settings = chosen.method, chosen.settings
-    key = (routers.key, view, method, settings)
+    """Trustworthiness beside that of drawn sets, and stability over seeds; None until made."""
+    method, own = chosen.method, chosen.settings
+    key = (routers.key, settings, method, own)
     trust = stability = None
     if method != "pca" or routers.routers.size <= tree_chance.MOST_WEIGHTS:
         trust = deferred.get(
             ("trust", *key, null_seed),
-            lambda: cached.trust_null(routers, method, settings, view, null_seed),
+            lambda: cached.trust_null(routers, method, own, settings, null_seed),
         )
     if method in SEEDED:
         stability = deferred.get(
             ("stability", *key),
-            lambda: cached.layer_map_stability(routers, method, settings, view),
+            lambda: cached.layer_map_stability(routers, method, own, settings),
         )
     return trust, stability
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lens.clustering.branch_support import branch_support
+from lens.clustering.reference_sets import ClusterSettings, clustered_layers
 from lens.clustering.tree_null import depth_agreement_null, group_null, groups_in_words
 from lens.clustering.trees import cut_tree, layer_tree
-from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
 from pages.shell import deferred
 from pages.shell.deferred import Deferred
@@ -34,15 +34,18 @@ def drawn(n_layers: int, n_experts: int = 4, d_model: int = 24) -> RouterSet:
 def test_the_page_says_what_lens_finds_of_groups_branches_and_depth(open_page, routers):
     app = open_page("clustering")
     assert fine(app)
-    gram = router_gram(routers)
-    tree = layer_tree(gram)
+    layers = clustered_layers(routers, ClusterSettings())
+    tree = layer_tree(layers.gram)
     text = texts(app)
-    assert groups_in_words(group_null(gram, tree)) in text
-    support = branch_support(routers.columns("canonical"), tree)
-    assert f"{support.stable.sum()} of {len(support.support) - 1} branches have more" in text
+    assert groups_in_words(group_null(layers, tree)) in text
+    support = branch_support(layers, tree)
+    stable = int(support.stable.sum())
+    found = f"{stable} of {len(support.support) - 1} branches have more" if stable else "No branch"
+    assert found in text
+    assert "m = 1 by rule" in "\n".join(caption.value for caption in app.caption)
     depth = depth_agreement_null(cut_tree(tree, 3))
     assert "Agreement with depth" in text and f"p = {depth.p:.2g}" in text
-    assert "maps of unrelated layers" in text
+    assert "maps of layers mixed from all layers" in text
     assert "…" not in text  # nothing is missing at the end
 
 
@@ -52,6 +55,21 @@ def test_draws_and_seed_are_in_the_link_and_change_the_null(open_page):
     assert "in 95 % of 100 draws" in texts(app)
     assert "50 resampled trees, seed 7" in texts(app)
     assert app.query_params["sets"] in ("100", ["100"])
+
+
+@pytest.mark.parametrize(
+    ("query", "drawn"),
+    [
+        ({"reference": "unrelated"}, "unrelated layers give"),
+        ({"reference": "shuffled", "sets": "100"}, "layers with shuffled coordinates give"),
+        ({"directions": "3", "sets": "100"}, "layers mixed from all layers give"),
+        ({"view": "raw", "sets": "100"}, "unrelated layers give"),
+    ],
+)
+def test_each_reference_is_named_in_the_finding(open_page, query, drawn):
+    app = open_page("clustering", trees="50", **query)
+    assert fine(app)
+    assert drawn in texts(app)
 
 
 def test_settings_that_are_not_offered_fall_back(open_page):
@@ -68,10 +86,10 @@ def test_the_classic_tree_has_a_null_of_its_own_and_no_support(open_page):
 
 
 def test_a_button_takes_the_number_of_groups_that_stands_out(open_page, routers):
-    gram = router_gram(routers)
-    null = group_null(gram, layer_tree(gram))
+    layers = clustered_layers(routers, ClusterSettings(reference="unrelated"))
+    null = group_null(layers, layer_tree(layers.gram))
     best = int(null.k[null.best])
-    app = open_page("clustering", clusters=str(best + 1))
+    app = open_page("clustering", clusters=str(best + 1), reference="unrelated")
     app.button(key="best_cut").click().run()
     assert fine(app)
     assert app.slider(key="clusters").value == best

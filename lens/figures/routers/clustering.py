@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
+from lens.clustering.reference_sets import BEATEN, DRAWN
 from lens.clustering.trees import dendrogram_nodes, dendrogram_segments, node_places
 from lens.errors import LensError
 from lens.figures import marks, theme
@@ -204,7 +205,7 @@ def _branches(
 def support_classes(support: BranchSupport) -> tuple[str, str, str]:
     """Names of the classes of branches, firm ones first."""
     level = percent(support.level) if np.isfinite(support.level) else "unknown"
-    return f"{percent(FIRM)} or more", "beyond chance", f"within chance ({level} or less)"
+    return f"{percent(FIRM)} or more", f"beyond {BEATEN[support.reference]}", f"{level} or less"
 
 
 def _percentages(
@@ -233,9 +234,9 @@ def _support_text(support: BranchSupport | None) -> str:
     if support is None:
         return ""
     chance = (
-        f"95 % of branches of unrelated layers have {percent(support.level)} or less"
+        f"95 % of branches of {DRAWN[support.reference]} have {percent(support.level)} or less"
         if np.isfinite(support.level)
-        else "no branches of unrelated layers to compare with"
+        else "no branches of drawn sets to compare with"
     )
     return (
         f"Numbers: support in %, share of {support.draws} trees over resampled coordinates that "
@@ -258,7 +259,7 @@ def _tree_text(
     if support is not None:
         stable = (
             f"{np.count_nonzero(support.stable)} of {len(support.support) - 1} branches have more "
-            f"support than those of unrelated layers"
+            f"support than those of {DRAWN[support.reference]}"
         )
     return theme.alt_description(
         f"Dendrogram of {len(labels)} layers, cophenetic correlation {tree.cophenetic:.2f}",

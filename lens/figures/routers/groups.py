@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import numpy as np
 
+from lens.clustering.reference_sets import BEATEN, DRAWN
 from lens.clustering.tree_null import LEVEL, WEAK, groups_in_words
 from lens.errors import LensError
 from lens.figures import marks, theme
@@ -14,14 +15,12 @@ from lens.figures import marks, theme
 if TYPE_CHECKING:
     from lens.clustering.tree_null import GroupNull
 
-BEYOND, WITHIN = "beyond chance", "not beyond chance"
-
 
 def silhouette_by_groups(null: GroupNull, cut: int | None = None) -> alt.LayerChart:
-    """Silhouette of the cut into k groups for every k, with the band of unrelated layers.
+    """Silhouette of the cut into k groups for every k, with the band of drawn sets.
 
     Args:
-        null: silhouettes of every cut, beside those of unrelated layers.
+        null: silhouettes of every cut, beside those of drawn sets.
         cut: the number of groups shown elsewhere, which is marked.
 
     Returns:
@@ -42,14 +41,14 @@ def silhouette_by_groups(null: GroupNull, cut: int | None = None) -> alt.LayerCh
         theme.title(
             "Are the groups compact?",
             "silhouette of each cut of the tree",
-            f"grey: 95 % of {null.draws} unrelated sets (seed {null.seed})",
+            f"grey: 95 % of {null.draws} sets of {DRAWN[null.reference]} (seed {null.seed})",
             orange,
             width=420,
         ),
         theme.alt_description(
-            f"Silhouette for {null.k[0]} to {null.k[-1]} groups beside unrelated layers",
+            f"Silhouette for {null.k[0]} to {null.k[-1]} groups beside {DRAWN[null.reference]}",
             groups_in_words(null),
-            f"Chance: {null.method}",
+            f"Drawn: {null.method}",
         ),
         flexible=False,
     )
@@ -87,20 +86,25 @@ def _silhouette_layers(null: GroupNull, cut: int | None) -> list[alt.Chart]:
     return [
         *layers,
         base.mark_line(color=theme.BLUE, strokeWidth=1.5, tooltip=None).encode(y=y),
-        _silhouette_points(base.encode(y=y)),
+        _silhouette_points(base.encode(y=y), *_classes(null)),
     ]
 
 
-def _silhouette_points(base: alt.Chart) -> alt.Chart:
-    """A point for each number of groups, filled where it is beyond chance."""
+def _classes(null: GroupNull) -> tuple[str, str]:
+    """Names of the numbers of groups that beat the drawn sets, and of those that do not."""
+    return f"beyond {BEATEN[null.reference]}", "not beyond"
+
+
+def _silhouette_points(base: alt.Chart, beyond: str, within: str) -> alt.Chart:
+    """A point for each number of groups, filled where it beats the drawn sets."""
     points: alt.Chart = base.mark_point(
         size=80, filled=True, opacity=1, stroke=theme.BLUE, strokeWidth=1.5
     ).encode(
         fill=alt.Fill(
             "finding:N",
-            title=f"all numbers together, {100 * LEVEL:.0f} %",
-            scale=alt.Scale(domain=[BEYOND, WITHIN], range=[theme.BLUE, "#FFFFFF"]),
-            legend=alt.Legend(orient="top", titleLimit=200),
+            title=f"at {100 * LEVEL:.0f} %",
+            scale=alt.Scale(domain=[beyond, within], range=[theme.BLUE, "#FFFFFF"]),
+            legend=alt.Legend(orient="top", titleLimit=200, labelLimit=300),
         ),
         tooltip=marks.tooltip(
             ("groups:Q",),
@@ -123,5 +127,5 @@ def _silhouette_columns(null: GroupNull) -> theme.Columns:
         "high": null.high,
         "p": null.p,
         "p_any": null.p_any,
-        "finding": np.where(null.p_any <= LEVEL, BEYOND, WITHIN),
+        "finding": np.where(null.p_any <= LEVEL, *_classes(null)),
     }

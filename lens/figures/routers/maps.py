@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from lens.clustering.map_stability import random_trust
 from lens.clustering.maps import trust_neighbours
+from lens.clustering.reference_sets import DRAWN
 from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.words import p_value_text
@@ -42,7 +43,7 @@ def layer_scatter(
         clusters: a group number per layer to colour by; None colours by depth.
         axes: which dimensions of the map to draw.
         picked: the layer to ring.
-        trust: trustworthiness of maps of unrelated layers.
+        trust: trustworthiness of maps of drawn sets.
         stability: how alike maps of other seeds are.
 
     Returns:
@@ -124,9 +125,9 @@ def _trust_text(layer_map: LayerMap, trust: TrustNull | None) -> str:
     text = f"trustworthiness {layer_map.trustworthiness:.2f} (1: neighbours kept; "
     if trust is None:
         k = trust_neighbours(n)
-        return f"{text}points at random: {random_trust(n, k):.2f}, maps of unrelated layers more)"
+        return f"{text}points at random: {random_trust(n, k):.2f}, maps of any layers more)"
     return (
-        f"{text}maps of unrelated layers {trust.low:.2f} to {trust.high:.2f}, mean "
+        f"{text}maps of {DRAWN[trust.reference]} {trust.low:.2f} to {trust.high:.2f}, mean "
         f"{trust.mean:.2f}, in {trust.draws} draws; p {p_value_text(trust.p, trust.draws)})"
     )
 

@@ -22,7 +22,9 @@ from lens.clustering.maps import (
     trust_neighbours,
     trustworthiness,
 )
+from lens.clustering.reference_sets import ClusterSettings, clustered_layers
 from lens.errors import LensError
+from lens.layers.references import REFERENCE_LABELS, Reference
 from lens.layers.similarity import layer_distances
 from lens.routers.gram import gram_of_columns
 from lens.routers.router_set import RouterSet
@@ -47,20 +49,24 @@ def gram(routers: RouterSet):
     return gram_of_columns(routers.columns("canonical"))
 
 
-def test_a_map_of_related_layers_is_more_trustworthy_than_of_unrelated_ones():
-    routers = related()
-    found = trust_null(routers, gram(routers), layer_map(routers, gram(routers), "mds"))
+def trust_of(routers: RouterSet, method: str = "mds", reference: Reference = "shared", **options):
+    layers = clustered_layers(routers, ClusterSettings(reference=reference))
+    return trust_null(layers, layer_map(routers, layers.gram, method), **options)
+
+
+@pytest.mark.parametrize("reference", REFERENCE_LABELS)
+def test_a_map_of_related_layers_is_more_trustworthy_than_of_drawn_ones(reference):
+    found = trust_of(related(), reference=reference)
+    assert found.reference == reference
     assert found.p == pytest.approx(0.01) and found.value > found.high > found.mean > found.random
     assert (found.draws, found.seed) == (99, 0)
 
 
-def test_maps_of_unrelated_layers_are_not_beyond_chance_though_above_random_points():
+@pytest.mark.parametrize("reference", ["shared", "unrelated"])
+def test_maps_of_noise_are_not_beyond_drawn_ones_though_above_random_points(reference):
     p_values = []
     for seed in range(20):
-        routers = unrelated(10)
-        found = trust_null(
-            routers, gram(routers), layer_map(routers, gram(routers), "mds"), draws=39, seed=seed
-        )
+        found = trust_of(unrelated(10), reference=reference, draws=39, seed=seed)
         p_values.append(found.p)
         assert found.mean > found.random
     assert np.mean(np.array(p_values) <= 0.05) <= 0.2
@@ -68,9 +74,8 @@ def test_maps_of_unrelated_layers_are_not_beyond_chance_though_above_random_poin
 
 
 def test_pca_of_raw_routers_has_the_null_of_shuffled_coordinates():
-    routers = related()
-    found = trust_null(routers, gram(routers), layer_map(routers, gram(routers), "pca"), draws=39)
-    assert found.p <= 0.05
+    found = trust_of(related(), "pca", draws=39)
+    assert found.p <= 0.05 and found.reference == "shuffled"
 
 
 @pytest.mark.parametrize("n", [4, 9, 30])
@@ -131,8 +136,9 @@ def test_nearest_layers_leave_out_the_layer_itself():
 def test_three_seeds_of_tsne_agree_on_planted_groups_beyond_chance():
     kinds = np.arange(18) % 3
     layers = RNG.standard_normal((3, 80, 4))[kinds] + 0.3 * RNG.standard_normal((18, 80, 4))
-    routers = RouterSet(layers.astype(np.float32))
-    found = layer_map_stability(routers, gram(routers), "tsne", MapSettings(seed=5))
+    settings = ClusterSettings(reference="unrelated")
+    clustered = clustered_layers(RouterSet(layers.astype(np.float32)), settings)
+    found = layer_map_stability(clustered, "tsne", MapSettings(seed=5))
     assert found.seeds == (5, 6, 7)
     assert found.overlap > 2 * found.overlap_chance
 
@@ -152,7 +158,5 @@ def test_pca_and_mds_of_given_distances_are_one():
 
 
 def test_a_null_of_no_draws_is_refused():
-    routers = related(5)
-    found = layer_map(routers, gram(routers), "mds")
     with pytest.raises(LensError, match="draws: found 0; expected 1 or more"):
-        trust_null(routers, gram(routers), found, draws=0)
+        trust_of(related(5), draws=0)

@@ -1,22 +1,21 @@
-"""Trees, cuts and agreement with depth beside what unrelated layers give."""
+"""Trees, cuts and agreement with depth beside what drawn sets give."""
 
 import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from lens.clustering import tree_null as cluster_null
+from lens.clustering.reference_sets import ClusteredLayers, ClusterSettings, clustered_layers
 from lens.clustering.tree_null import (
+    WEAK,
+    GroupNull,
     blocks,
     depth_agreement_null,
     group_null,
     group_numbers,
     groups_in_words,
-    null_method,
-    pair_moments,
+    shuffled_classic_scores,
     summary,
     tree_scores,
-    unrelated_classic_scores,
-    unrelated_scores,
 )
 from lens.clustering.trees import (
     classic_tree,
@@ -26,8 +25,8 @@ from lens.clustering.trees import (
     silhouette,
 )
 from lens.errors import LensError
-from lens.layers.similarity import LAYER_METRICS
-from lens.routers.gram import RouterGram, gram_of_columns
+from lens.layers.references import Reference
+from lens.routers.gram import gram_of_columns
 from lens.routers.router_set import RouterSet
 
 RNG = np.random.default_rng(61)
@@ -39,20 +38,37 @@ def noise(n_layers: int, d_model: int = 48, n_experts: int = 4) -> np.ndarray:
     return found - found.mean(axis=2, keepdims=True)
 
 
-def planted(strength: float = 1.0, d_model: int = 96) -> RouterGram:
+def layers_of(columns: np.ndarray, reference: Reference = "unrelated") -> ClusteredLayers:
+    """All of the layers: groups in so few columns would be among the largest directions."""
+    settings = ClusterSettings(reference=reference, directions=0)
+    return clustered_layers(RouterSet(columns), settings)
+
+
+def found_in(layers: ClusteredLayers, **options: int) -> GroupNull:
+    return group_null(layers, layer_tree(layers.gram), **options)
+
+
+def planted(reference: Reference = "unrelated") -> ClusteredLayers:
     """12 layers of 3 kinds in mixed order."""
-    kinds = noise(3, d_model)
-    return gram_of_columns(strength * kinds[GROUPS] + 0.5 * noise(12, d_model))
+    return layers_of(noise(3, 96)[GROUPS] + 0.5 * noise(12, 96), reference)
 
 
-def test_planted_groups_stand_out_at_their_number():
-    gram = planted()
-    null = group_null(gram, layer_tree(gram), draws=99)
+@pytest.mark.parametrize(
+    ("reference", "beaten", "drawn"),
+    [
+        ("shared", "the directions that all layers share", "layers mixed from all layers"),
+        ("unrelated", "unrelated directions", "unrelated layers"),
+        ("shuffled", "shuffled coordinates", "layers with shuffled coordinates"),
+    ],
+)
+def test_planted_groups_stand_out_at_their_number(reference, beaten, drawn):
+    null = found_in(planted(reference), draws=99)
     assert null.best is not None and null.k[null.best] == 3
     assert null.p_any[null.best] == pytest.approx(0.01)
-    assert null.silhouette[null.best] > 0.4 > null.high[null.best]
+    assert null.silhouette[null.best] > WEAK > null.high[null.best]
     words = groups_in_words(null)
-    assert words.startswith("3 groups stand out: silhouette 0.")
+    assert words.startswith(f"3 groups stand out beyond {beaten}: silhouette 0.")
+    assert f"{drawn} give" in words
     assert "in 95 % of 99 draws; p ≤ 0.01 for 10 cuts together" in words
     assert null.cophenetic > null.cophenetic_band[2] and null.cophenetic_p <= 0.01
 
@@ -60,8 +76,7 @@ def test_planted_groups_stand_out_at_their_number():
 def test_p_values_of_noise_are_uniform_for_one_number_and_for_all_together():
     one, least, fits = [], [], []
     for _ in range(150):
-        gram = gram_of_columns(noise(6, 24, 3))
-        null = group_null(gram, layer_tree(gram), draws=19, seed=int(RNG.integers(2**31)))
+        null = found_in(layers_of(noise(6, 24, 3)), draws=19, seed=int(RNG.integers(2**31)))
         one.append(null.p[1])
         least.append(np.nanmin(null.p_any))
         fits.append(null.cophenetic_p)
@@ -74,9 +89,8 @@ def test_p_values_of_noise_are_uniform_for_one_number_and_for_all_together():
 def test_noise_is_not_distinguishable_from_chance_in_words():
     words = []
     for _ in range(10):
-        gram = gram_of_columns(noise(8, 200))
-        words.append(groups_in_words(group_null(gram, layer_tree(gram), draws=19)))
-    none = "No number of groups is distinguishable from chance: at best"
+        words.append(groups_in_words(found_in(layers_of(noise(8, 200)), draws=19)))
+    none = "No number of groups stands out beyond unrelated directions: at best"
     assert sum(text.startswith(none) for text in words) >= 7
     assert not any("stand out" in text for text in words)  # nor are they compact by chance
 
@@ -86,36 +100,15 @@ def test_a_slow_change_along_depth_is_no_compact_groups():
     for _ in range(14):
         layer = 0.6 * layer + 0.8 * noise(1, 300)[0]
         layers.append(layer)
-    gram = gram_of_columns(np.stack(layers))
-    null = group_null(gram, layer_tree(gram), draws=99)
+    null = found_in(layers_of(np.stack(layers)), draws=99)
     assert null.p_any[null.best] <= 0.05
     assert groups_in_words(null).startswith("No compact groups, at best ")
-    assert "though layers are not unrelated: silhouette 0." in groups_in_words(null)
-
-
-@pytest.mark.parametrize("metric", LAYER_METRICS)
-def test_pairs_drawn_one_by_one_give_the_null_of_sets_turned_whole(metric, monkeypatch):
-    gram = gram_of_columns(noise(20, 200, 6))
-    assert null_method(gram) == cluster_null.WHOLE
-    whole = unrelated_scores(gram, metric, "average", 150, 1)
-    monkeypatch.setattr(cluster_null, "WHOLE_COLUMNS", 1)
-    assert null_method(gram) == cluster_null.PAIRS
-    pairs = unrelated_scores(gram, metric, "average", 150, 2)
-    spread = np.maximum(whole.std(axis=0), 1e-12)
-    assert (np.abs(pairs.mean(axis=0) - whole.mean(axis=0)) < 0.5 * spread).all()
-    np.testing.assert_allclose(pairs.std(axis=0), spread, rtol=0.45)
-
-
-def test_small_sets_need_no_moments_and_large_ones_have_them_for_every_pair():
-    assert pair_moments(gram_of_columns(noise(4)), "cka") is None
-    found = pair_moments(gram_of_columns(noise(140, 16)), "cka")
-    assert found is not None and found.mean.shape == (140 * 139 // 2,)
-    assert found.mean.mean() == pytest.approx(3 / 16, rel=0.3) and found.skewness > 0
+    assert "are more alike than unrelated directions make them" in groups_in_words(null)
 
 
 @pytest.mark.parametrize("method", ["average", "ward"])
 def test_scores_are_silhouettes_of_every_cut_and_the_cophenetic_correlation(method):
-    tree = layer_tree(planted(), method=method)
+    tree = layer_tree(planted().gram, method=method)
     scores = tree_scores(tree.distances, method)
     cuts = group_numbers(12)
     assert cuts.tolist() == list(range(2, 12))
@@ -133,10 +126,11 @@ def test_the_classic_tree_has_a_null_of_shuffled_coordinates():
     layers = kinds[np.arange(10) % 2] + 0.7 * RNG.standard_normal((10, 60, 4))
     routers = RouterSet(layers.astype(np.float32))
     tree = classic_tree(routers)
-    null = summary(tree, unrelated_classic_scores(routers, 60, 3), 3, cluster_null.SHUFFLED)
+    null = summary(tree, shuffled_classic_scores(routers, 60, 3), 3)
+    assert null.reference == "shuffled"
     assert null.k[null.best] == 2 and null.p_any[null.best] <= 1 / 60
     unrelated = RouterSet(RNG.standard_normal((10, 60, 4)).astype(np.float32))
-    drawn = unrelated_classic_scores(unrelated, 60, 3)
+    drawn = shuffled_classic_scores(unrelated, 60, 3)
     assert np.nanmin(summary(classic_tree(unrelated), drawn, 3).p_any) > 0.02
 
 
@@ -149,17 +143,15 @@ def test_blocks_hold_all_draws_and_differ():
 
 
 def test_the_same_seed_gives_the_same_null():
-    gram = planted()
-    tree = layer_tree(gram)
-    first, again = (group_null(gram, tree, draws=30, seed=4) for _ in range(2))
+    layers = planted("shared")
+    first, again = (found_in(layers, draws=30, seed=4) for _ in range(2))
     np.testing.assert_array_equal(first.mean, again.mean)
-    assert (group_null(gram, tree, draws=30, seed=5).mean != first.mean).any()
+    assert (found_in(layers, draws=30, seed=5).mean != first.mean).any()
 
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_very_few_layers_have_a_null_as_far_as_they_have_cuts(n):
-    gram = gram_of_columns(noise(n))
-    null = group_null(gram, layer_tree(gram), draws=19)
+    null = found_in(layers_of(noise(n)), draws=19)
     assert len(null.k) == n - 2
     assert (null.best is None) == (n == 2)
     assert np.isnan(null.cophenetic) == (n == 2)
@@ -168,15 +160,15 @@ def test_very_few_layers_have_a_null_as_far_as_they_have_cuts(n):
 
 def test_layers_all_alike_have_no_finding():
     gram = gram_of_columns(np.repeat(noise(1), 5, axis=0))
-    null = group_null(gram, layer_tree(gram), draws=19)
+    settings = ClusterSettings(reference="unrelated")
+    null = found_in(ClusteredLayers(RouterSet(noise(5)), gram, settings), draws=19)
     assert not groups_in_words(null).endswith("stand out")
     assert null.best is None or null.p_any.shape == (3,)
 
 
 def test_too_few_draws_are_refused():
-    gram = planted()
     with pytest.raises(LensError, match="draws: found 5; expected 19"):
-        group_null(gram, layer_tree(gram), draws=5)
+        found_in(planted(), draws=5)
 
 
 def test_shuffled_depths_are_scikit_learns_adjusted_rand_index_over_shuffles():

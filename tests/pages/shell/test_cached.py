@@ -9,6 +9,7 @@ from lens import cached, questions
 from lens.clustering import maps as embedding
 from lens.clustering import trees as clustering
 from lens.clustering.maps import MapSettings
+from lens.clustering.reference_sets import ClusterSettings
 from lens.errors import LensError
 from lens.experts import measures as experts
 from lens.experts import nearest, selection
@@ -51,6 +52,7 @@ def test_an_equal_set_is_served_from_the_cache():
 def test_doors_give_what_the_functions_behind_them_give(view):
     routers = RouterSet(RNG.standard_normal((7, 40, 5)).astype(np.float32))
     gram = router_gram(routers, view)
+    unrelated = ClusterSettings("cosine", view, "unrelated")
     for found, expected in [
         (cached.layer_similarity(routers, "cka", view), similarity.layer_similarity(gram, "cka")),
         (
@@ -80,7 +82,7 @@ def test_doors_give_what_the_functions_behind_them_give(view):
             clustering.layer_tree(gram, "cka", "complete").linkage,
         ),
         (
-            cached.layer_map(routers, "mds", MapSettings("cosine"), view).points,
+            cached.layer_map(routers, "mds", MapSettings("cosine"), unrelated).points,
             embedding.layer_map(routers, gram, "mds", MapSettings("cosine")).points,
         ),
         (cached.classic_tree(routers).linkage, clustering.classic_tree(routers).linkage),
@@ -98,4 +100,4 @@ def test_an_error_is_raised_again_and_not_cached():
     routers = RouterSet(RNG.standard_normal((3, 40, 5)).astype(np.float32))
     for _ in range(2):
         with pytest.raises(LensError, match="at least 4 layers"):
-            cached.layer_map(routers)
+            cached.layer_map(routers, "mds", MapSettings(), ClusterSettings())

@@ -9,6 +9,7 @@ from lens import figures
 from lens.clustering.branch_support import BranchSupport, branch_support
 from lens.clustering.map_stability import MapStability, TrustNull
 from lens.clustering.maps import LayerMap, layer_map
+from lens.clustering.reference_sets import ClusteredLayers, ClusterSettings, clustered_layers
 from lens.clustering.tree_null import GroupNull, group_null
 from lens.clustering.trees import cut_tree, layer_tree, tree_of_distances
 from lens.errors import LensError
@@ -134,19 +135,23 @@ def test_a_map_without_axes_of_variance_says_so():
         figures.explained_variance(found)
 
 
-TRUST = TrustNull(0.9, 0.7, 0.6, 0.8, 0.5, 0.01, 99, 3)
+def layers_of(routers: RouterSet) -> ClusteredLayers:
+    return clustered_layers(routers, ClusterSettings(reference="unrelated"))
+
+
+TRUST = TrustNull(0.9, 0.7, 0.6, 0.8, 0.5, 0.01, 99, 3, "shared")
 STABLE = MapStability((4, 5, 6), 0.1, 0.9, 0.75, 0.25, 2, 0.005, 199)
 
 
 @pytest.fixture
 def support(routers, gram) -> BranchSupport:
-    return branch_support(routers.columns("canonical"), layer_tree(gram), draws=10)
+    return branch_support(layers_of(routers), layer_tree(gram), draws=10)
 
 
 def with_support(support: BranchSupport, values: list[float], level: float) -> BranchSupport:
     """The same branches with other support."""
     shares = np.array([*values, np.nan])
-    return BranchSupport(support.members, shares, np.array([level]), level, 10, 1, 0)
+    return BranchSupport(support.members, shares, np.array([level]), level, 10, 1, 0, "shared")
 
 
 def test_branches_carry_their_support_as_colour_and_number(gram, support):
@@ -157,14 +162,14 @@ def test_branches_carry_their_support_as_colour_and_number(gram, support):
     bars = [line for line in lines if line["y0"] == line["y1"]]
     kinds = {line["share"]: line["branch"] for line in bars}
     assert kinds["97\u00a0%"] == "95\u00a0% or more"
-    assert kinds["60\u00a0%"] == "beyond chance"
-    assert kinds["20\u00a0%"] == kinds["–"] == "within chance (40\u00a0% or less)"
+    assert kinds["60\u00a0%"] == "beyond the directions that all layers share"
+    assert kinds["20\u00a0%"] == kinds["–"] == "40\u00a0% or less"
     # The stem above a branch has its colour too; leaves have none.
     stems = [line for line in lines if line["y0"] != line["y1"] and line["share"] == "60\u00a0%"]
     assert len(stems) == 1
     numbers = [row["text"] for row in rows(first(chart, "text"))]
     assert set(numbers) <= {"97", "60"} and numbers
-    assert "unrelated layers have 40\u00a0% or less" in title_text(chart)
+    assert "branches of layers mixed from all layers have 40\u00a0% or less" in title_text(chart)
     assert "2 of 4 branches have more support" in figures.alt_text(chart)
 
 
@@ -174,7 +179,7 @@ def test_numbers_of_branches_do_not_lie_on_each_other():
     np.fill_diagonal(near, 0)
     tree = tree_of_distances(near, "average")
     shares = np.array([0.9, 0.8, *[0.05] * 36, np.nan])
-    one = BranchSupport(np.zeros((39, 40), bool), shares, np.array([0.1]), 0.1, 10, 1, 0)
+    one = BranchSupport(np.zeros((39, 40), bool), shares, np.array([0.1]), 0.1, 10, 1, 0, "shared")
     labels = [f"L{i}" for i in range(40)]
     chart = figures.layer_dendrogram(tree, labels, support=one)
     assert [row["text"] for row in rows(first(chart, "text"))] == ["80"]
@@ -186,31 +191,35 @@ def test_a_tree_without_support_has_neither_colours_nor_numbers(gram):
     assert "Numbers" not in title_text(chart)
 
 
-def test_silhouettes_stand_beside_their_band_and_the_cut_is_marked(gram):
-    null = group_null(gram, layer_tree(gram), draws=19)
+def test_silhouettes_stand_beside_their_band_and_the_cut_is_marked(routers, gram):
+    null = group_null(layers_of(routers), layer_tree(gram), draws=19)
     chart = figures.silhouette_by_groups(null, 4)
     points = rows(first(chart, "point"))
     assert [p["groups"] for p in points] == [2, 3, 4, 5]
     assert [p["silhouette"] for p in points] == pytest.approx(null.silhouette, rel=1e-5)
     assert [p["high"] for p in points] == pytest.approx(null.high, rel=1e-5)
-    assert all((p["finding"] == "beyond chance") == (p["p_any"] <= 0.05) for p in points)
+    assert all(
+        (p["finding"] == "beyond unrelated directions") == (p["p_any"] <= 0.05) for p in points
+    )
     assert selection(chart)["fields"] == ["groups"]
     text = title_text(chart)
-    assert "19 unrelated sets (seed 0)" in text and "orange: the cut into 4 groups" in text
+    assert (
+        "19 sets of unrelated layers (seed 0)" in text and "orange: the cut into 4 groups" in text
+    )
     assert "turned at random" in figures.alt_text(chart)
 
 
 def test_one_number_of_groups_still_shows_its_band(routers):
-    few = router_gram(RouterSet(routers.routers[:3]))
-    null = group_null(few, layer_tree(few), draws=19)
+    few = layers_of(RouterSet(routers.routers[:3]))
+    null = group_null(few, layer_tree(few.gram), draws=19)
     chart = figures.silhouette_by_groups(null, 3)
     assert rows(first(chart, "rule"))[0]["groups"] == 2
     assert "orange" not in title_text(chart)
 
 
 def test_two_layers_have_no_silhouette(routers):
-    two = router_gram(RouterSet(routers.routers[:2]))
-    null: GroupNull = group_null(two, layer_tree(two), draws=19)
+    two = layers_of(RouterSet(routers.routers[:2]))
+    null: GroupNull = group_null(two, layer_tree(two.gram), draws=19)
     with pytest.raises(LensError, match="expected 3 layers or more"):
         figures.silhouette_by_groups(null)
 
@@ -218,16 +227,19 @@ def test_two_layers_have_no_silhouette(routers):
 def test_a_map_states_what_chance_gives_for_trust_and_seeds(routers, gram):
     found = layer_map(routers, gram, "mds")
     plain = title_text(figures.layer_scatter(found, LABELS))
-    assert "points at random: 0.5" in plain and "maps of unrelated layers more" in plain
+    assert "points at random: 0.5" in plain and "maps of any layers more" in plain
     judged = title_text(figures.layer_scatter(found, LABELS, trust=TRUST, stability=STABLE))
-    assert "maps of unrelated layers 0.60 to 0.80, mean 0.70, in 99 draws; p ≤ 0.01" in judged
+    assert (
+        "maps of layers mixed from all layers 0.60 to 0.80, mean 0.70, in 99 draws; p ≤ 0.01"
+        in judged
+    )
     assert "seeds 4, 5, 6 share 75 % of the 2 nearest neighbours (chance 25 %)" in judged
     assert "disparity 0.10 (0: the same map, chance 0.90)" in judged
 
 
-def test_tables_hold_every_number_with_its_null(gram, support):
+def test_tables_hold_every_number_with_its_null(routers, gram, support):
     tree = layer_tree(gram)
-    null = group_null(gram, tree, draws=19)
+    null = group_null(layers_of(routers), tree, draws=19)
     silhouettes = [line.split(",") for line in silhouette_csv(null).splitlines()]
     assert len(silhouettes) == 5 and [row[0] for row in silhouettes[1:]] == list("2345")
     assert float(silhouettes[2][1]) == pytest.approx(null.silhouette[1])
@@ -237,5 +249,7 @@ def test_tables_hold_every_number_with_its_null(gram, support):
     assert branches[-1].split(",")[5] == ""  # of all layers: in every tree
     assert len(branches_csv(tree, LABELS).splitlines()[0].split(",")) == 5
     judged = map_judgement_csv([("tsne", TRUST, STABLE), ("mds", TRUST, None)]).splitlines()
-    assert judged[1].startswith("tsne,0.9,0.7,0.6,0.8,0.5,0.01,99,3,0.1,0.9,0.75,0.25,4 5 6")
+    assert judged[1].startswith(
+        "tsne,0.9,0.7,0.6,0.8,0.5,0.01,99,3,layers mixed from all layers,0.1,0.9,0.75,0.25,4 5 6"
+    )
     assert judged[2].endswith(",,,,,")
