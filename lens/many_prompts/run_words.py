@@ -1,7 +1,7 @@
 """The words of each expert in a run: token ids it takes more often, and with the highest gates.
 
-Axes: group (G, tokens shuffled among themselves), layer (L), expert (E), word (V, different
-token ids).
+Axes: group (G, tokens shuffled among themselves: of a run, a label, a stretch of a prompt),
+layer (L), expert (E), word (V, different token ids).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lens.many_prompts.run_events import ask
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.word_null import at_least, expected_counts
 from lens.stats.p_values import benjamini_hochberg
+from lens.stats.turned_stretches import STRETCH
 
 Within = Literal["run", "label", "prompt"]
 CONTEXT = 8
@@ -25,6 +26,9 @@ LEAST_OCCURRENCES = 5
 MOST_WORDS = 2000
 OF_ONE_TOKEN = 3
 LEVEL = 0.05
+# Counts by stretch, layer and expert that are held; and a stretch longer than any prompt.
+HELD = 2**24
+WHOLE = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,8 @@ class Words:
         lift: count / expected; chance is 1; not a number where nothing is expected.
         p: of as many occurrences or more.
         q: over all layers, experts and words, after Benjamini and Hochberg.
-        within: what tokens were shuffled within: the run, a label's prompts, a prompt.
+        within: what tokens were shuffled within: the run, a label's prompts, stretches of about
+            32 tokens of a prompt.
         skip: first tokens of each prompt that were left out.
     """
 
@@ -75,16 +80,18 @@ def word_lift(
     """Lift of token ids: how much more often an expert takes each than by chance.
 
     Null: tokens are shuffled over the places of the run, of each label's prompts, or of each
-    prompt, while every place keeps its experts. Of T tokens M chose the expert and n are the
-    word, so the count of both is hypergeometric, and a sum of such over labels or prompts; p
+    stretch of about 16 tokens of a prompt (all of a shorter prompt), while every place keeps
+    its experts. Of T tokens M chose the expert and n are the
+    word, so the count of both is hypergeometric, and a sum of such over labels or stretches; p
     is the probability of as many or more, see `word_null.at_least`. There are no draws.
     The choices of a token are different experts, so places are tokens, not (token, slot)
     assignments.
 
     Reading it: shuffled over the run, a word is lifted by all that the texts it stands in
     do: every German word where an expert takes German. Shuffled within prompts, only what the
-    word does beyond its prompt counts. Either takes the occurrences of a group as
-    independent, which neighbours are not: mind from how many prompts a word comes.
+    word does beyond the place where it stands counts, drift of a long prompt not. Either takes
+    the occurrences of a group as independent, which neighbours are not: mind from how many
+    prompts a word comes.
 
     Args:
         within: what tokens are shuffled within.
@@ -96,7 +103,7 @@ def word_lift(
         LensError: no id occurs so often, or the files cannot be read.
     """
     words = _words_to_test(run, skip, least, most)
-    counted = _counted(run, words["token"], _groups(run, within), skip)
+    counted = _counted(run, words["token"], within, skip)
     size, occurrences, totals = counted.size, counted.occurrences, counted.totals
     filled = totals > 0  # prompts of no more than the tokens that are left out
     size, occurrences, totals = size[filled], occurrences[filled], totals[filled]
@@ -156,43 +163,46 @@ class _Counted:
     count: Int[np.ndarray, "layer expert word"]
 
 
-def _counted(
-    run: Run, tokens: Int[np.ndarray, " word"], group_of: Int[np.ndarray, " prompt"], skip: int
-) -> _Counted:
-    n_groups, n_words = int(group_of.max()) + 1, len(tokens)
+def _counted(run: Run, tokens: Int[np.ndarray, " word"], within: Within, skip: int) -> _Counted:
+    n_words = len(tokens)
     ids = [int(token) for token in tokens]
     order = np.argsort(tokens)
 
     def column(found: np.ndarray) -> np.ndarray:
         return order[np.searchsorted(tokens, found, sorter=order)]
 
+    groups, stretch = _groups(run, within, skip)
     lengths = ask(
         run,
-        "SELECT prompt, count(*) AS n FROM read_parquet($tokens) WHERE position >= $skip "
-        "GROUP BY prompt",
+        "SELECT prompt, (position - $skip) // $stretch AS part, count(*) AS n "
+        "FROM read_parquet($tokens) WHERE position >= $skip GROUP BY prompt, part",
         skip=skip,
+        stretch=stretch,
     )
-    totals = np.bincount(
-        group_of[lengths["prompt"]], lengths["n"].astype(float), minlength=n_groups
-    ).astype(np.int64)
+    totals = np.zeros(groups.count, np.int64)
+    np.add.at(totals, groups.of(lengths), lengths["n"])
     seen = ask(
         run,
-        "SELECT prompt, token, count(*) AS n FROM read_parquet($tokens) "
-        "WHERE position >= $skip AND token IN (SELECT unnest($ids)) GROUP BY prompt, token",
+        "SELECT prompt, (position - $skip) // $stretch AS part, token, count(*) AS n "
+        "FROM read_parquet($tokens) WHERE position >= $skip "
+        "AND token IN (SELECT unnest($ids)) GROUP BY prompt, part, token",
         skip=skip,
+        stretch=stretch,
         ids=ids,
     )
-    occurrences = np.zeros((n_groups, n_words), np.int64)
-    np.add.at(occurrences, (group_of[seen["prompt"]], column(seen["token"])), seen["n"])
+    occurrences = np.zeros((groups.count, n_words), np.int64)
+    np.add.at(occurrences, (groups.of(seen), column(seen["token"])), seen["n"])
     sizes = ask(
         run,
-        "SELECT prompt, layer, expert, count(*) AS n FROM read_parquet($routing) "
-        "WHERE position >= $skip GROUP BY prompt, layer, expert",
+        "SELECT prompt, (position - $skip) // $stretch AS part, layer, expert, count(*) AS n "
+        "FROM read_parquet($routing) WHERE position >= $skip "
+        "GROUP BY prompt, part, layer, expert",
         skip=skip,
+        stretch=stretch,
     )
     shape = (int(sizes["layer"].max()) + 1, run.n_experts)
-    size = np.zeros((n_groups, *shape), np.int64)
-    np.add.at(size, (group_of[sizes["prompt"]], sizes["layer"], sizes["expert"]), sizes["n"])
+    size = np.zeros((groups.count, *shape), np.int64)
+    np.add.at(size, (groups.of(sizes), sizes["layer"], sizes["expert"]), sizes["n"])
     counts = ask(
         run,
         "SELECT layer, expert, token, count(*) AS n FROM read_parquet($routing) "
@@ -206,14 +216,48 @@ def _counted(
     return _Counted(totals, occurrences, size, count)
 
 
-def _groups(run: Run, within: Within) -> Int[np.ndarray, " prompt"]:
-    """The group of each prompt."""
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """The group of each token: of its prompt, or of a stretch of it.
+
+    Attributes:
+        first: group of the first stretch of each prompt.
+        last: number of the last stretch of each prompt; what is left after it belongs to it.
+        count: groups.
+    """
+
+    first: Int[np.ndarray, " prompt"]
+    last: Int[np.ndarray, " prompt"]
+    count: int
+
+    def of(self, rows: dict[str, np.ndarray]) -> Int[np.ndarray, " row"]:
+        """Groups of rows that name a prompt and a stretch ("part") of it."""
+        prompt = rows["prompt"]
+        return self.first[prompt] + np.minimum(rows["part"], self.last[prompt])
+
+
+def _groups(run: Run, within: Within, skip: int) -> tuple[_Groups, int]:
+    """Groups, and the tokens of a stretch: about 16, more where these were too many to hold."""
     found = ask(run, "SELECT label FROM read_parquet($prompts) ORDER BY prompt")
-    if within == "run":
-        return np.zeros(len(found["label"]), np.int64)
-    if within == "prompt":
-        return np.arange(len(found["label"]))
-    return np.unique(found["label"].astype(str), return_inverse=True)[1]
+    labels = found["label"].astype(str)
+    none = np.zeros(len(labels), np.int64)
+    if within != "prompt":
+        first = none if within == "run" else np.unique(labels, return_inverse=True)[1]
+        return _Groups(first, none, int(first.max()) + 1), WHOLE
+    lengths = ask(
+        run,
+        "SELECT prompt, count(*) AS n FROM read_parquet($tokens) WHERE position >= $skip "
+        "GROUP BY prompt",
+        skip=skip,
+    )
+    n = none.copy()
+    n[lengths["prompt"]] = lengths["n"]
+    layers = ask(run, "SELECT max(layer) + 1 AS n FROM read_parquet($routing)")["n"][0]
+    stretch = STRETCH
+    while n.sum() // stretch * int(layers) * run.n_experts > HELD:
+        stretch *= 2
+    parts = np.maximum(np.rint(n / stretch), 1).astype(np.int64)
+    return _Groups(np.cumsum(parts) - parts, parts - 1, int(parts.sum())), stretch
 
 
 @dataclass(frozen=True)

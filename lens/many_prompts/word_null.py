@@ -1,6 +1,6 @@
 """Chance counts of a word at an expert: hypergeometric, alone and added up.
 
-Axes: group (G: tokens that are shuffled among themselves, such as those of one prompt),
+Axes: group (G: tokens that are shuffled among themselves, such as those of a stretch of a prompt),
 layer (L), expert (E), word (V).
 """
 

@@ -72,7 +72,7 @@ class TraceNumbers:
     @cached_property
     def pairs(self) -> tuple[coselection.CoSelection, coselection.PairTest]:
         found = routing.coselection(self.trace)
-        return found, coselection.pair_test(found)
+        return found, coselection.pair_test(found, coselection.pair_times(self.trace))
 
     @cached_property
     def repeats(self) -> dict[str, AgainstChance]:

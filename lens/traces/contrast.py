@@ -14,6 +14,7 @@ from lens.errors import LensError
 from lens.stats.draws import check_draws
 from lens.stats.p_values import monte_carlo_p
 from lens.stats.permutation_tests import SEED
+from lens.stats.turned_stretches import stretches, turned
 from lens.traces.protocols import RoutedText
 from lens.traces.router_geometry import members
 from lens.traces.routing import overlap
@@ -54,10 +55,12 @@ def strongest_contrast(trace: RoutedText, kind: Bool[np.ndarray, " token"]) -> C
     The largest |share inside − share outside| over all layers and experts. Being the largest
     of many it is large by chance alone, so the null takes the largest too: the pattern of
     the kind is turned along the text through all its places, which keeps its runs and the
-    routing of neighbours.
+    routing of neighbours, but takes the text for stationary.
 
     Reading it: an expert that all tokens of the kind choose and no other has 1 and 0. The
-    smallest p-value is one over the tokens.
+    smallest p-value is one over the tokens. A kind that stands in one part of a text that
+    keeps a topic for long or drifts differs by its place alone, in 14 and 21 of 100 cases at
+    p ≤ 0.05; a kind that is strewn over the text does not (4).
 
     Raises:
         LensError: all tokens are of the kind or none, or the text is too long.
@@ -98,13 +101,15 @@ class EqualTokens:
     Attributes:
         same: by layer, share of experts in common of two tokens of one id.
         other: the same of tokens of two ids.
-        p: of the mean over layers of same − other; ids shuffled over the tokens.
+        near: mean over layers and draws of what pairs at about the same places share.
+        p: of the mean over layers of `same`, against those draws.
         pairs: of tokens of one id.
         draws, seed: of the null.
     """
 
     same: Float[np.ndarray, " layer"]
     other: Float[np.ndarray, " layer"]
+    near: float
     p: float
     pairs: int
     draws: int
@@ -114,11 +119,13 @@ class EqualTokens:
 def equal_tokens(trace: RoutedText, *, draws: int = DRAWS, seed: int = SEED) -> EqualTokens:
     """Experts shared by pairs of equal tokens, against those shared by other pairs.
 
-    The null shuffles the ids over the places, which keeps how often each occurs and all
-    routing. The p-value is of the upper tail.
+    Equal tokens stand close to each other, and what stands close shares its topic. So the null
+    turns the tokens of each stretch of about 16 round by a random number of places: pairs at
+    about the same places, as far from each other. Ids, routing and the likeness of neighbours
+    stay; which token of a stretch has which id is lost. The p-value is of the upper tail.
 
     Reading it: 1 for `same` means that the id settles the experts, whatever stands around;
-    `other` is what any two tokens of this text share.
+    `near` is what pairs so close to each other share, `other` what any two tokens do.
 
     Raises:
         LensError: no token occurs twice, or no two differ.
@@ -142,21 +149,33 @@ def equal_tokens(trace: RoutedText, *, draws: int = DRAWS, seed: int = SEED) -> 
         a, b = a[keep], b[keep]
         equal = tokens[a] == tokens[b]
     shared = overlap(trace.experts[:, a], trace.experts[:, b])  # [L, P]
-    by_pair = shared.mean(axis=0)
-    own = by_pair[equal].mean() - by_pair[~equal].mean()
+    one, two = a[equal], b[equal]
+    table = _shared_experts(trace)
+    groups = stretches(len(tokens))
     drawn = np.empty(draws)
     for i in range(draws):
-        shuffled = tokens[rng.permutation(len(tokens))]
-        hit = shuffled[a] == shuffled[b]
-        drawn[i] = by_pair[hit].mean() - by_pair[~hit].mean() if hit.any() else 0.0
+        order = turned(rng, groups)
+        drawn[i] = table[order[one], order[two]].mean()
     return EqualTokens(
         same=shared[:, equal].mean(axis=1),
         other=shared[:, ~equal].mean(axis=1),
-        p=float(monte_carlo_p(own, drawn)),
+        near=float(drawn.mean()),
+        p=float(monte_carlo_p(table[one, two].mean(), drawn)),
         pairs=n_equal,
         draws=draws,
         seed=seed,
     )
+
+
+def _shared_experts(trace: RoutedText) -> Float[np.ndarray, "token token"]:
+    """Share of experts that any two tokens have in common, mean over layers."""
+    n_layers, n_tokens, n_experts = trace.router_logits.shape
+    table = np.zeros((n_tokens, n_tokens), np.float32)
+    for layer in trace.experts:
+        chosen = members(layer, n_experts).astype(np.float32)
+        used = chosen.sum(axis=1)
+        table += chosen @ chosen.T / np.maximum(np.maximum.outer(used, used), 1)
+    return table / n_layers
 
 
 def loop_of(tokens: np.ndarray, *, rounds: int = 3) -> tuple[int, int] | None:

@@ -13,11 +13,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
+from lens.stats.neighbour_correlation import correlation_time
 from lens.stats.p_values import SMALLEST, benjamini_hochberg
 from lens.traces.protocols import RoutedTokens
+from lens.traces.router_geometry import members
 
 # Different choices up to which their joint distribution is gone through whole.
 HELD_SETS = 5000
+# Pairs of a layer, the most expected ones, whose correlation along the text is measured.
+TIMED_PAIRS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,7 @@ class PairTest:
         z: (counts − expected) / sd.
         p: two-sided; NaN on the diagonal and where a count cannot vary.
         q: over all pairs of all layers, after Benjamini and Hochberg.
-        sd: of a count, when the loads alone decide.
+        sd: of a count, when the loads alone decide, of tokens as much alike.
         method: for people.
     """
 
@@ -118,8 +122,28 @@ def coselection_of(
     return CoSelection(counts, expected, lift, n_tokens)
 
 
-def pair_test(found: CoSelection) -> PairTest:
-    """p-values of the counts of pairs when tokens choose independently and by the loads alone.
+def pair_times(trace: RoutedTokens) -> Float[np.ndarray, " layer"]:
+    """Tokens of a text that say as much of a layer's pairs as one independent token.
+
+    The correlation time of whether tokens choose both of a pair, less what the experts by
+    themselves explain (its regression on who chooses them), all pairs together.
+    """
+    n_experts = trace.router_logits.shape[2]
+    a, b = np.triu_indices(n_experts, 1)
+    times = np.ones(len(trace.experts))
+    for layer, experts in enumerate(trace.experts):
+        chosen = members(experts, n_experts).astype(np.float64)
+        load = chosen.mean(axis=0)
+        kept = np.argsort(-load[a] * load[b], kind="stable")[:TIMED_PAIRS]
+        both = chosen[:, a[kept]] * chosen[:, b[kept]]
+        single, both = chosen - load, both - both.mean(axis=0)
+        both -= single @ np.linalg.lstsq(single, both, rcond=1e-10)[0]
+        times[layer] = correlation_time(both.T)
+    return times
+
+
+def pair_test(found: CoSelection, times: Float[np.ndarray, " layer"] | None = None) -> PairTest:
+    """p-values of the counts of pairs when tokens choose by the loads alone.
 
     Under P(S) ∝ Π w_e a count of T independent tokens varies; since the weights were
     fitted to the loads, only what the loads leave free does. Its spread and skewness are
@@ -128,8 +152,12 @@ def pair_test(found: CoSelection) -> PairTest:
     its first three moments, and none is reported below 1e-12. Beyond 5,000 different
     choices of K experts the count is taken as binomial, which is a little cautious.
 
-    Neighbouring tokens of a text are not independent, so small p-values say that pairs are
-    uneven for this text.
+    Neighbouring tokens are alike, so T tokens vary as T / τ independent ones do. Kept are the
+    loads and, with the times given, how alike neighbours are; lost is who is chosen together.
+
+    Args:
+        found: the counts.
+        times: tokens that count as one, by layer, see `pair_times`; by default 1.
     """
     counts, n_tokens = found.counts, found.n_tokens
     n_layers, n_experts, _ = counts.shape
@@ -147,7 +175,9 @@ def pair_test(found: CoSelection) -> PairTest:
                 1 - 2 * share, sd[layer], out=np.zeros_like(share), where=sd[layer] > 0
             )
             skewness[layer] = third
-    sd, skewness = sd * np.sqrt(n_tokens), skewness / np.sqrt(n_tokens)
+    time = np.ones(n_layers) if times is None else np.asarray(times, np.float64)
+    sd = sd * np.sqrt(n_tokens * time)[:, None, None]
+    skewness = skewness * np.sqrt(time / n_tokens)[:, None, None]
     asked = ~np.eye(n_experts, dtype=bool) & (sd > 1e-6) & (found.expected > 1e-9)
     z = np.divide(counts - found.expected, sd, out=np.full(sd.shape, np.nan), where=asked)
     p = _two_sided(z, skewness)
@@ -156,6 +186,8 @@ def pair_test(found: CoSelection) -> PairTest:
     q[:, upper] = benjamini_hochberg(p[:, upper])
     q = np.where(np.isnan(q), q.transpose(0, 2, 1), q)
     method = "loads fitted, independent tokens"
+    if times is not None:
+        method = f"loads fitted, {time.mean():.1f} tokens count as one (mean over layers)"
     return PairTest(z, p, q, sd, method if whole else f"{method}, binomial counts")
 
 

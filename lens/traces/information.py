@@ -5,7 +5,7 @@ Axes: layer (L), token (T), expert (E), choice (K, the experts a token was sent 
 Mutual information of two labels of the same tokens, in nats: the plug-in estimate,
 from counts as they are. Counts of few tokens make it too large, by about
 (V − 1)(E − 1) / (2 n) for V values and n counts that have nothing to do with each
-other. So a value says nothing alone: beside it stands the mean over shuffled tokens,
+other. So a value says nothing alone: beside it stands the mean over reordered tokens,
 which has the same bias, and what is read is the excess.
 """
 
@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.stats.draws import affordable_draws, check_draws
-from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance, shuffled_orders
+from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
+from lens.stats.turned_stretches import STRETCH, runs, stretches, turned
 
 Choices = Literal["all", "first"]
 POSITION_BINS = 8
@@ -94,13 +95,14 @@ def token_information(
 ) -> Information:
     """Mutual information of the token id with its experts: routing that needs no context.
 
-    The null hands each token's experts (all of a token together) to another token at
-    random: ids, loads and pairs of experts stay. Only ids that occur more than once can
-    show anything; the number of such tokens is reported.
+    The null cuts a text into stretches of about 16 tokens and turns the experts of each
+    round by a random number of tokens. Every stretch keeps its ids, its loads and the likeness
+    of its neighbours, so that what a part of the text is about does not count; lost is which
+    of its tokens had which experts. Only ids that occur more than once can show anything; the
+    number of such tokens is reported.
 
     Reading it: `share` near 0 is routing by context or by nothing, near 1 routing by
-    the token's id alone. Several texts (`groups`) are shuffled each within itself, so
-    that what the texts are about does not count.
+    the token's id alone.
 
     Args:
         tokens: their ids.
@@ -108,8 +110,8 @@ def token_information(
         n_experts: experts of a layer.
         groups: number of the text of each token, in order; None for one text.
         choices: count all choices of a token, or its first.
-        draws: shuffles; fewer are made where a text is very long.
-        seed: of the shuffles.
+        draws: orders; fewer are made where a text is very long.
+        seed: of the orders.
 
     Raises:
         LensError: fewer than two tokens, or too few draws.
@@ -122,7 +124,7 @@ def token_information(
             f"Only {repeated} of {len(tokens)} tokens have an id that occurs twice or more: too "
             "few repeats to tell."
         )
-    null = _Null("shuffle", groups, draws, seed)
+    null = _Null("stretches", stretches(len(tokens), groups), draws, seed)
     return _information(tokens, experts, n_experts, choices, null, label="token id", note=note)
 
 
@@ -162,7 +164,7 @@ def position_information(
     binned = position_bins(position, usable)
     n_bins = int(binned.max()) + 1
     label = f"position, in {n_bins} bins of about {n_tokens // n_bins} tokens"
-    null = _Null("shuffle" if groups is None else "shift", groups, draws, seed)
+    null = _Null("shuffle" if groups is None else "texts", groups, draws, seed)
     note = (
         "One text: a change of subject along it shows here too."
         if groups is None
@@ -185,28 +187,26 @@ class _Null:
     """Orders of tokens that chance could have given.
 
     Attributes:
-        kind: tokens shuffled, or each text turned round.
-        groups: number of the text of each token, in order; None for one text.
+        kind: tokens shuffled, or each text or each stretch turned round.
+        groups: number of what each token is turned round with, in order; None to shuffle.
         draws, seed: of the orders.
     """
 
-    kind: Literal["shuffle", "shift"]
+    kind: Literal["shuffle", "texts", "stretches"]
     groups: np.ndarray | None
     draws: int
     seed: int
 
     def order(self, rng: np.random.Generator, n_tokens: int) -> Int[np.ndarray, " token"]:
         """One order of so many tokens."""
-        if self.kind == "shift":
-            return _turned(rng, self.groups, n_tokens)
-        return shuffled_orders(rng, n_tokens, self.groups)
+        return rng.permutation(n_tokens) if self.groups is None else turned(rng, self.groups)
 
     def method(self, draws: int) -> str:
         """Text for people, of so many draws."""
-        if self.kind == "shift":
-            return f"each text's experts turned round by a random number of tokens, {draws:,} times"
-        within = "" if self.groups is None else " within each text"
-        return f"experts of the tokens shuffled{within}, {draws:,} times"
+        if self.kind == "shuffle":
+            return f"experts of the tokens shuffled, {draws:,} times"
+        which = "text's" if self.kind == "texts" else f"stretch's (of about {STRETCH} tokens)"
+        return f"each {which} experts turned round by a random number of tokens, {draws:,} times"
 
 
 def _information(
@@ -303,21 +303,5 @@ def _positions(n_tokens: int, groups: np.ndarray | None) -> Int[np.ndarray, " to
     """Position of each token in its text; tokens of a text stand together, in order."""
     if groups is None:
         return np.arange(n_tokens)
-    starts, lengths = _runs(groups)
+    starts, lengths = runs(groups)
     return np.arange(n_tokens) - np.repeat(starts, lengths)
-
-
-def _runs(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
-    return starts, np.diff(np.append(starts, len(groups)))
-
-
-def _turned(
-    rng: np.random.Generator, groups: np.ndarray | None, n_tokens: int
-) -> Int[np.ndarray, " token"]:
-    """An order in which each text begins at a random token of it and ends before that."""
-    whole = np.zeros(n_tokens, dtype=int) if groups is None else groups
-    starts, lengths = _runs(whole)
-    shift = np.repeat(rng.integers(0, lengths), lengths)
-    begin, length = np.repeat(starts, lengths), np.repeat(lengths, lengths)
-    return begin + (np.arange(n_tokens) - begin + shift) % length

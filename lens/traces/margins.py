@@ -1,10 +1,12 @@
 """Distribution of the margins of a text, beside normal logits of the same covariance.
 
-Axes: layer (L), token (T), expert (E), level (of a quantile), draw.
+Axes: layer (L), token (T), expert (E), level (of a quantile), frequency (of a Fourier
+transform along the text), draw.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,18 +55,22 @@ def margin_shape(
 ) -> MarginShape:
     """Quantiles of the margin z_K − z_(K+1), and whether choices are closer than normal logits'.
 
-    The null is a text of as many tokens whose logits are normal with each layer's measured
-    mean and E × E covariance: the same loads to expect, the same scale, and no more
-    structure. Compared is the median margin divided by √(mean variance of the centred
-    logits), which is taken anew in every draw.
+    The null is a text of as many tokens whose logits are near normal, with each layer's
+    measured mean and covariance, and with the measured covariance of tokens any distance
+    apart: the phases of the logits' Fourier transform along the text are drawn anew, the same
+    for all experts. So loads to expect, scale, likeness of neighbours, topics and drift stay;
+    that tokens fall into groups or keep to borders is lost. Compared is the median margin
+    divided by √(mean variance of the centred logits).
 
     Reading it: a value below the band says that tokens stand closer to the border between
     two choices than their spread explains, above it that they fall into groups. The test is
-    two-sided; it takes tokens as independent.
+    two-sided.
 
     Raises:
         LensError: all experts are chosen by every token, fewer than three tokens, or logits
             that do not vary.
+
+    Source: Prichard and Theiler, 1994, for the phases.
     """
     margins = margin(trace)
     n_layers, n_tokens = margins.shape
@@ -89,15 +95,15 @@ def margin_shape(
         value[layer] = np.median(margins[layer]) / spread
         sample = mean + rng.standard_normal((_reference_tokens(n_experts), n_experts)) @ factor
         normal[layer] = np.quantile(_margins(sample, top_k), levels)
-        mean32, factor32 = mean.astype(np.float32), factor.astype(np.float32)
-        for draw in range(draws):  # float32: rounding is far below what tokens vary
-            z = mean32 + rng.standard_normal((n_tokens, n_experts), dtype=np.float32) @ factor32
-            drawn[draw, layer] = np.median(_margins(z, top_k)) / np.sqrt(_variance(z))
+        # float32: rounding is far below what tokens vary
+        for draw, z in enumerate(_other_phases(trace.router_logits[layer], draws, rng)):
+            drawn[draw, layer] = np.median(_margins(z, top_k)) / spread
     test = against_chance(
         value,
         drawn,
         seed=seed,
-        method=f"normal logits with the measured mean and covariance, {draws:,} texts",
+        method="logits with the measured mean and the measured covariance of tokens any distance "
+        f"apart, phases drawn, {draws:,} texts",
         tail="both",
     )
     quantiles = np.quantile(margins, levels, axis=1).T
@@ -122,6 +128,23 @@ def margin_histogram(
     counts = np.histogram(np.minimum(own, top), edges)[0]
     expected = np.histogram(np.minimum(null, top), edges)[0] * (len(own) / len(null))
     return edges, counts, expected
+
+
+def _other_phases(
+    logits: Float[np.ndarray, "token expert"], draws: int, rng: np.random.Generator
+) -> Iterator[Float[np.ndarray, "token expert"]]:
+    """Texts with the mean, the power and the cross power of the logits at every frequency."""
+    from scipy.fft import irfft, rfft
+
+    n_tokens = len(logits)
+    centred = logits.astype(np.float32) - logits.mean(axis=1, keepdims=True, dtype=np.float32)
+    power = rfft(centred, axis=0)
+    for _ in range(draws):
+        turn = np.exp(2j * np.pi * rng.random(len(power))).astype(np.complex64)
+        turn[0] = 1
+        if n_tokens % 2 == 0:  # the last frequency has a sign alone
+            turn[-1] = rng.choice([-1, 1])
+        yield irfft(power * turn[:, None], n_tokens, axis=0)
 
 
 def _reference_tokens(n_experts: int) -> int:

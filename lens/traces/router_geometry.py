@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
+from lens.routers.expert_mixing import expert_mixings
 from lens.routers.router_set import RouterSet
 from lens.stats.permutation_tests import SEED
 from lens.traces.protocols import RoutedText, RoutedTokens
@@ -18,6 +19,8 @@ from lens.traces.protocols import RoutedText, RoutedTokens
 DIRECTIONS = 999
 # Pairs of tokens whose distances are all computed; of more, so many are drawn.
 MOST_PAIRS = 150_000
+# Tokens whose nearest neighbours are looked for, at least.
+FEWEST = 40
 # Numbers of a block that are held at once.
 HELD = 2**22
 
@@ -68,9 +71,9 @@ def flips(trace: RoutedText, routers: RouterSet, layer: int) -> Flips:
     changes no order, so the same share of the residual stream's own length does the same
     before the norm. What is added to all columns of a layer cancels.
 
-    Reading it: 0.02 is 2 % of the length, in just the right direction. `random_pushes` says
-    how far a direction that means nothing has to go; in d_model dimensions that is of the
-    order of √d_model times as far.
+    Reading it: 0.02 is 2 % of the length, in just the right direction. `mixed_pushes` says how
+    far a direction has to go that the layer reads but that means no expert, `random_pushes`
+    how far any direction of d_model dimensions has to: of the order of √d_model times as far.
 
     Args:
         trace: made by the model that these are the routers of.
@@ -122,8 +125,8 @@ def random_pushes(
 ) -> Float[np.ndarray, " draw"]:
     """Length of a push in random directions until a token's experts change.
 
-    Directions are uniform on the sphere. The control for `flips`: the smallest push has the
-    best direction there is, these have none.
+    Directions are uniform on the sphere, unrelated to all that the layer reads: the absolute
+    zero beside `mixed_pushes`, and always far beyond the smallest push.
 
     Returns:
         Lengths as a share of the length of what the router reads; infinite where a direction
@@ -133,16 +136,54 @@ def random_pushes(
         LensError: as `flips` does.
     """
     logits, chosen = _choice(trace, routers, layer)
-    z, own = logits[token], chosen[token]
     w = _columns(routers, layer)
     slope = _random_slopes(w, draws, np.random.default_rng(seed))
-    length = np.full(draws, np.inf)
+    return _pushes(logits[token], chosen[token], slope) / np.sqrt(w.shape[0])
+
+
+def mixed_pushes(
+    trace: RoutedText,
+    routers: RouterSet,
+    layer: int,
+    token: int,
+    *,
+    draws: int = DIRECTIONS,
+    seed: int = SEED,
+) -> Float[np.ndarray, " draw"]:
+    """Length of a push from one mixed expert to another until a token's experts change.
+
+    The layer's experts are mixed, see `lens.routers.expert_mixing`, and the push goes along the
+    difference of two of the mixtures. The control for `flips`: the directions lie where the
+    layer's columns do, with what all of them read much of, but no expert has them.
+
+    Returns:
+        Lengths as `random_pushes` gives them.
+
+    Raises:
+        LensError: as `flips` does.
+    """
+    logits, chosen = _choice(trace, routers, layer)
+    w = _columns(routers, layer)
+    mixing = expert_mixings(1, w.shape[1], draws, seed).of(0)
+    way = mixing[:, :, 0] - mixing[:, :, 1]  # [draw, E]
+    slope = way @ (w.T @ w)
+    slope /= np.sqrt(np.maximum((slope * way).sum(axis=1), 1e-300))[:, None]
+    return _pushes(logits[token], chosen[token], slope) / np.sqrt(w.shape[0])
+
+
+def _pushes(
+    z: Float[np.ndarray, " expert"],
+    own: Bool[np.ndarray, " expert"],
+    slope: Float[np.ndarray, "draw expert"],
+) -> Float[np.ndarray, " draw"]:
+    """How far logits that change by `slope` for each unit go until another expert is chosen."""
+    length = np.full(len(slope), np.inf)
     for a in np.flatnonzero(own):
         speed = slope[:, ~own] - slope[:, a, None]  # b gains on a, per unit of length
         with np.errstate(divide="ignore"):
             meets = np.where(speed > 0, (z[a] - z[~own]) / speed, np.inf)
         length = np.minimum(length, meets.min(axis=1))
-    return length / np.sqrt(w.shape[0])
+    return length
 
 
 def _random_slopes(
@@ -219,8 +260,8 @@ class Neighbours:
         tokens: nearest first.
         distance: Jensen–Shannon distance to each, 0 to √ln 2 (0.83).
         closer: share of all pairs of tokens of this layer that are at least as close.
-        best_of_random: chance that the closest of so many random pairs as the token has others
-            is at least as close as its nearest neighbour.
+        as_near: share of the text's tokens that have a nearest neighbour as near, this one
+            counted; the rank of its distance among theirs.
         median: of the distance of all pairs of this layer.
         pairs: how many pairs those are; `seed` of their draw where they are not all.
     """
@@ -228,7 +269,7 @@ class Neighbours:
     tokens: Int[np.ndarray, " neighbour"]
     distance: Float[np.ndarray, " neighbour"]
     closer: Float[np.ndarray, " neighbour"]
-    best_of_random: float
+    as_near: float
     median: float
     pairs: int
     seed: int | None
@@ -260,6 +301,27 @@ def pair_distances(
     return np.sort(found), used
 
 
+def nearest_distances(
+    probs: Float[np.ndarray, "token expert"], *, seed: int = SEED, most: int = MOST_PAIRS
+) -> Float[np.ndarray, " token"]:
+    """Distance of each token to the nearest other one, in ascending order.
+
+    Of a text with many tokens, of a random part of them.
+    """
+    p = np.asarray(probs, dtype=np.float64)
+    n_tokens = len(p)
+    count = n_tokens if n_tokens * n_tokens <= 2 * most else max(most // n_tokens, FEWEST)
+    tokens = np.arange(n_tokens)
+    if count < n_tokens:
+        tokens = np.random.default_rng(seed).choice(n_tokens, count, replace=False)
+    found = np.empty(len(tokens))
+    for i, token in enumerate(tokens):
+        distance = js_distance(p, p[token])
+        distance[token] = np.inf
+        found[i] = distance.min()
+    return np.sort(found)
+
+
 def js_distance(
     p: Float[np.ndarray, "*tokens expert"], q: Float[np.ndarray, "*tokens expert"]
 ) -> Float[np.ndarray, "*tokens"]:
@@ -280,15 +342,18 @@ def neighbours(
     *,
     count: int = 8,
     pairs: tuple[Float[np.ndarray, " pair"], int | None] | None = None,
+    nearest: Float[np.ndarray, " token"] | None = None,
 ) -> Neighbours:
     """The tokens whose gates in a layer are most like those of one token.
 
     Compared are the routers' softmax distributions over all experts. Every token has a
-    nearest neighbour, and with many tokens that one is near by chance alone:
-    `best_of_random` takes the number of tokens into account, `closer` does not.
+    nearest neighbour, and with many tokens that one is near by chance alone, nearer still for
+    a token like many others: so its distance is ranked among those of the text's other tokens
+    to their nearest ones (`as_near`), which `closer` does not do.
 
     Args:
         pairs: `pair_distances` of this layer, where it is known already.
+        nearest: `nearest_distances` of this layer, where it is known already.
 
     Raises:
         LensError: the text has one token, or not this token or layer.
@@ -308,11 +373,14 @@ def neighbours(
     order = order[order != token][:count]
     near = distance[order]
     closer = np.searchsorted(known, near * (1 + 1e-9), side="right") / len(known)
+    nearest = nearest_distances(probs) if nearest is None else nearest
+    reached = np.searchsorted(nearest, near[0] * (1 + 1e-9), side="right")
+    extra = int(len(nearest) < n_tokens)  # of a part of the tokens this one is one more
     return Neighbours(
         tokens=order,
         distance=near,
         closer=closer,
-        best_of_random=float(1 - (1 - closer[0]) ** (n_tokens - 1)),
+        as_near=float((reached + extra) / (len(nearest) + extra)),
         median=float(np.median(known)),
         pairs=len(known),
         seed=seed,

@@ -25,7 +25,7 @@ def push_ticks(
 
     Args:
         push: smallest push, as a share of the length of what the router reads.
-        random: pushes that random directions need from the chosen token.
+        random: pushes that directions between mixed experts need from the chosen token.
         pieces: text of the tokens.
         token: the chosen one.
         label: of the layer.
@@ -70,13 +70,14 @@ def push_ticks(
         theme.title(
             f"How close every choice was in {label}",
             f"a tick a token; orange: token {token}, {significant(own)} %; blue: half of "
-            f"{len(random):,} random directions need more than {significant(middle)} %",
+            f"{len(random):,} directions between mixed experts need over {significant(middle)} %",
             width=300,
         ),
         theme.alt_description(
             f"Ticks of {len(share)} tokens: the smallest push that changes their experts in "
             f"{label}, from {significant(share.min())} % to {significant(share.max())} %",
-            f"Token {token}: {significant(own)} %; random directions: {significant(middle)} %",
+            f"Token {token}: {significant(own)} %; directions between mixed experts: "
+            f"{significant(middle)} %",
         ),
     )
 

@@ -35,8 +35,9 @@ HOW_TO_READ = (
   tokens, the count of both is hypergeometric (no draws; exact for all prompts together and for
   words of up to 64 occurrences, else by three moments). Lift: count over its mean by chance. q over
   all experts and words after Benjamini and Hochberg. Shuffled over all prompts, a word is lifted
-  by all that its kind of text does; shuffled within a prompt, only by what it does itself. Either
-  takes occurrences as independent, which neighbours are not: see how many prompts they are from.
+  by all that its kind of text does; shuffled within stretches of about 16 tokens of a prompt, only
+  by what it does beyond the place where it stands. Either takes occurrences as independent, which
+  neighbours are not: see how many prompts they are from.
 - **First tokens** of a prompt behave unlike the others: leave them out to see what stays.
 """
 )

@@ -31,7 +31,7 @@ SHOWN = 15
 SCOPES: Mapping[Within, str] = {
     "run": "All prompts",
     "label": "The prompts of a label",
-    "prompt": "A prompt",
+    "prompt": "A stretch of a prompt",
 }
 _computed = st.cache_data(max_entries=24, show_spinner="Counting words …", scope="session")
 
@@ -89,7 +89,8 @@ def _choices(many: Many) -> tuple[int, int, Within]:
             "run",
             shown=SCOPES.__getitem__,
             width=230,
-            help="Within a prompt, only what a word does beyond its prompt counts.",
+            help="Within stretches of about 16 tokens of a prompt, only what a word does beyond "
+            "the place where it stands counts.",
         )
     return layer, expert, scope
 
@@ -111,8 +112,8 @@ def _map(many: Many, words: Words, inside: int, layer: int, expert: int) -> None
         f"{int(words.found.sum()):,} of {words.q.size:,} pairs of expert and word are beyond "
         f"chance at q ≤ 0.05 (of these at most about {percent(0.05)} are expected to be chance)"
         + (
-            f"; {inside:,} where words are shuffled within each prompt, so that its kind of text "
-            "does not count."
+            f"; {inside:,} where words are shuffled within stretches of a prompt, so that kind of "
+            "text and topic do not count."
             if words.within != "prompt"
             else "."
         )

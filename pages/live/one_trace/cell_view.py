@@ -109,6 +109,7 @@ def flip(view: View, token: int, layer: int) -> None:
         return
     try:
         found = router_geometry.flips(view.trace, routers, layer)
+        mixed = router_geometry.mixed_pushes(view.trace, routers, layer, token)
         drawn = router_geometry.random_pushes(view.trace, routers, layer, token)
     except LensError as error:
         st.caption(str(error))
@@ -134,7 +135,7 @@ def flip(view: View, token: int, layer: int) -> None:
         + closer
     )
     view.figure(
-        figures.push_ticks(found.push, drawn, view.pieces, token=token, label=label),
+        figures.push_ticks(found.push, mixed, view.pieces, token=token, label=label),
         "push_ticks",
         stretch=True,
         words=(label, f"token{token}"),
@@ -152,10 +153,17 @@ def flip(view: View, token: int, layer: int) -> None:
         ),
     )
     st.caption(
-        f"Control: {len(drawn):,} random directions, seed 0; "
-        f"{np.count_nonzero(drawn <= found.push[token]):,} of them change the experts with a push "
-        "of that length."
+        f"Control: {len(mixed):,} directions from one mixture of this layer's experts to another, "
+        f"seed 0; {np.count_nonzero(mixed <= found.push[token]):,} of them change the experts with "
+        f"a push of that length, half with {_share(mixed)}. Unrelated directions: half with "
+        f"{_share(drawn)}."
     )
+
+
+def _share(pushes: np.ndarray) -> str:
+    """The median push of many, in words."""
+    middle = float(np.sort(pushes)[len(pushes) // 2])
+    return f"{100 * middle:.2g}\u00a0%" if np.isfinite(middle) else "none of any length"
 
 
 # --- the tokens that are routed alike -------------------------------------------------
@@ -167,16 +175,18 @@ def near(view: View, token: int, layer: int) -> None:
         return
     st.markdown("**Tokens that this router sees alike**")
     pairs = routing_statistics.pair_distances(view.key, layer, view.trace)
-    found = router_geometry.neighbours(view.trace, layer, token, count=NEIGHBOURS, pairs=pairs)
+    nearest = routing_statistics.nearest_distances(view.key, layer, view.trace)
+    found = router_geometry.neighbours(
+        view.trace, layer, token, count=NEIGHBOURS, pairs=pairs, nearest=nearest
+    )
     drawn = "" if found.seed is None else f" drawn with seed {found.seed}"
-    chance = found.best_of_random
-    verdict = "is" if chance <= 0.05 else "is not"
+    verdict = "is" if found.as_near <= 0.05 else "is not"
     st.caption(
         f"The nearest, “{figures.visible(view.pieces[found.tokens[0]])}” (token "
         f"{found.tokens[0]}), is {found.distance[0]:.3f} away; half of this layer's "
         f"{found.pairs:,} pairs{drawn} are further apart than {found.median:.3f}. That {verdict} "
-        f"nearer than the best of {view.n_tokens - 1:,} random pairs would be "
-        f"(p {p_value_text(chance)}). "
+        f"nearer than the nearest ones of this text's other tokens are to them "
+        f"(p {p_value_text(found.as_near)}, its rank among {len(nearest):,}). "
         "Distance: √ of the Jensen–Shannon divergence of the gates, nats; 0 to 0.83."
     )
     columns = {

@@ -22,9 +22,9 @@ def two_meanings(view: View) -> str:
     found = equal_tokens(view.trace)
     text = (
         f"two equal tokens share {percent(found.same.mean())} of their experts, two others "
-        f"{percent(found.other.mean())} ({found.pairs} pairs; "
-        f"p {p_value_text(found.p, found.draws)}, ids "
-        f"shuffled {found.draws:,} times, seed {found.seed})"
+        f"{percent(found.other.mean())}, two as close to each other {percent(found.near)} "
+        f"({found.pairs} pairs; p {p_value_text(found.p, found.draws)}, ids of each stretch turned "
+        f"round {found.draws:,} times, seed {found.seed})"
     )
     positions = [t for t, piece in enumerate(view.pieces) if piece == "ank"]
     if len(positions) != 2:
@@ -83,6 +83,11 @@ def _contrast(view: View, kind: np.ndarray, inside: str, outside: str) -> str:
         f"{percent(found.outside)} of {found.n_outside} {outside}, the largest difference "
         f"of any expert: {verdict} what the same pattern gives elsewhere in the text (there "
         f"{percent(found.usual)} on average; p {p_value_text(found.p)}, all {found.turns} turns)."
+        + (
+            " They stand in one part of the text, so place and topic count too."
+            if np.count_nonzero(np.diff(kind.astype(int))) <= 2
+            else ""
+        )
     )
 
 

@@ -30,16 +30,20 @@ The chosen cell, one token in one layer:
 - **Smallest push**: what the router reads is a vector of fixed length √d_model. Another expert
   comes in where it crosses one of the planes x · (w_a − w_b) = 0; the distance to the nearest,
   (z_a − z_b) / ‖w_a − w_b‖, is given as a share of that length, and is the same share of the
-  residual stream before the norm. Random directions of the same length are the control.
+  residual stream before the norm. The control are directions that the layer reads but that mean
+  no expert: from one mixture of its experts to another. Unrelated directions have to go far more.
 - **Logit lens**: the final norm and the unembedding put behind a layer. KL(whole ‖ up to here) in
   nats: 0 where the rest of the model changes nothing. An early layer's stream is one that the
   model never reads this way.
 - **Tokens seen alike**: √ of the Jensen–Shannon divergence of two tokens' gates, 0 to √ln 2. The
-  nearest of many tokens is near by chance; p is that of the best of as many random pairs.
+  nearest of many tokens is near by chance; p is the rank of its distance among those of all
+  tokens of the text to their nearest ones.
 - **Agreement** with a second text: |A ∩ B| / K of aligned tokens; even choices share K / E. The
   null pairs the same tokens at random.
-- **Prompt and generated**: half the sum of the differences of the loads; the null turns both
-  borders through the text, so that neighbours stay together.
+- **Prompt and generated**: half the sum of the differences of the loads. A **jump** at the border,
+  of windows either side of it, stands beside the same at all other borders of the text: a drift
+  changes loads everywhere, so only a jump says that generation routes otherwise. The parts as a
+  whole stand beside parts of the same lengths elsewhere in the text; there a drift is found too.
 
 """
 HOW_TO_READ += mode_context.HOW_TO_READ

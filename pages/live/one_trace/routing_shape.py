@@ -103,8 +103,8 @@ def margin_distribution(view: View, layer: int) -> None:
             f"Margins differ from those of normal logits in **{some} of {view.n_layers}** layers "
             f"(q ≤ 0.05): closer in {_count(test, below=True)}, wider in {_count(test)}; {sizes}."
             if some
-            else "Margins are not distinguishable from those of normal logits with the same mean "
-            f"and covariance: {sizes}."
+            else "Margins are not distinguishable from those of normal logits with the same mean, "
+            f"covariance and likeness of neighbours: {sizes}."
         )
         + f" Compared: median over spread; null: {test.method}, seed {test.seed}."
     )

@@ -40,7 +40,7 @@ def trace_key(trace: RoutedText) -> str:
 
 @_data
 def pair_test(key: str, _trace: RoutedText) -> coselection.PairTest:
-    return coselection.pair_test(coselection.coselection(_trace))
+    return coselection.pair_test(coselection.coselection(_trace), coselection.pair_times(_trace))
 
 
 @_data
@@ -73,6 +73,11 @@ def margin_shape(key: str, _trace: RoutedText) -> margins.MarginShape:
 @_data
 def pair_distances(key: str, layer: int, _trace: RoutedText) -> tuple[np.ndarray, int | None]:
     return router_geometry.pair_distances(_trace.router_probs[layer])
+
+
+@_data
+def nearest_distances(key: str, layer: int, _trace: RoutedText) -> np.ndarray:
+    return router_geometry.nearest_distances(_trace.router_probs[layer])
 
 
 @_data

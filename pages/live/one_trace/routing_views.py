@@ -191,12 +191,14 @@ def load(view: View, layer: int) -> None:
     least, most = load_null.share_interval(view.trace)
     even = view.even()
     apart = (least > even) | (most < even)
+    worth = view.n_tokens / load_null.choice_times(view.trace)
     st.markdown(
         f"Even use, {percent(even, 1)}, lies outside the interval of "
         f"**{np.count_nonzero(apart)} of {share.size}** experts, in "
         f"{np.count_nonzero(apart.any(axis=1))} of {view.n_layers} layers; by chance in about "
         f"{0.05 * view.n_layers:.1f}. Intervals (Clopper–Pearson) hold together for each layer at "
-        f"95\u00a0% and take the {view.n_tokens:,} tokens as independent."
+        f"95\u00a0%. Neighbours choose alike, so the {view.n_tokens:,} tokens count as "
+        f"{worth.mean():.0f} independent ones (mean over layers)."
     )
     view.figure(
         figures.load_by_layer(share, low, high, view.labels, interval=(least, most)),
@@ -291,9 +293,9 @@ def order(view: View) -> None:
             ),
         )
         st.caption(
-            f"Below even use at q ≤ 0.05 in {use.found()} of {view.n_layers} layers. Even use of "
-            f"{view.n_tokens:,} tokens gives {use.mean[0]:.2f} on average, not {view.n_experts} "
-            f"(95\u00a0%: {use.low[0]:.2f} to {use.high[0]:.2f})."
+            f"Below even use at q ≤ 0.05 in {use.found()} of {view.n_layers} layers. Even use "
+            f"gives {use.mean.mean():.2f} on average, not {view.n_experts} (95\u00a0%: "
+            f"{use.low.mean():.2f} to {use.high.mean():.2f}, mean over layers): {use.method}."
         )
 
 

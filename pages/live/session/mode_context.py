@@ -21,27 +21,30 @@ all experts; Grok-1 keeps the gates as they are, without renormalising.
 - **Entropy** of p in nats: 0 certain, ln E when all experts are alike.
 - **Load**: share of (token, slot) assignments. The band holds 95 % of the shares that even use
   gives by chance with as many tokens; whiskers are Clopper–Pearson intervals of the share itself,
-  which hold together for a layer (Bonferroni).
+  which hold together for a layer (Bonferroni). Neighbours choose alike: T tokens count as T / τ
+  independent ones, τ = 1 + 2 Σ ρ over the correlations ρ of choices 1, 2, … tokens apart.
 - **Effective experts** exp(H) of the load: between K and E. Even use of few tokens lies below E;
-  the band says how far.
+  the band says how far, for as many tokens as the text's are worth.
 - **Lift** of a pair: tokens that chose both, over what the loads explain: the least committal
   choice of K different experts with these loads, P(S) ∝ Π w_e. 1 is chance. p from the first three
-  moments of the count given the loads.
+  moments of the count given the loads, for as many tokens as the text's are worth.
 - **Repeats**: chance is 1 / E for the first choice, and 1 − C(E − K, K) / C(E, K) for any. The band
   is of the same tokens in random order.
 - **Information** I = Σ p(v, e) ln [p(v, e) / (p(v) p(e))] in nats, over the assignments: v the
   token id, or a bin of positions. Counts of few tokens make it too large, so read what exceeds the
-  mean of shuffled tokens; as a share of H(expert) − ln K, what a label that fixes the choices has.
-- **Margins, null**: normal logits with the layer's measured mean and E × E covariance; compared is
-  the median over the spread √(mean variance).
+  null's mean. For ids each stretch of about 16 tokens is turned round by itself, so that topic and
+  place do not count; for positions of one text tokens are shuffled. As a share of
+  H(expert) − ln K, what a label that fixes the choices has.
+- **Margins, null**: near-normal logits with the layer's measured mean, covariance, and covariance
+  of tokens any distance apart (random phases); compared is the median over the spread √(mean
+  variance).
 - **Predicted load** P(selected) / K with normal logits, from that mean and covariance, and from the
   weights alone; the null relabels the experts of each layer.
 - **Labels** (many traces): load under a label over the load in all traces. The null permutes the
   labels over whole traces, for tokens of one text are not independent.
 
 p-values of many layers, pairs or experts are adjusted by Benjamini and Hochberg (q). But for
-labels, all take the tokens of a text as independent, which neighbours are not: they speak of this
-text.
+labels, all speak of this text, not of texts in general.
 
 Numbers of experts carry no meaning across layers. The first tokens of a text behave unlike others;
 compare texts at the same positions before you read meaning into a difference.

@@ -55,7 +55,7 @@ def test_long_texts_get_fewer_draws_but_never_too_few():
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_intervals_of_the_load_agree_with_scipy(top_k):
     trace = routed(random_choices(0, n_tokens=40, top_k=top_k, weights=[9, 3, 1, 1, 1, 1, 1, 0.01]))
-    low, high = load_null.share_interval(trace, comparisons=1)
+    low, high = load_null.share_interval(trace, comparisons=1, times=np.ones(1))
     counts = np.rint(routing.load(trace)[0] * 40 * top_k).astype(int)
     for expert, count in enumerate(counts):
         exact = binomtest(count, 40).proportion_ci(0.95, "exact")
@@ -115,7 +115,7 @@ def test_even_use_of_a_short_text_is_not_distinguishable_from_chance_and_a_favou
 
 def test_p_of_even_use_is_uniform_on_even_choices():
     experts = random_choices(5, n_layers=400, n_tokens=80)
-    p = load_null.even_use(routed(experts), draws=1999).p
+    p = load_null.even_use(routed(experts), draws=1999, times=np.ones(400)).p
     assert kstest(p, "uniform").pvalue > 0.001
 
 

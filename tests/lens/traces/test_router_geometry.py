@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
+from lens.routers.expert_mixing import expert_mixings
 from lens.routers.router_set import RouterSet
 from lens.traces import router_geometry as nearby
 from lens.traces.trace import Trace
@@ -127,6 +128,20 @@ def test_random_pushes_are_as_long_as_those_of_directions_drawn_whole(trace, rou
     assert reached[-1] > 0.3
 
 
+def test_pushes_between_mixed_experts_flip_the_choice_where_they_say(trace, routers, residuals):
+    token, layer, draws = 3, 1, 60
+    before = set(trace.experts[layer, token].tolist())
+    columns = nearby._columns(routers, layer) @ expert_mixings(1, E, draws, 0).of(0)
+    drawn = nearby.mixed_pushes(trace, routers, layer, token, draws=draws)
+    for way, push in zip(columns[:, :, 0] - columns[:, :, 1], drawn, strict=True):
+        if np.isfinite(push):
+            options = (routers, residuals, layer, token, way)
+            assert pushed_choice(*options, push * 0.999 - 1e-6) == before
+            assert pushed_choice(*options, push * 1.001 + 1e-6) != before
+    assert np.isfinite(drawn).sum() >= 20
+    assert drawn.min() >= nearby.flips(trace, routers, layer).push[token]
+
+
 @pytest.mark.parametrize("d_model", [3, E, 40])
 def test_random_slopes_have_the_covariance_of_uniform_directions(d_model):
     w = np.random.default_rng(0).standard_normal((d_model, E))
@@ -243,19 +258,25 @@ def test_a_planted_twin_is_the_nearest_token_and_rarer_than_chance(trace):
     assert found.tokens[0] == 20 and 4 not in found.tokens
     assert (np.diff(found.distance) >= 0).all()
     assert found.closer[0] == pytest.approx(1 / found.pairs)
-    assert found.best_of_random < 0.1
+    assert found.as_near == pytest.approx(2 / 30)  # it and its twin
     assert found.median > 5 * found.distance[0]
 
 
-def test_nearest_neighbours_of_independent_tokens_are_as_near_as_the_best_of_random_pairs():
-    rng = np.random.default_rng(3)
-    found = []
-    for _ in range(30):
-        one = trace_of(rng.standard_normal((1, 40, 8)))
-        pairs = nearby.pair_distances(one.router_probs[0])
-        found += [nearby.neighbours(one, 0, t, pairs=pairs).best_of_random for t in range(0, 40, 8)]
-    assert 0.4 < np.mean(found) < 0.75
-    assert np.mean(np.array(found) < 0.05) < 0.12
+def test_the_rank_of_a_nearest_neighbour_is_that_among_all_tokens():
+    one = trace_of(np.random.default_rng(3).standard_normal((1, 40, 8)))
+    nearest = nearby.nearest_distances(one.router_probs[0])
+    ranks = [nearby.neighbours(one, 0, t, nearest=nearest).as_near for t in range(40)]
+    table = nearby.js_distance(one.router_probs[0][:, None], one.router_probs[0])
+    np.fill_diagonal(table, np.inf)
+    own = table.min(axis=1)
+    np.testing.assert_allclose(nearest, np.sort(own))
+    np.testing.assert_allclose(ranks, [(own <= own[t] * (1 + 1e-9)).mean() for t in range(40)])
+
+
+def test_of_many_tokens_some_nearest_neighbours_are_looked_for():
+    probs = np.random.default_rng(1).dirichlet(np.ones(4), 300)
+    some = nearby.nearest_distances(probs, most=15_000)
+    assert len(some) == 50 and np.isin(some, nearby.nearest_distances(probs)).all()
 
 
 def test_of_many_tokens_pairs_are_drawn_and_say_so():

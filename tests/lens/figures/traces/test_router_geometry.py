@@ -36,7 +36,7 @@ def test_every_token_has_a_tick_in_percent_and_a_click_chooses_it():
     assert [row["token"] for row in found] == [0, 1, 2, 3]
     assert selection(chart)["fields"] == ["token"]
     text = title_text(chart)
-    assert "token 1, 0.5 %" in text and "40 random directions" in text
+    assert "token 1, 0.5 %" in text and "40 directions between mixed experts" in text
     assert rows(first(chart, "rule"))[0]["value"] == pytest.approx(
         np.linspace(20, 200, 40)[20], rel=1e-5
     )

@@ -64,7 +64,7 @@ def test_the_card_says_what_would_flip_the_choice_as_the_library_has_it(
     found = router_geometry.flips(traces[0], extract_routers(SMALL), 4)
     assert f"Next in line is **L4·E{found.next_in_line[6]}**" in words
     assert f"**{100 * found.push[6]:.2g}\u00a0%** of the length" in words
-    assert "Control: 999 random directions, seed 0; 0 of them" in words
+    assert "Control: 999 directions from one mixture" in words and "Unrelated directions" in words
 
 
 def test_the_card_reads_the_next_token_after_the_chosen_layer(open_page, small_model, traces):
@@ -88,7 +88,7 @@ def test_the_card_lists_the_nearest_tokens_with_their_chance(open_page, small_mo
     table = app.dataframe[0].value
     assert list(table["token"]) == found.tokens.tolist()
     np.testing.assert_allclose(table["distance"], found.distance)
-    assert f"(p = {found.best_of_random:.2g})" in said(app)
+    assert f"(p = {found.as_near:.2g}, its rank among" in said(app)
 
 
 def test_a_trace_of_another_model_says_what_is_missing(open_page, small_model, traces):
