@@ -95,6 +95,8 @@ TREE_NAMES = {
     CLASSIC: "Classic: Ward on raw weights",
 }
 MOST_CLUSTERS = 12
+# Weights whose layers are compared while one waits: 0.2 s of 4 million.
+AT_ONCE = 4_000_000
 SUPPORT_RUN = SessionValue[tuple[Hashable, ...]](SessionKey.SUPPORT_RUN)
 
 
@@ -304,14 +306,21 @@ def groups(shown: ShownTree, clusters: np.ndarray, null: GroupNull | None) -> No
 def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
     """The answer on depth; until all four questions are answered, of this one alone.
 
-    The four are judged together, and with many experts the others take a while.
+    The four are judged together, and with many experts the others take a while. Of large sets
+    even the similarities do, and the tree comes first.
     """
     settings = null_settings.current()
     key = ("questions", routers.key, settings.draws, settings.seed)
     whole = deferred.get(key, lambda: layout.finding(routers, "/clustering"))
     if whole is not None:
         return whole
-    similarity = cached.layer_similarity(routers, "cka", "canonical")
+    similarity = deferred.get(
+        ("similarity", routers.key),
+        lambda: cached.layer_similarity(routers, "cka", "canonical"),
+        at_once=routers.routers.size <= AT_ONCE,
+    )
+    if similarity is None:
+        return "Do early and late layers cluster separately? Layers are being compared."
     asked = ask_depth(similarity, settings.draws - 1, settings.seed)
     p_text = f"p {p_value_text(asked.p_value, len(asked.null))}"
     return asked.words(asked.p_value < LEVEL, f"{p_text} (for this question alone)")

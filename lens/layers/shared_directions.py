@@ -93,15 +93,15 @@ def without_shared(gram: RouterGram, directions: int | None = None) -> SharedDir
     Raises:
         LensError: too few layers, or more directions than they can tell.
     """
-    if directions is not None:
-        return _without(gram, check_directions(gram, directions), by_rule=False)
-    for m in CHOICES:
-        if m > most_directions(gram):
+    some = [check_directions(gram, directions)] if directions is not None else CHOICES
+    for m in [one for one in some if one <= most_directions(gram)]:
+        found = _rest_of_products(gram, m) if gram.held is not None else _rest_of_columns(gram, m)
+        rest, share, largest = found
+        if largest <= LARGEST_SHARE:
             break
-        found = _without(gram, m, by_rule=True)
-        if found.largest <= LARGEST_SHARE:
-            break
-    return found
+    if isinstance(rest, np.ndarray):  # columns
+        rest = gram_of_columns(rest.transpose(0, 2, 1), gram.layer_ids)
+    return SharedDirections(rest, m, share, largest, by_rule=directions is None)
 
 
 def most_directions(gram: RouterGram) -> int:
@@ -118,15 +118,6 @@ def check_directions(gram: RouterGram, directions: int) -> int:
             f"{gram.n_experts} experts; expected 0 to {most}, and 3 layers or more. Choose fewer."
         )
     return int(directions)
-
-
-def _without(gram: RouterGram, m: int, *, by_rule: bool) -> SharedDirections:
-    if gram.held is None:
-        columns, share, largest = _rest_of_columns(gram, m)
-        rest = gram_of_columns(columns.transpose(0, 2, 1), gram.layer_ids)
-    else:
-        rest, share, largest = _rest_of_products(gram, m)
-    return SharedDirections(rest, m, share, largest, by_rule)
 
 
 def _rest_of_products(gram: RouterGram, m: int) -> tuple[RouterGram, float, float]:
@@ -183,7 +174,7 @@ def _rest_of_columns(gram: RouterGram, m: int) -> tuple[np.ndarray, float, float
     assert gram.columns is not None
 
     def squares(layers: np.ndarray) -> np.ndarray:
-        return np.einsum("led,led->l", layers, layers, dtype=np.float64, optimize=False)
+        return np.einsum("led,led->le", layers, layers).sum(axis=1, dtype=np.float64)
 
     def scaled(layers: np.ndarray, size: np.ndarray) -> np.ndarray:
         return layers * (1 / np.sqrt(size))[:, None, None].astype(np.float32)

@@ -42,8 +42,13 @@ class Deferred:
     missing: list[tuple[Key, Callable[[], object]]] = field(default_factory=list)
     asked: int = 0
 
-    def get(self, key: Key, make: Callable[[], Result]) -> Result | None:
-        """The result of `make`, a cached function, if it has been made before; else None."""
+    def get(self, key: Key, make: Callable[[], Result], *, at_once: bool = False) -> Result | None:
+        """The result of `make`, a cached function, if it has been made before; else None.
+
+        What is quick can be made `at_once`.
+        """
+        if at_once:
+            return make()
         self.asked += 1
         if key in FINISHED.kept(set):
             return make()
