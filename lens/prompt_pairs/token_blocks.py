@@ -79,7 +79,9 @@ def token_blocks(values: Float[np.ndarray, "series pair"], block: int | None = N
         a topic     15 / 20 / 30                  38 / 42 / 41
 
     (the topic: a quarter of the variance stays for 50 tokens). With the texts where `too_few`
-    left out it is no more than 8 in the first five rows; a topic shows no such thing.
+    left out it is no more than 8 in the first five rows; a topic shows no such thing. A
+    difference that drifts all along a text is not told from one that stays (36 percent of 100
+    texts of 192 tokens; loads 54).
 
     Args:
         values: what is averaged, along the text.

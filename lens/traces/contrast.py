@@ -122,7 +122,10 @@ def equal_tokens(trace: RoutedText, *, draws: int = DRAWS, seed: int = SEED) -> 
     Equal tokens stand close to each other, and what stands close shares its topic. So the null
     turns the tokens of each stretch of about 16 round by a random number of places: pairs at
     about the same places, as far from each other. Ids, routing and the likeness of neighbours
-    stay; which token of a stretch has which id is lost. The p-value is of the upper tail.
+    stay; which token of a stretch has which id is lost. The p-value is of the upper tail. Of
+    texts of 200 tokens whose words go with the place alone, 2 to 12 in 100 have p ≤ 0.05, and
+    23 where topics with words of their own follow each other every 50 tokens, for one may end
+    within a stretch; with ids shuffled over the text 33 to 90.
 
     Reading it: 1 for `same` means that the id settles the experts, whatever stands around;
     `near` is what pairs so close to each other share, `other` what any two tokens do.

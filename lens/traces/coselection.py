@@ -154,6 +154,9 @@ def pair_test(found: CoSelection, times: Float[np.ndarray, " layer"] | None = No
 
     Neighbouring tokens are alike, so T tokens vary as T / τ independent ones do. Kept are the
     loads and, with the times given, how alike neighbours are; lost is who is chosen together.
+    A topic makes pairs of the experts that it prefers, and that counts: of texts of 200 tokens
+    with topics kept for 50, some pair has q ≤ 0.05 in 28 of 100 (independent tokens 2, 0.8 of a
+    neighbour's logits 13, a drift 9; without the times 33, 4, 64, 10).
 
     Args:
         found: the counts.

@@ -4,8 +4,11 @@ Axes: layer (L), token (T), expert (E), choice (K), draw.
 
 Neighbouring tokens of a text are alike, so T tokens are worth T / τ independent ones, with τ the
 correlation time of the choices, see `lens.stats.neighbour_correlation`. Everything here takes
-that many. One text still says nothing of others; several do, see
-`lens.many_prompts.trace_folder`.
+that many. In texts of 200 tokens without a preference even use is then called uneven, at 5 %,
+in 5 of 100 (independent tokens), 9 (0.8 of a neighbour's logits) and 17 (a topic kept for 50
+tokens); counted as independent in 6, 94 and 100. A text that drifts all along, or has one or two
+topics, is not told from one with preferences (61 to 86). One text says nothing of others; several
+do, see `lens.many_prompts.trace_folder`.
 """
 
 from __future__ import annotations

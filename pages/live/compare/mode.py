@@ -48,7 +48,8 @@ change all tokens are compared.
   three times as many tokens as count as one: (1 + r) / (1 − r), r the correlation of neighbours in
   what is tested, or 1 + 2 Σ ρ over the correlations of tokens further apart where that is more; at
   least 8, at most a sixth of the tokens. Where fewer than six such stretches are left, there are
-  **too few independent tokens**. n blocks allow no p below 2 / 2ⁿ.
+  **too few independent tokens**. n blocks allow no p below 2 / 2ⁿ. A difference that drifts all
+  along the texts is not told from one that stays.
 - **Loads** of the same tokens: share of (token, slot) assignments, first less second; the same
   flips, Benjamini–Hochberg over all layers and experts.
 - **Next tokens**: total variation ½ Σ |p − q|, 0 to 1. A run lists its likeliest tokens alone, so

@@ -222,7 +222,8 @@ def coselection(view: View, layer: int) -> None:
         f"**{np.count_nonzero(rare)} of {np.count_nonzero(asked)}** pairs in all layers are chosen "
         f"together more or less often than their loads explain (q ≤ 0.05), "
         f"{np.count_nonzero(rare[layer])} of them in {view.labels[layer]}. Null: {test.method}; "
-        "Benjamini–Hochberg over all pairs of all layers."
+        "Benjamini–Hochberg over all pairs of all layers. Experts that one topic prefers are "
+        "chosen together too."
         if rare.any()
         else f"Pairs of experts are not distinguishable from what their loads explain: none of "
         f"{np.count_nonzero(asked)} in all layers at q ≤ 0.05. Null: {test.method}."
