@@ -22,11 +22,13 @@ METHODS: dict[str, str] = {
         "alone makes layers look alike."
     ),
     "Experts": (
-        "Breadth is P(z_k among the top K), z ~ N(0, W̃ᵀW̃): an isotropic prior. A chain follows an "
-        "expert by the best one-to-one matching of cosines for as long as each match has q ≤ 0.05 "
-        "against layers turned at random and matched anew. Within a layer unrelated columns less "
-        "their mean have a cosine of −1/(E − 1), give or take 1/√d. Numbers of experts carry no "
-        "meaning across layers; what compares by index is marked classic."
+        "Breadth is P(z_k among the top K), z ~ N(0, W̃ᵀW̃): an isotropic prior. A chain follows "
+        "an expert by the best one-to-one matching of cosines for as long as each match has q ≤ "
+        "0.05 against layers turned at random and matched anew. Within a layer unrelated columns "
+        "less their mean have a cosine of −1/(E − 1), give or take 1/√d; a pair is other than "
+        "that where it is so beside the layer with its weights dealt to other experts and beside "
+        "experts mixed from all layers. Numbers of experts carry no meaning across layers; what "
+        "compares by index is marked classic."
     ),
     "Clustering": (
         "Distances √(2 − 2·CKA); average linkage with optimal leaf order. Trees and maps are of "
@@ -40,8 +42,9 @@ METHODS: dict[str, str] = {
     ),
     "Vocabulary": (
         "Token embeddings through the norm before the router into W̃: the direct path, exact for "
-        "what the embedding contributes; later layers see more than the embedding. Chance is a "
-        "random direction of the same length through the same tokens."
+        "what the embedding contributes; later layers see more than the embedding. An expert's "
+        "pushes stand beside those of random mixtures of its layer's experts, as long, which know "
+        "what the layer as a whole knows, and beside unrelated directions, the absolute zero."
     ),
     "Prompt": (
         "Margin z_K − z_{K+1} of the ordered router logits; gates p = softmax(z) over all experts. "
@@ -54,20 +57,23 @@ METHODS: dict[str, str] = {
         "of labels carry q-values (Benjamini–Hochberg)."
     ),
     "Layers of A and of B": (
-        "Layers with the same number stand side by side. The null turns both by random rotations "
-        "of the residual stream; q adjusts over all of them (Benjamini–Hochberg), and over all "
-        "pairs for the assignment with the largest total similarity. Unchanged: all experts have "
-        "the same direction to rounding; changed: other directions, yet more alike than chance; "
-        "unrelated: q > 0.05; relabelled: an expert's best match has another index. Brackets hold "
-        "95 % bootstrap intervals over coordinates."
+        "Layers with the same number stand side by side. The null mixes all layers of both sets "
+        "at random, which keeps all that they share; unrelated directions are both layers turned "
+        "at random. q adjusts over all layers (Benjamini–Hochberg), and over all pairs for the "
+        "assignment with the largest total similarity. Unchanged: all experts have the same "
+        "direction to rounding; changed: other directions, yet more alike than mixtures of all "
+        "layers; shared directions only: no more than those (q > 0.05); unrelated: no more than "
+        "layers turned at random; relabelled: an expert's best match has another index. Brackets "
+        "hold 95 % bootstrap intervals over coordinates."
     ),
     "Experts of A and of B": (
         "Experts of a layer are matched one to one by the largest total cosine, labels set aside; "
-        "every draw turns both layers at random and matches anew. p is the share of drawn matches "
-        "at least as good, read off a Pearson type III curve where fewer than ten are. Less the "
-        "mean of its layer a new expert keeps a cosine of up to about 1/E with the one it "
-        "replaced, which wide routers tell from chance: read the angle too. Selection "
-        "probability is P(z_k among the top K), z ~ N(0, W̃ᵀW̃)."
+        "every draw mixes the experts within both layers, which keeps all that the layers read, "
+        "and matches anew. p is the share of drawn matches at least as good, read off an "
+        "exponential tail of Fisher's z where few are. Less the mean of its layer a new expert "
+        "keeps a cosine of up to about 1/E with the one it replaced, which wide routers tell from "
+        "chance: read the angle too. Selection probability is P(z_k among the top K), z ~ N(0, "
+        "W̃ᵀW̃)."
     ),
     "Structure over depth": (
         "What needs no common residual stream, so that widths may differ: the CKA matrices of both "

@@ -33,6 +33,7 @@ def vocabulary_parts(
         "vocabulary": {
             "view": readout.settings.view,
             "tokens": readout.n_tokens,
+            "mixtures": readout.mixtures,
             "directions": readout.draws,
             "frames": readout.frames,
             "seed": readout.settings.seed,

@@ -36,7 +36,8 @@ def tokens_csv(
     for layer, expert in experts:
         for end in ends:
             ids = getattr(readout, end)[layer, expert, ranks]
-            low, high = readout.chance_band(layer, expert, end)
+            low, high = readout.mixed_band(layer, expert, end)
+            unrelated = readout.chance_band(layer, expert, end)
             rows = {
                 "layer": [labels[layer]] * len(ranks),
                 "expert (index in its layer)": [expert] * len(ranks),
@@ -46,8 +47,10 @@ def tokens_csv(
                 "piece": ["" if piece is None else piece(int(t)) for t in ids],
                 "push (logits)": getattr(readout, f"{end}_push")[layer, expert, ranks],
                 "margin (logits)": getattr(readout, f"{end}_margin")[layer, expert, ranks],
-                "chance, low (2.5 %)": low[ranks],
-                "chance, high (97.5 %)": high[ranks],
+                "mixed experts of the layer, low (2.5 %)": low[ranks],
+                "mixed experts of the layer, high (97.5 %)": high[ranks],
+                "unrelated directions, low (2.5 %)": unrelated[0][ranks],
+                "unrelated directions, high (97.5 %)": unrelated[1][ranks],
             }
             for name, values in rows.items():
                 columns.setdefault(name, []).extend(values)
@@ -66,12 +69,13 @@ def listening_csv(readout: Readout, labels: Sequence[str]) -> str:
         "largest push (logits)": readout.top_push[..., 0].ravel(),
         "smallest push (logits)": readout.bottom_push[..., 0].ravel(),
         "share of tokens that would select it (0 to 1)": readout.share.ravel(),
-        "share of a layer turned at random, low (2.5 %)": readout.share_low.ravel(),
-        "share of a layer turned at random, high (97.5 %)": readout.share_high.ravel(),
+        "share of mixed experts as long, low (2.5 %)": readout.share_low.ravel(),
+        "share of mixed experts as long, high (97.5 %)": readout.share_high.ravel(),
     }
-    for test, p, q in zip(TESTS, readout.p, readout.q, strict=True):
-        columns[f"p of {test} ({readout.draws} random directions)"] = p.ravel()
+    for test, p, q, zero in zip(TESTS, readout.p, readout.q, readout.unrelated_q, strict=True):
+        columns[f"p of {test} ({readout.mixtures} mixed experts of the layer)"] = p.ravel()
         columns[f"q of {test} (Benjamini-Hochberg over all)"] = q.ravel()
+        columns[f"q of {test}, unrelated directions ({readout.draws})"] = zero.ravel()
     return table_csv(columns)
 
 
@@ -89,7 +93,8 @@ def reading_csv(reading: TokenReading, labels: Sequence[str]) -> str:
             "margin (logits)": reading.margin.ravel(),
             "choice (1: first; 0: not selected)": order.ravel(),
             "z (push / length of the column; random direction: 0 ± 1)": reading.z.ravel(),
-            "p": reading.p.ravel(),
+            "p (mixed experts of the layer)": reading.p.ravel(),
             "q (Benjamini-Hochberg over all)": reading.q.ravel(),
+            "q, unrelated directions": reading.unrelated_q.ravel(),
         }
     )

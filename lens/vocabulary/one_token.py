@@ -10,16 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
 from lens.stats.p_values import benjamini_hochberg
+from lens.vocabulary.mixed_experts import mixture_tail
 from lens.vocabulary.readout import (
     ArrayRows,
     ReadoutSettings,
     check_fit,
-    inverse_rms,
     lengths,
     unit_rows,
 )
+from lens.vocabulary.streamed_pushes import inverse_rms
 from lens.vocabulary.top_tokens import margins, selection_thresholds
 
 
@@ -32,9 +34,11 @@ class TokenReading:
         margin: see `Readout`.
         chosen: the experts that would be selected, largest logit first.
         z: push / ‖w̃‖: 0 ± 1 for a random direction.
-        p: of |push|, for a random direction of the expert's length; in closed form:
-            cos² of unrelated directions is Beta(1/2, (d − 1)/2).
+        p: of |push|, for a mixture of the layer's experts as long as the expert; in closed
+            form, see `lens.vocabulary.mixed_experts`. In the raw view `unrelated_p`.
         q: `p` after Benjamini and Hochberg over all experts.
+        unrelated_p, unrelated_q: for a random direction, the absolute zero: cos² of
+            unrelated directions is Beta(1/2, (d − 1)/2).
     """
 
     push: Float[np.ndarray, "layer expert"]
@@ -43,6 +47,8 @@ class TokenReading:
     z: Float[np.ndarray, "layer expert"]
     p: Float[np.ndarray, "layer expert"]
     q: Float[np.ndarray, "layer expert"]
+    unrelated_p: Float[np.ndarray, "layer expert"]
+    unrelated_q: Float[np.ndarray, "layer expert"]
 
 
 def token_reading(
@@ -71,7 +77,17 @@ def token_reading(
     last, following = selection_thresholds(scores[:, :, None], routers.top_k)
     length = float(np.linalg.norm(rows.array[0].astype(np.float64)) * inverse[0])
     cosine = push / (norm * length) if length else np.zeros(norm.shape)
-    p = betainc((routers.d_model - 1) / 2, 0.5, np.clip(1 - cosine**2, 0, 1))
+    unrelated = betainc((routers.d_model - 1) / 2, 0.5, np.clip(1 - cosine**2, 0, 1))
+    p = unrelated
+    if view == "canonical":
+        own = router_gram(routers, held_columns=0).own
+        each = (routers.n_experts, 1)
+        p = np.stack(
+            [
+                np.minimum(2 * mixture_tail(own[layer], np.tile(row, each), np.abs(row) / size), 1)
+                for layer, (row, size) in enumerate(zip(push, norm, strict=True))
+            ]
+        )
     return TokenReading(
         push=push,
         margin=margins(scores, last, following),
@@ -79,4 +95,6 @@ def token_reading(
         z=push / norm,
         p=p,
         q=benjamini_hochberg(p),
+        unrelated_p=unrelated,
+        unrelated_q=benjamini_hochberg(unrelated),
     )

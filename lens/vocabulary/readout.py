@@ -12,9 +12,10 @@ Layers further on see more and more beside it: attention before the first router
 the output of every layer before the later ones.
 
 Every x̂ has length √d, so push / (‖w̃‖·√d) is the cosine between token and expert.
-Chance is a random direction of the same length read through the same tokens: what
-a router that knows nothing of the vocabulary would listen to. Embeddings are no
-even cloud, so that even random directions have favourite tokens.
+Two references stand beside it. Mixtures of the layer's own experts (`mixed_experts`) read the
+same space and know all of the vocabulary that the layer as a whole knows: what beats them
+belongs to single experts. Random directions through the same tokens are the absolute
+zero, which any layer beats that reads the large directions of the embedding.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
+from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, check_view
+from lens.stats.exponential_tail import pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
-from lens.vocabulary.readout_null import SAMPLE, band, extreme_p, random_frames, share_band
-from lens.vocabulary.top_tokens import Largest, margins, selection_counts, selection_thresholds
+from lens.vocabulary.mixed_experts import LongTokens, layer_mixtures, placed
+from lens.vocabulary.readout_null import band, random_frames
+from lens.vocabulary.streamed_pushes import StreamedPushes
 
-EPSILON = 1e-5  # of the model's RMSNorm
 BLOCK_BYTES = 96 * 2**20
 LEVEL = 0.05
 TESTS = ("top", "bottom", "spread")
@@ -86,13 +89,13 @@ class ReadoutSettings:
         view: "canonical", or "raw" for the columns as stored: no norm scale, and with
             what all experts of a layer share.
         kept: tokens kept for each expert, at either end.
-        draws: random directions of the null, about: they come in whole frames.
-        seed: of the null.
+        draws: random directions, about: they come in whole frames.
+        seed: of the random directions and of the mixtures.
     """
 
     view: str = "canonical"
     kept: int = 50
-    draws: int = 1000
+    draws: int = 400
     seed: int = 0
 
 
@@ -110,8 +113,13 @@ class Readout:
         norm: ‖w̃‖ of every expert.
         share: part of the vocabulary for which the expert would be selected on the
             direct path, every token counted once. Even: top_k / E.
-        share_low, share_high: 95 % band of the share when the layer's columns are
-            turned at random together, keeping their lengths and angles.
+        share_low, share_high: 95 % band of the share when the layer's experts are mixed, each
+            mixture as long as the expert.
+        mixed_top, mixed_bottom: the largest pushes and the smallest, most extreme first, of
+            mixtures of the experts of each layer, in lengths of their columns.
+        mixed_sd: the sd of the push of those mixtures, in the same unit.
+        limit_p: upper limits, in closed form, of the p-values of "top" and "bottom" against
+            mixtures; 1 where there is none (see `mixed_experts.LongTokens`).
         chance_top, chance_bottom: of random directions of length 1 the largest pushes
             and the smallest, most extreme first.
         chance_sd: of random directions of length 1 the sd of the push.
@@ -132,6 +140,10 @@ class Readout:
     share: Float[np.ndarray, "layer expert"]
     share_low: Float[np.ndarray, "layer expert"]
     share_high: Float[np.ndarray, "layer expert"]
+    mixed_top: Float[np.ndarray, "layer mixture rank"]
+    mixed_bottom: Float[np.ndarray, "layer mixture rank"]
+    mixed_sd: Float[np.ndarray, "layer mixture"]
+    limit_p: Float[np.ndarray, "end layer expert"]
     chance_top: Float[np.ndarray, "direction rank"]
     chance_bottom: Float[np.ndarray, "direction rank"]
     chance_sd: Float[np.ndarray, " direction"]
@@ -147,6 +159,11 @@ class Readout:
         """Random directions that were drawn."""
         return len(self.chance_top)
 
+    @property
+    def mixtures(self) -> int:
+        """Mixtures of the experts of each layer that were drawn."""
+        return self.mixed_sd.shape[1]
+
     def chance_band(
         self, layer: int, expert: int, end: str = "top"
     ) -> tuple[Float[np.ndarray, " rank"], Float[np.ndarray, " rank"]]:
@@ -155,32 +172,52 @@ class Readout:
         low, high = band(drawn) * self.norm[layer, expert]
         return low, high
 
+    def mixed_band(
+        self, layer: int, expert: int, end: str = "top"
+    ) -> tuple[Float[np.ndarray, " rank"], Float[np.ndarray, " rank"]]:
+        """The same for mixtures of the layer's experts, as long as the expert's column."""
+        drawn = (self.mixed_top if end == "top" else self.mixed_bottom)[layer]
+        low, high = band(drawn) * self.norm[layer, expert]
+        return low, high
+
+    @cached_property
+    def measured(self) -> Float[np.ndarray, "test layer expert"]:
+        """What `TESTS` names, of every expert, in lengths of its column.
+
+        "top" and "bottom": the largest push, and the smallest with its sign changed.
+        "spread": the standard deviation of the push over the vocabulary, which says how
+        much the expert tells tokens apart.
+        """
+        own = self.top_push[..., 0], -self.bottom_push[..., 0], self.sd
+        return np.stack(own) / self.norm
+
     @cached_property
     def p(self) -> Float[np.ndarray, "test layer expert"]:
-        """p-values of what `TESTS` names, for every expert.
+        """p-values of what `TESTS` names, against mixtures of the layer's experts.
 
-        "top" and "bottom": of the largest and of the smallest push. "spread": of the
-        standard deviation of the push over the vocabulary, which says whether the
-        expert tells tokens apart more than a random direction does; it has the most
-        power of the three. The null: a random direction of the same length. Counted
-        from the draws, and where fewer than ten reach the value read off a curve
-        fitted to them.
+        Counted from the mixtures, and where few reach the value read off an exponential
+        tail; of pushes the closed form counts where it says less.
         """
-        return np.stack(
-            [
-                extreme_p(self.top_push[..., 0] / self.norm, self.chance_top[:, 0]),
-                extreme_p(-self.bottom_push[..., 0] / self.norm, -self.chance_bottom[:, 0]),
-                extreme_p(self.sd / self.norm, self.chance_sd),
-            ]
-        )
+        drawn = self.mixed_top[..., 0], -self.mixed_bottom[..., 0], self.mixed_sd
+        p = np.stack([placed(*pair) for pair in zip(self.measured, drawn, strict=True)])
+        p[:2] = np.minimum(p[:2], self.limit_p)
+        return p
 
     @cached_property
     def q(self) -> Float[np.ndarray, "test layer expert"]:
         """`p` after Benjamini and Hochberg, over all experts and tests."""
         return benjamini_hochberg(self.p)
 
-    def beyond_chance(self, test: str = "top") -> Bool[np.ndarray, "layer expert"]:
-        """Which experts are beyond chance in one of `TESTS`, at a false discovery rate of 5 %."""
+    @cached_property
+    def unrelated_q(self) -> Float[np.ndarray, "test layer expert"]:
+        """The same against random directions of the same length, the absolute zero."""
+        drawn = self.chance_top[:, 0], -self.chance_bottom[:, 0], self.chance_sd
+        return benjamini_hochberg(
+            np.stack([pooled_tail_p(*pair) for pair in zip(self.measured, drawn, strict=True)])
+        )
+
+    def beyond_mixed(self, test: str = "top") -> Bool[np.ndarray, "layer expert"]:
+        """Which experts beat mixtures of their layer in one of `TESTS`, at a rate of 5 %."""
         return self.q[TESTS.index(test)] <= LEVEL
 
 
@@ -195,9 +232,9 @@ def vocabulary_readout(
 ) -> Readout:
     """Reads the whole vocabulary through every router, a block of tokens at a time.
 
-    One product of [experts and random directions, d] with [d, tokens] a block; the
-    memory it takes is the block's, whatever the vocabulary's size: about `block_bytes`
-    and three times the columns.
+    One product of [experts and random directions, d] with [d, tokens] a block, and small
+    ones for the mixtures; the memory it takes is the block's, whatever the vocabulary's
+    size: about `block_bytes` and three times the columns.
 
     Args:
         routers: of the model that the embedding belongs to.
@@ -215,29 +252,31 @@ def vocabulary_readout(
     n_tokens, d_model = embedding.n_tokens, routers.d_model
     columns = unit_rows(routers, settings.view)  # [L * E, d]
     norm = lengths(columns, routers)
+    gram = router_gram(routers, settings.view, held_columns=0)
+    mixtures = layer_mixtures(gram, settings.seed)
     frames = random_frames(d_model, routers.n_experts, settings.draws, settings.seed)
     stacked = np.concatenate([columns, frames.reshape(-1, d_model)])
-    found = _Pushes(routers, stacked, n_tokens, min(settings.kept, n_tokens))
-    rows = max(1, block_bytes // (4 * (d_model + 3 * len(stacked))))
+    long = LongTokens(gram, settings.view)
+    found = StreamedPushes(routers, stacked, norm, mixtures, long, (n_tokens, settings.kept))
+    rows = max(1, block_bytes // (4 * (d_model + 3 * found.n_rows)))
     for block in embedding.blocks(rows, progress):
         if digest is not None:
             digest.update(np.ascontiguousarray(block, dtype="<f4").data)
         found.add(block, embedding.multiplier)
     if found.seen != n_tokens:
-        raise LensError(
-            f"The embedding gave {found.seen:,} rows; expected {n_tokens:,}. Open the checkpoint "
-            "again."
-        )
-    sampled = np.concatenate(found.sampled, axis=1)
-    low, high = share_band(routers, columns, sampled, len(frames))
-    mean, sd = found.mean_and_sd()
-    n_units, units = len(columns), (routers.n_layers, routers.n_experts, -1)
+        given = f"The embedding gave {found.seen:,} rows; expected {n_tokens:,}."
+        raise LensError(f"{given} Open the checkpoint again.")
+    (low, high), (mean, sd) = found.shares.band(), found.mean_and_sd()
+    n_units, n_directions = len(columns), len(stacked)
+    units, mixed = (*norm.shape, -1), (*mixtures.shape[:2], -1)
+    top, bottom = found.top.values, -found.bottom.values
+    ends = [side[:n_units, 0].reshape(norm.shape) / norm for side in (top, -bottom)]
     return Readout(
         top=found.top.tokens[:n_units].reshape(units),
-        top_push=found.top.values[:n_units].reshape(units),
+        top_push=top[:n_units].reshape(units),
         top_margin=found.top.beside[:n_units].reshape(units),
         bottom=found.bottom.tokens[:n_units].reshape(units),
-        bottom_push=-found.bottom.values[:n_units].reshape(units),
+        bottom_push=bottom[:n_units].reshape(units),
         bottom_margin=found.bottom.beside[:n_units].reshape(units),
         mean=mean[:n_units].reshape(norm.shape),
         sd=sd[:n_units].reshape(norm.shape),
@@ -245,9 +284,13 @@ def vocabulary_readout(
         share=found.counts / n_tokens,
         share_low=low,
         share_high=high,
-        chance_top=found.top.values[n_units:],
-        chance_bottom=-found.bottom.values[n_units:],
-        chance_sd=sd[n_units:],
+        mixed_top=top[n_directions:].reshape(mixed),
+        mixed_bottom=bottom[n_directions:].reshape(mixed),
+        mixed_sd=sd[n_directions:].reshape(mixed[:2]),
+        limit_p=np.stack([long.most(end) for end in ends]),
+        chance_top=top[n_units:n_directions],
+        chance_bottom=bottom[n_units:n_directions],
+        chance_sd=sd[n_units:n_directions],
         frames=len(frames),
         silent=found.silent,
         n_tokens=n_tokens,
@@ -255,53 +298,6 @@ def vocabulary_readout(
         top_k=routers.top_k,
         settings=settings,
     )
-
-
-class _Pushes:
-    """Pushes of all tokens along columns and random directions, while the tokens come in.
-
-    Attributes:
-        top, bottom: the most extreme tokens of each direction, `bottom` with the sign changed.
-        counts: tokens for which each expert would be selected.
-        sampled: pushes of some tokens along the random directions, block by block.
-        silent: tokens whose embedding is zero.
-        seen: tokens so far.
-    """
-
-    def __init__(self, routers: RouterSet, stacked: np.ndarray, n_tokens: int, kept: int) -> None:
-        self.shape, self.top_k = (routers.n_layers, routers.n_experts), routers.top_k
-        self.biases = 0.0 if routers.biases is None else routers.biases[:, :, None]
-        self.stacked = stacked  # [L * E + R, d]
-        self.top, self.bottom = Largest(len(stacked), kept), Largest(len(stacked), kept)
-        self.counts = np.zeros(self.shape, np.int64)
-        self.sums = np.zeros((2, len(stacked)))
-        self.stride = -(-n_tokens // SAMPLE)
-        self.sampled: list[np.ndarray] = []
-        self.silent = self.seen = 0
-
-    def add(self, block: Float[np.ndarray, "token d_model"], multiplier: float) -> None:
-        """Takes in the tokens that follow."""
-        start, n_units = self.seen, self.shape[0] * self.shape[1]
-        inverse, zeros = inverse_rms(block, multiplier, start)
-        pushes = self.stacked @ block.T  # [L * E + R, B]
-        pushes *= inverse
-        self.sums[0] += pushes.sum(axis=1, dtype=np.float64)
-        self.sums[1] += np.einsum("ub,ub->u", pushes, pushes, dtype=np.float64)
-        scores = pushes[:n_units].reshape(*self.shape, -1) + self.biases
-        last, following = selection_thresholds(scores, self.top_k)
-        self.counts += selection_counts(scores, last, following, self.top_k)
-        beside = np.full(pushes.shape, np.nan, np.float32)
-        beside[:n_units] = margins(scores, last[:, None], following[:, None]).reshape(n_units, -1)
-        self.sampled.append(pushes[n_units:, -start % self.stride :: self.stride].copy())
-        self.top.add(pushes, start, beside)
-        self.bottom.add(np.negative(pushes, out=pushes), start, beside)
-        self.silent += zeros
-        self.seen += len(block)
-
-    def mean_and_sd(self) -> tuple[Float[np.ndarray, " unit"], Float[np.ndarray, " unit"]]:
-        """Mean and standard deviation of the push along each direction over all tokens so far."""
-        mean = self.sums[0] / self.seen
-        return mean, np.sqrt(np.maximum(self.sums[1] / self.seen - mean**2, 0))
 
 
 def new_digest(embedding: EmbeddingRows) -> Any:
@@ -328,22 +324,6 @@ def lengths(columns: np.ndarray, routers: RouterSet) -> Float[np.ndarray, "layer
             "layer's mean. Check the extraction, or look at the raw view."
         )
     return norm
-
-
-def inverse_rms(
-    block: np.ndarray, multiplier: float, start: int
-) -> tuple[Float[np.ndarray, " token"], int]:
-    """Factor of each row to become x̂, and how many rows are zero."""
-    squares = np.einsum("td,td->t", block, block)
-    if not np.isfinite(squares).all():
-        token = start + int(np.argmin(np.isfinite(squares)))
-        raise LensError(
-            f"The embedding of token {token} is not finite, or too large to be squared in float32; "
-            "expected numbers below 1e18. The file is damaged; get it again."
-        )
-    mean = squares.astype(np.float64) / block.shape[1]
-    inverse = multiplier / np.sqrt(multiplier**2 * mean + EPSILON)
-    return inverse.astype(np.float32), int(np.count_nonzero(squares == 0))
 
 
 def check_fit(routers: RouterSet, embedding: EmbeddingRows, settings: ReadoutSettings) -> None:

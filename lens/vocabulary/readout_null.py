@@ -1,11 +1,7 @@
-"""Null of the read-out: experts that know nothing of the vocabulary.
+"""Chance of the read-out: random directions, and how often mixed experts are selected.
 
-Axes: layer (L), expert (E), frame (F), direction (w in a frame), token, d_model (d).
-
-The null turns each layer's router at random in the residual stream: lengths and
-angles of its columns stay, and so do the tokens. One column then is a random
-direction; a whole layer is its columns' inner products put on a random frame. So
-one set of frames, read through the tokens once, serves all layers.
+Axes: layer (L), expert (E), draw (a mixed layer), frame (F), direction (w in a frame),
+token, d_model (d).
 """
 
 from __future__ import annotations
@@ -14,11 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.routers.router_set import RouterSet
-from lens.stats.p_values import pooled_p
 from lens.vocabulary.top_tokens import selection_counts, selection_thresholds
 
-MIN_FRAMES = 40
-SAMPLE = 4096  # tokens on which the chance level of shares is computed, about
+MIN_FRAMES = MIN_DRAWS = 40
 
 
 def random_frames(
@@ -39,35 +33,46 @@ def random_frames(
     return frames
 
 
-def share_band(
-    routers: RouterSet, columns: np.ndarray, pushes: np.ndarray, n_frames: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % band of the share of tokens when each layer's columns are turned at random.
+class MixedShares:
+    """Shares of the vocabulary that would select each expert of layers whose experts are mixed.
 
-    Args:
-        columns: of all experts, as rows.
-        pushes: of some tokens on the random directions, frame by frame.
+    Each mixture is as long as an expert and takes its bias, so that neither is a finding: it
+    stands for one expert after another until each has 40 draws.
     """
-    layers = columns.reshape(routers.n_layers, routers.n_experts, -1).astype(np.float64)
-    values, vectors = np.linalg.eigh(layers @ layers.transpose(0, 2, 1))
-    width = len(pushes) // n_frames
-    roots = (vectors * np.sqrt(np.maximum(values, 0))[:, None])[:, :, -width:]
-    roots = roots.astype(np.float32)  # [L, E, w]: times w orthogonal directions, the same angles
-    biases = 0.0 if routers.biases is None else routers.biases[:, :, None]
-    shares = []
-    for frame in pushes.reshape(n_frames, width, -1):
-        scores = roots @ frame + biases
-        last, following = selection_thresholds(scores, routers.top_k)
-        shares.append(selection_counts(scores, last, following, routers.top_k) / frame.shape[1])
-    low, high = band(np.asarray(shares))
-    return low, high
+
+    def __init__(
+        self, routers: RouterSet, norm: Float[np.ndarray, "layer expert"], n_draws: int
+    ) -> None:
+        self.top_k, self.lengths = routers.top_k, norm.astype(np.float32)[:, None]
+        self.biases = np.zeros(self.lengths.shape, np.float32)
+        if routers.biases is not None:
+            self.biases = routers.biases[:, None].astype(np.float32)
+        n_layers, n_experts = norm.shape
+        turns = min(n_experts, -(-MIN_DRAWS // n_draws))
+        self.counts = np.zeros((turns, n_layers, n_draws, n_experts), np.int64)
+        self.seen = 0
+
+    def add(self, pushes: Float[np.ndarray, "layer mixture token"]) -> None:
+        """Takes in pushes of the tokens that follow, in lengths of the mixed columns."""
+        n_tokens = pushes.shape[2]
+        if not n_tokens:
+            return
+        for turn, counts in enumerate(self.counts):
+            lengths, biases = (np.roll(a, turn, axis=2) for a in (self.lengths, self.biases))
+            scores = pushes.reshape(*counts.shape, -1) * lengths[..., None] + biases[..., None]
+            scores = scores.reshape(-1, counts.shape[2], n_tokens)
+            last, following = selection_thresholds(scores, self.top_k)
+            found = selection_counts(scores, last, following, self.top_k)
+            counts += np.roll(found.reshape(counts.shape), -turn, axis=2)
+        self.seen += n_tokens
+
+    def band(self) -> tuple[np.ndarray, np.ndarray]:
+        """95 % band of the share of every expert [layer, expert]."""
+        shares = self.counts.transpose(0, 2, 1, 3) / self.seen  # [turn, draw, L, E]
+        low, high = band(shares.reshape(-1, *shares.shape[2:]))
+        return low, high
 
 
 def band(drawn: Float[np.ndarray, "draw ..."]) -> Float[np.ndarray, "side ..."]:
     """The limits between which one more draw lies in 95 of 100 cases, however few the draws."""
     return np.quantile(drawn, [0.025, 0.975], axis=0, method="weibull")
-
-
-def extreme_p(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """p-values of largest pushes among those of random directions."""
-    return pooled_p(values, drawn)

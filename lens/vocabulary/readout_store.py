@@ -20,7 +20,7 @@ from lens.vocabulary.readout import (
 )
 
 KIND = "readout"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _COUNTS = ("frames", "silent", "n_tokens", "d_model", "top_k")
 
 
@@ -117,8 +117,12 @@ def _from_arrays(
         raise LensError("the read-out is of another embedding")
     units = (routers.n_layers, routers.n_experts)
     drawn = arrays["chance_top"].shape[:1]
+    shapes: dict[str, tuple[int, ...]]
     shapes = {name: units for name in ("mean", "sd", "norm", "share", "share_low", "share_high")}
     shapes |= {"chance_top": (*drawn, kept), "chance_bottom": (*drawn, kept), "chance_sd": drawn}
+    mixed = (routers.n_layers, *arrays["mixed_sd"].shape[1:2])
+    shapes |= {"mixed_top": (*mixed, kept), "mixed_bottom": (*mixed, kept), "mixed_sd": mixed}
+    shapes["limit_p"] = (2, *units)
     for name in sorted(names - set(_COUNTS)):
         array, ids = arrays[name], name in ("top", "bottom")
         kind = "i" if ids else "f"
@@ -128,6 +132,6 @@ def _from_arrays(
             raise LensError(f"{name} names tokens that there are not")
         if not ids and not (name.endswith("margin") or np.isfinite(array).all()):
             raise LensError(f"{name} is not finite")
-    if not drawn or counts["top_k"] != routers.top_k:
+    if not drawn or not len(mixed) > 1 or counts["top_k"] != routers.top_k:
         raise LensError("the read-out is of other routers")
     return Readout(**{**arrays, **counts}, settings=settings)

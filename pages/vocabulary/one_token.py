@@ -45,11 +45,14 @@ def show(
     reading = vocabulary_source.reading(routers, source, token, view)
     piece = source.piece(token)
     labels = layout.layer_labels(routers)
-    beyond = int(np.count_nonzero(reading.q <= 0.05))
+    beyond, apart = (int(np.count_nonzero(q <= 0.05)) for q in (reading.q, reading.unrelated_q))
+    null = (
+        "mixed experts of their layers" if view == "canonical" else "random directions (raw view)"
+    )
     st.text(f"Token {token}: {visible(piece)}")
     st.markdown(
-        f"{beyond} of {reading.q.size} experts are pushed up or down by it beyond a random "
-        "direction (q ≤ 0.05)"
+        f"{beyond} of {reading.q.size} experts are pushed up or down by it beyond {null} "
+        f"(q ≤ 0.05), {apart} beyond unrelated directions"
         + (": not distinguishable from chance." if beyond == 0 else ".")
         + " A click on a cell shows what else that expert listens to."
     )

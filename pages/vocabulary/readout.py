@@ -37,16 +37,19 @@ embedding**: attention before the first router, the output of every layer before
   be selected, and the value says how much it could lose; below 0, how much it lacks.
 - **Share**: part of the vocabulary that would select the expert, every token counted once, however
   often it occurs in texts. Even: K / E.
-- **Chance**: a random direction as long as the expert's column, through the same tokens. Embeddings
-  are no even cloud, so that random directions have favourite tokens too: a telling list of tokens
-  alone proves nothing. Bands hold 95 % of the draws at each rank; for shares the whole layer is
-  turned at random, lengths and angles kept.
-- **Spread**: standard deviation of the push over the vocabulary, in lengths of the column: whether
-  the expert tells tokens apart more than a random direction does.
-- **q**: p-values of all experts at both ends and of their spreads, after Benjamini and Hochberg;
-  up to 0.05 is called beyond chance. Where fewer than ten draws reach a value, p is read off a
-  curve fitted to the draws (Pearson III).
-- One **token** against random directions has a closed form: cos² is Beta(1/2, (d − 1)/2).
+- **Mixed experts**: random mixtures of the layer's own experts, as long as the expert's column,
+  through the same tokens. Routers and embeddings have large directions in common, so that
+  mixtures have favourite tokens too: a telling list of tokens alone proves nothing. What beats
+  them is known to single experts, not to the layer as a whole. Bands hold 95 % of the mixtures.
+- **Unrelated directions**: the absolute zero, random directions of the same length. Any layer that
+  reads the large directions of the embedding beats them.
+- **Spread**: standard deviation of the push over the vocabulary, in lengths of the column: how much
+  the expert tells tokens apart.
+- **q**: p-values of all experts at both ends and of their spreads, after Benjamini and Hochberg, up
+  to 0.05 is called beyond. p is counted from the mixtures or, where few reach a value, read off an
+  exponential tail; rare pushes have a limit in closed form.
+- One **token** has a closed form against mixtures (Craig's integral) and against unrelated
+  directions (cos² is Beta(1/2, (d − 1)/2)).
 
 Unchanged by a vector that all columns of a layer share; a layer's scale scales its pushes and
 margins alone. Experts' numbers carry no meaning across layers.
@@ -124,24 +127,33 @@ def _duration(seconds: float) -> str:
 def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> str:
     """The read-out of one expert in words, beside chance."""
     label = routers.label(layer, expert)
-    low, high = readout.chance_band(layer, expert)
-    q = dict(zip(TESTS, readout.q[:, layer, expert], strict=True))
-    beyond = {test: q[test] <= 0.05 for test in TESTS}
+    low, high = readout.mixed_band(layer, expert)
+    zero = readout.chance_band(layer, expert)
+    q, unrelated = (
+        dict(zip(TESTS, values[:, layer, expert], strict=True))
+        for values in (readout.q, readout.unrelated_q)
+    )
     spread = readout.sd[layer, expert] / readout.norm[layer, expert]
-    usual = band(readout.chance_sd)
+    usual, apart = band(readout.mixed_sd[layer]), band(readout.chance_sd)
     share, even = readout.share[layer, expert], readout.top_k / routers.n_experts
     inside = readout.share_low[layer, expert] <= share <= readout.share_high[layer, expert]
-    verdict = {True: "more than chance", False: "not distinguishable from chance"}
+
+    def beats(test: str) -> str:
+        if q[test] <= 0.05:
+            return "more than mixed experts of its layer"
+        if unrelated[test] <= 0.05:
+            return "more than unrelated directions, but no more than mixed experts of its layer"
+        return "not distinguishable from chance"
+
     return (
         f"**{label}.** Its strongest token pushes it by "
-        f"{readout.top_push[layer, expert, 0]:.2f} logits: {verdict[beyond['top']]} "
-        f"({low[0]:.2f} to {high[0]:.2f} for random directions; q {p_value_text(q['top'])} "
-        f"over all experts). It tells tokens apart "
-        f"{'more than' if beyond['spread'] else 'no more than'} a random direction "
-        f"does (spread {spread:.3f}; chance {usual[0]:.3f} to {usual[1]:.3f}; "
-        f"q {p_value_text(q['spread'])}). The embedding alone would select it for "
-        f"{percent(share)} of the vocabulary: "
-        f"{'not distinguishable from' if inside else 'unlike'} the layer turned at random "
+        f"{readout.top_push[layer, expert, 0]:.2f} logits: {beats('top')} "
+        f"({low[0]:.2f} to {high[0]:.2f}; unrelated directions {zero[0][0]:.2f} to "
+        f"{zero[1][0]:.2f}; q {p_value_text(q['top'])} over all experts). How much it tells tokens "
+        f"apart: {beats('spread')} (spread {spread:.3f}; mixed {usual[0]:.3f} to {usual[1]:.3f}; "
+        f"unrelated {apart[0]:.3f} to {apart[1]:.3f}; q {p_value_text(q['spread'])}). The "
+        f"embedding alone would select it for {percent(share)} of the vocabulary: "
+        f"{'not distinguishable from' if inside else 'unlike'} mixed experts that are as long "
         f"({percent(readout.share_low[layer, expert])} to "
         f"{percent(readout.share_high[layer, expert])}; even {percent(even)})."
     )
@@ -174,7 +186,8 @@ def caption(readout: Readout, source: Source) -> str:
     settings = readout.settings
     text = (
         f"{readout.n_tokens:,} tokens, the embedding alone (direct path); "
-        f"{readout.draws:,} random directions in {readout.frames} frames, seed {settings.seed}"
+        f"{readout.mixtures:,} mixed experts of each layer, {readout.draws:,} unrelated "
+        f"directions, seed {settings.seed}"
     )
     if settings.view == "raw":
         text += (
@@ -208,7 +221,7 @@ def end_of(
     """Chart and table of one end; a click on either shows that token below."""
     label = routers.label(*picked)
     tokens, push, margin = (values[picked][:count] for values in extremes(readout, end))
-    low, high = (side[:count] for side in readout.chance_band(*picked, end))
+    low, high = (side[:count] for side in readout.mixed_band(*picked, end))
     texts = [source.piece(int(token)) for token in tokens]
     labels = layout.layer_labels(routers)
     layout.figure(
@@ -217,7 +230,7 @@ def end_of(
             tokens,
             push,
             margin,
-            vocabulary_figures.PushBand(low, high, readout.draws),
+            vocabulary_figures.PushBand(low, high, readout.mixtures),
             label=label,
             end=end,
         ),
@@ -242,7 +255,7 @@ def end_of(
             "id": tokens,
             "push": push,
             "margin": margin,
-            "chance up to" if end == "top" else "chance down to": high if end == "top" else low,
+            "mixed up to" if end == "top" else "mixed down to": high if end == "top" else low,
         },
         hide_index=True,
         height=min(count, 10) * 35 + 38,
@@ -251,7 +264,7 @@ def end_of(
         selection_mode="single-row",
         column_config={
             name: st.column_config.NumberColumn(format="%.3f")
-            for name in ("push", "margin", "chance up to", "chance down to")
+            for name in ("push", "margin", "mixed up to", "mixed down to")
         }
         | {"id": st.column_config.NumberColumn(format="%d")},
     )
@@ -271,12 +284,14 @@ def everywhere(
     """All experts at a glance: spread, pushes or share, and their first tokens."""
     st.divider()
     st.markdown("#### All experts")
-    counts = [int(np.count_nonzero(readout.beyond_chance(test))) for test in TESTS]
+    counts = [int(np.count_nonzero(readout.beyond_mixed(test))) for test in TESTS]
+    apart = [int(np.count_nonzero(q <= 0.05)) for q in readout.unrelated_q]
     n_experts = readout.share.size
     st.markdown(
-        f"Of {n_experts} experts, {counts[2]} tell tokens apart more than chance, {counts[0]} have "
-        f"a strongest token and {counts[1]} a weakest one beyond chance (q ≤ 0.05 over all "
-        f"{3 * n_experts} questions: on average at most 5\u00a0% of them wrongly)."
+        f"Of {n_experts} experts, {counts[2]} tell tokens apart more than mixed experts of their "
+        f"layer, {counts[0]} have a strongest token and {counts[1]} a weakest one beyond theirs "
+        f"(q ≤ 0.05 over all {3 * n_experts} questions: on average at most 5\u00a0% of them "
+        f"wrongly). Beyond unrelated directions: {apart[2]}, {apart[0]} and {apart[1]}."
     )
     measure = links.segments(
         "listening",

@@ -1,7 +1,8 @@
 """Figures of vocabulary readouts: tokens of one expert, experts of one token, all of them.
 
-Chance is a random direction as long as the expert's column, read through the same
-vocabulary. A selection is one on the direct path: by the embedding alone.
+Beside an expert stand mixtures of its layer's experts and, the absolute zero, random directions,
+as long as its column and read through the same vocabulary. A selection is one on the direct
+path: by the embedding alone.
 """
 
 from __future__ import annotations
@@ -70,12 +71,12 @@ MEASURES: Mapping[str, MeasureText] = {
 
 @dataclass(frozen=True)
 class PushBand:
-    """Pushes that random directions give at each rank.
+    """Pushes that mixed experts of the layer give at each rank.
 
     Attributes:
         low: 2.5 % of them.
         high: 97.5 %.
-        draws: how many directions.
+        draws: how many mixtures.
     """
 
     low: Float[np.ndarray, " rank"]
@@ -100,7 +101,7 @@ def token_pushes(
         tokens: their ids.
         push: of each on the expert, logits.
         margin: dark where above 0, that is selected.
-        band: 95 % of random directions at each rank, drawn behind the bars.
+        band: 95 % of mixed experts at each rank, drawn behind the bars.
         label: of the expert.
         end: which tokens they are.
 
@@ -124,8 +125,8 @@ def token_pushes(
         ("push:Q", "", ".4f"),
         ("margin:Q", "", ".4f"),
         ("selected:N",),
-        ("low:Q", "chance, 2.5 %", ".3f"),
-        ("high:Q", "chance, 97.5 %", ".3f"),
+        ("low:Q", "mixed experts, 2.5 %", ".3f"),
+        ("high:Q", "mixed experts, 97.5 %", ".3f"),
     )
     bars = base.mark_bar(size=11, tooltip=None).encode(
         x=alt.X("push:Q", title="push (logits)", scale=alt.Scale(zero=True)),
@@ -146,7 +147,7 @@ def token_pushes(
         theme.title(
             f"{label}: tokens that push it {what}",
             f"{DIRECT}; dark: selected",
-            f"grey: 95 % of {band.draws:,} random directions at this rank",
+            f"grey: 95 % of {band.draws:,} mixed experts of the layer at this rank",
             width=330,
         ),
         theme.alt_description(
@@ -154,7 +155,7 @@ def token_pushes(
             + ", ".join(
                 f"{visible(p)} {float(v):.3g}" for p, v in zip(pieces[:10], push, strict=False)
             ),
-            f"Chance at rank 1: {low} to {high}",
+            f"Mixed experts at rank 1: {low} to {high}",
         ),
     )
 
@@ -192,7 +193,7 @@ def token_expert_map(
         legend=text.short,
         tooltip=text.short,
         description=f"{text.title} of the token {shown} for every expert of every layer. "
-        f"{beyond} of {reading.q.size} pushes are beyond a random direction's at q ≤ 0.05",
+        f"{beyond} of {reading.q.size} pushes are beyond those of mixed experts at q ≤ 0.05",
     )
     return expert_grid(
         values,
@@ -211,13 +212,13 @@ def vocabulary_map(
     *,
     picked: tuple[int, int] | None = None,
 ) -> alt.LayerChart:
-    """Response of every expert to the vocabulary; dots are beyond chance.
+    """Response of every expert to the vocabulary; dots are beyond mixed experts of the layer.
 
     Args:
         readout: of all experts.
         labels: of the layers.
         measure: "spread", "top", "bottom", or "share", whose dots lie outside of the band
-            of the layer turned at random.
+            of mixed experts that are as long.
         picked: the cell to outline, as (layer, expert).
 
     Returns:
@@ -228,21 +229,26 @@ def vocabulary_map(
         values, middle = np.asarray(readout.share), readout.top_k / readout.share.shape[1]
         beyond = (readout.share < readout.share_low) | (readout.share > readout.share_high)
         level = (
-            f"even {middle:.3g}; dots: outside of 95 % of {readout.frames} random turns of the "
-            "layer, each at a level of 5 %"
+            f"even {middle:.3g}; dots: outside of 95 % of mixed experts that are as long, each at "
+            "a level of 5 %"
         )
     else:
-        own, drawn = {
-            "spread": (readout.sd, readout.chance_sd),
-            "top": (readout.top_push[..., 0], readout.chance_top[:, 0]),
-            "bottom": (readout.bottom_push[..., 0], readout.chance_bottom[:, 0]),
+        own, mixed, drawn = {
+            "spread": (readout.sd, readout.mixed_sd, readout.chance_sd),
+            "top": (readout.top_push[..., 0], readout.mixed_top, readout.chance_top[:, 0]),
+            "bottom": (
+                readout.bottom_push[..., 0],
+                readout.mixed_bottom,
+                readout.chance_bottom[:, 0],
+            ),
         }[measure]
-        values, middle = np.asarray(own / readout.norm), float(drawn.mean())
-        beyond = readout.beyond_chance(measure)
+        mixed = mixed.reshape(*mixed.shape[:2], -1)[..., 0]
+        values, middle = np.asarray(own / readout.norm), float(mixed.mean())
+        beyond = readout.beyond_mixed(measure)
         low, high = (significant(edge) for edge in chance_band(drawn))
         level = (
-            f"chance {significant(middle)} (95 % of {readout.draws:,} random directions "
-            f"{low} to {high}); dots: beyond chance, q ≤ 0.05"
+            f"mixed experts {significant(middle)} on average (unrelated directions {low} to "
+            f"{high}); dots: beyond mixed experts of the layer, q ≤ 0.05"
         )
     at = np.argwhere(beyond)
     least, most = theme.fitted_domain(values, middle=middle)
@@ -254,7 +260,7 @@ def vocabulary_map(
         legend=text.short,
         tooltip=text.short,
         description=f"{text.title} for every expert of every layer, from {values.min():.3g} to "
-        f"{values.max():.3g}. {len(at)} of {values.size} are marked as beyond chance",
+        f"{values.max():.3g}. {len(at)} of {values.size} are marked as beyond mixed experts",
     )
     return expert_grid(
         values.astype(float),
@@ -290,7 +296,7 @@ def written_tokens(
             f"{WRITTEN_EXPERTS}). The table of tokens has them all."
         )
     names = [f"E{e}" for e in range(n_experts)]
-    beyond = readout.beyond_chance("top")
+    beyond = readout.beyond_mixed("top")
     layer, expert = marks.grid(beyond.shape)
     data = {
         "layer": layer,
@@ -314,7 +320,7 @@ def written_tokens(
             ("name:N", "expert"),
             ("text:N", "tokens"),
             ("push:Q", "largest push", ".4f"),
-            ("beyond:N", "beyond chance"),
+            ("beyond:N", "beyond mixed experts"),
         ),
     )
     words = base.mark_text(fontSize=11, color=theme.MID_GREY, limit=CELL - 8, tooltip=None)
@@ -324,12 +330,12 @@ def written_tokens(
         theme.title(
             "What the experts listen to",
             f"the {per_cell} tokens that push each expert most ({DIRECT}); blue: the first is "
-            f"beyond {readout.draws:,} random directions, q ≤ 0.05; {theme.PER_INDEX}",
+            f"beyond {readout.mixtures:,} mixed experts of its layer, q ≤ 0.05; {theme.PER_INDEX}",
             width=CELL * n_experts,
         ),
         theme.alt_description(
             f"The {per_cell} tokens that push each of {n_experts} experts in {n_layers} layers "
-            f"most. {int(beyond.sum())} of {beyond.size} experts are beyond chance"
+            f"most. {int(beyond.sum())} of {beyond.size} experts are beyond mixed experts"
         ),
     )
 

@@ -246,6 +246,8 @@ def test_a_readout_is_computed_again_when_anything_it_depends_on_changes(cache: 
         ("top_k", np.int64(1)),
         ("frames", np.float64(3)),
         ("chance_top", np.float64(3)),
+        ("mixed_sd", np.float64(3)),
+        ("limit_p", np.zeros((2, 2))),
         ("sd", None),
     ],
 )

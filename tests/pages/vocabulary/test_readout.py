@@ -92,16 +92,19 @@ def test_the_bundled_model_s_tokens_are_shown_at_once(
     np.testing.assert_allclose(bottom["margin"], readout.bottom_margin[7, 4, :10])
     assert len(selections) == routers.n_layers
     assert f"pushes it by {readout.top_push[7, 4, 0]:.2f} logits" in text(app)
-    assert "1,000 random directions in 125 frames, seed 0" in text(app)
+    assert "344 mixed experts of each layer, 400 unrelated directions, seed 0" in text(app)
     assert not own_cache.exists()  # so small that nothing need be kept
 
 
 def test_the_sentence_on_an_expert_says_what_its_q_says(tab: Tab, routers: RouterSet) -> None:
     readout = vocabulary_readout(routers, open_embedding(open_checkpoint(BUNDLED_MODEL)))
     best = np.unravel_index(np.argmin(readout.q[0]), readout.q[0].shape)
-    worst = np.unravel_index(np.argmax(readout.q[0]), readout.q[0].shape)
+    worst = np.unravel_index(np.argmax(readout.unrelated_q[0]), readout.q[0].shape)
+    between = np.argwhere((readout.unrelated_q[0] <= 0.05) & (readout.q[0] > 0.05))[0]
     found = text(tab(layer=str(best[0]), expert=str(best[1])))
-    assert "logits: more than chance" in found
+    assert "logits: more than mixed experts of its layer" in found
+    found = text(tab(layer=str(between[0]), expert=str(between[1])))
+    assert "logits: more than unrelated directions, but no more than mixed experts" in found
     found = text(tab(layer=str(worst[0]), expert=str(worst[1])))
     assert "logits: not distinguishable from chance" in found
 

@@ -51,7 +51,7 @@ def bars(readout: Readout, end: str = "top"):
         ids,
         getattr(readout, f"{end}_push")[at],
         getattr(readout, f"{end}_margin")[at],
-        figures.PushBand(*readout.chance_band(*at, end), readout.draws),
+        figures.PushBand(*readout.mixed_band(*at, end), readout.mixtures),
         label="L5·E2",
         end=end,
     )
@@ -61,14 +61,14 @@ def bars(readout: Readout, end: str = "top"):
 def test_bars_hold_each_token_with_its_push_margin_and_band(readout: Readout, end: str) -> None:
     chart = bars(readout, end)
     found = rows(first(chart, "bar"))
-    low, high = readout.chance_band(1, 2, end)
+    low, high = readout.mixed_band(1, 2, end)
     assert [row["token"] for row in found] == getattr(readout, end)[1, 2].tolist()
     for rank, row in enumerate(found):
         assert row["push"] == pytest.approx(getattr(readout, f"{end}_push")[1, 2, rank], rel=1e-5)
         assert (row["low"], row["high"]) == pytest.approx((low[rank], high[rank]), rel=1e-5)
         selected = getattr(readout, f"{end}_margin")[1, 2, rank] > 0
         assert row["selected"] == ("yes" if selected else "no")
-    assert "random directions" in title_text(chart) and "embedding alone" in title_text(chart)
+    assert "mixed experts" in title_text(chart) and "embedding alone" in title_text(chart)
     assert selection(chart)["fields"] == ["token"]
     # What lies on top gets the click: a row of its own for each token, over bars and band.
     spec = chart.to_dict()
@@ -116,13 +116,15 @@ def test_a_token_s_map_holds_every_expert_and_numbers_its_choices(
 
 
 @pytest.mark.parametrize("measure", list(figures.MEASURES))
-def test_the_map_of_all_experts_dots_those_beyond_chance(readout: Readout, measure: str) -> None:
+def test_the_map_of_all_experts_dots_those_beyond_mixed_experts(
+    readout: Readout, measure: str
+) -> None:
     chart = figures.vocabulary_map(readout, LABELS, measure)
     if measure == "share":
         beyond = (readout.share < readout.share_low) | (readout.share > readout.share_high)
         values, middle = readout.share, 0.5
     else:
-        beyond = readout.beyond_chance(measure)
+        beyond = readout.beyond_mixed(measure)
         own = {"spread": readout.sd, "top": readout.top_push[..., 0]}
         own["bottom"] = readout.bottom_push[..., 0]
         values, middle = own[measure] / readout.norm, None
@@ -147,7 +149,7 @@ def test_written_tokens_are_the_first_of_every_expert(readout: Readout) -> None:
     for cell in cells:
         ids = readout.top[cell["layer"], cell["expert"], :3]
         assert cell["text"].split("  |  ") == [f"w{t}" for t in ids]
-        called = readout.beyond_chance("top")[cell["layer"], cell["expert"]]
+        called = readout.beyond_mixed("top")[cell["layer"], cell["expert"]]
         assert cell["beyond"] == ("yes" if called else "no")
 
 
@@ -168,6 +170,8 @@ def test_maps_of_many_experts_stay_within_what_a_browser_draws() -> None:
         z=push,
         p=np.ones_like(push),
         q=np.ones_like(push),
+        unrelated_p=np.ones_like(push),
+        unrelated_q=np.ones_like(push),
     )
     chart = figures.token_expert_map(reading, [f"L{i}" for i in range(128)], "a", picked=(5, 201))
     assert marks(chart) <= 20_000
@@ -197,7 +201,7 @@ def test_the_table_of_tokens_names_units_and_holds_both_ends(readout: Readout) -
     row = next(r for r in table if r["layer"] == "L5" and r["expert (index in its layer)"] == "2")
     assert row["token (id)"] == "33" and row["piece"] == '"33", x' and row["end"] == "top"
     assert float(row["push (logits)"]) == pytest.approx(readout.top_push[1, 2, 0])
-    assert float(row["chance, high (97.5 %)"]) < float(row["push (logits)"])
+    assert float(row["mixed experts of the layer, high (97.5 %)"]) < float(row["push (logits)"])
     part = read(tokens_csv(readout, LABELS, None, kept=2, only=(1, 2), ends=("bottom",)))
     assert [r["token (id)"] for r in part] == [str(t) for t in readout.bottom[1, 2, :2]]
     assert all(r["piece"] == "" for r in part)
@@ -211,7 +215,7 @@ def test_the_table_of_experts_holds_values_beside_chance_and_q(readout: Readout)
     assert float(row["q of top (Benjamini-Hochberg over all)"]) == pytest.approx(
         readout.q[0, 1, 2], rel=1e-6
     )
-    low = float(row["share of a layer turned at random, low (2.5 %)"])
+    low = float(row["share of mixed experts as long, low (2.5 %)"])
     assert low == pytest.approx(readout.share_low[1, 2])
 
 
@@ -233,7 +237,7 @@ def test_the_report_s_parts_can_all_be_made_and_say_how_chance_was_drawn(readout
     spread, share = made["vocabulary_spread"], made["vocabulary_share"]
     assert all_figures.chart_title(spread) != all_figures.chart_title(share)  # type: ignore[arg-type]
     for part in parts:
-        assert part.settings["vocabulary"]["directions"] == 1000
+        assert part.settings["vocabulary"]["directions"] == 400
         assert part.settings["vocabulary"]["seed"] == 0
     ids = vocabulary_parts(readout, routers(), LABELS)
     assert "#33" in str(next(part for part in ids if part.name == "vocabulary_tokens").make())
