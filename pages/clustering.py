@@ -51,6 +51,8 @@ that for nothing, because they share a few large directions. *Shuffled coordinat
 unevenly weights lie over coordinates; they are the stricter reference where a few weights are
 huge. With more than 512 router columns, similarities are drawn pair by pair: of mixed layers from
 10 mixed sets of a few layers, of turned ones from each pair's null, of shuffled ones from 3 sets.
+That leaves out what hangs together in three layers: p of the cophenetic correlation is then too
+small where few directions carry most of the weight.
 
 **Support.** As many coordinates of the residual stream as there are, taken anew with replacement,
 the same ones for all layers (a row taken m times is multiplied by √m); the tree made again. The

@@ -290,7 +290,10 @@ def drawn_distances(
     similarity of its own from a gamma distribution (Pearson's type III) with the mean,
     the spread and the skewness that pairs of such layers have, and mixed layers a part
     that each adds to its similarity with all others. What hangs together in triples of
-    pairs is left out; it vanishes with L / (d · E), d the effective dimension.
+    pairs is left out; it vanishes with L / (d · E), d the effective dimension. Where that
+    is small, cophenetic correlations come out too low: of noise in 24 layers of 8 experts
+    that share a lognormal γ of σ 1 or a subspace of 32, 25 and 15 of 100 trees have
+    p ≤ 0.05 for theirs, and 12 of 100 for any number of groups (40 sets each).
 
     Args:
         layers: what is clustered.
