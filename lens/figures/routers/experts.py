@@ -35,17 +35,25 @@ MEASURES: Mapping[str, MeasureText] = {
         False,
     ),
     "l1_l2": MeasureText(
-        "L1 / L2 of the router column", "L1 / L2", "no unit; Gaussian weights: √(2d/π)", True
+        "L1 / L2 of the router column",
+        "L1 / L2",
+        "no unit",
+        True,
     ),
     "breadth": MeasureText(
-        "Probability of being selected", "P(selected)", "under an isotropic prior; mean K / E", True
+        "Probability of being selected", "P(selected)", "under an isotropic prior", True
     ),
     "max_similarity": MeasureText(
         "Highest cosine with an expert of another layer", "highest cosine", "cosine", False
     ),
-    "load": MeasureText(
-        "Load", "load", "share of (token, slot) assignments; even share 1 / E", True
-    ),
+    "load": MeasureText("Load", "load", "share of (token, slot) assignments", True),
+}
+# What has the value that a measure's level is.
+LEVELS = {
+    "l1_l2": "Gaussian weights",
+    "breadth": "even, K / E,",
+    "max_similarity": "unrelated directions, median,",
+    "load": "even, 1 / E,",
 }
 
 
@@ -74,7 +82,7 @@ def expert_map(
     n_layers, n_experts = values.shape
     domain = theme.fitted_domain(values, middle=chance if text.diverging else None)
     centred = text.diverging and chance is not None
-    level = "" if chance is None else theme.chance_text(chance)
+    level = "" if chance is None else f"{LEVELS.get(measure, 'chance')} {significant(chance)}"
     words = GridText(
         title=text.title,
         reading="; ".join(part for part in (text.unit, level, theme.PER_INDEX) if part),
@@ -113,7 +121,7 @@ def expert_variance_analysis(
         title=theme.title(
             "Weight statistics of experts",
             "One point per expert; the line runs through the layers' means. "
-            f"Dashed: chance level where one exists. Classic view: {theme.PER_INDEX}.",
+            f"Dashed: Gaussian weights, where they have a level. Classic view: {theme.PER_INDEX}.",
             width=640,
         ),
         description=theme.alt_description(
