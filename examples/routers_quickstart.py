@@ -1,9 +1,9 @@
-"""Which layers route alike? From a checkpoint to a sentence with its chance level.
+"""Which layers route alike? From a checkpoint to a sentence with what it has to beat.
 
     python -m examples.routers_quickstart [--checkpoint DIR]
 
 Reads the routers of the bundled model, or of any Grok-1-format checkpoint, and
-says which two layers are most alike and whether that is more than chance. No JAX,
+says which two layers are most alike and whether that is more than what all layers share. No JAX,
 no GPU: of a checkpoint only the routers and their norms are read.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from grok.config import BUNDLED_MODEL
 from lens.extract.grok1 import extract_routers
-from lens.layers.chance_level import chance_samples
+from lens.layers.shared_directions import shared_null, without_shared
 from lens.layers.similarity import layer_similarity
 from lens.questions import four_questions
 from lens.routers.gram import router_gram
@@ -30,24 +30,25 @@ def main() -> None:
     gram = router_gram(routers)  # the canonical view: norm folded in, shared column removed
     similarity = layer_similarity(gram, "cka")
     first, second = np.triu_indices(routers.n_layers, k=1)
-    values = similarity[first, second]
-    best = int(np.argmax(values))
+    best = int(np.argmax(similarity[first, second]))
+    pair = int(first[best]), int(second[best])
+    names = [routers.label(layer) for layer in pair]
 
-    # The largest of many pairs is high by chance alone, so it is set beside the
-    # largest that as many pairs of unrelated layers give.
-    chance = chance_samples("cka", routers.d_model, routers.n_experts, draws=2000)
-    rng = np.random.default_rng(0)
-    largest = rng.choice(chance, (1000, values.size)).max(axis=1)
-    verdict = "more than" if values[best] > np.quantile(largest, 0.95) else "not more than"
+    # All layers read a few common directions, which alone make any two of them alike.
+    # Layers mixed from all layers keep those; q is adjusted for there being many pairs.
+    shared = without_shared(gram)
+    null = shared_null(shared)
+    verdict = "more than" if null.q[pair] <= 0.05 else "not more than"
     print(
         f"{routers.source}: {routers.n_layers} layers of {routers.n_experts} experts, "
         f"width {routers.d_model}."
     )
     print(
-        f"Of {values.size} pairs, {routers.label(int(first[best]))} and "
-        f"{routers.label(int(second[best]))} are most alike: CKA {values[best]:.3f}, {verdict} "
-        f"chance (one unrelated pair {chance.mean():.3f}; the largest of {values.size}: "
-        f"{np.median(largest):.3f}, in 95 % below {np.quantile(largest, 0.95):.3f})."
+        f"Of {len(first)} pairs, {' and '.join(names)} are most alike: CKA {similarity[pair]:.3f}, "
+        f"{verdict} the directions that all layers share explain (of what is left without the "
+        f"{shared.directions} largest of them, which are {shared.share:.0%} of the second moment: "
+        f"{null.similarity[pair]:.3f}, mixed layers {null.mean[pair]:.3f} ± {null.sd[pair]:.3f}, "
+        f"q = {null.q[pair]:.2g})."
     )
     print("\nThe four questions:")
     for answer in four_questions(routers, gram):

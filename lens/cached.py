@@ -6,6 +6,8 @@ result, and plain options: Streamlit itself hashes only a sample of big arrays,
 so that sets which differ in one weight would share an entry.
 """
 
+# long file: one door for each analysis, all under the same rule of keys.
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -30,19 +32,20 @@ from lens.clustering import (
     trees as clustering,
 )
 from lens.clustering.maps import LayerMap, MapSettings
-from lens.clustering.reference_sets import ClusteredLayers, ClusterSettings
+from lens.clustering.reference_sets import ClusterSettings
 from lens.clustering.trees import LayerTree
-from lens.experts import chains, nearest, selection, unequal_experts
+from lens.experts import chains, nearest, same_expert, selection, unequal_experts
 from lens.experts import measures as experts
 from lens.experts import similarity as expert_similarity
 from lens.experts import within_layers as layer_geometry
 from lens.experts.chains import SignificantChains
 from lens.experts.measures import ExpertMeasures
 from lens.experts.nearest import NearExpert
+from lens.experts.same_expert import MatchedLinks, link_draws
 from lens.experts.selection import Breadth
-from lens.experts.unequal_experts import EqualExperts
+from lens.experts.unequal_experts import EqualExperts, ExpertInequality
 from lens.experts.within_layers import WithinLayers
-from lens.layers import bootstrap, shared_directions
+from lens.layers import bootstrap, mixing_null, shared_directions
 from lens.layers import chance_level as null
 from lens.layers import pair_null as layer_null
 from lens.layers import similarity as measures
@@ -50,11 +53,12 @@ from lens.layers import transitions as changes
 from lens.layers.bootstrap import Interval, Intervals
 from lens.layers.draws import DRAWS, SEED, LayerDraws
 from lens.layers.pair_null import LayerNull
+from lens.layers.references import Reference
 from lens.layers.shared_directions import SharedDirections
 from lens.layers.similarity import AdjacentLayers, LayerPair
 from lens.layers.transitions import Transitions
 from lens.questions import Answer
-from lens.routers import gram
+from lens.routers import effective_dimension, gram
 from lens.routers.gram import RouterGram
 from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
@@ -148,16 +152,40 @@ def four_questions(
     routers: RouterSet, draws: int = questions.DRAWS, seed: int = SEED
 ) -> list[Answer]:
     gram_ = router_gram(routers, "canonical")
-    return questions.four_questions(routers, gram_, draws=draws, seed=seed)
+    links = matched_links(routers, "canonical", draws, seed) if routers.n_layers > 1 else None
+    return questions.four_questions(
+        routers, gram_, draws=draws, seed=seed, links=links, equal=equal_experts(routers, seed)
+    )
 
 
 @_data
-def effective_dimension(routers: RouterSet, view: str = "canonical") -> float:
-    similarity = layer_similarity(routers, "cka", view)
-    return gram.effective_dimension(router_gram(routers, view), similarity)
+def unbiased_dimension(routers: RouterSet, view: str = "canonical") -> float:
+    return effective_dimension.unbiased_dimension(router_gram(routers, view))
 
 
 # --- against chance; matching many experts is drawn as often as it can be afforded ---
+
+
+def matched_links(
+    routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
+) -> MatchedLinks:
+    """The matches of adjacent layers; numbers of draws that come to the same share a result."""
+    return _matched_links(routers, view, link_draws(routers.n_experts, draws), seed)
+
+
+@_data
+def _matched_links(routers: RouterSet, view: str, draws: int, seed: int) -> MatchedLinks:
+    return same_expert.matched_links(router_gram(routers, view), draws=draws, seed=seed)
+
+
+@_few
+def equal_experts(routers: RouterSet, seed: int = SEED) -> EqualExperts:
+    return unequal_experts.equal_experts(routers, router_gram(routers), seed=seed)
+
+
+@_data
+def expert_lengths(routers: RouterSet, seed: int = SEED) -> ExpertInequality:
+    return unequal_experts.expert_lengths(router_gram(routers), equal_experts(routers, seed))
 
 
 @_data
@@ -165,9 +193,14 @@ def layer_null_of(
     routers: RouterSet,
     metric: str = "cka",
     view: str = "canonical",
+    reference: Reference = "shared",
+    directions: int | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> LayerNull:
+    if reference == "shared":
+        shared = without_shared(routers, directions)
+        return mixing_null.null_beyond_shared(shared, metric, draws=draws, seed=seed)
     draws = LayerDraws.of(routers, draws).all_pairs()
     return layer_null.layer_null(router_gram(routers, view), metric, draws=draws, seed=seed)
 
@@ -190,7 +223,7 @@ def permutation_null(
         draws: of the rotation null in whose units the shuffled pairs are measured.
         seed: of both.
     """
-    against = layer_null_of(routers, metric, view, draws, seed)
+    against = layer_null_of(routers, metric, view, "unrelated", None, draws, seed)
     sets = permuted_sets(routers.columns(view), shuffles, seed)
     return layer_null.permutation_null(router_gram(routers, view), sets, against, seed=seed)
 
@@ -211,15 +244,53 @@ def null_of_pair(
 
 
 @_data
-def adjacent_null(
+def mixed_pair(
     routers: RouterSet,
-    metric: str = "cka",
-    view: str = "canonical",
+    a: int,
+    b: int,
+    directions: int | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> np.ndarray:
+    gram_ = without_shared(routers, directions).gram
+    draws = LayerDraws.of(routers, draws).one_pair("matched_cosine")
+    return mixing_null.mixed_pair(gram_, a, b, draws=draws, seed=seed)
+
+
+@_data
+def drawn_series(
+    routers: RouterSet,
+    metric: str = "cka",
+    view: str = "canonical",
+    reference: Reference = "shared",
+    directions: int | None = None,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> np.ndarray:
+    found = layer_null_of(routers, metric, view, reference, directions, draws, seed)
+    gram_ = judged_gram(routers, view, reference, directions)
     draws = LayerDraws.of(routers, draws).adjacent_pairs(metric)
-    return layer_null.adjacent_null(router_gram(routers, view), metric, draws=draws, seed=seed)
+    return changes.drawn_series(gram_, found, draws=draws, seed=seed)
+
+
+def judged_gram(
+    routers: RouterSet, view: str, reference: Reference, directions: int | None
+) -> RouterGram:
+    """The inner products that are set against a reference: what is left of the layers, or all."""
+    if reference == "shared":
+        return without_shared(routers, directions).gram
+    return router_gram(routers, view)
+
+
+@_data
+def judged_neighbours(
+    routers: RouterSet,
+    metric: str = "cka",
+    view: str = "canonical",
+    reference: Reference = "shared",
+    directions: int | None = None,
+) -> AdjacentLayers:
+    return measures.adjacent_layers(judged_gram(routers, view, reference, directions), metric)
 
 
 @_data
@@ -227,11 +298,14 @@ def transitions(
     routers: RouterSet,
     metric: str = "cka",
     view: str = "canonical",
+    reference: Reference = "shared",
+    directions: int | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Transitions:
-    draws = LayerDraws.of(routers, draws).adjacent_pairs(metric)
-    return changes.transitions(router_gram(routers, view), metric, draws=draws, seed=seed)
+    neighbours = judged_neighbours(routers, metric, view, reference, directions)
+    series = drawn_series(routers, metric, view, reference, directions, draws, seed)
+    return changes.transitions(neighbours, series, seed)
 
 
 @_data
@@ -266,7 +340,8 @@ def adjacent_intervals(
 def significant_chains(
     routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> SignificantChains:
-    return chains.significant_chains(router_gram(routers, view), draws=draws, seed=seed)
+    links = matched_links(routers, view, draws, seed) if routers.n_layers > 1 else None
+    return chains.significant_chains(router_gram(routers, view), links=links, seed=seed)
 
 
 @_data
@@ -275,11 +350,6 @@ def within_layers(
 ) -> WithinLayers:
     equal = equal_experts(routers, seed) if view == "canonical" else None
     return layer_geometry.within_layers(router_gram(routers, view), equal, draws=draws, seed=seed)
-
-
-@_few
-def equal_experts(routers: RouterSet, seed: int = SEED) -> EqualExperts:
-    return unequal_experts.equal_experts(routers, router_gram(routers), seed=seed)
 
 
 # --- trees and maps against chance: small blocks of draws, so that a page can show them early ---

@@ -9,22 +9,18 @@ at all in 99 of 100 cases. "Not distinguishable from chance" is an answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from lens.clustering.trees import depth_terciles
-from lens.experts.selection import MANY_EXPERTS, selected_share
-from lens.layers.draws import rotation_draws
-from lens.layers.pair_null import adjacent_null
+from lens.experts.same_expert import MatchedLinks, matched_links, unrelated_matches
+from lens.experts.unequal_experts import EqualExperts, broadest_expert, equal_experts
 from lens.layers.similarity import layer_similarity
 from lens.routers.gram import RouterGram
-from lens.routers.matching import match_layers
 from lens.routers.router_set import RouterSet
-from lens.stats.chance import centered, gaussian_grams
-from lens.stats.p_values import holm, monte_carlo_p, pooled_p, smooth_p
+from lens.stats.p_values import holm, monte_carlo_p
 from lens.words import p_value_text, significant
 
 DRAWS = 999
@@ -32,10 +28,8 @@ SEED = 0
 LEVEL = 0.01
 MIN_ADJACENT = 4
 MIN_DEPTH = 6
-# Breadth and its null are read off the same points.
-BATCHES = 2
-# Pairs of layers of many experts that stand for all that are no neighbours.
-SOME_PAIRS = 200
+# False discovery rate at which a single match is told.
+LINK_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -90,6 +84,9 @@ class Answer:
         p_value: probability that chance gives so large an effect.
         p_adjusted: the same for the four questions together (Holm).
         draws, seed: of the null.
+        beats: what a finding is more than, or would be.
+        counted: whether the p-value is a share of the draws, which has a least value; else it
+            comes from a tail fitted to them.
     """
 
     id: str
@@ -104,6 +101,8 @@ class Answer:
     p_adjusted: float
     draws: int
     seed: int
+    beats: str
+    counted: bool
 
     @property
     def distinguishable(self) -> bool:
@@ -113,7 +112,7 @@ class Answer:
     @property
     def p_adjusted_text(self) -> str:
         """The adjusted p-value in words; a bound where no draw reached the effect."""
-        bound = self.p_value * (1 + self.draws) <= 1.0001
+        bound = self.counted and self.p_value * (1 + self.draws) <= 1.0001
         return p_value_text(self.p_adjusted, bound=bound)
 
 
@@ -130,26 +129,38 @@ class Asked:
     null: Float[np.ndarray, " draw"]
     p_value: float
     words: Words
+    beats: str
+    counted: bool = True
 
 
 def four_questions(
-    routers: RouterSet, gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED
+    routers: RouterSet,
+    gram: RouterGram,
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+    links: MatchedLinks | None = None,
+    equal: EqualExperts | None = None,
 ) -> list[Answer]:
     """The answers for one router set.
 
     Args:
         routers: the set.
         gram: its canonical inner products; the nulls are of canonical routers.
-        draws: of each null. With fewer than 399 no p-value is small enough for a
-            finding among four.
+        draws: of each null. With fewer than 399 no p-value of questions 1 and 2 is small
+            enough for a finding among four.
         seed: of the draws.
+        links: matches of adjacent layers beside mixed experts, where they were drawn already.
+        equal: equal experts, where they were drawn already.
     """
     similarity = layer_similarity(gram, "cka")
+    if links is None and gram.n_layers > 1:
+        links = matched_links(gram, draws=draws, seed=seed)
     asked = [
         ask_adjacent(similarity, draws, seed),
         ask_depth(similarity, draws, seed),
-        ask_same_expert(gram, draws, seed),
-        ask_breadth(routers, gram, seed),
+        ask_same_expert(gram, links, seed),
+        ask_breadth(routers, gram, equal, seed),
     ]
     adjusted = holm(np.array([one.p_value for one in asked]))
     return [_answer(one, float(p), draws, seed) for one, p in zip(asked, adjusted, strict=True)]
@@ -230,53 +241,48 @@ def ask_depth(
     return _asked(DEPTH, inside_mean - between_mean, null, words)
 
 
-def ask_same_expert(gram: RouterGram, draws: int = DRAWS, seed: int = SEED) -> Asked:
-    """Asks if matched experts of adjacent layers read alike, against layers turned at random.
+def ask_same_expert(gram: RouterGram, links: MatchedLinks | None, seed: int = SEED) -> Asked:
+    """Asks if matched experts of adjacent layers read alike, against experts mixed in their layers.
 
-    Every draw turns each layer and matches anew; each layer keeps its own geometry.
+    Mixed experts read the same directions as the real ones, so what all layers share is in the
+    null. Unrelated directions stand beside it as the absolute zero.
+
+    Args:
+        gram: canonical inner products.
+        links: of the same set; None where there is one layer.
+        seed: of the unrelated directions.
     """
-    n = gram.n_layers
-    if n < 2:
-        return _too_few(SAME_EXPERT, n, 2)
-    effect = float(np.mean([match_layers(gram, i, i + 1)[1].mean() for i in range(n - 1)]))
-    draws = rotation_draws("matched_cosine", 4 * (n - 1), gram.n_experts, draws)
-    null = adjacent_null(gram, "matched_cosine", draws=draws, seed=seed).mean(axis=1)
-    others = _matched_elsewhere(gram, seed)
+    if links is None:
+        return _too_few(SAME_EXPERT, gram.n_layers, 2)
+    effect, null = float(links.score.mean()), links.drawn
+    unrelated = unrelated_matches(gram, seed=seed).mean(axis=1)
+    alone = int(np.count_nonzero(links.q <= LINK_LEVEL))
+    beats = "the directions that all layers share"
 
     def words(real: bool, p: str) -> str:
         found = (
             f"experts matched between adjacent layers have a mean cosine of {significant(effect)}"
         )
-        if others.size:
-            found += f" (other pairs of layers: {significant(float(others.mean()))})"
-        against = f"layers turned at random, matched the same way, give {_band(null)}; {p}"
-        if real:
-            return f"Yes, to that extent: {found}; {against}."
-        return f"Not distinguishable from chance: {found}; {against}."
+        against = (
+            f"experts mixed within their layers give {_band(null)}, unrelated directions "
+            f"{_range(unrelated)}; {p}"
+        )
+        if not real:
+            return f"Not distinguishable from chance: {found}; {against}."
+        single = f"and {alone:,} single matches can be told"
+        which = single if alone else "though no single match can be told"
+        return f"Yes, more than {beats} explain: {found}, {which}; {against}."
 
-    asked = _asked(SAME_EXPERT, effect, null, words)
-    if draws >= 399:
-        return asked
-    # Many experts allow few draws, but their mean is close to normal.
-    return replace(asked, p_value=float(pooled_p(np.array(effect), null)))
-
-
-def _matched_elsewhere(gram: RouterGram, seed: int) -> Float[np.ndarray, " pair"]:
-    """Matched cosines of pairs that are no neighbours: all, or some where there are very many."""
-    if gram.n_experts <= MANY_EXPERTS:
-        similarity = layer_similarity(gram, "matched_cosine")
-        return similarity[np.triu_indices(gram.n_layers, 2)]
-    first, second = np.triu_indices(gram.n_layers, 2)
-    some = np.random.default_rng(seed).permutation(len(first))[:SOME_PAIRS]
-    return np.array([match_layers(gram, int(first[i]), int(second[i]))[1].mean() for i in some])
+    return Asked(SAME_EXPERT, effect, null, links.mean_p, words, beats, counted=False)
 
 
-def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked:
-    """Asks if the broadest of all experts is broader than that of as many random routers.
+def ask_breadth(
+    routers: RouterSet, gram: RouterGram, equal: EqualExperts | None = None, seed: int = SEED
+) -> Asked:
+    """Asks if the broadest of all experts is broader than that of as many equal experts.
 
-    The largest selection probability of all layers is set against those of single random
-    routers, which gives p by a Pearson type III curve through them; as the largest of L
-    layers it counts as 1 − (1 − p)^L.
+    Equal experts are drawn in two ways, see `lens.experts.unequal_experts`; the larger of the
+    two p-values counts.
     """
     n_experts, top_k = gram.n_experts, routers.top_k
     if top_k == n_experts:
@@ -291,48 +297,28 @@ def ask_breadth(routers: RouterSet, gram: RouterGram, seed: int = SEED) -> Asked
             "selected half of the time under an isotropic prior, whatever its weights."
         )
         return _unasked(BREADTH, sentence)
-    batches, biases = _batches(n_experts), routers.logit_biases
-    shares, _ = selected_share(gram.own, top_k, batches=batches, biases=biases)
+    drawn = equal_experts(routers, gram, seed=seed) if equal is None else equal
+    found = broadest_expert(gram, top_k, drawn, routers.logit_biases)
     even = top_k / n_experts
-    layer, expert = (int(i) for i in np.unravel_index(np.argmax(shares), shares.shape))
-    broadest, typical = float(shares.max()), float(shares.max(axis=1).mean())
-    pool = _random_largest(gram.d_model, n_experts, top_k, seed)
-    p_value = float(-np.expm1(gram.n_layers * np.log1p(-smooth_p(broadest, pool))))
-    rng = np.random.default_rng(seed)
-    null = rng.choice(pool, (DRAWS, gram.n_layers)).max(axis=1) - even
+    null = found.drawn - even
 
     def words(real: bool, p: str) -> str:
-        name_of = routers.label(layer, expert)
-        found = (
+        name_of = routers.label(found.layer, found.expert)
+        said = (
             f"under an isotropic prior {name_of} is selected with probability "
-            f"{significant(broadest)}, {significant(broadest - even)} above balance "
-            f"({significant(even)}), and the broadest expert of a layer with "
-            f"{significant(typical)} on average"
+            f"{significant(found.value)}, {significant(found.value - even)} above balance "
+            f"({significant(even)})"
         )
-        against = f"the broadest of as many random routers is above it by {_band(null)}; {p}"
+        against = (
+            f"the broadest of as many equal experts ({found.null}) is above it by {_band(null)}; "
+            f"{p}"
+        )
         if real:
-            return f"Yes: {found}; {against}."
-        return f"Not distinguishable from chance: {found}; {against}."
+            return f"Yes: {said}; {against}."
+        return f"Not distinguishable from chance: {said}; {against}."
 
-    effect = broadest - even
-    return Asked(BREADTH, effect, null, p_value, words)
-
-
-def _batches(n_experts: int) -> int:
-    """Batches of points that breadth is read off, in the routers and in their null."""
-    return BATCHES if n_experts <= 64 else 1
-
-
-@lru_cache(maxsize=8)
-def _random_largest(
-    d_model: int, n_experts: int, top_k: int, seed: int
-) -> Float[np.ndarray, " draw"]:
-    """Largest selection probability of random routers: weights of equal variance everywhere."""
-    draws = 2000 if n_experts <= 8 else 1000 if n_experts <= MANY_EXPERTS else 100
-    rng = np.random.default_rng(seed)
-    own = centered(gaussian_grams(rng, draws, d_model, n_experts))
-    shares, _ = selected_share(own, top_k, batches=_batches(n_experts))
-    return shares.max(axis=1)
+    beats = f"equal experts ({found.null})"
+    return Asked(BREADTH, found.value - even, null, found.p, words, beats, counted=False)
 
 
 def _shuffles(n: int, draws: int, seed: int) -> np.ndarray:
@@ -344,8 +330,9 @@ def _shuffles(n: int, draws: int, seed: int) -> np.ndarray:
 def _asked(
     question: Question, effect: float, null: Float[np.ndarray, " draw"], words: Words
 ) -> Asked:
-    """A question whose larger effects speak for "yes"."""
-    return Asked(question, effect, null, float(monte_carlo_p(effect, null)), words)
+    """A question of the order of layers, whose larger effects speak for "yes"."""
+    p_value = float(monte_carlo_p(effect, null))
+    return Asked(question, effect, null, p_value, words, "shuffled orders of the layers")
 
 
 def _too_few(question: Question, found: int, needed: int) -> Asked:
@@ -356,13 +343,14 @@ def _too_few(question: Question, found: int, needed: int) -> Asked:
 
 def _unasked(question: Question, sentence: str) -> Asked:
     nan = float("nan")
-    return Asked(question, nan, np.full(1, nan), nan, lambda _real, _p: sentence)
+    return Asked(question, nan, np.full(1, nan), nan, lambda _real, _p: sentence, "")
 
 
 def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
     low, high = np.quantile(asked.null, [0.025, 0.975])
-    made = len(asked.null)
-    of_four = p_value_text(p_adjusted, bound=asked.p_value <= 1 / (1 + made))
+    made = len(asked.null) if asked.counted else None
+    least = made is not None and asked.p_value <= 1 / (1 + made)
+    of_four = p_value_text(p_adjusted, bound=least)
     p_text = f"p {p_value_text(asked.p_value, made)} (for four questions {of_four})"
     return Answer(
         id=asked.question.id,
@@ -377,9 +365,15 @@ def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
         p_adjusted=p_adjusted,
         draws=draws,
         seed=seed,
+        beats=asked.beats,
+        counted=asked.counted,
     )
 
 
 def _band(null: Float[np.ndarray, " draw"]) -> str:
+    return f"{_range(null)} in 95 % of {len(null)} draws"
+
+
+def _range(null: Float[np.ndarray, " draw"]) -> str:
     low, high = np.quantile(null, [0.025, 0.975])
-    return f"{significant(float(low))} to {significant(float(high))} in 95 % of {len(null)} draws"
+    return f"{significant(float(low))} to {significant(float(high))}"

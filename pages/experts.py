@@ -7,10 +7,12 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.experts.measures import ExpertMeasures
+from lens.experts.unequal_experts import DEALT, MIXTURES, ExpertInequality
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.traces import routing
+from lens.words import p_value_text
 from pages.expert_views import card, chains, same_layer
 from pages.live.one_trace import routing_shape
 from pages.live.session import kept_traces
@@ -30,20 +32,27 @@ layers**: a column of the map is no entity, only cells are.
   m ∉ {k, j}) − (E − 2)·P(k is first)`, else from a sample; the card says which. With a trace at
   hand the measured load stands beside it.
 - **Norm**: `‖w̃_k‖₂`, in units of the weights. Logits grow with it.
-- **Nearest elsewhere**: the largest cosine with an expert of another layer. Chance is the median
-  of the largest of as many cosines of unrelated directions.
+- **Nearest elsewhere**: the largest cosine with an expert of another layer. The level shown is the
+  median of the largest of as many cosines of unrelated directions.
 - **Variance** and **L1 / L2** are the classic measures; Gaussian weights give L1 / L2 = √(2d/π).
 - **Load**: share of the (token, slot) assignments in the last trace; the even share is 1 / E.
 
-The card lists the nearest experts of other layers. A percentile says where a cosine lies among
-those of unrelated directions; the largest of n is expected near 100·(1 − 1/n). Matches are the
-partners in the best one-to-one matching with the layer before and after.
+**Equal experts.** Whether an expert is longer or broader than its equals is asked of two nulls.
+*Weights dealt to other experts*: in every coordinate of a layer the E weights go to the experts in
+random order, which keeps norm scales, outlier dimensions and heavy tails. *Experts mixed from all
+layers*: random mixtures of all columns of all layers, which keep the covariance that all layers
+share. The larger p counts.
+
+The card lists the nearest experts of other layers, each with its place among what the same two
+layers give when their experts are mixed. Matches are the partners in the best one-to-one matching
+with the layer before and after.
 
 **Chains.** Experts are followed from layer to layer by the matching that makes the sum of cosines
-largest. A match is a link when unrelated layers, turned at random and matched the same way, rarely
-give its cosine: q ≤ 0.05 over all links (Benjamini–Hochberg). A chain is born where no link leads
-in and ends where none leads on. A very long column lends a little of its direction, reversed, to
-all others once their mean is off; where it goes on, weak links of the others can beat chance too.
+largest. The experts of each layer are then mixed by a random rotation among themselves and matched
+again: the directions that the layers read stay, which expert reads which is lost. A match is a link
+when mixed experts rarely give its cosine: q ≤ 0.05 over all links (Benjamini–Hochberg). A chain is
+born where no link leads in and ends where none leads on. Single matches are many and each says
+little; a step takes all its experts together, and the answer above takes all steps.
 
 **Within a layer.** Unrelated columns less their mean have a cosine of −1 / (E − 1), give or take
 1 / √d. Norm scales and outlier dimensions widen that: dots mark pairs that are other than those of
@@ -104,6 +113,33 @@ def expert_map(
         table=lambda: csv_text.matrix_csv(values, labels, names, "layer"),
         on_pick=pick_expert,
     )
+    if measure in ("breadth", "norm") and view == "canonical":
+        lengths_in_words(routers)
+
+
+def lengths_in_words(routers: RouterSet) -> None:
+    """How many experts are longer than equal experts, which decides breadth to first order."""
+    with st.spinner("Drawing equal experts …"):
+        found = cached.expert_lengths(routers, null_settings.current().seed)
+    longer = found.q <= 0.05
+    count, all_of_them = int(longer.sum()), longer.size
+    layer, expert = (int(i) for i in np.unravel_index(np.argmin(found.p), found.p.shape))
+    by = DEALT if found.dealt[layer, expert] else MIXTURES
+    least = (
+        f"smallest p of one expert {p_value_text(float(found.p[layer, expert]))}, "
+        f"{routers.label(layer, expert)}, against {by}"
+    )
+    if not count:
+        st.caption(
+            f"No expert of {all_of_them:,} is longer than equal experts of its layer "
+            f"(false discovery rate 5 %; {least})."
+        )
+        return
+    named = ", ".join(routers.label(int(a), int(e)) for a, e in np.argwhere(longer)[:6])
+    st.caption(
+        f"{count:,} of {all_of_them:,} experts are longer than equal experts of their layer: "
+        f"{named}{' …' if count > 6 else ''} (false discovery rate 5 %; {least})."
+    )
 
 
 def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None, view: str) -> None:
@@ -137,8 +173,17 @@ def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None,
     downloads.row(
         "expert_measures",
         downloads.file_stem("expert_measures", routers.sha256, view),
-        table=lambda: router_tables.expert_measures_csv(measures, labels),
+        table=lambda: router_tables.expert_measures_csv(
+            measures, labels, lengths_of(routers, view)
+        ),
     )
+
+
+def lengths_of(routers: RouterSet, view: str) -> ExpertInequality | None:
+    """Every expert's length beside equal experts; only canonical columns can be dealt."""
+    if view != "canonical":
+        return None
+    return cached.expert_lengths(routers, null_settings.current().seed)
 
 
 def across(routers: RouterSet, view: str) -> None:

@@ -26,17 +26,21 @@ which: one column of weights for each expert, read against the token's normalise
 
 - **Canonical router** `diag(γ)·W·(I − 11ᵀ/E)`: the scale of the norm before it folded in, and
   what all columns of a layer share removed, since softmax cannot see it.
-- **Effect**: the number that the sentence rests on. **Chance**: what the same number is when
-  there is nothing to find, with the range that holds 95 % of such cases.
+- **Effect**: the number that the sentence rests on. Beside it, what the same number is when there
+  is nothing to find, with the range that holds 95 % of such draws.
 - **p**: how often chance alone reaches the effect. Four questions are asked at once: an answer
   counts when its p, adjusted for that by Holm's method, is below 1 %, so that routers without
   structure give no finding in 99 of 100 cases.
-- **Effective dimension** `(tr S)² / tr S²`, S the second moment of all router columns: how many
-  directions they share out between them. A small one says that a few common directions carry most
-  of the weight, which alone makes layers look alike.
+- **Effective dimension** `(tr S)² / tr S²`, S the second moment of all router columns: in how many
+  directions the columns point, out of the model's width. It is read off pairs of columns of
+  different layers, so that few columns don't make it small. A small one says that a few directions,
+  which all layers share, carry most of the weight; that alone makes layers and experts look alike,
+  so the nulls keep it.
 
-The nulls: shuffled orders of the layers (questions 1 and 2), every layer turned at random with the
-matching repeated (3), random routers of equal variance (4).
+What each answer has to beat. Questions 1 and 2: shuffled orders of the model's own layers. Question
+3: experts mixed within their layers and matched again, which keeps every direction that the layers
+read; unrelated directions stand beside it as the absolute zero. Question 4: equal experts, drawn in
+two ways (weights dealt to other experts; experts mixed from all layers), the larger p counts.
 
 Numbers of experts carry no meaning across layers: they can be permuted within a layer without
 changing the model. The four answers do not depend on them.
@@ -45,14 +49,16 @@ changing the model. The four answers do not depend on them.
 
 def describe(routers: RouterSet) -> None:
     """The shape and origin of what is loaded, as a row of figures."""
-    dimension = cached.effective_dimension(routers)
+    dimension = "–"
+    if routers.n_layers > 1:
+        dimension = f"{cached.unbiased_dimension(routers):,.0f} of {routers.d_model:,}"
     facts = [
         ("Layers", f"{routers.n_layers}"),
         ("Experts a layer", f"{routers.n_experts}"),
         ("Experts a token", f"{routers.top_k}"),
         ("Width", f"{routers.d_model:,}"),
         ("Norm scales", "known" if routers.norm_scales is not None else "unknown"),
-        ("Effective dim.", f"{dimension:,.0f} of {routers.n_layers * routers.n_experts:,}"),
+        ("Effective dim.", dimension),
     ]
     with st.container(horizontal=True, gap="small"):
         for name, value in facts:
@@ -69,13 +75,13 @@ def finding(answers: list[Answer]) -> str:
         first = answers[0]
         return (
             f"None of the {len(answers)} questions has an answer beyond chance; for one, "
-            f"{first.effect_name} is {significant(first.effect)} where chance gives "
-            f"{significant(first.null_low)} to {significant(first.null_high)}."
+            f"{first.effect_name} is {significant(first.effect)} where {first.beats} "
+            f"give {significant(first.null_low)} to {significant(first.null_high)}."
         )
     clearest = min(found, key=lambda answer: answer.p_value)
     return (
         f"{len(found)} of {len(answers)} questions answered beyond chance. Clearest: "
-        f"{clearest.effect_name} is {significant(clearest.effect)}, where chance gives "
+        f"{clearest.effect_name} is {significant(clearest.effect)}, where {clearest.beats} give "
         f"{significant(clearest.null_low)} to {significant(clearest.null_high)} "
         f"(p {clearest.p_adjusted_text}, adjusted for four questions)."
     )

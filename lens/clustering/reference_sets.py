@@ -58,11 +58,6 @@ DRAWN: dict[Reference, str] = {
     "unrelated": "unrelated layers",
     "shuffled": "layers with shuffled coordinates",
 }
-BEATEN: dict[Reference, str] = {
-    "shared": "the directions that all layers share",
-    "unrelated": "unrelated directions",
-    "shuffled": "shuffled coordinates",
-}
 
 Distances = Float[np.ndarray, "layer layer"]
 Columns = Float[np.ndarray, "layer d_model expert"]

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.clustering.reference_sets import (
-    BEATEN,
     DRAWN,
     ClusteredLayers,
     PairMoments,
@@ -25,7 +24,7 @@ from lens.clustering.reference_sets import (
     pair_moments,
 )
 from lens.clustering.trees import LayerTree, depth_agreement, depth_terciles, silhouette
-from lens.layers.references import Reference
+from lens.layers.references import BEATEN, Reference
 from lens.routers.gram import standardized_gram
 from lens.routers.router_set import RouterSet
 from lens.stats.draws import check_draws

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
+from lens.layers.pair_null import adjacent_null
 from lens.routers.expert_mixing import (
     DRAWS,
     SEED,
@@ -30,6 +31,9 @@ from lens.stats.p_values import benjamini_hochberg
 
 # Matched cosines drawn for each link and way of mixing, over all experts of a layer.
 ENOUGH = 4000
+FEWEST = 19
+# Draws of unrelated directions, whose mean and range are shown beside.
+UNRELATED = 199
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +99,7 @@ def matched_links(gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED) -> 
         raise LensError(
             "matched links: there is one layer; expected at least 2. Use a set with more layers."
         )
-    draws = max(19, min(draws, -(-ENOUGH // n_experts)))
+    draws = link_draws(n_experts, draws)
     mixings = expert_mixings(gram.n_layers, n_experts, draws, seed)
     shape = (n_links, n_experts)
     partner, score = np.empty(shape, np.int64), np.empty(shape)
@@ -119,6 +123,25 @@ def matched_links(gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED) -> 
         draws=draws,
         seed=seed,
     )
+
+
+def link_draws(n_experts: int, asked: int = DRAWS) -> int:
+    """Draws of each link and way of mixing: as asked for, but 4,000 matched cosines at most."""
+    return max(FEWEST, min(asked, -(-ENOUGH // n_experts)))
+
+
+def unrelated_matches(
+    gram: RouterGram, *, draws: int = UNRELATED, seed: int = SEED
+) -> Float[np.ndarray, "draw link"]:
+    """Mean matched cosine of each link with its layers turned at random: the absolute zero.
+
+    Args:
+        gram: inner products.
+        draws: of each link; fewer of many experts, whose matchings take long.
+        seed: of the rotations.
+    """
+    draws = max(FEWEST, min(draws, ENOUGH // gram.n_experts))
+    return adjacent_null(gram, "matched_cosine", draws=draws, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -143,7 +143,12 @@ def longest_expert(gram: RouterGram, equal: EqualExperts) -> Largest:
     return _largest(length_shares(gram.own), dealt, mixed, equal.seed)
 
 
-def broadest_expert(gram: RouterGram, top_k: int, equal: EqualExperts) -> Largest:
+def broadest_expert(
+    gram: RouterGram,
+    top_k: int,
+    equal: EqualExperts,
+    biases: Float[np.ndarray, "layer expert"] | None = None,
+) -> Largest:
     """The expert that is selected most often, under an isotropic prior.
 
     Looked for in the two layers whose longest column is longest within its layer, in the
@@ -154,10 +159,15 @@ def broadest_expert(gram: RouterGram, top_k: int, equal: EqualExperts) -> Larges
         gram: inner products of the set, canonical.
         top_k: experts a token; not all, and not half of them, where weights decide nothing.
         equal: draws of the nulls, from `equal_experts`.
+        biases: of the logits, where the set has some; then all its layers are looked at.
+            Equal experts have none, so that a bias can make an expert broad.
     """
-    longest = np.argsort(-length_shares(gram.own).max(axis=1), kind="stable")[:LONGEST]
-    values = np.full((gram.n_layers, gram.n_experts), -np.inf)
-    values[longest] = _breadth(gram.own[longest], top_k)
+    if biases is not None:
+        values = selected_share(gram.own, top_k, batches=1, biases=biases)[0]
+    else:
+        longest = np.argsort(-length_shares(gram.own).max(axis=1), kind="stable")[:LONGEST]
+        values = np.full((gram.n_layers, gram.n_experts), -np.inf)
+        values[longest] = _breadth(gram.own[longest], top_k)
     dealt = _broadest(equal.dealt, top_k)
     mixed = _breadth(equal.mixed, top_k).max(axis=1)
     return _largest(values, dealt, mixed, equal.seed)

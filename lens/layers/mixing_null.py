@@ -8,12 +8,21 @@ experts mixed (`lens.routers.expert_mixing`), matched anew in every draw.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
 from lens.layers.pair_null import LayerNull
+from lens.layers.shared_directions import SharedDirections, shared_null, taken_in_words
 from lens.layers.similarity import layer_similarity
-from lens.routers.expert_mixing import DRAWS, SEED, expert_mixings, mixed_similarities
+from lens.routers.expert_mixing import (
+    DRAWS,
+    SEED,
+    expert_mixings,
+    mixed_matches,
+    mixed_similarities,
+)
 from lens.routers.gram import RouterGram
 from lens.routers.matching import SUBSET_EXPERTS
 from lens.stats.exponential_tail import exponential_tail_p, pooled_tail_p
@@ -55,21 +64,60 @@ def mixing_null(gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED) -> La
     else:
         p = exponential_tail_p(values, drawn) if len(values) else values
         spread = drawn.std(axis=0)
-    found = {
-        "mean": centre,
-        "sd": spread,
-        "z": (values - centre) / np.maximum(spread, 1e-300),
-        "p": p,
-        "q": benjamini_hochberg(p),
-    }
     return LayerNull(
         metric="matched_cosine",
-        **{name: _whole(part, n) for name, part in found.items()},
+        similarity=similarity,
+        mean=_whole(centre, n),
+        sd=_whole(spread, n),
+        z=_whole((values - centre) / np.maximum(spread, 1e-300), n),
+        p=_whole(p, n),
+        q=_whole(benjamini_hochberg(p), n),
         draws=draws,
         seed=seed,
         method="experts mixed within each layer, matched anew in every draw"
         + (", pairs pooled" if many else ""),
+        reference="shared",
     )
+
+
+def null_beyond_shared(
+    shared: SharedDirections, metric: str, *, draws: int = DRAWS, seed: int = SEED
+) -> LayerNull:
+    """Every pair of layers against what all layers share, by the null that fits the metric.
+
+    Matched experts are set against experts mixed within their layers, all other similarities
+    against layers mixed from all layers.
+
+    Args:
+        shared: from `without_shared`.
+        metric: an id of `lens.layers.similarity.LAYER_METRICS`.
+        draws: of each pair where experts are mixed.
+        seed: of the draws.
+    """
+    if metric != "matched_cosine":
+        return shared_null(shared, metric, seed=seed)
+    found = mixing_null(shared.gram, draws=draws, seed=seed)
+    return replace(
+        found,
+        method=f"{taken_in_words(shared)}, {found.method}",
+        directions=shared.directions,
+        share=shared.share,
+    )
+
+
+def mixed_pair(
+    gram: RouterGram, a: int, b: int, *, draws: int = DRAWS, seed: int = SEED
+) -> Float[np.ndarray, " draw"]:
+    """Matched cosines of two layers whose experts are mixed, matched anew in every draw; sorted.
+
+    Args:
+        gram: inner products, canonical.
+        a, b: rows of the layers.
+        draws: of the pair.
+        seed: of the draws.
+    """
+    mixings = expert_mixings(gram.n_layers, gram.n_experts, draws, seed)
+    return np.sort(mixed_matches(gram, a, b, mixings).mean(axis=1))
 
 
 def _whole(pairs: Float[np.ndarray, " pair"], n: int) -> Float[np.ndarray, "layer layer"]:

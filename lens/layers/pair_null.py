@@ -1,4 +1,4 @@
-"""Which pairs of layers are more alike than chance: every pair beside its null.
+"""Pairs of layers beside unrelated directions: every pair and its null.
 
 Axes: layer (L), draw, expert (E).
 
@@ -11,18 +11,20 @@ because one set of random corners serves every pair. The permutation null
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
 from lens.layers.draws import DRAWS, SEED, affordable_matchings
+from lens.layers.references import Reference
 from lens.layers.similarity import check_metric, layer_similarity
 from lens.routers.gram import RouterGram
 from lens.routers.matching import SUBSET_EXPERTS, mean_matched
 from lens.routers.random_rotations import layer_corners, spectrum
 from lens.stats.draws import check_draws
-from lens.stats.p_values import benjamini_hochberg, tail_p
+from lens.stats.exponential_tail import exponential_tail_p, pooled_tail_p
+from lens.stats.p_values import benjamini_hochberg
 
 # A batch of drawn blocks in memory, in numbers.
 BATCH = 2**23
@@ -35,20 +37,28 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class LayerNull:
-    """All pairs of layers against what unrelated ones give.
+    """All pairs of layers against what a reference gives.
 
     Attributes:
         metric: id of the similarity.
+        similarity: what is set against the null; where directions were taken away, that of
+            what is left.
         mean, sd: of the null of each pair; not a number on the diagonal.
-        z: similarity less the mean, over the spread: how many spreads beyond chance.
-        p: share of unrelated pairs at least as alike, see `lens.stats.p_values.tail_p`.
+        z: similarity less the mean, over the spread.
+        p: share of drawn pairs at least as alike, see `lens.stats.exponential_tail`.
         q: the same, adjusted for all pairs being looked at (Benjamini–Hochberg).
         draws: how many there were, of each pair (rotation) or of the set (permutation).
         seed: of the random numbers.
         method: what was drawn, for people.
+        reference: what the pairs are set against.
+        directions: m, how many directions that all layers share were taken away first.
+        share: part of the second moment that went with them.
+        sets: similarities in each drawn set of layers, where whole sets are drawn and all
+            their pairs together are the null of each pair.
     """
 
     metric: str
+    similarity: Float[np.ndarray, "layer layer"]
     mean: Float[np.ndarray, "layer layer"]
     sd: Float[np.ndarray, "layer layer"]
     z: Float[np.ndarray, "layer layer"]
@@ -57,10 +67,33 @@ class LayerNull:
     draws: int
     seed: int
     method: str
+    reference: Reference = "unrelated"
+    directions: int = 0
+    share: float = 0.0
+    sets: Float[np.ndarray, "draw drawn_layer drawn_layer"] | None = None
 
     def found(self, level: float = 0.05) -> int:
-        """Number of pairs that are more alike than chance at this false discovery rate."""
+        """Number of pairs that are more alike than the null at this false discovery rate."""
         return int(np.count_nonzero(self.q[np.triu_indices(len(self.q), 1)] <= level))
+
+
+def place_among_pairs(
+    similarity: Float[np.ndarray, "layer layer"],
+) -> Float[np.ndarray, "layer layer"]:
+    """Share of all other pairs that are less alike than each pair; ties count half.
+
+    Needs no null: 0.5 is the pair in the middle. Not a number on the diagonal, nor where
+    there is one pair only.
+    """
+    upper = np.triu_indices(len(similarity), 1)
+    values = similarity[upper]
+    place = np.full(similarity.shape, np.nan)
+    if len(values) > 1:
+        ordered = np.sort(values)
+        below = np.searchsorted(ordered, values, "left")
+        ties = np.searchsorted(ordered, values, "right") - below - 1
+        place[upper] = place.T[upper] = (below + ties / 2) / (len(values) - 1)
+    return place
 
 
 def layer_null(
@@ -71,7 +104,11 @@ def layer_null(
     seed: int = SEED,
     progress: Progress | None = None,
 ) -> LayerNull:
-    """Every pair of layers against the rotation null.
+    """Every pair of layers against unrelated directions: the rotation null.
+
+    Each layer keeps its own geometry and nothing of what it has in common with others, so
+    that a model whose layers all read the same few directions beats it everywhere; see
+    `lens.layers.shared_directions` for the null that keeps those.
 
     Matching more than 10 experts takes an assignment a pair and draw; there the pairs are
     pooled: random pairs of layers are drawn, about 10 seconds of them, and stand for all.
@@ -95,47 +132,18 @@ def layer_null(
     n = gram.n_layers
     if metric == "matched_cosine" and gram.n_experts > SUBSET_EXPERTS and n > 1:
         return _pooled_matchings(gram, similarity, draws, seed, progress)
-    mean, sd, skewness, reached = (np.full((n, n), np.nan) for _ in range(4))
+    mean, sd, p = (np.full((n, n), np.nan) for _ in range(3))
     turns = layer_corners(gram, draws, np.random.default_rng(seed))
     for a, values in turned_similarities(gram, metric, turns):
         rest = slice(a + 1, None)
-        centre = values.mean(axis=0)
-        apart = values - centre
-        spread = np.sqrt((apart * apart).mean(axis=0))
-        cubed = np.einsum("dp,dp,dp->p", apart, apart, apart) / draws
-        mean[a, rest], sd[a, rest] = centre, spread
-        safe = np.maximum(spread, 1e-300)
-        skewness[a, rest] = cubed / safe**3
-        reached[a, rest] = np.count_nonzero(values >= similarity[a, rest] - 1e-12, axis=0)
+        mean[a, rest], sd[a, rest] = values.mean(axis=0), values.std(axis=0)
+        p[a, rest] = exponential_tail_p(similarity[a, rest], values)
         if progress is not None:
             progress(a + 1, n - 1)
-    known = _known_skewness(gram, metric)
-    if known is not None:
-        skewness = known
-    elif draws < 200 and n > 2:  # too few draws to tell the skewness of one pair
-        skewness[:] = np.nanmean(skewness)
     method = "each layer turned at random"
     if metric == "matched_cosine":
         method += ", matched anew in every draw"
-    drawn = _Drawn(mean, sd, skewness, reached, draws)
-    return _summary(metric, similarity, drawn, draws, seed, method)
-
-
-def _known_skewness(gram: RouterGram, metric: str) -> Float[np.ndarray, "layer layer"] | None:
-    """Skewness of the null of metrics that sum squares, None where it has to be drawn.
-
-    A thousand draws leave an error of 0.08 in it, which a tail far out multiplies. The
-    entries of a corner are close to independent normals where d_model is well above
-    E, so that Σ λ_ai λ_bj Q_ij² has the third moment of a weighted sum of χ²:
-    √8 · Σw³ / (Σw²)^(3/2), and the sums over w = λ_a λ_b factorise.
-    """
-    if metric not in ("cka", "principal_angles") or gram.d_model < 4 * gram.n_experts:
-        return None
-    weights, _ = spectrum(gram.own, gram.d_model)
-    if metric == "principal_angles":
-        weights = (weights > 0).astype(float)
-    one = (weights**3).sum(axis=1) / (weights**2).sum(axis=1) ** 1.5
-    return np.sqrt(8) * one[:, None] * one
+    return _summary(metric, similarity, (mean, sd, p), draws, seed, method)
 
 
 def _pooled_matchings(
@@ -160,15 +168,13 @@ def _pooled_matchings(
         if progress is not None:
             progress(done + 1, len(chosen))
     values = np.concatenate(pool)
-    mean, sd = float(values.mean()), float(values.std())
-    skew = float(((values - mean) ** 3).mean() / sd**3)
     same = np.ones_like(similarity)
-    values.sort()
-    reached = len(values) - np.searchsorted(values, similarity - 1e-12).astype(float)
+    p = np.full_like(similarity, np.nan)
+    p[upper] = pooled_tail_p(similarity[upper], values)
     return _summary(
         "matched_cosine",
         similarity,
-        _Drawn(mean * same, sd * same, skew * same, reached, len(values)),
+        (values.mean() * same, values.std() * same, p),
         n_draws,
         seed,
         f"layers turned at random and matched anew, {len(chosen)} pairs of layers pooled",
@@ -182,7 +188,7 @@ def permutation_null(
     *,
     seed: int = SEED,
 ) -> Iterator[LayerNull]:
-    """Every pair of layers against the permutation null, its pairs pooled: draw by draw.
+    """Every pair of layers against shuffled coordinates, pairs pooled: draw by draw.
 
     A draw costs a product of all columns, so there are few, and the result so far is
     given after each. Every pair of a draw is measured in the mean and spread of its
@@ -204,62 +210,45 @@ def permutation_null(
     for draws, drawn in enumerate(sets, start=1):
         values = layer_similarity(drawn, metric)[upper]
         pooled = np.append(pooled, (values - against.mean[upper]) / against.sd[upper])
-        pooled.sort()
+        p = np.full(similarity.shape, np.nan)
+        p[upper] = pooled_tail_p(z, pooled)
         centre, spread = pooled.mean(), max(float(pooled.std()), 1e-9)
-        skew = float(((pooled - centre) ** 3).mean() / spread**3)
-        reached = np.full(similarity.shape, np.nan)
-        reached[upper] = len(pooled) - np.searchsorted(pooled, z - 1e-9)
-        yield _summary(
-            metric,
-            similarity,
-            _Drawn(
-                mean=against.mean + centre * against.sd,
-                sd=spread * against.sd,
-                skewness=np.full(similarity.shape, skew),
-                reached=reached,
-                values=len(pooled),
+        yield replace(
+            _summary(
+                metric,
+                similarity,
+                (against.mean + centre * against.sd, spread * against.sd, p),
+                draws,
+                seed,
+                f"coordinates of each layer shuffled, {len(pooled):,} pairs pooled",
             ),
-            draws,
-            seed,
-            f"coordinates of each layer shuffled, {len(pooled):,} pairs pooled",
+            reference="shuffled",
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Drawn:
-    """The null of each pair, above the diagonal.
-
-    Attributes:
-        mean, sd, skewness: of the drawn similarities.
-        reached: drawn similarities that are at least the pair's own.
-        values: drawn similarities of a pair, those pooled with it included.
-    """
-
-    mean: Float[np.ndarray, "layer layer"]
-    sd: Float[np.ndarray, "layer layer"]
-    skewness: Float[np.ndarray, "layer layer"]
-    reached: Float[np.ndarray, "layer layer"]
-    values: int
-
-
 def _summary(
-    metric: str, similarity: np.ndarray, drawn: _Drawn, draws: int, seed: int, method: str
+    metric: str,
+    similarity: np.ndarray,
+    drawn: tuple[np.ndarray, np.ndarray, np.ndarray],
+    draws: int,
+    seed: int,
+    method: str,
 ) -> LayerNull:
-    """Each pair's place in its null: z, p and q."""
-    mean, sd = drawn.mean, drawn.sd
+    """Each pair's place in its null, of mean, spread and p of each, above the diagonal."""
+    mean, sd, p = drawn
     upper = np.triu_indices(len(similarity), 1)
-    z = np.full(similarity.shape, np.nan)
+    z, q = np.full(similarity.shape, np.nan), np.full(similarity.shape, np.nan)
     z[upper] = (similarity[upper] - mean[upper]) / np.maximum(sd[upper], 1e-300)
-    p, q = np.full_like(z, np.nan), np.full_like(z, np.nan)
-    p[upper] = tail_p(z[upper], drawn.skewness[upper], drawn.reached[upper], drawn.values)
     q[upper] = benjamini_hochberg(p[upper])
+    mean, sd, z, p, q = (_mirrored(one) for one in (mean, sd, z, p, q))
     return LayerNull(
-        metric=metric,
-        mean=_mirrored(mean),
-        sd=_mirrored(sd),
-        z=_mirrored(z),
-        p=_mirrored(p),
-        q=_mirrored(q),
+        metric,
+        similarity,
+        mean=mean,
+        sd=sd,
+        z=z,
+        p=p,
+        q=q,
         draws=draws,
         seed=seed,
         method=method,

@@ -309,11 +309,8 @@ def shared_null(
     upper = np.triu_indices(rest.n_layers, 1)
     wanted = -(-ENOUGH // len(upper[0])) if draws is None else draws
     n_draws = min(max(wanted, FEWEST_DRAWS), MOST_DRAWS) if draws is None else draws
-    pool = []
-    for drawn in mixed_layers(rest, n_draws, seed):
-        values = layer_similarity(drawn, metric)
-        pool.append(values[np.triu_indices(drawn.n_layers, 1)])
-    null = np.concatenate(pool)
+    sets = np.stack([layer_similarity(one, metric) for one in mixed_layers(rest, n_draws, seed)])
+    null = sets[:, *np.triu_indices(sets.shape[1], 1)].ravel()
     mean, sd = float(null.mean()), float(null.std())
     z, p, q = (np.full(similarity.shape, np.nan) for _ in range(3))
     z[upper] = (similarity[upper] - mean) / max(sd, 1e-300)
@@ -325,6 +322,7 @@ def shared_null(
     np.fill_diagonal(level, np.nan)
     return LayerNull(
         metric=metric,
+        similarity=similarity,
         mean=level,
         sd=np.where(np.isnan(level), np.nan, sd),
         z=z,
@@ -332,11 +330,16 @@ def shared_null(
         q=q,
         draws=len(null),
         seed=seed,
-        method=f"{_words(shared)}, {n_draws} sets of layers mixed from all layers",
+        method=f"{taken_in_words(shared)}, {n_draws} sets of layers mixed from all layers",
+        reference="shared",
+        directions=shared.directions,
+        share=shared.share,
+        sets=sets,
     )
 
 
-def _words(shared: SharedDirections) -> str:
+def taken_in_words(shared: SharedDirections) -> str:
+    """The directions that were taken away and what went with them, for people."""
     if not shared.directions:
         return "directions that all layers share kept"
     named = "direction" if shared.directions == 1 else f"{shared.directions} directions"

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lens.errors import LensError
 from lens.layers.draws import DRAWS
+from lens.layers.references import REFERENCES
 from lens.layers.similarity import LAYER_METRICS
 from lens.many_prompts.trace_folder import TraceFolder, load_folder
 from lens.report.parts import Part, Settings, in_section
 from lens.report.write import CLEAR_LINE, write_report
 from lens.routers.router_set import VIEWS, RouterSet, load_routers
 from lens.traces.trace import load_trace
+
+BETWEEN = 5.0  # seconds between two lines of progress
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,11 +55,38 @@ def _parser() -> argparse.ArgumentParser:
         "--draws", type=int, default=DRAWS, help=f"draws of every null (default {DRAWS})"
     )
     parser.add_argument("--null-seed", type=int, default=0, help="seed of the nulls (default 0)")
+    parser.add_argument(
+        "--reference",
+        choices=REFERENCES,
+        default="shared",
+        help="what pairs of layers and groups are set against (default: the directions that all "
+        "layers share)",
+    )
+    parser.add_argument(
+        "--directions",
+        type=int,
+        metavar="M",
+        help="largest shared directions to take away first (default: by rule)",
+    )
     return parser
 
 
 def _terminal_progress(done: int, total: int, name: str) -> None:
     print(f"{CLEAR_LINE}[{done + 1}/{total}] {name}", end="", file=sys.stderr, flush=True)
+
+
+def _log_progress() -> Callable[[int, int, str], None]:
+    """Progress for a file or a pipe: a line when the work begins and every few seconds."""
+    begun = told = time.monotonic()
+
+    def tell(done: int, total: int, name: str) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if done == 0 or now - told >= BETWEEN:
+            told = now
+            print(f"[{done + 1}/{total}] {name} ({now - begun:.0f} s)", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _traces(folder: str | None, labels: str | None) -> TraceFolder | None:
@@ -91,7 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise LensError("--labels: names the traces of --traces; give that folder too.")
         routers = load_routers(Path(options.input))
         settings = Settings(
-            options.view, options.metric, options.seed, options.draws, options.null_seed
+            options.view,
+            options.metric,
+            options.seed,
+            options.draws,
+            options.null_seed,
+            options.reference,
+            options.directions,
         )
         report = write_report(
             routers,
@@ -100,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trace=load_trace(Path(options.trace)) if options.trace else None,
             traces=_traces(options.traces, options.labels),
             more=_vocabulary(routers, options.checkpoint),
-            progress=_terminal_progress if shown else None,
+            progress=_terminal_progress if shown else _log_progress(),
         )
     except LensError as error:
         print(f"{CLEAR_LINE * shown}lens.report: {error}", file=sys.stderr)

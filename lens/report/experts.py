@@ -55,7 +55,7 @@ def expert_parts(n: RouterNumbers) -> list[Part]:
             "expert_variance_analysis",
             lambda: figures.expert_variance_analysis(n.measures, labels),
         ),
-        Part("expert_measures", lambda: tables.expert_measures_csv(n.measures, labels)),
+        Part("expert_measures", lambda: tables.expert_measures_csv(n.measures, labels, n.lengths)),
         *(Part(f"expert_map_{measure}", measure_map(measure)) for measure in MEASURES),
         Part(
             "expert_correlation_matrix",

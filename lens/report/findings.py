@@ -8,8 +8,12 @@ import numpy as np
 
 from lens.clustering.tree_null import groups_in_words
 from lens.errors import LensError
+from lens.experts.unequal_experts import DEALT, MIXTURES
+from lens.layers.references import BEATEN, REFERENCE_LABELS
 from lens.report.numbers import RouterNumbers
-from lens.words import fixed, p_value_text
+from lens.words import fixed, p_value_text, significant
+
+LEVEL = 0.05  # false discovery rate
 
 
 def findings_of(n: RouterNumbers) -> dict[str, list[str]]:
@@ -19,6 +23,7 @@ def findings_of(n: RouterNumbers) -> dict[str, list[str]]:
         ("Layers", _pairs),
         ("Layers", _transitions),
         ("Experts", _chains),
+        ("Experts", _lengths),
         ("Experts", _within),
         ("Clustering", _groups),
     ):
@@ -39,8 +44,9 @@ def _pairs(n: RouterNumbers) -> str:
     null = n.null
     pairs = n.gram.n_layers * (n.gram.n_layers - 1) // 2
     return (
-        f"{null.found()} of {pairs:,} pairs of layers are more alike than chance at a false "
-        f"discovery rate of 5 % ({null.method}; {null.draws:,} draws, seed {null.seed})."
+        f"{null.found()} of {pairs:,} pairs of layers are alike more than "
+        f"{BEATEN[null.reference]} at a false discovery rate of 5 % ({null.method}; "
+        f"{null.draws:,} draws, seed {null.seed})."
     )
 
 
@@ -55,17 +61,40 @@ def _transitions(n: RouterNumbers) -> str:
     ]
     where = ", ".join(at) if at else "none"
     return (
-        "Transitions between adjacent layers beyond the largest change of unrelated layers: "
-        f"{where} ({found.draws:,} draws, seed {found.seed})."
+        "Transitions between adjacent layers beyond the largest change of drawn series "
+        f"({REFERENCE_LABELS[n.reference]}): {where} ({found.draws:,} draws, "
+        f"seed {found.seed})."
     )
 
 
 def _chains(n: RouterNumbers) -> str:
     found = n.chains
+    links = found.links
+    if links is None:
+        return ""
+    mean = significant(float(links.score.mean()))
     return (
-        f"{found.n_beyond:,} of {found.q.size:,} matches between adjacent layers beat chance "
-        f"(false discovery rate 5 %; {found.draws:,} draws a link, seed {found.seed}); the longest "
-        f"chain goes through {len(found.chains[0])} of {n.gram.n_layers} layers."
+        f"{found.n_beyond:,} of {found.n_links:,} matches between adjacent layers are closer than "
+        f"the directions that both layers read explain (false discovery rate 5 %; {links.draws:,} "
+        f"draws a link, seed {links.seed}); the longest chain goes through {len(found.chains[0])} "
+        f"of {n.gram.n_layers} layers. All together: mean matched cosine {mean}, mixed experts "
+        f"{significant(links.null_mean)}, unrelated directions "
+        f"{significant(found.unrelated_mean)} (p {p_value_text(links.mean_p)}); "
+        f"{found.n_steps} of {len(links.step_q)} steps beat mixed experts."
+    )
+
+
+def _lengths(n: RouterNumbers) -> str:
+    found = n.lengths
+    if found is None:
+        return ""
+    layer, expert = (int(i) for i in np.unravel_index(np.argmin(found.p), found.p.shape))
+    by = DEALT if found.dealt[layer, expert] else MIXTURES
+    return (
+        f"{int((found.q <= LEVEL).sum()):,} of {found.q.size:,} experts are longer than equal "
+        f"experts of their layer at a false discovery rate of 5 % (smallest p "
+        f"{p_value_text(float(found.p[layer, expert]))}, {n.routers.label(layer, expert)}, "
+        f"against {by})."
     )
 
 

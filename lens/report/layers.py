@@ -25,9 +25,10 @@ def question_parts(n: RouterNumbers) -> list[Part]:
                 "answer": [answer.sentence for answer in n.answers],
                 "effect": [answer.effect_name for answer in n.answers],
                 "value": [answer.effect for answer in n.answers],
-                "mean by chance": [answer.null_mean for answer in n.answers],
-                "2.5 % by chance": [answer.null_low for answer in n.answers],
-                "97.5 % by chance": [answer.null_high for answer in n.answers],
+                "set against": [answer.beats for answer in n.answers],
+                "mean of the draws": [answer.null_mean for answer in n.answers],
+                "2.5 % of the draws": [answer.null_low for answer in n.answers],
+                "97.5 % of the draws": [answer.null_high for answer in n.answers],
                 "p": [answer.p_value for answer in n.answers],
                 "p for four questions (Holm)": [answer.p_adjusted for answer in n.answers],
                 "finding at 1 % (1 yes, 0 no)": [int(a.distinguishable) for a in n.answers],
@@ -38,7 +39,7 @@ def question_parts(n: RouterNumbers) -> list[Part]:
 
 
 def layer_parts(n: RouterNumbers) -> list[Part]:
-    """Similarity of layers, pair by pair and neighbour by neighbour, against chance."""
+    """Similarity of layers, pair by pair and neighbour by neighbour, beside its reference."""
     metric, labels = n.settings.metric, n.labels
 
     def pair_figure() -> alt.TopLevelMixin:
@@ -62,7 +63,13 @@ def layer_parts(n: RouterNumbers) -> list[Part]:
 
     def neighbours() -> alt.TopLevelMixin:
         return figures.adjacent_against_chance(
-            n.adjacent, n.adjacent_null, n.transitions, labels, metric, n.intervals
+            n.judged_neighbours,
+            n.drawn_series,
+            n.transitions,
+            labels,
+            metric,
+            n.intervals,
+            n.reference,
         )
 
     def null_figure() -> alt.TopLevelMixin:

@@ -18,25 +18,38 @@ from lens.clustering.tree_null import GroupNull, group_null
 from lens.errors import LensError
 from lens.experts import measures as expert_values
 from lens.experts.chains import SignificantChains, significant_chains
+from lens.experts.same_expert import MatchedLinks, matched_links
 from lens.experts.similarity import expert_correlation, expert_similarity_across_layers
-from lens.experts.unequal_experts import equal_experts
+from lens.experts.unequal_experts import (
+    EqualExperts,
+    ExpertInequality,
+    equal_experts,
+    expert_lengths,
+)
 from lens.experts.within_layers import WithinLayers, within_layers
 from lens.layers.bootstrap import Intervals, adjacent_intervals
 from lens.layers.chance_level import chance_level
 from lens.layers.draws import LayerDraws
-from lens.layers.pair_null import LayerNull, adjacent_null, layer_null
+from lens.layers.mixing_null import null_beyond_shared
+from lens.layers.pair_null import LayerNull, layer_null, permutation_null
+from lens.layers.references import Reference
+from lens.layers.shared_directions import SharedDirections, without_shared
 from lens.layers.similarity import (
     AdjacentLayers,
     adjacent_layers,
     distances_of,
     layer_similarity,
 )
-from lens.layers.transitions import Transitions, transitions
+from lens.layers.transitions import Transitions, drawn_series, transitions
 from lens.questions import Answer, four_questions
 from lens.report.parts import Settings
 from lens.routers.gram import RouterGram, router_gram
 from lens.routers.router_set import RouterSet
+from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance
+
+# Draws of shuffled coordinates, each of which costs a product of all columns.
+SHUFFLES = 20
 
 
 class RouterNumbers:
@@ -50,6 +63,13 @@ class RouterNumbers:
     @cached_property
     def gram(self) -> RouterGram:
         return router_gram(self.routers, self.settings.view)
+
+    @property
+    def reference(self) -> Reference:
+        """What layers are set against, as asked for, or what this set and view allow."""
+        known = default_reference(self.routers.n_layers, self.settings.view) == "shared"
+        asked = self.settings.reference
+        return asked if known or asked != "shared" else "unrelated"
 
     @cached_property
     def chance(self) -> Chance | None:
@@ -86,9 +106,9 @@ class RouterNumbers:
     @cached_property
     def clustered(self) -> ClusteredLayers:
         """What trees and maps are made of, and what they are set against."""
-        metric, view = self.settings.metric, self.settings.view
-        reference = default_reference(self.routers.n_layers, view)
-        settings = ClusterSettings(metric, view, reference)
+        settings = ClusterSettings(
+            self.settings.metric, self.settings.view, self.reference, self.settings.directions
+        )
         return clustered_layers(self.routers, settings, gram=self.gram)
 
     @cached_property
@@ -124,11 +144,37 @@ class RouterNumbers:
         return int(a), int(b)
 
     @cached_property
+    def canonical(self) -> RouterGram:
+        return self.gram if self.settings.view == "canonical" else router_gram(self.routers)
+
+    @cached_property
+    def links(self) -> MatchedLinks:
+        """Matches of adjacent layers, of canonical routers whatever the view."""
+        settings = self.settings
+        return matched_links(self.canonical, draws=settings.draws, seed=settings.null_seed)
+
+    @cached_property
+    def equal(self) -> EqualExperts:
+        return equal_experts(self.routers, self.canonical, seed=self.settings.null_seed)
+
+    @cached_property
+    def lengths(self) -> ExpertInequality | None:
+        """Every expert's length beside equal experts; only canonical columns can be dealt."""
+        if self.settings.view != "canonical":
+            return None
+        return expert_lengths(self.canonical, self.equal)
+
+    @cached_property
     def answers(self) -> list[Answer]:
         """The four questions, of canonical routers whatever the view."""
-        canonical = self.gram if self.settings.view == "canonical" else router_gram(self.routers)
-        settings = {"draws": self.settings.draws - 1, "seed": self.settings.null_seed}
-        return four_questions(self.routers, canonical, **settings)
+        return four_questions(
+            self.routers,
+            self.canonical,
+            draws=self.settings.draws - 1,
+            seed=self.settings.null_seed,
+            links=self.links if self.routers.n_layers > 1 else None,
+            equal=self.equal,
+        )
 
     @cached_property
     def draws(self) -> LayerDraws:
@@ -136,10 +182,30 @@ class RouterNumbers:
         return LayerDraws.of(self.routers, self.settings.draws)
 
     @cached_property
+    def shared(self) -> SharedDirections:
+        return without_shared(self.gram, self.settings.directions)
+
+    @property
+    def judged(self) -> RouterGram:
+        """What is set against the reference: the layers, or what is left of them."""
+        return self.shared.gram if self.reference == "shared" else self.gram
+
+    @cached_property
     def null(self) -> LayerNull:
         self.needs(2, "A null of pairs of layers")
-        draws, seed = self.draws.all_pairs(), self.settings.null_seed
-        return layer_null(self.gram, self.settings.metric, draws=draws, seed=seed)
+        settings = self.settings
+        if self.reference == "shared":
+            return null_beyond_shared(
+                self.shared, settings.metric, draws=settings.draws, seed=settings.null_seed
+            )
+        draws = self.draws.all_pairs()
+        turned = layer_null(self.gram, settings.metric, draws=draws, seed=settings.null_seed)
+        if self.reference == "unrelated":
+            return turned
+        columns = self.routers.columns(settings.view)
+        sets = permuted_sets(columns, SHUFFLES, settings.null_seed)
+        *_, shuffled = permutation_null(self.gram, sets, turned, seed=settings.null_seed)
+        return shuffled
 
     @cached_property
     def group_null(self) -> GroupNull:
@@ -147,20 +213,26 @@ class RouterNumbers:
         return group_null(self.clustered, self.tree)
 
     @cached_property
-    def adjacent_null(self) -> np.ndarray:
+    def judged_neighbours(self) -> AdjacentLayers:
+        return adjacent_layers(self.judged, self.settings.metric)
+
+    @cached_property
+    def drawn_series(self) -> np.ndarray:
         self.needs(2, "A null of adjacent layers")
         draws, seed = self.draws.adjacent_pairs(self.settings.metric), self.settings.null_seed
-        return adjacent_null(self.gram, self.settings.metric, draws=draws, seed=seed)
+        return drawn_series(self.judged, self.null, draws=draws, seed=seed)
 
     @cached_property
     def transitions(self) -> Transitions:
         self.needs(2, "A comparison of adjacent layers")
-        draws, seed = self.draws.adjacent_pairs(self.settings.metric), self.settings.null_seed
-        return transitions(self.gram, self.settings.metric, draws=draws, seed=seed)
+        return transitions(self.judged_neighbours, self.drawn_series, self.settings.null_seed)
 
     @cached_property
-    def intervals(self) -> Intervals:
+    def intervals(self) -> Intervals | None:
+        """Of adjacent layers; None where they are judged by what is left of them."""
         self.needs(2, "An interval of adjacent layers")
+        if self.null.directions:
+            return None
         columns = self.routers.columns(self.settings.view)
         draws = self.draws.resampled_adjacent_pairs()
         seed = self.settings.null_seed
@@ -169,8 +241,9 @@ class RouterNumbers:
     @cached_property
     def chains(self) -> SignificantChains:
         self.needs(2, "A matching of experts")
+        links = self.links if self.settings.view == "canonical" else None
         return significant_chains(
-            self.gram, draws=self.settings.draws, seed=self.settings.null_seed
+            self.gram, links=links, draws=self.settings.draws, seed=self.settings.null_seed
         )
 
     @cached_property

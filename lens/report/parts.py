@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 
 from lens.layers.draws import DRAWS, SEED
+from lens.layers.references import Reference
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Settings:
         seed: of t-SNE and UMAP.
         draws: of every null.
         null_seed: of the draws.
+        reference: what pairs of layers, groups and branches are set against; unrelated
+            directions stand in where what all layers share is not known.
+        directions: m, how many directions that all layers share are taken away first; None
+            for the rule of `lens.layers.shared_directions`.
     """
 
     view: str = "canonical"
@@ -33,6 +38,8 @@ class Settings:
     seed: int = 42
     draws: int = DRAWS
     null_seed: int = SEED
+    reference: Reference = "shared"
+    directions: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lens.layers.references import REFERENCE_LABELS
 from lens.layers.similarity import LAYER_METRICS
 from lens.many_prompts.trace_folder import TraceFolder
 from lens.report import contents
@@ -27,7 +28,7 @@ from lens.report.findings import findings_of
 from lens.report.numbers import RouterNumbers
 from lens.report.parts import Part, Settings, in_section
 from lens.routers.caveats import caveats
-from lens.routers.gram import effective_dimension
+from lens.routers.effective_dimension import unbiased_dimension
 from lens.routers.router_set import RouterSet
 from lens.stats.draws import check_draws
 from lens.traces.trace import Trace
@@ -112,7 +113,9 @@ def _page(
     """The report on one page, from the files that were written."""
     routers, settings = numbers.routers, numbers.settings
     shape = f"{routers.n_layers} layers × {routers.n_experts} experts, width {routers.d_model:,}"
-    dimension = effective_dimension(numbers.gram)
+    dimension = "needs two layers"
+    if routers.n_layers > 1:
+        dimension = f"{unbiased_dimension(numbers.gram):,.1f} of {routers.d_model:,}"
     facts = [
         ("Routers", f"{shape}, top {routers.top_k}, {routers.score}"),
         ("SHA-256", routers.sha256),
@@ -121,12 +124,14 @@ def _page(
         ("Layer metric", LAYER_METRICS[settings.metric].label),
         ("Nulls", f"{settings.draws:,} draws, seed {settings.null_seed}"),
         ("Seed of maps", str(settings.seed)),
-        ("Effective dimension", f"{dimension:,.1f} of {routers.n_layers * routers.n_experts:,}"),
+        ("Effective dimension", dimension),
+        ("Pairs of layers against", REFERENCE_LABELS[numbers.reference]),
         (
             "Made by",
             f"python -m lens.report --input FILE --output-dir DIR --view {settings.view} "
             f"--metric {settings.metric} --seed {settings.seed} --draws {settings.draws} "
-            f"--null-seed {settings.null_seed}",
+            f"--null-seed {settings.null_seed} --reference {settings.reference}"
+            + (f" --directions {settings.directions}" if settings.directions is not None else ""),
         ),
         *(("Note", sentence) for sentence in caveats(routers)),
     ]

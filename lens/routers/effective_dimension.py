@@ -36,7 +36,7 @@ def unbiased_dimension(gram: RouterGram) -> float:
 
         1 / ν = mean over pairs a ≠ b of ‖W̃_aᵀ W̃_b‖² / (tr W̃_aᵀW̃_a · tr W̃_bᵀW̃_b).
 
-    The plain ratio (`lens.routers.gram.effective_dimension`) is at most the number of
+    The plain ratio over all pairs of columns, equal ones included, is at most the number of
     columns, hence far too small where there are fewer columns than dimensions.
 
     Reading it: d_model for weights that are equally large in all directions; a small

@@ -174,31 +174,6 @@ def gram_of_columns(
     return RouterGram(own, sums, d_model, columns=flat, scale=scale, layer_ids=layer_ids)
 
 
-def effective_dimension(
-    gram: RouterGram, cka: Float[np.ndarray, "layer layer"] | None = None
-) -> float:
-    """Number of directions that the columns share out between them: (tr S)² / tr S².
-
-    S is the second moment of all columns over the residual stream. Between 1 and
-    the number of columns; a small value says that few shared directions carry
-    most of the weight, which by itself makes unrelated layers look alike.
-
-    Args:
-        gram: the inner products.
-        cka: CKA of all pairs of layers, if known: it holds what tr S² needs, which
-            otherwise takes all products again where they are not held.
-    """
-    size = np.sqrt(np.einsum("lef,lef->l", gram.own, gram.own))
-    total = np.einsum("lee->", gram.own)
-    if cka is not None:
-        return float(total**2 / (size @ cka @ size))
-    squares = 0.0
-    for layer in range(gram.n_layers):
-        after = gram.row(layer, layer + 1)
-        squares += size[layer] ** 2 + 2 * np.vdot(after, after)
-    return float(total**2 / squares)
-
-
 def _check_canonical(routers: RouterSet, gram: RouterGram) -> None:
     """Refuse columns that are nothing but what all experts of their layer share."""
     peak = np.abs(routers.routers).max(axis=(1, 2))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from lens.errors import LensError
+from lens.routers.best_assignments import best_totals
 from lens.routers.gram import RouterGram
 
 
@@ -36,7 +37,10 @@ def mean_matched(cosines: Float[np.ndarray, "*batch expert expert"]) -> Float[np
     flat = cosines.reshape(-1, n_experts, n_experts)
     if n_experts <= SUBSET_EXPERTS and len(flat) >= MANY_MATRICES:
         means = np.concatenate(
-            [_best_totals(flat[i : i + CHUNK]) for i in range(0, len(flat), CHUNK)]
+            [
+                best_totals(np.ascontiguousarray(flat[i : i + CHUNK].transpose(1, 2, 0)))
+                for i in range(0, len(flat), CHUNK)
+            ]
         )
         means /= n_experts
     else:
@@ -45,35 +49,6 @@ def mean_matched(cosines: Float[np.ndarray, "*batch expert expert"]) -> Float[np
             rows, partner = linear_sum_assignment(matrix, maximize=True)
             means[i] = matrix[rows, partner].mean()
     return means.reshape(cosines.shape[:-2])
-
-
-def _best_totals(
-    matrices: Float[np.ndarray, "matrix expert expert"],
-) -> Float[np.ndarray, " matrix"]:
-    """The largest total of an assignment, for every matrix, by sets of partners.
-
-    The best that the first k rows can do with a set of k partners is the best, over
-    the partner j of row k, of what the rows before it do with the others:
-    2^E · E/2 additions, each over the whole batch. For the 2,016 pairs of 64 layers
-    times a thousand draws this is several times faster than an assignment a matrix.
-    """
-    n_experts = matrices.shape[1]
-    cells = np.ascontiguousarray(matrices.transpose(1, 2, 0))  # [E, E, matrix]
-    best = np.empty((2**n_experts, len(matrices)), cells.dtype)
-    best[0] = 0
-    other = np.empty(len(matrices), cells.dtype)
-    for members in range(1, 2**n_experts):
-        row = members.bit_count() - 1
-        target, untouched = best[members], True
-        for partner in range(n_experts):
-            if not members >> partner & 1:
-                continue
-            before = best[members ^ (1 << partner)]
-            np.add(before, cells[row, partner], out=target if untouched else other)
-            if not untouched:
-                np.maximum(target, other, out=target)
-            untouched = False
-    return best[-1].astype(np.float64)
 
 
 def check_layer(gram: RouterGram, layer: int) -> int:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.experts.unequal_experts import DEALT, MIXTURES
+from lens.layers.pair_null import LayerNull, place_among_pairs
+from lens.layers.references import REFERENCE_LABELS
 from lens.layers.similarity import LAYER_METRICS
 from lens.storage.csv_text import matrix_csv, table_csv
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from lens.clustering.trees import LayerTree
     from lens.experts.chains import SignificantChains
     from lens.experts.measures import ExpertMeasures
-    from lens.layers.pair_null import LayerNull
+    from lens.experts.unequal_experts import ExpertInequality
     from lens.layers.similarity import AdjacentLayers, LayerPair
     from lens.layers.transitions import Transitions
 
@@ -37,18 +40,20 @@ def layer_similarity_csv(
 def layer_null_csv(
     null: LayerNull, similarity: Float[np.ndarray, "layer layer"], labels: Sequence[str]
 ) -> str:
-    """One row for each pair of layers: similarity, its null, z, p and q."""
+    """One row for each pair of layers: similarity, its place among all pairs, null, z, p and q."""
     a, b = np.triu_indices(len(labels), 1)
     entry = LAYER_METRICS[null.metric]
     low, high = entry.domain
+    drawn = f"{null.method}; {null.draws} draws, seed {null.seed}"
+    taken = f"{null.directions} shared directions taken away, {null.share:.1%} of the second moment"
     return table_csv(
         {
             "layer": np.asarray(labels)[a],
             "with layer": np.asarray(labels)[b],
             f"{entry.label} ({low:g} to {high:g})": similarity[a, b],
-            f"mean by chance ({null.method}; {null.draws} draws, seed {null.seed})": null.mean[
-                a, b
-            ],
+            "place among all pairs (0 to 1)": place_among_pairs(similarity)[a, b],
+            f"the same with {taken}": null.similarity[a, b],
+            f"mean by chance ({REFERENCE_LABELS[null.reference]}: {drawn})": null.mean[a, b],
             "spread by chance": null.sd[a, b],
             "z (spreads)": null.z[a, b],
             "p": null.p[a, b],
@@ -93,8 +98,18 @@ def pair_csv(pair: LayerPair, labels_a: Sequence[str], labels_b: Sequence[str]) 
     return matrix_csv(pair.cosines, labels_a, labels_b, "cosine (−1 to 1)")
 
 
-def expert_measures_csv(measures: ExpertMeasures, labels: Sequence[str]) -> str:
-    """One row for each expert of each layer."""
+def expert_measures_csv(
+    measures: ExpertMeasures, labels: Sequence[str], lengths: ExpertInequality | None = None
+) -> str:
+    """One row for each expert of each layer; with `lengths` beside equal experts."""
+    against: dict[str, Any] = {}
+    if lengths is not None:
+        against = {
+            "part of the layer's squared length (0 to 1)": lengths.value.ravel(),
+            "p of the part, against equal experts": lengths.p.ravel(),
+            "q (Benjamini–Hochberg over all experts)": lengths.q.ravel(),
+            "equal experts that gave p": np.where(lengths.dealt, DEALT, MIXTURES).ravel(),
+        }
     layer, expert = (grid.ravel() for grid in np.indices(measures.norm.shape))
     return table_csv(
         {
@@ -106,6 +121,7 @@ def expert_measures_csv(measures: ExpertMeasures, labels: Sequence[str]) -> str:
             "P(selected), isotropic prior (0 to 1)": measures.breadth.ravel(),
             "highest cosine with another layer's expert (−1 to 1)": measures.max_similarity.ravel(),
         }
+        | against
     )
 
 
@@ -137,25 +153,31 @@ def across_layers_csv(
 
 def significant_chains_csv(found: SignificantChains, labels: Sequence[str]) -> str:
     """One row for each match between adjacent layers, and the chain it belongs to."""
-    link, expert = (grid.ravel() for grid in np.indices(found.score.shape))
+    links = found.links
+    if links is None:
+        return table_csv({"layer": [], "expert (index in its layer)": []})
+    link, expert = (grid.ravel() for grid in np.indices(links.score.shape))
     number = {
         (chain.first + i, e): n
         for n, chain in enumerate(found.chains)
         for i, e in enumerate(chain.experts)
     }
+    drawn = f"experts mixed within their layers; {links.draws} draws a link, seed {links.seed}"
     return table_csv(
         {
             "chain": [number[int(a), int(e)] for a, e in zip(link, expert, strict=True)],
             "layer": np.asarray(labels)[link],
             "expert (index in its layer)": expert,
             "next layer": [labels[int(a) + 1] for a in link],
-            "matched expert": found.partner[link, expert],
-            "cosine (−1 to 1)": found.score[link, expert],
-            f"p ({found.draws} draws a link, seed {found.seed})": found.p[link, expert],
-            "q (Benjamini–Hochberg over all links)": found.q[link, expert],
-            f"beats chance (q ≤ {found.level:g}; 1 yes, 0 no)": (
-                found.q[link, expert] <= found.level
+            "matched expert": links.partner[link, expert],
+            "cosine (−1 to 1)": links.score[link, expert],
+            f"p ({drawn})": links.p[link, expert],
+            "q (Benjamini–Hochberg over all links)": links.q[link, expert],
+            f"beats mixed experts (q ≤ {found.level:g}; 1 yes, 0 no)": (
+                links.q[link, expert] <= found.level
             ).astype(int),
+            "p of the step, all its experts together": links.step_p[link],
+            "q of the step (Benjamini–Hochberg over all steps)": links.step_q[link],
         }
     )
 

@@ -1,4 +1,4 @@
-"""Chains of matches that beat chance, and the one through the chosen expert."""
+"""Chains of matches that beat mixed experts, and the one through the chosen expert."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.experts.chains import Chain
+from lens.experts.chains import Chain, SignificantChains
+from lens.experts.same_expert import MatchedLinks
 from lens.routers.router_set import RouterSet
 from lens.tables import routers as router_tables
+from lens.words import p_value_text, significant
 from pages.shell import downloads, layout
 from pages.shell.null_settings import NullSettings
 from pages.shell.picks import pick_expert
@@ -17,7 +19,7 @@ from pages.shell.picks import pick_expert
 def chain_in_words(routers: RouterSet, chain: Chain) -> str:
     """First and last layer of a chain, and its cosines, in words."""
     if len(chain) == 1:
-        return "none of its matches beats chance: it is a chain of its own."
+        return "none of its matches can be told from mixed experts: it is a chain of its own."
     first, last = routers.label(chain.first), routers.label(chain.last)
     return (
         f"born in {first}, ends in {last}, {len(chain)} layers; cosines "
@@ -25,16 +27,36 @@ def chain_in_words(routers: RouterSet, chain: Chain) -> str:
     )
 
 
+def steps_in_words(found: SignificantChains) -> str:
+    """Whether experts go on from layer to layer taken together, and what that beats."""
+    links = found.links
+    assert links is not None, "the tab is there for two layers or more"
+    mean = float(links.score.mean())
+    going = f"mean matched cosine {significant(mean)}, mixed experts {significant(links.null_mean)}"
+    zero = f"unrelated directions {significant(found.unrelated_mean)}"
+    if links.mean_p > found.level:
+        return f"Nor can all matches together: {going}, {zero} (p {p_value_text(links.mean_p)})."
+    return (
+        f"All together they beat them: {going}, {zero} (p {p_value_text(links.mean_p)}); so do "
+        f"{found.n_steps} of {len(links.step_q)} steps, all their experts taken together."
+    )
+
+
 def show(routers: RouterSet, view: str, layer: int, expert: int, settings: NullSettings) -> None:
-    """Chains of matches that beat chance, and the one through the chosen expert."""
-    with st.spinner("Following experts through the layers, and unrelated ones beside them …"):
+    """Chains of matches that beat mixed experts, and the one through the chosen expert."""
+    with st.spinner("Following experts through the layers, and mixed ones beside them …"):
         found = cached.significant_chains(routers, view, settings.draws, settings.seed)
+    links = found.links
+    assert links is not None, "the tab is there for two layers or more"
     longest = found.chains[0]
     st.markdown(
-        f"**{found.n_beyond:,} of {found.q.size:,} matches between adjacent layers beat chance** "
-        f"(false discovery rate 5 %); the longest chain goes through {len(longest)} of "
-        f"{routers.n_layers} layers. {routers.label(layer, expert)}: "
-        f"{chain_in_words(routers, found.chain_of(layer, expert))}"
+        f"**{found.n_beyond:,} of {found.n_links:,} matches between adjacent layers are closer "
+        "than the directions that both layers read explain** (false discovery rate 5 %); the "
+        f"longest chain goes through {len(longest)} of {routers.n_layers} layers. "
+        f"{steps_in_words(found)}"
+    )
+    st.markdown(
+        f"{routers.label(layer, expert)}: {chain_in_words(routers, found.chain_of(layer, expert))}"
     )
     labels = layout.layer_labels(routers)
     if found.n_beyond:
@@ -46,21 +68,14 @@ def show(routers: RouterSet, view: str, layer: int, expert: int, settings: NullS
             table=lambda: router_tables.significant_chains_csv(found, labels),
             on_pick=pick_expert,
         )
-    chain = found.chain_of(layer, expert)
-    rows = range(max(chain.first - 1, 0), min(chain.last + 1, routers.n_layers - 1))
-    matches = []
-    for row in rows:
-        here = chain.expert_at(row)
-        if here is None:  # the match that leads to the first of the chain
-            here = int(np.flatnonzero(found.partner[row] == chain.experts[0])[0])
-        matches.append((row, here))
+    matches = matches_around(found.chain_of(layer, expert), links, routers.n_layers)
     columns = {
         "from": [routers.label(*match) for match in matches],
-        "to": [routers.label(row + 1, int(found.partner[row, here])) for row, here in matches],
-        "cosine": [found.score[match] for match in matches],
-        "p": [found.p[match] for match in matches],
-        "q": [found.q[match] for match in matches],
-        "beats chance": [bool(found.q[match] <= found.level) for match in matches],
+        "to": [routers.label(row + 1, int(links.partner[row, here])) for row, here in matches],
+        "cosine": [links.score[match] for match in matches],
+        "p": [links.p[match] for match in matches],
+        "q": [links.q[match] for match in matches],
+        "beats mixed experts": [bool(links.q[match] <= found.level) for match in matches],
     }
     st.caption("The chain through the chosen expert, with the matches before and after it:")
     st.dataframe(
@@ -78,3 +93,14 @@ def show(routers: RouterSet, view: str, layer: int, expert: int, settings: NullS
         downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
         table=lambda: router_tables.significant_chains_csv(found, labels),
     )
+
+
+def matches_around(chain: Chain, links: MatchedLinks, n_layers: int) -> list[tuple[int, int]]:
+    """The matches of a chain, that before its first layer and that after its last."""
+    matches = []
+    for row in range(max(chain.first - 1, 0), min(chain.last + 1, n_layers - 1)):
+        here = chain.expert_at(row)
+        if here is None:  # the match that leads to the first of the chain
+            here = int(np.flatnonzero(links.partner[row] == chain.experts[0])[0])
+        matches.append((row, here))
+    return matches

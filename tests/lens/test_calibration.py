@@ -1,22 +1,21 @@
-"""p-values on noise are uniform, and planted effects are found as often as stated.
+"""Pairs of layers beside unrelated directions and shuffled coordinates: uniform on noise.
 
-Small routers, [12, 256, 8] and 199 draws, so that hundreds of sets take seconds. With
-250 uniform values the Kolmogorov–Smirnov distance exceeds 0.103 in 1 of 100 cases.
+Those two references hold for isotropic weights, and `test_fair_nulls` has the table of the
+nulls that hold for others. Small routers, [12, 256, 8] and 199 draws, so that hundreds of
+sets take seconds. With 250 uniform values the Kolmogorov–Smirnov distance exceeds 0.103 in 1
+of 100 cases.
 """
 
 import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from lens.experts.chains import significant_chains
 from lens.layers.pair_null import layer_null, permutation_null
-from lens.layers.similarity import layer_similarity
-from lens.layers.transitions import transitions
-from lens.questions import ask_adjacent, ask_breadth, ask_depth, ask_same_expert
+from lens.layers.similarity import adjacent_layers
+from lens.layers.transitions import drawn_series, transitions
 from lens.routers.gram import RouterGram, gram_of_columns
 from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
-from lens.stats.p_values import holm
 
 SEEDS = 250
 DRAWS = 199
@@ -44,7 +43,6 @@ def p_values() -> dict[str, np.ndarray]:
     for seed in range(SEEDS):
         routers = noise(seed)
         gram = gram_of(routers)
-        similarity = layer_similarity(gram, "cka")
         for metric in ("cka", "matched_cosine", "principal_angles", "cosine"):
             null = layer_null(gram, metric, draws=DRAWS, seed=seed)
             note(f"pair of layers, {metric}", null.p[2, 7])
@@ -52,12 +50,9 @@ def p_values() -> dict[str, np.ndarray]:
                 sets = permuted_sets(routers.columns(), 3, seed)
                 *_, shuffled = permutation_null(gram, sets, null, seed=seed)
                 note("pair of layers, shuffled coordinates", shuffled.p[2, 7])
-        note("largest change", np.nanmin(transitions(gram, draws=DRAWS, seed=seed).p))
-        note("match of an expert", significant_chains(gram, draws=50, seed=seed).p[4, 5])
-        note("adjacent layers", ask_adjacent(similarity, DRAWS, seed).p_value)
-        note("depth", ask_depth(similarity, DRAWS, seed).p_value)
-        note("same expert", ask_same_expert(gram, DRAWS, seed).p_value)
-        note("broadest expert", ask_breadth(routers, gram, seed % 5).p_value)
+                series = drawn_series(gram, null, draws=DRAWS, seed=seed)
+                change = transitions(adjacent_layers(gram), series)
+                note("largest change", np.nanmin(change.p))
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -68,14 +63,7 @@ NAMES = [
     "pair of layers, cosine",
     "pair of layers, shuffled coordinates",
     "largest change",
-    "match of an expert",
-    "adjacent layers",
-    "depth",
-    "same expert",
-    "broadest expert",
 ]
-
-QUESTIONS = NAMES[-4:]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,12 +76,6 @@ def test_p_values_of_noise_are_uniform(p_values, name):
 
 def test_every_test_has_been_looked_at(p_values):
     assert sorted(p_values) == sorted(NAMES)
-
-
-def test_noise_has_no_finding_among_the_four_questions_in_95_of_100_sets(p_values):
-    four = np.stack([p_values[name] for name in QUESTIONS], axis=1)
-    findings = [(holm(p) <= 0.05).any() for p in four]
-    assert np.mean(findings) <= 0.05 + 2 * 0.014
 
 
 def related(strength: float, seed: int) -> RouterGram:

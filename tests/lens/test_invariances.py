@@ -9,7 +9,8 @@ from lens.experts.measures import expert_measures
 from lens.experts.selection import breadth
 from lens.layers.pair_null import layer_null
 from lens.layers.similarity import layer_similarity
-from lens.routers.gram import RouterGram, effective_dimension, gram_of_columns, router_gram
+from lens.routers.effective_dimension import unbiased_dimension
+from lens.routers.gram import RouterGram, gram_of_columns, router_gram
 from lens.routers.router_set import RouterSet
 
 LABEL_FREE = ("cka", "matched_cosine", "principal_angles")
@@ -65,7 +66,7 @@ def test_a_column_shared_by_a_layers_experts_changes_nothing_canonical(given_set
     np.testing.assert_allclose(
         breadth(after, 2).probability, breadth(before, 2).probability, atol=4e-3
     )
-    assert abs(effective_dimension(after) / effective_dimension(before) - 1) < 1e-3
+    assert abs(unbiased_dimension(after) / unbiased_dimension(before) - 1) < 1e-3
 
 
 @FEW

@@ -1,4 +1,4 @@
-"""Experts followed through depth: chains of matches that beat chance."""
+"""Experts followed through depth: chains of matches that beat mixed experts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def expert_chains(
     *,
     lanes: int = MOST_LANES,
 ) -> alt.LayerChart:
-    """The longest chains, one a lane: layers across, a link where a match beats chance.
+    """The longest chains, one a lane: layers across, a link where a match beats mixed experts.
 
     Args:
         found: the chains.
@@ -42,22 +42,28 @@ def expert_chains(
     width = step * len(labels)
     rest = sum(len(chain) > 1 for chain in found.chains) - len(chains)
     more = f"; {rest} shorter ones are in the table" if rest > 0 else ""
-    count = f"{found.n_beyond} of {found.q.size}"
+    count, links = f"{found.n_beyond} of {found.n_links}", found.links
+    against = f"unrelated directions {significant(found.unrelated_mean)}"
+    if links is not None:
+        against = (
+            f"Matched cosine of mixed experts {significant(links.null_mean)}, 95 % below "
+            f"{significant(links.null_high)} ({links.draws:,} draws a link, seed {links.seed}); "
+            + against
+        )
     return marks.plot_figure(
         _chain_layers(chains, labels, step, picked),
         (max(width, 200), max(60, 18 * max(len(chains), 1))),
         theme.title(
             "Chains of matched experts",
-            f"A lane is one chain, longest first{more}; a link is a match that beats chance (false "
-            f"discovery rate {found.level:g}): {count}. Digits: the expert's index, which changes "
-            "from layer to layer.",
-            f"Chance: matched cosine {significant(found.null_mean)}, 95 % below "
-            f"{significant(found.null_high)} ({found.draws:,} draws a link, seed {found.seed}).",
+            f"A lane is one chain, longest first{more}; a link is a match closer than the "
+            f"directions that both layers read explain (false discovery rate {found.level:g}): "
+            f"{count}. Digits: the expert's index, which changes from layer to layer.",
+            f"{against}.",
             width=max(width, 480),
         ),
         theme.alt_description(
             f"{len(chains)} chains of experts through {len(labels)} layers",
-            f"{count} matches between adjacent layers beat chance",
+            f"{count} matches between adjacent layers beat mixed experts",
             "The longest goes through " + str(len(chains[0]) if chains else 1) + " layers",
         ),
         flexible=False,

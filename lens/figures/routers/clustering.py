@@ -10,11 +10,12 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float
 
-from lens.clustering.reference_sets import BEATEN, DRAWN
+from lens.clustering.reference_sets import DRAWN
 from lens.clustering.trees import dendrogram_nodes, dendrogram_segments, node_places
 from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.figures.routers.layers import layer_similarity_heatmap
+from lens.layers.references import BEATEN
 from lens.words import percent
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import altair as alt
 import numpy as np
 
-from lens.clustering.reference_sets import BEATEN, DRAWN
+from lens.clustering.reference_sets import DRAWN
 from lens.clustering.tree_null import LEVEL, WEAK, groups_in_words
 from lens.errors import LensError
 from lens.figures import marks, theme
+from lens.layers.references import BEATEN
 
 if TYPE_CHECKING:
     from lens.clustering.tree_null import GroupNull

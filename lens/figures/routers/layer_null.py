@@ -1,4 +1,4 @@
-"""Figures of layers against chance: pairs beyond it, and neighbours with null and intervals."""
+"""Figures of layers beside a reference: pairs that beat it, neighbours with null and intervals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from jaxtyping import Float
 
 from lens.figures import marks, theme
 from lens.figures.routers.layers import LayerSquare, adjacent_columns, adjacent_x
+from lens.layers.pair_null import LayerNull, place_among_pairs
+from lens.layers.references import BEATEN, REFERENCE_LABELS, Reference
 from lens.layers.similarity import LAYER_METRICS
 from lens.words import significant
 
 if TYPE_CHECKING:
     from lens.layers.bootstrap import Intervals
-    from lens.layers.pair_null import LayerNull
     from lens.layers.similarity import AdjacentLayers
     from lens.layers.transitions import Transitions
 
@@ -35,7 +36,7 @@ def layer_null_heatmap(
     only_beyond: bool = False,
     level: float = LEVEL,
 ) -> alt.LayerChart:
-    """Every pair of layers in spreads of its own null.
+    """Every pair of layers in spreads of its null.
 
     Args:
         null: of all pairs.
@@ -43,18 +44,21 @@ def layer_null_heatmap(
         order: rows in the order to draw them; None is layer order.
         labels: of the layers.
         picked: the cell to outline, as (la, lb).
-        only_beyond: leave grey what is not beyond chance.
-        level: false discovery rate at which a pair is beyond chance.
+        only_beyond: leave grey what doesn't beat the null.
+        level: false discovery rate at which a pair beats it.
 
     Returns:
         A chart with the selection "pick" of the fields la and lb.
     """
     n_layers, metric = len(labels), LAYER_METRICS[null.metric].label
+    place = place_among_pairs(similarity)
     square = LayerSquare(labels, order)
 
     def columns(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
         return {
             "value": similarity[a, b],
+            "judged": null.similarity[a, b],
+            "place": place[a, b],
             "z": null.z[a, b],
             "p": null.p[a, b],
             "q": null.q[a, b],
@@ -67,6 +71,8 @@ def layer_null_heatmap(
     colour = alt.Color("z:Q", title="z", scale=scale)
     tips: list[marks.Tip] = [
         ("value:Q", metric, ".4f"),
+        ("place:Q", "more alike than so many of the other pairs", ".0%"),
+        *([("judged:Q", f"{metric} of what is left", ".4f")] if null.directions else []),
         ("z:Q", "z", ".2f"),
         ("p:Q", "p", ".2g"),
         ("q:Q", "q (all pairs)", ".2g"),
@@ -78,17 +84,17 @@ def layer_null_heatmap(
         layers,
         (square.step, square.step),
         theme.title(
-            "Similarity of layers against chance",
+            f"Similarity of layers against {REFERENCE_LABELS[null.reference]}",
             f"z: {metric} less the mean of its null, over its spread; null: {null.method}, "
             f"{null.draws:,} draws, seed {null.seed}.",
-            f"{found} beyond chance (false discovery rate {level:g})."
-            + " Grey: not beyond chance." * only_beyond,
+            f"{found} are alike more than {BEATEN[null.reference]} (false discovery rate "
+            f"{level:g})." + " Grey: not distinguishable from it." * only_beyond,
             width=square.step * n_layers,
         ),
         theme.alt_description(
-            f"Heatmap of how far the similarity of {n_layers} layers lies beyond chance, pair by "
-            "pair",
-            f"{found} are beyond chance at a false discovery rate of {level:g}",
+            f"Heatmap of how far the similarity of {n_layers} layers lies beyond "
+            f"{REFERENCE_LABELS[null.reference]}, pair by pair",
+            f"{found} are beyond it at a false discovery rate of {level:g}",
         ),
     )
 
@@ -100,16 +106,18 @@ def adjacent_against_chance(
     labels: Sequence[str],
     metric: str,
     intervals: Intervals | None = None,
+    reference: Reference = "shared",
 ) -> alt.LayerChart:
     """Similarity of each layer with the next, its null band, its interval, and the transitions.
 
     Args:
         adjacent: pairs of neighbours.
-        null: similarities of neighbours in draws of unrelated layers.
+        null: similarities of neighbours in drawn series, from `drawn_series`.
         found: the transitions.
         labels: of the layers.
         metric: id of a layer metric.
         intervals: of the similarities.
+        reference: what was drawn.
 
     Returns:
         A chart with the selection "pick" of the fields la and lb.
@@ -130,8 +138,8 @@ def adjacent_against_chance(
     rule = "Transitions need three layers."
     if np.isfinite(found.threshold):
         rule = (
-            f"Transitions: |Δ| > 2σ and beyond {significant(found.threshold)}, which one series of "
-            f"unrelated layers in twenty exceeds anywhere: {count}."
+            f"Transitions: |Δ| > 2σ and beyond {significant(found.threshold)}, which one drawn "
+            f"series in twenty exceeds anywhere: {count}."
         )
     bars = " Bars: 95 % bootstrap interval over coordinates." if intervals is not None else ""
     return marks.plot_figure(
@@ -139,14 +147,14 @@ def adjacent_against_chance(
         (PLOT_WIDTH, 240),
         theme.title(
             "Similarity of adjacent layers",
-            f"{name}; grey: 95 % of {found.draws:,} draws with every layer turned at random, seed "
-            f"{found.seed}.{bars}",
+            f"{name}; grey: 95 % of {found.draws:,} draws ({REFERENCE_LABELS[reference]}), "
+            f"seed {found.seed}.{bars}",
             rule,
             width=PLOT_WIDTH,
         ),
         theme.alt_description(
             f"{name} of each of {len(data['pair'])} pairs of adjacent layers with its chance band",
-            f"{count} pairs are transitions beyond the largest change of unrelated layers",
+            f"{count} pairs are transitions beyond the largest change of drawn series",
         ),
     )
 

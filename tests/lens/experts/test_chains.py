@@ -1,4 +1,4 @@
-"""Experts followed through depth for as long as their matches beat chance."""
+"""Experts followed through depth for as long as their matches beat mixed experts."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_every_expert_of_every_layer_is_in_exactly_one_chain():
     members = [(c.first + i, e) for c in found.chains for i, e in enumerate(c.experts)]
     assert len(members) == L * E and set(members) == {(a, e) for a in range(L) for e in range(E)}
     links = sum(len(c) - 1 for c in found.chains)
-    assert links == found.n_beyond == np.count_nonzero(found.q <= 0.05)
+    assert links == found.n_beyond == np.count_nonzero(found.links.q <= 0.05)
     lengths = [len(c) for c in found.chains]
     assert lengths == sorted(lengths, reverse=True)
 
@@ -55,15 +55,17 @@ def test_scores_and_partners_are_those_of_the_best_assignment():
     found = significant_chains(gram, draws=100)
     for link in range(L - 1):
         cosines = gram.cosine_pair(link, link + 1)
-        np.testing.assert_allclose(found.score[link], cosines[np.arange(E), found.partner[link]])
-        assert sorted(found.partner[link]) == list(range(E))
+        np.testing.assert_allclose(
+            found.links.score[link], cosines[np.arange(E), found.links.partner[link]]
+        )
+        assert sorted(found.links.partner[link]) == list(range(E))
 
 
 def test_noise_has_no_chains_and_p_values_that_are_uniform():
     p, longer = [], 0
     for seed in range(60):
         found = significant_chains(gram_of(RNG.standard_normal((4, 80, E))), draws=200, seed=seed)
-        p.append(found.p.ravel())
+        p.append(found.links.p.ravel())
         longer += found.n_beyond > 0
     assert longer <= 8  # of 60; 5 % expected
     values = np.sort(np.concatenate(p))
@@ -89,13 +91,26 @@ def test_relabelling_experts_keeps_the_chains():
 
 def test_draws_seed_and_null_are_kept():
     found = significant_chains(gram_of(RNG.standard_normal((3, 60, 20))), draws=1000, seed=7)
-    assert (found.draws, found.seed, found.level) == (400, 7, 0.05)  # 20 experts a draw
-    assert 0 < found.null_mean < found.null_high
+    assert (found.links.draws, found.links.seed, found.level) == (200, 7, 0.05)  # 20 experts a draw
+    assert 0 < found.links.null_mean < found.links.null_high
+    assert found.unrelated_mean == pytest.approx(found.links.null_mean, rel=0.1)  # nothing shared
 
 
 def test_a_single_layer_has_chains_of_one_expert_each():
     found = significant_chains(gram_of(RNG.standard_normal((1, 60, E))))
     assert [len(c) for c in found.chains] == [1] * E and found.n_beyond == 0
+    assert found.links is None and found.n_links == found.n_steps == 0
+
+
+def test_a_subspace_that_all_layers_read_makes_no_chain_and_stands_above_unrelated_directions():
+    seen = 0
+    for seed in range(10):
+        rng = np.random.default_rng([seed, 5])
+        frame = np.linalg.qr(rng.standard_normal((D, 16)))[0]
+        found = significant_chains(gram_of(frame @ rng.standard_normal((L, 16, E))))
+        assert found.unrelated_mean < 0.5 * found.links.null_mean
+        seen += found.n_beyond > 0 or found.links.mean_p <= 0.01
+    assert seen <= 1  # unrelated directions are beaten in all ten
 
 
 @pytest.mark.parametrize("level", [0.0, 1.1])

@@ -41,4 +41,4 @@ def test_the_report_draws_as_often_as_the_pages_do(metric):
     numbers = RouterNumbers(routers, Settings("canonical", metric, 0, 400))
     policy = LayerDraws.of(routers, 400)
     assert numbers.draws == policy and policy.all_pairs() < 400
-    assert len(numbers.adjacent_null) == policy.adjacent_pairs(metric)
+    assert len(numbers.drawn_series) == policy.adjacent_pairs(metric)

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.layers.similarity import layer_similarity
 from lens.routers.gram import (
     RouterGram,
-    effective_dimension,
-    gram_of_columns,
     router_gram,
     standardized_gram,
 )
@@ -96,16 +93,6 @@ def test_more_columns_than_fit_in_memory_are_refused():
         router_gram(many)
     with pytest.raises(LensError, match="at most 10 are compared"):
         router_gram(ROUTERS, max_columns=10)
-
-
-def test_the_effective_dimension_counts_directions():
-    isotropic = gram_of_columns(RNG.standard_normal((4, 4000, 8)).astype(np.float32))
-    assert 31 < effective_dimension(isotropic) < 32
-    shared = np.zeros((4, 400, 8), np.float32)
-    shared[:, 7] = RNG.standard_normal((4, 8))
-    assert effective_dimension(gram_of_columns(shared, held_columns=0)) == pytest.approx(1)
-    cka = layer_similarity(isotropic, "cka")
-    assert effective_dimension(isotropic, cka) == pytest.approx(effective_dimension(isotropic))
 
 
 def test_standardised_inner_products_are_those_of_a_standard_scaler():

@@ -1,0 +1,53 @@
+"""Each layer beside the next, and where their similarity changes."""
+
+from __future__ import annotations
+
+import altair as alt
+import streamlit as st
+
+from lens import cached, figures
+from lens.layers.references import Reference
+from lens.routers.router_set import RouterSet
+from lens.tables import routers as router_tables
+from pages.shell import layout, links
+from pages.shell.null_settings import NullSettings
+from pages.shell.picks import pick_layers
+from pages.shell.reference_choice import ReferenceChoice
+
+
+def show(
+    routers: RouterSet, view: str, metric: str, against: ReferenceChoice, settings: NullSettings
+) -> None:
+    """Each layer beside the next."""
+    labels = layout.layer_labels(routers)
+    # Series of shuffled coordinates would take a product of all columns each.
+    reference: Reference = "unrelated" if against.reference == "shuffled" else against.reference
+    judged = (metric, view, reference, against.directions)
+    drawn = (settings.draws, settings.seed)
+    with st.spinner("Setting neighbours against their reference …"):
+        adjacent = cached.judged_neighbours(routers, *judged)
+        found = cached.transitions(routers, *judged, *drawn)
+    left = reference == "shared" and cached.without_shared(routers, against.directions).directions
+    names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
+    for tab, container in links.tabs("next", names):
+        with container:
+            if tab == "similarity":
+                chart: alt.TopLevelMixin = figures.adjacent_against_chance(
+                    adjacent,
+                    cached.drawn_series(routers, *judged, *drawn),
+                    found,
+                    labels,
+                    metric,
+                    None if left else cached.adjacent_intervals(routers, metric, view, *drawn),
+                    reference,
+                )
+            else:
+                chart = figures.layer_change(cached.adjacent_layers(routers, metric, view), labels)
+            layout.figure(
+                chart,
+                "adjacent_layer_similarity" if tab == "similarity" else "layer_change",
+                routers,
+                words=(metric, view),
+                table=lambda: router_tables.adjacent_csv(adjacent, labels, metric, found),
+                on_pick=pick_layers,
+            )

@@ -1,0 +1,132 @@
+"""Two layers: expert by expert, and beside what their reference gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from lens import cached, figures
+from lens.layers.pair_null import LayerNull, place_among_pairs
+from lens.layers.references import BEATEN, REFERENCE_LABELS
+from lens.layers.similarity import LAYER_METRICS, LayerPair
+from lens.routers.router_set import RouterSet
+from lens.stats.chance import chance_of, percentile
+from lens.storage import csv_text
+from lens.tables import routers as router_tables
+from lens.words import p_value_text, percent
+from pages.shell import layout, links
+from pages.shell.null_settings import NullSettings
+
+LEVEL = 0.05  # false discovery rate
+MOST_ANGLES = 32
+
+
+def show(
+    routers: RouterSet,
+    view: str,
+    metric: str,
+    null: LayerNull,
+    settings: NullSettings,
+    layer: int,
+    other: int,
+) -> None:
+    """Two layers expert by expert, and where their similarity lies among chance."""
+    name = LAYER_METRICS[metric].label
+    value = float(cached.layer_similarity(routers, metric, view)[layer, other])
+    pair = cached.layer_pair(routers, layer, other, view)
+    labels_a, labels_b = (
+        figures.expert_names(routers.label(row), routers.n_experts) for row in (layer, other)
+    )
+    with st.spinner("Drawing the coordinates anew …"):
+        interval = cached.pair_interval(
+            routers, layer, other, metric, view, settings.draws, settings.seed
+        )
+    st.markdown(
+        f"**{routers.label(layer)} with {routers.label(other)}**: {name} **{value:.3f}** "
+        f"(95 % of coordinates drawn anew {interval.low:.3f} to {interval.high:.3f}). "
+        f"{verdict(routers, null, metric, view, layer, other)}"
+    )
+    for tab, container in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
+        with container:
+            if tab == "experts":
+                matched = cached.chance_level("matched_cosine", routers, view)
+                layout.figure(
+                    figures.pair_matrix(pair, labels_a, labels_b, chance=matched),
+                    "pair_matrix",
+                    routers,
+                    scale=0.85,
+                    words=(routers.label(layer), routers.label(other), view),
+                    table=lambda: router_tables.pair_csv(pair, labels_a, labels_b),
+                )
+            else:
+                pair_in_chance(routers, view, metric, null, settings, pair)
+
+
+def verdict(
+    routers: RouterSet, null: LayerNull, metric: str, view: str, layer: int, other: int
+) -> str:
+    """Whether a pair beats its reference, and its place among all pairs, in words."""
+    z, p, q = (matrix[layer, other] for matrix in (null.z, null.p, null.q))
+    said = f"alike more than {BEATEN[null.reference]}"
+    if q > LEVEL:
+        said = f"not distinguishable from {REFERENCE_LABELS[null.reference]}"
+    left = ""
+    if null.directions:
+        left = f"what is left of them {null.similarity[layer, other]:.3f}, "
+    place = place_among_pairs(cached.layer_similarity(routers, metric, view))[layer, other]
+    among = f" More alike than {percent(place)} of the other pairs." if np.isfinite(place) else ""
+    return (
+        f"{said[0].upper()}{said[1:]}: {left}z {z:.1f}, p {p_value_text(p)}, "
+        f"q {p_value_text(q)}.{among}"
+    )
+
+
+def samples_of_pair(
+    routers: RouterSet,
+    view: str,
+    metric: str,
+    null: LayerNull,
+    settings: NullSettings,
+    pair: LayerPair,
+) -> tuple[np.ndarray, str]:
+    """What the null gives for one pair, and what was drawn, in words."""
+    drawn = (settings.draws, settings.seed)
+    if null.reference != "shared":
+        samples = cached.null_of_pair(routers, pair.a, pair.b, metric, view, *drawn)
+        return samples, "the two layers turned at random"
+    if null.sets is None:
+        samples = cached.mixed_pair(routers, pair.a, pair.b, null.directions, *drawn)
+        return samples, "the experts of the two layers mixed"
+    sets = null.sets[:, *np.triu_indices(null.sets.shape[1], 1)]
+    return np.sort(sets.ravel()), "layers mixed from all layers"
+
+
+def pair_in_chance(
+    routers: RouterSet,
+    view: str,
+    metric: str,
+    null: LayerNull,
+    settings: NullSettings,
+    pair: LayerPair,
+) -> None:
+    """A pair's similarity among those that its reference gives, and its principal angles."""
+    samples, drawn = samples_of_pair(routers, view, metric, null, settings, pair)
+    value = float(null.similarity[pair.a, pair.b])
+    chance = chance_of(samples, settings.seed, drawn)
+    layout.figure(
+        figures.value_against_null(
+            value, chance, name=LAYER_METRICS[metric].label, samples=samples
+        ),
+        "null_place",
+        routers,
+        stretch=True,
+        words=(metric, routers.label(pair.a), routers.label(pair.b)),
+        table=lambda: csv_text.table_csv({f"similarity, {drawn}": samples}),
+    )
+    rank = percentile(value, samples)
+    st.caption(f"The value lies above {rank:.1f} % of {len(samples):,} draws.")
+    st.markdown("Cosines of the principal angles, largest first")
+    shown = pair.angles[:MOST_ANGLES]
+    st.code("  ".join(f"{angle:.3f}" for angle in shown), language=None, wrap_lines=True)
+    if len(shown) < len(pair.angles):
+        st.caption(f"The {len(shown)} largest of {len(pair.angles)}.")
