@@ -301,14 +301,14 @@ def shared_null(
     Args:
         shared: from `without_shared`.
         metric: an id of `lens.layers.similarity.LAYER_METRICS`, of what is left of the layers.
-        draws: sets that are mixed; as many as give 20,000 pairs by default.
+        draws: sets that are mixed; by default as many as give 20,000 pairs, or fewer where
+            that would take more than about 4 seconds, but 20.
         seed: of the random numbers.
     """
     rest = shared.gram
     similarity = layer_similarity(rest, metric)
     upper = np.triu_indices(rest.n_layers, 1)
-    wanted = -(-ENOUGH // len(upper[0])) if draws is None else draws
-    n_draws = min(max(wanted, FEWEST_DRAWS), MOST_DRAWS) if draws is None else draws
+    n_draws = _affordable(rest) if draws is None else draws
     sets = np.stack([layer_similarity(one, metric) for one in mixed_layers(rest, n_draws, seed)])
     null = sets[:, *np.triu_indices(sets.shape[1], 1)].ravel()
     mean, sd = float(null.mean()), float(null.std())
@@ -336,6 +336,15 @@ def shared_null(
         share=shared.share,
         sets=sets,
     )
+
+
+def _affordable(rest: RouterGram) -> int:
+    """Sets that give enough pairs, or that a few seconds allow: a set takes n³ steps."""
+    n_layers, n_dims = rest.n_layers, rest.n_experts - 1
+    n_mixed = min(n_layers, max(MIXED_COLUMNS // n_dims, 3))
+    wanted = -(-ENOUGH // (n_mixed * (n_mixed - 1) // 2))
+    seconds = 3e-10 * (n_mixed * n_dims) ** 3
+    return max(min(wanted, MOST_DRAWS, int(4 / seconds)), FEWEST_DRAWS)
 
 
 def taken_in_words(shared: SharedDirections) -> str:

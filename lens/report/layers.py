@@ -61,17 +61,6 @@ def layer_parts(n: RouterNumbers) -> list[Part]:
     def against_chance() -> alt.TopLevelMixin:
         return figures.layer_null_heatmap(n.null, n.similarity, None, labels)
 
-    def neighbours() -> alt.TopLevelMixin:
-        return figures.adjacent_against_chance(
-            n.judged_neighbours,
-            n.drawn_series,
-            n.transitions,
-            labels,
-            metric,
-            n.intervals,
-            n.reference,
-        )
-
     def null_figure() -> alt.TopLevelMixin:
         chance = n.chance
         if chance is None:
@@ -93,7 +82,7 @@ def layer_parts(n: RouterNumbers) -> list[Part]:
             "layer_similarity_pairs",
             lambda: tables.layer_null_csv(n.null, n.similarity, labels),
         ),
-        Part("adjacent_layer_similarity", neighbours),
+        Part("adjacent_layer_similarity", lambda: _neighbours(n)),
         Part(
             "adjacent_layers",
             lambda: tables.adjacent_csv(n.adjacent, labels, metric, n.transitions),
@@ -103,3 +92,15 @@ def layer_parts(n: RouterNumbers) -> list[Part]:
         Part("most_similar_layers", pair_figure),
         Part("most_similar_layers_cosines", pair_table),
     ]
+
+
+def _neighbours(n: RouterNumbers) -> alt.TopLevelMixin:
+    return figures.adjacent_against_chance(
+        n.judged_neighbours,
+        n.drawn_series,
+        n.transitions,
+        n.labels,
+        n.settings.metric,
+        n.intervals,
+        n.reference,
+    )

@@ -180,9 +180,9 @@ def test_with_few_layers_a_question_says_how_many_it_needs(n_layers, askable):
 def test_breadth_is_not_asked_where_weights_cannot_tell():
     assert "every token is sent to all 2 experts" in answers(noise(6, 20, 2))[BREADTH].sentence
     assert "half of the time" in answers(noise(6, 20, 4))[BREADTH].sentence
-    weights = noise(6, 20, 4)
+    weights = noise(6, 200, 4)
     biases = np.zeros((6, 4), np.float32)
-    biases[2, 1] = 2 * np.sqrt(weights.var() * 20)  # two spreads of a logit
+    biases[2, 1] = 3 * np.sqrt(200)  # three spreads of a logit
     biased = answers(weights, biases=biases)
     assert biased[BREADTH].distinguishable and "L2·E1" in biased[BREADTH].sentence
 

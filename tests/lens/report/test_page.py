@@ -89,8 +89,9 @@ def test_the_questions_come_first_with_their_p_values_and_the_settings_above(see
 
 def test_every_section_has_findings_with_nulls_and_a_method(seen):
     for words in (
-        "pairs of layers are more alike than chance at a false discovery rate of 5 %",
-        "matches between adjacent layers beat chance",
+        "pairs of layers are alike more than the directions that all layers share at a false",
+        "are closer than the directions that both layers read explain",
+        "experts are longer than equal experts of their layer at a false discovery rate of 5 %",
         "pairs of experts are other than equal experts",
         "Method. CKA = ",
         "Method. Breadth is P(z_k among the top K)",

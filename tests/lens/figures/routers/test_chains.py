@@ -1,4 +1,4 @@
-"""Figures of chains and of experts within a layer mark what beats chance, and say the chance."""
+"""Figures of chains and of experts within a layer mark what beats their null, and say it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def found() -> SignificantChains:
     kept = rng.normal(size=(2, 400))
     for layer in range(4):
         for i in range(2):
-            weights[layer, :, (layer + 2 * i) % 5] = 3 * kept[i] + weights[layer, :, 0]
+            weights[layer, :, (layer + 2 * i) % 5] = kept[i] + 0.3 * weights[layer, :, i]
     return significant_chains(router_gram(RouterSet(weights)), draws=99, seed=3)
 
 
-def test_each_link_beats_chance_and_bears_its_cosine_and_names(found):
+def test_each_link_beats_mixed_experts_and_bears_its_cosine_and_names(found):
     chart = figures.expert_chains(found, LABELS)
     drawn = {row["name"]: row["score"] for row in rows(first(chart, "rule"))}
     expected = {}
-    for link, expert in np.argwhere(found.q <= found.level):
-        to = found.partner[link, expert]
+    for link, expert in np.argwhere(found.links.q <= found.level):
+        to = found.links.partner[link, expert]
         name = f"{LABELS[link]}·E{expert} → {LABELS[link + 1]}·E{to}"
-        expected[name] = found.score[link, expert]
+        expected[name] = found.links.score[link, expert]
     assert len(expected) >= 6
     assert drawn == pytest.approx(expected, rel=1e-5)
 

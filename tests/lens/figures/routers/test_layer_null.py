@@ -7,9 +7,10 @@ import pytest
 
 from lens import figures
 from lens.layers.bootstrap import Intervals
-from lens.layers.pair_null import LayerNull, adjacent_null, layer_null
+from lens.layers.pair_null import LayerNull, layer_null
+from lens.layers.shared_directions import shared_null, without_shared
 from lens.layers.similarity import adjacent_layers, layer_similarity
-from lens.layers.transitions import transitions
+from lens.layers.transitions import drawn_series, transitions
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
 from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
@@ -63,7 +64,24 @@ def test_only_pairs_beyond_chance_are_coloured_when_asked(gram, null):
     assert beyond == {(a, b) for a, b in np.argwhere(null.q <= 0.05).tolist()}
     assert {(0, 1), (1, 0)} <= beyond
     assert "beyond" in str(cells["encoding"]["color"]["condition"])
-    assert "Grey: not beyond chance" in title_text(heatmap(gram, null, only_beyond=True))
+    assert "Grey: not distinguishable from it" in title_text(heatmap(gram, null, only_beyond=True))
+
+
+def test_cells_say_their_place_among_all_pairs(gram, null):
+    cells = rows(first(heatmap(gram, null), "rect"))
+    place = {cell["place"] for cell in cells}
+    assert len(place) == 10 and min(place) == 0 and max(place) == 1
+    best = max(cells, key=lambda cell: cell["value"])
+    assert best["place"] == 1 and {best["la"], best["lb"]} == {0, 1}
+
+
+def test_what_is_left_of_the_layers_is_shown_where_directions_were_taken_away(gram):
+    null = shared_null(without_shared(gram, 1), draws=20)
+    chart = heatmap(gram, null)
+    cell = rows(first(chart, "rect"))[0]
+    assert cell["judged"] == pytest.approx(null.similarity[cell["la"], cell["lb"]], rel=1e-5)
+    assert "alike more than the directions that all layers share" in title_text(chart)
+    assert "the largest direction that all layers share taken away" in title_text(chart)
 
 
 def test_title_says_how_many_pairs_which_null_how_many_draws_and_the_seed(gram, null):
@@ -86,17 +104,19 @@ def test_a_click_gives_both_rows_and_the_picked_cell_is_outlined(gram, null):
 
 def test_the_largest_set_stays_within_what_a_browser_draws():
     flat = np.zeros((128, 128))
-    null = LayerNull("cka", flat, flat, flat, flat + 1, flat + 1, 99, 0, "made")
+    null = LayerNull("cka", flat, flat, flat, flat, flat + 1, flat + 1, 99, 0, "made")
     chart = figures.layer_null_heatmap(null, flat, None, [f"L{i}" for i in range(128)])
     assert marks(chart) == 128 * 127 <= 20_000
 
 
 def adjacent_figure(gram, intervals=None):
-    found = transitions(gram, "cka", draws=99, seed=5)
-    null = adjacent_null(gram, "cka", draws=99, seed=5)
+    null = drawn_series(gram, layer_null(gram, "cka", draws=99, seed=5), draws=99, seed=5)
     labels = LABELS[: gram.n_layers]
     adjacent = adjacent_layers(gram, "cka")
-    chart = figures.adjacent_against_chance(adjacent, null, found, labels, "cka", intervals)
+    found = transitions(adjacent, null, seed=5)
+    chart = figures.adjacent_against_chance(
+        adjacent, null, found, labels, "cka", intervals, "unrelated"
+    )
     return chart, adjacent, null, found
 
 
@@ -116,7 +136,7 @@ def test_neighbours_hold_value_band_change_and_p(gram):
 def test_neighbours_say_draws_seed_and_the_largest_change_by_chance(gram):
     chart, _, _, found = adjacent_figure(gram)
     text = title_text(chart)
-    assert "99 draws" in text
+    assert "99 draws (unrelated directions)" in text
     assert "seed 5" in text
     assert f"beyond {found.threshold:.3g}" in text
     assert "bootstrap" not in text
