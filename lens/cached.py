@@ -43,7 +43,7 @@ from lens.experts.measures import ExpertMeasures
 from lens.experts.nearest import NearExpert
 from lens.experts.same_expert import MatchedLinks, link_draws
 from lens.experts.selection import Breadth
-from lens.experts.unequal_experts import EqualExperts, ExpertInequality
+from lens.experts.unequal_experts import EqualExperts, ExpertInequality, Largest
 from lens.experts.within_layers import WithinLayers
 from lens.layers import bootstrap, mixing_null, shared_directions
 from lens.layers import chance_level as null
@@ -186,6 +186,11 @@ def equal_experts(routers: RouterSet, seed: int = SEED) -> EqualExperts:
 @_data
 def expert_lengths(routers: RouterSet, seed: int = SEED) -> ExpertInequality:
     return unequal_experts.expert_lengths(router_gram(routers), equal_experts(routers, seed))
+
+
+@_data
+def longest_expert(routers: RouterSet, seed: int = SEED) -> Largest:
+    return unequal_experts.longest_expert(router_gram(routers), equal_experts(routers, seed))
 
 
 @_data

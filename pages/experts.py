@@ -7,12 +7,11 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.experts.measures import ExpertMeasures
-from lens.experts.unequal_experts import DEALT, MIXTURES, ExpertInequality
+from lens.experts.unequal_experts import ExpertInequality, longest_in_words
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.traces import routing
-from lens.words import p_value_text
 from pages.expert_views import card, chains, same_layer
 from pages.live.one_trace import routing_shape
 from pages.live.session import kept_traces
@@ -119,27 +118,12 @@ def expert_map(
 
 def lengths_in_words(routers: RouterSet) -> None:
     """How many experts are longer than equal experts, which decides breadth to first order."""
+    seed = null_settings.current().seed
     with st.spinner("Drawing equal experts …"):
-        found = cached.expert_lengths(routers, null_settings.current().seed)
-    longer = found.q <= 0.05
-    count, all_of_them = int(longer.sum()), longer.size
-    layer, expert = (int(i) for i in np.unravel_index(np.argmin(found.p), found.p.shape))
-    by = DEALT if found.dealt[layer, expert] else MIXTURES
-    least = (
-        f"smallest p of one expert {p_value_text(float(found.p[layer, expert]))}, "
-        f"{routers.label(layer, expert)}, against {by}"
-    )
-    if not count:
-        st.caption(
-            f"No expert of {all_of_them:,} is longer than equal experts of its layer "
-            f"(false discovery rate 5 %; {least})."
-        )
-        return
-    named = ", ".join(routers.label(int(a), int(e)) for a, e in np.argwhere(longer)[:6])
-    st.caption(
-        f"{count:,} of {all_of_them:,} experts are longer than equal experts of their layer: "
-        f"{named}{' …' if count > 6 else ''} (false discovery rate 5 %; {least})."
-    )
+        longest = cached.longest_expert(routers, seed)
+        lengths = cached.expert_lengths(routers, seed)
+    name = routers.label(longest.layer, longest.expert)
+    st.caption(longest_in_words(longest, lengths, name))
 
 
 def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None, view: str) -> None:

@@ -25,6 +25,7 @@ from lens.routers.layer_mixtures import mixture_grams, shared_spectrum
 from lens.routers.router_set import RouterSet
 from lens.stats.exponential_tail import exponential_tail_p, pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
+from lens.words import p_value_text, significant
 
 DRAWS = 399
 MOST_DRAWS_OF_MANY = 19
@@ -35,6 +36,7 @@ LONGEST = 2
 MIXED = 1000
 MIXED_MANY = 100
 MANY_EXPERTS = 16
+LEVEL = 0.05  # false discovery rate
 
 Null = Literal["weights dealt to other experts", "experts mixed from all layers"]
 DEALT: Null = "weights dealt to other experts"
@@ -141,6 +143,24 @@ def longest_expert(gram: RouterGram, equal: EqualExperts) -> Largest:
     dealt = length_shares(equal.dealt).max(axis=(1, 2))
     mixed = length_shares(equal.mixed).max(axis=1)
     return _largest(length_shares(gram.own), dealt, mixed, equal.seed)
+
+
+def longest_in_words(longest: Largest, lengths: ExpertInequality, name: str) -> str:
+    """Whether experts are longer than their equals: one by one, and the longest of all.
+
+    Args:
+        longest: from `longest_expert`.
+        lengths: from `expert_lengths`.
+        name: of the longest expert.
+    """
+    count = int((lengths.q <= LEVEL).sum())
+    low, high = (float(edge) for edge in np.quantile(longest.drawn, [0.025, 0.975]))
+    return (
+        f"{count:,} of {lengths.q.size:,} experts are longer than equal experts of their layer at "
+        f"a false discovery rate of 5 %. The longest, {name}, has {significant(longest.value)} of "
+        f"its layer's squared length; the longest of as many equal experts ({longest.null}) "
+        f"{significant(low)} to {significant(high)} (p {p_value_text(longest.p)})."
+    )
 
 
 def broadest_expert(

@@ -58,6 +58,7 @@ NATURAL = alt.AutoSizeParams(type="pad", contains="content")
 FLEXIBLE = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 PER_INDEX = "an expert's index is not the same expert in another layer"
+UNRELATED = "unrelated directions"
 NO_CHANCE = "chance level not computed"
 
 
@@ -111,14 +112,19 @@ def title(text: str, *subtitle: str, width: float = 480) -> alt.TitleParams:
     )
 
 
-def chance_text(chance: Chance | float | None) -> str:
-    """The chance level, drawn or a plain number, in words."""
+def chance_text(chance: Chance | float | None, name: str = UNRELATED) -> str:
+    """A level to compare with, drawn or a plain number, in words.
+
+    Args:
+        chance: the level; None where there is none.
+        name: what gives it.
+    """
     if chance is None:
         return NO_CHANCE
     if isinstance(chance, int | float | np.floating):
-        return f"chance {significant(float(chance))}"
+        return f"{name} {significant(float(chance))}"
     low, high = significant(chance.low), significant(chance.high)
-    return f"chance {significant(chance.mean)} (95 % {low} to {high})"
+    return f"{name} {significant(chance.mean)} (95 % {low} to {high})"
 
 
 def chance_mean(chance: Chance | float | None) -> float | None:

@@ -8,12 +8,10 @@ import numpy as np
 
 from lens.clustering.tree_null import groups_in_words
 from lens.errors import LensError
-from lens.experts.unequal_experts import DEALT, MIXTURES
+from lens.experts.unequal_experts import longest_expert, longest_in_words
 from lens.layers.references import BEATEN, REFERENCE_LABELS
 from lens.report.numbers import RouterNumbers
 from lens.words import fixed, p_value_text, significant
-
-LEVEL = 0.05  # false discovery rate
 
 
 def findings_of(n: RouterNumbers) -> dict[str, list[str]]:
@@ -85,17 +83,10 @@ def _chains(n: RouterNumbers) -> str:
 
 
 def _lengths(n: RouterNumbers) -> str:
-    found = n.lengths
-    if found is None:
+    if n.lengths is None:
         return ""
-    layer, expert = (int(i) for i in np.unravel_index(np.argmin(found.p), found.p.shape))
-    by = DEALT if found.dealt[layer, expert] else MIXTURES
-    return (
-        f"{int((found.q <= LEVEL).sum()):,} of {found.q.size:,} experts are longer than equal "
-        f"experts of their layer at a false discovery rate of 5 % (smallest p "
-        f"{p_value_text(float(found.p[layer, expert]))}, {n.routers.label(layer, expert)}, "
-        f"against {by})."
-    )
+    longest = longest_expert(n.canonical, n.equal)
+    return longest_in_words(longest, n.lengths, n.routers.label(longest.layer, longest.expert))
 
 
 def _groups(n: RouterNumbers) -> str:

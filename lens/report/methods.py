@@ -32,9 +32,9 @@ METHODS: dict[str, str] = {
         "Breadth is P(z_k among the top K), z ~ N(0, W̃ᵀW̃): an isotropic prior. A chain follows "
         "an expert by the best one-to-one matching of cosines for as long as each match has q ≤ "
         "0.05 against experts mixed within their layers and matched anew. Lengths stand beside "
-        "equal experts, by the two nulls of question 4. Within a layer unrelated columns less their "
-        "mean have a cosine of −1/(E − 1), give or take 1/√d; a pair is other than that where it "
-        "is so beside both kinds of equal experts. Numbers of experts carry no meaning across "
+        "equal experts, by the two nulls of question 4. Within a layer unrelated columns less "
+        "their mean have a cosine of −1/(E − 1), give or take 1/√d; a pair is other than that "
+        "where it is so beside both kinds of equal experts. Numbers of experts carry no meaning across "
         "layers; what compares by index is marked classic."
     ),
     "Clustering": (

@@ -62,18 +62,6 @@ def layer_corners(
     return corners(rng, draws, gram.d_model, rank, rank)
 
 
-def unrelated_cross(
-    gram: RouterGram, a: int, b: int, turns: Float[np.ndarray, "draw rank rank"]
-) -> Float[np.ndarray, "draw expert expert"]:
-    """Inner products between two layers of the set after each was turned at random.
-
-    `turns` are corners from `layer_corners`, one a draw.
-    """
-    _, roots = spectrum(gram.own[[a, b]], gram.d_model)
-    rank = roots.shape[2]
-    return roots[0] @ turns[:, :rank, :rank] @ roots[1].T
-
-
 def unrelated_sets(gram: RouterGram, draws: int, seed: int) -> Iterator[RouterGram]:
     """The whole set with every layer turned at random, again and again.
 

@@ -23,7 +23,6 @@ NAMES: Mapping[str, str] = {
     "colours": "colours of the heatmap",
     "reference": "what layers, trees and maps are set against",
     "directions": "directions that all layers share, taken away before",
-    "null": "unrelated layers: turned, or with shuffled coordinates",
     "permutations": "draws with shuffled coordinates",
     "pair": "tab of the pair of layers; in Compare, the pair of tokens",
     "next": "tab of neighbouring layers",

@@ -133,7 +133,7 @@ def expert_correlation_matrix(
     layers += marks.cell_digits(base, step)
     where = f"within {layer_label}" if layer_label else "within layers, mean over layers"
     caveat = f"Classic view: a mean over layers by index, and {theme.PER_INDEX}."
-    level = theme.chance_text(middle)
+    level = theme.chance_text(middle, "unrelated columns")
     return marks.cell_figure(
         layers,
         (step, step),

@@ -274,11 +274,11 @@ def pair_matrix(
 def value_against_null(
     value: float, chance: Chance, *, name: str, samples: np.ndarray | None = None
 ) -> alt.LayerChart:
-    """A value of layers beside the same of unrelated ones.
+    """A value of layers beside draws of what it has to beat.
 
     Args:
         value: what was measured.
-        chance: what unrelated layers give.
+        chance: of the draws; its method says what was drawn.
         name: what the value is, with its unit.
         samples: the draws under chance; their histogram is drawn when given, else
             only their 95 % band and mean.
@@ -304,12 +304,13 @@ def value_against_null(
         (420, 90 if samples is not None else 40),
         theme.title(
             f"{name}: {value:.4f}",
-            f"orange: this value, {verdict} the band; grey: {theme.chance_text(chance)}, "
-            f"{chance.draws} draws",
+            f"orange: this value, {verdict} the band; grey: "
+            f"{theme.chance_text(chance, chance.method)}, {chance.draws} draws",
             width=420,
         ),
         theme.alt_description(
-            f"{name} is {value:.4f}, {verdict} what chance gives", theme.chance_text(chance)
+            f"{name} is {value:.4f}, {verdict} what chance gives",
+            theme.chance_text(chance, chance.method),
         ),
     )
 

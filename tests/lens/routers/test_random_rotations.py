@@ -6,9 +6,7 @@ import pytest
 from lens.routers.gram import gram_of_columns
 from lens.routers.random_rotations import (
     corners,
-    layer_corners,
     spectrum,
-    unrelated_cross,
     unrelated_sets,
 )
 from lens.routers.shuffled_coordinates import permuted_sets
@@ -64,11 +62,9 @@ def test_drawn_sets_keep_each_layer_and_relate_layers_as_rotations_in_full_do(d_
     gram = gram_of_columns(columns)
     drawn = [found.row(0)[:, 1] for found in unrelated_sets(gram, 1500, 1)]
     slow = [gram_of_columns(turned(columns)).pair(0, 1) for _ in range(1500)]
-    pairs = unrelated_cross(gram, 0, 1, layer_corners(gram, 1500, RNG))
-    for values in (drawn, pairs):
-        squares = np.square(values).mean(axis=0)
-        np.testing.assert_allclose(squares, np.square(slow).mean(axis=0), rtol=0.25)
-        assert np.abs(np.mean(values, axis=0)).max() < 5 * np.sqrt(squares.max() / 1500)
+    squares = np.square(drawn).mean(axis=0)
+    np.testing.assert_allclose(squares, np.square(slow).mean(axis=0), rtol=0.25)
+    assert np.abs(np.mean(drawn, axis=0)).max() < 5 * np.sqrt(squares.max() / 1500)
     found = next(unrelated_sets(gram, 1, 1))
     np.testing.assert_array_equal(found.own, gram.own)
     np.testing.assert_allclose(found.pair(1, 1), gram.own[1])
