@@ -34,8 +34,8 @@ METHODS: dict[str, str] = {
         "0.05 against experts mixed within their layers and matched anew. Lengths stand beside "
         "equal experts, by the two nulls of question 4. Within a layer unrelated columns less "
         "their mean have a cosine of −1/(E − 1), give or take 1/√d; a pair is other than that "
-        "where it is so beside both kinds of equal experts. Numbers of experts carry no meaning across "
-        "layers; what compares by index is marked classic."
+        "where it is so beside both kinds of equal experts. Numbers of experts carry no meaning "
+        "across layers; what compares by index is marked classic."
     ),
     "Clustering": (
         "Distances √(2 − 2·CKA); average linkage with optimal leaf order. Trees and maps are of "

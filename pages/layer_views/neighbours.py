@@ -28,6 +28,8 @@ def show(
         adjacent = cached.judged_neighbours(routers, *judged)
         found = cached.transitions(routers, *judged, *drawn)
     left = reference == "shared" and cached.without_shared(routers, against.directions).directions
+    if left:
+        st.caption("Similarities are of what is left of the layers without those directions.")
     names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
     for tab, container in links.tabs("next", names):
         with container:
