@@ -43,12 +43,16 @@ def main() -> None:
         f"{routers.source}: {routers.n_layers} layers of {routers.n_experts} experts, "
         f"width {routers.d_model}."
     )
+    left = ""
+    if shared.directions:
+        left = (
+            f"without the {shared.directions} largest of them, {shared.share:.0%} of the second "
+            f"moment, {null.similarity[pair]:.3f}; "
+        )
     print(
         f"Of {len(first)} pairs, {' and '.join(names)} are most alike: CKA {similarity[pair]:.3f}, "
-        f"{verdict} the directions that all layers share explain (of what is left without the "
-        f"{shared.directions} largest of them, which are {shared.share:.0%} of the second moment: "
-        f"{null.similarity[pair]:.3f}, mixed layers {null.mean[pair]:.3f} ± {null.sd[pair]:.3f}, "
-        f"q = {null.q[pair]:.2g})."
+        f"{verdict} the directions that all layers share explain ({left}layers mixed from all "
+        f"layers {null.mean[pair]:.3f} ± {null.sd[pair]:.3f}; q = {null.q[pair]:.2g})."
     )
     print("\nThe four questions:")
     for answer in four_questions(routers, gram):
