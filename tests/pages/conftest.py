@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
@@ -34,6 +36,15 @@ def bundled_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(data_source.ROUTERS_VARIABLE, raising=False)
     monkeypatch.delenv(data_source.CHECKPOINT_VARIABLE, raising=False)
     monkeypatch.setattr(sys, "argv", ["app.py"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_are_read_once() -> Iterator[None]:
+    """Every `AppTest` looks through all installed packages for components: a third of a second."""
+    scan = manifest_scanner.scan_component_manifests
+    manifest_scanner.scan_component_manifests = cache(scan)
+    yield
+    manifest_scanner.scan_component_manifests = scan
 
 
 @pytest.fixture
