@@ -103,11 +103,26 @@ def tree_scores(
     return _scores(distances, linkage(condensed, method=method))
 
 
-def _scores(distances: np.ndarray, merges: np.ndarray) -> np.ndarray:
-    from scipy.cluster.hierarchy import cophenet, fcluster
+def _cuts(merges: np.ndarray) -> list[np.ndarray]:
+    """Labels of the layers for each of `group_numbers`: all merges but the last ones.
 
-    cuts = group_numbers(len(distances))
-    scores = [silhouette(distances, fcluster(merges, k, criterion="maxclust")) for k in cuts]
+    `lens.clustering.trees.cut_tree` gives the same groups, where no two merges are equally
+    high, but goes through the tree for each number again.
+    """
+    n_layers = len(merges) + 1
+    wanted = set(group_numbers(n_layers).tolist())
+    labels, found = np.arange(n_layers), []
+    for step, (first, second) in enumerate(merges[:, :2].astype(int)):
+        if n_layers - step in wanted:
+            found.append(labels.copy())
+        labels[(labels == first) | (labels == second)] = n_layers + step
+    return found[::-1]
+
+
+def _scores(distances: np.ndarray, merges: np.ndarray) -> np.ndarray:
+    from scipy.cluster.hierarchy import cophenet
+
+    scores = [silhouette(distances, labels) for labels in _cuts(merges)]
     heights = cophenet(merges)
     condensed = distances[np.triu_indices(len(distances), 1)]
     varied = np.ptp(heights) > 0 and np.ptp(condensed) > 0

@@ -24,7 +24,7 @@ from lens.routers.gram import RouterGram
 from lens.routers.layer_mixtures import mixture_grams, shared_spectrum
 from lens.routers.router_set import RouterSet
 from lens.stats.exponential_tail import exponential_tail_p, pooled_tail_p
-from lens.stats.p_values import benjamini_hochberg
+from lens.stats.p_values import SMALLEST, benjamini_hochberg
 from lens.words import p_value_text, significant
 
 DRAWS = 399
@@ -243,11 +243,17 @@ def _largest(
     """The largest value beside largest ones of whole sets (dealt) and of single layers (mixed)."""
     layer, expert = (int(i) for i in np.unravel_index(np.argmax(values), values.shape))
     value = float(values[layer, expert])
-    p_dealt = float(pooled_tail_p(np.array(value), dealt))
-    of_one = float(pooled_tail_p(np.array(value), mixed))
+    p_dealt, of_one = _p_of(value, dealt), _p_of(value, mixed)
     p_mixed = float(-np.expm1(len(values) * np.log1p(-min(of_one, 1 - 1e-12))))
     if p_dealt >= p_mixed:
         return Largest(value, layer, expert, p_dealt, DEALT, dealt, p_dealt, p_mixed)
     rng = np.random.default_rng(seed)
     sets = rng.choice(mixed, (len(dealt), len(values))).max(axis=1)
     return Largest(value, layer, expert, p_mixed, MIXTURES, sets, p_dealt, p_mixed)
+
+
+def _p_of(value: float, drawn: Float[np.ndarray, " draw"]) -> float:
+    """p of a value; draws that all agree, as with half of the experts chosen, have no tail."""
+    if np.ptp(drawn) < 1e-9:
+        return 1.0 if value <= drawn.max() + 1e-6 else SMALLEST
+    return float(pooled_tail_p(np.array(value), drawn))

@@ -27,6 +27,8 @@ from lens.extract.safetensors import extract_safetensors
 from lens.routers.caveats import caveats
 from lens.routers.router_set import SCORES, RouterSet, save_routers
 
+INTERRUPTED = 130  # what a shell expects of a command that SIGINT ended
+
 
 def _check_output(output: Path) -> None:
     """Refuse a place that cannot take the file, before anything is read."""
@@ -188,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was written.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     print(f"{options.output}: {said}")
     print(f"Source: {routers.source}")
     for sentence in caveats(routers):
@@ -197,4 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:  # at once: Python would wait for files that are on their way
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

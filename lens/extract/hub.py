@@ -117,17 +117,19 @@ def _fetched(hub: HubCommit, norms: bool, progress: Progress | None) -> Fetched:
         total = sum(hub.sizes[name] for name in names.values())
         done = 0
         folder: Path | None = None
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            coming = {pool.submit(hub.fetch, name): name for name in names.values()}
-            try:
-                for finished in as_completed(coming):
-                    folder = finished.result().parent.parent
-                    done += hub.sizes[coming[finished]]
-                    if progress is not None:
-                        progress(done, total)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(AT_ONCE)
+        coming = {pool.submit(hub.fetch, name): name for name in names.values()}
+        try:
+            for finished in as_completed(coming):
+                folder = finished.result().parent.parent
+                done += hub.sizes[coming[finished]]
+                if progress is not None:
+                    progress(done, total)
+        except BaseException as error:
+            # Who interrupts does not wait for answers that a server may never send.
+            pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+            raise
+        pool.shutdown()
         assert folder is not None
         return Fetched(folder, hub.repository, hub.commit, len(names), total)
 

@@ -2,7 +2,7 @@
 
 Those two references hold for isotropic weights, and `test_fair_nulls` has the table of the
 nulls that hold for others. Small routers, [12, 256, 8] and 199 draws, so that hundreds of
-sets take seconds. With 250 uniform values the Kolmogorov–Smirnov distance exceeds 0.103 in 1
+sets take seconds. With 120 uniform values the Kolmogorov–Smirnov distance exceeds 0.149 in 1
 of 100 cases.
 """
 
@@ -17,9 +17,9 @@ from lens.routers.gram import RouterGram, gram_of_columns
 from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
 
-SEEDS = 250
+SEEDS = 120
 DRAWS = 199
-FAR = 0.103
+FAR = 0.149
 SHAPE = (12, 256, 8)
 
 
@@ -34,7 +34,7 @@ def gram_of(routers: RouterSet) -> RouterGram:
 
 @pytest.fixture(scope="module")
 def p_values() -> dict[str, np.ndarray]:
-    """A p-value of every test for each of 250 sets of noise."""
+    """A p-value of every test for each of 120 sets of noise."""
     found: dict[str, list[float]] = {}
 
     def note(name: str, p: float) -> None:
@@ -71,7 +71,7 @@ def test_p_values_of_noise_are_uniform(p_values, name):
     values = p_values[name]
     assert len(values) == SEEDS
     assert kstest(values, "uniform").statistic < FAR
-    assert 0.02 < (values <= 0.05).mean() < 0.09  # 0.05, with a spread of 0.014
+    assert 0 < (values <= 0.05).mean() < 0.11  # 0.05, with a spread of 0.02
 
 
 def test_every_test_has_been_looked_at(p_values):

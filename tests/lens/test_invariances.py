@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens.experts.chains import significant_chains
 from lens.experts.measures import expert_measures
+from lens.experts.same_expert import matched_links
 from lens.experts.selection import breadth
 from lens.layers.pair_null import layer_null
 from lens.layers.similarity import layer_similarity
@@ -95,8 +95,8 @@ def test_a_rotation_of_the_residual_stream_changes_nothing_but_single_weights(gi
             layer_similarity(after, metric), layer_similarity(before, metric), atol=2e-4
         )
     np.testing.assert_allclose(after.norms, before.norms, rtol=1e-4)
-    chains = [significant_chains(gram, draws=60) for gram in (before, after)]
-    np.testing.assert_allclose(chains[1].score, chains[0].score, atol=2e-4)
+    links = [matched_links(gram, draws=60) for gram in (before, after)]
+    np.testing.assert_allclose(links[1].score, links[0].score, atol=2e-4)
 
 
 @FEW

@@ -324,7 +324,7 @@ def test_statistics_of_single_texts_run_over_all_traces():
     folder = folder_of(6)
     tokens = label_tests.folder_token_information(folder, draws=19)
     assert tokens.n_tokens == len(folder.tokens)
-    assert "within each text" in tokens.test.method
+    assert "each stretch's (of about 16 tokens)" in tokens.test.method
     assert "turned round" in label_tests.folder_position_information(folder, draws=19).test.method
     one = label_tests.folder_repeats(folder, 0, draws=19).first.value
     own = [i for i in range(6) if folder.label_of[i] == 0]
