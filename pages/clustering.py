@@ -97,8 +97,6 @@ TREE_NAMES = {
     CLASSIC: "Classic: Ward on raw weights",
 }
 MOST_CLUSTERS = 12
-# Weights whose layers are compared while one waits: 0.2 s of 4 million.
-AT_ONCE = 4_000_000
 SUPPORT_RUN = SessionValue[tuple[Hashable, ...]](SessionKey.SUPPORT_RUN)
 
 
@@ -319,7 +317,7 @@ def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
     similarity = deferred.get(
         ("similarity", routers.key),
         lambda: cached.layer_similarity(routers, "cka", "canonical"),
-        at_once=routers.routers.size <= AT_ONCE,
+        at_once=not layout.is_large(routers),
     )
     if similarity is None:
         return "Do early and late layers cluster separately? Layers are being compared."

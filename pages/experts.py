@@ -194,7 +194,7 @@ def show() -> None:
     view = data_source.current_view()
     layout.heading(
         "Experts",
-        layout.finding(routers, "/experts"),
+        lambda: layout.finding(routers, "/experts"),
         HOW_TO_READ,
         routers,
         view=view,

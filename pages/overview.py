@@ -136,16 +136,27 @@ def glance(routers: RouterSet) -> None:
         )
 
 
+def four_cards(answers: list[Answer]) -> None:
+    """The questions in two rows, each with its answer."""
+    for row in (answers[:2], answers[2:]):
+        for column, answer in zip(st.columns(2), row, strict=False):
+            with column:
+                card(answer, answers.index(answer) + 1)
+
+
 links.through_app()
 routers = data_source.current()
-answers = layout.answers(routers)
-layout.heading("Overview", finding(answers), HOW_TO_READ, routers, chance=True)
+layout.heading(
+    "Overview", lambda: finding(layout.answers(routers)), HOW_TO_READ, routers, chance=True
+)
 describe(routers)
 st.subheader("Four questions", anchor=False)
-for row in (answers[:2], answers[2:]):
-    for column, answer in zip(st.columns(2), row, strict=False):
-        with column:
-            card(answer, answers.index(answer) + 1)
+cards = st.empty()
+if layout.is_large(routers):
+    cards.caption(layout.ANSWERING)
+else:
+    with cards.container():
+        four_cards(layout.answers(routers))
 st.subheader("At a glance", anchor=False)
 glance(routers)
 st.subheader("Watch it route", anchor=False)
@@ -156,3 +167,6 @@ with st.container(border=True):
     )
     st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
 layout.share(routers)
+if layout.is_large(routers):
+    with cards.container():
+        four_cards(layout.answers(routers))

@@ -22,6 +22,10 @@ from pages.shell import downloads, links, null_settings
 from pages.shell.picks import OnPick
 from pages.shell.session_keys import SessionKey, SessionValue, picked_marks
 
+# Weights of a set whose answers take no more than a second or two.
+AT_ONCE = 4_000_000
+ANSWERING = "Answering, beside what chance gives …"
+LATE = SessionValue[tuple[DeltaGenerator, Callable[[], str]]](SessionKey.LATE_FINDING)
 SHARE = SessionValue[DeltaGenerator](SessionKey.SHARE_POPOVER)
 
 QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
@@ -75,6 +79,11 @@ def answers(routers: RouterSet) -> list[Answer]:
         return cached.four_questions(routers, null.draws - 1, null.seed)
 
 
+def is_large(routers: RouterSet) -> bool:
+    """Whether answers take seconds, so that a page is drawn before them."""
+    return routers.routers.size > AT_ONCE
+
+
 def finding(routers: RouterSet, page: str) -> str:
     """The answers that this page shows in detail, as its first lines."""
     shown = [answer for answer in answers(routers) if QUESTION_VIEWS[answer.id][0] == page]
@@ -90,7 +99,7 @@ def ranking_note(canonical: np.ndarray, raw: np.ndarray, what: str) -> None:
 
 def heading(
     title: str,
-    finding: str,
+    finding: str | Callable[[], str],
     how_to_read: str,
     routers: RouterSet,
     *,
@@ -99,7 +108,8 @@ def heading(
 ) -> None:
     """The page's name, its finding in a sentence, and what explains and shares it.
 
-    `chance` offers the number of draws and the seed of the page's nulls.
+    `chance` offers the number of draws and the seed of the page's nulls. A finding that has to
+    be made is, of large sets, made when the rest of the page stands, by `share`.
     """
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
@@ -112,7 +122,15 @@ def heading(
                 st.markdown(how_to_read)
             share = st.popover("Share", icon=":material/link:")
     SHARE.set(share)
-    st.subheader(finding, anchor=False)
+    LATE.take()
+    first_lines = st.empty()
+    if isinstance(finding, str):
+        first_lines.subheader(finding, anchor=False)
+    elif is_large(routers):
+        first_lines.subheader(ANSWERING, anchor=False)
+        LATE.set((first_lines, finding))
+    else:
+        first_lines.subheader(finding(), anchor=False)
     if view is not None:
         raw = " (weights as stored; softmax cannot see what their columns share)"
         st.caption(f"{view.capitalize()} routers{raw if view == 'raw' else ''}")
@@ -121,7 +139,10 @@ def heading(
 
 
 def share(routers: RouterSet) -> None:
-    """Fill the Share popover; call it when the page's choices have been made."""
+    """Fill the Share popover, and a finding that waits; call it when all else is drawn."""
+    late = LATE.take()
+    if late is not None:
+        late[0].subheader(late[1](), anchor=False)
     popover = SHARE.take()
     if popover is None:
         return

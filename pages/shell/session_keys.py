@@ -31,6 +31,7 @@ class SessionKey(StrEnum):
     LINK_DATA = "link_data"  # start of the data's hash in the link that was opened
 
     # every page
+    LATE_FINDING = "late_finding"  # the place of a page's first lines, and what makes them
     SHARE_POPOVER = "share"  # where the link of this view is drawn, once the page stands
     FINISHED = "deferred_finished"  # keys of the slow results that this session has seen made
     OWNER_KEY = "owner_key"  # random key of the browser, for the list of its runs
