@@ -22,10 +22,9 @@ from lens.routers.expert_mixing import (
     SEED,
     ExpertMixings,
     expert_mixings,
-    mixed_matches,
 )
 from lens.routers.gram import RouterGram
-from lens.routers.matching import match_layers
+from lens.routers.matching import assign, match_layers
 from lens.stats.exponential_tail import pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
 
@@ -162,8 +161,11 @@ def _against(
     even_lengths: bool,
 ) -> _Against:
     p, step_p, steps, highs = np.empty(score.shape), np.empty(len(score)), [], []
+    after = mixings.unit(gram, 0, even_lengths=even_lengths)
     for link, scores in enumerate(score):
-        drawn = mixed_matches(gram, link, link + 1, mixings, even_lengths=even_lengths)
+        before, after = after, mixings.unit(gram, link + 1, even_lengths=even_lengths)
+        cosines = before.transpose(0, 2, 1) @ gram.pair(link, link + 1) @ after
+        drawn = np.stack([assign(one)[1] for one in cosines])
         steps.append(drawn.mean(axis=1))
         p[link] = pooled_tail_p(scores, drawn.ravel())
         step_p[link] = pooled_tail_p(scores.mean(), steps[-1])

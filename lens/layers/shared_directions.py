@@ -45,7 +45,7 @@ LARGEST_SHARE = 0.1
 LEFT_OUT = 3
 # Similarities of drawn pairs that the null consists of, and columns mixed at once.
 ENOUGH = 20_000
-FEWEST_DRAWS = 20
+FEWEST_DRAWS = 10
 MOST_DRAWS = 999
 MIXED_COLUMNS = 1024
 # Passes over the columns that the largest directions are found in, and directions more
@@ -302,7 +302,7 @@ def shared_null(
         shared: from `without_shared`.
         metric: an id of `lens.layers.similarity.LAYER_METRICS`, of what is left of the layers.
         draws: sets that are mixed; by default as many as give 20,000 pairs, or fewer where
-            that would take more than about 4 seconds, but 20.
+            that would take more than about 4 seconds, but 10.
         seed: of the random numbers.
     """
     rest = shared.gram
