@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from lens.traces import routing
 from lens.traces.trace import load_trace
+from tests.browser import slow_disk
 from tests.browser.steps import download, settled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +23,18 @@ LAYER = re.compile(r"Layer \d+ of 12 · .* left · [\d.]+ MB read")
 
 
 @pytest.fixture(scope="module")
-def server(serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = {"GROK_LENS_CHECKPOINT": str(SMALL), "GROK_LENS_MODE": "streamed"}
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that stops the disk for as long as it is there."""
+    return tmp_path_factory.mktemp("disk") / "held"
+
+
+@pytest.fixture(scope="module")
+def server(serve, held: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = {
+        "GROK_LENS_CHECKPOINT": str(SMALL),
+        "GROK_LENS_MODE": "streamed",
+        slow_disk.HOLD: str(held),
+    }
     script = str(Path(__file__).with_name("slow_disk.py"))
     with serve(tmp_path_factory.mktemp("streamed"), settings, [script]) as address:
         yield address
@@ -85,13 +96,18 @@ def test_a_run_goes_on_while_its_owner_looks_at_another_page(visit):
     expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
 
 
-def test_who_comes_second_sees_the_place_in_the_queue_and_then_the_result(visit):
+def test_who_comes_second_sees_the_place_in_the_queue_and_then_the_result(visit, held):
     pages = [visit("/live_routing"), visit("/live_routing")]
     for page in pages:
         ask(page)
     start(pages[0])
     expect(pages[0].get_by_text(LAYER)).to_be_visible()
-    start(pages[1])
-    expect(pages[1].get_by_text(re.compile("In the queue at place 1: 1 run ahead"))).to_be_visible()
+    held.touch()  # the first run doesn't end before the second has come
+    try:
+        start(pages[1])
+        queued = re.compile("In the queue at place 1: 1 run ahead")
+        expect(pages[1].get_by_text(queued)).to_be_visible()
+    finally:
+        held.unlink()
     for page in pages:
         expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
