@@ -29,5 +29,9 @@ def slow(*arguments: Any) -> int:
 if __name__ == "__main__":
     from streamlit.web.cli import main
 
+    sys.path.insert(0, os.getcwd())
+    from grok.serving import shared_model
+
     os.preadv = slow
+    shared_model.STREAMED.timeout = 3600.0  # a busy machine makes a slow disk slower still
     sys.exit(main())

@@ -102,7 +102,10 @@ def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model
     assert "instead" not in app.subheader[0].value
 
 
-def test_another_expert_is_looked_at_without_pressing_run_again(open_page, small_model):
+def test_another_expert_is_looked_at_without_pressing_run_again(
+    open_page, small_model, monkeypatch
+):
+    monkeypatch.setattr(one_expert, "QUICK", np.inf)  # what counts as quick on a busy machine
     app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2")
     app.selectbox(key="expert").set_value(5)
     app.run(timeout=300)
