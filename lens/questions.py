@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.clustering.trees import depth_terciles
+from lens.experts import chains
 from lens.experts.same_expert import MatchedLinks, matched_links, unrelated_matches
 from lens.experts.unequal_experts import EqualExperts, broadest_expert, equal_experts
 from lens.layers.similarity import layer_similarity
@@ -28,8 +29,6 @@ SEED = 0
 LEVEL = 0.01
 MIN_ADJACENT = 4
 MIN_DEPTH = 6
-# False discovery rate at which a single match is told.
-LINK_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ def ask_same_expert(gram: RouterGram, links: MatchedLinks | None, seed: int = SE
         return _too_few(SAME_EXPERT, gram.n_layers, 2)
     effect, null = float(links.score.mean()), links.drawn
     unrelated = unrelated_matches(gram, seed=seed).mean(axis=1)
-    alone = int(np.count_nonzero(links.q <= LINK_LEVEL))
+    alone = int(np.count_nonzero(links.q <= chains.LEVEL))
     beats = "the directions that all layers share"
 
     def words(real: bool, p: str) -> str:

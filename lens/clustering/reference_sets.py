@@ -27,6 +27,7 @@ from lens.layers.draws import rotation_draws
 from lens.layers.pair_null import layer_null, turned_similarities
 from lens.layers.references import Reference
 from lens.layers.shared_directions import (
+    FEWEST_LAYERS,
     MIXED_COLUMNS,
     SharedDirections,
     columns_without_shared,
@@ -49,7 +50,6 @@ MOMENT_DRAWS = 400
 # Sets that tell how much layers and pairs vary: mixed ones of a few layers, shuffled whole ones.
 MIXED_SETS = 10
 SHUFFLED_SETS = 3
-FEWEST_LAYERS = 3  # that share something
 FEWEST_MIXED = 5  # layers of a set that tells layers from pairs
 
 # What was drawn, for sentences, and how.

@@ -24,7 +24,7 @@ from lens.routers.expert_mixing import (
     expert_mixings,
 )
 from lens.routers.gram import RouterGram
-from lens.routers.matching import assign, match_layers
+from lens.routers.matching import assign_each, match_layers
 from lens.stats.exponential_tail import pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
 
@@ -164,8 +164,7 @@ def _against(
     after = mixings.unit(gram, 0, even_lengths=even_lengths)
     for link, scores in enumerate(score):
         before, after = after, mixings.unit(gram, link + 1, even_lengths=even_lengths)
-        cosines = before.transpose(0, 2, 1) @ gram.pair(link, link + 1) @ after
-        drawn = np.stack([assign(one)[1] for one in cosines])
+        drawn = assign_each(before.transpose(0, 2, 1) @ gram.pair(link, link + 1) @ after)
         steps.append(drawn.mean(axis=1))
         p[link] = pooled_tail_p(scores, drawn.ravel())
         step_p[link] = pooled_tail_p(scores.mean(), steps[-1])

@@ -39,6 +39,7 @@ from lens.stats.p_values import benjamini_hochberg
 
 SEED = 0
 CHOICES = (0, 1, 3, 10)
+FEWEST_LAYERS = 3  # that share something
 # Without a number asked for, directions are taken away until none carries more than this.
 LARGEST_SHARE = 0.1
 # Directions that are left out of the size of a layer, at most.
@@ -112,10 +113,11 @@ def most_directions(gram: RouterGram) -> int:
 def check_directions(gram: RouterGram, directions: int) -> int:
     """A number of shared directions as given, or an error that says how many can be told."""
     most = most_directions(gram)
-    if gram.n_layers < 3 or not 0 <= directions <= most:
+    if gram.n_layers < FEWEST_LAYERS or not 0 <= directions <= most:
         raise LensError(
             f"directions: {directions} were to be taken away from {gram.n_layers} layers of "
-            f"{gram.n_experts} experts; expected 0 to {most}, and 3 layers or more. Choose fewer."
+            f"{gram.n_experts} experts; expected 0 to {most}, and {FEWEST_LAYERS} layers or "
+            "more. Choose fewer."
         )
     return int(directions)
 

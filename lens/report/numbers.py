@@ -250,7 +250,7 @@ class RouterNumbers:
     def within(self) -> WithinLayers:
         seed, equal = self.settings.null_seed, None
         if self.settings.view == "canonical":
-            equal = equal_experts(self.routers, self.gram, seed=seed)
+            equal = self.equal
         return within_layers(self.gram, equal, draws=self.settings.draws, seed=seed)
 
     @property

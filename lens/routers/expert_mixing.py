@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 
 from lens.routers.best_assignments import best_totals
 from lens.routers.gram import RouterGram
-from lens.routers.matching import SUBSET_EXPERTS, assign, mean_matched
+from lens.routers.matching import SUBSET_EXPERTS, assign_each, mean_matched
 
 DRAWS = 999
 SEED = 0
@@ -142,7 +142,7 @@ def mixed_matches(
 ) -> Float[np.ndarray, "draw expert"]:
     """Cosines of matched experts of two layers, mixed and matched anew in every draw."""
     drawn = mixed_cosines(gram, a, b, mixings, even_lengths=even_lengths)
-    return np.stack([assign(cosines)[1] for cosines in drawn])
+    return assign_each(drawn)
 
 
 def mixed_similarities(

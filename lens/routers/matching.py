@@ -25,6 +25,13 @@ def assign(
     return partner, cosines[rows, partner]
 
 
+def assign_each(
+    cosines: Float[np.ndarray, "draw expert expert"],
+) -> Float[np.ndarray, "draw expert"]:
+    """Each row's value under the best assignment, of one matrix after another; see `assign`."""
+    return np.stack([assign(one)[1] for one in cosines])
+
+
 # Up to so many experts the best assignment of many matrices is found for all at once.
 SUBSET_EXPERTS = 10
 CHUNK = 2048

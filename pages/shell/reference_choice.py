@@ -9,14 +9,13 @@ import streamlit as st
 
 from lens import cached
 from lens.layers.references import REFERENCE_LABELS, Reference
-from lens.layers.shared_directions import CHOICES, SharedDirections, most_directions
+from lens.layers.shared_directions import CHOICES, FEWEST_LAYERS, SharedDirections, most_directions
 from lens.routers.router_set import RouterSet
 from lens.words import percent
 from pages.shell import links
 
 DEFAULT: Reference = "shared"
 RULE = "rule"
-FEWEST_LAYERS = 3
 KEPT: dict[Reference, str] = {
     "unrelated": "Each layer is turned at random: it keeps its own router, and nothing that it "
     "has in common with others.",
