@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -94,7 +94,8 @@ def timings(routers: RouterSet, repeats: int = REPEATS) -> list[Timing]:
         ("the Gram product, raw", lambda: router_gram(routers, "raw")),
         ("all expert cosines", cosines),
         *(
-            (f"layer similarity: {name}", partial(layer_similarity, gram, name))
+            # A new object each time: a gram keeps what it has summed up.
+            (f"layer similarity: {name}", lambda name=name: layer_similarity(replace(gram), name))
             for name in LAYER_METRICS
         ),
         *(

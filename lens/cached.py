@@ -10,8 +10,11 @@ so that sets which differ in one weight would share an entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 import streamlit as st
@@ -65,9 +68,42 @@ from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance
 
 _KEYS: dict[Any, Any] = {RouterSet: lambda routers: routers.key}
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result", covariant=True)
+
+
+class Door(Protocol[Arguments, Result]):
+    """An analysis with a cache in front of it."""
+
+    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result: ...
+
+    def clear(self) -> None:
+        """Forget every result."""
+
+
+def _cache(
+    keep: Callable[..., Any],
+) -> Callable[[Callable[Arguments, Result]], Door[Arguments, Result]]:
+    """A cache that takes an argument left out, and the same one written down, for one call."""
+
+    def door_of(function: Callable[Arguments, Result]) -> Door[Arguments, Result]:
+        kept, signature = keep(function), inspect.signature(function)
+
+        @functools.wraps(function)
+        def door(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return cast(Result, kept(*bound.args, **bound.kwargs))
+
+        door.clear = kept.clear  # type: ignore[attr-defined]
+        return cast(Door[Arguments, Result], door)
+
+    return door_of
+
+
 # One for each page, view and option that a few people look at in turn.
-_data = st.cache_data(hash_funcs=_KEYS, max_entries=64, show_spinner=False)
-_few = st.cache_resource(hash_funcs=_KEYS, max_entries=4, show_spinner=False)
+_data = _cache(st.cache_data(hash_funcs=_KEYS, max_entries=64, show_spinner=False))
+_few = _cache(st.cache_resource(hash_funcs=_KEYS, max_entries=4, show_spinner=False))
 
 
 @_few
@@ -110,8 +146,15 @@ def expert_correlation(routers: RouterSet, view: str = "canonical") -> np.ndarra
 
 
 @_data
+def measures_within(routers: RouterSet, view: str = "canonical") -> ExpertMeasures:
+    """The measures that need one layer at a time: there at once, where all products take long."""
+    return experts.expert_measures(routers, router_gram(routers, view), view, elsewhere=False)
+
+
+@_data
 def expert_measures(routers: RouterSet, view: str = "canonical") -> ExpertMeasures:
-    return experts.expert_measures(routers, router_gram(routers, view), view)
+    elsewhere = experts.max_similarity(router_gram(routers, view))
+    return replace(measures_within(routers, view), max_similarity=elsewhere)
 
 
 @_data
@@ -154,7 +197,13 @@ def four_questions(
     gram_ = router_gram(routers, "canonical")
     links = matched_links(routers, "canonical", draws, seed) if routers.n_layers > 1 else None
     return questions.four_questions(
-        routers, gram_, draws=draws, seed=seed, links=links, equal=equal_experts(routers, seed)
+        routers,
+        gram_,
+        draws=draws,
+        seed=seed,
+        similarity=layer_similarity(routers, "cka"),
+        links=links,
+        equal=equal_experts(routers, seed) if questions.asks_breadth(routers) else None,
     )
 
 
@@ -359,7 +408,7 @@ def within_layers(
 
 # --- trees and maps against chance: small blocks of draws, so that a page can show them early ---
 
-_blocks = st.cache_data(hash_funcs=_KEYS, max_entries=512, show_spinner=False)
+_blocks = _cache(st.cache_data(hash_funcs=_KEYS, max_entries=512, show_spinner=False))
 
 
 def clustered_layers(routers: RouterSet, settings: ClusterSettings) -> ClusteredLayers:

@@ -138,6 +138,7 @@ def four_questions(
     *,
     draws: int = DRAWS,
     seed: int = SEED,
+    similarity: Float[np.ndarray, "layer layer"] | None = None,
     links: MatchedLinks | None = None,
     equal: EqualExperts | None = None,
 ) -> list[Answer]:
@@ -149,10 +150,12 @@ def four_questions(
         draws: of each null. With fewer than 399 no p-value of questions 1 and 2 is small
             enough for a finding among four.
         seed: of the draws.
+        similarity: CKA of the layers, where it is known already.
         links: matches of adjacent layers beside mixed experts, where they were drawn already.
         equal: equal experts, where they were drawn already.
     """
-    similarity = layer_similarity(gram, "cka")
+    if similarity is None:
+        similarity = layer_similarity(gram, "cka")
     if links is None and gram.n_layers > 1:
         links = matched_links(gram, draws=draws, seed=seed)
     asked = [
@@ -275,6 +278,12 @@ def ask_same_expert(gram: RouterGram, links: MatchedLinks | None, seed: int = SE
     return Asked(SAME_EXPERT, effect, null, links.mean_p, words, beats, counted=False)
 
 
+def asks_breadth(routers: RouterSet) -> bool:
+    """Whether weights can make an expert broad: not where all, or half, of them are selected."""
+    half = 2 * routers.top_k == routers.n_experts and routers.logit_biases is None
+    return routers.top_k < routers.n_experts and not half
+
+
 def ask_breadth(
     routers: RouterSet, gram: RouterGram, equal: EqualExperts | None = None, seed: int = SEED
 ) -> Asked:
@@ -284,17 +293,16 @@ def ask_breadth(
     two p-values counts.
     """
     n_experts, top_k = gram.n_experts, routers.top_k
-    if top_k == n_experts:
+    if not asks_breadth(routers):
         sentence = (
             f"Nothing to compare: every token is sent to all {n_experts} experts, so all are "
             "equally broad."
         )
-        return _unasked(BREADTH, sentence)
-    if 2 * top_k == n_experts and routers.logit_biases is None:
-        sentence = (
-            f"Can't be told from the weights: with top {top_k} of {n_experts} every expert is "
-            "selected half of the time under an isotropic prior, whatever its weights."
-        )
+        if top_k < n_experts:
+            sentence = (
+                f"Can't be told from the weights: with top {top_k} of {n_experts} every expert is "
+                "selected half of the time under an isotropic prior, whatever its weights."
+            )
         return _unasked(BREADTH, sentence)
     drawn = equal_experts(routers, gram, seed=seed) if equal is None else equal
     found = broadest_expert(gram, top_k, drawn, routers.logit_biases)

@@ -201,7 +201,7 @@ def show() -> None:
         chance=True,
     )
     with st.spinner("Measuring the experts …"):
-        measures = cached.expert_measures(routers, view)
+        measures = cached.measures_within(routers, view)
     load = measured_load(routers)
     usable = [
         name
@@ -216,16 +216,23 @@ def show() -> None:
         "breadth",
         shown=MEASURES.__getitem__,
     )
+    if measure == "max_similarity":
+        measures = cached.expert_measures(routers, view)
     left, right = st.columns([3, 2], gap="medium")
-    with right, st.container(border=True):
+    with right:
+        box = st.container(border=True)
+    with box:
         first, second = st.columns(2)
         with first:
             layer = layout.layer_choice(layout.layer_labels(routers))
         with second:
             expert = layout.expert_choice(routers.n_experts)
-        card.show(routers, measures, load, view, layer, expert)
     with left:
         expert_map(routers, measures, load, measure, view, (layer, expert))
+    with box:
+        card.show(routers, measures, load, view, layer, expert)
+    with left:
+        measures = cached.expert_measures(routers, view)
         if measure != "load":
             other = cached.expert_measures(routers, "raw" if view == "canonical" else "canonical")
             layout.ranking_note(

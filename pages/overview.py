@@ -122,7 +122,7 @@ def glance(routers: RouterSet) -> None:
                 table=lambda: router_tables.layer_similarity_csv(similarity, labels, "cka"),
             )
     with st.spinner("Measuring the experts …"):
-        measures = cached.expert_measures(routers, "canonical")
+        measures = cached.measures_within(routers)
     with right:
         layout.figure(
             figures.expert_map(

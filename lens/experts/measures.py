@@ -47,7 +47,7 @@ class ExpertMeasures:
 
 
 def expert_measures(
-    routers: RouterSet, gram: RouterGram, view: str = "canonical"
+    routers: RouterSet, gram: RouterGram, view: str = "canonical", *, elsewhere: bool = True
 ) -> ExpertMeasures:
     """The measures of all experts.
 
@@ -60,13 +60,16 @@ def expert_measures(
         routers: the set.
         gram: its Gram matrix in the same view.
         view: "canonical" or "raw".
+        elsewhere: whether to look for the most similar experts of other layers, which goes
+            through all inner products; else `max_similarity` is not a number.
     """
     d_model, n_experts, n_layers = gram.d_model, gram.n_experts, gram.n_layers
     squares = np.einsum("lee->le", gram.own)
-    absolute = np.abs(routers.columns(view)).sum(axis=1).astype(np.float64)
+    columns = routers.columns(view)
+    absolute = np.abs(columns).sum(axis=1).astype(np.float64)
     selected = breadth(gram, routers.top_k, biases=routers.logit_biases)
     # Σ_ab ⟨w_a, w_b⟩ over layers is the square of the sum of the columns.
-    of_sum = (routers.columns(view).sum(axis=0, dtype=np.float64) ** 2).sum(axis=0)
+    of_sum = (columns.sum(axis=0, dtype=np.float64) ** 2).sum(axis=0)
     across = squares.sum(axis=0) / n_layers - of_sum / n_layers**2
     baselines = {
         "l1_l2": float(np.sqrt(2 * d_model / np.pi)),
@@ -79,7 +82,7 @@ def expert_measures(
         variance=np.maximum(squares / d_model - (gram.sums / d_model) ** 2, 0),
         l1_l2=absolute / gram.norms,
         breadth=selected.probability,
-        max_similarity=_max_similarity(gram),
+        max_similarity=max_similarity(gram) if elsewhere else np.full(squares.shape, np.nan),
         cross_layer_variance=np.maximum(across / d_model, 0)
         if n_layers > 1
         else np.zeros(n_experts),
@@ -88,7 +91,8 @@ def expert_measures(
     )
 
 
-def _max_similarity(gram: RouterGram) -> Float[np.ndarray, "layer expert"]:
+def max_similarity(gram: RouterGram) -> Float[np.ndarray, "layer expert"]:
+    """Largest cosine of every expert with one of another layer; not a number of one layer."""
     if gram.n_layers == 1:
         return np.full((1, gram.n_experts), np.nan)
     largest = np.full((gram.n_layers, gram.n_experts), -1.0)

@@ -29,10 +29,10 @@ from lens.stats.exponential_tail import pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
 
 # Matched cosines drawn for each link and way of mixing, over all experts of a layer.
-ENOUGH = 4000
+ENOUGH = 2400
 FEWEST = 19
 # Draws of unrelated directions, whose mean and range are shown beside.
-UNRELATED = 199
+UNRELATED = 99
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,8 @@ def matched_links(gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED) -> 
 
     Args:
         gram: inner products, canonical, of at least two layers.
-        draws: of each link and way of mixing, but no more than give 4,000 matched cosines:
-            500 with 8 experts.
+        draws: of each link and way of mixing, but no more than give 2,400 matched cosines:
+            300 with 8 experts.
         seed: of the draws.
 
     Raises:
@@ -125,7 +125,7 @@ def matched_links(gram: RouterGram, *, draws: int = DRAWS, seed: int = SEED) -> 
 
 
 def link_draws(n_experts: int, asked: int = DRAWS) -> int:
-    """Draws of each link and way of mixing: as asked for, but 4,000 matched cosines at most."""
+    """Draws of each link and way of mixing: as asked for, but 2,400 matched cosines at most."""
     return max(FEWEST, min(asked, -(-ENOUGH // n_experts)))
 
 

@@ -27,14 +27,14 @@ from lens.stats.exponential_tail import exponential_tail_p, pooled_tail_p
 from lens.stats.p_values import SMALLEST, benjamini_hochberg
 from lens.words import p_value_text, significant
 
-DRAWS = 399
+DRAWS = 199
 MOST_DRAWS_OF_MANY = 19
 SEED = 0
 # Layers of a draw whose breadth is computed: those with the longest column in their layer.
 LONGEST = 2
 # Layers mixed from all layers, of few experts and of many.
-MIXED = 1000
-MIXED_MANY = 100
+MIXED = 500
+MIXED_MANY = 50
 MANY_EXPERTS = 16
 LEVEL = 0.05  # false discovery rate
 
@@ -115,7 +115,7 @@ def equal_experts(
         routers: the set.
         gram: its inner products, canonical.
         draws: sets whose weights are dealt; fewer of many experts, whose draws say more.
-        mixed: layers mixed from all layers; 1000 by default, 100 of more than 16 experts.
+        mixed: layers mixed from all layers; 500 by default, 50 of more than 16 experts.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)

@@ -16,8 +16,8 @@ from lens.routers.router_set import RouterSet
 DRAWS = 1000
 SEED = 0
 LEAST = 19
-# Corners of all draws that are kept at once, in numbers: 64 MiB.
-KEPT_CORNERS = 2**23
+# Corners of all draws that are kept at once, in numbers: 32 MiB.
+KEPT_CORNERS = 2**22
 # Products of weights of all pairs of columns that are kept at once, in numbers.
 KEPT_PRODUCTS = 2**25
 
@@ -70,7 +70,7 @@ class LayerDraws:
 def rotation_draws(metric: str, n_pairs: int, n_experts: int, asked: int = DRAWS) -> int:
     """Draws of a rotation null, fewer than asked for where many experts make each one long.
 
-    Corners of E × E numbers are kept for all draws at once: 64 MiB of them, 512 draws
+    Corners of E × E numbers are kept for all draws at once: 32 MiB of them, 256 draws
     for 128 experts. Matching more than 10 experts takes one assignment a pair and
     draw besides; all together stay near 10 seconds. A draw of many experts is a sum of
     many terms, so that fewer tell as much.

@@ -202,6 +202,11 @@ def layer_similarity(gram: RouterGram, metric: str = "cka") -> Float[np.ndarray,
         LensError: there is no such metric.
     """
     prepare, compare = _METRICS[check_metric(metric)]
+    if metric == "cka":
+        size = np.sqrt(np.diagonal(gram.overlaps))
+        similarity = np.clip(gram.overlaps / (size[:, None] * size), 0, 1)
+        np.fill_diagonal(similarity, 1)
+        return similarity
     if metric == "principal_angles" and gram.held is None:
         return _shared_subspaces(gram)
     if metric in ("cosine", "correlation", "euclidean") and gram.held is None:

@@ -87,7 +87,7 @@ def matched_pairs(
     Args:
         gram: inner products of both sets.
         pairs: rows of the layers that are compared.
-        draws: of each pair; no more than give 4,000 matched cosines.
+        draws: of each pair; no more than give 2,400 matched cosines.
         seed: of the draws.
     """
     n_experts = gram.n_experts

@@ -41,7 +41,7 @@ from lens.layers.similarity import (
     layer_similarity,
 )
 from lens.layers.transitions import Transitions, drawn_series, transitions
-from lens.questions import Answer, four_questions
+from lens.questions import Answer, asks_breadth, four_questions
 from lens.report.parts import Settings
 from lens.routers.gram import RouterGram, router_gram
 from lens.routers.router_set import RouterSet
@@ -173,7 +173,7 @@ class RouterNumbers:
             draws=self.settings.draws - 1,
             seed=self.settings.null_seed,
             links=self.links if self.routers.n_layers > 1 else None,
-            equal=self.equal,
+            equal=self.equal if asks_breadth(self.routers) else None,
         )
 
     @cached_property

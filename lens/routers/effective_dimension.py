@@ -17,13 +17,9 @@ def layer_overlaps(gram: RouterGram) -> Float[np.ndarray, "layer layer"]:
 
     On average 1 / ν where both layers read ν directions equally, whatever their lengths.
     """
-    n = gram.n_layers
     size = np.einsum("lee->l", gram.own)
-    overlaps = np.full((n, n), np.nan)
-    for a in range(n - 1):
-        after = gram.row(a, a + 1)
-        squares = np.einsum("ebf,ebf->b", after, after)
-        overlaps[a, a + 1 :] = overlaps[a + 1 :, a] = squares / (size[a] * size[a + 1 :])
+    overlaps = gram.overlaps / (size[:, None] * size)
+    np.fill_diagonal(overlaps, np.nan)
     return overlaps
 
 

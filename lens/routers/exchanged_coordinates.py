@@ -24,6 +24,8 @@ from jaxtyping import Float
 
 # Coordinates of a layer that are dealt one by one.
 LARGE = 16
+# Normal numbers that are drawn at once.
+HELD = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +84,21 @@ def exchanged_grams(
     moments: ExchangeMoments, draws: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "draw layer expert expert"]:
     """Inner products of every layer's columns after its weights were dealt anew."""
-    n_layers, n_large, n_experts = moments.large.shape
-    lengths, angles = _parts(rng.standard_normal((draws, n_layers, n_experts, n_experts)))
-    even = np.eye(n_experts) - 1 / n_experts
-    grams = lengths * moments.length_sd[:, None, None] + angles * moments.angle_sd[:, None, None]
-    grams += moments.level[:, None, None] * even
-    for coordinate in range(n_large):
-        dealt = _dealt(moments.large[:, coordinate], draws, rng)  # [draw, L, E]
-        grams += dealt[..., :, None] * dealt[..., None, :]
+    n_layers, _, n_experts = moments.large.shape
+    dealt = _dealt(moments.large, draws, rng)
+    grams = dealt.swapaxes(-1, -2) @ dealt
+    level = moments.level[:, None, None] * (np.eye(n_experts) - 1 / n_experts)
+    step = max(1, HELD // n_experts**2)  # layers whose parts stay in a processor's cache
+    for draw in range(draws):
+        for start in range(0, n_layers, step):
+            some = slice(start, start + step)
+            few = grams[draw, some]
+            lengths, angles = _parts(rng.standard_normal(few.shape))
+            lengths *= moments.length_sd[some, None, None]
+            angles *= moments.angle_sd[some, None, None]
+            few += lengths
+            few += angles
+            few += level[some]
     return grams
 
 
@@ -118,8 +127,8 @@ def _parts(
 
 
 def _dealt(
-    values: Float[np.ndarray, "layer expert"], draws: int, rng: np.random.Generator
-) -> Float[np.ndarray, "draw layer expert"]:
-    """The values of each layer in a random order, another one in every draw."""
-    order = rng.random((draws, *values.shape), dtype=np.float32).argsort(axis=2)
-    return np.take_along_axis(np.broadcast_to(values, order.shape), order, axis=2)
+    values: Float[np.ndarray, "layer coordinate expert"], draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw layer coordinate expert"]:
+    """The values of each coordinate in a random order, another one in every draw."""
+    order = rng.random((draws, *values.shape), dtype=np.float32).argsort(axis=-1)
+    return np.take_along_axis(np.broadcast_to(values, order.shape), order, axis=-1)

@@ -63,6 +63,16 @@ class RouterGram:
         """L2 norm of every column."""
         return np.sqrt(np.einsum("lee->le", self.own))
 
+    @cached_property
+    def overlaps(self) -> Float[np.ndarray, "layer layer"]:
+        """Sum over experts i and j of ⟨a_i, b_j⟩² for every two layers a and b, itself included."""
+        found = np.empty((self.n_layers, self.n_layers))
+        for layer in range(self.n_layers):
+            after = self.row(layer, layer)
+            found[layer, layer:] = np.einsum("ebf,ebf->b", after, after)
+            found[layer:, layer] = found[layer, layer:]
+        return found
+
     def row(self, layer: int, start: int = 0) -> Float[np.ndarray, "expert other expert"]:
         """Inner products of a layer's columns with those of the layers from row `start` on."""
         if self.held is not None:
@@ -176,8 +186,10 @@ def gram_of_columns(
 
 def _check_canonical(routers: RouterSet, gram: RouterGram) -> None:
     """Refuse columns that are nothing but what all experts of their layer share."""
-    peak = np.abs(routers.routers).max(axis=(1, 2))
-    raw = np.linalg.norm(routers.routers / peak[:, None, None], axis=1) * peak[:, None]  # [L, E]
+    raw = np.empty(gram.norms.shape)
+    for layer, weights in enumerate(routers.routers):
+        peak = max(weights.max(), -weights.min())
+        raw[layer] = np.linalg.norm(weights / peak, axis=0) * float(peak)
     if routers.norm_scales is not None:
         raw = raw * np.abs(routers.norm_scales).max(axis=1)[:, None]
     gone = gram.norms <= VANISHED * raw

@@ -29,7 +29,10 @@ def assign_each(
     cosines: Float[np.ndarray, "draw expert expert"],
 ) -> Float[np.ndarray, "draw expert"]:
     """Each row's value under the best assignment, of one matrix after another; see `assign`."""
-    return np.stack([assign(one)[1] for one in cosines])
+    partner = np.empty(cosines.shape[:-1], np.int64)
+    for i, costs in enumerate(-cosines):
+        partner[i] = linear_sum_assignment(costs)[1]
+    return np.take_along_axis(cosines, partner[..., None], axis=-1)[..., 0]
 
 
 # Up to so many experts the best assignment of many matrices is found for all at once.
@@ -51,10 +54,7 @@ def mean_matched(cosines: Float[np.ndarray, "*batch expert expert"]) -> Float[np
         )
         means /= n_experts
     else:
-        means = np.empty(len(flat))
-        for i, matrix in enumerate(flat):
-            rows, partner = linear_sum_assignment(matrix, maximize=True)
-            means[i] = matrix[rows, partner].mean()
+        means = assign_each(flat).mean(axis=1, dtype=np.float64)
     return means.reshape(cosines.shape[:-2])
 
 

@@ -15,6 +15,13 @@ from pages.shell.picks import pick_layers
 from pages.shell.reference_choice import ReferenceChoice
 
 
+def with_intervals(routers: RouterSet) -> bool:
+    """Whether intervals are drawn: a choice, without them at first where they take seconds."""
+    choices = ("with", "without")
+    first = choices[layout.is_large(routers)]
+    return links.segments("intervals", "Intervals", choices, first, shown=str.capitalize) == "with"
+
+
 def show(
     routers: RouterSet, view: str, metric: str, against: ReferenceChoice, settings: NullSettings
 ) -> None:
@@ -34,13 +41,16 @@ def show(
     for tab, container in links.tabs("next", names):
         with container:
             if tab == "similarity":
+                intervals = None
+                if not left and with_intervals(routers):
+                    intervals = cached.adjacent_intervals(routers, metric, view, *drawn)
                 chart: alt.TopLevelMixin = figures.adjacent_against_chance(
                     adjacent,
                     cached.drawn_series(routers, *judged, *drawn),
                     found,
                     labels,
                     metric,
-                    None if left else cached.adjacent_intervals(routers, metric, view, *drawn),
+                    intervals,
                     reference,
                 )
             else:

@@ -26,6 +26,7 @@ NAMES: Mapping[str, str] = {
     "permutations": "draws with shuffled coordinates",
     "pair": "tab of the pair of layers; in Compare, the pair of tokens",
     "next": "tab of neighbouring layers",
+    "intervals": "whether neighbours are drawn with their intervals",
     "linkage": "tree",
     "clusters": "number of groups",
     "sets": "unrelated sets that are clustered",

@@ -91,7 +91,7 @@ def test_relabelling_experts_keeps_the_chains():
 
 def test_draws_seed_and_null_are_kept():
     found = significant_chains(gram_of(RNG.standard_normal((3, 60, 20))), draws=1000, seed=7)
-    assert (found.links.draws, found.links.seed, found.level) == (200, 7, 0.05)  # 20 experts a draw
+    assert (found.links.draws, found.links.seed, found.level) == (120, 7, 0.05)  # 20 experts a draw
     assert 0 < found.links.null_mean < found.links.null_high
     assert found.unrelated_mean == pytest.approx(found.links.null_mean, rel=0.1)  # nothing shared
 

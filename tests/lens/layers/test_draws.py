@@ -11,7 +11,7 @@ from lens.routers.router_set import RouterSet
 
 def test_draws_are_cut_where_many_experts_would_take_gigabytes_or_minutes():
     assert rotation_draws("cka", 63, 64) == 1000
-    assert rotation_draws("cka", 127, 256) == 128
+    assert rotation_draws("cka", 127, 256) == 64
     assert rotation_draws("matched_cosine", 63, 8) == 1000
     assert 100 < rotation_draws("matched_cosine", 47, 128) < 512
     assert 19 <= rotation_draws("matched_cosine", 127, 256) < 60

@@ -45,6 +45,7 @@ def test_an_equal_set_is_served_from_the_cache():
     weights = RNG.standard_normal((5, 40, 4)).astype(np.float32)
     first = cached.router_gram(RouterSet(weights, source="one"))
     assert cached.router_gram(RouterSet(weights.copy(), source="other")) is first
+    assert cached.router_gram(RouterSet(weights, source="one"), "canonical") is first
     assert cached.router_gram(RouterSet(weights, top_k=1)) is not first
 
 
