@@ -20,13 +20,14 @@ from lens.clustering.tree_null import (
 )
 from lens.clustering.trees import LINKAGES, LayerTree, cut_tree, silhouette
 from lens.layers.similarity import LAYER_METRICS
-from lens.questions import LEVEL, ask_depth
+from lens.questions import ask_depth
 from lens.routers.router_set import RouterSet
 from lens.tables import clustering as clustering_tables
 from lens.tables import routers as router_tables
 from lens.words import p_value_text, percent, plain
 from pages.shell import data_source, downloads, layout, links, null_settings
 from pages.shell.deferred import Deferred
+from pages.shell.finding_block import Headline
 from pages.shell.picks import Mark, pick_layers
 from pages.shell.reference_choice import reference_choice
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -303,7 +304,7 @@ def groups(shown: ShownTree, clusters: np.ndarray, null: GroupNull | None) -> No
     )
 
 
-def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
+def depth_answer(deferred: Deferred, routers: RouterSet) -> Headline:
     """The answer on depth; until all four questions are answered, of this one alone.
 
     The four are judged together, and with many experts the others take a while. Of large sets
@@ -311,7 +312,7 @@ def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
     """
     settings = null_settings.current()
     key = ("questions", routers.key, settings.draws, settings.seed)
-    whole = deferred.get(key, lambda: layout.finding(routers, "/clustering"))
+    whole = deferred.get(key, lambda: layout.findings(routers, "/clustering"))
     if whole is not None:
         return whole
     similarity = deferred.get(
@@ -321,9 +322,7 @@ def depth_answer(deferred: Deferred, routers: RouterSet) -> str:
     )
     if similarity is None:
         return "Do early and late layers cluster separately? Layers are being compared."
-    asked = ask_depth(similarity, settings.draws - 1, settings.seed)
-    p_text = f"p {p_value_text(asked.p_value, len(asked.null))}"
-    return asked.words(asked.p_value < LEVEL, f"{p_text} (for this question alone)")
+    return [ask_depth(similarity, settings.draws - 1, settings.seed).alone(settings.seed)]
 
 
 def show() -> None:

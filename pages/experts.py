@@ -194,7 +194,7 @@ def show() -> None:
     view = data_source.current_view()
     layout.heading(
         "Experts",
-        lambda: layout.finding(routers, "/experts"),
+        lambda: layout.findings(routers, "/experts"),
         HOW_TO_READ,
         routers,
         view=view,

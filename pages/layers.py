@@ -222,7 +222,7 @@ def show() -> None:
     view = data_source.current_view()
     layout.heading(
         "Layers",
-        lambda: layout.finding(routers, "/layers"),
+        lambda: layout.findings(routers, "/layers"),
         HOW_TO_READ.format(metrics=metrics_text()),
         routers,
         view=view,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import streamlit as st
 
 from lens import cached, figures
+from lens.finding import Finding, strongest
 from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from lens.words import significant
-from pages.shell import data_source, layout, links
+from pages.shell import data_source, finding_block, layout, links
 
 PAGES = {
     "/layers": ("pages/layers.py", "Layers", ":material/grid_on:"),
@@ -68,23 +67,16 @@ def describe(routers: RouterSet) -> None:
     )
 
 
-def finding(answers: list[Answer]) -> str:
-    """Number of questions with an answer beyond chance, and the clearest of them, in words."""
-    found = [answer for answer in answers if answer.distinguishable]
-    if not found:
-        first = answers[0]
-        return (
-            f"None of the {len(answers)} questions has an answer beyond chance; for one, "
-            f"{first.effect_name} is {significant(first.effect)} where {first.beats} "
-            f"give {significant(first.null_low)} to {significant(first.null_high)}."
-        )
-    clearest = min(found, key=lambda answer: answer.p_value)
-    return (
-        f"{len(found)} of {len(answers)} questions answered beyond chance. Clearest: "
-        f"{clearest.effect_name} is {significant(clearest.effect)}, where {clearest.beats} give "
-        f"{significant(clearest.null_low)} to {significant(clearest.null_high)} "
-        f"(p {clearest.p_adjusted_text}, adjusted for four questions)."
-    )
+def headline(answers: list[Answer]) -> list[Finding]:
+    """The clearest of the answers, or that there is none."""
+    findings = [answer.finding for answer in answers]
+    if any(one.found for one in findings):
+        return [strongest(findings)]
+    asked = [one.sentence for one in findings if one.verdict != "not asked"]
+    if not asked:
+        return [Finding("These routers are too few for any of the four questions.", "not asked")]
+    nothing = "Nothing in these routers stands out from chance."
+    return [Finding(nothing, "not told from chance", " ".join(asked))]
 
 
 def card(answer: Answer, number: int) -> None:
@@ -94,14 +86,13 @@ def card(answer: Answer, number: int) -> None:
             horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
         ):
             st.markdown(f"**{number}. {answer.question}**", width="content")
-            if answer.distinguishable:
-                st.badge("beyond chance", icon=":material/check:", color="green")
-            elif not np.isnan(answer.p_value):
-                st.badge("not beyond chance", color="gray")
-        st.markdown(answer.sentence)
+            finding_block.chip(answer.finding)
+        st.markdown(answer.plain)
         page, params = layout.QUESTION_VIEWS[answer.id]
         path, name, icon = PAGES[page]
-        st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
+        with st.container(horizontal=True, horizontal_alignment="distribute"):
+            st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
+            finding_block.numbers([answer.finding])
 
 
 def glance(routers: RouterSet) -> None:
@@ -147,7 +138,7 @@ def four_cards(answers: list[Answer]) -> None:
 links.through_app()
 routers = data_source.current()
 layout.heading(
-    "Overview", lambda: finding(layout.answers(routers)), HOW_TO_READ, routers, chance=True
+    "Overview", lambda: headline(layout.answers(routers)), HOW_TO_READ, routers, chance=True
 )
 describe(routers)
 st.subheader("Four questions", anchor=False)

@@ -37,7 +37,7 @@ lens/cached.py
 lens/compare
 lens/report
 lens/tables lens/figures
-lens/questions.py
+lens/questions
 lens/many_prompts lens/prompt_pairs lens/model_pairs
 lens/traces
 lens/vocabulary lens/clustering
@@ -46,6 +46,7 @@ lens/layers
 lens/extract
 lens/routers
 lens/stats lens/storage
+lens/finding.py
 lens/words.py lens/version.py
 lens/errors.py
 

@@ -22,6 +22,7 @@ def question_parts(n: RouterNumbers) -> list[Part]:
         return csv_text.table_csv(
             {
                 "question": [answer.question for answer in n.answers],
+                "in short": [answer.plain for answer in n.answers],
                 "answer": [answer.sentence for answer in n.answers],
                 "effect": [answer.effect_name for answer in n.answers],
                 "value": [answer.effect for answer in n.answers],

@@ -144,7 +144,8 @@ def page(
 def _question(answer: Any) -> str:
     found = "<span class=found>beyond chance</span>" if answer.distinguishable else ""
     return (
-        f"<div class=question><strong>{_text(answer.question)}</strong> {found}"
+        f"<div class=question>{_text(answer.question)} {found}"
+        f"<p><strong>{_text(answer.plain)}</strong></p>"
         f"<p>{_text(answer.sentence)}</p></div>"
     )
 

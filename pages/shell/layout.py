@@ -13,19 +13,21 @@ from streamlit.delta_generator import DeltaGenerator
 
 from lens import cached
 from lens.figures import alt_text
+from lens.finding import Finding
 from lens.layers.ranking import ranking_change
 from lens.questions import Answer
 from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
 from lens.version import version
-from pages.shell import downloads, links, null_settings
+from pages.shell import downloads, finding_block, links, null_settings
+from pages.shell.finding_block import Headline
 from pages.shell.picks import OnPick
 from pages.shell.session_keys import SessionKey, SessionValue, picked_marks
 
 # Weights of a set whose answers take no more than a second or two.
 AT_ONCE = 4_000_000
 ANSWERING = "Answering, beside what chance gives …"
-LATE = SessionValue[tuple[DeltaGenerator, Callable[[], str]]](SessionKey.LATE_FINDING)
+LATE = SessionValue[tuple[DeltaGenerator, Callable[[], Headline]]](SessionKey.LATE_FINDING)
 SHARE = SessionValue[DeltaGenerator](SessionKey.SHARE_POPOVER)
 
 QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
@@ -84,10 +86,10 @@ def is_large(routers: RouterSet) -> bool:
     return routers.routers.size > AT_ONCE
 
 
-def finding(routers: RouterSet, page: str) -> str:
+def findings(routers: RouterSet, page: str) -> list[Finding]:
     """The answers that this page shows in detail, as its first lines."""
     shown = [answer for answer in answers(routers) if QUESTION_VIEWS[answer.id][0] == page]
-    return " ".join(answer.sentence for answer in shown)
+    return [answer.finding for answer in shown]
 
 
 def ranking_note(canonical: np.ndarray, raw: np.ndarray, what: str) -> None:
@@ -99,16 +101,16 @@ def ranking_note(canonical: np.ndarray, raw: np.ndarray, what: str) -> None:
 
 def heading(
     title: str,
-    finding: str | Callable[[], str],
+    headline: Headline | Callable[[], Headline],
     how_to_read: str,
     routers: RouterSet,
     *,
     view: str | None = None,
     chance: bool = False,
 ) -> None:
-    """The page's name, its finding in a sentence, and what explains and shares it.
+    """The page's name, what it has found in a sentence, and what explains and shares it.
 
-    `chance` offers the number of draws and the seed of the page's nulls. A finding that has to
+    `chance` offers the number of draws and the seed of the page's nulls. A headline that has to
     be made is, of large sets, made when the rest of the page stands, by `share`.
     """
     with st.container(
@@ -124,13 +126,13 @@ def heading(
     SHARE.set(share)
     LATE.take()
     first_lines = st.empty()
-    if isinstance(finding, str):
-        first_lines.subheader(finding, anchor=False)
-    elif is_large(routers):
+    if callable(headline) and is_large(routers):
         first_lines.subheader(ANSWERING, anchor=False)
-        LATE.set((first_lines, finding))
+        LATE.set((first_lines, headline))
     else:
-        first_lines.subheader(finding(), anchor=False)
+        known = headline() if callable(headline) else headline
+        with first_lines.container():
+            finding_block.show(known)
     if view is not None:
         raw = " (weights as stored; softmax cannot see what their columns share)"
         st.caption(f"{view.capitalize()} routers{raw if view == 'raw' else ''}")
@@ -142,7 +144,9 @@ def share(routers: RouterSet) -> None:
     """Fill the Share popover, and a finding that waits; call it when all else is drawn."""
     late = LATE.take()
     if late is not None:
-        late[0].subheader(late[1](), anchor=False)
+        known = late[1]()
+        with late[0].container():
+            finding_block.show(known)
     popover = SHARE.take()
     if popover is None:
         return

@@ -9,6 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 from lens.routers.router_set import RouterSet
 from pages.live.session import shared_models
 from pages.shell import layout
+from pages.shell.finding_block import Headline
 
 HOW_TO_READ = """
 Each layer's router scores every expert for every token; the K best are used. `p = softmax(z)` over
@@ -65,8 +66,8 @@ class ModeContext:
     routers: RouterSet
     choice: shared_models.ModelChoice | None
 
-    def heading(self, finding: str, how_to_read: str = HOW_TO_READ) -> None:
+    def heading(self, headline: Headline, how_to_read: str = HOW_TO_READ) -> None:
         """The page's name and what the mode has found; call it once, when that is known."""
         with self.head:
-            layout.heading("Live routing", finding, how_to_read, self.routers)
+            layout.heading("Live routing", headline, how_to_read, self.routers)
         layout.share(self.routers)

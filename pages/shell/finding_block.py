@@ -1,0 +1,52 @@
+"""What a page has found: a plain sentence, whether it beat chance, and the numbers a click away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from lens.finding import Finding, strongest
+
+Headline = str | Sequence[Finding]
+"""A page's first lines: an invitation, or what was found, of which the strongest leads."""
+
+NUMBERS = "Numbers"
+
+
+def show(headline: Headline) -> None:
+    """The first lines of a page, in the container that is open."""
+    if isinstance(headline, str):
+        st.subheader(headline, anchor=False)
+        return
+    if not headline:
+        return
+    first = strongest(list(headline))
+    st.subheader(first.sentence, anchor=False)
+    others = [one for one in headline if one is not first]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        chip(first)
+        for other in others:
+            st.markdown(other.sentence, width="content")
+            chip(other)
+        numbers([first, *others])
+
+
+def chip(finding: Finding) -> None:
+    """Whether a finding beat chance; nothing where there was nothing to ask."""
+    if finding.verdict == "found":
+        st.badge("beyond chance", icon=":material/check:", color="green")
+    elif finding.verdict == "not told from chance":
+        st.badge("not beyond chance", color="gray")
+
+
+def numbers(findings: Sequence[Finding]) -> None:
+    """What the sentences rest on, in full, behind a button."""
+    told = [one for one in findings if one.detail and one.detail != one.sentence]
+    if not told:
+        return
+    with st.popover(NUMBERS, icon=":material/functions:"):
+        for finding in told:
+            if len(told) > 1:
+                st.markdown(f"**{finding.sentence}**")
+            st.markdown(finding.detail)
