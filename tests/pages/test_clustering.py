@@ -15,6 +15,7 @@ from lens.clustering.trees import cut_tree, layer_tree
 from lens.routers.router_set import RouterSet
 from pages.shell import deferred
 from pages.shell.deferred import Deferred
+from pages.shell.finding_block import NUMBERS
 from pages.trees import chance as tree_chance
 
 
@@ -173,5 +174,7 @@ def test_until_all_questions_are_answered_the_page_states_the_one_of_depth_alone
     monkeypatch.setattr(Deferred, "run", lambda self, place: None)
     app = open_page("clustering")
     assert fine(app)
-    assert "(for this question alone)" in app.subheader[0].value
-    assert "in 95 % of 999 draws" in app.subheader[0].value
+    told = app.get("popover")
+    numbers = next(one.markdown[0].value for one in told if one.proto.popover.label == NUMBERS)
+    assert "(for this question alone)" in numbers
+    assert "in 95 % of 999 draws" in numbers
