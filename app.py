@@ -15,22 +15,26 @@ from pages.shell import data_source, links
 
 PAGES = [
     st.Page("pages/overview.py", title="Overview", icon=":material/home:", default=True),
-    st.Page("pages/layers.py", title="Layers", icon=":material/grid_on:", url_path="layers"),
-    st.Page("pages/experts.py", title="Experts", icon=":material/hub:", url_path="experts"),
-    st.Page(
-        "pages/clustering.py",
-        title="Clustering",
-        icon=":material/account_tree:",
-        url_path="clustering",
-    ),
     st.Page(
         "pages/live_routing.py",
         title="Live routing",
         icon=":material/alt_route:",
         url_path="live_routing",
     ),
+    st.Page("pages/experts.py", title="Experts", icon=":material/hub:", url_path="experts"),
+    st.Page("pages/layers.py", title="Layers", icon=":material/grid_on:", url_path="layers"),
+    st.Page(
+        "pages/clustering.py",
+        title="Clustering",
+        icon=":material/account_tree:",
+        url_path="clustering",
+    ),
 ]
+# Pages that show routers in the view that the sidebar offers.
+OF_ROUTERS = ("experts", "layers", "clustering")
 
+NAME = "Grok MoE Lens"
+LINE = "See where a Mixture-of-Experts model sends each word"
 ICON = Path(__file__).resolve().parent / "pages" / "shell" / "icon.svg"
 SIDEBAR_WIDTH = 270
 STYLE = """<style>
@@ -41,22 +45,34 @@ STYLE = """<style>
   max-width: 100%; min-width: 0;
 }
 [data-testid="stVegaLiteChart"] { overflow-x: auto; overflow-y: hidden; max-width: 100%; }
-[class*="st-key-"][class*="_downloads"] { margin-top: -1.1rem; }
+[class*="st-key-"][class*="_downloads"] { margin-top: -0.9rem; }
+.st-key-layer_dendrogram svg { max-width: 100%; height: auto; }
+[data-testid="stCaptionContainer"] { color: inherit; opacity: 0.78; }
+[data-testid="stSidebarContent"] { position: relative; }
+[data-testid="stSidebarHeader"] { margin-bottom: 3.2rem; }
+[data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
+.st-key-brand { position: absolute; top: 0; left: 0; right: 3.4rem; pointer-events: none; }
+.st-key-brand b { position: absolute; top: 1.02rem; left: 4rem; font-size: 1.1rem; }
+.st-key-brand span { position: absolute; top: 3.6rem; left: 1.5rem; width: 14rem;
+  font-size: 0.86rem; line-height: 1.3; opacity: 0.85; }
 h1 { padding-top: 0 !important; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
 @media (max-width: 640px) { .stMainBlockContainer { padding: 4.2rem 1rem 3rem; } }
 </style>"""
 
+page = st.navigation(PAGES)
 st.set_page_config(
-    page_title="Grok MoE Lens",
+    page_title=NAME if page.title == "Overview" else f"{page.title} · {NAME}",
     page_icon=str(ICON),
     layout="wide",
     initial_sidebar_state=SIDEBAR_WIDTH,
 )
 st.html(STYLE)
-page = st.navigation(PAGES)
+st.logo(str(ICON), size="large")
+with st.sidebar.container(key="brand"):
+    st.html(f"<b>{NAME}</b><span>{LINE}</span>")
 links.begin()
-data_source.sidebar()
+data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
 try:
     page.run()
 finally:

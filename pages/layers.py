@@ -206,6 +206,7 @@ def heatmap(
         "layer_similarity_heatmap",
         routers,
         scale=0.85,
+        stretch=True,
         words=(metric, view) + ((colours,) if colours in ("z", "beyond") else ()),
         table=lambda: router_tables.layer_null_csv(null(), similarity, labels),
         on_pick=pick_layers,

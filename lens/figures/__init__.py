@@ -32,7 +32,14 @@ from lens.figures.routers.model_pairs import (
     layers_changed,
     profiles_over_depth,
 )
-from lens.figures.theme import OKABE_ITO, alt_text, chart_title, expert_names, fitted_domain
+from lens.figures.theme import (
+    OKABE_ITO,
+    alt_text,
+    chart_title,
+    expert_names,
+    fitted_domain,
+    look,
+)
 from lens.figures.token_grid import token_window, visible
 from lens.figures.traces.information import chance_lines, predicted_load
 from lens.figures.traces.labels import label_lift, label_load
@@ -80,6 +87,7 @@ __all__ = [
     "layers_across",
     "layers_changed",
     "load_by_layer",
+    "look",
     "logit_lens_by_layer",
     "margin_histogram",
     "margin_quantiles",

@@ -18,6 +18,8 @@ from xml.sax.saxutils import escape
 import altair as alt
 import vl_convert
 
+from lens.figures import theme
+
 # The Vega-Lite version that Altair writes, in vl-convert's notation ("6.4").
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 BACKGROUND = "#FFFFFF"
@@ -85,7 +87,8 @@ def _renumbered(svg: str) -> str:
 
 
 def _exported(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    return {**chart.to_dict(), "background": BACKGROUND}
+    spec = chart.to_dict()
+    return {**spec, "background": BACKGROUND, "config": {**spec.get("config", {}), **theme.look()}}
 
 
 def _json(note: Mapping[str, Any]) -> str:

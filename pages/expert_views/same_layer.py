@@ -58,6 +58,7 @@ def show(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> N
             ),
             "expert_correlation_matrix",
             routers,
+            stretch=True,
             words=(scope, routers.label(layer), view),
             table=lambda: csv_text.table_csv(
                 {

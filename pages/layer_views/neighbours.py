@@ -59,6 +59,7 @@ def show(
                 chart,
                 "adjacent_layer_similarity" if tab == "similarity" else "layer_change",
                 routers,
+                stretch=True,
                 words=(metric, view),
                 table=lambda: router_tables.adjacent_csv(adjacent, labels, metric, found),
                 on_pick=pick_layers,

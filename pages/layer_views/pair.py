@@ -55,6 +55,7 @@ def show(
                     "pair_matrix",
                     routers,
                     scale=0.85,
+                    stretch=True,
                     words=(routers.label(layer), routers.label(other), view),
                     table=lambda: router_tables.pair_csv(pair, labels_a, labels_b),
                 )

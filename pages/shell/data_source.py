@@ -143,10 +143,13 @@ def _take_upload() -> None:
         UPLOAD_ERROR.set(str(error))
 
 
-def sidebar() -> None:
-    """Controls and description of the data source."""
+def sidebar(with_view: bool = True) -> None:
+    """Controls and description of the data source.
+
+    Args:
+        with_view: whether the page shows routers, in the view that is chosen here.
+    """
     with st.sidebar:
-        st.markdown("**Data**")
         sources = available()
         if len(sources) > 1:
             links.choice(
@@ -157,10 +160,9 @@ def sidebar() -> None:
                 shown=NAMES.__getitem__,
                 collapsed=True,
             )
-        else:
-            st.caption(NAMES[sources[0]])
         _describe()
-        view()
+        if with_view:
+            view()
         with st.expander("Open a file", icon=":material/upload_file:"):
             st.file_uploader(
                 "A router set or a saved trace (.npz)",
@@ -191,10 +193,15 @@ def _describe() -> None:
     except (LensError, GrokError):
         st.caption("Not readable.")
         return
-    st.caption(
-        f"{routers.n_layers} layers × {routers.n_experts} experts, width {routers.d_model:,}, "
-        f"top {routers.top_k}  \nSHA-256 `{routers.sha256[:12]}`"
-    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{NAMES[source if source in sources else sources[0]]}**", width="stretch")
+        with st.popover("", icon=":material/info:", type="tertiary", help="Where this comes from"):
+            st.caption(f"Source: {routers.source} · {routers.score} gates")
+            st.caption(f"SHA-256 `{routers.sha256[:12]}`")
+    size = f"{routers.n_layers} layers × {routers.n_experts} experts"
+    if routers.n_layers == 1:
+        size = f"1 layer of {routers.n_experts} experts"
+    st.caption(f"{size}, {routers.top_k} for each token; {routers.d_model:,} wide")
     if routers.norm_scales is None:
         st.badge("norm scales unknown", icon=":material/help:", color="orange")
     asked = links.DATA.get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -11,7 +12,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from lens import cached
+from lens import cached, figures
 from lens.figures import alt_text
 from lens.finding import Finding
 from lens.layers.ranking import ranking_change
@@ -133,9 +134,11 @@ def heading(
         known = headline() if callable(headline) else headline
         with first_lines.container():
             finding_block.show(known)
-    if view is not None:
-        raw = " (weights as stored; softmax cannot see what their columns share)"
-        st.caption(f"{view.capitalize()} routers{raw if view == 'raw' else ''}")
+    if view == "raw":
+        st.caption(
+            "Raw routers: the figures below are of the weights as stored, which hold what softmax "
+            "cannot see. The sentence above is of canonical routers."
+        )
     for sentence in caveats(routers):
         st.caption(f":material/info: {sentence}")
 
@@ -208,7 +211,9 @@ def figure(
     stretch: bool = False,
     scale: float = 1.0,
 ) -> None:
-    """A chart with its alternative text, its selection and its downloads.
+    """A chart with its title above it, its alternative text, its selection and its downloads.
+
+    The title is text of the page, which breaks into lines as there is room and is read aloud.
 
     Args:
         chart: made by `lens.figures`.
@@ -217,7 +222,7 @@ def figure(
         words: that go into the files' names.
         table: its numbers as CSV, made when asked for.
         on_pick: told the fields of the mark that was clicked, before the page is drawn again.
-        stretch: whether it takes the width there is.
+        stretch: whether it takes the width there is; cells then get as wide as that allows.
         scale: makes the cells of a heatmap smaller on the page.
     """
     arguments: dict[str, Any] = {
@@ -235,21 +240,45 @@ def figure(
         arguments.update(on_select=picked, selection_mode="pick")
     spec = specification(chart)
     spec.pop("description", None)  # `alt` takes its place
+    title = spec.pop("title", None)
+    dark = st.context.theme.type == "dark"
+    spec["padding"] = {"left": 0, "right": 4, "top": 5, "bottom": 4}
+    spec["config"] = {**spec.get("config", {}), **figures.look(dark)}
     # Streamlit would fit titles, axes and legends into the height of the plot.
     spec["autosize"] = {"type": "fit-x" if stretch else "pad", "contains": "padding"}
     for side in ("width", "height"):
         step = spec.get(side)
         if isinstance(step, dict) and "step" in step:
             spec[side] = {"step": max(3, round(step["step"] * scale))}
-    st.vega_lite_chart(spec=spec, **arguments)
+            if stretch and side == "width":
+                del spec[side]
     provenance = origin if isinstance(origin, Provenance) else of_routers(origin)
-    downloads.row(
-        key,
-        downloads.file_stem(key, provenance.sha256, *words),
-        chart=chart,
-        table=table,
-        note=provenance.note,
-    )
+    with st.container(gap="xsmall"):
+        _figure_title(title)
+        # Streamlit's own look moves the first and last label of an axis and skips others.
+        st.vega_lite_chart(spec=spec, theme=None, **arguments)
+        downloads.row(
+            key,
+            downloads.file_stem(key, provenance.sha256, *words),
+            chart=chart,
+            table=table,
+            note=provenance.note,
+        )
+
+
+def _figure_title(title: dict[str, Any] | None) -> None:
+    """A figure's title and its second lines, as text of the page."""
+    if not title:
+        return
+    st.markdown(f"**{_as_text(title['text'])}**")
+    second = " ".join(title.get("subtitle") or [])
+    if second:
+        st.caption(_as_text(second))
+
+
+def _as_text(words: str) -> str:
+    """Words in which Markdown finds nothing to do."""
+    return re.sub(r"([\\`*_\[\]$<~#|])", r"\\\1", words)
 
 
 def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:

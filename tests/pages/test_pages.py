@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from lens import figures
 from lens.finding import strongest
 from lens.layers.similarity import LAYER_METRICS
 from lens.questions import four_questions
@@ -203,3 +205,40 @@ def test_a_link_made_with_other_data_says_so(open_page):
     app.query_params["data"] = "0123456789ab"
     app.run()
     assert any("0123456789ab" in warning.value for warning in app.sidebar.warning)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours such as "#18212B", by WCAG 2."""
+
+    def light(colour: str) -> float:
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark, ground", [(False, "#FFFFFF"), (True, "#0F1520")])
+def test_text_of_figures_reads_on_the_pages_background(dark, ground):
+    look = figures.look(dark)
+    text = [look["title"][name] for name in ("color", "subtitleColor")]
+    text += [
+        look[part][name] for part in ("axis", "legend") for name in ("labelColor", "titleColor")
+    ]
+    assert min(contrast(colour, ground) for colour in [*text, look["text"]["color"]]) >= 4.5
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_view_is_offered_where_it_acts(open_page, name):
+    offered = {control.key for control in open_page(name).sidebar.segmented_control}
+    assert ("view" in offered) == (name in ("layers", "experts", "clustering"))
+
+
+def test_a_figures_title_is_text_of_the_page_and_its_labels_are_its_own(open_page):
+    app = open_page("layers")
+    assert any(element.value == "**Similarity of layers**" for element in app.markdown)
+    for element in app.get("vega_lite_chart"):
+        spec = json.loads(element.proto.spec)
+        assert not element.proto.theme and "title" not in spec
+        assert spec["config"]["title"] == figures.look()["title"]

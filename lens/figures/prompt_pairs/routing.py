@@ -178,7 +178,7 @@ def _strip_layers(
         coloured.encode(color=colour, tooltip=tips).add_params(marks.pick("pair")),
         hollow.encode(tooltip=tips),
         marks.inked_text(words.transform_filter(same), "piece:N", 12),
-        words.transform_filter(alone).mark_text(fontSize=12, color=theme.MID_GREY, tooltip=None),
+        words.transform_filter(alone).mark_text(fontSize=12, tooltip=None),
     ]
     return layers + ([] if outlined is None else marks.outlined(boxes, outlined, 24))
 

@@ -144,9 +144,7 @@ def _tree(
         layers.append(marks.cut_rule({"y0": [cut_height(tree, cut)]}, y=y))
     if support is not None:
         text = marks.chart(_percentages(tree, support, step, height), x=x, y=y)
-        numbers = text.mark_text(
-            fontSize=9, dx=3, dy=-6, align="left", color=theme.MID_GREY, tooltip=None
-        )
+        numbers = text.mark_text(fontSize=9, dx=3, dy=-6, align="left", tooltip=None)
         layers.append(numbers.encode(text="text:N"))
     return marks.layered(*layers).properties(width=step * len(labels), height=height)
 

@@ -75,7 +75,7 @@ def _silhouette_layers(null: GroupNull, cut: int | None) -> list[alt.Chart]:
         else base.mark_rule(color=theme.BAND_GREY, strokeWidth=12)
     )
     weak = marks.chart({"silhouette": [WEAK], "text": ["compact from here"]}, y=y)
-    words = weak.mark_text(align="right", dy=-6, fontSize=10, color=theme.MID_GREY, tooltip=None)
+    words = weak.mark_text(align="right", dy=-6, fontSize=10, tooltip=None)
     layers = [
         band.encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(color=theme.MID_GREY, strokeDash=[2, 3]).encode(y="mean:Q"),

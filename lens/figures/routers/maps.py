@@ -109,9 +109,7 @@ def _point_layers(base: alt.Chart, clusters: np.ndarray | None, n_layers: int) -
         digits = [text.encode(text="cluster:N")]
     line = base.mark_line(color=theme.BAND_GREY, strokeWidth=1, opacity=0.6, tooltip=None)
     points = base.mark_circle(size=110, opacity=1, stroke=theme.MID_GREY, strokeWidth=0.6)
-    names = base.mark_text(
-        dx=8, dy=-7, align="left", fontSize=9, color=theme.MID_GREY, tooltip=None
-    )
+    names = base.mark_text(dx=8, dy=-7, align="left", fontSize=9, tooltip=None)
     return [
         line.encode(order="layer:Q"),
         points.encode(color=colour, tooltip=marks.tooltip(*tips)).add_params(marks.pick("layer")),

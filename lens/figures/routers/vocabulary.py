@@ -323,7 +323,7 @@ def written_tokens(
             ("beyond:N", "beyond mixed experts"),
         ),
     )
-    words = base.mark_text(fontSize=11, color=theme.MID_GREY, limit=CELL - 8, tooltip=None)
+    words = base.mark_text(fontSize=11, limit=CELL - 8, tooltip=None)
     return marks.cell_figure(
         [cells.add_params(marks.pick("layer", "expert")), words.encode(text="text:N")],
         (CELL, 20),

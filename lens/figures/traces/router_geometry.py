@@ -128,9 +128,7 @@ def logit_lens_by_layer(
             ("y:N", "layer"), ("text:N", "likeliest"), ("value:Q", "KL, nats", ".3f")
         ),
     )
-    words = base.mark_text(
-        align="left", dx=6, fontSize=min(11, step - 1), color=theme.MID_GREY, tooltip=None
-    )
+    words = base.mark_text(align="left", dx=6, fontSize=min(11, step - 1), tooltip=None)
     typical = marks.chart({"y": list(labels), "value": np.asarray(usual, dtype=float)}, y=y, x=x)
     ticks = typical.mark_tick(
         thickness=2, size=max(step - 3, 6), color=theme.MID_GREY, tooltip=None

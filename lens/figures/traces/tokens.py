@@ -132,7 +132,7 @@ def cell_probabilities(
     layers = [bars, marks.dashed_rule({"value": [1 / n_experts]}, y=y)]
     step = theme.cell_step(n_experts, 420, high=46)
     if step >= 24:
-        digits = base.mark_text(dy=-7, fontSize=10, color=theme.MID_GREY, tooltip=None)
+        digits = base.mark_text(dy=-7, fontSize=10, tooltip=None)
         layers.append(digits.encode(y=y, text=alt.Text("value:Q", format=".2f")))
     order = [int(e) for e in selected]
     total = float(np.sum(np.asarray(probs)[order]))
@@ -181,7 +181,7 @@ def candidate_bars(
         color=alt.Color("shade:N", scale=None, legend=None),
         tooltip=marks.tooltip(("name:N", "token"), ("value:Q", "", ".4f")),
     )
-    numbers = base.mark_text(align="left", dx=4, fontSize=10, color=theme.MID_GREY, tooltip=None)
+    numbers = base.mark_text(align="left", dx=4, fontSize=10, tooltip=None)
     return marks.plot_figure(
         [bars, numbers.encode(text=alt.Text("value:Q", format=".3f"))],
         (420, alt.Step(18)),

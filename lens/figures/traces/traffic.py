@@ -119,7 +119,7 @@ def _load_dots(base: alt.Chart, *, roomy: bool, whiskers: bool) -> list[alt.Char
     )
     layers.append(dots.add_params(marks.pick("layer", "expert")))
     if roomy:
-        digits = base.mark_text(dy=-9, fontSize=9, color=theme.MID_GREY, tooltip=None)
+        digits = base.mark_text(dy=-9, fontSize=9, tooltip=None)
         above = {"y": alt.Y("most:Q", title=None)} if whiskers else {}
         layers.append(digits.encode(text="expert:N", **above))
     return layers
