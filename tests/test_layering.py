@@ -47,7 +47,7 @@ lens/extract
 lens/routers
 lens/stats lens/storage
 lens/finding.py
-lens/words.py lens/version.py
+lens/words.py lens/version.py lens/glossary.py
 lens/errors.py
 
 grok/__init__.py grok/cached.py

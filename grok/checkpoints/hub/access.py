@@ -206,7 +206,7 @@ def explained(repository: str, revision: str) -> Iterator[None]:
     except errors.OfflineModeIsEnabled as error:
         raise CheckpointError(
             f"{at}: the environment forbids the network ({OFFLINE}), and the cache does not have "
-            "it. Unset it, or copy the files by hand; see README, 'Look at Grok-1's own routers'."
+            "it. Unset it, or copy the files by hand; see docs/routers.md, 'Routers of Grok-1'."
         ) from error
     except errors.LocalEntryNotFoundError as error:  # asking the server failed; the cause says why
         raise CheckpointError(f"{at}: {answered(error.__cause__ or error)}") from error
