@@ -48,6 +48,8 @@ STYLE = """<style>
 [class*="st-key-"][class*="_downloads"] { margin-top: -0.9rem; }
 .st-key-layer_dendrogram svg { max-width: 100%; height: auto; }
 [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.78; }
+.st-key-try_own a { background: #1769AA; border-radius: 0.4rem; width: fit-content; }
+.st-key-try_own a * { color: #FFFFFF !important; }
 [data-testid="stSidebarContent"] { position: relative; }
 [data-testid="stSidebarHeader"] { margin-bottom: 3.2rem; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }

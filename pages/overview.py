@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.finding import Finding, strongest
+from lens.finding import Finding
 from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from pages.shell import data_source, finding_block, layout, links
-
-PAGES = {
-    "/layers": ("pages/layers.py", "Layers", ":material/grid_on:"),
-    "/experts": ("pages/experts.py", "Experts", ":material/hub:"),
-    "/clustering": ("pages/clustering.py", "Clustering", ":material/account_tree:"),
-    "/live_routing": ("pages/live_routing.py", "Live routing", ":material/alt_route:"),
-}
+from pages.overview_views import hero, questions
+from pages.shell import data_source, layout, links
 
 HOW_TO_READ = """
 A Mixture-of-Experts layer sends each token to a few of its experts. The **router** decides
@@ -46,53 +41,32 @@ changing the model. The four answers do not depend on them.
 """
 
 
-def describe(routers: RouterSet) -> None:
-    """The shape and origin of what is loaded, as a row of figures."""
-    dimension = "–"
+def described(routers: RouterSet) -> str:
+    """Shape and origin of what is loaded, in a line."""
+    layers = "1 layer" if routers.n_layers == 1 else f"{routers.n_layers} layers"
+    parts = [
+        f"{layers} of {routers.n_experts} experts, {routers.top_k} for each token",
+        f"{routers.d_model:,} wide",
+    ]
     if routers.n_layers > 1:
         dimension = f"{cached.unbiased_dimension(routers):,.0f} of {routers.d_model:,}"
-    facts = [
-        ("Layers", f"{routers.n_layers}"),
-        ("Experts a layer", f"{routers.n_experts}"),
-        ("Experts a token", f"{routers.top_k}"),
-        ("Width", f"{routers.d_model:,}"),
-        ("Norm scales", "known" if routers.norm_scales is not None else "unknown"),
-        ("Effective dim.", dimension),
-    ]
-    with st.container(horizontal=True, gap="small"):
-        for name, value in facts:
-            st.metric(name, value, border=True, width=150)
-    st.caption(
-        f"Source: {routers.source} · {routers.score} gates · SHA-256 `{routers.sha256[:16]}`"
-    )
+        parts.append(f"routers point in about {dimension} directions")
+    if routers.norm_scales is None:
+        parts.append("norm scales unknown")
+    return " · ".join([*parts, f"{routers.score} gates", routers.source])
 
 
 def headline(answers: list[Answer]) -> list[Finding]:
-    """The clearest of the answers, or that there is none."""
+    """The first of the answers that is a finding, or that there is none."""
     findings = [answer.finding for answer in answers]
-    if any(one.found for one in findings):
-        return [strongest(findings)]
+    found = [one for one in findings if one.found]
+    if found:
+        return found[:1]
     asked = [one.sentence for one in findings if one.verdict != "not asked"]
     if not asked:
         return [Finding("These routers are too few for any of the four questions.", "not asked")]
     nothing = "Nothing in these routers stands out from chance."
     return [Finding(nothing, "not told from chance", " ".join(asked))]
-
-
-def card(answer: Answer, number: int) -> None:
-    """One question with its answer, its place among chance and the way to the view."""
-    with st.container(border=True, height="stretch", gap="small"):
-        with st.container(
-            horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
-        ):
-            st.markdown(f"**{number}. {answer.question}**", width="content")
-            finding_block.chip(answer.finding)
-        st.markdown(answer.plain)
-        page, params = layout.QUESTION_VIEWS[answer.id]
-        path, name, icon = PAGES[page]
-        with st.container(horizontal=True, horizontal_alignment="distribute"):
-            st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
-            finding_block.numbers([answer.finding])
 
 
 def glance(routers: RouterSet) -> None:
@@ -103,12 +77,17 @@ def glance(routers: RouterSet) -> None:
     if routers.n_layers > 1:
         similarity = cached.layer_similarity(routers, "cka", "canonical")
         chance = cached.chance_level("cka", routers, "canonical")
+        others = ~np.eye(len(similarity), dtype=bool)
+        domain = figures.fitted_domain(similarity[others])
         with left:
             layout.figure(
-                figures.layer_similarity_heatmap(similarity, None, labels, "cka", chance),
+                figures.layer_similarity_heatmap(
+                    similarity, None, labels, "cka", chance, domain=domain
+                ),
                 "layer_similarity_heatmap",
                 routers,
                 scale=0.66,
+                stretch=True,
                 words=("cka",),
                 table=lambda: router_tables.layer_similarity_csv(similarity, labels, "cka"),
             )
@@ -121,18 +100,10 @@ def glance(routers: RouterSet) -> None:
             ),
             "expert_map",
             routers,
-            scale=0.66 if routers.n_layers <= 32 else 0.5,
+            stretch=True,
             words=("breadth",),
             table=lambda: csv_text.matrix_csv(measures.breadth, labels, names, "layer"),
         )
-
-
-def four_cards(answers: list[Answer]) -> None:
-    """The questions in two rows, each with its answer."""
-    for row in (answers[:2], answers[2:]):
-        for column, answer in zip(st.columns(2), row, strict=False):
-            with column:
-                card(answer, answers.index(answer) + 1)
 
 
 links.through_app()
@@ -140,24 +111,18 @@ routers = data_source.current()
 layout.heading(
     "Overview", lambda: headline(layout.answers(routers)), HOW_TO_READ, routers, chance=True
 )
-describe(routers)
+hero.show()
 st.subheader("Four questions", anchor=False)
+st.caption(f"{described(routers)}  \nDot: this model. Grey: where 95 of 100 draws of chance lie.")
 cards = st.empty()
 if layout.is_large(routers):
     cards.caption(layout.ANSWERING)
 else:
     with cards.container():
-        four_cards(layout.answers(routers))
+        questions.cards(layout.answers(routers))
 st.subheader("At a glance", anchor=False)
 glance(routers)
-st.subheader("Watch it route", anchor=False)
-with st.container(border=True):
-    st.markdown(
-        "Type a text and see, token by token and layer by layer, which experts the model chose "
-        "and how close each choice was."
-    )
-    st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
 layout.share(routers)
 if layout.is_large(routers):
     with cards.container():
-        four_cards(layout.answers(routers))
+        questions.cards(layout.answers(routers))

@@ -8,6 +8,7 @@ something, the chart has a selection named "pick".
 from lens.figures.export import figure_png, figure_svg
 from lens.figures.routers.chains import expert_chains, expert_cosines_against_chance
 from lens.figures.routers.clustering import dendrogram_with_heatmap, layer_dendrogram
+from lens.figures.routers.effect import effect_on_chance
 from lens.figures.routers.expert_pairs import (
     expert_correlation_matrix,
     expert_similarity_across_layers,
@@ -36,6 +37,7 @@ from lens.figures.theme import (
     OKABE_ITO,
     alt_text,
     chart_title,
+    expert_colour,
     expert_names,
     fitted_domain,
     look,
@@ -65,7 +67,9 @@ __all__ = [
     "coselection_matrix",
     "dendrogram_with_heatmap",
     "difference_map",
+    "effect_on_chance",
     "expert_chains",
+    "expert_colour",
     "expert_correlation_matrix",
     "expert_cosines_against_chance",
     "expert_map",

@@ -232,6 +232,12 @@ def palette(count: int) -> list[str]:
     return [OKABE_ITO[i % len(OKABE_ITO)] for i in range(count)]
 
 
+def expert_colour(expert: int) -> tuple[str, str]:
+    """Colour of an expert among those of its layer, and that of text on it."""
+    ground = palette(expert + 1)[-1]
+    return ground, ON_DARK if ground == OKABE_ITO[4] else ON_LIGHT
+
+
 def most_cells_a_side() -> int:
     """Rows of the largest square matrix that a figure draws cell by cell."""
     return int(np.sqrt(MAX_MARKS))

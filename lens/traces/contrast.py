@@ -195,3 +195,35 @@ def loop_of(tokens: np.ndarray, *, rounds: int = 3) -> tuple[int, int] | None:
         if n - start >= rounds * period:
             return period, start
     return None
+
+
+@dataclass(frozen=True)
+class FirstChoices:
+    """The expert of one layer that tokens of a kind and the others choose first most unequally.
+
+    Attributes:
+        expert: its number in the layer.
+        inside, outside: tokens of the kind, and others, that choose it first.
+        n_inside, n_outside: tokens of each.
+    """
+
+    expert: int
+    inside: int
+    outside: int
+    n_inside: int
+    n_outside: int
+
+
+def first_choice_contrast(
+    trace: RoutedText, kind: Bool[np.ndarray, " token"], layer: int
+) -> FirstChoices:
+    """Which expert the tokens of a kind choose first more often than the others, in one layer.
+
+    A count of what is in one text; `strongest_contrast` sets such a difference against chance.
+    """
+    first, n_experts = trace.experts[layer, :, 0], trace.router_logits.shape[2]
+    counts = [np.bincount(first[part], minlength=n_experts) for part in (kind, ~kind)]
+    n_inside, n_outside = (int(part.sum()) for part in (kind, ~kind))
+    expert = int(np.argmax(counts[0] / max(n_inside, 1) - counts[1] / max(n_outside, 1)))
+    inside, outside = (int(count[expert]) for count in counts)
+    return FirstChoices(expert, inside, outside, n_inside, n_outside)

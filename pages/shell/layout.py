@@ -225,6 +225,28 @@ def figure(
         stretch: whether it takes the width there is; cells then get as wide as that allows.
         scale: makes the cells of a heatmap smaller on the page.
     """
+    provenance = origin if isinstance(origin, Provenance) else of_routers(origin)
+    with st.container(gap="xsmall"):
+        _figure_title(chart)
+        _draw(chart, key, on_pick, stretch, scale)
+        downloads.row(
+            key,
+            downloads.file_stem(key, provenance.sha256, *words),
+            chart=chart,
+            table=table,
+            note=provenance.note,
+        )
+
+
+def chart(drawn: alt.TopLevelMixin, key: str) -> None:
+    """A small chart as wide as there is room, without title and downloads."""
+    _draw(drawn, key, None, True, 1.0)
+
+
+def _draw(
+    chart: alt.TopLevelMixin, key: str, on_pick: OnPick | None, stretch: bool, scale: float
+) -> None:
+    """A chart alone; see `figure`."""
     arguments: dict[str, Any] = {
         "key": key,
         "alt": alt_text(chart),
@@ -240,7 +262,7 @@ def figure(
         arguments.update(on_select=picked, selection_mode="pick")
     spec = specification(chart)
     spec.pop("description", None)  # `alt` takes its place
-    title = spec.pop("title", None)
+    spec.pop("title", None)  # it is text of the page
     dark = st.context.theme.type == "dark"
     spec["padding"] = {"left": 0, "right": 4, "top": 5, "bottom": 4}
     spec["config"] = {**spec.get("config", {}), **figures.look(dark)}
@@ -252,26 +274,18 @@ def figure(
             spec[side] = {"step": max(3, round(step["step"] * scale))}
             if stretch and side == "width":
                 del spec[side]
-    provenance = origin if isinstance(origin, Provenance) else of_routers(origin)
-    with st.container(gap="xsmall"):
-        _figure_title(title)
-        # Streamlit's own look moves the first and last label of an axis and skips others.
-        st.vega_lite_chart(spec=spec, theme=None, **arguments)
-        downloads.row(
-            key,
-            downloads.file_stem(key, provenance.sha256, *words),
-            chart=chart,
-            table=table,
-            note=provenance.note,
-        )
+    # Streamlit's own look moves the first and last label of an axis and skips others.
+    st.vega_lite_chart(spec=spec, theme=None, **arguments)
 
 
-def _figure_title(title: dict[str, Any] | None) -> None:
+def _figure_title(chart: alt.TopLevelMixin) -> None:
     """A figure's title and its second lines, as text of the page."""
-    if not title:
+    title = getattr(chart, "title", None)
+    if not isinstance(title, alt.TitleParams):
         return
-    st.markdown(f"**{_as_text(title['text'])}**")
-    second = " ".join(title.get("subtitle") or [])
+    words = title.to_dict()
+    st.markdown(f"**{_as_text(words['text'])}**")
+    second = " ".join(words.get("subtitle") or [])
     if second:
         st.caption(_as_text(second))
 

@@ -15,5 +15,5 @@ def test_first_lines_come_last_and_are_the_answers(open_page, monkeypatch, page)
     assert app.subheader[0].value == usual != layout.ANSWERING
     assert SessionKey.LATE_FINDING not in app.session_state
     if page == "overview":
-        assert sum(one.value.startswith("**1. ") for one in app.markdown) == 1
+        assert sum(one.value.startswith("**Do adjacent") for one in app.markdown) == 1
         assert layout.ANSWERING not in [one.value for one in app.caption]

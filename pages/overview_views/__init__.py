@@ -1,0 +1,1 @@
+"""Parts of the Overview page: a sentence that is routed already, and the four questions."""

@@ -1,0 +1,39 @@
+"""The four questions as cards: a plain answer, and the effect as a dot on its chance band."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lens import figures
+from lens.questions import Answer
+from pages.shell import finding_block, layout
+
+PAGES = {
+    "/layers": ("pages/layers.py", "Layers", ":material/grid_on:"),
+    "/experts": ("pages/experts.py", "Experts", ":material/hub:"),
+    "/clustering": ("pages/clustering.py", "Clustering", ":material/account_tree:"),
+}
+
+
+def cards(answers: list[Answer]) -> None:
+    """The questions in two rows, each with its answer."""
+    for row in (answers[:2], answers[2:]):
+        for column, answer in zip(st.columns(2), row, strict=False):
+            with column:
+                _card(answer)
+
+
+def _card(answer: Answer) -> None:
+    """One question with its answer, its place among chance and the way to the view."""
+    finding = answer.finding
+    with st.container(border=True, height="stretch", gap="small"):
+        st.markdown(f"**{answer.question}**")
+        st.markdown(answer.plain)
+        if finding.verdict != "not asked":
+            layout.chart(figures.effect_on_chance(finding), f"effect_{answer.id}")
+        page, params = layout.QUESTION_VIEWS[answer.id]
+        path, name, icon = PAGES[page]
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            finding_block.chip(finding)
+            st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
+            finding_block.numbers([finding])
