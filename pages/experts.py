@@ -18,6 +18,7 @@ from pages.live.session import kept_traces
 from pages.shell import data_source, downloads, layout, links, null_settings
 from pages.shell.picks import pick_expert
 from pages.shell.session_keys import selected_rows
+from pages.vocabulary import chips
 from pages.vocabulary import readout as vocabulary_readout
 
 HOW_TO_READ = """
@@ -203,53 +204,68 @@ def show() -> None:
     )
     with st.spinner("Measuring the experts …"):
         measures = cached.measures_within(routers, view)
+    words = chips.at_hand(routers, view)
+    map_and_card(routers, measures, words, view)
+    layout.share(routers)
+
+
+def map_and_card(
+    routers: RouterSet, measures: ExpertMeasures, words: chips.Words | None, view: str
+) -> None:
+    """All experts at the left, the chosen one at the right, what else is known of them below."""
     load = measured_load(routers)
-    usable = [
-        name
-        for name in MEASURES
-        if (name != "load" or load is not None)
-        and (name != "max_similarity" or routers.n_layers > 1)
-    ]
-    measure = links.segments(
-        "measure",
-        "Measure",
-        usable,
-        "breadth",
-        shown=MEASURES.__getitem__,
-    )
-    if measure == "max_similarity":
-        measures = cached.expert_measures(routers, view)
+    first = words.readout.most_telling if words else broadest(measures)
     left, right = st.columns([3, 2], gap="medium")
     with right:
         box = st.container(border=True)
     with box:
-        first, second = st.columns(2)
-        with first:
-            layer = layout.layer_choice(layout.layer_labels(routers))
-        with second:
-            expert = layout.expert_choice(routers.n_experts)
-    with left:
-        expert_map(routers, measures, load, measure, view, (layer, expert))
-    with box:
+        one, two = st.columns(2)
+        with one:
+            layer = layout.layer_choice(layout.layer_labels(routers), default=first[0])
+        with two:
+            expert = layout.expert_choice(routers.n_experts, default=first[1])
+        if words is not None:
+            chips.show(routers, words, layer, expert)
         card.show(routers, measures, load, view, layer, expert)
     with left:
+        usable = [
+            name
+            for name in MEASURES
+            if (name != "load" or load is not None)
+            and (name != "max_similarity" or routers.n_layers > 1)
+        ]
+        measure = links.segments(
+            "measure", "Colour by", usable, "breadth", shown=MEASURES.__getitem__
+        )
+        if measure == "max_similarity":
+            measures = cached.expert_measures(routers, view)
+        expert_map(routers, measures, load, measure, view, (layer, expert))
         measures = cached.expert_measures(routers, view)
         if measure != "load":
             other = cached.expert_measures(routers, "raw" if view == "canonical" else "canonical")
             layout.ranking_note(
                 measured(measures, load, measure), measured(other, load, measure), "experts"
             )
-    for tab, container in links.tabs("tab", tab_names(routers)):
+    for tab, container in links.tabs("tab", tab_names(routers, words is not None)):
         with container:
             draw_tab(tab, routers, measures, load, view, (layer, expert))
-    layout.share(routers)
 
 
-def tab_names(routers: RouterSet) -> dict[str, str]:
-    """The tabs that these routers have something for."""
-    names = {"table": "Table", "listens": "Listens to", "within": "Within a layer"}
+def broadest(measures: ExpertMeasures) -> tuple[int, int]:
+    """Layer and expert with the largest breadth."""
+    layer, expert = np.unravel_index(np.nanargmax(measures.breadth), measures.breadth.shape)
+    return int(layer), int(expert)
+
+
+def tab_names(routers: RouterSet, with_words: bool) -> dict[str, str]:
+    """The tabs that these routers have something for, what says most of them first."""
+    listens = {"listens": "Listens to"}
+    names = listens if with_words else {}
     if routers.n_layers > 1:
-        names |= {"chains": "Chains of matches", "by_index": "By index (classic)"}
+        names = names | {"chains": "Chains of matches"}
+    names = names | {"within": "Within a layer", "table": "Table"} | listens
+    if routers.n_layers > 1:
+        names |= {"by_index": "By index (classic)"}
     return names | {"classic": "Variance and norms", "load": "Load"}
 
 

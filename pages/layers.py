@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
@@ -11,7 +12,7 @@ import streamlit as st
 from lens import cached, figures
 from lens.layers.pair_null import LayerNull
 from lens.layers.references import BEATEN
-from lens.layers.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS, most_alike
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import Chance
 from lens.tables import routers as router_tables
@@ -23,9 +24,10 @@ from pages.shell.reference_choice import ReferenceChoice, reference_choice
 from pages.shell.session_keys import SessionKey, SessionValue
 
 HOW_TO_READ = """
-**Heatmap.** One cell for each pair of layers; the diagonal is left out. Colours have the same
-scale for every data set of a metric, so that figures compare; "fitted" spreads them over these
-data. "Against it" colours by `z = (s − mean) / sd` of the null.
+**Heatmap.** One cell for each pair of layers; the diagonal is left out. Colours are spread over
+these data; the fixed scale is the same for every data set of a metric, so that figures compare.
+"Distance from chance" colours by `z = (s − mean) / sd` of the null; "beyond chance" leaves grey
+what does not beat it.
 
 **Against what.** All layers of a model read a few common directions, which alone make any two of
 them alike.
@@ -63,7 +65,12 @@ directions carry most of the weight.
 {metrics}
 """
 
-COLOURS = {"fixed": "Fixed scale", "fitted": "Fitted", "z": "Against it", "beyond": "Beyond it"}
+COLOURS = {
+    "fitted": "Similarity",
+    "beyond": "Beyond chance",
+    "z": "Distance from chance",
+    "fixed": "Similarity, fixed scale",
+}
 PERMUTATIONS = (10, 20, 50, 100)
 PERMUTATION_NULLS = SessionValue[dict[tuple[Hashable, ...], LayerNull]](
     SessionKey.PERMUTATION_NULLS
@@ -78,15 +85,36 @@ def metrics_text() -> str:
     )
 
 
-def controls() -> tuple[str, str, str]:
-    """Metric, order and colours."""
+@dataclass(frozen=True)
+class Controls:
+    """What the page shows.
+
+    Attributes:
+        metric: of the similarity of layers.
+        order: of the layers in the heatmap.
+        colours: of the heatmap, one of `COLOURS`.
+        against: what pairs are set against.
+    """
+
+    metric: str
+    order: str
+    colours: str
+    against: ReferenceChoice
+
+
+def controls(routers: RouterSet, view: str) -> Controls:
+    """The colours in sight, all else behind a button."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
+        colours = links.segments(
+            "colours", "Colour by", list(COLOURS), "fitted", shown=COLOURS.__getitem__
+        )
+        options = st.popover("Options", icon=":material/tune:")
+    with options:
         metric = links.choice(
             "metric",
             "Metric",
             list(LAYER_METRICS),
             "cka",
-            width=260,
             shown=lambda name: LAYER_METRICS[name].label,
             help="What makes two layers alike. CKA, matched cosine and principal angles do not "
             "depend on how experts are numbered.",
@@ -98,24 +126,19 @@ def controls() -> tuple[str, str, str]:
             "layer",
             shown={"layer": "By layer", "clustered": "Clustered"}.__getitem__,
         )
-        colours = links.segments(
-            "colours",
-            "Colours",
-            list(COLOURS),
-            "fixed",
-            shown=COLOURS.__getitem__,
-        )
-    return metric, order, colours
+        against = reference_choice(routers, view)
+    return Controls(metric, order, colours, against)
 
 
-def pair_selectors(routers: RouterSet) -> tuple[int, int]:
-    """The two layers compared, by list."""
+def pair_selectors(routers: RouterSet, metric: str, view: str) -> tuple[int, int]:
+    """The two layers compared, by list; at first the two that are most alike."""
     labels = layout.layer_labels(routers)
+    a, b = most_alike(cached.layer_similarity(routers, metric, view), metric)
     first, second = st.columns(2)
     with first:
-        layer = layout.layer_choice(labels)
+        layer = layout.layer_choice(labels, default=a)
     with second:
-        other = layout.layer_choice(labels, "other", "Compared with", default=1)
+        other = layout.layer_choice(labels, "other", "Compared with", default=b)
     return layer, other
 
 
@@ -161,16 +184,22 @@ def layer_null(
 
 
 def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
-    """Number of pairs that beat the reference, and the effective dimension beside it."""
+    """Number of pairs that beat the reference; the null and the effective dimension behind it."""
     pairs = routers.n_layers * (routers.n_layers - 1) // 2
     dimension = cached.unbiased_dimension(routers, view)
     found = null.found()
-    beats = BEATEN[null.reference]
-    said = f"{found} of {pairs:,} pairs of layers are alike more than {beats}"
-    st.markdown(
-        f"**{said}** at a false discovery rate of 5 % ({null.method}; {null.draws:,} draws, seed "
-        f"{null.seed}). Effective dimension {dimension:,.0f} of {routers.d_model:,}."
-    )
+    beaten = f"alike more than {BEATEN[null.reference]}"
+    if pairs == 1:
+        said = f"The one pair of layers is {'' if found else 'not '}{beaten}"
+    else:
+        said = f"{found:,} of {pairs:,} pairs of layers are {beaten}"
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"{said}.", width="content")
+        with st.popover("Numbers", icon=":material/functions:"):
+            st.markdown(
+                f"{said} at a false discovery rate of 5 % ({null.method}; {null.draws:,} draws, "
+                f"seed {null.seed}). Effective dimension {dimension:,.0f} of {routers.d_model:,}."
+            )
 
 
 def heatmap(
@@ -232,14 +261,14 @@ def show() -> None:
     if routers.n_layers < 2:
         st.info("This router set has one layer, so there is nothing to compare it with.")
         return
-    metric, order, colours = controls()
-    against = reference_choice(routers, view)
+    shown = controls(routers, view)
+    metric, against = shown.metric, shown.against
     settings = null_settings.current()
     chance = cached.chance_level(metric, routers, view)
     said = st.container()
     left, right = st.columns([11, 9], gap="medium")
     with right:
-        layer, other = pair_selectors(routers)
+        layer, other = pair_selectors(routers, metric, view)
     found: list[LayerNull] = []
 
     def null() -> LayerNull:
@@ -249,7 +278,7 @@ def show() -> None:
         return found[0]
 
     with left:
-        heatmap(routers, view, metric, order, colours, chance, null, (layer, other))
+        heatmap(routers, view, metric, shown.order, shown.colours, chance, null, (layer, other))
     with said:
         pairs_in_words(routers, null(), view)
     with right:

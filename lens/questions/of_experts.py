@@ -70,9 +70,10 @@ def ask_same_expert(gram: RouterGram, links: MatchedLinks | None, seed: int = SE
     def plain(real: bool) -> str:
         if not real:
             return "Experts of neighbouring layers are no more alike than mixed experts are."
-        sure = f"{alone:,}" if alone else "none"
-        single = f"of {links.q.size:,} single matches {sure} can be told from chance"
-        return f"Experts carry on into the next layer; {single}."
+        if not alone:
+            together = "Taken all together, experts carry on into the next layer"
+            return f"{together}; no single one stands out."
+        return f"Experts carry on into the next layer: {alone:,} single ones can be followed."
 
     return Asked(SAME_EXPERT, effect, null, links.mean_p, words, plain, beats, counted=False)
 

@@ -220,6 +220,13 @@ class Readout:
         """Which experts beat mixtures of their layer in one of `TESTS`, at a rate of 5 %."""
         return self.q[TESTS.index(test)] <= LEVEL
 
+    @property
+    def most_telling(self) -> tuple[int, int]:
+        """Layer and expert whose strongest token stands out most from mixtures of its layer."""
+        p, push = self.p[TESTS.index("top")], self.measured[TESTS.index("top")]
+        layer, expert = np.unravel_index(np.lexsort((-push.ravel(), p.ravel()))[0], p.shape)
+        return int(layer), int(expert)
+
 
 def vocabulary_readout(
     routers: RouterSet,

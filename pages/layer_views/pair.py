@@ -14,7 +14,7 @@ from lens.stats.chance import chance_of, percentile
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.words import p_value_text, percent
-from pages.shell import layout, links
+from pages.shell import finding_block, layout, links
 from pages.shell.null_settings import NullSettings
 
 LEVEL = 0.05  # false discovery rate
@@ -41,11 +41,23 @@ def show(
         interval = cached.pair_interval(
             routers, layer, other, metric, view, settings.draws, settings.seed
         )
+    place = place_among_pairs(cached.layer_similarity(routers, metric, view))[layer, other]
+    among = ""
+    if np.isfinite(place):
+        among = f", more alike than {percent(place)} of the other pairs"
+        among = ", the most alike of all pairs" if place == 1 else among
     st.markdown(
-        f"**{routers.label(layer)} with {routers.label(other)}**: {name} **{value:.3f}** "
-        f"(95 % of coordinates drawn anew {interval.low:.3f} to {interval.high:.3f}). "
-        f"{verdict(routers, null, metric, view, layer, other)}"
+        f"**{routers.label(layer)} with {routers.label(other)}**: {name} {value:.3f}{among}."
     )
+    beyond = bool(null.q[layer, other] <= LEVEL)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        finding_block.verdict_chip("found" if beyond else "not told from chance")
+        with st.popover(finding_block.NUMBERS, icon=":material/functions:"):
+            st.markdown(
+                f"{name} {value:.4f}; with the coordinates drawn anew {interval.low:.3f} to "
+                f"{interval.high:.3f} in 95 % (corrected for what resampling adds, so it may lie "
+                f"beside the value). {verdict(null, layer, other)}"
+            )
     for tab, container in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
         with container:
             if tab == "experts":
@@ -63,10 +75,8 @@ def show(
                 pair_in_chance(routers, view, metric, null, settings, pair)
 
 
-def verdict(
-    routers: RouterSet, null: LayerNull, metric: str, view: str, layer: int, other: int
-) -> str:
-    """Whether a pair beats its reference, and its place among all pairs, in words."""
+def verdict(null: LayerNull, layer: int, other: int) -> str:
+    """Whether a pair beats its reference, in words."""
     z, p, q = (matrix[layer, other] for matrix in (null.z, null.p, null.q))
     said = f"alike more than {BEATEN[null.reference]}"
     if q > LEVEL:
@@ -74,11 +84,8 @@ def verdict(
     left = ""
     if null.directions:
         left = f"what is left of them {null.similarity[layer, other]:.3f}, "
-    place = place_among_pairs(cached.layer_similarity(routers, metric, view))[layer, other]
-    among = f" More alike than {percent(place)} of the other pairs." if np.isfinite(place) else ""
     return (
-        f"{said[0].upper()}{said[1:]}: {left}z {z:.1f}, p {p_value_text(p)}, "
-        f"q {p_value_text(q)}.{among}"
+        f"{said[0].upper()}{said[1:]}: {left}z {z:.1f}, p {p_value_text(p)}, q {p_value_text(q)}."
     )
 
 

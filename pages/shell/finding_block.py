@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from lens.finding import Finding, strongest
+from lens.finding import Finding, Verdict, strongest
 
 Headline = str | Sequence[Finding]
 """A page's first lines: an invitation, or what was found, of which the strongest leads."""
@@ -34,9 +34,14 @@ def show(headline: Headline) -> None:
 
 def chip(finding: Finding) -> None:
     """Whether a finding beat chance; nothing where there was nothing to ask."""
-    if finding.verdict == "found":
+    verdict_chip(finding.verdict)
+
+
+def verdict_chip(verdict: Verdict) -> None:
+    """A verdict as a badge; nothing where nothing was asked."""
+    if verdict == "found":
         st.badge("beyond chance", icon=":material/check:", color="green")
-    elif finding.verdict == "not told from chance":
+    elif verdict == "not told from chance":
         st.badge("not beyond chance", color="gray")
 
 

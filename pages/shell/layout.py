@@ -65,9 +65,13 @@ def layer_choice(
     return links.choice(name, label, rows, default, shown=labels.__getitem__, width=width)
 
 
-def expert_choice(n_experts: int, width: int | Literal["stretch"] = "stretch") -> int:
+def expert_choice(
+    n_experts: int, width: int | Literal["stretch"] = "stretch", default: int = 0
+) -> int:
     """One expert by its number in the layer."""
-    return links.choice("expert", "Expert", range(n_experts), 0, shown=expert_name, width=width)
+    return links.choice(
+        "expert", "Expert", range(n_experts), default, shown=expert_name, width=width
+    )
 
 
 def expert_name(expert: int) -> str:

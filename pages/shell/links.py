@@ -25,6 +25,7 @@ Number = TypeVar("Number", int, float)
 Options = Sequence[Option] | Mapping[str, Option]
 
 VALUES = SessionValue[dict[str, Any]](SessionKey.LINK_VALUES)
+DEFAULTS = SessionValue[dict[str, Any]](SessionKey.LINK_DEFAULTS)
 WRITTEN = SessionValue[dict[str, str]](SessionKey.LINK_WRITTEN)
 ASKED = SessionValue[dict[str, str]](SessionKey.LINK_ASKED)
 SHOWN = SessionValue[dict[str, str]](SessionKey.LINK_SHOWN)
@@ -187,6 +188,8 @@ def decimal(
 def choose(**values: object) -> None:
     """Set choices from a click; call it in a callback, before the widgets are made."""
     VALUES.kept(dict).update(values)
+    for name in values:
+        DEFAULTS.kept(dict).pop(name, None)
     for name, value in values.items():
         widget(name).set(value)
 
@@ -292,6 +295,9 @@ def _prepare(
         state.set(default if value is None else value)
         return
     value = chosen(name, default)
+    shown_before = DEFAULTS.kept(dict)
+    if name in shown_before and value == shown_before[name]:
+        value = default  # of this page and these data: what stood there was nobody's choice
     # Assigned even when unchanged: the widget of another page doesn't hand its value on.
     state.set(value if valid(value) else default)
 
@@ -316,5 +322,8 @@ def _prepare_number(
 
 def _record(name: str, value: object, text: str, default: str) -> None:
     VALUES.kept(dict)[name] = value
-    if text != default:
+    if text == default:
+        DEFAULTS.kept(dict)[name] = value
+    else:
+        DEFAULTS.kept(dict).pop(name, None)
         SHOWN.kept(dict)[name] = text

@@ -24,6 +24,7 @@ class SessionKey(StrEnum):
 
     # choices and the address, see `pages.shell.links`
     LINK_VALUES = "link_values"  # value chosen last of each name, on whichever page
+    LINK_DEFAULTS = "link_defaults"  # value of each name that was shown and is nobody's choice
     LINK_WRITTEN = "link_written"  # text of each name that this app put into the address
     LINK_ASKED = "link_asked"  # text of each name in the address that no widget has shown yet
     LINK_SHOWN = "link_shown"  # text of each name that this page shows and the address will hold

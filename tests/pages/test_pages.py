@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from lens import figures
 from lens.finding import strongest
-from lens.layers.similarity import LAYER_METRICS
+from lens.layers.similarity import LAYER_METRICS, layer_similarity
 from lens.questions import four_questions
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, save_routers
@@ -115,7 +115,7 @@ def test_nonsense_in_the_address_falls_back_to_the_defaults(open_page, name, que
 
 def test_a_notice_names_what_the_link_asked_for(open_page):
     app = open_page("layers", layer="999")
-    assert any("999" in toast.value and "L0" in toast.value for toast in app.toast)
+    assert any("999" in toast.value and "Showing L" in toast.value for toast in app.toast)
 
 
 def test_a_link_restores_metric_layers_and_order(open_page):
@@ -134,10 +134,30 @@ def test_the_layer_in_the_address_is_the_models_own_number(open_page):
 
 
 def test_a_layer_chosen_on_one_page_is_chosen_on_the_next(open_page):
-    app = open_page("layers", layer="5")
+    app = open_page("layers", layer="3")
     app.switch_page("pages/experts.py").run()
     assert fine(app)
-    assert app.selectbox(key="layer").value == 5
+    assert app.selectbox(key="layer").value == 3
+
+
+def test_layers_open_on_the_two_that_are_most_alike_in_colours_fitted_to_them(open_page, routers):
+    app = open_page("layers")
+    shown = app.selectbox(key="layer").value, app.selectbox(key="other").value
+    similarity = layer_similarity(router_gram(routers), "cka")
+    np.fill_diagonal(similarity, -1)
+    assert similarity[shown] == similarity.max()
+    assert any("the most alike of all pairs" in element.value for element in app.markdown)
+    assert any("fitted to these data" in caption.value for caption in app.caption)
+    assert not {"layer", "other"} & set(app.query_params)  # nobody's choice stays out of the link
+
+
+def test_what_a_page_opens_on_is_no_choice_for_the_next_page(open_page):
+    alone = open_page("experts")
+    app = open_page("layers").switch_page("pages/experts.py").run()
+    assert fine(app)
+    for name in ("layer", "expert"):
+        assert app.selectbox(key=name).value == alone.selectbox(key=name).value
+    assert alone.selectbox(key="expert").value == 3  # an expert that beats chance, and not E0
 
 
 @pytest.mark.parametrize("metric", LAYER_METRICS)

@@ -62,6 +62,6 @@ def test_one_layer_says_that_there_is_nothing_to_compare_it_with(open_page):
 def test_two_layers_are_a_pair_with_its_null(open_page):
     app = open_page("layers", state={"uploaded_routers": TWO}, source="upload")
     text = "\n".join(element.value for element in app.markdown)
-    assert "of 1 pairs of layers" in text
+    assert "The one pair of layers is not alike more than" in text
     assert "L1 with L4" in text
     assert "nan" not in text
