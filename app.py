@@ -62,13 +62,10 @@ h1 { padding-top: 0 !important; }
 @media (max-width: 640px) { .stMainBlockContainer { padding: 4.2rem 1rem 3rem; } }
 </style>"""
 
+# Before the navigation: without an icon of its own a page would fetch one from elsewhere.
+st.set_page_config(page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_WIDTH)
 page = st.navigation(PAGES)
-st.set_page_config(
-    page_title=NAME if page.title == "Overview" else f"{page.title} · {NAME}",
-    page_icon=str(ICON),
-    layout="wide",
-    initial_sidebar_state=SIDEBAR_WIDTH,
-)
+st.set_page_config(page_title=NAME if page.title == "Overview" else f"{page.title} · {NAME}")
 st.html(STYLE)
 st.logo(str(ICON), size="large")
 with st.sidebar.container(key="brand"):

@@ -46,6 +46,7 @@ def test_every_page_is_reached_by_its_link_and_by_its_address(visit):
         heading(page, name)
         settled(page)
         assert page.url.split("?")[0].endswith(path)
+        expect(page).to_have_title(re.compile(rf"^({name} · )?Grok MoE Lens$"))
         page.reload()
         heading(page, name)
 
@@ -211,9 +212,9 @@ def test_a_layer_is_chosen_by_keyboard_alone(visit):
     settled(page)
     box = page.get_by_role("combobox", name=re.compile("Compared with"))
     box.focus()
-    page.keyboard.type("L7")
+    page.keyboard.type("L9")
     page.keyboard.press("Enter")
-    expect(page).to_have_url(re.compile("other=7"))
+    expect(page).to_have_url(re.compile("other=9"))
 
 
 def test_an_over_long_prompt_gets_a_clear_message(visit):
@@ -227,13 +228,13 @@ def test_an_over_long_prompt_gets_a_clear_message(visit):
 def test_back_and_forward_undo_and_redo_a_choice(visit):
     page = visit("/layers")
     settled(page)
-    clustered = page.get_by_role("radio", name="Clustered")
-    page.get_by_text("Clustered", exact=True).click()
-    expect(page).to_have_url(re.compile("order=clustered"))
+    beyond = page.get_by_role("radio", name="Beyond chance")
+    page.get_by_text("Beyond chance", exact=True).click()
+    expect(page).to_have_url(re.compile("colours=beyond"))
     settled(page)
     page.go_back()
-    expect(clustered).not_to_be_checked()
-    expect(page).not_to_have_url(re.compile("order="))
+    expect(beyond).not_to_be_checked()
+    expect(page).not_to_have_url(re.compile("colours="))
     settled(page)
     page.go_forward()
-    expect(clustered).to_be_checked()
+    expect(beyond).to_be_checked()
