@@ -67,5 +67,15 @@ def percent(share: float, decimals: int = 0) -> str:
     return f"{fixed(100 * share, decimals)}\u00a0%"
 
 
+def ratio_in_words(value: float, other: float) -> str:
+    """How many times as much one is as the other, in words."""
+    if other <= 0.01 * value:
+        return "far more than"
+    if value < 1.05 * other:
+        return "hardly more than"
+    ratio = value / other
+    return f"{ratio:.0f} times as much as" if ratio >= 9.5 else f"{ratio:.2g} times as much as"
+
+
 def _with_minus(text: str) -> str:
     return text.replace("-", "−")

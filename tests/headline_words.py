@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from streamlit.testing.v1 import AppTest
+
 MOST_WORDS = 25
 SYMBOLS = re.compile(r"[=<>≤≥±√σΔ‖²α-ωΑ-Ω]|\bp \d|\bp-value|\bq \d|\bnan\b|\bCKA\b")
 
@@ -17,3 +19,12 @@ def faults(headline: str) -> list[str]:
     if words > MOST_WORDS:
         found.append(f"{words} words")
     return found
+
+
+def told(app: AppTest) -> str:
+    """The first line of a page, and the numbers behind it; the line must be plain."""
+    headline = app.subheader[0].value
+    assert not faults(headline), headline
+    popovers = [block for block in app.get("popover") if block.proto.popover.label == "Numbers"]
+    behind = [element.value for block in popovers for element in block.markdown]
+    return " ".join([headline, *behind])

@@ -37,7 +37,7 @@ lens/cached.py
 lens/compare
 lens/report
 lens/tables lens/figures
-lens/questions
+lens/questions lens/findings
 lens/many_prompts lens/prompt_pairs lens/model_pairs
 lens/traces
 lens/vocabulary lens/clustering

@@ -149,11 +149,6 @@ def too_few(question: Question, found: int, needed: int) -> Asked:
     return unasked(question, sentence, sentence)
 
 
-def ratio_in_words(value: float, other: float) -> str:
-    """How many times as much one is as the other, in words."""
-    return "far more than" if other <= 0.01 * value else f"{value / other:.2g} times as much as"
-
-
 def band(null: Float[np.ndarray, " draw"]) -> str:
     return f"{middle(null)} in 95 % of {len(null)} draws"
 

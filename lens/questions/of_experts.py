@@ -13,13 +13,12 @@ from lens.questions.answer import (
     Question,
     band,
     middle,
-    ratio_in_words,
     too_few,
     unasked,
 )
 from lens.routers.gram import RouterGram
 from lens.routers.router_set import RouterSet
-from lens.words import significant
+from lens.words import ratio_in_words, significant
 
 SAME_BREADTH = "Whatever the weights, all experts are equally broad here."
 

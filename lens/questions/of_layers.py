@@ -17,11 +17,10 @@ from lens.questions.answer import (
     Question,
     Words,
     band,
-    ratio_in_words,
     too_few,
 )
 from lens.stats.p_values import monte_carlo_p
-from lens.words import significant
+from lens.words import ratio_in_words, significant
 
 MIN_ADJACENT = 4
 MIN_DEPTH = 6

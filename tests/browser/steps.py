@@ -34,6 +34,16 @@ def run_prompt(page: Page, text: str) -> None:
     settled(page)
 
 
+def numbers(page: Page):
+    """What stands behind the page's first line, opened."""
+    button = page.get_by_test_id("stPopoverButton").filter(has_text="Numbers").first
+    body = page.get_by_test_id("stPopoverBody")
+    if not body.is_visible():
+        button.click()
+    expect(body).to_be_visible()
+    return body
+
+
 def download(page: Page, place, label: str) -> bytes:
     with page.expect_download() as coming:
         place.get_by_role("button", name=label, exact=False).first.click()

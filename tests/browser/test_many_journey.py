@@ -8,8 +8,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from tests.browser.steps import numbers
+
 PLACE = "/live_routing?mode=many"
-FINDING = re.compile(r"^\d+ prompts, [\d,]+ tokens, \d+ labels?\.")
 SECRET = "xylophone"
 
 
@@ -51,10 +52,11 @@ def test_the_ready_list_shows_kinds_apart_and_a_click_on_an_expert_its_words(vis
     expect(page.get_by_text("Read as JSON lines: 50 prompts")).to_be_visible()
     settled(page)
     press(page, "many_run")
-    finding = page.get_by_text(FINDING).first
+    finding = numbers(page)
     expect(finding).to_contain_text("50 prompts")
     expect(finding).to_contain_text("The label tells of the expert in 12 of 12 layers")
     expect(finding).to_contain_text("labels permuted over prompts: 0.0")
+    page.keyboard.press("Escape")
     page.get_by_role("tab", name="Words").click()
     chart = page.locator(".st-key-word_map")
     expect(chart).to_be_visible()
@@ -80,9 +82,9 @@ def test_a_run_outlives_its_page_and_is_its_owners_alone_until_deleted(visit, tm
     again.goto(link.partition("/live_routing")[0] + PLACE)
     expect(again.get_by_text("Your runs (1)")).to_be_visible()
     again.locator("[class*='st-key-many_open_'] button").click()
-    expect(again.get_by_text(FINDING).first).to_contain_text("12 prompts")
+    expect(numbers(again)).to_contain_text("12 prompts")
     again.reload()
-    expect(again.get_by_text(FINDING).first).to_contain_text("12 prompts")
+    expect(numbers(again)).to_contain_text("12 prompts")
     cookie = next(one for one in page.context.cookies() if one["name"] == "grok_lens_owner")
     assert (cookie["sameSite"], cookie["path"]) == ("Strict", "/")
     assert not any(SECRET in url or cookie["value"] in url for url in asked + [again.url])
@@ -93,7 +95,7 @@ def test_a_run_outlives_its_page_and_is_its_owners_alone_until_deleted(visit, tm
     expect(stranger.get_by_role("button", name="Run", exact=True)).to_be_visible()
     expect(stranger.get_by_text("Your runs")).to_have_count(0)
     guest = visit("/live_routing?" + link.partition("?")[2])
-    expect(guest.get_by_text(FINDING).first).to_contain_text("12 prompts")
+    expect(numbers(guest)).to_contain_text("12 prompts")
     expect(guest.get_by_text("Your runs")).to_have_count(0)
     expect(guest.get_by_role("button", name="Delete")).to_have_count(0)
 
@@ -111,8 +113,8 @@ def test_two_people_run_at_once_and_each_sees_their_own(visit, tmp_path: Path):
     fill(second, lines("pear", 24))
     press(first, "many_run")
     press(second, "many_run")
-    expect(first.get_by_text(FINDING).first).to_contain_text("30 prompts")
-    expect(second.get_by_text(FINDING).first).to_contain_text("24 prompts")
+    expect(numbers(first)).to_contain_text("30 prompts")
+    expect(numbers(second)).to_contain_text("24 prompts")
     for page, own, other in ((first, "apple", "pear"), (second, "pear", "apple")):
         expect(page.get_by_text("Your runs (1)")).to_be_visible()
         prompts = downloaded(page, tmp_path / f"{own}.zip")

@@ -6,6 +6,8 @@ import re
 
 from playwright.sync_api import Page, expect
 
+from tests.browser.steps import numbers
+
 PLACE = "/live_routing?mode=what_if"
 PYTHON = "Python"
 
@@ -32,9 +34,12 @@ def test_a_ban_is_shown_beside_the_other_experts_and_survives_a_click_on_a_token
     example(page, PYTHON)
     expect(page).to_have_url(re.compile("layer=2"))
     press(page, "run_one")
-    finding = page.get_by_text(re.compile(r"^Banning L2·E4, which \d+.% of \d+ tokens use"))
+    finding = page.get_by_text(re.compile(r"^Without L2·E4 the model's guesses change"))
     expect(finding).to_be_visible()
-    expect(finding).to_contain_text("more than every other, which is all that 8 experts can show")
+    shown = numbers(page)
+    expect(shown).to_contain_text(re.compile(r"Banning L2·E4, which \d+.% of \d+ tokens use"))
+    expect(shown).to_contain_text("more than every other, which is all that 8 experts can show")
+    page.keyboard.press("Escape")
     page.locator(".st-key-change_by_token svg.marks g.mark-rect.role-mark path").nth(3).click()
     expect(page).to_have_url(re.compile("token=3"))
     expect(finding).to_be_visible()
@@ -63,7 +68,9 @@ def test_a_patch_says_where_the_difference_is_carried(visit):
     press(page, "run_patch")
     for title in ("Recovered by one value of the clean run", "Control: the value of another token"):
         expect(page.locator("svg.marks text", has_text=title)).to_be_visible()
-    finding = page.get_by_text(re.compile("^The prompts differ by"))
+    expect(page.get_by_text(re.compile("^One value in L0 at “She”"))).to_be_visible()
+    finding = numbers(page)
+    expect(finding).to_contain_text("The prompts differ by")
     expect(finding).to_contain_text("in L0 at token “·She | ·He”")
     expect(finding).to_contain_text("control in the same place")
 
@@ -74,7 +81,7 @@ def test_two_people_sweep_and_ask_at_once_and_each_gets_their_own(visit):
     example(asking, "German")
     press(sweeping, "run_every")
     press(asking, "run_one")
-    expect(asking.get_by_text(re.compile("^Banning L11·E7"))).to_be_visible()
+    expect(asking.get_by_text(re.compile("^Without L11·E7"))).to_be_visible()
     expect(sweeping.get_by_text(re.compile("^L9·E1 matters most"))).to_be_visible()
     expect(asking.get_by_text(re.compile("matters most"))).to_have_count(0)
 

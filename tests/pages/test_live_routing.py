@@ -19,6 +19,7 @@ from pages.live.running import stream_choice
 from pages.live.session import kept_traces as traces
 from pages.live.session import prompts
 from pages.shell import data_source
+from tests.headline_words import told
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 SMALL = Path(__file__).resolve().parents[1] / "data" / "tiny12"
@@ -142,7 +143,7 @@ def test_a_saved_trace_opens_in_every_part(open_page, small_model, part, what):
     state = {"uploaded_trace": ("trace.npz", saved_trace()), "trace_shown": "file"}
     app = open_page("live_routing", state=state, part=part, what=what)
     assert not app.exception and not app.error
-    assert "Of 6 tokens" in app.subheader[0].value
+    assert "Of 6 tokens" in told(app)
 
 
 def test_only_a_trace_that_was_run_here_is_offered_for_saving(open_page, small_model):
@@ -281,8 +282,8 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_configured_folder_is_compared_by_label(open_page, small_model, labelled, tab):
     app = open_page("live_routing", mode="many", many=tab)
     assert not app.exception and not app.error
-    head = app.subheader[0].value
-    assert head.startswith("12 traces, 288 tokens, 2 labels.")
+    head = told(app)
+    assert "12 traces, 288 tokens, 2 labels." in head
     assert "tells of the expert in 2 of 2 layers" in head
     assert list(app.dataframe[0].value["label"]) == ["code", "prose"]
     if tab == "labels":
@@ -297,7 +298,7 @@ def test_a_file_of_labels_can_be_configured(open_page, small_model, labelled, mo
     monkeypatch.setenv(many_traces.LABELS_VARIABLE, str(sheet))
     app = open_page("live_routing", mode="many")
     assert not app.exception and not app.error
-    assert "1 label. Nothing to compare yet." in app.subheader[0].value
+    assert "1 label. No labels to compare." in told(app)
     assert "at least two labels" in app.info[0].value
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import streamlit as st
 
 from lens.errors import LensError
+from lens.finding import Finding
+from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
 from lens.words import p_value_text, percent
 from pages.live.compare import (
@@ -22,11 +24,12 @@ from pages.live.running.controls import model_labels
 from pages.live.session import kept_traces, prompts, shared_models
 from pages.live.session.mode_context import ModeContext
 from pages.shell import layout, links, null_settings
+from pages.shell.finding_block import Headline
 from pages.shell.session_keys import SessionKey, SessionValue
 
 INVITATION = (
-    "Lay two texts side by side, or one text as it is and under a change, and see where their "
-    "routing differs by more than chance."
+    "Lay two texts side by side, or one with and without a change, and see where the routing "
+    "differs."
 )
 HOW_TO_READ = """
 **Alignment.** The fewest substituted, deleted and inserted tokens that turn one text into the
@@ -203,7 +206,7 @@ def session_traces() -> Result | None:
         return None
 
 
-def finding(comparison: Comparison, what: str) -> str:
+def details(comparison: Comparison, what: str) -> str:
     """The differences beside chance, in words."""
     parts: list[Callable[[], str]] = []
     if comparison.result.change is None:
@@ -221,6 +224,23 @@ def finding(comparison: Comparison, what: str) -> str:
         except LensError:  # its tab says why
             continue
     return " ".join(said)
+
+
+def finding(comparison: Comparison, what: str) -> Finding:
+    """The differences beside chance; what the map shows beside them is in the details."""
+    result, detail = comparison.result, details(comparison, what)
+    if result.change is None:
+        return of_pairs.kept_experts(comparison.agreement(), detail)
+    assert result.kl is not None and result.others is not None
+    change = result.change
+    done = change.text(comparison.labels)
+    if not result.others.size:
+        return Finding(f"{done} is compared with the text as it is.", "not asked", detail)
+    without = f"Without {done.split()[-1]}" if change.kind == "ban" else ""
+    where = "other layers" if change.kind == "temperature" else "other experts of its layer"
+    used = change.kind != "ban" or interventions.use(result.first, change.layer, change.expert) > 0
+    among = interventions.among_others(float(result.kl.mean()), result.others)
+    return of_pairs.one_change(done, without, among, where, detail, used=used)
 
 
 def agreement_words(comparison: Comparison) -> str:
@@ -278,7 +298,7 @@ def verdict(among: interventions.AmongOthers) -> str:
     return f"{rank}: not distinguishable from chance"
 
 
-def results(result: Result, context: ModeContext) -> str:
+def results(result: Result, context: ModeContext) -> Headline:
     """Everything about two runs; returns the finding."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         null = null_settings.popover()
@@ -317,7 +337,7 @@ def results(result: Result, context: ModeContext) -> str:
                     significance.next_tokens(comparison, pair)
             except LensError as error:
                 st.info(str(error))
-    return finding(comparison, what)
+    return [finding(comparison, what)]
 
 
 def nothing_shared(result: Result) -> str:
@@ -359,7 +379,7 @@ def show(context: ModeContext) -> None:
         context.heading(INVITATION, HOW_TO_READ)
         return
     try:
-        found = results(result, context)
+        found: Headline = results(result, context)
     except LensError as error:
         st.error(str(error), icon=":material/error:")
         found = INVITATION

@@ -191,5 +191,5 @@ def show(context: ModeContext) -> None:
     view, token, layer, lens = one_trace_mode.results(done.trace, kept, context.routers)
     with board:
         made_text(done, view, layer)
-    context.heading(finding(view, done), one_trace_mode.HOW_TO_READ)
+    context.heading([finding(view, done)], one_trace_mode.HOW_TO_READ)
     logit_lens.fill(lens, view, token, layer, context.choice, asked=False)

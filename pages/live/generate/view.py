@@ -11,12 +11,13 @@ import streamlit as st
 
 from lens import figures
 from lens.errors import LensError
+from lens.finding import Finding
+from lens.findings import of_texts
 from lens.traces.contrast import loop_of
 from lens.traces.routing import overlap
 from lens.words import percent
 from pages.live.one_trace import routing_statistics, text_parts
 from pages.live.one_trace.routing_views import View
-from pages.live.session import kept_traces
 from pages.live.session.generation import Generated
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def loop_note(experts: np.ndarray, period: int, start: int) -> str:
     )
 
 
-def finding(view: View, done: Generated) -> str:
+def finding(view: View, done: Generated) -> Finding:
     """Whether loads jump where generation begins, and how far the parts differ as a whole."""
     trace = view.trace
     settings = trace.settings
@@ -121,8 +122,8 @@ def finding(view: View, done: Generated) -> str:
     text = f"{done.n_tokens:,} tokens generated after {trace.prompt_length:,} ({how})."
     try:
         found = routing_statistics.part_loads(view.key, int(trace.prompt_length), trace)
-    except LensError:
-        return f"{text} {kept_traces.finding(trace, view.labels)}"
-    return f"{text} {text_parts.jump_words(found)} {text_parts.drift_words(found)}".replace(
-        "**", ""
-    )
+    except LensError as error:
+        general = routing_statistics.busiest_expert(view.key, tuple(view.labels), trace)
+        return of_texts.generated_tokens(error, f"{text} {error} {general.detail}")
+    words = f"{text} {text_parts.jump_words(found)} {text_parts.drift_words(found)}"
+    return of_texts.generated_tokens(found, words.replace("**", ""))

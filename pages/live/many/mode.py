@@ -22,6 +22,7 @@ from pages.live.running.prompt_form import Example
 from pages.live.session.mode_context import HOW_TO_READ, ModeContext
 from pages.live.session.prompts import prompt_limit
 from pages.shell import links
+from pages.shell.finding_block import Headline
 
 SOURCES = {"prompts": "Prompts", "traces": "Saved traces"}
 INVITATION = "Run many prompts, and see which experts texts of each kind use, and for which words."
@@ -57,7 +58,7 @@ def show(context: ModeContext) -> None:
         context.heading(INVITATION, many_view.HOW_TO_READ)
 
 
-def _prompts(context: ModeContext, run_id: str | None) -> str:
+def _prompts(context: ModeContext, run_id: str | None) -> Headline:
     """A run, or the form for a new one; returns the finding.
 
     Raises:

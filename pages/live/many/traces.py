@@ -15,6 +15,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lens import figures
 from lens.errors import LensError
+from lens.findings import of_prompts
 from lens.many_prompts import label_tests
 from lens.many_prompts.label_tests import LabelTest
 from lens.many_prompts.trace_folder import (
@@ -151,9 +152,11 @@ def show(head: DeltaGenerator, routers: RouterSet, how_to_read: str) -> None:
         layout.share(routers)
         return
     test, why = _test(folder)
+    many = Many(folder, routers)
     with head:
-        layout.heading("Live routing", finding(folder, test, why), how_to_read, routers)
-    _draw(folder, test, why, routers)
+        found = of_prompts.labels_and_experts(folder, test, "traces", many.labels)
+        layout.heading("Live routing", [found], how_to_read, routers)
+    _draw(many, test, why)
     layout.share(routers)
 
 
@@ -162,28 +165,6 @@ def _test(folder: TraceFolder) -> tuple[LabelTest | None, str]:
         return routing_statistics.label_test(routing_statistics.folder_key(folder), folder), ""
     except LensError as error:
         return None, str(error)
-
-
-def finding(folder: TraceFolder, test: LabelTest | None, why: str) -> str:
-    """Information of the labels on the experts, with its null, in words."""
-    what = (
-        f"{folder.n_traces:,} traces, {len(folder.tokens):,} tokens, {len(folder.labels)} "
-        f"{'label' if len(folder.labels) == 1 else 'labels'}."
-    )
-    if test is None:
-        return f"{what} Nothing to compare yet."
-    layers, cells = test.test.found(), int(np.count_nonzero(np.nan_to_num(test.q, nan=1) <= 0.05))
-    if not layers and not cells:
-        return (
-            f"{what} Labels and experts: not distinguishable from chance in any of "
-            f"{folder.n_layers} layers (labels permuted over traces)."
-        )
-    return (
-        f"{what} The label tells of the expert in {layers} of {folder.n_layers} layers, mean "
-        f"{test.test.value.mean():.3f} nats (labels permuted over traces: "
-        f"{test.test.mean.mean():.3f}); {cells} of {np.count_nonzero(np.isfinite(test.q))} loads "
-        "differ between labels (q ≤ 0.05)."
-    )
 
 
 class Many:
@@ -207,9 +188,9 @@ class Many:
         layout.figure(chart, key, layout.of_model(self.folder.model_sha256, what), **options)
 
 
-def _draw(folder: TraceFolder, test: LabelTest | None, why: str, routers: RouterSet) -> None:
-    many = Many(folder, routers)
-    if folder.model_sha256 != routers.sha256:
+def _draw(many: Many, test: LabelTest | None, why: str) -> None:
+    folder = many.folder
+    if folder.model_sha256 != many.routers.sha256:
         st.caption(
             f"The traces were made by a model with routers `{folder.model_sha256[:12]}`, not by "
             "the routers that the other pages show."

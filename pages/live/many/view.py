@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import streamlit as st
 
 from grok.engine.progress import PassProgress
 from lens.errors import LensError
+from lens.findings import of_prompts
 from lens.many_prompts import label_tests
 from lens.many_prompts.label_tests import LabelTest
 from lens.many_prompts.run_events import ask
@@ -22,6 +22,7 @@ from pages.live.running import stream_run
 from pages.live.session import mode_context
 from pages.live.session.mode_context import ModeContext
 from pages.shell import links
+from pages.shell.finding_block import Headline
 
 HOW_TO_READ = (
     mode_context.HOW_TO_READ
@@ -66,7 +67,7 @@ def _label_test(run_id: str, changed: float, skip: int, _folder: TraceFolder) ->
     return run_label_test(_folder)
 
 
-def show(context: ModeContext, run: Run, *, mine: bool) -> str:
+def show(context: ModeContext, run: Run, *, mine: bool) -> Headline:
     """The run; returns the finding.
 
     Raises:
@@ -136,7 +137,7 @@ def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
     return f"{_prompts(run)}: {run.tokens_done:,}{total} tokens were run."
 
 
-def _finished(context: ModeContext, run: Run, mine: bool) -> str:
+def _finished(context: ModeContext, run: Run, mine: bool) -> Headline:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         skip = links.choice(
             "first_tokens",
@@ -183,33 +184,7 @@ def _finished(context: ModeContext, run: Run, mine: bool) -> str:
                 many_traces.repeats(many)
             else:
                 _texts(run)
-    return finding(folder, test)
-
-
-def finding(folder: TraceFolder, test: LabelTest | None) -> str:
-    """Information of the labels on the experts, beside chance, in words."""
-    n = len(folder.labels)
-    what = (
-        f"{folder.n_traces:,} prompts, {len(folder.tokens):,} tokens, {n} "
-        f"{'label' if n == 1 else 'labels'}."
-    )
-    if test is None:
-        return f"{what} No labels to compare; see the words of the experts."
-    layers = test.test.found()
-    cells = int(np.count_nonzero(np.nan_to_num(test.q, nan=1) <= 0.05))
-    if not layers and not cells:
-        return (
-            f"{what} Labels and experts: not distinguishable from chance in any of "
-            f"{folder.n_layers} layers (labels permuted over prompts)."
-        )
-    share = np.bincount(folder.label_of, folder.n_tokens) / folder.n_tokens.sum()
-    most = float(-(share * np.log(share)).sum())
-    return (
-        f"{what} The label tells of the expert in {layers} of {folder.n_layers} layers: "
-        f"{test.test.value.mean():.2f} of at most {most:.2f} nats, mean over layers (labels "
-        f"permuted over prompts: {test.test.mean.mean():.2f}); {cells:,} of "
-        f"{np.count_nonzero(np.isfinite(test.q)):,} loads differ between labels (q ≤ 0.05)."
-    )
+    return [of_prompts.labels_and_experts(folder, test, "prompts", many.labels)]
 
 
 def _overview(many: Many) -> None:

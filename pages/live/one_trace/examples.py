@@ -6,89 +6,59 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import streamlit as st
 
 from lens.errors import LensError
+from lens.finding import Finding
+from lens.findings import of_texts
 from lens.traces import RoutedText
 from lens.traces.contrast import equal_tokens, strongest_contrast
-from lens.words import p_value_text, percent
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form
 from pages.shell.session_keys import SessionKey, SessionValue
 
 
-def two_meanings(view: View) -> str:
+def two_meanings(view: View) -> Finding:
     """Equal tokens against others; the word with two meanings."""
-    found = equal_tokens(view.trace)
-    text = (
-        f"two equal tokens share {percent(found.same.mean())} of their experts, two others "
-        f"{percent(found.other.mean())}, two as close to each other {percent(found.near)} "
-        f"({found.pairs} pairs; p {p_value_text(found.p, found.draws)}, ids of each stretch turned "
-        f"round {found.draws:,} times, seed {found.seed})"
-    )
     positions = [t for t, piece in enumerate(view.pieces) if piece == "ank"]
-    if len(positions) != 2:
-        return f"{text}."
-    a, b = (np.sort(view.trace.experts[:, t], axis=1) for t in positions)
-    same = int((a == b).all(axis=1).sum())
-    return (
-        f"{text}. The two “bank”, tokens {positions[0]} and {positions[1]}, have the same "
-        f"experts in {same} of {view.n_layers} layers: routing follows the token much more than "
-        "its meaning."
-    )
+    more = ""
+    if len(positions) == 2:
+        a, b = (np.sort(view.trace.experts[:, t], axis=1) for t in positions)
+        same = int((a == b).all(axis=1).sum())
+        more = (
+            f" The two “bank”, tokens {positions[0]} and {positions[1]}, have the same "
+            f"experts in {same} of {view.n_layers} layers."
+        )
+    return of_texts.equal_tokens_share(equal_tokens(view.trace), more)
 
 
-def two_languages(view: View) -> str:
+def two_languages(view: View) -> Finding:
     """The expert that tells the translation from the text."""
     start = next((t for t, piece in enumerate(view.pieces) if piece == "▁Sie"), 0)
     return _contrast(view, np.arange(view.n_tokens) >= start, "German tokens", "English ones")
 
 
-def digits(view: View) -> str:
+def digits(view: View) -> Finding:
     """The expert that tells digits from what stands between them."""
     kind = np.array([piece.strip("▁").isdigit() for piece in view.pieces])
     return _contrast(view, kind, "digits", "other tokens")
 
 
-def layout_tokens(view: View) -> str:
+def layout_tokens(view: View) -> Finding:
     """The expert that tells indentation and line ends from code."""
     kind = np.array([not piece.strip("▁\n ") for piece in view.pieces])
     return _contrast(view, kind, "blanks and line ends", "other tokens")
 
 
-def one_word(view: View) -> str:
+def one_word(view: View) -> Finding | None:
     """Experts shared after a changed word, near it and far from it."""
     found = view.agreement
-    if found is None:
-        return "give the second prompt too, to compare the two."
-    after = np.flatnonzero((found.partner >= 0) & (np.arange(view.n_tokens) >= found.common_start))
-    near, far = after[:4], after[4:]
-    if len(far) == 0 or found.test is None:
-        return "the texts differ up to their ends."
-    near_share, far_share = (percent(found.shared[:, part].mean()) for part in (near, far))
-    return (
-        f"the first four tokens from the changed word on share {near_share} of their experts with "
-        f"those of the other text, the {len(far)} after them {far_share}; the same tokens paired "
-        f"at random {percent(found.test.mean.mean())} ({found.test.draws:,} times, seed "
-        f"{found.test.seed}), even choices {percent(found.even)}."
-    )
+    return None if found is None else of_texts.one_word(found)
 
 
-def _contrast(view: View, kind: np.ndarray, inside: str, outside: str) -> str:
+def _contrast(view: View, kind: np.ndarray, inside: str, outside: str) -> Finding:
     found = strongest_contrast(view.trace, kind)
     unit = f"{view.labels[found.layer]}·E{found.expert}"
-    verdict = "more than" if found.p <= 0.05 else "not distinguishable from"
-    return (
-        f"**{unit}** is chosen by {percent(found.inside)} of {found.n_inside} {inside} and "
-        f"{percent(found.outside)} of {found.n_outside} {outside}, the largest difference "
-        f"of any expert: {verdict} what the same pattern gives elsewhere in the text (there "
-        f"{percent(found.usual)} on average; p {p_value_text(found.p)}, all {found.turns} turns)."
-        + (
-            " They stand in one part of the text, so place and topic count too."
-            if np.count_nonzero(np.diff(kind.astype(int))) <= 2
-            else ""
-        )
-    )
+    return of_texts.kind_contrast(found, unit, (inside, outside), kind)
 
 
 @dataclass(frozen=True)
@@ -104,7 +74,7 @@ class Shown:
 
     texts: Mapping[str, str]
     shows: str
-    read: Callable[[View], str]
+    read: Callable[[View], Finding | None]
     choices: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -195,13 +165,12 @@ def ran(text: str, second: str, trace: RoutedText) -> Mapping[str, object]:
     return EXAMPLES[name].choices if name else {}
 
 
-def note(view: View) -> None:
-    """The finding of an example that was run."""
+def finding(view: View) -> Finding | None:
+    """What the example shows, where the trace is a run of one."""
     name, trace = RUN.get() or (None, None)
     if name is None or name not in EXAMPLES or trace is not view.trace:
-        return
+        return None
     try:
-        words = EXAMPLES[name].read(view)
+        return EXAMPLES[name].read(view)
     except LensError:
-        return
-    st.markdown(f":material/lightbulb: {name}: {words}")
+        return None

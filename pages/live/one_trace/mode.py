@@ -7,6 +7,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from grok.trace import RoutingTrace
 from lens.errors import LensError
+from lens.finding import Finding
 from lens.routers.router_set import RouterSet
 from lens.traces import RoutedText
 from pages.live.one_trace import (
@@ -15,6 +16,7 @@ from pages.live.one_trace import (
     examples,
     logit_lens,
     routing_shape,
+    routing_statistics,
     routing_views,
     text_parts,
 )
@@ -96,6 +98,13 @@ def run(request: prompts.Request, text: str, second: str) -> None:
         lambda *told: prompts.run_all(request, texts, *told),
         keep,
     )
+
+
+def findings(view: View) -> list[Finding]:
+    """What an example was chosen to show, and the expert that most tokens go to."""
+    general = routing_statistics.busiest_expert(view.key, tuple(view.labels), view.trace)
+    own = examples.finding(view)
+    return [general] if own is None else [own, general]
 
 
 def choose_trace(kept: dict[str, RoutedText]) -> RoutedText:
@@ -223,10 +232,7 @@ def show(context: ModeContext) -> None:
     with top:
         trace = choose_trace(kept)
         save_button(trace)
-    found = st.container()
     view, token, layer, lens = results(trace, kept, context.routers)
-    with found:
-        examples.note(view)
-    context.heading(kept_traces.finding(trace, view.labels), HOW_TO_READ)
+    context.heading(findings(view), HOW_TO_READ)
     from_file = trace is kept.get("file")
     logit_lens.fill(lens, view, token, layer, context.choice, asked=from_file)

@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 import streamlit as st
 
+from lens.finding import Finding
+from lens.findings import of_texts
 from lens.many_prompts import label_tests
 from lens.many_prompts.trace_folder import TraceFolder
 from lens.prompt_pairs.agreement import Agreement
@@ -36,6 +38,11 @@ def trace_key(trace: RoutedText) -> str:
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
+
+
+@_data
+def busiest_expert(key: str, names: tuple[str, ...], _trace: RoutedText) -> Finding:
+    return of_texts.busiest_expert(_trace, names)
 
 
 @_data

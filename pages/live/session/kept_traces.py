@@ -9,12 +9,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from grok.trace import RoutingTrace
 from lens.routers.router_set import RouterSet
-from lens.traces import RoutedText, routing
-from lens.words import percent
+from lens.traces import RoutedText
 from pages.shell import data_source
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -60,28 +57,3 @@ def labels(trace: RoutedText, routers: RouterSet) -> list[str]:
     if trace.model_sha256 == routers.sha256:
         return [routers.label(layer) for layer in range(n_layers)]
     return [f"L{layer}" for layer in range(n_layers)]
-
-
-def finding(trace: RoutedText, names: list[str]) -> str:
-    """The largest load in the routing of a text and its repeats, beside chance, in words."""
-    n_layers, n_tokens, n_experts = trace.router_logits.shape
-    top_k = trace.experts.shape[2]
-    load = routing.load(trace)
-    low, high = routing.load_interval(n_tokens, top_k, n_experts, comparisons=load.size)
-    layer, expert = np.unravel_index(np.argmax(load), load.shape)
-    most = float(load[layer, expert])
-    verdict = "more than" if most > high else "not distinguishable from"
-    text = (
-        f"Of {n_tokens:,} tokens, {names[layer]}·E{expert} took the largest share, "
-        f"{percent(most)} of its layer's assignments: {verdict} chance (even "
-        f"{percent(1 / n_experts, 1)}; by chance no expert above {percent(high)} in 95\u00a0% of "
-        "texts)."
-    )
-    if n_tokens > 1:
-        repeat = routing.repeat_rate(trace)
-        text += (
-            f" Neighbouring tokens share their first expert in {percent(repeat.first.mean())} "
-            f"of cases (chance {percent(repeat.chance_first, 1)}; same tokens shuffled "
-            f"{percent(repeat.shuffled_first.mean())})."
-        )
-    return text

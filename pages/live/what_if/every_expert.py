@@ -12,6 +12,8 @@ import streamlit as st
 from grok.serving.shared_model import SharedModel
 from lens.errors import LensError
 from lens.figures.prompt_pairs import sweeps as sweep_figures
+from lens.finding import Finding
+from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
 from lens.words import fixed, p_value_text
@@ -49,7 +51,7 @@ class Result:
     sweep: AblationSweep
 
 
-def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
+def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     text = text_form(choice, "every_expert_example")
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
@@ -143,13 +145,15 @@ def metric_of(measure: str, model: SharedModel, tokens: np.ndarray, on_wait: OnW
     return kl_divergence(everywhere=measure == "kl")
 
 
-def answer(result: Result, labels: list[str]) -> str:
+def answer(result: Result, labels: list[str]) -> Finding:
     """Figures of a sweep; returns the finding."""
     sweep, action = result.sweep, result.request[3]
     rows = [labels[int(layer)] for layer in sweep.layers]
     # A probability that falls is an effect too.
     size = np.abs(sweep.effect) if result.request[4] == "first" else sweep.effect
-    text, test = finding(size, sweep, rows)
+    text, test = details(size, sweep, rows)
+    row, own_expert = (int(i) for i in interventions.strongest(size, 1)[0])
+    name = f"{rows[row]}·E{own_expert}"
     picked = None
     layer: int | None = links.chosen("layer", None)
     expert: int | None = links.chosen("expert", None)
@@ -200,10 +204,10 @@ def answer(result: Result, labels: list[str]) -> str:
                 f"{test.draws:,} draws (seed {test.seed}), p {p_value_text(test.p, test.draws)}."
             )
     listed(sweep, size, rows)
-    return text
+    return of_pairs.most_needed(size, (row, own_expert), name, text)
 
 
-def finding(
+def details(
     size: np.ndarray, sweep: AblationSweep, rows: list[str]
 ) -> tuple[str, interventions.EffectAndUse | None]:
     """The largest effect beside the layer's others, and the correlation of effects with use."""

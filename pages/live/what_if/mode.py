@@ -8,6 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lens.errors import LensError
+from lens.finding import Finding
 from pages.live.session.mode_context import ModeContext
 from pages.live.what_if import every_expert, one_expert, patching
 from pages.shell import links
@@ -53,11 +54,11 @@ def show(context: ModeContext) -> None:
     if context.choice is None:
         context.heading(INVITATION, HOW_TO_READ)
         return
-    finding: str | None = None
+    finding: Finding | None = None
     for question, container in links.tabs("question", QUESTIONS):
         with container:
             try:
                 finding = SHOW[question](context, context.choice)
             except LensError as error:
                 st.info(str(error))
-    context.heading(finding or INVITATION, HOW_TO_READ)
+    context.heading(INVITATION if finding is None else [finding], HOW_TO_READ)

@@ -7,6 +7,8 @@ import streamlit as st
 
 from lens import figures
 from lens.figures.prompt_pairs import interventions as intervention_figures
+from lens.finding import Finding
+from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
 from lens.prompt_pairs.interventions import AmongOthers
 from lens.storage import csv_text
@@ -47,7 +49,7 @@ def ask(request: Request, choice: shared_models.ModelChoice) -> None:
     )
 
 
-def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
+def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a run, its answer; returns the finding."""
     text = text_form(choice, "one_expert_example")
     labels = model_labels(choice)
@@ -92,7 +94,21 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
     return answer(known, context, labels)
 
 
-def finding(result: Result, name: str, among: AmongOthers) -> str:
+def finding(result: Result, name: str, among: AmongOthers) -> Finding:
+    """Effect of the intervention, beside the same on the layer's other experts."""
+    request = result.request
+    banned = request.action == "ban"
+    return of_pairs.one_change(
+        DONE[request.action].format(name),
+        f"Without {name}" if banned else "",
+        among,
+        "other experts of its layer",
+        details(result, name, among),
+        used=not banned or interventions.use(result.own.base, request.layer, request.expert) > 0,
+    )
+
+
+def details(result: Result, name: str, among: AmongOthers) -> str:
     """Effect of the intervention, beside the same on the layer's other experts, in words."""
     request, n = result.request, result.own.kl.size
     used = interventions.use(result.own.base, request.layer, request.expert)
@@ -143,7 +159,7 @@ def mix_shares(result: Result) -> tuple[float, float]:
     return first, second
 
 
-def answer(result: Result, context: ModeContext, labels: list[str]) -> str:
+def answer(result: Result, context: ModeContext, labels: list[str]) -> Finding:
     """Figures of one intervention; returns the finding."""
     request, own = result.request, result.own
     name = f"{labels[request.layer]}·E{request.expert}"

@@ -13,6 +13,8 @@ from grok.errors import PromptError
 from grok.serving.shared_model import SharedModel
 from lens import figures
 from lens.figures.prompt_pairs import sweeps as sweep_figures
+from lens.finding import Finding
+from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
 from lens.words import percent
@@ -75,7 +77,7 @@ class Result:
     model_sha256: str
 
 
-def show(context: ModeContext, choice: shared_models.ModelChoice) -> str | None:
+def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
     prompt_form.examples_row("patch_example", examples)
@@ -269,7 +271,7 @@ def measure_text(result: Result) -> str:
     }[result.request[5]]
 
 
-def answer(result: Result, labels: list[str]) -> str:
+def answer(result: Result, labels: list[str]) -> Finding:
     """Both maps and the finding."""
     sweep, site = result.sweep, result.request[4]
     rows = [labels[int(layer)] for layer in sweep.layers]
@@ -315,7 +317,15 @@ def answer(result: Result, labels: list[str]) -> str:
             origin,
             **own,
         )
-    return finding(result, found, rows, pieces)
+    best = int(found.largest.argmax())
+    position = int(found.position[best])
+    return of_pairs.brought_back(
+        found,
+        rows[best],
+        str(sweep.pieces_clean[int(sweep.positions[position])]),
+        int(sweep.positions[position]),
+        details(result, found, rows, pieces),
+    )
 
 
 def table_of(sweep: PatchSweep, rows: list[str], pieces: list[str]) -> str:
@@ -334,7 +344,7 @@ def table_of(sweep: PatchSweep, rows: list[str], pieces: list[str]) -> str:
     )
 
 
-def finding(
+def details(
     result: Result, found: interventions.Carried, rows: list[str], pieces: list[str]
 ) -> str:
     """The places that carry the difference between the prompts, in words."""

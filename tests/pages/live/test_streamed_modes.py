@@ -12,6 +12,7 @@ from pages.live.many.examples import ready_ids
 from pages.live.one_trace import logit_lens
 from pages.live.running import stream_choice
 from pages.live.session import generation
+from tests.headline_words import told
 from tests.pages.live.streamed_page import (
     IDS,
     PATIENCE,
@@ -108,7 +109,7 @@ def test_many_prompts_say_what_they_cost_before_they_run_and_share_a_pass(
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
     app = press(app, "Run these prompts: ")
     until = time.monotonic() + PATIENCE
-    while "12 prompts, 120 tokens" not in app.subheader[0].value:
+    while "12 prompts, 120 tokens" not in told(app):
         assert time.monotonic() < until and not app.exception and not app.error
         time.sleep(0.2)
         app.run()

@@ -21,6 +21,7 @@ from pages.live.compare import (
 )
 from pages.live.session import prompts, shared_models
 from pages.shell import data_source
+from tests.headline_words import told
 
 SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 LONG = ", ".join(str(10 + 7 * i % 90) for i in range(14))
@@ -47,7 +48,7 @@ def compared(app, first: str, second: str | None = None):
 
 
 def heading(app) -> str:
-    return app.subheader[0].value
+    return told(app)
 
 
 def result_of(app, side: str = "texts") -> run.Result:
@@ -69,7 +70,7 @@ def test_without_a_model_the_mode_says_what_can_be_compared(open_page, small_mod
 
 def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, small_model):
     app = compared(opened(open_page), f"1, {LONG}", f"2, 9, {LONG}")
-    assert heading(app).startswith("14 tokens stand in both texts after their first difference")
+    assert "14 tokens stand in both texts after their first difference" in heading(app)
     found = result_of(app)
     assert found.alignment.common_start == 0
     assert found.alignment.count(SAME) == 14
@@ -124,7 +125,7 @@ def test_a_text_that_cannot_be_run_says_why_and_loses_nothing(
     app = compared(compared(opened(open_page), IDS, OTHER), first, second)
     assert not app.exception
     assert any(message in error.value for error in app.error)
-    assert heading(app).startswith("4 tokens stand in both texts")
+    assert "4 tokens stand in both texts" in heading(app)
     assert app.text_area(key="second_prompt").value == second
 
 
@@ -226,7 +227,7 @@ def test_traces_of_the_session_are_compared_and_one_alone_is_not_enough(
     app = opened(open_page, sides="traces", state=state)
     assert not app.exception and not app.error
     # Of other models, nothing is known to be alike from the start.
-    assert heading(app).startswith("14 tokens stand in both texts. They keep 100\u00a0%")
+    assert "14 tokens stand in both texts. They keep 100\u00a0%" in heading(app)
 
 
 def test_traces_of_models_of_other_shapes_are_refused(open_page, small_model, trace):
@@ -270,7 +271,7 @@ def test_a_quantity_that_a_model_does_not_have_leaves_the_rest_of_the_page(
     app = opened(open_page, sides="traces", state=state, differs="margin")
     assert not app.exception and not app.error
     assert any("no choice was close" in info.value for info in app.info)
-    assert heading(app).startswith("14 tokens stand in both texts. They keep 100")
+    assert "14 tokens stand in both texts. They keep 100" in heading(app)
 
 
 @pytest.mark.parametrize("name", list(examples.TEXT_EXAMPLES))

@@ -11,6 +11,7 @@ from pages.live.generate import mode as generate_mode
 from pages.live.generate import view
 from pages.live.session import generation, prompts
 from pages.shell import data_source
+from tests.headline_words import told
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
@@ -55,7 +56,7 @@ def test_the_text_and_its_routing_are_those_of_the_runner_with_the_same_seed(ope
     np.testing.assert_array_equal(trace.experts, made.trace.experts)
     assert trace.prompt_length == len(ids)
     assert trace.settings["seed"] == 11 and trace.settings["top_p"] == 0.8
-    assert f"{len(made.new_tokens)} tokens generated after 8" in app.subheader[0].value
+    assert f"{len(made.new_tokens)} tokens generated after 8" in told(app)
     assert any(code.value.endswith(made.text) for code in app.code)
     assert "turns of their borders" in said(app)
     assert "Stop" not in [button.label for button in app.button]

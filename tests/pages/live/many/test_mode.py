@@ -30,6 +30,7 @@ from pages.live.many import (
 )
 from pages.live.many.examples import TEXTS, ready_ids, ready_list
 from pages.shell import data_source
+from tests.headline_words import told
 
 SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 TABS = ["labels", "words", "many_information", "many_order", "texts"]
@@ -91,8 +92,8 @@ def test_prompts_run_in_the_background_and_labels_are_compared_beside_chance(fin
     (run,) = all_runs(store)
     assert (run.status, run.n_prompts, run.n_tokens) == ("finished", 12, 120)
     assert run.by_label == {"counting": 6, "repeating": 6}
-    head = finished.subheader[0].value
-    assert head.startswith("12 prompts, 120 tokens, 2 labels.")
+    head = told(finished)
+    assert "12 prompts, 120 tokens, 2 labels." in head
     assert "permuted over prompts" in head
     assert list(finished.dataframe[0].value["label"]) == ["counting", "repeating"]
 
@@ -108,14 +109,14 @@ def test_every_tab_of_a_run_opens_by_its_link(open_page, finished, store, tab):
     (run,) = all_runs(store)
     app = open_page("live_routing", mode="many", run=run.id, seen=tab, first_tokens="1")
     assert not app.exception and not app.error
-    assert "108 tokens" in app.subheader[0].value
+    assert "108 tokens" in told(app)
 
 
 def test_who_has_the_link_looks_and_neither_lists_nor_changes(open_page, finished, store):
     assert "Open" in labels_of(finished) and "Delete for good" in labels_of(finished)
     (run,) = all_runs(store)
     other = open_page("live_routing", mode="many", run=run.id)
-    assert "12 prompts, 120 tokens" in other.subheader[0].value
+    assert "12 prompts, 120 tokens" in told(other)
     assert {"Open", "Delete for good", "Cancel", "Go on"}.isdisjoint(labels_of(other))
     stranger = open_page("live_routing", mode="many")
     assert stranger.subheader[0].value == many_mode.INVITATION
@@ -169,7 +170,7 @@ def test_a_run_that_stopped_goes_on(open_page, store, monkeypatch):
     button(app, "Go on").click()
     app.run()
     assert ended(store).status == "finished"
-    assert app.run().subheader[0].value.startswith("12 prompts, 120 tokens")
+    assert "12 prompts, 120 tokens" in told(app.run())
 
 
 def test_a_run_is_cancelled_where_it_is(open_page, store, monkeypatch):

@@ -13,6 +13,7 @@ from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path
 from grok.planning import machine
 from pages.live.running import stream_choice, stream_progress
 from pages.shell import data_source
+from tests.headline_words import told
 from tests.pages.live.streamed_page import (
     IDS,
     PATIENCE,
@@ -174,7 +175,7 @@ def test_streamed_prompts_share_a_pass_and_go_to_the_experts_of_the_resident_mod
     model = load(SMALL, mode="resident")
     as_resident(kept["first"], model.trace_routing(TOKENS))
     as_resident(kept["second"], model.trace_routing([5, 17, 4]))
-    assert "Of 8 tokens" in app.subheader[0].value
+    assert "Of 8 tokens" in told(app)
 
 
 def test_a_run_tells_its_layer_its_time_left_and_what_it_has_read(open_page, disk):

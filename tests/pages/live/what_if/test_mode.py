@@ -12,6 +12,7 @@ from grok.config import BUNDLED_MODEL
 from pages.live.session import prompts
 from pages.live.what_if import every_expert, examples, one_expert, patching
 from pages.shell import data_source
+from tests.headline_words import told
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 OTHER = "5, 17, 3, 44, 99, 256, 12, 7"
@@ -58,9 +59,9 @@ def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_mo
     result = app.session_state[one_expert.KEPT.key]
     assert result.own.kl.mean() == pytest.approx(each[2], abs=1e-6)
     np.testing.assert_allclose(result.kl.mean(axis=1), np.delete(each, 2), atol=1e-6)
-    said = app.subheader[0].value
+    said = told(app)
     rank = 1 + sum(value >= each[2] for i, value in enumerate(each) if i != 2)
-    assert said.startswith("Banning L3·E2") and f"rank {rank} of 8" in said
+    assert "Banning L3·E2, which" in said and f"rank {rank} of 8" in said
     assert not (result.own.changed.experts[3] == 2).any()
 
 
@@ -86,9 +87,9 @@ def test_a_ban_stands_beside_one_of_another_expert_of_the_same_tokens(open_page,
     ]
     expected = what_if(model, tokens, sum(bans[1:], bans[0])).kl
     np.testing.assert_allclose(result.instead, expected, atol=1e-6)
-    assert f"their other expert instead: {expected.mean():.3g}" in app.subheader[0].value
+    assert f"their other expert instead: {expected.mean():.3g}" in told(app)
     assert any("signs of 1 blocks" in caption.value for caption in app.caption)
-    assert "too few independent tokens to tell the two apart" in app.subheader[0].value
+    assert "too few independent tokens to tell the two apart" in told(app)
 
 
 def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model):
@@ -99,7 +100,7 @@ def test_an_expert_that_no_token_uses_has_no_such_control(open_page, small_model
     app = asked(open_page, "one", {"prompt": "5, 17"}, layer="3", expert=str(unused))
     assert not app.exception and not app.error
     assert app.session_state[one_expert.KEPT.key].instead is None
-    assert "instead" not in app.subheader[0].value
+    assert "instead" not in told(app)
 
 
 def test_another_expert_is_looked_at_without_pressing_run_again(
@@ -109,10 +110,10 @@ def test_another_expert_is_looked_at_without_pressing_run_again(
     app = asked(open_page, "one", {"prompt": IDS}, layer="3", expert="2")
     app.selectbox(key="expert").set_value(5)
     app.run(timeout=300)
-    assert app.subheader[0].value.startswith("Banning L3·E5")
+    assert "Banning L3·E5, which" in told(app)
     app.text_area(key="prompt").set_value("8, 9")
     app.run(timeout=300)
-    assert app.subheader[0].value.startswith("Banning L3·E5")
+    assert "Banning L3·E5, which" in told(app)
     assert any("press Run" in caption.value for caption in app.caption)
 
 
@@ -122,7 +123,7 @@ def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(open_
     sweep = app.session_state[every_expert.KEPT.key].sweep
     assert sweep.effect.shape == (12, 8)
     layer, expert = np.unravel_index(sweep.effect.argmax(), sweep.effect.shape)
-    said = app.subheader[0].value
+    said = told(app)
     assert said.startswith(f"L{layer}·E{expert} matters most for this text")
     assert "relabelled experts" in said and re.search(r"p [=≤] 0\.\d", said)
     table = app.dataframe[0].value
@@ -136,7 +137,7 @@ def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(open_
 def test_every_measure_and_action_can_be_swept(open_page, small_model, measure, action):
     app = asked(open_page, "every", {"prompt": "5, 17, 3"}, measure=measure, action=action)
     assert not app.exception and not app.error
-    assert "matters most" in app.subheader[0].value
+    assert "matters most" in told(app)
 
 
 @pytest.mark.parametrize("site", list(patching.SITES))
@@ -146,7 +147,7 @@ def test_a_patch_of_every_place_runs(open_page, small_model, site):
     assert not app.exception and not app.error
     sweep = app.session_state[patching.KEPT.key].sweep
     assert sweep.recovered.shape == (1, 12, 8)
-    assert "control in the same place" in app.subheader[0].value
+    assert "control in the same place" in told(app)
     if site == "resid_pre":
         assert sweep.recovered[0, 0, 3] == pytest.approx(1, abs=1e-3)
 
@@ -196,8 +197,8 @@ def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(open_page, s
             logits = run.logits.save()
         last = np.asarray(logits.value, np.float64).reshape(-1, logits.value.shape[-1])[-1]
         assert found == pytest.approx(last[11] - last[30], abs=1e-5)
-    assert "logit of “#11” minus logit of “#30”" in app.subheader[0].value
-    assert "The control brings back most in L" in app.subheader[0].value
+    assert "logit of “#11” minus logit of “#30”" in told(app)
+    assert "The control brings back most in L" in told(app)
     assert "11" not in str(app.query_params)
     app.text_input(key="answer").set_value("11, 12")
     app = press(app, "Run")

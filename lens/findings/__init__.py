@@ -1,0 +1,1 @@
+"""First lines of routed texts: of one, of two side by side, of an intervention, of many."""
