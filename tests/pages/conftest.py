@@ -13,9 +13,11 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
+from lens.clustering import branch_support, tree_null
 from lens.extract.grok1 import extract_routers
 from lens.routers.router_set import RouterSet
 from pages.shell import data_source
+from pages.trees import chance as tree_chance
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
@@ -45,6 +47,15 @@ def packages_are_read_once() -> Iterator[None]:
     manifest_scanner.scan_component_manifests = cache(scan)
     yield
     manifest_scanner.scan_component_manifests = scan
+
+
+@pytest.fixture
+def few_drawn_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clustering draws a tenth of its sets and trees: what more of them give is tested in lens."""
+    monkeypatch.setattr(tree_chance, "SETS", (20, 100, 1000))
+    monkeypatch.setattr(tree_chance, "TREES", (10, 50, 500))
+    monkeypatch.setattr(tree_null, "DRAWS", 20)
+    monkeypatch.setattr(branch_support, "DRAWS", 10)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, save_routers
 from pages.shell.layout import QUESTION_VIEWS
 
+pytestmark = pytest.mark.usefixtures("few_drawn_sets")
+
 APP = str(Path(__file__).resolve().parents[2] / "app.py")
 PAGES = ("overview", "layers", "experts", "clustering", "live_routing")
 TABS = ("table", "within", "chains", "by_index", "classic", "load")

@@ -7,6 +7,8 @@ import pytest
 
 from lens.routers.router_set import RouterSet
 
+pytestmark = pytest.mark.usefixtures("few_drawn_sets")
+
 TABS = ("table", "listens", "within", "chains", "by_index", "classic", "load")
 
 
