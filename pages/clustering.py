@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.clustering import tree_null
 from lens.clustering.branch_support import BranchSupport
 from lens.clustering.reference_sets import DRAWN, ClusterSettings
 from lens.clustering.tree_null import (
-    DepthAgreement,
-    GroupNull,
-    depth_agreement_null,
-    groups_in_words,
+    groups_finding,
 )
-from lens.clustering.trees import LINKAGES, LayerTree, cut_tree, silhouette
+from lens.clustering.trees import LINKAGES, cut_tree
 from lens.layers.similarity import LAYER_METRICS
 from lens.questions import ask_depth
 from lens.routers.router_set import RouterSet
 from lens.tables import clustering as clustering_tables
-from lens.tables import routers as router_tables
-from lens.words import p_value_text, percent, plain
-from pages.shell import data_source, downloads, layout, links, null_settings
+from lens.words import percent
+from pages.shell import data_source, finding_block, layout, links, null_settings
 from pages.shell.deferred import Deferred
 from pages.shell.finding_block import Headline
-from pages.shell.picks import Mark, pick_layers
+from pages.shell.picks import pick_layers
 from pages.shell.reference_choice import reference_choice
 from pages.shell.session_keys import SessionKey, SessionValue
 from pages.trees import chance as tree_chance
-from pages.trees import maps
+from pages.trees import groups, maps
 from pages.trees.chance import CLASSIC, ShownTree, TreeChance
 
 HOW_TO_READ = """
@@ -97,19 +93,37 @@ TREE_NAMES = {
     "ward": "Ward",
     CLASSIC: "Classic: Ward on raw weights",
 }
-MOST_CLUSTERS = 12
 SUPPORT_RUN = SessionValue[tuple[Hashable, ...]](SessionKey.SUPPORT_RUN)
 
 
-def pick_groups(mark: Mark) -> None:
-    """A clicked silhouette becomes the number of groups."""
-    links.choose(clusters=int(mark["groups"]))
+@dataclass(frozen=True)
+class Controls:
+    """What the page shows.
+
+    Attributes:
+        linkage: by which layers join, or `CLASSIC`.
+        cut: number of groups.
+        chance: how many sets are drawn, and how many trees made again.
+        settings: metric and view of the layers, and what they are set against.
+    """
+
+    linkage: str
+    cut: int
+    chance: TreeChance
+    settings: ClusterSettings
 
 
-def controls(n_layers: int) -> tuple[str, str, int, TreeChance]:
-    """Metric, linkage, number of groups, and how many sets are drawn."""
-    first, second, third, fourth = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
-    with first:
+def controls(routers: RouterSet, view: str) -> Controls:
+    """The number of groups in sight, all else behind a button."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        most = min(groups.MOST_CLUSTERS, routers.n_layers)
+        cut = 2
+        if most > 2:
+            with st.container(width=260):
+                cut = links.number("clusters", "Groups", 2, most, min(3, most), slider=True)
+        options = st.popover("Options", icon=":material/tune:")
+        chance = tree_chance.popover()
+    with options:
         metric = links.choice(
             "metric",
             "Metric",
@@ -117,7 +131,6 @@ def controls(n_layers: int) -> tuple[str, str, int, TreeChance]:
             "cka",
             shown=lambda name: LAYER_METRICS[name].label,
         )
-    with second:
         linkage = links.choice(
             "linkage",
             "Tree",
@@ -125,24 +138,17 @@ def controls(n_layers: int) -> tuple[str, str, int, TreeChance]:
             "average",
             shown=lambda name: TREE_NAMES.get(name, name),
         )
-    with third:
-        most = min(MOST_CLUSTERS, n_layers)
-        if most > 2:
-            cut = links.number("clusters", "Groups", 2, most, min(3, most), slider=True)
-        else:
-            cut = 2
-    with fourth:
-        chance = tree_chance.popover()
-    return metric, linkage, cut, chance
+        settings = ClusterSettings(metric, view, *reference_choice(routers, view))
+    return Controls(linkage, cut, chance, settings)
 
 
 def tree_figure(shown: ShownTree, cut: int, support: BranchSupport | None) -> None:
     """The tree with the support of its branches, on the heatmap it orders."""
     routers, tree, settings = shown.routers, shown.tree, shown.settings
     labels = layout.layer_labels(routers)
-    picked = (int(links.chosen("layer", 0)), int(links.chosen("other", 1)))
-    if max(picked) >= routers.n_layers:
-        picked = (0, 1)
+    picked = links.chosen("layer", None), links.chosen("other", None)
+    if None in picked or max(picked) >= routers.n_layers:
+        picked = None
     if shown.linkage == CLASSIC:
         chart: alt.TopLevelMixin = figures.layer_dendrogram(
             tree, labels, cut, title="Tree of layers (classic)"
@@ -150,8 +156,17 @@ def tree_figure(shown: ShownTree, cut: int, support: BranchSupport | None) -> No
         pick = None
     else:
         similarity = cached.clustered_similarity(routers, settings)
+        others = ~np.eye(len(similarity), dtype=bool)
         chart = figures.dendrogram_with_heatmap(
-            tree, similarity, labels, settings.metric, None, cut, picked, support=support
+            tree,
+            similarity,
+            labels,
+            settings.metric,
+            None,
+            cut,
+            picked,
+            support=support,
+            domain=figures.fitted_domain(similarity[others]),
         )
         pick = pick_layers
     layout.figure(
@@ -198,109 +213,11 @@ def support_in_words(support: BranchSupport, labels: list[str]) -> str:
     if not found:
         return f"**No branch has more support than branches of {drawn}**: {against}."
     best = int(np.nanargmax(support.support))
-    members = layer_ranges(labels, np.flatnonzero(support.members[best]).tolist())
+    members = groups.layer_ranges(labels, np.flatnonzero(support.members[best]).tolist())
     share = percent(float(support.support[best]))
     return (
         f"**{found} of {n} branches have more support than those of {drawn}**, most of all "
         f"{members} with {share}; {against}."
-    )
-
-
-def layer_ranges(labels: list[str], rows: list[int]) -> str:
-    """Layers in words, neighbours joined: "L0–L4, L7"."""
-    runs: list[list[int]] = []
-    for row in rows:
-        if runs and row == runs[-1][-1] + 1:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return ", ".join(
-        labels[run[0]] if len(run) == 1 else f"{labels[run[0]]}–{labels[run[-1]]}" for run in runs
-    )
-
-
-def judgement(
-    tree: LayerTree, clusters: np.ndarray, null: GroupNull | None, depth: DepthAgreement
-) -> None:
-    """Silhouette, agreement with depth and cophenetic correlation, each beside a null and p."""
-
-    def line(name: str, value: float, low: float, high: float, p: str) -> str:
-        drawn = f"; {plain(low)} to {plain(high)} in 95 % of {p}" if p else ""
-        return f"- {name} **{plain(value)}**{drawn}"
-
-    cut = len(set(clusters.tolist()))
-    nan = float("nan")
-    low = high = fit_low = fit_high = nan
-    p = fit_p = ""
-    if null is not None:
-        _, fit_low, fit_high = null.cophenetic_band
-        drawn = f"{null.draws} sets of {DRAWN[null.reference]}"
-        fit_p = f"{drawn}, p {p_value_text(null.cophenetic_p, null.draws)}"
-        if cut in null.k:
-            row = int(np.flatnonzero(null.k == cut)[0])
-            low, high = float(null.low[row]), float(null.high[row])
-            together = p_value_text(float(null.p_any[row]), null.draws)
-            p = f"{drawn}, p {together} for all cuts together"
-    depth_p = f"{depth.draws} shuffled depths, p {p_value_text(depth.p, depth.draws)}"
-    compact = silhouette(tree.distances, clusters)
-    st.markdown(
-        "\n".join(
-            [
-                line(f"Silhouette of {cut} groups", compact, low, high, p),
-                line("Agreement with depth", depth.value, depth.low, depth.high, depth_p),
-                line("Cophenetic correlation", tree.cophenetic, fit_low, fit_high, fit_p),
-            ]
-        )
-    )
-
-
-def groups(shown: ShownTree, clusters: np.ndarray, null: GroupNull | None) -> None:
-    """The groups of the cut, their silhouette beside drawn sets, and another number to cut into."""
-    routers = shown.routers
-    labels = layout.layer_labels(routers)
-    settings = null_settings.current()
-    depth = depth_agreement_null(clusters, draws=settings.draws - 1, seed=settings.seed)
-    cut = len(set(clusters.tolist()))
-    if null is not None and len(null.k):
-        layout.figure(
-            figures.silhouette_by_groups(null, cut),
-            "silhouette_by_groups",
-            routers,
-            words=shown.words,
-            table=lambda: clustering_tables.silhouette_csv(null),
-            on_pick=pick_groups,
-            stretch=True,
-        )
-        best = null.best
-        if best is not None and null.p_any[best] <= tree_null.LEVEL:
-            number = int(null.k[best])
-            if number != cut and number <= MOST_CLUSTERS:
-                st.button(
-                    f"Cut into {number} groups, the largest silhouette above drawn sets",
-                    type="tertiary",
-                    icon=":material/content_cut:",
-                    key="best_cut",
-                    on_click=lambda: links.choose(clusters=number),
-                )
-    judgement(shown.tree, clusters, null, depth)
-    numbers = sorted(set(clusters.tolist()))
-    st.dataframe(
-        {
-            "group": numbers,
-            "layers": [int((clusters == number).sum()) for number in numbers],
-            "members": [
-                layer_ranges(labels, np.flatnonzero(clusters == number).tolist())
-                for number in numbers
-            ],
-        },
-        hide_index=True,
-        key="groups",
-        column_config={"members": st.column_config.TextColumn(width="large")},
-    )
-    downloads.row(
-        "layer_clusters",
-        downloads.file_stem("layer_clusters", routers.sha256),
-        table=lambda: router_tables.clusters_csv(labels, {"group": clusters}),
     )
 
 
@@ -331,9 +248,10 @@ def show() -> None:
     routers = data_source.current()
     view = data_source.current_view()
     deferred = Deferred()
+    first = depth_answer(deferred, routers)
     layout.heading(
         "Clustering",
-        depth_answer(deferred, routers),
+        first,
         HOW_TO_READ,
         routers,
         view=view,
@@ -345,29 +263,32 @@ def show() -> None:
     sentence = st.empty()
     progress = st.empty()
     seed = null_settings.current().seed
-    metric, linkage, cut, chance = controls(routers.n_layers)
-    settings = ClusterSettings(metric, view, *reference_choice(routers, view))
+    chosen = controls(routers, view)
+    linkage, settings = chosen.linkage, chosen.settings
     if linkage == CLASSIC:
         tree = cached.classic_tree(routers)
     else:
         tree = cached.clustered_tree(routers, linkage, settings)
     shown = ShownTree(routers, tree, linkage, settings)
-    clusters = cut_tree(tree, cut)
+    clusters = cut_tree(tree, chosen.cut)
     null = None
     if routers.n_layers > 2:
-        null = tree_chance.group_null(deferred, shown, chance.sets, seed)
+        null = tree_chance.group_null(deferred, shown, chosen.chance.sets, seed)
     if null is not None:
-        sentence.markdown(f"**{groups_in_words(null)}**")
-    left, right = st.columns([13, 7], gap="medium")
-    with left:
-        support = branch_support(deferred, shown, chance.trees, seed)
-        tree_figure(shown, cut, support)
-        if support is not None:
-            st.markdown(support_in_words(support, layout.layer_labels(routers)))
+        drifts = not isinstance(first, str) and any(one.found for one in first)
+        with sentence.container():
+            finding_block.line(groups_finding(null, drifts))
+    left, right = st.columns(2, gap="medium")
     with right:
-        groups(shown, clusters, null)
-    st.divider()
-    maps.show(deferred, routers, settings, clusters, seed)
+        support = branch_support(deferred, shown, chosen.chance.trees, seed)
+        tree_figure(shown, chosen.cut, support)
+        if support is not None:
+            st.caption(support_in_words(support, layout.layer_labels(routers)))
+    with left:
+        maps.show(deferred, routers, settings, clusters, seed)
+        groups.groups_table(routers, clusters)
+    with st.expander("How sure? Groups beside chance", icon=":material/casino:"):
+        groups.groups_beside_chance(shown, clusters, null)
     layout.share(routers)
     deferred.run(progress)
 

@@ -24,6 +24,7 @@ from lens.clustering.reference_sets import (
     pair_moments,
 )
 from lens.clustering.trees import LayerTree, depth_agreement, depth_terciles, silhouette
+from lens.finding import Finding
 from lens.layers.references import BEATEN, Reference
 from lens.routers.gram import standardized_gram
 from lens.routers.router_set import RouterSet
@@ -325,3 +326,39 @@ def groups_in_words(null: GroupNull) -> str:
             f"than {beaten} make them: {against}."
         )
     return f"{groups} groups stand out beyond {beaten}: {against}."
+
+
+def groups_finding(null: GroupNull, drifts: bool = False) -> Finding:
+    """The same as a finding, whose sentence says whether there are groups.
+
+    Args:
+        null: silhouettes beside those of drawn sets.
+        drifts: whether early and late layers were found to differ: layers without clear-cut
+            groups that differ by depth change along it.
+    """
+    best, detail = null.best, f"{groups_in_words(null)} Drawn sets: {null.method}."
+    if best is None:
+        few = "These layers are too few, or too much alike, to tell groups apart."
+        return Finding(few, "not asked", detail)
+    p_value, value = float(null.p_any[best]), float(null.silhouette[best])
+    sentence = "No groups of layers stand out from chance."
+    if p_value <= LEVEL:
+        sentence = "No clear-cut groups, though some layers are more alike than chance makes them."
+        if value >= WEAK:
+            sentence = f"The layers form {int(null.k[best])} groups."
+        elif drifts:
+            sentence = "No clear-cut groups: layers drift with depth."
+    return Finding(
+        sentence,
+        "found" if p_value <= LEVEL else "not told from chance",
+        detail,
+        effect=value,
+        effect_name=f"silhouette of {int(null.k[best])} groups",
+        null_mean=float(null.mean[best]),
+        null_low=float(null.low[best]),
+        null_high=float(null.high[best]),
+        beats=DRAWN[null.reference],
+        p_value=p_value,
+        draws=null.draws,
+        seed=null.seed,
+    )

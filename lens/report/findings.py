@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lens.clustering.tree_null import groups_in_words
+from lens.clustering.tree_null import groups_finding
 from lens.errors import LensError
 from lens.experts.unequal_experts import longest_expert, longest_in_words
 from lens.layers.references import BEATEN, REFERENCE_LABELS
@@ -90,7 +90,9 @@ def _lengths(n: RouterNumbers) -> str:
 
 
 def _groups(n: RouterNumbers) -> str:
-    return f"{groups_in_words(n.group_null)} Drawn sets: {n.group_null.method}."
+    drifts = any(answer.id == "depth" and answer.distinguishable for answer in n.answers)
+    found = groups_finding(n.group_null, drifts)
+    return f"{found.sentence} {found.detail}"
 
 
 def _within(n: RouterNumbers) -> str:

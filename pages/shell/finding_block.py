@@ -32,6 +32,14 @@ def show(headline: Headline) -> None:
         numbers([first, *others])
 
 
+def line(finding: Finding) -> None:
+    """A finding beside the page's first one: sentence, chip and numbers in a row."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(finding.sentence, width="content")
+        chip(finding)
+        numbers([finding])
+
+
 def chip(finding: Finding) -> None:
     """Whether a finding beat chance; nothing where there was nothing to ask."""
     verdict_chip(finding.verdict)

@@ -89,6 +89,11 @@ class MapChoice:
 def controls(n_layers: int, metric: str) -> MapChoice:
     """The map, its dimensions, its colours, and the settings of its method."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
+        colour = links.segments(
+            "colour", "Colour by", ["depth", "groups"], "depth", shown=str.capitalize
+        )
+        options = st.popover("Map", icon=":material/tune:")
+    with options:
         method = links.segments("map", "Map", list(MAP_NAMES), "mds", shown=MAP_NAMES.__getitem__)
         axes = links.segments(
             "axes",
@@ -97,9 +102,6 @@ def controls(n_layers: int, metric: str) -> MapChoice:
             "12",
             shown={"12": "1 and 2", "13": "1 and 3", "23": "2 and 3"}.__getitem__,
             help="With the third dimension the map is computed in three.",
-        )
-        colour = links.segments(
-            "colour", "Colour", ["depth", "groups"], "depth", shown=str.capitalize
         )
     settings = MapSettings(metric=metric, dims=2 if axes == "12" else 3)
     if method in SEEDED and n_layers >= MIN_LAYERS:
@@ -138,12 +140,13 @@ def show(
         ),
         f"layer_{chosen.method}",
         routers,
+        stretch=True,
         words=(metric, settings.view),
         table=lambda: router_tables.layer_map_csv(found, labels),
         on_pick=pick_layer,
     )
     if trust is not None:
-        st.markdown(map_in_words(trust, stability))
+        st.caption(map_in_words(trust, stability))
         downloads.row(
             "map_judgement",
             downloads.file_stem("map_judgement", routers.sha256, chosen.method, metric),

@@ -10,7 +10,7 @@ import pytest
 
 from lens.clustering.branch_support import branch_support
 from lens.clustering.reference_sets import ClusterSettings, clustered_layers
-from lens.clustering.tree_null import depth_agreement_null, group_null, groups_in_words
+from lens.clustering.tree_null import depth_agreement_null, group_null, groups_finding
 from lens.clustering.trees import cut_tree, layer_tree
 from lens.routers.router_set import RouterSet
 from pages.shell import deferred
@@ -20,7 +20,7 @@ from pages.trees import chance as tree_chance
 
 
 def texts(app: Any) -> str:
-    return "\n".join(element.value for element in app.markdown)
+    return "\n".join(element.value for element in [*app.markdown, *app.caption])
 
 
 def fine(app: Any) -> bool:
@@ -38,7 +38,8 @@ def test_the_page_says_what_lens_finds_of_groups_branches_and_depth(open_page, r
     layers = clustered_layers(routers, ClusterSettings())
     tree = layer_tree(layers.gram)
     text = texts(app)
-    assert groups_in_words(group_null(layers, tree)) in text
+    found = groups_finding(group_null(layers, tree), drifts=True)
+    assert found.sentence in text and found.detail in text
     support = branch_support(layers, tree)
     stable = int(support.stable.sum())
     found = f"{stable} of {len(support.support) - 1} branches have more" if stable else "No branch"

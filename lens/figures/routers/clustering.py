@@ -63,6 +63,7 @@ def layer_dendrogram(
     )
 
 
+# many parameters: those of the heatmap and those of the tree on it.
 def dendrogram_with_heatmap(
     tree: LayerTree,
     similarity: Float[np.ndarray, "layer layer"],
@@ -73,6 +74,7 @@ def dendrogram_with_heatmap(
     picked: tuple[int, int] | None = None,
     *,
     support: BranchSupport | None = None,
+    domain: tuple[float, float] | None = None,
 ) -> alt.VConcatChart:
     """The tree of layers standing on the heatmap in the same order.
 
@@ -85,13 +87,16 @@ def dendrogram_with_heatmap(
         cut: a number of groups; a rule is drawn at the height that gives so many.
         picked: the cell to outline, as (la, lb).
         support: of the branches, which are coloured by it and carry it in percent.
+        domain: limits of the colour scale, instead of the metric's fixed ones.
 
     Returns:
         A chart with the selection "pick" of the fields la and lb.
     """
     step = theme.cell_step(len(labels), 480, high=64)
     above = _tree(tree, labels, cut, step, support, show_labels=False)
-    heatmap = layer_similarity_heatmap(similarity, list(tree.order), labels, metric, chance, picked)
+    heatmap = layer_similarity_heatmap(
+        similarity, list(tree.order), labels, metric, chance, picked, domain=domain
+    )
     text = heatmap.title.to_dict()
     heatmap.title = heatmap.autosize = alt.Undefined
     groups = f"Orange: cut into {cut} groups." if cut else ""
@@ -144,7 +149,7 @@ def _tree(
         layers.append(marks.cut_rule({"y0": [cut_height(tree, cut)]}, y=y))
     if support is not None:
         text = marks.chart(_percentages(tree, support, step, height), x=x, y=y)
-        numbers = text.mark_text(fontSize=9, dx=3, dy=-6, align="left", tooltip=None)
+        numbers = text.mark_text(fontSize=10, dx=3, dy=-6, align="left", tooltip=None)
         layers.append(numbers.encode(text="text:N"))
     return marks.layered(*layers).properties(width=step * len(labels), height=height)
 

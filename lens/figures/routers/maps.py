@@ -14,6 +14,7 @@ from lens.clustering.maps import trust_neighbours
 from lens.clustering.reference_sets import DRAWN
 from lens.errors import LensError
 from lens.figures import marks, theme
+from lens.layers.similarity import LAYER_METRICS
 from lens.words import p_value_text
 
 if TYPE_CHECKING:
@@ -21,8 +22,16 @@ if TYPE_CHECKING:
     from lens.clustering.maps import LayerMap
 
 MAP_NAMES = {"pca": "PCA", "mds": "classical MDS", "tsne": "t-SNE", "umap": "UMAP"}
+# Words for settings whose names are not.
+SETTINGS = {
+    "dims": "dimensions",
+    "min_dist": "least distance",
+    "trust_neighbours": "neighbours counted for trustworthiness",
+}
 # Points of a map that carry their label; of more layers every second, third … one.
 LABELLED_POINTS = 32
+# Below the map, which then is about as wide as it is high in half a page.
+KEY = alt.Legend(orient="bottom", direction="horizontal", titleOrient="left")
 
 
 def layer_scatter(
@@ -60,7 +69,8 @@ def layer_scatter(
         ring = marks.chart({"x": [points[picked, 0]], "y": [points[picked, 1]]}, x=x, y=y)
         layers.append(ring.mark_point(size=260, color=theme.ORANGE, strokeWidth=3, tooltip=None))
     settings = ", ".join(
-        f"{key.replace('_', ' ')} {_setting(v)}" for key, v in layer_map.settings.items()
+        f"{SETTINGS.get(key, key.replace('_', ' '))} {_setting(v)}"
+        for key, v in layer_map.settings.items()
     )
     reading = "colour: depth" if clusters is None else "colour and digit: group"
     judged, same = _trust_text(layer_map, trust), _stability_text(stability)
@@ -99,17 +109,17 @@ def _point_layers(base: alt.Chart, clusters: np.ndarray | None, n_layers: int) -
     digits = []
     if clusters is None:
         depth = theme.sequential((0, max(n_layers - 1, 1)))
-        colour = alt.Color("layer:Q", title="depth (row)", scale=depth)
+        colour = alt.Color("layer:Q", title="depth (row)", scale=depth, legend=KEY)
     else:
         numbers = sorted({int(c) for c in clusters})
         shades = alt.Scale(domain=numbers, range=theme.palette(len(numbers)))
-        colour = alt.Color("cluster:N", title="group", scale=shades)
+        colour = alt.Color("cluster:N", title="group", scale=shades, legend=KEY)
         tips.append(("cluster:N", "group"))
         text = base.mark_text(fontSize=8, color=theme.ON_LIGHT, tooltip=None)
         digits = [text.encode(text="cluster:N")]
     line = base.mark_line(color=theme.BAND_GREY, strokeWidth=1, opacity=0.6, tooltip=None)
     points = base.mark_circle(size=110, opacity=1, stroke=theme.MID_GREY, strokeWidth=0.6)
-    names = base.mark_text(dx=8, dy=-7, align="left", fontSize=9, tooltip=None)
+    names = base.mark_text(dx=8, dy=-7, align="left", fontSize=10, tooltip=None)
     return [
         line.encode(order="layer:Q"),
         points.encode(color=colour, tooltip=marks.tooltip(*tips)).add_params(marks.pick("layer")),
@@ -199,4 +209,6 @@ def _bare(title: str, domain: tuple[float, float]) -> dict[str, Any]:
 
 
 def _setting(value: object) -> str:
+    if value in LAYER_METRICS:
+        return LAYER_METRICS[str(value)].label
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,5 +1,7 @@
 """Trees, cuts and agreement with depth beside what drawn sets give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import kstest
@@ -12,6 +14,7 @@ from lens.clustering.tree_null import (
     depth_agreement_null,
     group_null,
     group_numbers,
+    groups_finding,
     groups_in_words,
     shuffled_classic_scores,
     summary,
@@ -197,3 +200,22 @@ def test_groups_that_are_the_thirds_agree_with_depth_and_random_ones_rarely():
 def test_one_group_agrees_with_depth_no_more_than_chance():
     found = depth_agreement_null(np.ones(9, int), draws=99)
     assert found.p == 1 and found.value == found.mean
+
+
+@pytest.mark.parametrize(
+    "p, silhouette, drifts, sentence",
+    [
+        (0.4, 0.02, True, "No groups of layers stand out from chance."),
+        (0.001, 0.02, True, "No clear-cut groups: layers drift with depth."),
+        (0.001, 0.02, False, "No clear-cut groups, though some layers are more alike than"),
+        (0.001, 0.6, True, "The layers form 3 groups."),
+    ],
+)
+def test_the_sentence_on_groups_says_only_what_the_numbers_say(p, silhouette, drifts, sentence):
+    null = found_in(layers_of(noise(8, 200)), draws=19)
+    silhouettes, p_any = np.full(len(null.k), -0.5), np.full(len(null.k), 1.0)
+    row = int(np.flatnonzero(null.k == 3)[0])
+    silhouettes[row], p_any[row] = silhouette, p
+    found = groups_finding(replace(null, silhouette=silhouettes, p_any=p_any), drifts)
+    assert found.sentence.startswith(sentence)
+    assert found.found == (p <= 0.05) and found.effect == silhouette
