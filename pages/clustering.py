@@ -146,9 +146,8 @@ def tree_figure(shown: ShownTree, cut: int, support: BranchSupport | None) -> No
     """The tree with the support of its branches, on the heatmap it orders."""
     routers, tree, settings = shown.routers, shown.tree, shown.settings
     labels = layout.layer_labels(routers)
-    picked = links.chosen("layer", None), links.chosen("other", None)
-    if None in picked or max(picked) >= routers.n_layers:
-        picked = None
+    pair = (int(links.chosen("layer", -1)), int(links.chosen("other", -1)))
+    picked = pair if min(pair) >= 0 and max(pair) < routers.n_layers else None
     if shown.linkage == CLASSIC:
         chart: alt.TopLevelMixin = figures.layer_dendrogram(
             tree, labels, cut, title="Tree of layers (classic)"

@@ -62,6 +62,7 @@ class RouterSet:
         norm_scales: scale of the RMSNorm that feeds each router, None if unknown.
         layer_ids: the model's own numbers of these layers (default 0, 1, …).
         top_k: experts a token.
+        top_k_known: whether somebody said so; False where 2 stands in for what a file lacks.
         score: what turns logits into gates.
         biases: None for none. With softmax they are added to the logits; with sigmoid
             to the gates while experts are chosen, and to nothing else.
@@ -80,6 +81,7 @@ class RouterSet:
     biases: Float[np.ndarray, "layer expert"] | None = None
     source: str = "unknown"
     format_version: int = FORMAT_VERSION
+    top_k_known: bool = True
 
     def __post_init__(self) -> None:
         routers = _numbers(self.routers, "routers", 3, "[layer, d_model, expert]")
@@ -303,6 +305,7 @@ def _from_npz(npz: Npz) -> RouterSet:
         norm_scales=optional("norm_scales"),
         layer_ids=optional("layer_ids"),  # type: ignore[arg-type]
         top_k=npz.scalar("top_k", "iu", ADVICE, 2),
+        top_k_known="top_k" in npz,
         score=npz.scalar("score", "U", ADVICE, "softmax"),
         biases=optional("biases"),
         source=npz.scalar("source", "U", ADVICE, npz.where),

@@ -9,6 +9,7 @@ from lens import cached, figures
 from lens.experts.chains import Chain, SignificantChains
 from lens.experts.same_expert import MatchedLinks
 from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.words import p_value_text, significant
 from pages.shell import downloads, layout
@@ -91,7 +92,7 @@ def show(routers: RouterSet, view: str, layer: int, expert: int, settings: NullS
     downloads.row(
         "expert_chain",
         downloads.file_stem("expert_chain", routers.sha256, routers.label(layer, expert)),
-        table=lambda: router_tables.significant_chains_csv(found, labels),
+        table=lambda: csv_text.table_csv(columns),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import streamlit as st
@@ -134,6 +134,7 @@ def _take_upload() -> None:
         file.seek(0)
         if kind == "routers":
             UPLOADED_ROUTERS.set(load_routers(file))
+            widget("upload_top_k").drop()
             links.choose(source="upload")
         else:
             UPLOADED_TRACE.set((file.name, load_trace(file)))
@@ -202,6 +203,8 @@ def _describe() -> None:
     if routers.n_layers == 1:
         size = f"1 layer of {routers.n_experts} experts"
     st.caption(f"{size}, {routers.top_k} for each token; {routers.d_model:,} wide")
+    if not routers.top_k_known:
+        _ask_top_k(routers, uploaded=source == "upload")
     if routers.norm_scales is None:
         st.badge("norm scales unknown", icon=":material/help:", color="orange")
     asked = links.DATA.get()
@@ -210,6 +213,30 @@ def _describe() -> None:
             f"The link was made with data {asked[:12]}…, these are {routers.sha256[:12]}….",
             icon=":material/link:",
         )
+
+
+def _ask_top_k(routers: RouterSet, *, uploaded: bool) -> None:
+    """Ask how many experts a token goes to, where a file doesn't say: answers depend on it."""
+    st.badge("experts for each token unknown", icon=":material/help:", color="orange")
+    if not uploaded:
+        return
+    box = widget("upload_top_k")
+
+    def take() -> None:
+        UPLOADED_ROUTERS.set(replace(routers, top_k=int(box.get())))
+
+    if not box.known:
+        box.set(routers.top_k)
+    st.number_input(
+        "How many experts does a token go to?",
+        1,
+        routers.n_experts,
+        step=1,
+        key="upload_top_k",
+        on_change=take,
+        help="The file has no `top_k`; 2 is taken until you say. Breadth and the fourth question "
+        "depend on it.",
+    )
 
 
 def view() -> str:

@@ -70,6 +70,7 @@ def show(
             "token_experts",
             routers,
             scale=1.0 if routers.n_layers <= 32 else 0.78,
+            stretch=True,
             words=(what, str(token), view),
             table=lambda: vocabulary_tables.reading_csv(reading, labels),
             on_pick=pick_expert,

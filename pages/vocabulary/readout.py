@@ -305,6 +305,7 @@ def everywhere(
         vocabulary_figures.vocabulary_map(readout, labels, measure, picked=(layer, expert)),
         "vocabulary_map",
         routers,
+        stretch=True,
         words=(measure, readout.settings.view),
         table=lambda: vocabulary_tables.listening_csv(readout, labels),
         on_pick=pick_expert,

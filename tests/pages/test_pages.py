@@ -16,7 +16,7 @@ from lens.finding import strongest
 from lens.layers.similarity import LAYER_METRICS, layer_similarity
 from lens.questions import four_questions
 from lens.routers.gram import router_gram
-from lens.routers.router_set import RouterSet, save_routers
+from lens.routers.router_set import RouterSet, load_routers, save_routers
 from pages.shell.layout import QUESTION_VIEWS
 
 pytestmark = pytest.mark.usefixtures("few_drawn_sets")
@@ -90,6 +90,21 @@ def test_an_uploaded_set_without_norms_is_shown_and_labelled(open_page, name):
     assert routers.sha256[:12] in side
     assert "5 layers × 4 experts" in side
     assert any("norm scales unknown" in element.value for element in app.sidebar.markdown)
+
+
+def test_a_file_that_does_not_say_how_many_experts_a_token_goes_to_is_asked_about(
+    open_page, tmp_path
+):
+    np.savez(tmp_path / "routers.npz", routers=small_set(5).routers)
+    routers = load_routers(tmp_path / "routers.npz")
+    assert not routers.top_k_known
+    app = open_page("experts", state={"uploaded_routers": routers}, source="upload")
+    assert fine(app) and app.sidebar.number_input(key="upload_top_k").value == 2
+    app.sidebar.number_input(key="upload_top_k").set_value(1).run()
+    assert fine(app) and app.session_state["uploaded_routers"].top_k == 1
+    assert any("1 for each token" in caption.value for caption in app.sidebar.caption)
+    known = open_page("experts", state={"uploaded_routers": small_set(5)}, source="upload")
+    assert not known.sidebar.number_input
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
