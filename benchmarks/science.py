@@ -19,7 +19,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -181,7 +181,11 @@ def similarity_measures(
 ) -> Iterator[Measure]:
     for metric in similarity.LAYER_METRICS:
         call, parts = obvious[metric]
-        run = partial(similarity.layer_similarity, g, metric)
+
+        # A new object each time: a gram keeps what it has summed up.
+        def run(metric: str = metric) -> np.ndarray:
+            return similarity.layer_similarity(replace(g), metric)
+
         yield Measure(f"similarity: {metric}", run, call, parts)
 
 
