@@ -58,9 +58,31 @@ STYLE = """<style>
 .st-key-brand span { position: absolute; top: 3.6rem; left: 1.5rem; width: 14rem;
   font-size: 0.86rem; line-height: 1.3; opacity: 0.85; }
 h1 { padding-top: 0 !important; }
+[data-testid="stElementContainer"]:has(.read-aloud) { position: absolute; }
+.read-aloud, [class*="_downloads"] button strong {
+  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  white-space: nowrap;
+}
+[data-testid^="stBaseButton-primary"] { background-color: #1769AA; border-color: #1769AA; }
+[data-testid^="stBaseButton-primary"]:hover { background-color: #12578E; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
 @media (max-width: 640px) { .stMainBlockContainer { padding: 4.2rem 1rem 3rem; } }
 </style>"""
+# What is wider than its place can be scrolled by keyboard too.
+SCROLL = """<script>
+if (!window.grokLensScroll) {
+  const mark = () => document.querySelectorAll("[data-testid=stVegaLiteChart]").forEach(chart => {
+    if (chart.scrollWidth > chart.clientWidth) chart.tabIndex = 0;
+    else chart.removeAttribute("tabindex");
+  });
+  let waiting = 0;
+  const later = () => { clearTimeout(waiting); waiting = setTimeout(mark, 200); };
+  new MutationObserver(later).observe(document.body, { childList: true, subtree: true });
+  addEventListener("resize", later);
+  window.grokLensScroll = true;
+  later();
+}
+</script>"""
 
 # Before the navigation: without an icon of its own a page would fetch one from elsewhere.
 st.set_page_config(page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_WIDTH)
@@ -69,7 +91,7 @@ st.set_page_config(page_title=NAME if page.title == "Overview" else f"{page.titl
 st.html(STYLE)
 st.logo(str(ICON), size="large")
 with st.sidebar.container(key="brand"):
-    st.html(f"<b>{NAME}</b><span>{LINE}</span>")
+    st.html(f"<b>{NAME}</b><span>{LINE}</span>{SCROLL}", unsafe_allow_javascript=True)
 links.begin()
 data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
 try:

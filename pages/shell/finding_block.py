@@ -16,6 +16,8 @@ NUMBERS = "Numbers"
 
 def show(headline: Headline) -> None:
     """The first lines of a page, in the container that is open."""
+    if headline:  # for those who go from heading to heading: a page's name has one below it
+        st.html('<h2 class="read-aloud">What this page says</h2>')
     if isinstance(headline, str):
         st.subheader(headline, anchor=False)
         return

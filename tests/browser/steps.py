@@ -15,6 +15,7 @@ def settled(page: Page) -> None:
     """The script has run to its end and what it drew is shown."""
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    expect(page.locator("[data-stale=true]")).to_have_count(0)
 
 
 def cell(page: Page, key: str, index: int):

@@ -90,8 +90,11 @@ def _chance_layers(
         ("high:Q", "to", ".4f"),
         marks.Q_TIP,
     )
-    hollow = base.transform_filter(f"!({RARE})").mark_point(size=40, filled=False, strokeWidth=1.4)
-    filled = base.transform_filter(RARE).mark_circle(size=52, opacity=1)
+    hollow = base.transform_filter(f"!({RARE})").mark_point(
+        size=40, filled=False, strokeWidth=1.4, aria=False
+    )
+    # Either may be empty, and an empty group has no name to be read aloud; the line has them all.
+    filled = base.transform_filter(RARE).mark_circle(size=52, opacity=1, aria=False)
     return [
         base.mark_line(strokeWidth=1.4),
         null.mark_area(fillOpacity=0.2, tooltip=None).encode(y=low, y2="high:Q"),

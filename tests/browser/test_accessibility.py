@@ -1,0 +1,77 @@
+"""Axe finds nothing serious on any page, in light and in dark, wide and narrow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.browser.steps import settled
+from tests.screenshots.scenes import SCENES, Scene
+
+GRAVE = {"serious", "critical"}
+PAGES = [
+    scene
+    for scene in SCENES
+    if scene.path in ("/", "/layers", "/experts", "/clustering") or scene.name.endswith("-run")
+]
+
+
+def found(page: Page) -> list[str]:
+    """Serious and critical findings, a line for each."""
+    answer = Axe().run(page).response
+    assert answer["passes"], "axe looked at nothing"
+    return [
+        f"{one['id']}: {node['html'][:160]}"
+        for one in answer["violations"]
+        if one["impact"] in GRAVE
+        for node in one["nodes"]
+    ]
+
+
+def darken(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(
+        """() => getComputedStyle(document.querySelector("[data-testid=stApp]"))
+           .backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) < 200"""
+    )
+    settled(page)
+
+
+@pytest.mark.parametrize("scene", PAGES, ids=lambda scene: scene.name)
+def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(visit, scene: Scene):
+    page = visit(scene.path, viewport={"width": 1280, "height": 900}, color_scheme="light")
+    scene.act(page)
+    assert found(page) == []
+    darken(page)
+    assert found(page) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("[data-testid=stVegaLiteChart]")].every(
+             chart => chart.scrollWidth <= chart.clientWidth || chart.tabIndex === 0)"""
+    )
+    settled(page)
+    assert found(page) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/layers", "/live_routing"])
+def test_headings_leave_out_no_level(visit, path):
+    page = visit(path)
+    settled(page)
+    levels = page.evaluate(
+        "() => [...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tagName[1])"
+    )
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_every_download_is_named_by_its_figure(visit):
+    page = visit("/layers")
+    settled(page)
+    buttons = page.locator("[class*='_downloads'] button")
+    names = [re.sub(r"\s+", " ", name) for name in buttons.all_text_contents()]
+    assert len(names) >= 4
+    assert len(set(names)) == len(names)
+    assert any("Similarity of layers" in name for name in names)
