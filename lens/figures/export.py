@@ -38,7 +38,7 @@ def figure_png(
         scale: of the image.
         note: names and values kept in the file as JSON, in an iTXt chunk.
     """
-    image = vl_convert.vegalite_to_png(_exported(chart), vl_version=VEGA_LITE, scale=scale)
+    image = vl_convert.vegalite_to_png(exported(chart), vl_version=VEGA_LITE, scale=scale)
     return image if note is None else png_with_text(image, NOTE_KEYWORD, _json(note))
 
 
@@ -49,8 +49,7 @@ def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = Non
         chart: the figure.
         note: names and values kept in the file as JSON, in its metadata element.
     """
-    text = _renumbered(vl_convert.vegalite_to_svg(_exported(chart), vl_version=VEGA_LITE))
-    text = text.replace('font-family="sans-serif"', f'font-family="{FONTS}"')
+    text = svg_of(exported(chart))
     if note is None:
         return text
     return svg_with_text(text, _json(note))
@@ -86,7 +85,14 @@ def _renumbered(svg: str) -> str:
     return re.sub(rf'(?P<before>\bid="|="url\(#){named}(?P<after>"|\)")', renumbered, svg)
 
 
-def _exported(chart: alt.TopLevelMixin) -> dict[str, Any]:
+def svg_of(spec: dict[str, Any]) -> str:
+    """A Vega-Lite figure as SVG text, the same for the same figure."""
+    text = _renumbered(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
+    return text.replace('font-family="sans-serif"', f'font-family="{FONTS}"')
+
+
+def exported(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """The figure as Vega-Lite, on white and in the look of files."""
     spec = chart.to_dict()
     return {**spec, "background": BACKGROUND, "config": {**spec.get("config", {}), **theme.look()}}
 

@@ -19,6 +19,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 Tip = tuple[str] | tuple[str, str] | tuple[str, str, str]
 
 UNSET = alt.Undefined
+CHOSEN = "chosen"
+"""Description of a mark around what a reader clicked; files leave it out unless asked."""
 Q_TIP: Tip = ("q:Q", "q (Benjamini–Hochberg)", ".2g")
 
 
@@ -184,15 +186,20 @@ def cells(base: alt.Chart, colour: Any, tips: Sequence[Tip], *fields: str) -> al
     return filled.add_params(pick(*fields)) if fields else filled
 
 
-def outlined(base: alt.Chart, columns: theme.Columns, step: float) -> list[alt.Chart]:
+def outlined(
+    base: alt.Chart, columns: theme.Columns, step: float, *, chosen: bool = True
+) -> list[alt.Chart]:
     """Outlines of cells in the encoding of `base`: white over black, so they show on any colour.
 
     Args:
         base: a chart with the positions of cells and nothing else encoded.
         columns: the cells to outline, in the fields of `base`.
         step: side of a cell in pixels; narrow cells get thin lines.
+        chosen: whether they mark what a reader clicked, rather than a finding.
     """
     rings = base.properties(data=theme.embed(columns))
+    if chosen:
+        rings = rings.properties(description=CHOSEN)
     black, white = (4.0, 1.8) if step >= 14 else (2.6, 1.2)
     return [
         rings.mark_rect(filled=False, stroke="#000000", strokeWidth=black, tooltip=None),
@@ -208,7 +215,7 @@ def ring(base: alt.Chart, columns: theme.Columns, size: float = 150) -> alt.Char
         columns: position of the point, in the fields of `base`.
         size: area in square pixels.
     """
-    point: alt.Chart = base.properties(data=theme.embed(columns)).mark_point(
+    point: alt.Chart = base.properties(data=theme.embed(columns), description=CHOSEN).mark_point(
         size=size, color=theme.ORANGE, strokeWidth=2.5, tooltip=None
     )
     return point

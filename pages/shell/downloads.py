@@ -1,8 +1,8 @@
-"""Download buttons under a figure, and the provenance written into what they give.
+"""Downloads under a figure, and the provenance written into what they give.
 
-Files are made when a button is pressed, not when the page is drawn. PNG and SVG
+Files are made when a button is pressed, not when the page is drawn. PNG, SVG and PDF
 carry the address of the view they show, the data's SHA-256 and the version; a
-CSV's name carries the hash.
+CSV's name carries the hash. Each button says, to those who hear it, which figure it is of.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from collections.abc import Callable
 import altair as alt
 import streamlit as st
 
-from lens.figures import figure_png, figure_svg
-from lens.figures.export import png_with_text, svg_with_text
+from lens.figures.printing import KINDS, Kind, Print, printed, size_mm
+
+MIME: dict[Kind, str] = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
+AT_ONCE: tuple[Kind, ...] = ("png", "svg")
+DPI = (150, 300, 600)
 
 
 def file_stem(name: str, sha256: str, *words: str) -> str:
@@ -31,33 +34,86 @@ def row(
     table: Callable[[], str] | None = None,
     note: Callable[[], str] = str,
 ) -> None:
-    """CSV, PNG and SVG of one figure in a line of small buttons."""
+    """CSV, PNG and SVG of one figure in a line of small buttons, and a dialog for print."""
+    name = _spoken(chart, key)
     with st.container(horizontal=True, gap="xsmall", key=f"{key}_downloads"):
         if table is not None:
-            _button("CSV", lambda: table().encode(), f"{stem}.csv", "text/csv", key)
-        if chart is not None:
-            shown = chart
+            _button("CSV", name, lambda: table().encode(), f"{stem}.csv", "text/csv", key)
+        if chart is None:
+            return
+        for kind in ("png", "svg"):
             _button(
-                "PNG",
-                lambda: png_with_text(figure_png(shown), "Description", note()),
-                f"{stem}.png",
-                "image/png",
+                kind.upper(),
+                name,
+                _maker(chart, kind, Print(), note),
+                f"{stem}.{kind}",
+                MIME[kind],
                 key,
             )
-            _button(
-                "SVG",
-                lambda: svg_with_text(figure_svg(shown), note()).encode(),
-                f"{stem}.svg",
-                "image/svg+xml",
-                key,
-            )
+        if st.button(
+            f"PDF, size **of {name}**",
+            key=f"{key}_print",
+            type="tertiary",
+            icon=":material/tune:",
+        ):
+            _print_dialog(chart, stem, note)
 
 
-def _button(label: str, make: Callable[[], bytes], name: str, mime: str, key: str) -> None:
+def _maker(
+    chart: alt.TopLevelMixin, kind: Kind, how: Print, note: Callable[[], str]
+) -> Callable[[], bytes]:
+    return lambda: printed(chart, kind, how, note())
+
+
+@st.dialog("Save this figure")
+def _print_dialog(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) -> None:
+    kind: Kind = st.segmented_control(
+        "Format", KINDS, default="pdf", format_func=str.upper, required=True
+    )
+    left, right = st.columns(2)
+    width = left.number_input(
+        "Width, mm",
+        min_value=20,
+        max_value=1000,
+        value=min(1000, max(20, round(size_mm(chart, Print())[0]))),
+        help="Of the whole figure. A column of a journal has about 85 mm, a page about 175 mm.",
+    )
+    dpi = right.selectbox("Dots an inch", DPI, index=1, disabled=kind != "png")
+    title = st.checkbox("Title", value=True)
+    method = st.checkbox("Method lines: what was measured and drawn", value=True)
+    selection = st.checkbox("What is selected on screen")
+    how = Print(float(width), dpi, title, method, selection)
+    st.caption("{:.0f} × {:.0f} mm".format(*size_mm(chart, how)))
     st.download_button(
-        label,
+        "Save",
+        _maker(chart, kind, how, note),
+        file_name=f"{stem}.{kind}",
+        mime=MIME[kind],
+        type="primary",
+        on_click="ignore",
+        icon=":material/download:",
+    )
+    st.caption(
+        "Inside the file: a link to this view where there is one, the data's hash, the version."
+    )
+
+
+def _spoken(chart: alt.TopLevelMixin | None, key: str) -> str:
+    """What a figure is called when its buttons are read aloud: its title, or its key's words."""
+    title = getattr(chart, "title", None)
+    text = title if isinstance(title, str) else getattr(title, "text", None)
+    if not isinstance(text, str):
+        text = key.replace("_", " ")
+    return re.sub(r"[^\w\s.,;%-]+", " ", text).strip() or key
+
+
+def _button(
+    label: str, name: str, make: Callable[[], bytes], file: str, mime: str, key: str
+) -> None:
+    st.download_button(
+        f"{label} **of {name}**",
         make,
-        file_name=name,
+        file_name=file,
         mime=mime,
         key=f"{key}_{label}",
         on_click="ignore",

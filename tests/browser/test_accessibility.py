@@ -6,11 +6,12 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
-from tests.browser.steps import settled
+from tests.browser.steps import download, settled
 from tests.screenshots.scenes import SCENES, Scene
 
+COLOURS, SCROLLING = "color-contrast", "scrollable-region-focusable"
 GRAVE = {"serious", "critical"}
 PAGES = [
     scene
@@ -19,9 +20,9 @@ PAGES = [
 ]
 
 
-def found(page: Page) -> list[str]:
-    """Serious and critical findings, a line for each."""
-    answer = Axe().run(page).response
+def found(page: Page, *rules: str) -> list[str]:
+    """Serious and critical findings of some rules, or of all, a line for each."""
+    answer = Axe().run(page, options={"runOnly": list(rules)} if rules else {}).response
     assert answer["passes"], "axe looked at nothing"
     return [
         f"{one['id']}: {node['html'][:160]}"
@@ -46,14 +47,14 @@ def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(visit, scene: Sc
     scene.act(page)
     assert found(page) == []
     darken(page)
-    assert found(page) == []
+    assert found(page, COLOURS) == []
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_function(
         """() => [...document.querySelectorAll("[data-testid=stVegaLiteChart]")].every(
              chart => chart.scrollWidth <= chart.clientWidth || chart.tabIndex === 0)"""
     )
     settled(page)
-    assert found(page) == []
+    assert found(page, COLOURS, SCROLLING) == []
 
 
 @pytest.mark.parametrize("path", ["/", "/layers", "/live_routing"])
@@ -75,3 +76,20 @@ def test_every_download_is_named_by_its_figure(visit):
     assert len(names) >= 4
     assert len(set(names)) == len(names)
     assert any("Similarity of layers" in name for name in names)
+
+
+def test_a_figure_is_saved_for_print_by_its_dialog(visit):
+    page = visit("/layers")
+    settled(page)
+    place = page.locator(".st-key-layer_similarity_heatmap_downloads")
+    place.get_by_role("button", name="PDF, size").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("spinbutton", name="Width").fill("85")
+    dialog.get_by_role("spinbutton", name="Width").press("Enter")
+    expect(dialog.get_by_text(re.compile(r"^85 × \d+ mm$"))).to_be_visible()
+    settled(page)
+    pdf = download(page, dialog, "Save")
+    assert pdf.startswith(b"%PDF") and pdf.rstrip().endswith(b"%%EOF")
+    across = float(re.findall(rb"/MediaBox \[\s*0 0 ([\d.]+)", pdf)[0])
+    assert across == pytest.approx(85 / 25.4 * 72, abs=0.1)
+    assert found(page) == []

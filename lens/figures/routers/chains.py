@@ -104,7 +104,7 @@ def _chain_layers(
             ring = marks.chart({"lane": own, "x": [labels[picked[0]]]}, x=x, y=y).mark_point(
                 size=min(320, step * 14), strokeWidth=2.2, color=theme.ORANGE, filled=False
             )
-            layers.append(ring)
+            layers.append(ring.properties(description=marks.CHOSEN))
     return layers
 
 

@@ -248,7 +248,7 @@ def pair_matrix(
     matched = {"a": names_a, "b": [labels_b[k] for k in partner[rows]]}
     layers = [
         marks.cells(base, colour, tips, "ea", "eb"),
-        *marks.outlined(base, matched, step),
+        *marks.outlined(base, matched, step, chosen=False),
         *marks.cell_digits(base, step),
     ]
     mean = float(np.mean(pair.matched))

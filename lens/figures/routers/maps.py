@@ -67,6 +67,7 @@ def layer_scatter(
     layers = _point_layers(base, clusters, len(points))
     if picked is not None:
         ring = marks.chart({"x": [points[picked, 0]], "y": [points[picked, 1]]}, x=x, y=y)
+        ring = ring.properties(description=marks.CHOSEN)
         layers.append(ring.mark_point(size=260, color=theme.ORANGE, strokeWidth=3, tooltip=None))
     settings = ", ".join(
         f"{SETTINGS.get(key, key.replace('_', ' '))} {_setting(v)}"

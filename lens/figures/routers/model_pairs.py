@@ -140,7 +140,7 @@ def layers_across(
     cells = marks.cells(base, alt.Color("value:Q", title=metric.label, scale=scale), tips)
     beyond = int((found.all_q <= LEVEL).sum())
     return marks.cell_figure(
-        [cells, *marks.outlined(base, assigned, step)],
+        [cells, *marks.outlined(base, assigned, step, chosen=False)],
         (step, step),
         theme.title(
             "Every layer of A with every layer of B",

@@ -56,5 +56,5 @@ def lift_layers(
     layers = [marks.cells(base, colour, tips, *fields)]
     layers += marks.cell_digits(base.transform_filter("datum.lift !== null"), step, "lift")
     if len(outlined.get("a", ())):
-        layers += marks.outlined(base, outlined, step)
+        layers += marks.outlined(base, outlined, step, chosen=False)
     return layers
