@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 TERMS = {
     "token": "A piece of text that the model reads as one unit: a word, a part of a word, a mark.",
     "layer": "One of the model's steps. A token passes through all of them in order, and each "
@@ -43,7 +45,7 @@ TERMS = {
     "it.",
     "null": "Data drawn so that what is asked about is lost and all else is kept. A finding has "
     "to beat it.",
-    "p": "How often the null alone gives a number at least as large. Small means surprising.",
+    "p": "How often chance alone gives a number at least as large. Small means surprising.",
     "q": "p when many things are asked at once: of all findings with q at most 0.05, one in "
     "twenty is expected to be by chance.",
 }
@@ -55,7 +57,8 @@ def definition(term: str) -> str:
     Raises:
         KeyError: the glossary has no such term.
     """
-    return f"**{term[0].upper()}{term[1:]}.** {TERMS[term]}"
+    name = term if len(term) == 1 else f"{term[0].upper()}{term[1:]}"
+    return f"**{name}.** {TERMS[term]}"
 
 
 def hover(*terms: str) -> str:
@@ -65,3 +68,23 @@ def hover(*terms: str) -> str:
         KeyError: the glossary has no such term.
     """
     return "\n\n".join(definition(term) for term in terms)
+
+
+def used_in(text: str, *, skip: tuple[str, ...] = ()) -> list[str]:
+    """The terms that a text uses, in the glossary's order.
+
+    Args:
+        text: as it is shown; words that are set as code don't count.
+        skip: terms that its readers know.
+    """
+    plain = re.sub(r"`[^`]*`", " ", text)
+    return [
+        term
+        for term in TERMS
+        if term not in skip
+        and re.search(
+            rf"(?<![\w·]){re.escape(term)}s?(?![\w·])",
+            plain,
+            0 if len(term) == 1 or term.isupper() else re.IGNORECASE,
+        )
+    ]

@@ -140,8 +140,16 @@ def test_a_hover_says_what_its_terms_mean():
     said = glossary.hover("expert", "margin")
     assert said.startswith("**Expert.** One of the feed-forward networks")
     assert "\n\n**Margin.** How clear a choice was" in said
+    assert glossary.definition("p").startswith("**p.** How often chance alone")
     with pytest.raises(KeyError, match="gizmo"):
         glossary.hover("gizmo")
+
+
+def test_the_words_of_a_text_are_found_as_words():
+    text = "Experts of L2·E3 have a KL of 0.1 nats, p = 0.02; `router` is code, a planet no p."
+    assert glossary.used_in(text) == ["expert", "nats", "KL", "p"]
+    assert "expert" not in glossary.used_in(text, skip=("expert",))
+    assert glossary.used_in("kl, cka, P") == []
 
 
 def test_the_glossary_is_plain():

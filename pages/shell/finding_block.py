@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from lens import glossary
 from lens.finding import Finding, Verdict, strongest
 
 Headline = str | Sequence[Finding]
 """A page's first lines: an invitation, or what was found, of which the strongest leads."""
 
 NUMBERS = "Numbers"
+KNOWN = ("token", "layer", "chance")
+"""Terms that need no explanation beside numbers."""
 
 
 def show(headline: Headline) -> None:
@@ -65,3 +68,12 @@ def numbers(findings: Sequence[Finding]) -> None:
             if len(told) > 1:
                 st.markdown(f"**{finding.sentence}**")
             st.markdown(finding.detail)
+        meaning_of(" ".join(finding.detail for finding in told))
+
+
+def meaning_of(text: str) -> None:
+    """What the field's words in a text mean, below it."""
+    terms = glossary.used_in(text, skip=KNOWN)
+    if terms:
+        st.divider()
+        st.caption(glossary.hover(*terms))

@@ -127,6 +127,7 @@ def heading(
                 null_settings.popover()
             with st.popover("How to read", icon=":material/menu_book:"):
                 st.markdown(how_to_read)
+                finding_block.meaning_of(how_to_read)
             share = st.popover("Share", icon=":material/link:")
     SHARE.set(share)
     LATE.take()

@@ -45,6 +45,7 @@ def run_example(page: Page) -> None:
             page.wait_for_function(f"before => ({SEEN})() !== before", arg=before)
             settled(page)
     expect(main.get_by_test_id("stVegaLiteChart").first).to_be_visible()
+    page.mouse.move(0, 0)  # away from what shows a tooltip
     settled(page)
 
 
