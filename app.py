@@ -58,7 +58,7 @@ STYLE = """<style>
 .st-key-brand span { position: absolute; top: 3.6rem; left: 1.5rem; width: 14rem;
   font-size: 0.86rem; line-height: 1.3; opacity: 0.85; }
 h1 { padding-top: 0 !important; }
-[data-testid="stElementContainer"]:has(.read-aloud) { position: absolute; }
+[data-testid="stElementContainer"]:has(.read-aloud) { position: absolute; width: 1px; }
 .read-aloud, [class*="_downloads"] button strong {
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap;

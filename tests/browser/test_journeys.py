@@ -164,12 +164,12 @@ def test_a_good_upload_is_shown_and_seen_by_its_own_session_alone(visit, tmp_pat
 def test_a_bad_upload_is_explained_and_the_data_stays(visit, tmp_path, kind, message):
     page = visit("/layers")
     settled(page)
-    before = page.get_by_test_id("stSidebar").get_by_text("SHA-256").inner_text()
+    before = page.get_by_test_id("stSidebar").get_by_text(" layers × ").inner_text()
     upload(page, f"{kind}.npz", uploads(tmp_path)[kind])
     alert = page.get_by_test_id("stSidebar").get_by_role("alert")
     expect(alert).to_contain_text(re.compile(message))
     expect(alert).not_to_contain_text("Traceback")
-    assert page.get_by_test_id("stSidebar").get_by_text("SHA-256").inner_text() == before
+    assert page.get_by_test_id("stSidebar").get_by_text(" layers × ").inner_text() == before
 
 
 def test_a_saved_trace_is_uploaded_and_shown(visit):
