@@ -77,7 +77,8 @@ if (!window.grokLensScroll) {
   });
   let waiting = 0;
   const later = () => { clearTimeout(waiting); waiting = setTimeout(mark, 200); };
-  new MutationObserver(later).observe(document.body, { childList: true, subtree: true });
+  new MutationObserver(later).observe(document.body,
+    { childList: true, subtree: true, attributeFilter: ["width"] });
   addEventListener("resize", later);
   window.grokLensScroll = true;
   later();
