@@ -29,6 +29,7 @@ class Finding:
         beats: what was drawn for the null.
         p_value: adjusted for whatever was asked with it.
         draws, seed: of the null; 0 draws where it is known exactly, or there is none.
+        place: row of the layer and number of the expert that it is about, where it is of one.
     """
 
     sentence: str
@@ -43,6 +44,7 @@ class Finding:
     p_value: float = NAN
     draws: int = 0
     seed: int = 0
+    place: tuple[int, int] | None = None
 
     @property
     def found(self) -> bool:

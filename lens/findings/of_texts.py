@@ -37,12 +37,7 @@ def busiest_expert(trace: RoutedTokens, names: Sequence[str]) -> Finding:
     load = routing.load(trace)
     times = load_null.choice_times(trace)
     high = np.array(
-        [
-            routing.load_interval(
-                max(1, round(n_tokens / time)), top_k, n_experts, comparisons=load.size
-            )[1]
-            for time in times
-        ]
+        [_most_by_chance(round(n_tokens / time), top_k, n_experts, load.size) for time in times]
     )
     beyond = load > high[:, None] + PART
     layer, expert = (
@@ -65,21 +60,21 @@ def busiest_expert(trace: RoutedTokens, names: Sequence[str]) -> Finding:
             f"of cases (chance {percent(repeat.chance_first, 1)}; same tokens shuffled "
             f"{percent(repeat.shuffled_first.mean())})."
         )
-    everything = (load * top_k >= 1 - PART) & beyond
     verdict: Verdict = "found" if found else "not told from chance"
+    everything = ((load * top_k >= 1 - PART) & beyond).any(axis=1)
+    share = percent(most * top_k)
     if n_tokens < FEWEST:
         sentence = "One token alone shows no preference of an expert; type a longer text."
         verdict = "not asked"
     elif not found:
         sentence = "No expert gets more of these tokens than chance would give it."
-    elif everything.any(axis=1).sum() > 1:
-        count = int(everything.any(axis=1).sum())
-        where = "every layer" if count == n_layers else f"{count} of {n_layers} layers"
+    elif everything.sum() > 1:
+        where = f"{everything.sum()} of {n_layers} layers"
+        where = "every layer" if everything.all() else where
         sentence = f"In {where} one expert gets every token of this text."
     elif everything.any():
         sentence = f"{names[layer]}·E{expert} gets every token of this text."
     else:
-        share = percent(most * top_k)
         sentence = f"{names[layer]}·E{expert} gets {share} of the tokens, more than by chance."
     return Finding(
         sentence,
@@ -90,7 +85,13 @@ def busiest_expert(trace: RoutedTokens, names: Sequence[str]) -> Finding:
         null_mean=1 / n_experts,
         null_high=float(high[layer]),
         beats="even choices of as many independent tokens",
+        place=(layer, expert),
     )
+
+
+def _most_by_chance(n_tokens: int, top_k: int, n_experts: int, comparisons: int) -> float:
+    band = routing.load_interval(max(1, n_tokens), top_k, n_experts, comparisons=comparisons)
+    return band[1]
 
 
 def kind_contrast(
@@ -116,16 +117,12 @@ def kind_contrast(
         detail += " They stand in one part of the text, so place and topic count too."
     if found.p > LEVEL:
         sentence = f"No expert tells {inside} from {outside} by more than chance."
-    elif found.inside >= found.outside:
-        rest = "none" if found.outside < PART else "few"
-        if found.outside > found.inside / 2:
-            rest = "fewer"
-        share = "all" if found.inside > 1 - PART else percent(found.inside)
-        sentence = f"{unit} takes {share} of the {inside} and {rest} of the {outside}."
     else:
-        share = "none" if found.inside < PART else percent(found.inside)
-        rest = "all" if found.outside > 1 - PART else "many"
-        sentence = f"{unit} takes {share} of the {inside} and {rest} of the {outside}."
+        more, less = sorted((found.inside, found.outside), reverse=True)
+        most, others = names if found.inside >= found.outside else names[::-1]
+        share = "all" if more > 1 - PART else percent(more)
+        rest = "none" if less < PART else "few" if less < more / 2 else "fewer"
+        sentence = f"{unit} takes {share} of the {most} and {rest} of the {others}."
     return Finding(
         sentence,
         _verdict(found.p),
@@ -136,6 +133,7 @@ def kind_contrast(
         beats="the same pattern elsewhere in the text",
         p_value=found.p,
         draws=found.turns,
+        place=(found.layer, found.expert),
     )
 
 
@@ -217,7 +215,7 @@ def generated_tokens(found: PartLoads | LensError, detail: str) -> Finding:
         short = "The text is too short to tell whether the model's own words go elsewhere."
         return Finding(short, "not asked", detail)
     jump = found.jump
-    sentence = "Nothing changes in the routing where the model's own words begin."
+    sentence = "No jump in the routing could be told where the model's own words begin."
     if jump.overall_p <= LEVEL:
         share = percent(jump.test.value.mean())
         sentence = f"The routing jumps where the model's own words begin: {share} go elsewhere."

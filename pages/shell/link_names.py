@@ -50,6 +50,7 @@ NAMES: Mapping[str, str] = {
     "mode": "mode of the page",
     "model": "model that runs prompts",
     "token": "token, by its position",
+    "example": "example of Inspect, which a link runs",
     "what": "what the map of a trace shows",
     "part": "tab of a trace",
     "dtype": "dtype of Generate",

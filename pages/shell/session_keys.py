@@ -57,6 +57,9 @@ class SessionKey(StrEnum):
     TRACES = "traces"  # routing traces of this session, by slot
     TRACE_SHOWN = "trace_shown"  # slot of the trace that is shown
     TEXTS = "texts_kept"  # text typed last into each box, on whichever mode
+    EXAMPLE_PRESSED = "example_pressed"  # the row whose example was clicked and is to run
+    EXAMPLE_LINKED = "example_linked"  # the example in the address that was run last
+    RESULTS = "results_of"  # what each mode shows, and the texts that it is of
     EXAMPLE_RUN = "inspect_example"  # name of the example that was run last, and its trace
     LOGIT_LENSES = "logit_lenses"  # logit lenses by the hash of their traces
     GENERATION = "generation_running"  # the continuation under way

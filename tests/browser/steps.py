@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -27,8 +28,18 @@ def cell(page: Page, key: str, index: int):
     )
 
 
-def run_prompt(page: Page, text: str) -> None:
+def prompt_box(page: Page):
+    """The box that a text is typed into; the form is unfolded where it is folded."""
+    settled(page)
     box = page.get_by_role("textbox").first
+    if not box.is_visible():
+        page.get_by_text(re.compile("^Your own ")).first.click()
+    expect(box).to_be_visible()
+    return box
+
+
+def run_prompt(page: Page, text: str) -> None:
+    box = prompt_box(page)
     box.fill(text)
     box.press("Control+Enter")
     expect(page.get_by_text("Save trace (.npz)")).to_be_visible()

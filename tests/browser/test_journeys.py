@@ -18,7 +18,7 @@ from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, save_routers
 from lens.traces.trace import load_trace
 from pages.shell import data_source
-from tests.browser.steps import cell, download, heading, run_prompt, settled, upload
+from tests.browser.steps import cell, download, heading, prompt_box, run_prompt, settled, upload
 
 PATHS = {
     "Overview": "/",
@@ -114,9 +114,9 @@ def test_downloads_of_a_figure_open_and_carry_the_hash(visit, routers):
 def test_two_browsers_with_different_prompts_each_see_their_own_tokens(visit):
     first, second = visit("/live_routing"), visit("/live_routing")
     for page, text in zip((first, second), PROMPTS, strict=True):
-        page.get_by_role("textbox").first.fill(text)
+        prompt_box(page).fill(text)
     for page in (first, second):
-        page.get_by_role("textbox").first.press("Control+Enter")
+        prompt_box(page).press("Control+Enter")
     seen = []
     for page in (first, second):
         expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
@@ -220,8 +220,8 @@ def test_a_layer_is_chosen_by_keyboard_alone(visit):
 def test_an_over_long_prompt_gets_a_clear_message(visit):
     page = visit("/live_routing")
     text = "word " * 700
-    page.get_by_role("textbox").first.fill(text)
-    page.get_by_role("textbox").first.press("Control+Enter")
+    prompt_box(page).fill(text)
+    prompt_box(page).press("Control+Enter")
     expect(page.get_by_role("alert").first).to_contain_text(re.compile("at most 512|context holds"))
 
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from lens.traces import routing
 from lens.traces.trace import load_trace
 from tests.browser import slow_disk
-from tests.browser.steps import download, settled
+from tests.browser.steps import download, prompt_box, settled
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "tests" / "data" / "tiny12"
@@ -43,7 +43,7 @@ def server(serve, held: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def ask(page: Page, prompt: str = IDS) -> None:
     """Type a prompt, and be told what it costs."""
     settled(page)
-    page.get_by_role("textbox").first.fill(prompt)
+    prompt_box(page).fill(prompt)
     page.get_by_role("button", name="Show what it costs").click()
     expect(page.get_by_text("The time is an estimate.")).to_be_visible()
 

@@ -95,7 +95,7 @@ def test_the_page_invites_a_prompt_before_there_is_a_trace(open_page, small_mode
 def test_a_prompt_shows_the_experts_that_the_runner_chooses(open_page, small_model):
     from grok import load
 
-    app = run_prompt(open_page("live_routing"), IDS)
+    app = run_prompt(open_page("live_routing", token="7", layer="0"), IDS)
     assert not app.exception and not app.error
     expected = load(small_model).trace_routing([int(i) for i in IDS.split(",")])
     trace = app.session_state["traces"]["first"]

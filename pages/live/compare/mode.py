@@ -73,14 +73,20 @@ KEPT = SessionValue[dict[str, Result]](SessionKey.COMPARED)
 KEPT_EXPERTS = "kept"
 
 
-def form(choice: shared_models.ModelChoice, side: str) -> None:
-    """The texts, or the text and its change, and the button that runs them."""
+def form(choice: shared_models.ModelChoice, side: str, shown: Result | None) -> None:
+    """The texts, or the text and its change, and the button that runs them.
+
+    Args:
+        choice: the model.
+        side: kind of comparison, a name in `SIDES`.
+        shown: the comparison that is shown; the form folds to a line beside one.
+    """
     by_ids = not choice.has_tokenizer
     if side == "texts":
         ready = examples.ID_TEXTS if by_ids else examples.TEXT_EXAMPLES
     else:
         ready = examples.ID_CHANGES if by_ids else examples.CHANGE_EXAMPLES
-    prompt_form.examples_row(f"compare_example_{side}", ready)
+    clicked = prompt_form.examples_row(f"compare_example_{side}", ready)
     kind = "ban"
     if side == "change":
         kind = links.segments(
@@ -92,7 +98,8 @@ def form(choice: shared_models.ModelChoice, side: str) -> None:
         )
     unit = "token ids (this model has no tokenizer)" if by_ids else "text"
     other, change = "", None
-    with st.form("compare", border=True):
+    line = None if shown is None else kept_traces.text_of(shown.first)
+    with prompt_form.fold(line, "Your own texts"), st.form("compare", border=False):
         if side == "texts":
             left, right = st.columns(2)
             with left:
@@ -113,8 +120,9 @@ def form(choice: shared_models.ModelChoice, side: str) -> None:
             st.caption(
                 f"Up to {prompts.prompt_limit():,} tokens each. Texts stay in this browser session."
             )
-    if submitted:
+    if submitted or clicked:
         compare(choice, side, text, other, change)
+    prompt_form.stale_note(f"compare_{side}", shown, text, other, change)
 
 
 def compare(
@@ -132,6 +140,7 @@ def compare(
 
     def keep(found: Result) -> None:
         KEPT.kept(dict)[side] = found
+        prompt_form.is_of(f"compare_{side}", found, text, other, change)
         links.forget("pair")
         links.forget("layer")
 
@@ -141,7 +150,7 @@ def compare(
         others = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
         return stream_cost.changed(choice, text, 1 + len(others))
 
-    prompt_form.run_or_ask(
+    if prompt_form.run_or_ask(
         choice,
         "Compare the texts" if change is None else "Run it as it is and changed",
         work,
@@ -151,7 +160,8 @@ def compare(
             else run.one_change(choice, "bfloat16", text, change, *told)
         ),
         keep,
-    )
+    ):
+        st.rerun()  # with the form folded
 
 
 def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:
@@ -367,7 +377,7 @@ def show(context: ModeContext) -> None:
         result = session_traces()
     else:
         if context.choice is not None:
-            form(context.choice, side)
+            form(context.choice, side, KEPT.kept(dict).get(side))
             stream_progress.board()
         else:
             st.info(

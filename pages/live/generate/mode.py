@@ -20,7 +20,7 @@ from pages.live.running import (
     stream_run,
 )
 from pages.live.session import generation, kept_traces, prompts, shared_models
-from pages.live.session.generation import SamplingOptions
+from pages.live.session.generation import Generated, SamplingOptions
 from pages.live.session.mode_context import ModeContext
 from pages.live.session.shared_models import OnLoad, OnWait
 from pages.shell import links
@@ -30,13 +30,22 @@ INVITATION = (
 )
 
 
-def form(choice: shared_models.ModelChoice) -> tuple[str, str, SamplingOptions] | None:
-    """Beginning and settings; None until they are sent."""
+def form(
+    choice: shared_models.ModelChoice, done: Generated | None
+) -> tuple[str, str, SamplingOptions] | None:
+    """Beginning and settings; None until they are sent.
+
+    Args:
+        choice: the model.
+        done: the continuation that is shown.
+    """
+    clicked = False
     if choice.has_tokenizer:
-        prompt_form.examples_row("generate_example", EXAMPLES)
+        clicked = prompt_form.examples_row("generate_example", EXAMPLES)
     label = "Beginning" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
     most = max(choice.config.context_length - 1, 1)
-    with st.form("generate", border=True):
+    line = None if done is None else kept_traces.text_of(done.trace)
+    with prompt_form.fold(line, "Your own beginning"), st.form("generate", border=False):
         text = prompt_form.text_box("prompt", label, placeholder="Type a beginning; Ctrl+Enter.")
         one, two, three, four, five = st.columns(5)
         with one:
@@ -72,14 +81,15 @@ def form(choice: shared_models.ModelChoice) -> tuple[str, str, SamplingOptions] 
                 icon=":material/play_arrow:",
             )
             st.caption("The same seed and settings give the same text. It stays in this session.")
-    if not sent:
-        return None
     options: SamplingOptions = {
         "max_new_tokens": new,
         "temperature": float(temperature),
         "top_p": float(top_p),
         "seed": seed,
     }
+    if not (sent or clicked):
+        prompt_form.stale_note("generate", done, text, options)
+        return None
     return text, dtype, options
 
 
@@ -177,18 +187,25 @@ def show(context: ModeContext) -> None:
             "No model can run prompts here. Open a saved trace in Inspect.", icon=":material/info:"
         )
         return
-    sent = form(context.choice)
+    done, kept = generation.DONE.get(), kept_traces.kept()
+    if done is not None and kept.get("first") is not done.trace:
+        done = None
+    sent = form(context.choice, done)
     if sent is not None:
         (ask if context.choice.streamed else run)(context.choice, *sent)
+        made = generation.DONE.get()
+        if made is not None and made is not done and kept_traces.kept().get("first") is made.trace:
+            prompt_form.is_of("generate", made, sent[0], sent[2])
+            st.rerun()  # with the form folded
+        prompt_form.stale_note("generate", done, sent[0], sent[2])
     stream_progress.board()
-    done = generation.DONE.get()
-    kept = kept_traces.kept()
-    if done is None or kept.get("first") is not done.trace:
+    if done is None:
         context.heading(INVITATION)
         return
     board = st.container()
     one_trace_mode.save_button(done.trace)
-    view, token, layer, lens = one_trace_mode.results(done.trace, kept, context.routers)
+    view = one_trace_mode.view_of(done.trace, kept, context.routers)
+    token, layer, lens = one_trace_mode.results(view, kept, None)
     with board:
         made_text(done, view, layer)
     context.heading([finding(view, done)], one_trace_mode.HOW_TO_READ)

@@ -97,7 +97,7 @@ def _form(context: ModeContext) -> None:
         return
     ready = ready_list() if choice.has_tokenizer else ready_ids()
     shows = SHOWS if choice.has_tokenizer else "Ids that count up, and ids that repeat."
-    prompt_form.examples_row(
+    clicked = prompt_form.examples_row(
         "many_example", {"Ready list": Example({BOX: ready.jsonl()}, {}, shows)}
     )
     what = "prompt" if choice.has_tokenizer else "prompt of token ids"
@@ -129,7 +129,7 @@ def _form(context: ModeContext) -> None:
         "run in the background: you may leave this page. Prompts and routing are kept on this "
         f"server {many_runs.kept_for()}, under a link that nobody can guess."
     )
-    if asked and prompts is not None:
+    if (asked or clicked) and prompts is not None:
 
         def begin() -> None:
             links.refer("run", many_runs.begin(choice, prompts, dtype))

@@ -230,7 +230,9 @@ def _overview(many: Many) -> None:
 def by_label(many: Many, test: LabelTest | None, why: str) -> None:
     """Loads of the experts of one layer under each label, and their tests."""
     folder = many.folder
-    layer = layout.layer_choice(many.labels, width=160)
+    cell = None if test is None else of_prompts.strongest_label(test)
+    first = 0 if cell is None else cell[1]
+    layer = layout.layer_choice(many.labels, default=first, width=160)
     name = many.labels[layer]
     load = label_tests.load_by_label(folder) if test is None else test.load
     if test is None:

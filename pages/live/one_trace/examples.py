@@ -14,6 +14,9 @@ from lens.traces import RoutedText
 from lens.traces.contrast import equal_tokens, strongest_contrast
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form
+from pages.live.session.shared_models import ModelChoice
+from pages.overview_views import hero
+from pages.shell import data_source, links
 from pages.shell.session_keys import SessionKey, SessionValue
 
 
@@ -34,7 +37,7 @@ def two_meanings(view: View) -> Finding:
 def two_languages(view: View) -> Finding:
     """The expert that tells the translation from the text."""
     start = next((t for t, piece in enumerate(view.pieces) if piece == "▁Sie"), 0)
-    return _contrast(view, np.arange(view.n_tokens) >= start, "German tokens", "English ones")
+    return _contrast(view, np.arange(view.n_tokens) < start, "English tokens", "German ones")
 
 
 def digits(view: View) -> Finding:
@@ -79,6 +82,16 @@ class Shown:
 
 
 EXAMPLES = {
+    "Two languages": Shown(
+        {
+            "prompt": "She opened the window and said good morning. Sie öffnete das Fenster und "
+            "sagte guten Morgen.",
+            "second_prompt": "",
+        },
+        "A sentence and its translation: does either language have an expert of its own?",
+        two_languages,
+        {"what": "top1"},
+    ),
     "Two meanings": Shown(
         {
             "prompt": "She sat down on the bank of the river. He left his money at the bank in "
@@ -87,17 +100,6 @@ EXAMPLES = {
         },
         "The same word in two meanings: does it go to the same experts?",
         two_meanings,
-        {"what": "top1"},
-    ),
-    "Two languages": Shown(
-        {
-            "prompt": "She opened the letter, and read it twice. Then she went to the window and "
-            "looked out. Sie öffnete den Brief und las ihn zweimal. Dann trat sie ans Fenster "
-            "und sah hinaus.",
-            "second_prompt": "",
-        },
-        "A text and its translation: is there an expert for the second language?",
-        two_languages,
         {"what": "top1"},
     ),
     "Python": Shown(
@@ -135,16 +137,57 @@ ID_EXAMPLES = {
     "A repeat": prompt_form.Example({"prompt": "8, 8, 8, 8, 9, 9, 9, 9"}),
 }
 RUN = SessionValue[tuple[str | None, RoutedText]](SessionKey.EXAMPLE_RUN)
+LINKED = SessionValue[str](SessionKey.EXAMPLE_LINKED)
+FIRST = next(iter(EXAMPLES))  # its routing is stored beside the bundled model
 
 
-def row(has_tokenizer: bool) -> None:
-    """The examples to click."""
+def slug(name: str) -> str:
+    """An example as the address holds it."""
+    return name.lower().replace(" ", "_")
+
+
+BY_SLUG = {slug(name): name for name in EXAMPLES}
+
+
+def row(has_tokenizer: bool) -> bool:
+    """The examples to click; returns whether one has just been clicked."""
     examples = (
         {name: prompt_form.Example(one.texts, shows=one.shows) for name, one in EXAMPLES.items()}
         if has_tokenizer
         else ID_EXAMPLES
     )
-    prompt_form.examples_row("example", examples)
+    return prompt_form.examples_row("inspect_examples", examples)
+
+
+def stored(choice: ModelChoice | None) -> dict[str, RoutedText]:
+    """The first example's routing, shown before anything was run; nothing for other models."""
+    file = hero.example_file()
+    if choice is None or choice.path != str(data_source.bundled_checkpoint()) or not file.exists():
+        return {}
+    trace = hero.example()
+    if (RUN.get() or (None, None))[1] is not trace:
+        RUN.set((FIRST, trace))
+        links.choose(**EXAMPLES[FIRST].choices)
+        for box, text in EXAMPLES[FIRST].texts.items():
+            prompt_form.TEXTS.kept(dict).setdefault(box, text)
+        prompt_form.is_of("inspect", trace, *EXAMPLES[FIRST].texts.values())
+    return {"example": trace}
+
+
+def linked(choice: ModelChoice, shown: RoutedText | None) -> bool:
+    """Fill the boxes with the example in the address; returns whether it is to be run."""
+    asked = links.reference("example", "Example", r"[a-z_]{1,30}")
+    if asked is None or asked == LINKED.get() or not choice.has_tokenizer:
+        return False
+    LINKED.set(asked)
+    if asked not in BY_SLUG:
+        links.refer("example", None)
+        return False
+    name = BY_SLUG[asked]
+    if RUN.get() == (name, shown):
+        return False
+    prompt_form.put(**EXAMPLES[name].texts)
+    return True
 
 
 def ran(text: str, second: str, trace: RoutedText) -> Mapping[str, object]:
@@ -162,7 +205,11 @@ def ran(text: str, second: str, trace: RoutedText) -> Mapping[str, object]:
         None,
     )
     RUN.set((name, trace))
-    return EXAMPLES[name].choices if name else {}
+    links.refer("example", slug(name) if name else None)
+    if name is None:
+        return {}
+    LINKED.set(slug(name))
+    return EXAMPLES[name].choices
 
 
 def finding(view: View) -> Finding | None:

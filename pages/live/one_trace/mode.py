@@ -7,7 +7,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from grok.trace import RoutingTrace
 from lens.errors import LensError
-from lens.finding import Finding
+from lens.finding import Finding, strongest
 from lens.routers.router_set import RouterSet
 from lens.traces import RoutedText
 from pages.live.one_trace import (
@@ -52,32 +52,40 @@ HOW_TO_READ += mode_context.HOW_TO_READ
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
 
-def form(choice: shared_models.ModelChoice) -> None:
-    """The prompt and the settings of its run."""
-    examples.row(choice.has_tokenizer)
+def form(choice: shared_models.ModelChoice, shown: RoutedText | None) -> None:
+    """The prompt and the settings of its run, folded to a line where there is a result.
+
+    Args:
+        choice: the model.
+        shown: the trace that is shown; None where there is none.
+    """
+    linked = examples.linked(choice, shown)
+    clicked = examples.row(choice.has_tokenizer)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    with st.form("run", border=True):
-        text = prompt_form.text_box(
-            "prompt", label, placeholder="Type a text; Ctrl+Enter sends it."
-        )
-        with st.expander("Compare, settings", icon=":material/tune:"):
-            second = prompt_form.text_box(
-                "second_prompt", "Second prompt, to compare (optional)", height=80
+    line = None if shown is None else kept_traces.text_of(shown)
+    with prompt_form.fold(line), st.form("run", border=False):
+        left, right = st.columns(2)
+        with left:
+            text = prompt_form.text_box(
+                "prompt", label, placeholder="Type a text; Ctrl+Enter sends it."
             )
-            dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype", width=160)
-        with st.container(horizontal=True, vertical_alignment="center"):
+        with right:
+            second = prompt_form.text_box("second_prompt", "Second prompt, to compare (optional)")
+        with st.container(horizontal=True, vertical_alignment="bottom"):
             submitted = st.form_submit_button(
                 stream_choice.label(choice, "Run"),
                 type="primary",
                 icon=":material/play_arrow:",
                 help="Ctrl+Enter",
             )
+            dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype", width=140)
             st.caption(
                 f"Up to {prompts.prompt_limit():,} tokens. "
                 "The prompt stays in this browser session."
             )
-    if submitted:
+    if submitted or clicked or linked:
         run(prompts.Request(choice, str(dtype)), text, second)
+    prompt_form.stale_note("inspect", shown, text, second)
 
 
 def run(request: prompts.Request, text: str, second: str) -> None:
@@ -89,15 +97,18 @@ def run(request: prompts.Request, text: str, second: str) -> None:
         kept_traces.keep("first", found[0])
         kept_traces.keep("second", found[1] if len(found) > 1 else None)
         data_source.TRACE_SHOWN.set("first")
+        prompt_form.is_of("inspect", found[0], text, second)
         links.forget("token")
+        links.forget("layer")
 
-    prompt_form.run_or_ask(
+    if prompt_form.run_or_ask(
         request.model,
         "Trace this prompt" if len(texts) == 1 else "Trace both prompts",
         lambda: stream_cost.together(request.model, texts),
         lambda *told: prompts.run_all(request, texts, *told),
         keep,
-    )
+    ):
+        st.rerun()  # with the form folded
 
 
 def findings(view: View) -> list[Finding]:
@@ -140,22 +151,31 @@ def save_button(trace: RoutedText) -> None:
         )
 
 
+def view_of(trace: RoutedText, kept: dict[str, RoutedText], routers: RouterSet) -> View:
+    """A trace, with another one of the session to compare with."""
+    other = next((one for one in kept.values() if one is not trace), None)
+    return View(trace, routers, kept_traces.labels(trace, routers), other)
+
+
 def results(
-    trace: RoutedText, kept: dict[str, RoutedText], routers: RouterSet
-) -> tuple[View, int, int, DeltaGenerator]:
+    view: View, kept: dict[str, RoutedText], place: tuple[int, int] | None
+) -> tuple[int, int, DeltaGenerator]:
     """Everything about one trace, from the text down to its paths.
 
+    Args:
+        view: the trace.
+        kept: the traces of this session.
+        place: layer and expert of what was found, which is looked at first.
+
     Returns:
-        The view, the chosen token and layer, and where the cell's logit lens goes.
+        The chosen token and layer, and where the cell's logit lens goes.
     """
-    other = next((one for one in kept.values() if one is not trace), None)
-    view = View(trace, routers, kept_traces.labels(trace, routers), other)
-    if trace.model_sha256 != routers.sha256:
+    if view.trace.model_sha256 != view.routers.sha256:
         st.caption(
-            f"The trace was made by a model with routers `{trace.model_sha256[:12]}`, not by the "
-            "routers that the other pages show."
+            f"The trace was made by a model with routers `{view.trace.model_sha256[:12]}`, not by "
+            "the routers that the other pages show."
         )
-    token, layer, what = routing_views.selectors(view)
+    token, layer, what = routing_views.selectors(view, place)
     routing_views.strip(view, token, layer)
     if what == "agreement":
         routing_views.agreement_note(view)
@@ -179,7 +199,7 @@ def results(
                 draw_tab(tab, view, kept, layer, what)
             except LensError as error:
                 st.info(str(error))
-    return view, token, layer, lens
+    return token, layer, lens
 
 
 def draw_tab(tab: str, view: View, kept: dict[str, RoutedText], layer: int, what: str) -> None:
@@ -208,7 +228,7 @@ def comparison(view: View, kept: dict[str, RoutedText], what: str) -> None:
     """The trace shown against another one of this session."""
     others = [slot for slot, trace in kept.items() if trace is not view.trace]
     if not others:
-        st.info("Give a second prompt under “Compare, settings”, or open a saved trace.")
+        st.info("Give a second prompt under “Your own text”, or open a saved trace.")
         return
     slot = others[0]
     other = View(kept[slot], view.routers, kept_traces.labels(kept[slot], view.routers))
@@ -221,10 +241,10 @@ def comparison(view: View, kept: dict[str, RoutedText], what: str) -> None:
 def show(context: ModeContext) -> None:
     """The mode: a form, then the trace it made or another one of this session."""
     generation.finish()  # of a run in Generate that coming here has ended
+    kept = kept_traces.kept() or examples.stored(context.choice)
     if context.choice is not None:
-        form(context.choice)
+        form(context.choice, kept_traces.shown_of(kept))
     stream_progress.board()
-    kept = kept_traces.kept()
     if not kept:
         context.heading(INVITATION)
         return
@@ -232,7 +252,10 @@ def show(context: ModeContext) -> None:
     with top:
         trace = choose_trace(kept)
         save_button(trace)
-    view, token, layer, lens = results(trace, kept, context.routers)
-    context.heading(findings(view), HOW_TO_READ)
-    from_file = trace is kept.get("file")
-    logit_lens.fill(lens, view, token, layer, context.choice, asked=from_file)
+    view = view_of(trace, kept, context.routers)
+    said = findings(view)
+    places = [one.place for one in (strongest(said), *said) if one.place is not None]
+    token, layer, lens = results(view, kept, places[0] if places else None)
+    context.heading(said, HOW_TO_READ)
+    stored = any(trace is kept.get(slot) for slot in ("file", "example"))
+    logit_lens.fill(lens, view, token, layer, context.choice, asked=stored)

@@ -77,19 +77,36 @@ class View:
         return 1 / float(self.n_experts)
 
 
-def selectors(view: View) -> tuple[int, int, str]:
-    """Token, layer and value, by list and by keyboard."""
+def telling_cell(view: View, place: tuple[int, int] | None) -> tuple[int, int]:
+    """The token and layer that are looked at first: of what was found, the surest word.
+
+    Args:
+        view: the trace.
+        place: layer and expert of the finding; None where it is of none.
+    """
+    words = np.array([any(c.isalnum() for c in piece) for piece in view.pieces])
+    given = np.arange(view.n_tokens) < max(int(view.trace.prompt_length), 1)
+    open_to = words & given if (words & given).any() else given
+    if place is None:
+        return int(np.flatnonzero(open_to)[-1]), 0
+    gates = view.trace.router_probs[place[0], :, place[1]]
+    return int(np.argmax(np.where(open_to, gates, -1))), place[0]
+
+
+def selectors(view: View, place: tuple[int, int] | None = None) -> tuple[int, int, str]:
+    """Token, layer and value, by list and by keyboard; see `telling_cell` for the first ones."""
+    first_token, first_layer = telling_cell(view, place)
     first, second, third = st.columns([3, 2, 5], vertical_alignment="bottom")
     with first:
         token = links.choice(
             "token",
             "Token",
             range(view.n_tokens),
-            min(view.trace.prompt_length, view.n_tokens) - 1,
+            first_token,
             shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
         )
     with second:
-        layer = layout.layer_choice(view.labels)
+        layer = layout.layer_choice(view.labels, default=first_layer)
     names = {name: words for name, (words, _) in VALUES.items()}
     if view.agreement is not None:
         names["agreement"] = "Agreement"
@@ -114,7 +131,7 @@ def strip(view: View, token: int, layer: int) -> None:
             picked=token,
             prompt_length=view.trace.prompt_length,
             what=f"margin in {view.labels[layer]}, logits",
-            width=1080,
+            width=880,
         ),
         "token_strip",
         on_pick=pick_token,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import streamlit as st
+from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 
 from grok.errors import GrokError
 from lens.errors import LensError
@@ -20,6 +22,9 @@ from pages.shell.session_keys import SessionKey, SessionValue, widget
 Result = TypeVar("Result")
 ModelRun = Callable[[OnWait, OnLoad], Result]
 TEXTS = SessionValue[dict[str, str]](SessionKey.TEXTS)
+PRESSED = SessionValue[str](SessionKey.EXAMPLE_PRESSED)
+RESULTS = SessionValue[dict[str, tuple[object, tuple[object, ...]]]](SessionKey.RESULTS)
+LINE = 70  # characters of a text in the line that a form folds to
 
 
 def text_box(
@@ -81,18 +86,57 @@ class Example:
     shows: str = ""
 
 
-def examples_row(key: str, examples: Mapping[str, Example], label: str = "Examples") -> None:
-    """Examples to click; each fills boxes and choices, and says what it shows."""
+def examples_row(key: str, examples: Mapping[str, Example], label: str = "Examples") -> bool:
+    """Examples to click; each fills boxes and choices, and says what it shows.
+
+    Returns:
+        True where one has just been clicked, and is to be run.
+    """
 
     def use() -> None:
         chosen = widget(key).get()
         if chosen is not None and chosen in examples:
             put(**examples[chosen].texts)
             links.choose(**examples[chosen].choices)
+            PRESSED.set(key)
 
     chosen = st.pills(label, list(examples), key=key, on_change=use)
     if chosen is not None and chosen in examples and examples[chosen].shows:
         st.caption(examples[chosen].shows)
+    pressed = PRESSED.get() == key
+    if pressed:
+        PRESSED.drop()
+    return pressed
+
+
+def fold(text: str | None, label: str = "Your own text") -> ExpanderContainer:
+    """Where a form stands: open before there is a result, then one line with its text.
+
+    Args:
+        text: that the result is of; None where there is none.
+        label: before it.
+    """
+    if text is None:
+        return st.expander(label, expanded=True, icon=":material/edit:")
+    line = " ".join(text.split())
+    line = line if len(line) <= LINE else f"{line[: LINE - 1]}…"
+    line = re.sub(r"([\\`*_\[\]$<~#|:!])", r"\\\1", line)
+    return st.expander(f"{label} (shown: “{line}”)", expanded=False, icon=":material/edit:")
+
+
+def is_of(mode: str, result: object, *texts: object) -> None:
+    """Remember the texts and settings that a result is of."""
+    RESULTS.kept(dict)[mode] = (result, texts)
+
+
+def stale_note(mode: str, result: object, *texts: object) -> None:
+    """Says that the result below is of other texts than those in the boxes, where it is."""
+    known, of = RESULTS.kept(dict).get(mode, (None, texts))
+    if known is result and of != texts:
+        st.caption(
+            ":material/history: What is shown below is the last result; the text or a setting "
+            "above has changed since. Run it to see what it gives."
+        )
 
 
 def run_guarded(
@@ -140,7 +184,7 @@ def run_or_ask(
     run: ModelRun[Result],
     then: Callable[[Result], object],
     text: str = "Running the model; the first run of a session may load it",
-) -> None:
+) -> bool:
     """Run at once where that is quick; of a streamed model show what it costs, to be started.
 
     Args:
@@ -150,12 +194,17 @@ def run_or_ask(
         run: see `run_guarded`; it must draw nothing where the model is streamed.
         then: keeps what it gave.
         text: beside the spinner.
+
+    Returns:
+        True where it was run and kept here and now.
     """
     if choice.streamed:
         stream_progress.ask(
             choice, what, work, lambda under_way: run(under_way.on_wait, under_way.on_load), then
         )
-        return
+        return False
     found = run_guarded(run, text)
-    if found is not None:
-        then(found)
+    if found is None:
+        return False
+    then(found)
+    return True

@@ -7,6 +7,7 @@ a log, not in a cache that another session could read.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from grok.trace import RoutingTrace
@@ -16,7 +17,12 @@ from pages.shell import data_source
 from pages.shell.session_keys import SessionKey, SessionValue
 
 TRACES = SessionValue[dict[str, RoutedText]](SessionKey.TRACES)
-SLOTS = {"first": "Prompt", "second": "Second prompt", "file": "Saved trace"}
+SLOTS = {
+    "first": "Prompt",
+    "second": "Second prompt",
+    "file": "Saved trace",
+    "example": "Example",
+}
 
 
 def kept() -> dict[str, RoutedText]:
@@ -41,6 +47,17 @@ def shown() -> RoutedText | None:
     """The trace shown last, or None."""
     traces = kept()
     return traces.get(data_source.TRACE_SHOWN.get() or "first") or next(iter(traces.values()), None)
+
+
+def shown_of(traces: Mapping[str, RoutedText]) -> RoutedText | None:
+    """The one of these that is shown, or None where there is none."""
+    current = data_source.TRACE_SHOWN.get()
+    return traces.get(str(current)) or next(iter(traces.values()), None)
+
+
+def text_of(trace: RoutedText) -> str:
+    """The text that a trace is of, as it was given and generated."""
+    return "".join(str(piece) for piece in trace.pieces).replace("▁", " ").strip()
 
 
 def file_bytes(trace: RoutingTrace) -> bytes:

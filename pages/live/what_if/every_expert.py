@@ -53,7 +53,7 @@ class Result:
 
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
-    text = text_form(choice, "every_expert_example")
+    text, clicked = text_form(choice, "every_expert_example")
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
     with first:
         action = links.segments(
@@ -79,7 +79,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
             help="Once for every expert of every layer, in batches.",
         )
     request = (choice.path, dtype, text, action, measure)
-    if asked:
+    if asked or clicked:
         swept(request, choice)
     stream_progress.board()
     known = KEPT.get()

@@ -50,8 +50,10 @@ ID_EXAMPLES: Mapping[str, Example] = {
 }
 
 
-def text_form(choice: shared_models.ModelChoice, examples_key: str) -> str:
-    """The text of the form, with examples above it."""
-    prompt_form.examples_row(examples_key, EXAMPLES if choice.has_tokenizer else ID_EXAMPLES)
+def text_form(choice: shared_models.ModelChoice, examples_key: str) -> tuple[str, bool]:
+    """The text of the form, and whether an example above it has just been clicked."""
+    ready = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
+    clicked = prompt_form.examples_row(examples_key, ready)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    return prompt_form.text_box("prompt", label, placeholder="Type a text.")
+    text = prompt_form.text_box("prompt", label, placeholder="Type a text.", height=80)
+    return text, clicked

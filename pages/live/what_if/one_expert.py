@@ -51,7 +51,7 @@ def ask(request: Request, choice: shared_models.ModelChoice) -> None:
 
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a run, its answer; returns the finding."""
-    text = text_form(choice, "one_expert_example")
+    text, clicked = text_form(choice, "one_expert_example")
     labels = model_labels(choice)
     first, second, third, fourth, fifth = st.columns([2, 2, 4, 2, 2], vertical_alignment="bottom")
     with first:
@@ -83,7 +83,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
         and known.request != request
         and known.seconds < QUICK
     )
-    if asked or again:
+    if asked or clicked or again:
         ask(request, choice)
         known = KEPT.get()
     stream_progress.board()

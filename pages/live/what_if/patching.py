@@ -80,7 +80,7 @@ class Result:
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
-    prompt_form.examples_row("patch_example", examples)
+    clicked = prompt_form.examples_row("patch_example", examples)
     left, right = st.columns(2)
     with left:
         clean = prompt_form.text_box("clean", "Clean prompt", height=80)
@@ -111,7 +111,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
     with boxes:
         expected = expected_boxes(measure, choice)
     request = (choice.path, dtype, clean, corrupt, site, measure, *expected)
-    if asked:
+    if asked or clicked:
         swept(request, choice)
     stream_progress.board()
     known = KEPT.get()

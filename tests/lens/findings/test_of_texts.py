@@ -79,7 +79,7 @@ def test_one_token_has_no_preference():
             "L2·E3 takes 86\u00a0% of the German words and none of the English.",
         ),
         (1.0, 0.2, 0.01, "L2·E3 takes all of the German words and few of the English."),
-        (0.0, 1.0, 0.01, "L2·E3 takes none of the German words and all of the English."),
+        (0.0, 1.0, 0.01, "L2·E3 takes all of the English and none of the German words."),
         (0.9, 0.1, 0.3, "No expert tells German words from English by more than chance."),
     ],
 )

@@ -16,8 +16,12 @@ from lens.traces import router_geometry
 from lens.traces.trace import Trace
 from pages.live.one_trace import cell_keys, cell_view, logit_lens
 from pages.live.one_trace import examples as inspect_examples
+from pages.live.session import kept_traces, shared_models
+from pages.overview_views import hero
 from pages.shell import data_source
+from tests.headline_words import told
 
+STALE = "the last result"
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 OTHER = "5, 17, 3, 42, 98, 256, 12, 7, 4, 4"
 SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
@@ -179,20 +183,57 @@ def test_a_cell_that_the_browser_sends_is_taken():
 
 
 @pytest.mark.parametrize("name", inspect_examples.EXAMPLES)
-def test_an_example_run_on_the_bundled_model_says_what_it_shows(open_page, name):
+def test_an_example_in_the_address_is_run_and_opens_with_what_it_shows(open_page, name):
     example = inspect_examples.EXAMPLES[name]
-    app = open_page("live_routing")
-    for box, text in example.texts.items():
-        app.text_area(key=box).set_value(text)
-    next(button for button in app.button if button.label == "Run").click()
-    app.run(timeout=300)
+    app = open_page("live_routing", example=inspect_examples.slug(name))
     assert not app.exception and not app.error
-    note = next(m.value for m in app.markdown if m.value.startswith(":material/lightbulb:"))
-    p_value = re.search(r"p [=≤<] ([\d.]+\d)", note)
-    assert name in note and (p_value or "even choices" in note)
+    p_value = re.search(r"p [=≤<] ([\d.]+\d)", told(app))
+    assert p_value or "q ≤ 0.05" in told(app)
     assert p_value is None or float(p_value[1]) <= 0.05
+    assert app.query_params["example"] == inspect_examples.slug(name)
     for choice, value in example.choices.items():
         assert app.session_state[choice] == value
+    assert {box: app.text_area(key=box).value for box in example.texts} == example.texts
+
+
+def test_the_first_visit_opens_with_a_stored_example_and_loads_no_model(open_page, monkeypatch):
+    monkeypatch.setattr(shared_models, "shared", None)
+    app = open_page("live_routing")
+    assert not app.exception and not app.error
+    assert "of the English tokens" in app.subheader[0].value
+    assert app.text_area(key="prompt").value == hero_text()
+    assert app.selectbox(key="layer").value == 6  # of the finding
+    assert not [caption for caption in app.caption if STALE in caption.value]
+
+
+def hero_text() -> str:
+    return inspect_examples.EXAMPLES[inspect_examples.FIRST].texts["prompt"]
+
+
+def test_the_stored_routing_is_of_the_first_example():
+    assert kept_traces.text_of(hero.example()) == hero_text()
+
+
+def test_an_example_runs_on_one_click_and_the_form_folds(open_page, small_model):
+    app = open_page("live_routing")
+    assert app.expander[0].proto.expanded
+    app.pills(key="inspect_examples").set_value("A repeat").run()
+    assert not app.exception and not app.error
+    assert app.session_state["traces"]["first"].tokens.tolist() == [8, 8, 8, 8, 9, 9, 9, 9]
+    assert not app.expander[0].proto.expanded
+
+
+def test_a_result_of_another_text_is_said_to_be_one_also_after_a_failed_run(open_page, small_model):
+    app = open_page("live_routing")
+
+    def run(text: str) -> bool:
+        app.text_area(key="prompt").set_value(text)
+        next(button for button in app.button if button.label == "Run").click().run()
+        return any(STALE in caption.value for caption in app.caption)
+
+    assert not run(IDS)
+    assert run("five") and app.error
+    assert not run(OTHER)
 
 
 def test_a_text_that_is_no_example_has_no_note():
