@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Page, expect
 
 PLACE = "/live_routing?mode=compare"
-KEPT = re.compile(r"^(The same tokens keep|The texts share too few)")
+KEPT = re.compile(r"^(The same tokens keep \d+.% of their experts in both|The texts share too few)")
 
 
 def settled(page: Page) -> None:
