@@ -36,13 +36,13 @@ def test_a_ban_is_shown_beside_the_other_experts_and_survives_a_click_on_a_token
     press(page, "run_one")
     finding = page.get_by_text(re.compile(r"^Without L2·E4 the model's guesses change"))
     expect(finding).to_be_visible()
-    shown = numbers(page)
-    expect(shown).to_contain_text(re.compile(r"Banning L2·E4, which \d+.% of \d+ tokens use"))
-    expect(shown).to_contain_text("more than every other, which is all that 8 experts can show")
-    page.keyboard.press("Escape")
+    settled(page)
     page.locator(".st-key-change_by_token svg.marks g.mark-rect.role-mark path").nth(3).click()
     expect(page).to_have_url(re.compile("token=3"))
     expect(finding).to_be_visible()
+    shown = numbers(page)
+    expect(shown).to_contain_text(re.compile(r"Banning L2·E4, which \d+.% of \d+ tokens use"))
+    expect(shown).to_contain_text("more than every other, which is all that 8 experts can show")
     assert "mean" not in page.url
 
 
@@ -67,7 +67,7 @@ def test_a_patch_says_where_the_difference_is_carried(visit):
     example(page, "She or he")
     press(page, "run_patch")
     for title in ("Recovered by one value of the clean run", "Control: the value of another token"):
-        expect(page.locator("svg.marks text", has_text=title)).to_be_visible()
+        expect(page.get_by_text(title, exact=True)).to_be_visible()
     expect(page.get_by_text(re.compile("^One value in L0 at “She”"))).to_be_visible()
     finding = numbers(page)
     expect(finding).to_contain_text("The prompts differ by")
