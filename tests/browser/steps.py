@@ -42,6 +42,7 @@ def run_prompt(page: Page, text: str) -> None:
     box = prompt_box(page)
     box.fill(text)
     box.press("Control+Enter")
+    expect(page.get_by_text(f"(shown: “{text[:20]}")).to_be_visible()
     expect(page.get_by_text("Save trace (.npz)")).to_be_visible()
     settled(page)
 

@@ -81,9 +81,9 @@ def test_a_prompt_shows_the_experts_that_the_runner_gives(visit):
     model = load(data_source.bundled_checkpoint())
     text = PROMPTS[0]
     expected = model.trace_routing(text)
-    page = visit("/live_routing?layer=3")
-    run_prompt(page, text)
     last = len(expected.tokens) - 1
+    page = visit(f"/live_routing?layer=3&token={last}")
+    run_prompt(page, text)
     shown = page.get_by_text(re.compile(rf"^Token {last} "))
     for expert in expected.experts[3, last]:
         expect(shown).to_contain_text(f"L3·E{expert}")
