@@ -34,10 +34,8 @@ KEPT = SessionValue[Result](SessionKey.WHAT_IF_ONE)
 
 def ask(request: Request, choice: shared_models.ModelChoice) -> None:
     """Run it, or show what a streamed model needs for it."""
-    if not choice.streamed:
-        KEPT.drop()  # nothing is shown beside an error
     others = others_of(request.expert, choice.config.n_experts)
-    prompt_form.run_or_ask(
+    ran = prompt_form.run_or_ask(
         choice,
         f"{ACTIONS[request.action]} and look",
         # The last one takes the same tokens' other expert.
@@ -47,6 +45,8 @@ def ask(request: Request, choice: shared_models.ModelChoice) -> None:
         lambda *told: computed(request, choice, *told),
         KEPT.set,
     )
+    if not ran and not choice.streamed:
+        KEPT.drop()  # nothing is shown beside an error; a run cut short leaves the last result
 
 
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
