@@ -52,11 +52,11 @@ class Finding:
         return self.verdict == "found"
 
 
-def verdict_of(p_value: float, level: float) -> Verdict:
-    """Found below the level; not asked where p is not a number."""
+def verdict_of(p_value: float, found: bool) -> Verdict:
+    """Found or not; not asked where p is not a number."""
     if p_value != p_value:
         return "not asked"
-    return "found" if p_value < level else "not told from chance"
+    return "found" if found else "not told from chance"
 
 
 def strongest(findings: list[Finding]) -> Finding:

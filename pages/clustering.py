@@ -16,7 +16,6 @@ from lens.clustering.tree_null import (
     groups_finding,
 )
 from lens.clustering.trees import LINKAGES, cut_tree
-from lens.layers.similarity import LAYER_METRICS
 from lens.questions import ask_depth
 from lens.routers.router_set import RouterSet
 from lens.tables import clustering as clustering_tables
@@ -124,13 +123,7 @@ def controls(routers: RouterSet, view: str) -> Controls:
         options = st.popover("Options", icon=":material/tune:")
         chance = tree_chance.popover()
     with options:
-        metric = links.choice(
-            "metric",
-            "Metric",
-            list(LAYER_METRICS),
-            "cka",
-            shown=lambda name: LAYER_METRICS[name].label,
-        )
+        metric = layout.metric_choice()
         linkage = links.choice(
             "linkage",
             "Tree",

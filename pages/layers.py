@@ -17,7 +17,7 @@ from lens.routers.router_set import RouterSet
 from lens.stats.chance import Chance
 from lens.tables import routers as router_tables
 from pages.layer_views import neighbours, pair
-from pages.shell import data_source, layout, links, null_settings
+from pages.shell import data_source, finding_block, layout, links, null_settings
 from pages.shell.null_settings import NullSettings
 from pages.shell.picks import pick_layers
 from pages.shell.reference_choice import ReferenceChoice, reference_choice
@@ -110,12 +110,7 @@ def controls(routers: RouterSet, view: str) -> Controls:
         )
         options = st.popover("Options", icon=":material/tune:")
     with options:
-        metric = links.choice(
-            "metric",
-            "Metric",
-            list(LAYER_METRICS),
-            "cka",
-            shown=lambda name: LAYER_METRICS[name].label,
+        metric = layout.metric_choice(
             help="What makes two layers alike. CKA, matched cosine and principal angles do not "
             "depend on how experts are numbered.",
         )
@@ -195,7 +190,7 @@ def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
         said = f"{found:,} of {pairs:,} pairs of layers are {beaten}"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"{said}.", width="content")
-        with st.popover("Numbers", icon=":material/functions:"):
+        with finding_block.behind():
             st.markdown(
                 f"{said} at a false discovery rate of 5 % ({null.method}; {null.draws:,} draws, "
                 f"seed {null.seed}). Effective dimension {dimension:,.0f} of {routers.d_model:,}."

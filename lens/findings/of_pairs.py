@@ -21,7 +21,7 @@ def kept_experts(found: AgreementTest, detail: str) -> Finding:
         found: the shares and their test.
         detail: the same in full.
     """
-    verdict = verdict_of(found.p, np.nextafter(LEVEL, 1))
+    verdict = verdict_of(found.p, found.p <= LEVEL)
     share = percent(found.value)
     sentence = f"The same tokens keep {share} of their experts in both texts."
     if found.blocks.too_few:
@@ -59,7 +59,7 @@ def one_change(
         detail: the same in full.
         used: whether any token uses what is taken away.
     """
-    verdict = verdict_of(among.p, np.nextafter(LEVEL, 1))
+    verdict = verdict_of(among.p, among.p <= LEVEL)
     if not used:
         verdict = "not told from chance"
         sentence = f"{done} changes nothing, for no token uses it."

@@ -125,7 +125,7 @@ def kind_contrast(
         sentence = f"{unit} takes {share} of the {most} and {rest} of the {others}."
     return Finding(
         sentence,
-        _verdict(found.p),
+        verdict_of(found.p, found.p <= LEVEL),
         detail,
         effect=found.inside - found.outside,
         effect_name=f"share of {inside} less share of {outside} that choose {unit}",
@@ -157,7 +157,7 @@ def equal_tokens_share(found: EqualTokens, more: str = "") -> Finding:
         sentence = f"Equal tokens keep {share} of their experts, whatever stands around them."
     return Finding(
         sentence,
-        _verdict(found.p),
+        verdict_of(found.p, found.p <= LEVEL),
         detail,
         effect=float(found.same.mean()),
         effect_name="share of experts that equal tokens have in common",
@@ -221,7 +221,7 @@ def generated_tokens(found: PartLoads | LensError, detail: str) -> Finding:
         sentence = f"The routing jumps where the model's own words begin: {share} go elsewhere."
     return Finding(
         sentence,
-        _verdict(jump.overall_p),
+        verdict_of(jump.overall_p, jump.overall_p <= LEVEL),
         detail,
         effect=float(jump.test.value.mean()),
         effect_name="share of assignments that move at the border",
@@ -230,7 +230,3 @@ def generated_tokens(found: PartLoads | LensError, detail: str) -> Finding:
         p_value=jump.overall_p,
         draws=jump.places,
     )
-
-
-def _verdict(p: float) -> Verdict:
-    return verdict_of(p, np.nextafter(LEVEL, 1))

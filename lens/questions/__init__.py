@@ -20,7 +20,6 @@ from lens.questions.of_layers import ask_adjacent, ask_depth
 from lens.routers.gram import RouterGram
 from lens.routers.router_set import RouterSet
 from lens.stats.p_values import holm
-from lens.words import p_value_text
 
 __all__ = [
     "DRAWS",
@@ -71,29 +70,4 @@ def four_questions(
         ask_breadth(routers, gram, equal, seed),
     ]
     adjusted = holm(np.array([one.p_value for one in asked]))
-    return [_answer(one, float(p), draws, seed) for one, p in zip(asked, adjusted, strict=True)]
-
-
-def _answer(asked: Asked, p_adjusted: float, draws: int, seed: int) -> Answer:
-    low, high = np.quantile(asked.null, [0.025, 0.975])
-    made = len(asked.null) if asked.counted else None
-    least = made is not None and asked.p_value <= 1 / (1 + made)
-    of_four = p_value_text(p_adjusted, bound=least)
-    p_text = f"p {p_value_text(asked.p_value, made)} (for four questions {of_four})"
-    return Answer(
-        id=asked.question.id,
-        question=asked.question.text,
-        plain=asked.plain(p_adjusted < LEVEL),
-        sentence=asked.words(p_adjusted < LEVEL, p_text),
-        effect=asked.effect,
-        effect_name=asked.question.effect_name,
-        null_mean=float(asked.null.mean()),
-        null_low=float(low),
-        null_high=float(high),
-        p_value=asked.p_value,
-        p_adjusted=p_adjusted,
-        draws=draws,
-        seed=seed,
-        beats=asked.beats,
-        counted=asked.counted,
-    )
+    return [one.together(float(p), draws, seed) for one, p in zip(asked, adjusted, strict=True)]

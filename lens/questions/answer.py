@@ -48,8 +48,6 @@ class Answer:
         p_adjusted: the same for the four questions together (Holm).
         draws, seed: of the null.
         beats: what a finding is more than, or would be.
-        counted: whether the p-value is a share of the draws, which has a least value; else it
-            comes from a tail fitted to them.
     """
 
     id: str
@@ -66,7 +64,6 @@ class Answer:
     draws: int
     seed: int
     beats: str
-    counted: bool
 
     @property
     def distinguishable(self) -> bool:
@@ -74,17 +71,11 @@ class Answer:
         return self.p_adjusted < LEVEL
 
     @property
-    def p_adjusted_text(self) -> str:
-        """The adjusted p-value in words; a bound where no draw reached the effect."""
-        bound = self.counted and self.p_value * (1 + self.draws) <= 1.0001
-        return p_value_text(self.p_adjusted, bound=bound)
-
-    @property
     def finding(self) -> Finding:
         """The answer as pages and reports say it."""
         return Finding(
             sentence=self.plain,
-            verdict=verdict_of(self.p_adjusted, LEVEL),
+            verdict=verdict_of(self.p_adjusted, self.distinguishable),
             detail=self.sentence,
             effect=self.effect,
             effect_name=self.effect_name,
@@ -106,7 +97,18 @@ Plain = Callable[[bool], str]
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with its numbers, before the four are judged together."""
+    """A question with its numbers, before the four are judged together.
+
+    Attributes:
+        question: which it is.
+        effect: the number that answers it.
+        null: the same in each draw.
+        p_value: of the effect.
+        words, plain: the answer in full and in short.
+        beats: what a finding is more than, or would be.
+        counted: whether the p-value is a share of the draws, which has a least value; else it
+            comes from a tail fitted to them.
+    """
 
     question: Question
     effect: float
@@ -117,23 +119,41 @@ class Asked:
     beats: str
     counted: bool = True
 
+    def together(self, p_adjusted: float, draws: int, seed: int) -> Answer:
+        """The answer, judged together with those to the other three questions."""
+        made = self._made
+        least = made is not None and self.p_value <= 1 / (1 + made)
+        of_four = p_value_text(p_adjusted, bound=least)
+        return self._answer(p_adjusted, f"for four questions {of_four}", draws, seed)
+
     def alone(self, seed: int) -> Finding:
         """The answer to this question by itself, not judged together with the other three."""
-        real = self.p_value < LEVEL
-        p_text = f"p {p_value_text(self.p_value, len(self.null) if self.counted else None)}"
-        return Finding(
-            sentence=self.plain(real),
-            verdict=verdict_of(self.p_value, LEVEL),
-            detail=self.words(real, f"{p_text} (for this question alone)"),
+        return self._answer(self.p_value, "for this question alone", len(self.null), seed).finding
+
+    @property
+    def _made(self) -> int | None:
+        """Draws that the p-value counts; None where it comes from a fitted tail."""
+        return len(self.null) if self.counted else None
+
+    def _answer(self, p_adjusted: float, judged: str, draws: int, seed: int) -> Answer:
+        low, high = np.quantile(self.null, [0.025, 0.975])
+        real = p_adjusted < LEVEL
+        p_text = f"p {p_value_text(self.p_value, self._made)} ({judged})"
+        return Answer(
+            id=self.question.id,
+            question=self.question.text,
+            plain=self.plain(real),
+            sentence=self.words(real, p_text),
             effect=self.effect,
             effect_name=self.question.effect_name,
             null_mean=float(self.null.mean()),
-            null_low=float(np.quantile(self.null, 0.025)),
-            null_high=float(np.quantile(self.null, 0.975)),
-            beats=self.beats,
+            null_low=float(low),
+            null_high=float(high),
             p_value=self.p_value,
-            draws=len(self.null),
+            p_adjusted=p_adjusted,
+            draws=draws,
             seed=seed,
+            beats=self.beats,
         )
 
 

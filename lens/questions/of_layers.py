@@ -61,12 +61,7 @@ def ask_adjacent(
             f"{significant(neighbours - effect)}"
         )
         against = f"shuffled layer orders give a difference of {band(null)}; {p}"
-        if real:
-            return f"Yes: {found}, {significant(effect)} less; {against}."
-        return (
-            f"Not distinguishable from chance: {found}, a difference of {significant(effect)}; "
-            f"{against}."
-        )
+        return _in_full(real, found, effect, against)
 
     def plain(real: bool) -> str:
         if not real:
@@ -108,12 +103,7 @@ def ask_depth(
             f"layers and {significant(between_mean)} between them"
         )
         against = f"shuffled depths give a difference of {band(null)}; {p}"
-        if real:
-            return f"Yes: {found}, {significant(inside_mean - between_mean)} less; {against}."
-        return (
-            f"Not distinguishable from chance: {found}, a difference of "
-            f"{significant(inside_mean - between_mean)}; {against}."
-        )
+        return _in_full(real, found, inside_mean - between_mean, against)
 
     def plain(real: bool) -> str:
         if not real:
@@ -122,6 +112,14 @@ def ask_depth(
         return f"Early and late layers route differently: inside a group they agree {ratio} across."
 
     return _asked(DEPTH, inside_mean - between_mean, null, words, plain)
+
+
+def _in_full(real: bool, found: str, difference: float, against: str) -> str:
+    """Two likenesses, the second of them less, beside what shuffled layers give."""
+    if real:
+        return f"Yes: {found}, {significant(difference)} less; {against}."
+    apart = f"a difference of {significant(difference)}"
+    return f"Not distinguishable from chance: {found}, {apart}; {against}."
 
 
 def _shuffles(n: int, draws: int, seed: int) -> np.ndarray:

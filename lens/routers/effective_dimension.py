@@ -6,21 +6,9 @@ Axes: layer (L), expert (E).
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
 from lens.errors import LensError
 from lens.routers.gram import RouterGram
-
-
-def layer_overlaps(gram: RouterGram) -> Float[np.ndarray, "layer layer"]:
-    """‖W̃_aᵀ W̃_b‖² / (tr W̃_aᵀW̃_a · tr W̃_bᵀW̃_b) of every pair; not a number on the diagonal.
-
-    On average 1 / ν where both layers read ν directions equally, whatever their lengths.
-    """
-    size = np.einsum("lee->l", gram.own)
-    overlaps = gram.overlaps / (size[:, None] * size)
-    np.fill_diagonal(overlaps, np.nan)
-    return overlaps
 
 
 def unbiased_dimension(gram: RouterGram) -> float:
@@ -46,6 +34,7 @@ def unbiased_dimension(gram: RouterGram) -> float:
             "effective dimension: there is one layer; expected at least 2, whose columns are "
             "compared. Use a router set with more layers."
         )
-    overlaps = layer_overlaps(gram)
+    size = np.einsum("lee->l", gram.own)
+    overlaps = gram.overlaps / (size[:, None] * size)
     mean = overlaps[np.triu_indices(gram.n_layers, 1)].mean()
     return float(1 / max(mean, 1 / gram.d_model / 4))

@@ -52,7 +52,7 @@ def show(
     beyond = bool(null.q[layer, other] <= LEVEL)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         finding_block.verdict_chip("found" if beyond else "not told from chance")
-        with st.popover(finding_block.NUMBERS, icon=":material/functions:"):
+        with finding_block.behind():
             st.markdown(
                 f"{name} {value:.4f}; with the coordinates drawn anew {interval.low:.3f} to "
                 f"{interval.high:.3f} in 95 % (corrected for what resampling adds, so it may lie "

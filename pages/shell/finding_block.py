@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import streamlit as st
 
@@ -63,12 +64,17 @@ def numbers(findings: Sequence[Finding]) -> None:
     told = [one for one in findings if one.detail and one.detail != one.sentence]
     if not told:
         return
-    with st.popover(NUMBERS, icon=":material/functions:"):
+    with behind():
         for finding in told:
             if len(told) > 1:
                 st.markdown(f"**{finding.sentence}**")
             st.markdown(finding.detail)
         meaning_of(" ".join(finding.detail for finding in told))
+
+
+def behind() -> AbstractContextManager[object]:
+    """What opens at a click on "Numbers"."""
+    return st.popover(NUMBERS, icon=":material/functions:")
 
 
 def meaning_of(text: str) -> None:

@@ -16,6 +16,7 @@ from lens import cached, figures
 from lens.figures import alt_text
 from lens.finding import Finding
 from lens.layers.ranking import ranking_change
+from lens.layers.similarity import LAYER_METRICS
 from lens.questions import Answer
 from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
@@ -63,6 +64,18 @@ def layer_choice(
     """
     rows = {text.removeprefix("L"): row for row, text in enumerate(labels)}
     return links.choice(name, label, rows, default, shown=labels.__getitem__, width=width)
+
+
+def metric_choice(help: str | None = None) -> str:
+    """What makes two layers alike, by its id."""
+    return links.choice(
+        "metric",
+        "Metric",
+        list(LAYER_METRICS),
+        "cka",
+        shown=lambda name: LAYER_METRICS[name].label,
+        help=help,
+    )
 
 
 def expert_choice(

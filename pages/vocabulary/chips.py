@@ -57,7 +57,7 @@ def show(routers: RouterSet, words: Words, layer: int, expert: int) -> None:
     low, high = (float(side[0]) for side in readout.mixed_band(layer, expert))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         finding_block.verdict_chip("found" if q <= LEVEL else "not told from chance")
-        with st.popover(finding_block.NUMBERS, icon=":material/functions:"):
+        with finding_block.behind():
             st.markdown(
                 f"The first of them pushes {label} by {readout.top_push[layer, expert, 0]:.2f} "
                 f"logits; for mixed experts of its layer the strongest token gives {low:.2f} to "

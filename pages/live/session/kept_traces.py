@@ -45,8 +45,7 @@ def keep(slot: str, trace: RoutedText | None) -> None:
 
 def shown() -> RoutedText | None:
     """The trace shown last, or None."""
-    traces = kept()
-    return traces.get(data_source.TRACE_SHOWN.get() or "first") or next(iter(traces.values()), None)
+    return shown_of(kept())
 
 
 def shown_of(traces: Mapping[str, RoutedText]) -> RoutedText | None:
