@@ -128,7 +128,7 @@ def controls(routers: RouterSet, view: str) -> Controls:
 def pair_selectors(routers: RouterSet, metric: str, view: str) -> tuple[int, int]:
     """The two layers compared, by list; at first the two that are most alike."""
     labels = layout.layer_labels(routers)
-    a, b = most_alike(cached.layer_similarity(routers, metric, view), metric)
+    a, b = most_alike(cached.layer_similarity(routers, metric, view))
     first, second = st.columns(2)
     with first:
         layer = layout.layer_choice(labels, default=a)

@@ -280,11 +280,10 @@ def distances_of(
     return np.sqrt(np.maximum(2 - 2 * similarity, 0))
 
 
-def most_alike(similarity: Float[np.ndarray, "layer layer"], metric: str) -> tuple[int, int]:
+def most_alike(similarity: Float[np.ndarray, "layer layer"]) -> tuple[int, int]:
     """The two layers, by row, that are most alike; the first two of equal pairs."""
-    distances = distances_of(similarity, metric)
-    a, b = np.triu_indices(len(distances), 1)
-    best = int(np.argmin(distances[a, b]))
+    a, b = np.triu_indices(len(similarity), 1)
+    best = int(np.argmax(similarity[a, b]))
     return int(a[best]), int(b[best])
 
 

@@ -39,6 +39,7 @@ from lens.layers.similarity import (
     adjacent_layers,
     distances_of,
     layer_similarity,
+    most_alike,
 )
 from lens.layers.transitions import Transitions, drawn_series, transitions
 from lens.questions import Answer, asks_breadth, four_questions
@@ -139,9 +140,7 @@ class RouterNumbers:
     @cached_property
     def closest(self) -> tuple[int, int]:
         """The two layers that are most alike."""
-        upper = np.triu(self.similarity, 1) + np.tril(np.full_like(self.similarity, -np.inf))
-        a, b = np.unravel_index(np.argmax(upper), upper.shape)
-        return int(a), int(b)
+        return most_alike(self.similarity)
 
     @cached_property
     def canonical(self) -> RouterGram:
