@@ -62,7 +62,8 @@ def cell_figure(
         title: with its second lines.
         description: alternative text.
     """
-    return layered(*layers).properties(
+    return alt.LayerChart(
+        layer=list(layers),
         width=alt.Step(steps[0]),
         height=alt.Step(steps[1]),
         autosize=theme.NATURAL,
@@ -78,6 +79,7 @@ def plot_figure(
     description: str,
     *,
     flexible: bool = True,
+    frame: bool = True,
 ) -> alt.LayerChart:
     """A figure with axes of a fixed length.
 
@@ -87,13 +89,16 @@ def plot_figure(
         title: with its second lines.
         description: alternative text.
         flexible: the size is that of plot, axes and legends together, and a page may stretch it.
+        frame: a line around the plot, where there is one.
     """
-    return layered(*layers).properties(
+    return alt.LayerChart(
+        layer=list(layers),
         width=size[0],
         height=size[1],
         autosize=theme.FLEXIBLE if flexible else theme.NATURAL,
         title=title,
         description=description,
+        view=UNSET if frame else alt.ViewBackground(stroke=None),
     )
 
 
@@ -240,15 +245,15 @@ def cut_rule(columns: theme.Columns, **encoding: Any) -> alt.Chart:
 
 def ink_colour() -> Any:
     """Colour of text whose rows carry an "ink" column; it stays out of the colour scales."""
-    return alt.condition(
-        f"datum.ink === '{theme.ON_DARK}'", alt.value(theme.ON_DARK), alt.value(theme.ON_LIGHT)
-    )
+    return highlight(f"datum.ink === '{theme.ON_DARK}'", theme.ON_DARK, theme.ON_LIGHT)
 
 
 def inked_text(base: alt.Chart, text: str | alt.Text, size: float = 10) -> alt.Chart:
     """Text on cells, in the "ink" of each."""
     written: alt.Chart = base.mark_text(fontSize=size, tooltip=None)
-    return written.encode(text=text, color=ink_colour())
+    return written.encode(
+        text=alt.Text(text) if isinstance(text, str) else text, color=ink_colour()
+    )
 
 
 def cell_digits(base: alt.Chart, step: float, field: str = "value") -> list[alt.Chart]:
@@ -270,4 +275,4 @@ def highlight(test: str, colour: str = theme.BLUE, other: str = theme.BAND_GREY)
         colour: where it holds.
         other: where it doesn't.
     """
-    return alt.condition(test, alt.value(colour), alt.value(other))
+    return alt.ColorValue(other, condition={"test": test, "value": colour})

@@ -6,7 +6,8 @@ text gets a fixed colour, except text that stands on a cell whose own colour is 
 
 Data goes into a specification as a plain dictionary, not as an object of Altair's: it
 would check every row of it, which takes a second for a 64 × 64 heatmap instead of
-milliseconds. No process-wide setting of Altair is touched.
+milliseconds. Its rows are a tuple, since Altair copies lists whenever charts are put
+together. No process-wide setting of Altair is touched.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ UNRELATED = "unrelated directions"
 NO_CHANCE = "chance level not computed"
 
 
-def embed(columns: Columns) -> dict[str, list[dict[str, object]]]:
+def embed(columns: Columns) -> dict[str, tuple[dict[str, object], ...]]:
     """Columns of equal length as data inside the specification.
 
     Floats keep six significant digits; what is not finite becomes null, which no
@@ -76,7 +77,8 @@ def embed(columns: Columns) -> dict[str, list[dict[str, object]]]:
             f"{name} {len(values)}" for name, values in zip(names, series, strict=True)
         )
         raise ValueError(f"columns of different lengths: {sizes}")
-    return {"values": [dict(zip(names, row, strict=True)) for row in zip(*series, strict=True)]}
+    rows = zip(*series, strict=True)
+    return {"values": tuple(dict(zip(names, row, strict=True)) for row in rows)}
 
 
 def _plain(values: object) -> list[object]:

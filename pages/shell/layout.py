@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 import altair as alt
 import numpy as np
 import streamlit as st
+from altair.utils import schemapi
 from streamlit.delta_generator import DeltaGenerator
 
 from lens import cached, figures
@@ -25,6 +26,10 @@ from pages.shell import downloads, finding_block, links, null_settings
 from pages.shell.finding_block import Headline
 from pages.shell.picks import OnPick
 from pages.shell.session_keys import SessionKey, SessionValue, picked_marks
+
+# The figures' own tests check them against Vega-Lite's schema; for every visitor it would take
+# half of the time that a figure does.
+schemapi.disable_debug_mode()
 
 # Weights of a set whose answers take no more than a second or two.
 AT_ONCE = 4_000_000
@@ -319,7 +324,6 @@ def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
     Altair gathers the data of joined charts under names, or at the top; Streamlit
     would take the text found there for a table.
     """
-    # The figures' own tests validate them; doing it for every visitor doubles the time.
     spec = chart.to_dict(validate=False)
     named = spec.pop("datasets", {})
 

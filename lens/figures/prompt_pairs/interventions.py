@@ -98,7 +98,7 @@ def moved_by_layer(
     if len(others):
         band = {"x": order, "value": others.min(axis=0), "high": others.max(axis=0)}
         mean = {"x": order, "value": others.mean(axis=0)}
-        area = marks.chart(band, x=x, y=y, y2="high:Q")
+        area = marks.chart(band, x=x, y=y, y2=alt.Y2("high:Q"))
         line = marks.chart(mean, x=x, y=y)
         layers = [
             area.mark_area(color=theme.BAND_GREY, opacity=0.3),
@@ -161,7 +161,7 @@ def change_by_token(
         beside = marks.chart({"x": order, "value": mean, "high": high}, x=x)
         rule = beside.mark_rule(color=theme.MID_GREY, size=1.5, tooltip=None)
         tick = beside.mark_tick(color=theme.MID_GREY, thickness=2, tooltip=None)
-        layers += [rule.encode(y=y, y2="high:Q"), tick.encode(y=y)]
+        layers += [rule.encode(y=y, y2=alt.Y2("high:Q")), tick.encode(y=y)]
     part = window_text(window, len(kl))
     return marks.plot_figure(
         layers,
@@ -227,7 +227,10 @@ def effects_in_layer(
     dots = base.mark_circle(size=75, opacity=1).encode(color=colour, tooltip=tips)
     named = base.transform_filter("datum.own || datum.use > 0.2")
     words = named.mark_text(dx=0, dy=-11, fontSize=11, tooltip=None)
-    layers = [dots.add_params(marks.pick("expert")), words.encode(text="name:N", color=colour)]
+    layers = [
+        dots.add_params(marks.pick("expert")),
+        words.encode(text=alt.Text("name:N"), color=colour),
+    ]
     at = list(experts).index(own)
     title = [f"orange: {label}·E{own}; grey: the same on the layer's other experts"]
     if instead is not None:
@@ -282,7 +285,9 @@ def next_tokens_changed(
         ("value:Q", "probability", ".4f"),
         ("change:Q", "change", "+.4f"),
     )
-    link = marks.chart({"name": names, "value": before, "other": after}, x=x, x2="other:Q", y=y)
+    link = marks.chart(
+        {"name": names, "value": before, "other": after}, x=x, x2=alt.X2("other:Q"), y=y
+    )
     dots = marks.chart(both, x=x, y=y, tooltip=tips).encode(
         color=alt.Color("run:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
     )

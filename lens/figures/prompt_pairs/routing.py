@@ -139,7 +139,8 @@ def aligned_strip(
             part,
         ),
         flexible=False,
-    ).properties(view=alt.ViewBackground(stroke=None))
+        frame=False,
+    )
 
 
 def _strip_layers(
@@ -163,11 +164,11 @@ def _strip_layers(
     )
     legend = alt.Legend(orient="bottom", gradientLength=200, format=".0%")
     colour = alt.Color("value:Q", title="layers with other experts", scale=scale, legend=legend)
-    boxes = base.encode(x2="x2:Q", y2="y2:Q")
+    boxes = base.encode(x2=alt.X2("x2:Q"), y2=alt.Y2("y2:Q"))
     words = base.encode(
         x=alt.X("middle:Q", axis=None, scale=x_scale),
         y=alt.Y("text_y:Q", axis=None, scale=y_scale),
-        text="piece:N",
+        text=alt.Text("piece:N"),
     )
     same, alone = "datum.value !== null", "datum.value === null"
     coloured = boxes.transform_filter(same).mark_rect(cornerRadius=3)

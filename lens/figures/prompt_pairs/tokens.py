@@ -67,7 +67,7 @@ def change_along(
     )
     layers = [
         base.mark_bar().encode(tooltip=tips).add_params(marks.pick("pair")),
-        base.mark_rule(size=1.5, tooltip=None).encode(y2="high:Q"),
+        base.mark_rule(size=1.5, tooltip=None).encode(y2=alt.Y2("high:Q")),
     ]
     words = "bars: at least; lines: up to what the listed candidates leave possible"
     if chance is not None:
@@ -96,7 +96,7 @@ def change_along(
 def _chance_band(chance: tuple[float, float, float], y: alt.Y) -> tuple[alt.Chart, alt.Chart]:
     mean, least, most = chance
     data = {"low": [least], "high": [most], "mean": [mean]}
-    band = marks.chart(data, y=y, y2="high:Q")
+    band = marks.chart(data, y=y, y2=alt.Y2("high:Q"))
     line = alt.Y("mean:Q", scale=alt.Scale(domain=[0, 1]))
     return (
         band.mark_rect(color=theme.BAND_GREY, opacity=0.3, tooltip=None),

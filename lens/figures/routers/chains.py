@@ -83,7 +83,7 @@ def _chain_layers(
     )
     y = alt.Y("lane:O", title=None, axis=None)
     scale = theme.sequential((0.0, float(max([0.3, *links["score"]]))))
-    lines = marks.chart(links, x=x, x2="x2:O", y=y).encode(
+    lines = marks.chart(links, x=x, x2=alt.X2("x2:O"), y=y).encode(
         color=alt.Color("score:Q", title="cosine", scale=scale),
         tooltip=marks.tooltip(("name:N", "link"), ("score:Q", "cosine", ".3f")),
     )
@@ -97,7 +97,7 @@ def _chain_layers(
     ]
     if step >= 14:
         digits = base.mark_text(fontSize=9, color=theme.ON_DARK, tooltip=None)
-        layers.append(digits.encode(text="expert:N"))
+        layers.append(digits.encode(text=alt.Text("expert:N")))
     if picked is not None:
         own = [i for i, chain in enumerate(chains) if chain.expert_at(picked[0]) == picked[1]]
         if own:

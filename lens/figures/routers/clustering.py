@@ -144,13 +144,15 @@ def _tree(
     lines = {"x0": x0, "y0": np.maximum(y0, foot), "x1": x1, "y1": np.maximum(y1, foot)}
     x = _leaf_x([labels[row] for row in tree.order], step, show_labels)
     y = alt.Y("y0:Q", title="distance", scale=alt.Scale(domainMin=foot, zero=False, nice=False))
-    layers = [_branches(tree, lines, support).encode(x=x, x2="x1:Q", y=y, y2="y1:Q")]
+    layers = [
+        _branches(tree, lines, support).encode(x=x, x2=alt.X2("x1:Q"), y=y, y2=alt.Y2("y1:Q"))
+    ]
     if cut is not None:
         layers.append(marks.cut_rule({"y0": [cut_height(tree, cut)]}, y=y))
     if support is not None:
         text = marks.chart(_percentages(tree, support, step, height), x=x, y=y)
         numbers = text.mark_text(fontSize=10, dx=3, dy=-6, align="left", tooltip=None)
-        layers.append(numbers.encode(text="text:N"))
+        layers.append(numbers.encode(text=alt.Text("text:N")))
     return marks.layered(*layers).properties(width=step * len(labels), height=height)
 
 

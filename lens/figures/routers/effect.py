@@ -21,7 +21,7 @@ def effect_on_chance(finding: Finding) -> alt.LayerChart:
     axis = alt.Axis(tickCount=4, grid=False, domain=False, format="~g")
     x = alt.X("x:Q", title=None, scale=domain, axis=axis)
     tips = marks.tooltip(("x:Q", "chance, 2.5 %", ".4g"), ("x2:Q", "chance, 97.5 %", ".4g"))
-    band = marks.chart({"x": [low], "x2": [high]}, x=x, x2="x2:Q", tooltip=tips)
+    band = marks.chart({"x": [low], "x2": [high]}, x=x, x2=alt.X2("x2:Q"), tooltip=tips)
     dot = marks.chart({"x": [effect]}, x=x, tooltip=marks.tooltip(("x:Q", "effect", ".4g")))
     colour = theme.BLUE if finding.found else theme.MID_GREY
     return marks.plot_figure(

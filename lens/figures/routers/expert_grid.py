@@ -108,7 +108,7 @@ def expert_grid(
         written = base.properties(data=theme.embed(signed)).mark_text(
             fontSize=min(13.0, 0.8 * min(step_x, step_y) + 2), fontWeight="bold", tooltip=None
         )
-        layers.append(written.encode(text="sign:N", color=marks.ink_colour()))
+        layers.append(written.encode(text=alt.Text("sign:N"), color=marks.ink_colour()))
     if picked is not None:
         ring = {"x": [labels[picked[0]]], "y": [str(row_names[picked[1] // group])]}
         layers += marks.outlined(base, ring, step_x)

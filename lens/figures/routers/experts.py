@@ -149,7 +149,9 @@ def _statistic(
     }
     base = marks.chart(per_layer, x=x)
     layers: list[alt.Chart] = [
-        base.mark_rule(color=theme.BAND_GREY, opacity=0.6).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_rule(color=theme.BAND_GREY, opacity=0.6).encode(
+            y=alt.Y("low:Q"), y2=alt.Y2("high:Q")
+        ),
         base.mark_line(color=theme.BLUE, strokeWidth=1.5).encode(y=y),
     ]
     if 3 * values.size <= theme.MAX_MARKS:

@@ -77,13 +77,13 @@ def _silhouette_layers(null: GroupNull, cut: int | None) -> list[alt.Chart]:
     weak = marks.chart({"silhouette": [WEAK], "text": ["compact from here"]}, y=y)
     words = weak.mark_text(align="right", dy=-6, fontSize=10, tooltip=None)
     layers = [
-        band.encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(color=theme.MID_GREY, strokeDash=[2, 3]).encode(y="mean:Q"),
+        band.encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        base.mark_line(color=theme.MID_GREY, strokeDash=[2, 3]).encode(y=alt.Y("mean:Q")),
         weak.mark_rule(color=theme.MID_GREY, strokeDash=[8, 4], strokeWidth=1),
-        words.encode(x=alt.value("width"), text="text:N"),
+        words.encode(x=alt.value("width"), text=alt.Text("text:N")),
     ]
     if cut is not None and cut in null.k:
-        layers.append(marks.cut_rule({"groups": [cut]}, x="groups:Q"))
+        layers.append(marks.cut_rule({"groups": [cut]}, x=alt.X("groups:Q")))
     return [
         *layers,
         base.mark_line(color=theme.BLUE, strokeWidth=1.5, tooltip=None).encode(y=y),

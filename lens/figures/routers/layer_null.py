@@ -176,11 +176,11 @@ def _adjacent_layers(data: dict[str, Any], name: str, intervals: bool) -> list[a
         ("p:Q", "p of the change, all pairs together", ".2g"),
     ]
     band = base.mark_rect(color=theme.BAND_GREY, opacity=0.45)
-    layers = [band.encode(y=alt.Y("low:Q", title=name), y2="high:Q")]
+    layers = [band.encode(y=alt.Y("low:Q", title=name), y2=alt.Y2("high:Q"))]
     if intervals:
         tips += [("from:Q", "interval, low", ".4f"), ("to:Q", "interval, high", ".4f")]
         bars = base.mark_rule(color=theme.BLUE, opacity=0.6)
-        layers.append(bars.encode(y=alt.Y("from:Q", title=name), y2="to:Q"))
+        layers.append(bars.encode(y=alt.Y("from:Q", title=name), y2=alt.Y2("to:Q")))
     points = base.mark_point(filled=True, size=52, opacity=1).encode(
         y=y,
         color=alt.Color("key:N", title=None, scale=key, legend=legend),

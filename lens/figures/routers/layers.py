@@ -287,10 +287,10 @@ def value_against_null(
     if samples is not None and len(samples):
         counts, edges = np.histogram(samples, bins=min(40, max(8, len(samples) // 8)))
         data = {"x": edges[:-1], "x2": edges[1:], "draws": counts}
-        bars = marks.chart(data, x=x, x2="x2:Q", y=alt.Y("draws:Q", title="draws"))
+        bars = marks.chart(data, x=x, x2=alt.X2("x2:Q"), y=alt.Y("draws:Q", title="draws"))
         layers = [bars.mark_rect(color=theme.BAND_GREY, opacity=0.7).encode(tooltip=["draws:Q"])]
     else:
-        band = marks.chart({"x": [chance.low], "x2": [chance.high]}, x=x, x2="x2:Q")
+        band = marks.chart({"x": [chance.low], "x2": [chance.high]}, x=x, x2=alt.X2("x2:Q"))
         layers = [
             band.mark_rect(color=theme.BAND_GREY, opacity=0.5),
             marks.dashed_rule({"x": [chance.mean]}, x=x),

@@ -117,15 +117,15 @@ def _point_layers(base: alt.Chart, clusters: np.ndarray | None, n_layers: int) -
         colour = alt.Color("cluster:N", title="group", scale=shades, legend=KEY)
         tips.append(("cluster:N", "group"))
         text = base.mark_text(fontSize=8, color=theme.ON_LIGHT, tooltip=None)
-        digits = [text.encode(text="cluster:N")]
+        digits = [text.encode(text=alt.Text("cluster:N"))]
     line = base.mark_line(color=theme.BAND_GREY, strokeWidth=1, opacity=0.6, tooltip=None)
     points = base.mark_circle(size=110, opacity=1, stroke=theme.MID_GREY, strokeWidth=0.6)
     names = base.mark_text(dx=8, dy=-7, align="left", fontSize=10, tooltip=None)
     return [
-        line.encode(order="layer:Q"),
+        line.encode(order=alt.Order("layer:Q")),
         points.encode(color=colour, tooltip=marks.tooltip(*tips)).add_params(marks.pick("layer")),
         *digits,
-        names.encode(text="label:N"),
+        names.encode(text=alt.Text("label:N")),
     ]
 
 
@@ -176,7 +176,7 @@ def explained_variance(layer_map: LayerMap) -> alt.LayerChart:
     line = base.mark_line(color=theme.ORANGE, point=alt.OverlayMarkDef(color=theme.ORANGE))
     step = theme.cell_step(len(share), 360, low=8, high=60)
     return marks.plot_figure(
-        [base.mark_bar(color=theme.BLUE).encode(y=y), line.encode(y="sum:Q")],
+        [base.mark_bar(color=theme.BLUE).encode(y=y), line.encode(y=alt.Y("sum:Q"))],
         (alt.Step(step), 180),
         theme.title("Variance on each axis", "bars: share; line: running sum"),
         theme.alt_description(

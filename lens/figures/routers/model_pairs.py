@@ -53,7 +53,7 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
     kinds = list(COLOURS)
     key = alt.Scale(domain=kinds, range=list(COLOURS.values()))
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
-        y="value:Q",
+        y=alt.Y("value:Q"),
         color=alt.Color("verdict:N", title=None, scale=key, legend=alt.Legend(orient="bottom")),
         shape=alt.Shape("verdict:N", title=None, scale=alt.Scale(domain=kinds, range=SHAPES)),
         tooltip=marks.tooltip(
@@ -70,8 +70,10 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
     return marks.plot_figure(
         [
             base.mark_line(color=theme.BAND_GREY).encode(y=alt.Y("value:Q", title=name)),
-            base.mark_rule(color=theme.BAND_GREY, strokeWidth=2).encode(y="low:Q", y2="high:Q"),
-            base.mark_tick(color=theme.MID_GREY).encode(y="lowest:Q"),
+            base.mark_rule(color=theme.BAND_GREY, strokeWidth=2).encode(
+                y=alt.Y("low:Q"), y2=alt.Y2("high:Q")
+            ),
+            base.mark_tick(color=theme.MID_GREY).encode(y=alt.Y("lowest:Q")),
             points,
         ],
         (640, 260),

@@ -140,7 +140,7 @@ def token_pushes(
     return marks.plot_figure(
         [
             bars,
-            chance.encode(x=alt.X("low:Q"), x2="high:Q"),
+            chance.encode(x=alt.X("low:Q"), x2=alt.X2("high:Q")),
             row.add_params(marks.pick("token")),
         ],
         (420, alt.Step(18)),
@@ -325,7 +325,7 @@ def written_tokens(
     )
     words = base.mark_text(fontSize=11, limit=CELL - 8, tooltip=None)
     return marks.cell_figure(
-        [cells.add_params(marks.pick("layer", "expert")), words.encode(text="text:N")],
+        [cells.add_params(marks.pick("layer", "expert")), words.encode(text=alt.Text("text:N"))],
         (CELL, 20),
         theme.title(
             "What the experts listen to",

@@ -137,7 +137,7 @@ def word_bars(
     return marks.plot_figure(
         [
             base.mark_bar().encode(x=x, color=marks.highlight("datum.sure")),
-            ticks.encode(x="chance:Q"),
+            ticks.encode(x=alt.X("chance:Q")),
         ],
         (300, alt.Step(20)),
         theme.title(

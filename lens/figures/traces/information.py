@@ -97,7 +97,7 @@ def _chance_layers(
     filled = base.transform_filter(RARE).mark_circle(size=52, opacity=1, aria=False)
     return [
         base.mark_line(strokeWidth=1.4),
-        null.mark_area(fillOpacity=0.2, tooltip=None).encode(y=low, y2="high:Q"),
+        null.mark_area(fillOpacity=0.2, tooltip=None).encode(y=low, y2=alt.Y2("high:Q")),
         null.mark_line(strokeDash=[5, 4], strokeWidth=1.2).encode(y=mean),
         hollow.encode(tooltip=tips),
         filled.encode(tooltip=tips),
@@ -173,7 +173,9 @@ def predicted_load(
     )
     return marks.plot_figure(
         [
-            marks.dashed_rule({"a": [0.0], "b": [top]}, x=x, y=y, x2="b:Q", y2="b:Q"),
+            marks.dashed_rule(
+                {"a": [0.0], "b": [top]}, x=x, y=y, x2=alt.X2("b:Q"), y2=alt.Y2("b:Q")
+            ),
             even.mark_rule(color=theme.BAND_GREY, opacity=0.5),
             points.add_params(marks.pick("layer", "expert")),
         ],

@@ -66,7 +66,7 @@ def label_load(
     return marks.plot_figure(
         [
             marks.dashed_rule({"load": [1 / n_experts]}, y=y),
-            whiskers.encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
+            whiskers.encode(y=alt.Y("low:Q", title=None), y2=alt.Y2("high:Q")),
             base.mark_circle(size=46, opacity=1).encode(tooltip=tips),
         ],
         (PLOT_WIDTH, 240),

@@ -63,8 +63,8 @@ def margin_quantiles(
     own, expected = stacked[:n_layers, 2], stacked[n_layers:, 2]
     return marks.plot_figure(
         [
-            base.mark_rule(size=1.2).encode(y2="q4:Q"),
-            base.mark_bar(size=thick, opacity=0.85).encode(y=alt.Y("q1:Q"), y2="q3:Q"),
+            base.mark_rule(size=1.2).encode(y2=alt.Y2("q4:Q")),
+            base.mark_bar(size=thick, opacity=0.85).encode(y=alt.Y("q1:Q"), y2=alt.Y2("q3:Q")),
             median.encode(y=alt.Y("q2:Q"), color=alt.value(theme.ON_LIGHT)),
         ],
         (PLOT_WIDTH, 240),
@@ -113,12 +113,12 @@ def margin_histogram(
         "expected": np.repeat(expected, 2),
         "order": np.arange(2 * len(expected)),
     }
-    line = marks.chart(steps, x=alt.X("at:Q"), y=alt.Y("expected:Q"), order="order:O")
+    line = marks.chart(steps, x=alt.X("at:Q"), y=alt.Y("expected:Q"), order=alt.Order("order:O"))
     bars = base.mark_rect(color=theme.BLUE, opacity=0.75)
     total = int(np.sum(counts))
     return marks.plot_figure(
         [
-            bars.encode(x2="to:Q", y2=alt.datum(0), tooltip=tips),
+            bars.encode(x2=alt.X2("to:Q"), y2=alt.datum(0), tooltip=tips),
             line.mark_line(color=theme.ORANGE, strokeWidth=1.8),
         ],
         (PLOT_WIDTH, 180),

@@ -134,7 +134,7 @@ def logit_lens_by_layer(
         thickness=2, size=max(step - 3, 6), color=theme.MID_GREY, tooltip=None
     )
     return marks.plot_figure(
-        [bars.add_params(marks.pick("layer")), ticks, words.encode(text="text:N")],
+        [bars.add_params(marks.pick("layer")), ticks, words.encode(text=alt.Text("text:N"))],
         (420, alt.Step(step)),
         theme.title(
             f"If the model ended here: after {visible(after)}",

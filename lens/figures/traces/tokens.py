@@ -65,7 +65,7 @@ def token_strip(
         x=alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, width], nice=False)),
         y=alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.12)),
     )
-    boxes = base.encode(x2="x2:Q")
+    boxes = base.encode(x2=alt.X2("x2:Q"))
     filled = boxes.mark_rect(cornerRadius=3).encode(color=colour, tooltip=marks.tooltip(*tips))
     words = marks.inked_text(base, "piece:N", 12).encode(x=alt.X("middle:Q", axis=None))
     layers = [filled.add_params(marks.pick("token")), words]
@@ -87,7 +87,8 @@ def token_strip(
         theme.title("Tokens", f"· stands for a blank. {border}{part}", width=width),
         theme.alt_description(f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"),
         flexible=False,
-    ).properties(view=alt.ViewBackground(stroke=None))
+        frame=False,
+    )
 
 
 def _strip_colour(values: np.ndarray | None, what: str) -> tuple[alt.Color, alt.Scale | None]:
@@ -125,8 +126,8 @@ def cell_probabilities(
     bars = base.mark_bar().encode(
         y=y,
         color=marks.highlight(chosen),
-        stroke=alt.condition(chosen, alt.value(theme.ORANGE), alt.value(None)),
-        strokeWidth=alt.condition(chosen, alt.value(2.5), alt.value(0)),
+        stroke=alt.StrokeValue(None, condition={"test": chosen, "value": theme.ORANGE}),
+        strokeWidth=alt.StrokeWidthValue(0, condition={"test": chosen, "value": 2.5}),
         tooltip=marks.tooltip(("expert:N",), ("value:Q", "gate", ".4f"), ("chosen:N", "chosen")),
     )
     layers = [bars, marks.dashed_rule({"value": [1 / n_experts]}, y=y)]

@@ -54,7 +54,7 @@ def load_by_layer(
         at = data["layer"], data["expert"]
         data |= {"least": interval[0][at], "most": interval[1][at]}
     base = marks.chart(data, x=x, y=y)
-    band = marks.chart({"value": [low], "high": [high]}, y=y, y2="high:Q")
+    band = marks.chart({"value": [low], "high": [high]}, y=y, y2=alt.Y2("high:Q"))
     layers = [
         band.mark_rect(color=theme.BAND_GREY, opacity=0.25),
         marks.dashed_rule({"value": [1 / n_experts]}, y=y),
@@ -110,7 +110,7 @@ def _load_dots(base: alt.Chart, *, roomy: bool, whiskers: bool) -> list[alt.Char
     if whiskers:
         tips += [("least:Q", "interval from", ".4f"), ("most:Q", "to", ".4f")]
         bars = base.mark_rule(color=theme.MID_GREY, size=1, opacity=0.8, tooltip=None)
-        layers.append(bars.encode(y=alt.Y("least:Q", title=None), y2="most:Q"))
+        layers.append(bars.encode(y=alt.Y("least:Q", title=None), y2=alt.Y2("most:Q")))
     scale = alt.Scale(
         domain=["above", "within", "below"], range=[theme.ORANGE, theme.BAND_GREY, theme.BLUE]
     )
@@ -121,7 +121,7 @@ def _load_dots(base: alt.Chart, *, roomy: bool, whiskers: bool) -> list[alt.Char
     if roomy:
         digits = base.mark_text(dy=-9, fontSize=9, tooltip=None)
         above = {"y": alt.Y("most:Q", title=None)} if whiskers else {}
-        layers.append(digits.encode(text="expert:N", **above))
+        layers.append(digits.encode(text=alt.Text("expert:N"), **above))
     return layers
 
 
@@ -227,8 +227,8 @@ def routing_paths(
     widths = alt.Scale(domain=[0, top], range=[0, 9], clamp=True)
     tips = marks.tooltip(("from:N",), ("to:N",), ("tokens:Q",), ("share:Q", "", ".1%"))
     flows = marks.chart(data | {"share": data["tokens"] / total}, x=x, y=y).encode(
-        x2="x2:Q",
-        y2="target:Q",
+        x2=alt.X2("x2:Q"),
+        y2=alt.Y2("target:Q"),
         size=alt.Size("tokens:Q", scale=widths, legend=None),
         tooltip=tips,
     )
@@ -240,7 +240,7 @@ def routing_paths(
     ]
     if n_experts <= 32:
         text = base.mark_text(fontSize=9, color=theme.ON_LIGHT, tooltip=None)
-        layers.append(text.encode(text="digit:N"))
+        layers.append(text.encode(text=alt.Text("digit:N")))
     return marks.plot_figure(
         layers,
         (float(np.clip(90 * n_steps, 200, PLOT_WIDTH)), float(np.clip(26 * n_experts, 120, 420))),

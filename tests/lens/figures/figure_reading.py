@@ -10,7 +10,7 @@ def views(spec: dict[str, Any], datasets: dict[str, Any] | None = None) -> list[
     datasets = spec.get("datasets", datasets)
     data = spec.get("data")
     if "mark" in spec:
-        return [{**spec, "rows": datasets[data["name"]] if data else None}]
+        return [{**spec, "rows": list(datasets[data["name"]]) if data else None}]
     parts = [part for key in ("layer", "vconcat", "hconcat") for part in spec.get(key, [])]
     parts += [spec["spec"]] if "spec" in spec else []
     inherited = {} if data is None else {"data": data}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lens import figures
-from lens.figures import theme
+from lens.figures import marks, theme
 
 NOTE = {"sha256": "ab" * 32, "source": 'a "quoted" <source> & мир'}
 
@@ -79,11 +79,19 @@ def test_exports_do_not_change_altairs_settings(chart):
 
 def test_embedded_values_that_are_not_finite_become_null():
     data = theme.embed({"value": np.array([0.5, np.nan, np.inf]), "name": ["a", "b", "c"]})
-    assert data["values"] == [
+    assert list(data["values"]) == [
         {"value": 0.5, "name": "a"},
         {"value": None, "name": "b"},
         {"value": None, "name": "c"},
     ]
+
+
+def test_rows_are_not_copied_when_charts_are_put_together():
+    cells = marks.chart({"a": [1, 2]}, x="a:Q").mark_rect()
+    rows = cells.data["values"]
+    ring = marks.ring(cells, {"a": [1]})
+    chart = marks.cell_figure([cells, ring], (9, 9), theme.title("Cells"), "Cells")
+    assert chart.layer[0].data["values"] is rows
 
 
 def test_columns_of_different_lengths_are_a_defect_that_names_them():
