@@ -67,6 +67,11 @@ def percent(share: float, decimals: int = 0) -> str:
     return f"{fixed(100 * share, decimals)}\u00a0%"
 
 
+def whole_percent(share: float) -> str:
+    """A share in whole percent, 100 only where nothing is missing."""
+    return percent(min(share, 0.99) if share < 1 else 1.0)
+
+
 def ratio_in_words(value: float, other: float) -> str:
     """How many times as much one is as the other, in words."""
     if other <= 0.01 * value:

@@ -7,23 +7,29 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.experts.measures import ExpertMeasures
-from lens.experts.unequal_experts import ExpertInequality, longest_in_words
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
-from lens.tables import routers as router_tables
 from lens.traces import routing
-from pages.expert_views import card, chains, same_layer
+from pages.expert_views import card, chains, likes, same_layer, stored_cards
+from pages.expert_views import measures as all_experts
 from pages.live.one_trace import routing_shape
 from pages.live.session import kept_traces
-from pages.shell import data_source, downloads, layout, links, null_settings
+from pages.shell import data_source, layout, links, null_settings
 from pages.shell.picks import pick_expert
-from pages.shell.session_keys import selected_rows
 from pages.vocabulary import chips
 from pages.vocabulary import readout as vocabulary_readout
 
 HOW_TO_READ = """
-One cell is one expert of one layer, written L12·E3. **Numbers of experts carry no meaning across
-layers**: a column of the map is no entity, only cells are.
+One cell is one expert of one layer, written L12·E3. **What it takes**: labelled texts that the
+model was not trained on were run once and are stored with it. A kind of text is an expert's where
+the expert takes more of its tokens than of all others (kinds permuted over whole texts, two-sided,
+q ≤ 0.05 over all kinds and experts). Words are set beside words shuffled over all texts, and beside
+words shuffled within stretches of about 16 tokens, so that kind of text, topic and place do not
+count; both are exact (hypergeometric; q over all experts and words). Neighbouring occurrences are
+taken as independent, which they are not. Contexts: the tokens with the highest gates.
+
+**Numbers of experts carry no meaning across layers**: a column of the map is no entity, only cells
+are.
 
 - **Breadth**: the probability that a token is sent to the expert, `P(z_k among the top K)` with
   `z ~ N(0, W̃ᵀW̃)`, under an isotropic prior of the residual stream. It sums to K over a layer;
@@ -59,15 +65,6 @@ little; a step takes all its experts together, and the answer above takes all st
 equal experts, which have the same (two-sided, q ≤ 0.05 within the layer).
 """
 
-MEASURES = {
-    "breadth": "Breadth",
-    "norm": "Norm",
-    "max_similarity": "Nearest elsewhere",
-    "variance": "Variance",
-    "l1_l2": "L1 / L2",
-    "load": "Load",
-}
-
 
 def measured_load(routers: RouterSet) -> np.ndarray | None:
     """Load of every expert in the trace shown last, if these routers made it."""
@@ -75,118 +72,6 @@ def measured_load(routers: RouterSet) -> np.ndarray | None:
     if trace is None or trace.model_sha256 != routers.sha256:
         return None
     return routing.load(trace)
-
-
-def measured(measures: ExpertMeasures, load: np.ndarray | None, measure: str) -> np.ndarray:
-    """Values of one measure of all experts [layer, expert]."""
-    if measure == "load":
-        assert load is not None, "the load is offered where there is one"
-        return load
-    return {
-        "breadth": measures.breadth,
-        "norm": measures.norm,
-        "max_similarity": measures.max_similarity,
-        "variance": measures.variance,
-        "l1_l2": measures.l1_l2,
-    }[measure]
-
-
-def expert_map(
-    routers: RouterSet,
-    measures: ExpertMeasures,
-    load: np.ndarray | None,
-    measure: str,
-    view: str,
-    picked: tuple[int, int],
-) -> None:
-    """One measure of all experts."""
-    values = measured(measures, load, measure)
-    chance = 1 / routers.n_experts if measure == "load" else measures.baselines.get(measure)
-    labels = layout.layer_labels(routers)
-    names = [f"E{expert}" for expert in range(routers.n_experts)]
-    layout.figure(
-        figures.expert_map(values, labels, measure, chance, picked),
-        "expert_map",
-        routers,
-        scale=0.92 if routers.n_layers <= 32 else 0.72,
-        stretch=True,
-        words=(measure, view),
-        table=lambda: csv_text.matrix_csv(values, labels, names, "layer"),
-        on_pick=pick_expert,
-    )
-    if measure in ("breadth", "norm") and view == "canonical":
-        lengths_in_words(routers)
-
-
-def lengths_in_words(routers: RouterSet) -> None:
-    """How many experts are longer than equal experts, which decides breadth to first order."""
-    seed = null_settings.current().seed
-    with st.spinner("Drawing equal experts …"):
-        longest = cached.longest_expert(routers, seed)
-        lengths = cached.expert_lengths(routers, seed)
-    name = routers.label(longest.layer, longest.expert)
-    st.caption(longest_in_words(longest, lengths, name))
-
-
-def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None, view: str) -> None:
-    """All experts in a table that can be sorted; a chosen row is shown in the card."""
-    layers, experts = (grid.ravel().tolist() for grid in np.indices(measures.norm.shape))
-    columns: dict[str, list[str] | np.ndarray] = {
-        "expert": [routers.label(a, e) for a, e in zip(layers, experts, strict=True)]
-    }
-    for measure, name in MEASURES.items():
-        values = None if measure == "load" and load is None else measured(measures, load, measure)
-        if values is not None:
-            columns[name] = values.ravel()
-
-    def picked() -> None:
-        rows = selected_rows("expert_table")
-        if rows:
-            links.choose(layer=layers[rows[0]], expert=experts[rows[0]])
-
-    st.dataframe(
-        columns,
-        hide_index=True,
-        height=420,
-        key="expert_table",
-        on_select=picked,
-        selection_mode="single-row",
-        column_config={
-            name: st.column_config.NumberColumn(format="%.4g") for name in list(columns)[1:]
-        },
-    )
-    labels = layout.layer_labels(routers)
-    downloads.row(
-        "expert_measures",
-        downloads.file_stem("expert_measures", routers.sha256, view),
-        table=lambda: router_tables.expert_measures_csv(
-            measures, labels, lengths_of(routers, view)
-        ),
-    )
-
-
-def lengths_of(routers: RouterSet, view: str) -> ExpertInequality | None:
-    """Every expert's length beside equal experts; only canonical columns can be dealt."""
-    if view != "canonical":
-        return None
-    return cached.expert_lengths(routers, null_settings.current().seed)
-
-
-def across(routers: RouterSet, view: str) -> None:
-    """The classic comparison by index, labelled as such."""
-    st.caption(
-        "Classic: compares experts that share a number. Numbers carry no meaning across layers; "
-        "the chains follow experts by what they read."
-    )
-    similarity = cached.expert_similarity_across_layers(routers, view)
-    labels = layout.layer_labels(routers)
-    layout.figure(
-        figures.expert_similarity_across_layers(similarity, labels, view=view),
-        "expert_similarity_across_layers",
-        routers,
-        words=(view,),
-        table=lambda: router_tables.across_layers_csv(similarity, labels),
-    )
 
 
 def show() -> None:
@@ -213,42 +98,67 @@ def map_and_card(
     routers: RouterSet, measures: ExpertMeasures, words: chips.Words | None, view: str
 ) -> None:
     """All experts at the left, the chosen one at the right, what else is known of them below."""
-    load = measured_load(routers)
-    first = words.readout.most_telling if words else broadest(measures)
+    load, cards = measured_load(routers), stored_cards.cards_of(routers)
+    first = (
+        cards.most_telling if cards else words.readout.most_telling if words else broadest(measures)
+    )
     left, right = st.columns([3, 2], gap="medium")
-    with right:
-        box = st.container(border=True)
-    with box:
+    with right, st.container(border=True):
         one, two = st.columns(2)
         with one:
             layer = layout.layer_choice(layout.layer_labels(routers), default=first[0])
         with two:
             expert = layout.expert_choice(routers.n_experts, default=first[1])
-        if words is not None:
-            chips.show(routers, words, layer, expert)
-        card.show(routers, measures, load, view, layer, expert)
+        card.show(routers, card.Known(measures, load, cards, words), view, layer, expert)
     with left:
         usable = [
             name
-            for name in MEASURES
-            if (name != "load" or load is not None)
+            for name in all_experts.MEASURES
+            if (name != "takes" or cards is not None)
+            and (name != "load" or load is not None)
             and (name != "max_similarity" or routers.n_layers > 1)
         ]
-        measure = links.segments(
-            "measure", "Colour by", usable, "breadth", shown=MEASURES.__getitem__
+        measure = links.choice(
+            "measure",
+            "Colour by",
+            usable,
+            usable[0],
+            shown=all_experts.MEASURES.__getitem__,
+            width=240,
         )
-        if measure == "max_similarity":
-            measures = cached.expert_measures(routers, view)
-        expert_map(routers, measures, load, measure, view, (layer, expert))
+        if measure == "takes" and cards is not None:
+            all_experts.takes_map(routers, cards, (layer, expert))
+        else:
+            all_experts.coloured(routers, measures, load, measure, view, (layer, expert))
+        if words is not None:
+            likes.show(routers, cards, words.source, view, "the")
+    statistics(routers, measures, load, view, (layer, expert), with_words=words is not None)
+
+
+def statistics(
+    routers: RouterSet,
+    measures: ExpertMeasures,
+    load: np.ndarray | None,
+    view: str,
+    picked: tuple[int, int],
+    *,
+    with_words: bool,
+) -> None:
+    """All that is counted of the experts, folded; open where a link leads to a part of it."""
+    fold = st.expander(
+        "Statistics: the vocabulary, chains, pairs within a layer, tables, load",
+        expanded="tab" in links.ASKED.kept(dict),
+        key="expert_statistics",
+        icon=":material/query_stats:",
+        on_change="rerun",
+    )
+    if not fold.open:
+        return
+    with fold:
         measures = cached.expert_measures(routers, view)
-        if measure != "load":
-            other = cached.expert_measures(routers, "raw" if view == "canonical" else "canonical")
-            layout.ranking_note(
-                measured(measures, load, measure), measured(other, load, measure), "experts"
-            )
-    for tab, container in links.tabs("tab", tab_names(routers, words is not None)):
-        with container:
-            draw_tab(tab, routers, measures, load, view, (layer, expert))
+        for tab, container in links.tabs("tab", tab_names(routers, with_words)):
+            with container:
+                draw_tab(tab, routers, measures, load, view, picked)
 
 
 def broadest(measures: ExpertMeasures) -> tuple[int, int]:
@@ -281,7 +191,7 @@ def draw_tab(
     layer, expert = picked
     settings = null_settings.current()
     if tab == "table":
-        table(routers, measures, load, view)
+        all_experts.table(routers, measures, load, view)
     elif tab == "listens":
         vocabulary_readout.show(routers, layer, expert, view)
     elif tab == "within":
@@ -289,23 +199,11 @@ def draw_tab(
     elif tab == "chains":
         chains.show(routers, view, layer, expert, settings)
     elif tab == "by_index":
-        across(routers, view)
+        all_experts.across(routers, view)
     elif tab == "classic":
-        classic(routers, measures, view, expert)
+        all_experts.classic(routers, measures, view, expert)
     else:
         breadth_and_load(routers, measures, load, view, picked)
-
-
-def classic(routers: RouterSet, measures: ExpertMeasures, view: str, expert: int) -> None:
-    """Variance, norm and L1/L2 of all experts."""
-    labels = layout.layer_labels(routers)
-    layout.figure(
-        figures.expert_variance_analysis(measures, labels, expert=expert),
-        "expert_variance_analysis",
-        routers,
-        words=(view,),
-        table=lambda: router_tables.expert_measures_csv(measures, labels),
-    )
 
 
 def breadth_and_load(

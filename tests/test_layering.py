@@ -30,7 +30,8 @@ pages/live/compare pages/live/what_if pages/live/generate pages/live/many
 pages/live/one_trace
 pages/live/running
 pages/live/session
-pages/trees pages/vocabulary pages/layer_views pages/expert_views pages/overview_views pages/hosting
+pages/expert_views
+pages/trees pages/vocabulary pages/layer_views pages/overview_views pages/hosting
 pages/shell
 
 lens/cached.py

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
 from lens.many_prompts.trace_folder import TraceFolder
@@ -25,6 +25,7 @@ from lens.traces.repeats import RepeatTest, repeat_test
 
 DRAWS = 1999
 LEVEL = 0.95
+TAKEN = 0.05
 # Numbers of a block of draws that are held at once.
 HELD = 2**24
 
@@ -105,6 +106,36 @@ class LabelTest:
     draws: int
     seed: int
     note: str
+
+
+def labels_taken(
+    share: Float[np.ndarray, "label layer expert"],
+    elsewhere: Float[np.ndarray, "label layer expert"],
+    q: Float[np.ndarray, "label layer expert"],
+) -> Bool[np.ndarray, "label layer expert"]:
+    """Which labels' tokens an expert takes more of than of the others, q ≤ 0.05.
+
+    A label counts where its share is also at least half of the largest that the expert has.
+
+    Args:
+        share: of the label's tokens that the expert takes.
+        elsewhere: the same of all other tokens.
+        q: of the difference.
+    """
+    real = (np.nan_to_num(q, nan=1) <= TAKEN) & (share > elsewhere)
+    return np.asarray(real & (share >= share.max(axis=0) / 2))
+
+
+def main_label(
+    taken: Bool[np.ndarray, "label layer expert"], over: Float[np.ndarray, "label layer expert"]
+) -> Int[np.ndarray, "layer expert"]:
+    """The label that stands out most of those that an expert takes; -1 where it takes none.
+
+    Args:
+        taken: see `labels_taken`.
+        over: by how much the share of a label's tokens is above that of all others.
+    """
+    return np.where(taken.any(axis=0), np.where(taken, over, -np.inf).argmax(axis=0), -1)
 
 
 def check_labels(

@@ -69,6 +69,14 @@ class Words:
         return (self.q <= LEVEL).sum(axis=2)
 
 
+def is_word(piece: str) -> bool:
+    """True for what reads as a word or a number: not punctuation, blanks, a letter of a word."""
+    text = piece.removeprefix("▁")
+    if not any(sign.isalnum() for sign in text) or text.startswith("<0x"):
+        return False
+    return len(text) > 1 or text.isdigit() or piece != text
+
+
 def word_lift(
     run: Run,
     *,

@@ -1,6 +1,8 @@
-"""One expert: its numbers, its nearest experts, its matches in the neighbouring layers."""
+"""One expert: what it takes, its place in the layers around it, then its weights."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import streamlit as st
@@ -8,43 +10,99 @@ import streamlit as st
 from lens import cached
 from lens.experts.measures import ExpertMeasures
 from lens.experts.nearest import NearExpert
+from lens.many_prompts.expert_cards import ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.words import percent
+from pages.expert_views import takes
+from pages.expert_views.contexts import as_text
+from pages.shell import links
+from pages.vocabulary import chips
 
 NEAREST = 8
+REACH = 2  # layers before and after
+STRIP = """<style>
+.st-key-chain_strip button { padding: 0.1rem 0.4rem; min-height: 1.9rem; }
+.st-key-chain_strip button p { font-size: 0.82rem; }
+</style>"""
 
 
-def show(
-    routers: RouterSet,
-    measures: ExpertMeasures,
-    load: np.ndarray | None,
-    view: str,
-    layer: int,
-    expert: int,
-) -> None:
-    """One expert: its matches before and after, its nearest experts, then its weights."""
-    st.markdown(matched_in_words(routers, view, layer, expert))
+@dataclass(frozen=True)
+class Known:
+    """What is known of all experts, for the card of one.
+
+    Attributes:
+        measures: of their weights.
+        load: in the trace shown last.
+        cards: what they take in a stored run.
+        words: the read-out of the vocabulary.
+    """
+
+    measures: ExpertMeasures
+    load: np.ndarray | None
+    cards: ExpertCards | None
+    words: chips.Words | None
+
+
+def show(routers: RouterSet, known: Known, view: str, layer: int, expert: int) -> None:
+    """What it takes, its chain, then its nearest experts and its weights, folded."""
+    name = routers.label(layer, expert)
+    if known.cards is not None:
+        takes.show(known.cards, layer, expert, name)
+    elif known.words is not None:
+        chips.show(routers, known.words, layer, expert)
+        st.caption("From the token embedding alone: no texts of this model are stored.")
+    else:
+        st.caption(
+            f"Routers alone do not say what {name} takes: that needs the model. Start the app "
+            "with its checkpoint to see words."
+        )
+    if routers.n_layers > 1:
+        strip(routers, known.cards, view, layer, expert)
+    if known.cards is not None and known.words is not None:
+        with st.expander("Words by the weights alone"):
+            chips.show(routers, known.words, layer, expert)
     nearest = cached.near_experts(routers, layer, expert, NEAREST, view)
     if nearest:
-        names = ", ".join(
-            f"{routers.label(near.layer, near.expert)} ({near.cosine:.2f})" for near in nearest[:3]
-        )
-        st.markdown(f"Nearest in other layers: {names}")
-        with st.expander("Nearest experts, beside chance"):
+        with st.expander("Nearest experts of other layers"):
             nearest_table(routers, nearest)
     with st.expander("Weights"):
-        weights(measures, load, layer, expert)
+        weights(known.measures, known.load, layer, expert)
 
 
-def matched_in_words(routers: RouterSet, view: str, layer: int, expert: int) -> str:
-    """The partners of an expert in the layers before and after."""
-    matches = []
-    for word, neighbour in (("before it", layer - 1), ("after it", layer + 1)):
-        if 0 <= neighbour < routers.n_layers:
-            pair = cached.layer_pair(routers, layer, neighbour, view)
-            partner = routers.label(neighbour, int(pair.partner[expert]))
-            matches.append(f"{word} {partner} ({pair.matched[expert]:.2f})")
-    return "Matched by direction (cosine): " + ", ".join(matches) if matches else ""
+def strip(
+    routers: RouterSet, cards: ExpertCards | None, view: str, layer: int, expert: int
+) -> None:
+    """The closest match by direction in the layers around it; a click opens that expert."""
+    st.caption(
+        "Its closest match, step by step, in the layers around it (a single match is seldom "
+        "beyond chance):"
+    )
+    st.html(STRIP)
+    main = None if cards is None else cards.main
+    with st.container(horizontal=True, gap="xsmall", key="chain_strip"):
+        for at, here in around(routers, view, layer, expert):
+            kind = -1 if main is None else int(main[at, here])
+            what = f" {cards.labels[kind]}" if cards is not None and kind >= 0 else ""
+            st.button(
+                routers.label(at, here) + as_text(what),
+                key=f"strip_{at}",
+                type="primary" if at == layer else "secondary",
+                on_click=links.choose,
+                kwargs={"layer": at, "expert": here},
+            )
+
+
+def around(routers: RouterSet, view: str, layer: int, expert: int) -> list[tuple[int, int]]:
+    """Layer and expert of the matches up to two layers before and after, and the expert itself."""
+    found = {layer: expert}
+    for step in (-1, 1):
+        here = expert
+        for at in range(layer, layer + REACH * step, step):
+            if not 0 <= at + step < routers.n_layers:
+                break
+            here = int(cached.layer_pair(routers, at, at + step, view).partner[here])
+            found[at + step] = here
+    return sorted(found.items())
 
 
 def weights(measures: ExpertMeasures, load: np.ndarray | None, layer: int, expert: int) -> None:

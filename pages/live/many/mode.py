@@ -11,6 +11,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from lens.errors import LensError
 from lens.many_prompts.prompt_lists import FORMS, MAX_BYTES, Form, PromptList, read_prompts
 from lens.many_prompts.run_record import NoRunError, Run
+from pages.expert_views.contexts import as_text
 from pages.hosting import owner
 from pages.live.many import runs as many_runs
 from pages.live.many import traces as many_traces
@@ -169,13 +170,13 @@ def _read(text: str, file: UploadedFile | None) -> PromptList | None:
             with beside:
                 prompts = _by_column(source, form, name, prompts)
     except LensError as error:
-        st.error(many_runs.as_text(str(error)), icon=":material/error:")
+        st.error(as_text(str(error)), icon=":material/error:")
         return None
     labels = prompts.by_label
     shown = ", ".join(f"{label} ({n})" for label, n in list(labels.items())[:8])
     st.caption(
         f"Read as {FORMS[prompts.form]}: {len(prompts.texts):,} prompts; "
-        + ("no labels" if set(labels) == {"all"} else f"labels: {many_runs.as_text(shown)}")
+        + ("no labels" if set(labels) == {"all"} else f"labels: {as_text(shown)}")
         + (", …." if len(labels) > 8 else ".")
     )
     return prompts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from lens.errors import LensError
 from lens.many_prompts.prompt_lists import PromptList
 from lens.many_prompts.run_record import NoRunError, Run
 from lens.many_prompts.run_store import RunStore, Writing, kept_days, runs_folder
+from pages.expert_views.contexts import as_text
 from pages.hosting import owner
 from pages.live.session import shared_models
 from pages.live.session.prompts import encoded
@@ -192,11 +192,6 @@ def show_problem() -> None:
     problem = PROBLEM.take()
     if problem is not None:
         st.error(problem, icon=":material/error:")
-
-
-def as_text(words: str) -> str:
-    """Words of somebody as Markdown that shows them as they are: no links, images, colours."""
-    return re.sub(r"([\\`*_{}\[\]<>#!|$~:@])", r"\\\1", words).replace("\n", " ")
 
 
 def title(run: Run) -> str:

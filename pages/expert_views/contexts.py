@@ -1,0 +1,45 @@
+"""Tokens that an expert took, where they stood; all text is escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from lens.figures.token_grid import visible
+from lens.many_prompts.run_words import Occurrence
+
+STYLE = (
+    "<style>ul.contexts{margin:0!important;padding:0!important;list-style:none;font-size:.9rem;"
+    "line-height:1.5}.contexts li{margin:0 0 .3rem!important;padding:0;overflow-wrap:anywhere}"
+    ".contexts mark{background:#E69F00;color:#000;border-radius:3px;padding:0 .2rem}"
+    ".contexts small{opacity:.75;white-space:nowrap;margin-left:.4rem}</style>"
+)
+
+
+def contexts_html(found: Sequence[Occurrence], *, many_labels: bool) -> str:
+    """Each token within its neighbours, a line each, with the kind of its text."""
+    lines = []
+    for one in found:
+        blank = " " if one.piece.startswith("▁") else ""
+        label = f"<small>{html.escape(one.label)}</small>" if many_labels else ""
+        lines.append(
+            f"<li>…{html.escape(running(one.before))}{blank}<mark>{html.escape(bare(one.piece))}</mark>"
+            f"{html.escape(running(one.after))}…{label}</li>"
+        )
+    return f'{STYLE}<ul class="contexts">{"".join(lines)}</ul>'
+
+
+def running(pieces: Sequence[str]) -> str:
+    """Pieces as running text, line breaks visible."""
+    return "".join(pieces).replace("▁", " ").replace("\n", "⏎")
+
+
+def bare(piece: str) -> str:
+    """A token without the sign of the blank before it; blanks alone stay visible."""
+    return visible(piece.removeprefix("▁") or piece)
+
+
+def as_text(words: str) -> str:
+    """Words of somebody as Markdown that shows them as they are: no links, images, colours."""
+    return re.sub(r"([\\`*_{}\[\]<>#!|$~:@])", r"\\\1", words).replace("\n", " ")
