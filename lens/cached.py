@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -34,7 +35,7 @@ from lens.clustering import (
 from lens.clustering import (
     trees as clustering,
 )
-from lens.clustering.maps import LayerMap, MapSettings
+from lens.clustering.maps import CLASSIC, LayerMap, MapSettings
 from lens.clustering.reference_sets import ClusterSettings
 from lens.clustering.trees import LayerTree
 from lens.experts import chains, nearest, same_expert, selection, unequal_experts
@@ -61,11 +62,16 @@ from lens.layers.shared_directions import SharedDirections
 from lens.layers.similarity import AdjacentLayers, LayerPair
 from lens.layers.transitions import Transitions
 from lens.questions import Answer
+from lens.recipe.steps import remembered
 from lens.routers import effective_dimension, gram
 from lens.routers.gram import RouterGram
 from lens.routers.router_set import RouterSet
 from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance
+
+if not st.runtime.exists():
+    # In a program results are kept in memory for as long as it runs: nothing to warn of.
+    logging.getLogger("streamlit.runtime.caching.cache_data_api").setLevel(logging.ERROR)
 
 _KEYS: dict[Any, Any] = {RouterSet: lambda routers: routers.key}
 Arguments = ParamSpec("Arguments")
@@ -89,6 +95,7 @@ def _cache(
     def door_of(function: Callable[Arguments, Result]) -> Door[Arguments, Result]:
         kept, signature = keep(function), inspect.signature(function)
 
+        @remembered
         @functools.wraps(function)
         def door(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             bound = signature.bind(*args, **kwargs)
@@ -215,6 +222,7 @@ def unbiased_dimension(routers: RouterSet, view: str = "canonical") -> float:
 # --- against chance; matching many experts is drawn as often as it can be afforded ---
 
 
+@remembered
 def matched_links(
     routers: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
 ) -> MatchedLinks:
@@ -282,6 +290,19 @@ def permutation_null(
     return layer_null.permutation_null(router_gram(routers, view), sets, against, seed=seed)
 
 
+@remembered
+def shuffled_null(
+    routers: RouterSet,
+    metric: str,
+    view: str,
+    shuffles: int,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> LayerNull:
+    """The permutation null of all its shuffles; see `permutation_null`."""
+    return list(permutation_null(routers, metric, view, shuffles, draws, seed))[-1]
+
+
 @_data
 def null_of_pair(
     routers: RouterSet,
@@ -327,6 +348,7 @@ def drawn_series(
     return changes.drawn_series(gram_, found, draws=draws, seed=seed)
 
 
+@remembered
 def judged_gram(
     routers: RouterSet, view: str, reference: Reference, directions: int | None
 ) -> RouterGram:
@@ -411,6 +433,7 @@ def within_layers(
 _blocks = _cache(st.cache_data(hash_funcs=_KEYS, max_entries=512, show_spinner=False))
 
 
+@remembered
 def clustered_layers(routers: RouterSet, settings: ClusterSettings) -> ClusteredLayers:
     """What is clustered, of inner products that are kept."""
     shared = (
@@ -435,6 +458,14 @@ def _clustered_distances(routers: RouterSet, settings: ClusterSettings) -> np.nd
 @_data
 def clustered_tree(routers: RouterSet, method: str, settings: ClusterSettings) -> LayerTree:
     return clustering.tree_of_distances(_clustered_distances(routers, settings), method)
+
+
+@remembered
+def shown_tree(routers: RouterSet, linkage: str, settings: ClusterSettings) -> LayerTree:
+    """The tree of a linkage, or the classic one."""
+    if linkage == CLASSIC:
+        return classic_tree(routers)
+    return clustered_tree(routers, linkage, settings)
 
 
 @_data
@@ -482,6 +513,62 @@ def drawn_support(
     routers: RouterSet, method: str, settings: ClusterSettings, draws: int, seed: int
 ) -> np.ndarray:
     return branch_support.drawn_support(clustered_layers(routers, settings), method, draws, seed)
+
+
+@remembered
+def group_null(
+    routers: RouterSet, linkage: str, settings: ClusterSettings, draws: int, seed: int
+) -> cluster_null.GroupNull:
+    """The silhouettes of a tree beside those of drawn sets, which are kept block by block."""
+    blocks = cluster_null.blocks(draws, seed)
+    drawn = np.concatenate([block_of_scores(routers, linkage, settings, *one) for one in blocks])
+    tree = shown_tree(routers, linkage, settings)
+    if linkage == CLASSIC:
+        return cluster_null.summary(tree, drawn, seed)
+    words = clustered_layers(routers, settings).words
+    return cluster_null.summary(tree, drawn, seed, settings.reference, words)
+
+
+def block_of_scores(
+    routers: RouterSet, linkage: str, settings: ClusterSettings, draws: int, seed: int
+) -> np.ndarray:
+    """One block of drawn sets for the tree of a linkage."""
+    if linkage == CLASSIC:
+        return shuffled_classic_scores(routers, draws, seed)
+    return drawn_scores(routers, linkage, settings, draws, seed)
+
+
+@remembered
+def support_of_branches(
+    routers: RouterSet,
+    linkage: str,
+    settings: ClusterSettings,
+    trees: int,
+    sets: int,
+    draws: int,
+    seed: int,
+) -> branch_support.BranchSupport:
+    """The support of a tree's branches beside that of drawn sets, which are kept block by block.
+
+    Args:
+        routers: the set.
+        linkage: by which layers join.
+        settings: what is clustered.
+        trees: made again of the layers.
+        sets: drawn.
+        draws: trees made again of each drawn set.
+        seed: of all.
+    """
+    blocks = cluster_null.blocks(trees, seed, branch_support.BLOCK)
+    counts = sum(recurrences(routers, linkage, settings, *one) for one in blocks)
+    drawn = [
+        drawn_support(routers, linkage, settings, draws, own)
+        for own in branch_support.set_seeds(seed, sets)
+    ]
+    members = branch_support.branches(shown_tree(routers, linkage, settings).linkage)
+    return branch_support.summary(
+        members, np.asarray(counts), trees, drawn, seed, settings.reference
+    )
 
 
 @_data

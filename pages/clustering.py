@@ -11,6 +11,7 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.clustering.branch_support import BranchSupport
+from lens.clustering.maps import CLASSIC
 from lens.clustering.reference_sets import DRAWN, ClusterSettings
 from lens.clustering.tree_null import (
     groups_finding,
@@ -28,7 +29,7 @@ from pages.shell.reference_choice import reference_choice
 from pages.shell.session_keys import SessionKey, SessionValue
 from pages.trees import chance as tree_chance
 from pages.trees import groups, maps
-from pages.trees.chance import CLASSIC, ShownTree, TreeChance
+from pages.trees.chance import ShownTree, TreeChance
 
 HOW_TO_READ = """
 **Tree.** Layers join from the most alike upwards; the height is the distance at which two groups
@@ -257,12 +258,8 @@ def show() -> None:
     seed = null_settings.current().seed
     chosen = controls(routers, view)
     linkage, settings = chosen.linkage, chosen.settings
-    if linkage == CLASSIC:
-        tree = cached.classic_tree(routers)
-    else:
-        tree = cached.clustered_tree(routers, linkage, settings)
-    shown = ShownTree(routers, tree, linkage, settings)
-    clusters = cut_tree(tree, chosen.cut)
+    shown = ShownTree(routers, cached.shown_tree(routers, linkage, settings), linkage, settings)
+    clusters = cut_tree(shown.tree, chosen.cut)
     null = None
     if routers.n_layers > 2:
         null = tree_chance.group_null(deferred, shown, chosen.chance.sets, seed)

@@ -13,6 +13,7 @@ from lens import cached, figures
 from lens.layers.pair_null import LayerNull
 from lens.layers.references import BEATEN
 from lens.layers.similarity import LAYER_METRICS, most_alike
+from lens.recipe.steps import note
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import Chance
 from lens.tables import routers as router_tables
@@ -166,6 +167,8 @@ def layer_null(
                 found.draws / draws,
                 f"{found.draws} of {draws} shuffles: {found.found()} pairs beyond them so far",
             )
+            shown = (routers, metric, view, found.draws, settings.draws, settings.seed)
+            note(found, cached.shuffled_null, *shown)
             kept[run] = found
         slot.empty()
         for old in list(kept)[:-8]:

@@ -48,6 +48,7 @@ lens/extract
 lens/routers
 lens/stats lens/storage
 lens/finding.py
+lens/recipe
 lens/words.py lens/version.py lens/glossary.py
 lens/errors.py
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.layers.similarity import layer_distances
+from lens.recipe.steps import remembered
 from lens.routers.gram import RouterGram, standardized_gram
 from lens.routers.router_set import RouterSet
 
@@ -96,6 +97,7 @@ def standardized_distances(
     return distances
 
 
+@remembered
 def cut_tree(tree: LayerTree, k: int) -> Int[np.ndarray, " layer"]:
     """The tree cut into at most k clusters, numbered 1 … k from the left.
 

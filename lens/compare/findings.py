@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lens.compare.parts import DEPTH, EXPERTS, LAYERS, labels_of
+from lens.compare.parts import DEPTH, EXPERTS, LAYERS
 from lens.layers.similarity import LAYER_METRICS
 from lens.model_pairs.comparison import (
     LEVEL,
@@ -17,7 +17,7 @@ from lens.model_pairs.comparison import (
     why_not_directions,
 )
 from lens.model_pairs.depth_profiles import Profile
-from lens.routers.router_set import RouterSet
+from lens.routers.router_set import RouterSet, layer_labels
 from lens.words import fixed, p_value_text, similarity_text
 
 NAMED = 8  # layers or experts that a line names
@@ -46,7 +46,7 @@ def findings_of(
 
 
 def _layers(a: RouterSet, b: RouterSet, found: Comparison) -> list[str]:
-    labels, metric = labels_of(a), LAYER_METRICS[found.metric].label
+    labels, metric = layer_labels(a), LAYER_METRICS[found.metric].label
     verdicts = [found.verdict(pair) for pair in range(len(found.pairs))]
     counted = Counter(verdicts)
     many = len(found.pairs)

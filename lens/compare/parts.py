@@ -9,17 +9,12 @@ from lens.layers.similarity import LAYER_METRICS
 from lens.model_pairs.comparison import Comparison
 from lens.model_pairs.depth_profiles import Profile
 from lens.report.parts import Part
-from lens.routers.router_set import RouterSet
+from lens.routers.router_set import RouterSet, layer_labels
 from lens.storage.csv_text import table_csv
 
 LAYERS = "Layers of A and of B"
 EXPERTS = "Experts of A and of B"
 DEPTH = "Structure over depth"
-
-
-def labels_of(routers: RouterSet) -> list[str]:
-    """Names of a set's layers."""
-    return [routers.label(layer) for layer in range(routers.n_layers)]
 
 
 def compare_parts(
@@ -32,17 +27,17 @@ def compare_parts(
             Part("layers", lambda: layers_csv(a, b, found), section=LAYERS),
             Part(
                 "layers_changed",
-                lambda: figures.layers_changed(found, labels_of(a)),
+                lambda: figures.layers_changed(found, layer_labels(a)),
                 section=LAYERS,
             ),
             Part(
                 "layers_across",
-                lambda: figures.layers_across(found, labels_of(a), labels_of(b)),
+                lambda: figures.layers_across(found, layer_labels(a), layer_labels(b)),
                 section=LAYERS,
             ),
             Part(
                 "experts_changed",
-                lambda: figures.experts_changed(found, labels_of(a)),
+                lambda: figures.experts_changed(found, layer_labels(a)),
                 section=EXPERTS,
             ),
             Part("experts", lambda: experts_csv(a, b, found), section=EXPERTS),
@@ -109,7 +104,7 @@ def profiles_csv(a: RouterSet, b: RouterSet, profiles: list[Profile]) -> str:
     return table_csv(
         {
             "set": ["A"] * a.n_layers + ["B"] * b.n_layers,
-            "layer": [*labels_of(a), *labels_of(b)],
+            "layer": [*layer_labels(a), *layer_labels(b)],
             **{profile.name: np.concatenate([profile.a, profile.b]) for profile in profiles},
         }
     )

@@ -10,12 +10,14 @@ import numpy as np
 from grok.checkpoints.grok1 import Checkpoint, moe_norm_path, open_checkpoint, router_path
 from grok.config import GROK_1
 from lens.errors import LensError, as_lens_error
+from lens.recipe.steps import remembered
 from lens.routers.router_set import RouterSet
 
 Progress = Callable[[int, int], None]
 """Called with the number of files, or tensors, read so far and the number to read."""
 
 
+@remembered
 def extract_routers(
     path: str | os.PathLike[str],
     *,

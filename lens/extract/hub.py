@@ -23,6 +23,7 @@ from grok.errors import GrokError
 from lens.errors import LensError, as_lens_error
 from lens.extract.grok1 import extract_routers, needed_paths
 from lens.extract.safetensors import extract_model
+from lens.recipe.steps import remembered
 from lens.routers.router_set import RouterSet
 
 GROK_1_REPOSITORY = "xai-org/grok-1"
@@ -56,6 +57,7 @@ class Fetched:
 
 
 @as_lens_error()
+@remembered
 def extract_from_hub(
     repository: str = GROK_1_REPOSITORY,
     *,

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from lens.layers.draws import DRAWS, SEED, affordable_matchings
 from lens.layers.references import Reference
 from lens.layers.similarity import check_metric, layer_similarity
+from lens.recipe.steps import remembered
 from lens.routers.gram import RouterGram
 from lens.routers.matching import SUBSET_EXPERTS, mean_matched
 from lens.routers.random_rotations import layer_corners, spectrum
@@ -179,6 +180,13 @@ def _pooled_matchings(
         seed,
         f"layers turned at random and matched anew, {len(chosen)} pairs of layers pooled",
     )
+
+
+@remembered
+def drawn_pairs(null: LayerNull) -> Float[np.ndarray, " draw"]:
+    """Similarities of all pairs of layers in all drawn sets together, from the least up."""
+    assert null.sets is not None, "whole sets were drawn"
+    return np.sort(null.sets[:, *np.triu_indices(null.sets.shape[1], 1)].ravel())
 
 
 def permutation_null(

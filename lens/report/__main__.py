@@ -19,7 +19,7 @@ from lens.layers.similarity import LAYER_METRICS
 from lens.many_prompts.trace_folder import TraceFolder, load_folder
 from lens.report.parts import Part, Settings, in_section
 from lens.report.write import CLEAR_LINE, write_report
-from lens.routers.router_set import VIEWS, RouterSet, load_routers
+from lens.routers.router_set import VIEWS, RouterSet, layer_labels, load_routers
 from lens.traces.trace import load_trace
 
 BETWEEN = 5.0  # seconds between two lines of progress
@@ -103,8 +103,9 @@ def _vocabulary(routers: RouterSet, checkpoint: str | None) -> list[Part]:
     from lens.vocabulary.from_checkpoint import checkpoint_readout
 
     readout, piece = checkpoint_readout(routers, checkpoint)
-    labels = [routers.label(layer) for layer in range(routers.n_layers)]
-    return in_section("Vocabulary", vocabulary_parts(readout, routers, labels, piece))
+    return in_section(
+        "Vocabulary", vocabulary_parts(readout, routers, layer_labels(routers), piece)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -45,7 +45,7 @@ from lens.layers.transitions import Transitions, drawn_series, transitions
 from lens.questions import Answer, asks_breadth, four_questions
 from lens.report.parts import Settings
 from lens.routers.gram import RouterGram, router_gram
-from lens.routers.router_set import RouterSet
+from lens.routers.router_set import RouterSet, layer_labels
 from lens.routers.shuffled_coordinates import permuted_sets
 from lens.stats.chance import Chance
 
@@ -59,7 +59,7 @@ class RouterNumbers:
     def __init__(self, routers: RouterSet, settings: Settings) -> None:
         self.routers = routers
         self.settings = settings
-        self.labels = [routers.label(layer) for layer in range(routers.n_layers)]
+        self.labels = layer_labels(routers)
 
     @cached_property
     def gram(self) -> RouterGram:

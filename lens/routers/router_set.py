@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from grok.errors import plain
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.storage.npz import Npz, Source, open_npz
 from lens.storage.whole_file import READABLE, whole_file
 
@@ -180,6 +181,22 @@ class RouterSet:
             return folded - mean
 
 
+class Labels(list[str]):
+    """Names of layers, of which it can be noted how they were made."""
+
+
+@remembered
+def layer_labels(routers: RouterSet) -> list[str]:
+    """The names of all layers, in order."""
+    return Labels(routers.label(layer) for layer in range(routers.n_layers))
+
+
+@remembered
+def with_top_k(routers: RouterSet, top_k: int) -> RouterSet:
+    """The set of a model that sends a token to so many experts."""
+    return replace(routers, top_k=top_k)
+
+
 def check_view(view: str) -> str:
     """A view's name as given, or an error that lists the views there are."""
     if view not in VIEWS:
@@ -271,6 +288,7 @@ def kind_of_npz(source: Source) -> Literal["routers", "trace"]:
         )
 
 
+@remembered
 def load_routers(source: Source) -> RouterSet:
     """The router set in an `.npz`, at a path or in a binary file.
 

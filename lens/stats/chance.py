@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from lens.recipe.steps import remembered
+
 
 @dataclass(frozen=True)
 class Chance:
@@ -32,6 +34,7 @@ class Chance:
     method: str
 
 
+@remembered
 def chance_of(samples: Float[np.ndarray, " draw"], seed: int, method: str) -> Chance:
     """The summary of draws from a null."""
     low, high, q95, q99 = np.quantile(samples, [0.025, 0.975, 0.95, 0.99])

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from grok.checkpoints.grok1 import open_checkpoint
-from grok.checkpoints.token_embedding import open_embedding
+from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
 from grok.checkpoints.tokenizer import Tokenizer
 from lens.errors import LensError, as_lens_error
 from lens.extract.grok1 import extract_routers
+from lens.recipe.steps import remembered
 from lens.routers.router_set import RouterSet
 from lens.storage.disk_cache import DiskCache
-from lens.vocabulary.readout import Readout
+from lens.vocabulary.one_token import TokenReading, token_reading
+from lens.vocabulary.readout import Readout, ReadoutSettings
 from lens.vocabulary.readout_store import stored_readout
 
 Piece = Callable[[int], str]
@@ -36,6 +38,54 @@ def checkpoint_readout(
     Raises:
         LensError: the checkpoint has other routers, or cannot be read.
     """
+    found = routers_readout(routers, path, progress=progress)
+    checkpoint = open_checkpoint(path)
+    if checkpoint.tokenizer_file is None:
+        return found, None
+    tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
+    return found, lambda token: tokenizer.pieces([token])[0]
+
+
+@remembered
+@as_lens_error()
+def routers_readout(
+    routers: RouterSet,
+    path: str | os.PathLike[str],
+    settings: ReadoutSettings | None = None,
+    progress: Any = None,
+) -> Readout:
+    """Read-out of these routers alone; see `checkpoint_readout`.
+
+    Args:
+        routers: the set.
+        path: the folder of the checkpoint.
+        settings: view, draws and seed.
+        progress: told how many tokens were read, and of how many.
+
+    Raises:
+        LensError: the checkpoint has other routers, or cannot be read.
+    """
+    embedding = _embedding(routers, path)
+    return stored_readout(
+        routers, embedding, embedding.identity, settings, cache=DiskCache(), progress=progress
+    )
+
+
+@remembered
+@as_lens_error()
+def routers_token(
+    routers: RouterSet, path: str | os.PathLike[str], token: int, view: str = "canonical"
+) -> TokenReading:
+    """One token of a checkpoint through every router; see `lens.vocabulary.one_token`.
+
+    Raises:
+        LensError: the checkpoint has other routers, or cannot be read.
+    """
+    embedding = _embedding(routers, path)
+    return token_reading(routers, embedding.row(token), embedding.multiplier, view)
+
+
+def _embedding(routers: RouterSet, path: str | os.PathLike[str]) -> TokenEmbedding:
     own = extract_routers(path)
     if own.sha256 != routers.sha256:
         raise LensError(
@@ -43,11 +93,4 @@ def checkpoint_readout(
             f"{routers.sha256[:12]}…; expected the checkpoint that they were extracted from, "
             "norm scales included."
         )
-    checkpoint = open_checkpoint(path)
-    embedding = open_embedding(checkpoint)
-    cache = DiskCache()
-    found = stored_readout(routers, embedding, embedding.identity, cache=cache, progress=progress)
-    if checkpoint.tokenizer_file is None:
-        return found, None
-    tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
-    return found, lambda token: tokenizer.pieces([token])[0]
+    return open_embedding(open_checkpoint(path))

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.recipe.steps import remembered
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
 from lens.stats.p_values import benjamini_hochberg
 from lens.vocabulary.mixed_experts import mixture_tail
 from lens.vocabulary.readout import (
     ArrayRows,
+    Readout,
     ReadoutSettings,
     check_fit,
     lengths,
@@ -98,3 +100,11 @@ def token_reading(
         unrelated_p=unrelated,
         unrelated_q=benjamini_hochberg(unrelated),
     )
+
+
+@remembered
+def standing(readout: Readout, reading: TokenReading) -> Float[np.ndarray, "layer expert"]:
+    """Pushes of a token in standard deviations of each expert's pushes over the vocabulary."""
+    spread = np.where(readout.sd > 0, readout.sd, np.nan)
+    found: np.ndarray = np.nan_to_num((reading.push - readout.mean) / spread)
+    return found

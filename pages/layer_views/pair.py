@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.layers.pair_null import LayerNull, place_among_pairs
+from lens.layers.pair_null import LayerNull, drawn_pairs, place_among_pairs
 from lens.layers.references import BEATEN, REFERENCE_LABELS
 from lens.layers.similarity import LAYER_METRICS, LayerPair
 from lens.routers.router_set import RouterSet
@@ -105,8 +105,7 @@ def samples_of_pair(
     if null.sets is None:
         samples = cached.mixed_pair(routers, pair.a, pair.b, null.directions, *drawn)
         return samples, "the experts of the two layers mixed"
-    sets = null.sets[:, *np.triu_indices(null.sets.shape[1], 1)]
-    return np.sort(sets.ravel()), "layers mixed from all layers"
+    return drawn_pairs(null), "layers mixed from all layers"
 
 
 def pair_in_chance(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
@@ -10,7 +10,7 @@ import streamlit as st
 from grok.config import BUNDLED_MODEL
 from grok.errors import GrokError
 from lens.errors import LensError
-from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
+from lens.routers.router_set import RouterSet, kind_of_npz, load_routers, with_top_k
 from lens.traces.trace import Trace, load_trace
 from pages.shell import hub_source, links
 from pages.shell.session_keys import SessionKey, SessionValue, widget
@@ -223,7 +223,7 @@ def _ask_top_k(routers: RouterSet, *, uploaded: bool) -> None:
     box = widget("upload_top_k")
 
     def take() -> None:
-        UPLOADED_ROUTERS.set(replace(routers, top_k=int(box.get())))
+        UPLOADED_ROUTERS.set(with_top_k(routers, int(box.get())))
 
     if not box.known:
         box.set(routers.top_k)

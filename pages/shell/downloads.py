@@ -13,6 +13,8 @@ from collections.abc import Callable
 import altair as alt
 import streamlit as st
 
+from lens.errors import LensError
+from lens.figures.as_python import figure_program
 from lens.figures.printing import KINDS, Kind, Print, printed, size_mm
 
 MIME: dict[Kind, str] = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
@@ -96,6 +98,13 @@ def _print_dialog(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) 
     st.caption(
         "Inside the file: a link to this view where there is one, the data's hash, the version."
     )
+    with st.expander("Copy as Python", icon=":material/code:"):
+        try:
+            file = f"{stem}.{kind}"
+            st.code(figure_program(chart, kind, how, file=file, note=note()), wrap_lines=True)
+            st.caption("Runs as it is where this project is on Python's path.")
+        except LensError as error:
+            st.caption(str(error))
 
 
 def _spoken(chart: alt.TopLevelMixin | None, key: str) -> str:

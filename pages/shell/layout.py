@@ -19,6 +19,7 @@ from lens.finding import Finding
 from lens.layers.ranking import ranking_change
 from lens.layers.similarity import LAYER_METRICS
 from lens.questions import Answer
+from lens.routers import router_set
 from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
 from lens.version import version
@@ -48,7 +49,7 @@ QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
 
 def layer_labels(routers: RouterSet) -> list[str]:
     """The names of all layers, in order."""
-    return [routers.label(layer) for layer in range(routers.n_layers)]
+    return router_set.layer_labels(routers)
 
 
 def layer_choice(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import streamlit as st
 
 from lens import cached
 from lens.clustering import branch_support, tree_null
 from lens.clustering.branch_support import BranchSupport
+from lens.clustering.maps import CLASSIC
 from lens.clustering.reference_sets import ClusterSettings
 from lens.clustering.tree_null import GroupNull
 from lens.clustering.trees import LayerTree
@@ -19,7 +19,6 @@ from lens.routers.router_set import RouterSet
 from pages.shell import links
 from pages.shell.deferred import Deferred
 
-CLASSIC = "classic"
 SETS = (100, 200, 1000)
 TREES = (50, 100, 500)
 # Weights of which the classic tree is shuffled: 0.03 s a draw for 3 million of them.
@@ -94,22 +93,22 @@ def group_null(deferred: Deferred, shown: ShownTree, draws: int, seed: int) -> G
     routers, linkage, settings = shown.routers, shown.linkage, shown.settings
     if linkage == CLASSIC and routers.routers.size > MOST_WEIGHTS:
         return None
-    parts = []
-    for n, own in tree_null.blocks(draws, seed):
-        if linkage == CLASSIC:
-            make = partial(cached.shuffled_classic_scores, routers, n, own)
-        else:
-            make = partial(cached.drawn_scores, routers, linkage, settings, n, own)
-        scores = deferred.get(("scores", *shown.key, n, own), make)
-        if scores is not None:
-            parts.append(scores)
-    if not parts:
-        return None
-    drawn = np.concatenate(parts)
-    if linkage == CLASSIC:
-        return tree_null.summary(shown.tree, drawn, seed)
-    words = cached.clustered_layers(routers, settings).words
-    return tree_null.summary(shown.tree, drawn, seed, settings.reference, words)
+    blocks = tree_null.blocks(draws, seed)
+    made = _made(
+        deferred.get(
+            ("scores", *shown.key, *one),
+            partial(cached.block_of_scores, routers, linkage, settings, *one),
+        )
+        for one in blocks
+    )
+    drawn = sum(n for n, _ in blocks[:made])
+    return cached.group_null(routers, linkage, settings, drawn, seed) if drawn else None
+
+
+def _made(results: Iterable[object | None]) -> int:
+    """How many of these are there, from the first on; each is asked for."""
+    asked = [one is not None for one in results]
+    return [*asked, False].index(False)
 
 
 def support_seconds(routers: RouterSet, draws: int) -> float:
@@ -121,24 +120,20 @@ def support_seconds(routers: RouterSet, draws: int) -> float:
 def support(deferred: Deferred, shown: ShownTree, draws: int, seed: int) -> BranchSupport | None:
     """Support of branches from the trees made so far; None until one drawn set is there."""
     routers, linkage, settings = shown.routers, shown.linkage, shown.settings
-    counts = np.zeros(len(shown.tree.linkage), np.int64)
-    made = 0
-    for n, own in tree_null.blocks(draws, seed, branch_support.BLOCK):
-        found = deferred.get(
-            ("support", *shown.key, n, own),
-            partial(cached.recurrences, routers, linkage, settings, n, own),
+    of = (routers, linkage, settings)
+    blocks = tree_null.blocks(draws, seed, branch_support.BLOCK)
+    made = _made(
+        deferred.get(("support", *shown.key, *one), partial(cached.recurrences, *of, *one))
+        for one in blocks
+    )
+    seeds = branch_support.set_seeds(seed, branch_support.sets_wanted(routers.n_layers))
+    sets = _made(
+        deferred.get(
+            ("drawn", *shown.key, draws, own), partial(cached.drawn_support, *of, draws, own)
         )
-        if found is not None:
-            counts, made = counts + found, made + n
-    drawn = []
-    for own in branch_support.set_seeds(seed, branch_support.sets_wanted(routers.n_layers)):
-        found = deferred.get(
-            ("drawn", *shown.key, draws, own),
-            partial(cached.drawn_support, routers, linkage, settings, draws, own),
-        )
-        if found is not None:
-            drawn.append(found)
-    if not made or not drawn:
+        for own in seeds
+    )
+    trees = sum(n for n, _ in blocks[:made])
+    if not trees or not sets:
         return None
-    members = branch_support.branches(shown.tree.linkage)
-    return branch_support.summary(members, counts, made, drawn, seed, settings.reference)
+    return cached.support_of_branches(*of, trees, sets, draws, seed)

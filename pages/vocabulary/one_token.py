@@ -15,7 +15,7 @@ from lens.figures.routers import vocabulary as vocabulary_figures
 from lens.figures.token_grid import visible
 from lens.routers.router_set import RouterSet
 from lens.tables import vocabulary as vocabulary_tables
-from lens.vocabulary.one_token import TokenReading
+from lens.vocabulary.one_token import TokenReading, standing
 from lens.vocabulary.readout import Readout
 from pages.shell import downloads, layout, links
 from pages.shell.picks import pick_expert
@@ -106,13 +106,6 @@ def controls(source: Source, *, with_standing: bool) -> tuple[int, str]:
             shown=READINGS.__getitem__,
         )
     return token, what
-
-
-def standing(readout: Readout, reading: TokenReading) -> np.ndarray:
-    """Pushes of a token in standard deviations of each expert's pushes [layer, expert]."""
-    spread = np.where(readout.sd > 0, readout.sd, np.nan)
-    found: np.ndarray = np.nan_to_num((reading.push - readout.mean) / spread)
-    return found
 
 
 def default_token(source: Source) -> int:

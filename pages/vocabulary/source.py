@@ -21,8 +21,10 @@ from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
 from grok.checkpoints.tokenizer import Tokenizer
 from grok.errors import GrokError, PromptError
 from lens.errors import LensError
+from lens.recipe.steps import note
 from lens.routers.router_set import RouterSet
 from lens.storage.disk_cache import DiskCache
+from lens.vocabulary.from_checkpoint import routers_readout, routers_token
 from lens.vocabulary.one_token import TokenReading, token_reading
 from lens.vocabulary.readout import Readout, ReadoutSettings
 from lens.vocabulary.readout_store import kept_readout, stored_readout
@@ -40,11 +42,13 @@ class Source:
     """An embedding that belongs to the routers shown.
 
     Attributes:
+        folder: of the checkpoint that it lies in.
         embedding: its rows.
         tokenizer: turns ids into pieces; None where the checkpoint has none.
         problem: why there is no tokenizer, where one was expected.
     """
 
+    folder: str
     embedding: TokenEmbedding
     tokenizer: Tokenizer | None
     problem: str | None = None
@@ -99,12 +103,14 @@ def _opened(path: str) -> Source:
     checkpoint = open_checkpoint(path)
     embedding = open_embedding(checkpoint)
     if checkpoint.tokenizer_file is None:
-        return Source(embedding, None)
+        return Source(path, embedding, None)
     try:
         changed = checkpoint.tokenizer_file.stat().st_mtime_ns
-        return Source(embedding, _tokenizer(str(checkpoint.tokenizer_file), changed, checkpoint))
+        return Source(
+            path, embedding, _tokenizer(str(checkpoint.tokenizer_file), changed, checkpoint)
+        )
     except (GrokError, OSError) as error:
-        return Source(embedding, None, str(error))
+        return Source(path, embedding, None, str(error))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -128,6 +134,13 @@ class Stopped(Exception):
 
 def known(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Readout | None:
     """The read-out, if it takes no wait: computed at once, by this session, or kept on disk."""
+    found = _known(routers, source, settings)
+    if found is not None:
+        note(found, routers_readout, routers, source.folder, settings)
+    return found
+
+
+def _known(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Readout | None:
     embedding = source.embedding
     if embedding.n_bytes <= AT_ONCE:
         with st.spinner("Reading the vocabulary …", show_time=False):
@@ -250,7 +263,9 @@ def reading(routers: RouterSet, source: Source, token: int, view: str) -> TokenR
         LensError, GrokError: the row cannot be read.
     """
     key = f"{routers.key}|{source.embedding.identity}|{source.embedding.multiplier}|{view}|{token}"
-    return _reading(key, routers, source.embedding, token, view)
+    found = _reading(key, routers, source.embedding, token, view)
+    note(found, routers_token, routers, source.folder, token, view)
+    return found
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

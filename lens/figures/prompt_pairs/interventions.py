@@ -20,8 +20,10 @@ from lens.figures.token_grid import (
     visible,
     window_text,
 )
+from lens.recipe.steps import remembered
 
 
+@remembered
 def moved_map(
     overlap: Float[np.ndarray, "layer token"],
     pieces: Sequence[str],
@@ -76,6 +78,7 @@ def moved_map(
     )
 
 
+@remembered
 def moved_by_layer(
     moved: Float[np.ndarray, " layer"],
     others: Float[np.ndarray, "other layer"],
@@ -124,6 +127,7 @@ def moved_by_layer(
     )
 
 
+@remembered
 def change_by_token(
     kl: Float[np.ndarray, " token"],
     others: Float[np.ndarray, "other token"],
@@ -181,6 +185,7 @@ def change_by_token(
     )
 
 
+@remembered
 def effects_in_layer(
     experts: Sequence[int],
     use: Float[np.ndarray, " expert"],
@@ -254,6 +259,7 @@ def effects_in_layer(
     )
 
 
+@remembered
 def next_tokens_changed(
     pieces: Sequence[str],
     before: Float[np.ndarray, " candidate"],

@@ -24,6 +24,7 @@ from lens.figures.token_grid import (
 from lens.figures.traces.token_maps import TOKEN_VALUES
 from lens.figures.traces.tokens import flow
 from lens.prompt_pairs.alignment import DELETED, INSERTED, KINDS, SAME, SUBSTITUTED, Alignment
+from lens.recipe.steps import remembered
 
 LINE = 58  # pixels of both texts' rows and the space below them
 MAX_PAIRS = theme.MAX_MARKS // 8
@@ -66,6 +67,7 @@ def pair_names(
     return names
 
 
+@remembered
 def aligned_strip(
     pieces: Sequence[str],
     other_pieces: Sequence[str],
@@ -184,6 +186,7 @@ def _strip_layers(
     return layers + ([] if outlined is None else marks.outlined(boxes, outlined, 24))
 
 
+@remembered
 def pair_map(
     values: Float[np.ndarray, "layer pair"],
     what: str,
@@ -259,6 +262,7 @@ def _layer_y(labels: Sequence[str]) -> alt.Y:
     return alt.Y("y:O", title="layer", scale=domain, axis=marks.axis_labels())
 
 
+@remembered
 def load_differences(
     difference: Float[np.ndarray, "layer expert"],
     q: Float[np.ndarray, "layer expert"],

@@ -10,8 +10,10 @@ from jaxtyping import Bool, Float, Int
 
 from lens.figures import marks, theme
 from lens.figures.token_grid import token_axis
+from lens.recipe.steps import remembered
 
 
+@remembered
 def expert_effects(
     effect: Float[np.ndarray, "layer expert"],
     used: Bool[np.ndarray, "layer expert"],
@@ -90,6 +92,7 @@ def _effect_scale(effect: np.ndarray) -> alt.Scale:
     return theme.sequential((0.0, float(effect.max()) or 1.0), bend=0.5)
 
 
+@remembered
 def effects_against_use(
     effect: Float[np.ndarray, "layer expert"],
     weight: Float[np.ndarray, "layer expert"],
@@ -143,6 +146,7 @@ def effects_against_use(
     )
 
 
+@remembered
 def patch_map(
     share: Float[np.ndarray, "layer position"],
     positions: Int[np.ndarray, " position"],

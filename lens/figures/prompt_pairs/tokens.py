@@ -18,9 +18,11 @@ from lens.figures.token_grid import (
     visible,
     window_text,
 )
+from lens.recipe.steps import remembered
 from lens.words import fixed, p_value_text
 
 
+@remembered
 def change_along(
     pairs: Sequence[int] | np.ndarray,
     low: Float[np.ndarray, " pair"],
@@ -104,6 +106,7 @@ def _chance_band(chance: tuple[float, float, float], y: alt.Y) -> tuple[alt.Char
     )
 
 
+@remembered
 def next_tokens_of_both(
     pieces: Sequence[str],
     before: Float[np.ndarray, " candidate"],
@@ -175,6 +178,7 @@ def next_tokens_of_both(
     )
 
 
+@remembered
 def kept_by_distance(
     distance: Int[np.ndarray, " pair"],
     kept: Float[np.ndarray, " pair"],

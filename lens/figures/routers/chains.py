@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 
 from lens.figures import marks, theme
+from lens.recipe.steps import remembered
 from lens.words import significant
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ MOST_LANES = 64
 LEVEL = 0.05
 
 
+@remembered
 def expert_chains(
     found: SignificantChains,
     labels: Sequence[str],
@@ -143,6 +145,7 @@ def _member_columns(chains: Sequence[Chain], labels: Sequence[str]) -> dict[str,
     }
 
 
+@remembered
 def expert_cosines_against_chance(
     cosines: np.ndarray,
     q: np.ndarray,

@@ -16,6 +16,7 @@ from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.figures.routers.layers import layer_similarity_heatmap
 from lens.layers.references import BEATEN
+from lens.recipe.steps import remembered
 from lens.words import percent
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TREE_HEIGHTS = {True: 220, False: 130}
 FIRM = 0.95
 
 
+@remembered
 def layer_dendrogram(
     tree: LayerTree,
     labels: Sequence[str],
@@ -64,6 +66,7 @@ def layer_dendrogram(
 
 
 # many parameters: those of the heatmap and those of the tree on it.
+@remembered
 def dendrogram_with_heatmap(
     tree: LayerTree,
     similarity: Float[np.ndarray, "layer layer"],

@@ -6,9 +6,11 @@ import altair as alt
 
 from lens.figures import marks, theme
 from lens.finding import Finding
+from lens.recipe.steps import remembered
 from lens.words import significant
 
 
+@remembered
 def effect_on_chance(finding: Finding) -> alt.LayerChart:
     """One line: grey where 95 % of the draws lie, a dot where the data are.
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import marks, theme
+from lens.recipe.steps import remembered
 
 # Layer and expert of some cells, and the sign on each.
 Signs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -51,6 +52,7 @@ class GridText:
     description: str
 
 
+@remembered
 def expert_grid(
     values: Float[np.ndarray, "layer expert"],
     labels: Sequence[str],

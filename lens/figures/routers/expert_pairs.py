@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import marks, theme
+from lens.recipe.steps import remembered
 
 MAX_PANELS = 8
 
 
+@remembered
 def expert_similarity_across_layers(
     similarity: Float[np.ndarray, "expert layer layer"],
     labels: Sequence[str],
@@ -84,6 +86,7 @@ def expert_similarity_across_layers(
     return figure
 
 
+@remembered
 def expert_correlation_matrix(
     matrix: Float[np.ndarray, "expert expert"],
     *,

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from lens.figures import marks, theme
 from lens.figures.routers.expert_grid import GridText, MeasureText, expert_grid
+from lens.recipe.steps import remembered
 from lens.words import significant
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ LEVELS = {
 }
 
 
+@remembered
 def expert_map(
     values: Float[np.ndarray, "layer expert"],
     labels: Sequence[str],
@@ -98,6 +100,7 @@ def expert_map(
     return expert_grid(values, labels, scale, words, picked=picked)
 
 
+@remembered
 def expert_variance_analysis(
     measures: ExpertMeasures, labels: Sequence[str], *, expert: int | None = None
 ) -> alt.VConcatChart:
@@ -175,6 +178,7 @@ def _statistic(
     )
 
 
+@remembered
 def breadth_against_load(
     breadth: Float[np.ndarray, "layer expert"],
     load: Float[np.ndarray, "layer expert"],

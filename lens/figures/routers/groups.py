@@ -12,11 +12,13 @@ from lens.clustering.tree_null import LEVEL, WEAK, groups_in_words
 from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.layers.references import BEATEN
+from lens.recipe.steps import remembered
 
 if TYPE_CHECKING:
     from lens.clustering.tree_null import GroupNull
 
 
+@remembered
 def silhouette_by_groups(null: GroupNull, cut: int | None = None) -> alt.LayerChart:
     """Silhouette of the cut into k groups for every k, with the band of drawn sets.
 

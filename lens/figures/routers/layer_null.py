@@ -14,6 +14,7 @@ from lens.figures.routers.layers import LayerSquare, adjacent_columns, adjacent_
 from lens.layers.pair_null import LayerNull, place_among_pairs
 from lens.layers.references import BEATEN, REFERENCE_LABELS, Reference
 from lens.layers.similarity import LAYER_METRICS
+from lens.recipe.steps import remembered
 from lens.words import significant
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ LEVEL = 0.05
 TRANSITION, CLASSIC = "transition (beyond the largest by chance)", "by |Δ| > 2σ alone"
 
 
+@remembered
 def layer_null_heatmap(
     null: LayerNull,
     similarity: Float[np.ndarray, "layer layer"],
@@ -99,6 +101,7 @@ def layer_null_heatmap(
     )
 
 
+@remembered
 def adjacent_against_chance(
     adjacent: AdjacentLayers,
     null: Float[np.ndarray, "draw pair"],

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
+from lens.recipe.steps import remembered
 
 if TYPE_CHECKING:
     from lens.layers.similarity import AdjacentLayers, LayerPair
@@ -96,6 +97,7 @@ class LayerSquare:
         return layers
 
 
+@remembered
 def layer_similarity_heatmap(
     similarity: Float[np.ndarray, "layer layer"],
     order: Sequence[int] | None,
@@ -142,6 +144,7 @@ def layer_similarity_heatmap(
     )
 
 
+@remembered
 def layer_change(adjacent: AdjacentLayers, labels: Sequence[str]) -> alt.LayerChart:
     """L2 norm of the difference between each layer's router and the next one's.
 
@@ -197,6 +200,7 @@ def adjacent_x(names: Sequence[str]) -> alt.X:
     return alt.X("pair:O", title="pair of adjacent layers", sort=list(names), axis=axis)
 
 
+@remembered
 def pair_matrix(
     pair: LayerPair,
     labels_a: Sequence[str],
@@ -271,6 +275,7 @@ def pair_matrix(
     )
 
 
+@remembered
 def value_against_null(
     value: float, chance: Chance, *, name: str, samples: np.ndarray | None = None
 ) -> alt.LayerChart:

@@ -15,6 +15,7 @@ from lens.clustering.reference_sets import DRAWN
 from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
+from lens.recipe.steps import remembered
 from lens.words import p_value_text
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ LABELLED_POINTS = 32
 KEY = alt.Legend(orient="bottom", direction="horizontal", titleOrient="left")
 
 
+@remembered
 def layer_scatter(
     layer_map: LayerMap,
     labels: Sequence[str],
@@ -152,6 +154,7 @@ def _stability_text(stability: MapStability | None) -> str:
     )
 
 
+@remembered
 def explained_variance(layer_map: LayerMap) -> alt.LayerChart:
     """Share of the variance on each axis of a PCA or MDS map, and the running sum.
 

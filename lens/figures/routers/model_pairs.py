@@ -11,6 +11,7 @@ import numpy as np
 from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
+from lens.recipe.steps import remembered
 from lens.words import p_value_text, significant
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ LEVEL = 0.05
 EXPERT_KINDS = ("nearer than mixed experts", "no nearer than mixed experts")
 
 
+@remembered
 def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
     """Similarity of each layer with its counterpart, and what became of it.
 
@@ -92,6 +94,7 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
     )
 
 
+@remembered
 def layers_across(
     found: Comparison, labels: Sequence[str], other_labels: Sequence[str]
 ) -> alt.LayerChart:
@@ -157,6 +160,7 @@ def layers_across(
     )
 
 
+@remembered
 def experts_changed(found: Comparison, labels: Sequence[str]) -> alt.Chart:
     """Angle between each expert of A and its match in B, layer by layer.
 
@@ -224,6 +228,7 @@ def _layer_x(names: Sequence[str]) -> alt.X:
     return alt.X("layer:O", title="layer", sort=list(names), axis=axis)
 
 
+@remembered
 def profiles_over_depth(profiles: Sequence[Profile]) -> alt.VConcatChart:
     """Quantities of the layers of A and of B, over relative depth.
 

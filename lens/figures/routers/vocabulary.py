@@ -19,6 +19,7 @@ from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.figures.routers.expert_grid import GridText, MeasureText, expert_grid
 from lens.figures.token_grid import visible
+from lens.recipe.steps import remembered
 from lens.vocabulary.readout_null import band as chance_band
 from lens.words import significant
 
@@ -84,6 +85,7 @@ class PushBand:
     draws: int
 
 
+@remembered
 def token_pushes(
     pieces: Sequence[str],
     tokens: Int[np.ndarray, " rank"],
@@ -160,6 +162,7 @@ def token_pushes(
     )
 
 
+@remembered
 def token_expert_map(
     reading: TokenReading,
     labels: Sequence[str],
@@ -205,6 +208,7 @@ def token_expert_map(
     )
 
 
+@remembered
 def vocabulary_map(
     readout: Readout,
     labels: Sequence[str],
@@ -272,6 +276,7 @@ def vocabulary_map(
     )
 
 
+@remembered
 def written_tokens(
     readout: Readout, labels: Sequence[str], pieces: Mapping[int, str], per_cell: int = 3
 ) -> alt.LayerChart:

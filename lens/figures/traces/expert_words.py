@@ -10,11 +10,13 @@ from jaxtyping import Float, Int
 
 from lens.figures import marks, theme
 from lens.figures.token_grid import visible
+from lens.recipe.steps import remembered
 
 LONGEST = 9
 LEVEL = 0.05
 
 
+@remembered
 def word_map(
     found: Int[np.ndarray, "layer expert"],
     best: Sequence[Sequence[str]],
@@ -90,6 +92,7 @@ def word_map(
     )
 
 
+@remembered
 def word_bars(
     pieces: Sequence[str],
     share: Float[np.ndarray, " word"],

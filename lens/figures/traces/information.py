@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import marks, theme
+from lens.recipe.steps import remembered
 
 if TYPE_CHECKING:
     from lens.stats.permutation_tests import AgainstChance
@@ -19,6 +20,7 @@ SHADES = (theme.BLUE, theme.ORANGE, *theme.OKABE_ITO[2:])
 RARE = "datum.q !== null && datum.q <= 0.05"
 
 
+@remembered
 def chance_lines(
     tests: Mapping[str, AgainstChance],
     labels: Sequence[str],
@@ -130,6 +132,7 @@ def _band_columns(data: Mapping[str, np.ndarray], n_layers: int) -> dict[str, np
     }
 
 
+@remembered
 def predicted_load(
     measured: Float[np.ndarray, "layer expert"],
     predictions: Mapping[str, Float[np.ndarray, "layer expert"]],

@@ -10,10 +10,12 @@ from jaxtyping import Float
 
 from lens.figures import marks, theme
 from lens.figures.traces.lift import lift_columns, lift_layers, rare
+from lens.recipe.steps import remembered
 
 PLOT_WIDTH = 680
 
 
+@remembered
 def label_load(
     share: Float[np.ndarray, "group expert"],
     low: Float[np.ndarray, "group expert"],
@@ -83,6 +85,7 @@ def label_load(
     )
 
 
+@remembered
 def label_lift(
     lift: Float[np.ndarray, "group expert"],
     q: Float[np.ndarray, "group expert"],

@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.figures import marks, theme
+from lens.recipe.steps import remembered
 
 PLOT_WIDTH = 680
 SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95)
 SOURCES = ("measured", "normal logits")
 
 
+@remembered
 def margin_quantiles(
     quantiles: Float[np.ndarray, "layer level"],
     normal: Float[np.ndarray, "layer level"],
@@ -82,6 +84,7 @@ def margin_quantiles(
     )
 
 
+@remembered
 def margin_histogram(
     edges: Float[np.ndarray, " edge"],
     counts: Int[np.ndarray, " bin"],

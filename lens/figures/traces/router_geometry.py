@@ -10,9 +10,11 @@ from jaxtyping import Float
 
 from lens.figures import marks, theme
 from lens.figures.token_grid import token_names, visible
+from lens.recipe.steps import remembered
 from lens.words import significant
 
 
+@remembered
 def push_ticks(
     push: Float[np.ndarray, " token"],
     random: Float[np.ndarray, " draw"],
@@ -82,6 +84,7 @@ def push_ticks(
     )
 
 
+@remembered
 def logit_lens_by_layer(
     pieces: Sequence[str],
     probs: Float[np.ndarray, " layer"],

@@ -24,6 +24,7 @@ from lens.figures.token_grid import (
     visible,
     window_text,
 )
+from lens.recipe.steps import remembered
 
 GAP = "generated:"
 
@@ -61,6 +62,7 @@ TOKEN_VALUES: Mapping[str, TokenText] = {
 }
 
 
+@remembered
 def token_layer_map(
     values: Float[np.ndarray, "layer token"] | Int[np.ndarray, "layer token"],
     what: str,
@@ -129,6 +131,7 @@ def token_layer_map(
     )
 
 
+@remembered
 def difference_map(
     difference: Float[np.ndarray, "layer token"],
     what: str,

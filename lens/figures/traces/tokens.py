@@ -12,8 +12,10 @@ from jaxtyping import Float
 from lens.figures import marks, theme
 from lens.figures.token_grid import ranked_names, token_window, visible, window_text
 from lens.figures.traces.token_maps import end_of_prompt
+from lens.recipe.steps import remembered
 
 
+@remembered
 def token_strip(
     pieces: Sequence[str],
     values: Float[np.ndarray, " token"] | None = None,
@@ -102,6 +104,7 @@ def _strip_colour(values: np.ndarray | None, what: str) -> tuple[alt.Color, alt.
     return alt.Color("value:Q", title=what, scale=scale, legend=key), scale
 
 
+@remembered
 def cell_probabilities(
     probs: Float[np.ndarray, " expert"],
     selected: Sequence[int] | np.ndarray,
@@ -153,6 +156,7 @@ def cell_probabilities(
     )
 
 
+@remembered
 def candidate_bars(
     pieces: Sequence[str],
     probs: Float[np.ndarray, " candidate"],

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from lens.figures import marks, theme
 from lens.figures.traces.lift import lift_columns, lift_layers, log_lift, rare
+from lens.recipe.steps import remembered
 
 PLOT_WIDTH = 680
 # Experts of the paths figure; of more, only those that a drawn flow touches.
@@ -18,6 +19,7 @@ MAX_NODES = 2000
 BOTH_TRIANGLES = 100
 
 
+@remembered
 def load_by_layer(
     load: Float[np.ndarray, "layer expert"],
     low: float,
@@ -125,6 +127,7 @@ def _load_dots(base: alt.Chart, *, roomy: bool, whiskers: bool) -> list[alt.Char
     return layers
 
 
+@remembered
 def coselection_matrix(
     lift: Float[np.ndarray, "expert expert"],
     counts: Int[np.ndarray, "expert expert"] | None = None,
@@ -193,6 +196,7 @@ def _pairs(lift: np.ndarray) -> marks.Pair:
     return a, b
 
 
+@remembered
 def routing_paths(
     counts: Int[np.ndarray, "step expert expert"], labels: Sequence[str], *, most: int = 200
 ) -> alt.LayerChart:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from grok.trace import RoutingTrace
-from lens.routers.router_set import RouterSet
+from lens.routers.router_set import RouterSet, layer_labels
 from lens.traces import RoutedText
 from pages.shell import data_source
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -71,5 +71,5 @@ def labels(trace: RoutedText, routers: RouterSet) -> list[str]:
     """Names of the trace's layers: the routers' own where these made the trace."""
     n_layers = trace.router_logits.shape[0]
     if trace.model_sha256 == routers.sha256:
-        return [routers.label(layer) for layer in range(n_layers)]
+        return layer_labels(routers)[:n_layers]
     return [f"L{layer}" for layer in range(n_layers)]

@@ -327,7 +327,9 @@ def test_leaving_stops_the_reading(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TokenEmbedding, "blocks", slowly)
-    source = vocabulary_source.Source(open_embedding(open_checkpoint(BUNDLED_MODEL)), None)
+    source = vocabulary_source.Source(
+        str(BUNDLED_MODEL), open_embedding(open_checkpoint(BUNDLED_MODEL)), None
+    )
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         vocabulary_source.computed(routers, source, ReadoutSettings(draws=100), leave)

@@ -1,0 +1,1 @@
+"""How a value was made: the calls behind it, and the program that makes it again."""

@@ -1,0 +1,93 @@
+"""The code that each figure of the routers' pages offers makes that figure again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pytest
+
+from lens.figures import printing
+from lens.figures.as_python import figure_program
+from lens.figures.printing import Print
+from pages.shell import downloads
+
+pytestmark = pytest.mark.usefixtures("few_drawn_sets")
+
+ROOT = Path(__file__).resolve().parents[2]
+VIEWS = [
+    ("overview", {}),
+    ("layers", {}),
+    ("layers", {"colours": "z", "order": "clustered", "pair": "angles", "next": "change"}),
+    ("layers", {"colours": "fixed", "metric": "matched_cosine", "pair": "angles"}),
+    ("layers", {"view": "raw", "reference": "unrelated", "intervals": "without"}),
+    ("experts", {"tab": "listens"}),
+    ("experts", {"tab": "chains", "measure": "max_similarity"}),
+    ("experts", {"tab": "within", "layer": "3"}),
+    ("experts", {"tab": "within", "within": "correlation", "layer": "3"}),
+    ("experts", {"tab": "within", "within": "mean", "view": "raw"}),
+    ("experts", {"tab": "by_index"}),
+    ("experts", {"tab": "classic"}),
+    ("clustering", {"clusters": "4"}),
+    ("clustering", {"linkage": "classic", "map": "pca", "colour": "groups"}),
+]
+Figures = dict[str, alt.TopLevelMixin]
+
+
+@pytest.fixture
+def figures_of(open_page, monkeypatch) -> Callable[..., Figures]:
+    """The figures that a page offers to save, by their keys."""
+    found: Figures = {}
+
+    def kept(key: str, stem: str, *, chart: alt.TopLevelMixin | None = None, **_: Any) -> None:
+        if chart is not None:
+            found[key] = chart
+
+    monkeypatch.setattr(downloads, "row", kept)
+
+    def of(page: str, **query: str) -> Figures:
+        app = open_page(page, draws="500", **query)
+        assert not app.exception
+        return found
+
+    return of
+
+
+def made_again(code: str) -> alt.TopLevelMixin:
+    space: dict[str, Any] = {}
+    exec(compile(code, "pasted", "exec"), space)
+    return space["chart"]
+
+
+@pytest.mark.parametrize("page, query", VIEWS)
+def test_the_code_of_a_figure_makes_the_same_figure(figures_of, monkeypatch, tmp_path, page, query):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(printing, "printed", lambda *_: b"")
+    shown = figures_of(page, **query)
+    assert shown
+    for key, chart in shown.items():
+        code = figure_program(chart, "pdf", Print(), file=f"{key}.pdf")
+        assert made_again(code).to_dict() == chart.to_dict(), key
+        assert (tmp_path / f"{key}.pdf").exists()
+
+
+def test_it_runs_as_pasted_where_the_project_is_at_hand(figures_of, tmp_path):
+    chart = figures_of("layers")["layer_similarity_heatmap"]
+    how = Print(width_mm=85, selection=True)
+    code = figure_program(chart, "svg", how, file="figure.svg", note="from a page")
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (tmp_path / "figure.svg").read_bytes() == printing.printed(
+        chart, "svg", how, "from a page"
+    )
