@@ -53,7 +53,7 @@ def row(
                 key,
             )
         if st.button(
-            f"PDF, size **of {name}**",
+            f"PDF, size, Python **of {name}**",
             key=f"{key}_print",
             type="tertiary",
             icon=":material/tune:",
@@ -67,8 +67,23 @@ def _maker(
     return lambda: printed(chart, kind, how, note())
 
 
-@st.dialog("Save this figure")
+@st.dialog("Save this figure", width="medium")
 def _print_dialog(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) -> None:
+    picture, python = st.tabs(["Picture", "Copy as Python"])
+    with picture:
+        kind, how = _picture(chart, stem, note)
+    with python:
+        st.caption("Reads the same data, makes the same choices and saves the same file.")
+        try:
+            file = f"{stem}.{kind}"
+            st.code(figure_program(chart, kind, how, file=file, note=note()), height=420)
+            st.caption("Runs as it is where this project is on Python's path.")
+        except LensError as error:
+            st.caption(str(error))
+
+
+def _picture(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) -> tuple[Kind, Print]:
+    """What is asked of the file, and the button that saves it."""
     kind: Kind = st.segmented_control(
         "Format", KINDS, default="pdf", format_func=str.upper, required=True
     )
@@ -98,13 +113,7 @@ def _print_dialog(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) 
     st.caption(
         "Inside the file: a link to this view where there is one, the data's hash, the version."
     )
-    with st.expander("Copy as Python", icon=":material/code:"):
-        try:
-            file = f"{stem}.{kind}"
-            st.code(figure_program(chart, kind, how, file=file, note=note()), wrap_lines=True)
-            st.caption("Runs as it is where this project is on Python's path.")
-        except LensError as error:
-            st.caption(str(error))
+    return kind, how
 
 
 def _spoken(chart: alt.TopLevelMixin | None, key: str) -> str:
