@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas  # noqa: F401
 import streamlit as st
 
+from pages.guide import terms
+from pages.notes import listing
 from pages.shell import data_source, links
 
 PAGES = [
@@ -92,9 +94,14 @@ st.set_page_config(page_title=NAME if page.title == "Overview" else f"{page.titl
 st.html(STYLE)
 st.logo(str(ICON), size="large")
 with st.sidebar.container(key="brand"):
-    st.html(f"<b>{NAME}</b><span>{LINE}</span>{SCROLL}", unsafe_allow_javascript=True)
+    st.html(
+        f"<b>{NAME}</b><span>{LINE}</span>{SCROLL}{terms.script()}",
+        unsafe_allow_javascript=True,
+    )
 links.begin()
 data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
+with st.sidebar:
+    listing.beside(data_source.current())
 try:
     page.run()
 finally:

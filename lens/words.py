@@ -7,6 +7,8 @@ and tables of numbers keep all digits and don't come here.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 LEAST_SHOWN = 1e-4
@@ -80,6 +82,11 @@ def ratio_in_words(value: float, other: float) -> str:
         return "hardly more than"
     ratio = value / other
     return f"{ratio:.0f} times as much as" if ratio >= 9.5 else f"{ratio:.2g} times as much as"
+
+
+def as_markdown(words: str) -> str:
+    """Somebody's words, such that Markdown shows them as they are."""
+    return re.sub(r"([\\`*_\[\]$<~#|]|:(?=[\w/+-]+:))", r"\\\1", words)
 
 
 def _with_minus(text: str) -> str:

@@ -14,6 +14,8 @@ from pages.expert_views import card, chains, likes, same_layer, stored_cards
 from pages.expert_views import measures as all_experts
 from pages.live.one_trace import routing_shape
 from pages.live.session import kept_traces
+from pages.notes import card as note_card
+from pages.notes import kept, listing
 from pages.shell import data_source, layout, links, null_settings
 from pages.shell.picks import pick_expert
 from pages.vocabulary import chips
@@ -91,6 +93,7 @@ def show() -> None:
         measures = cached.measures_within(routers, view)
     words = chips.at_hand(routers, view)
     map_and_card(routers, measures, words, view)
+    listing.show(routers)
     layout.share(routers)
 
 
@@ -108,7 +111,9 @@ def map_and_card(
         with one:
             layer = layout.layer_choice(layout.layer_labels(routers), default=first[0])
         with two:
-            expert = layout.expert_choice(routers.n_experts, default=first[1])
+            names = kept.titles(routers.sha256, layer)
+            expert = layout.expert_choice(routers.n_experts, default=first[1], names=names)
+        note_card.show(routers, layer, expert)
         card.show(routers, card.Known(measures, load, cards, words), view, layer, expert)
     with left:
         usable = [

@@ -7,6 +7,7 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.finding import Finding
+from lens.glossary import BASIC, marked
 from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
@@ -113,7 +114,8 @@ layout.heading(
 )
 hero.show()
 st.subheader("Four questions", anchor=False)
-st.caption(f"{described(routers)}  \nDot: this model. Grey: where 95 of 100 draws of chance lie.")
+read = "Dot: this model. Grey: where 95 of 100 draws of chance lie."
+st.caption(marked(f"{described(routers)}  \n{read}", skip=BASIC))
 cards = st.empty()
 if layout.is_large(routers):
     cards.caption(layout.ANSWERING)

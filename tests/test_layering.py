@@ -31,7 +31,8 @@ pages/live/one_trace
 pages/live/running
 pages/live/session
 pages/expert_views
-pages/trees pages/vocabulary pages/layer_views pages/overview_views pages/hosting
+pages/trees pages/vocabulary pages/layer_views pages/overview_views pages/notes
+pages/hosting pages/guide
 pages/shell
 
 lens/cached.py

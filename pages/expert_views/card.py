@@ -10,6 +10,7 @@ import streamlit as st
 from lens import cached
 from lens.experts.measures import ExpertMeasures
 from lens.experts.nearest import NearExpert
+from lens.glossary import help_of
 from lens.many_prompts.expert_cards import ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.words import percent
@@ -116,7 +117,7 @@ def weights(measures: ExpertMeasures, load: np.ndarray | None, layer: int, exper
         facts.append(("Load", percent(load[layer, expert], 1)))
     with st.container(horizontal=True, gap="small"):
         for name, value in facts:
-            st.metric(name, value, width="content")
+            st.metric(name, value, width="content", help=help_of(None, name))
     st.caption(
         f"Even breadth {measures.baselines['breadth']:.3f}; L1 / L2 of Gaussian weights "
         f"{measures.baselines['l1_l2']:.3g}. Breadth is known by {measures.breadth_method}."

@@ -9,6 +9,7 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.glossary import help_of
 from lens.many_prompts.expert_cards import LEVEL, ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.words import fixed
@@ -49,6 +50,7 @@ def show(
         placeholder=example,
         on_change=_chosen,
         args=(source,),
+        help=help_of(None, "expert"),
     )
     typed = str(widget(BOX).get() or "").strip() or example
     try:

@@ -9,6 +9,7 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
+from lens.glossary import hover, marked
 from lens.traces.contrast import first_choice_contrast
 from lens.traces.trace import Trace, load_trace
 from pages.shell import data_source
@@ -57,7 +58,7 @@ def show() -> None:
         with left:
             _sentence()
         with right:
-            st.markdown("\n".join(f"- {line}" for line in WHAT_A_ROUTER_IS))
+            st.markdown(marked("\n".join(f"- {line}" for line in WHAT_A_ROUTER_IS)))
             with st.container(key="try_own"):
                 st.page_link(
                     "pages/live_routing.py", label="Try your own text", icon=":material/edit:"
@@ -73,9 +74,10 @@ def _sentence() -> None:
         BEST_LAYER,
         format_func=lambda row: f"L{row}",
         key="hero_layer",
+        help=hover("token", "layer", "first choice"),
     )
     st.html(STYLE + routed_html(trace, layer))
-    st.caption(in_words(trace, layer))
+    st.caption(marked(in_words(trace, layer)))
 
 
 def routed_html(trace: Trace, layer: int) -> str:

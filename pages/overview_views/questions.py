@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lens import figures
+from lens.glossary import marked
 from lens.questions import Answer
 from pages.shell import finding_block, layout
 
@@ -28,7 +29,7 @@ def _card(answer: Answer) -> None:
     finding = answer.finding
     with st.container(border=True, height="stretch", gap="small"):
         st.markdown(f"**{answer.question}**")
-        st.markdown(answer.plain)
+        st.markdown(marked(answer.plain))
         if finding.verdict != "not asked":
             layout.chart(figures.effect_on_chance(finding), f"effect_{answer.id}")
         page, params = layout.QUESTION_VIEWS[answer.id]

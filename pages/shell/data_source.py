@@ -10,6 +10,7 @@ import streamlit as st
 from grok.config import BUNDLED_MODEL
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.glossary import help_of
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers, with_top_k
 from lens.traces.trace import Trace, load_trace
 from pages.shell import hub_source, links
@@ -234,8 +235,11 @@ def _ask_top_k(routers: RouterSet, *, uploaded: bool) -> None:
         step=1,
         key="upload_top_k",
         on_change=take,
-        help="The file has no `top_k`; 2 is taken until you say. Breadth and the fourth question "
-        "depend on it.",
+        help=help_of(
+            "The file has no `top_k`; 2 is taken until you say. Breadth and the fourth question "
+            "depend on it.",
+            "experts, token, breadth",
+        ),
     )
 
 

@@ -1,4 +1,7 @@
-"""What a page has found: a plain sentence, whether it beat chance, and the numbers a click away."""
+"""What a page has found: a plain sentence, whether it beat chance, and the numbers a click away.
+
+The field's words in them carry the marks of `lens.glossary`.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,13 @@ from contextlib import AbstractContextManager
 
 import streamlit as st
 
-from lens import glossary
 from lens.finding import Finding, Verdict, strongest
+from lens.glossary import marked
 
 Headline = str | Sequence[Finding]
 """A page's first lines: an invitation, or what was found, of which the strongest leads."""
 
 NUMBERS = "Numbers"
-KNOWN = ("token", "layer", "chance")
-"""Terms that need no explanation beside numbers."""
 
 
 def show(headline: Headline) -> None:
@@ -23,17 +24,17 @@ def show(headline: Headline) -> None:
     if headline:  # for those who go from heading to heading: a page's name has one below it
         st.html('<h2 class="read-aloud">What this page says</h2>')
     if isinstance(headline, str):
-        st.subheader(headline, anchor=False)
+        st.subheader(marked(headline), anchor=False)
         return
     if not headline:
         return
     first = strongest(list(headline))
-    st.subheader(first.sentence, anchor=False)
+    st.subheader(marked(first.sentence), anchor=False)
     others = [one for one in headline if one is not first]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         chip(first)
         for other in others:
-            st.markdown(other.sentence, width="content")
+            st.markdown(marked(other.sentence), width="content")
             chip(other)
         numbers([first, *others])
 
@@ -41,7 +42,7 @@ def show(headline: Headline) -> None:
 def line(finding: Finding) -> None:
     """A finding beside the page's first one: sentence, chip and numbers in a row."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(finding.sentence, width="content")
+        st.markdown(marked(finding.sentence), width="content")
         chip(finding)
         numbers([finding])
 
@@ -68,18 +69,9 @@ def numbers(findings: Sequence[Finding]) -> None:
         for finding in told:
             if len(told) > 1:
                 st.markdown(f"**{finding.sentence}**")
-            st.markdown(finding.detail)
-        meaning_of(" ".join(finding.detail for finding in told))
+            st.markdown(marked(finding.detail))
 
 
 def behind() -> AbstractContextManager[object]:
     """What opens at a click on "Numbers"."""
     return st.popover(NUMBERS, icon=":material/functions:")
-
-
-def meaning_of(text: str) -> None:
-    """What the field's words in a text mean, below it."""
-    terms = glossary.used_in(text, skip=KNOWN)
-    if terms:
-        st.divider()
-        st.caption(glossary.hover(*terms))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -16,6 +15,7 @@ from streamlit.delta_generator import DeltaGenerator
 from lens import cached, figures
 from lens.figures import alt_text
 from lens.finding import Finding
+from lens.glossary import BASIC, marked
 from lens.layers.ranking import ranking_change
 from lens.layers.similarity import LAYER_METRICS
 from lens.questions import Answer
@@ -23,6 +23,7 @@ from lens.routers import router_set
 from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
 from lens.version import version
+from lens.words import as_markdown
 from pages.shell import downloads, finding_block, links, null_settings
 from pages.shell.finding_block import Headline
 from pages.shell.picks import OnPick
@@ -85,12 +86,18 @@ def metric_choice(help: str | None = None) -> str:
 
 
 def expert_choice(
-    n_experts: int, width: int | Literal["stretch"] = "stretch", default: int = 0
+    n_experts: int,
+    width: int | Literal["stretch"] = "stretch",
+    default: int = 0,
+    names: Mapping[int, str] | None = None,
 ) -> int:
-    """One expert by its number in the layer."""
-    return links.choice(
-        "expert", "Expert", range(n_experts), default, shown=expert_name, width=width
-    )
+    """One expert by its number in the layer, with the name that somebody gave it."""
+
+    def shown(expert: int) -> str:
+        name = (names or {}).get(expert)
+        return f"{expert_name(expert)} · {name}" if name else expert_name(expert)
+
+    return links.choice("expert", "Expert", range(n_experts), default, shown=shown, width=width)
 
 
 def expert_name(expert: int) -> str:
@@ -145,14 +152,13 @@ def heading(
             if chance:
                 null_settings.popover()
             with st.popover("How to read", icon=":material/menu_book:"):
-                st.markdown(how_to_read)
-                finding_block.meaning_of(how_to_read)
+                st.markdown(marked(how_to_read))
             share = st.popover("Share", icon=":material/link:")
     SHARE.set(share)
     LATE.take()
     first_lines = st.empty()
     if callable(headline) and is_large(routers):
-        first_lines.subheader(ANSWERING, anchor=False)
+        first_lines.subheader(marked(ANSWERING), anchor=False)
         LATE.set((first_lines, headline))
     else:
         known = headline() if callable(headline) else headline
@@ -160,11 +166,13 @@ def heading(
             finding_block.show(known)
     if view == "raw":
         st.caption(
-            "Raw routers: the figures below are of the weights as stored, which hold what softmax "
-            "cannot see. The sentence above is of canonical routers."
+            marked(
+                "Raw routers: the figures below are of the weights as stored, which hold what "
+                "softmax cannot see. The sentence above is of canonical routers."
+            )
         )
     for sentence in caveats(routers):
-        st.caption(f":material/info: {sentence}")
+        st.caption(marked(f":material/info: {sentence}"))
 
 
 def share(routers: RouterSet) -> None:
@@ -308,15 +316,10 @@ def _figure_title(chart: alt.TopLevelMixin) -> None:
     if not isinstance(title, alt.TitleParams):
         return
     words = title.to_dict()
-    st.markdown(f"**{_as_text(words['text'])}**")
+    st.markdown(f"**{marked(as_markdown(words['text']), skip=BASIC)}**")
     second = " ".join(words.get("subtitle") or [])
     if second:
-        st.caption(_as_text(second))
-
-
-def _as_text(words: str) -> str:
-    """Words in which Markdown finds nothing to do."""
-    return re.sub(r"([\\`*_\[\]$<~#|])", r"\\\1", words)
+        st.caption(marked(as_markdown(second), skip=BASIC))
 
 
 def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:

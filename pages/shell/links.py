@@ -18,6 +18,7 @@ from streamlit.elements.lib.mutable_tab_container import TabContainer
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from lens.glossary import help_of
 from pages.shell.session_keys import SessionKey, SessionValue, widget
 
 Option = TypeVar("Option")
@@ -106,7 +107,7 @@ def choice(
         list(by_text.values()),
         key=name,
         format_func=shown,
-        help=help,
+        help=help_of(help, label),
         label_visibility="collapsed" if collapsed else "visible",
         width=width,
     )
@@ -131,7 +132,7 @@ def segments(
         required=True,
         key=name,
         format_func=shown,
-        help=help,
+        help=help_of(help, label, *map(shown, by_text.values())),
         label_visibility="collapsed" if collapsed else "visible",
     )
     return _record_option(name, value, by_text, default)
@@ -168,9 +169,9 @@ def number(
     """A whole number between two bounds."""
     _prepare_number(name, label, low, high, default, int)
     if slider:
-        value = st.slider(label, low, high, key=name, help=help)
+        value = st.slider(label, low, high, key=name, help=help_of(help, label))
     else:
-        value = st.number_input(label, low, high, key=name, help=help, step=1)
+        value = st.number_input(label, low, high, key=name, help=help_of(help, label), step=1)
     _record(name, value, str(value), str(default))
     return value
 
@@ -180,7 +181,7 @@ def decimal(
 ) -> float:
     """A number between two bounds, in steps of 0.05."""
     _prepare_number(name, label, low, high, default, float)
-    value = st.slider(label, low, high, key=name, help=help, step=0.05)
+    value = st.slider(label, low, high, key=name, help=help_of(help, label), step=0.05)
     _record(name, value, f"{value:g}", f"{default:g}")
     return value
 

@@ -35,6 +35,7 @@ class SessionKey(StrEnum):
     LATE_FINDING = "late_finding"  # the place of a page's first lines, and what makes them
     SHARE_POPOVER = "share"  # where the link of this view is drawn, once the page stands
     FINISHED = "deferred_finished"  # keys of the slow results that this session has seen made
+    NOTES_PROBLEM = "notes_problem"  # why notes on experts could not be read or kept
     OWNER_KEY = "owner_key"  # random key of the browser, for the list of its runs
 
     # data source

@@ -13,6 +13,7 @@ import streamlit as st
 from grok.errors import GrokError
 from lens.figures.routers import vocabulary as vocabulary_figures
 from lens.figures.token_grid import visible
+from lens.glossary import help_of
 from lens.routers.router_set import RouterSet
 from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.one_token import TokenReading, standing
@@ -92,6 +93,7 @@ def controls(source: Source, *, with_standing: bool) -> tuple[int, str]:
                 max_chars=200,
                 placeholder="text, or an id as #123",
                 on_change=partial(search, source),
+                help=help_of(None, "token"),
             )
     with id_column:
         token = links.number(
@@ -152,6 +154,7 @@ def search_results(source: Source, token: int) -> None:
         key=match.key,
         format_func=lambda t: f"{visible(source.piece(t))}  #{t}",
         on_change=chosen,
+        help=help_of(None, "token"),
     )
 
 

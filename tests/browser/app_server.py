@@ -43,6 +43,7 @@ def serving(
     log = folder / "log.txt"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GROK_LENS_")}
     environment["GROK_LENS_RUNS"] = str(folder / "runs")
+    environment["GROK_LENS_NOTES"] = str(folder / "notes")
     environment |= settings or {}
     with log.open("wb") as output:
         process = subprocess.Popen(

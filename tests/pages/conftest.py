@@ -12,10 +12,13 @@ import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import HeadingBase, Markdown
 
 from lens.clustering import branch_support, tree_null
 from lens.extract.grok1 import extract_routers
+from lens.glossary import unmarked
 from lens.routers.router_set import RouterSet
+from lens.storage.expert_notes import FOLDER_VARIABLE
 from pages.shell import data_source
 from pages.trees import chance as tree_chance
 
@@ -33,8 +36,9 @@ Open = Callable[..., AppTest]
 
 
 @pytest.fixture(autouse=True)
-def bundled_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No data source but the bundled one, whatever the environment says."""
+def bundled_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No data source but the bundled one and nobody's notes, whatever the environment says."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "notes"))
     monkeypatch.delenv(data_source.ROUTERS_VARIABLE, raising=False)
     monkeypatch.delenv(data_source.CHECKPOINT_VARIABLE, raising=False)
     monkeypatch.setattr(sys, "argv", ["app.py"])
@@ -47,6 +51,14 @@ def packages_are_read_once() -> Iterator[None]:
     manifest_scanner.scan_component_manifests = cache(scan)
     yield
     manifest_scanner.scan_component_manifests = scan
+
+
+@pytest.fixture(autouse=True)
+def texts_are_read_without_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown, as people read it; the marks of the field's words stay in `proto.body`."""
+    for kind in (HeadingBase, Markdown):
+        shown = property(lambda element: unmarked(element.proto.body))
+        monkeypatch.setattr(kind, "value", shown)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,6 +11,8 @@ from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.glossary import help_of
+from lens.words import as_markdown
 from pages.live.running import stream_progress
 from pages.live.running.stream_cost import Work
 from pages.live.session import prompts
@@ -39,7 +40,12 @@ def text_box(
     """A text area whose text is the same in all modes, for this session alone."""
     put_back(name)
     text = st.text_area(
-        label, key=name, height=height, max_chars=max_chars, placeholder=placeholder, help=help
+        label,
+        key=name,
+        height=height,
+        max_chars=max_chars,
+        placeholder=placeholder,
+        help=help_of(help, label),
     )
     return typed(name, text)
 
@@ -47,7 +53,9 @@ def text_box(
 def text_line(name: str, label: str, *, max_chars: int, placeholder: str, help: str) -> str:
     """A line of text that is kept as `text_box` keeps its own."""
     put_back(name)
-    text = st.text_input(label, key=name, max_chars=max_chars, placeholder=placeholder, help=help)
+    text = st.text_input(
+        label, key=name, max_chars=max_chars, placeholder=placeholder, help=help_of(help, label)
+    )
     return typed(name, text)
 
 
@@ -120,8 +128,9 @@ def fold(text: str | None, label: str = "Your own text") -> ExpanderContainer:
         return st.expander(label, expanded=True, icon=":material/edit:")
     line = " ".join(text.split())
     line = line if len(line) <= LINE else f"{line[: LINE - 1]}…"
-    line = re.sub(r"([\\`*_\[\]$<~#|:!])", r"\\\1", line)
-    return st.expander(f"{label} (shown: “{line}”)", expanded=False, icon=":material/edit:")
+    return st.expander(
+        f"{label} (shown: “{as_markdown(line)}”)", expanded=False, icon=":material/edit:"
+    )
 
 
 def is_of(mode: str, result: object, *texts: object) -> None:

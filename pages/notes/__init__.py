@@ -1,0 +1,1 @@
+"""Pins, names and notes on experts, kept for the person."""
