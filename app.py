@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas  # noqa: F401
 import streamlit as st
 
-from pages.guide import terms
+from pages.guide import terms, tour
 from pages.notes import listing
 from pages.shell import data_source, links
 
@@ -100,9 +100,12 @@ with st.sidebar.container(key="brand"):
     )
 links.begin()
 data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
-with st.sidebar:
-    listing.beside(data_source.current())
 try:
+    routers = data_source.current()
+    with st.sidebar:
+        listing.beside(routers)
+        tour.again()
+    tour.bar(page.url_path)
     page.run()
 finally:
     links.finish()

@@ -12,6 +12,7 @@ from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
+from pages.guide import tour
 from pages.overview_views import hero, questions
 from pages.shell import data_source, layout, links
 
@@ -112,6 +113,7 @@ routers = data_source.current()
 layout.heading(
     "Overview", lambda: headline(layout.answers(routers)), HOW_TO_READ, routers, chance=True
 )
+tour.offer()
 hero.show()
 st.subheader("Four questions", anchor=False)
 read = "Dot: this model. Grey: where 95 of 100 draws of chance lie."

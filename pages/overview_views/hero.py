@@ -53,7 +53,7 @@ def example() -> Trace:
 
 def show() -> None:
     """The sentence beside three lines on what a router is."""
-    with st.container(border=True):
+    with st.container(border=True, key="hero"):
         left, right = st.columns([5, 3], gap="large")
         with left:
             _sentence()

@@ -162,7 +162,7 @@ def heading(
         LATE.set((first_lines, headline))
     else:
         known = headline() if callable(headline) else headline
-        with first_lines.container():
+        with first_lines.container(key="first_lines"):
             finding_block.show(known)
     if view == "raw":
         st.caption(
@@ -180,7 +180,7 @@ def share(routers: RouterSet) -> None:
     late = LATE.take()
     if late is not None:
         known = late[1]()
-        with late[0].container():
+        with late[0].container(key="first_lines"):
             finding_block.show(known)
     popover = SHARE.take()
     if popover is None:

@@ -36,6 +36,9 @@ class SessionKey(StrEnum):
     SHARE_POPOVER = "share"  # where the link of this view is drawn, once the page stands
     FINISHED = "deferred_finished"  # keys of the slow results that this session has seen made
     NOTES_PROBLEM = "notes_problem"  # why notes on experts could not be read or kept
+    TOUR_STEP = "tour_step"  # step of the tour that is under way
+    TOUR_GOING = "tour_going"  # a click on the tour leads to another page
+    TOUR_SEEN = "tour_seen"  # the tour was begun or declined
     OWNER_KEY = "owner_key"  # random key of the browser, for the list of its runs
 
     # data source
