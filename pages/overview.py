@@ -12,6 +12,7 @@ from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
+from pages.exports import report
 from pages.guide import tour
 from pages.overview_views import hero, questions
 from pages.shell import data_source, layout, links
@@ -126,6 +127,7 @@ else:
         questions.cards(layout.answers(routers))
 st.subheader("At a glance", anchor=False)
 glance(routers)
+report.show(routers)
 layout.share(routers)
 if layout.is_large(routers):
     with cards.container():

@@ -30,7 +30,7 @@ pages/live/compare pages/live/what_if pages/live/generate pages/live/many
 pages/live/one_trace
 pages/live/running
 pages/live/session
-pages/expert_views
+pages/exports pages/expert_views
 pages/trees pages/vocabulary pages/layer_views pages/overview_views pages/notes
 pages/hosting pages/guide
 pages/shell

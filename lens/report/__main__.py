@@ -22,7 +22,7 @@ from lens.report.write import CLEAR_LINE, write_report
 from lens.routers.router_set import VIEWS, RouterSet, layer_labels, load_routers
 from lens.traces.trace import load_trace
 
-BETWEEN = 5.0  # seconds between two lines of progress
+BETWEEN = 5.0  # seconds between two lines of progress, unless told otherwise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="M",
         help="largest shared directions to take away first (default: by rule)",
     )
+    parser.add_argument(
+        "--progress",
+        type=float,
+        default=BETWEEN,
+        metavar="SECONDS",
+        help=f"between two lines of progress in a file or a pipe (default {BETWEEN:g})",
+    )
     return parser
 
 
@@ -75,14 +82,14 @@ def _terminal_progress(done: int, total: int, name: str) -> None:
     print(f"{CLEAR_LINE}[{done + 1}/{total}] {name}", end="", file=sys.stderr, flush=True)
 
 
-def _log_progress() -> Callable[[int, int, str], None]:
-    """Progress for a file or a pipe: a line when the work begins and every few seconds."""
+def _log_progress(seconds: float) -> Callable[[int, int, str], None]:
+    """Progress for a file or a pipe: a line when the work begins and every so many seconds."""
     begun = told = time.monotonic()
 
     def tell(done: int, total: int, name: str) -> None:
         nonlocal told
         now = time.monotonic()
-        if done == 0 or now - told >= BETWEEN:
+        if done == 0 or now - told >= seconds:
             told = now
             print(f"[{done + 1}/{total}] {name} ({now - begun:.0f} s)", file=sys.stderr, flush=True)
 
@@ -138,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trace=load_trace(Path(options.trace)) if options.trace else None,
             traces=_traces(options.traces, options.labels),
             more=_vocabulary(routers, options.checkpoint),
-            progress=_terminal_progress if shown else _log_progress(),
+            progress=_terminal_progress if shown else _log_progress(options.progress),
         )
     except LensError as error:
         print(f"{CLEAR_LINE * shown}lens.report: {error}", file=sys.stderr)

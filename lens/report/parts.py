@@ -41,6 +41,16 @@ class Settings:
     reference: Reference = "shared"
     directions: int | None = None
 
+    @property
+    def options(self) -> list[str]:
+        """These settings as options of `python -m lens.report`."""
+        options = [
+            *("--view", self.view, "--metric", self.metric, "--seed", str(self.seed)),
+            *("--draws", str(self.draws), "--null-seed", str(self.null_seed)),
+            *("--reference", self.reference),
+        ]
+        return options + ([] if self.directions is None else ["--directions", str(self.directions)])
+
 
 @dataclass(frozen=True)
 class Part:

@@ -128,10 +128,7 @@ def _page(
         ("Pairs of layers against", REFERENCE_LABELS[numbers.reference]),
         (
             "Made by",
-            f"python -m lens.report --input FILE --output-dir DIR --view {settings.view} "
-            f"--metric {settings.metric} --seed {settings.seed} --draws {settings.draws} "
-            f"--null-seed {settings.null_seed} --reference {settings.reference}"
-            + (f" --directions {settings.directions}" if settings.directions is not None else ""),
+            f"python -m lens.report --input FILE --output-dir DIR {' '.join(settings.options)}",
         ),
         *(("Note", sentence) for sentence in caveats(routers)),
     ]

@@ -57,6 +57,10 @@ class SessionKey(StrEnum):
     TOKEN_MATCHES = "vocabulary_matches"  # tokens that the search found
     TOKEN_NOTICE = "vocabulary_notice"  # why the search found none
 
+    # exports
+    REPORT_JOB = "report_job"  # the report asked for last, and the job that makes it
+    REPORT_GROUP = "report_group"  # object that stands for the session among the reports' jobs
+
     # live routing
     TRACES = "traces"  # routing traces of this session, by slot
     TRACE_SHOWN = "trace_shown"  # slot of the trace that is shown

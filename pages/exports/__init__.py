@@ -1,0 +1,1 @@
+"""What people take with them: the report of all that the pages show."""
