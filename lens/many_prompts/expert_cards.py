@@ -20,6 +20,7 @@ from lens.many_prompts.label_tests import labels_taken, main_label
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_statistics import run_label_test, run_traces
 from lens.many_prompts.run_words import Occurrence, is_word, strongest, word_lift
+from lens.recipe.steps import remembered
 from lens.storage.npz import open_npz
 from lens.storage.whole_file import READABLE, whole_file
 
@@ -176,6 +177,15 @@ def cards_of_run(run: Run) -> ExpertCards:
     )
 
 
+@remembered
+def main_kinds(
+    cards: ExpertCards,
+) -> tuple[Int[np.ndarray, "layer expert"], Float[np.ndarray, "layer expert"]]:
+    """The kind that each expert takes most (-1 for none), and its share of that kind's tokens."""
+    main = cards.main
+    return main, np.take_along_axis(cards.share, np.maximum(main, 0)[None], 0)[0]
+
+
 def save_cards(cards: ExpertCards, file: str | Path) -> None:
     """Writes the cards whole or not at all; the same cards give the same bytes.
 
@@ -194,6 +204,7 @@ def save_cards(cards: ExpertCards, file: str | Path) -> None:
         np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
 
 
+@remembered
 def load_cards(file: str | Path) -> ExpertCards:
     """The cards of a file that anybody may have made.
 

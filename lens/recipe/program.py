@@ -185,9 +185,10 @@ class _Writer:
             return self._plain(value.item())
         if isinstance(value, float) and not np.isfinite(value):
             return f'float("{value}")'
-        if str(value) == str(BUNDLED_MODEL):
+        if isinstance(value, str | Path) and str(value).startswith(str(BUNDLED_MODEL)):
             self.imports.add("from grok.config import BUNDLED_MODEL")
-            return "BUNDLED_MODEL"
+            inside = Path(value).relative_to(BUNDLED_MODEL).parts
+            return " / ".join(["BUNDLED_MODEL", *map(_quoted, inside)])
         if isinstance(value, str | Path):
             return _quoted(str(value))
         if is_dataclass(value):

@@ -9,7 +9,7 @@ from lens import cached, figures
 from lens.experts.measures import ExpertMeasures
 from lens.experts.unequal_experts import ExpertInequality, longest_in_words
 from lens.figures.traces import label_map
-from lens.many_prompts.expert_cards import ExpertCards
+from lens.many_prompts.expert_cards import ExpertCards, main_kinds
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import expert_cards
@@ -65,8 +65,8 @@ def coloured(
 
 def takes_map(routers: RouterSet, cards: ExpertCards, picked: tuple[int, int]) -> None:
     """The kind of text that each expert takes in the stored run."""
-    labels, main = layout.layer_labels(routers), cards.main
-    share = np.take_along_axis(cards.share, np.maximum(main, 0)[None], 0)[0]
+    labels = layout.layer_labels(routers)
+    main, share = main_kinds(cards)
     layout.figure(
         label_map.label_map(
             main,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.figures import marks, theme
+from lens.recipe.steps import remembered
 
 NO_KIND = "no kind more"
 WRITTEN = 26  # width of a cell, in pixels, that has room for two letters
@@ -18,6 +19,7 @@ PURPLE = "#5A4A78"
 DARK = (theme.OKABE_ITO[4], PURPLE)
 
 
+@remembered
 def label_map(
     main: Int[np.ndarray, "layer expert"],
     share: Float[np.ndarray, "layer expert"],

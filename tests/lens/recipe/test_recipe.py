@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import io
+import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lens import figures
 from lens.errors import LensError
 from lens.recipe import steps
 from lens.recipe.program import program
@@ -94,6 +97,7 @@ def test_texts_from_outside_stay_texts():
 
 
 def test_results_are_not_kept_alive():
+    gc.collect()
     before = len(steps._made)
     kept = [grid(50) for _ in range(20)]
     assert len(steps._made) == before + 20
@@ -127,3 +131,17 @@ def test_a_result_made_in_another_way_can_be_noted():
     value = np.full((30, 30), 3.0)
     note(value, grid, 5)
     assert "grid(5)" in program(total(value))
+
+
+def test_every_figure_is_remembered():
+    """A figure that is not has no code to be copied."""
+    forgotten = []
+    for module in pkgutil.walk_packages(figures.__path__, "lens.figures."):
+        for name, function in vars(importlib.import_module(module.name)).items():
+            made = getattr(function, "__annotations__", {}).get("return", "")
+            own = getattr(function, "__module__", "") == module.name and not name.startswith("_")
+            own = own and module.name.count(".") > 2  # other files hold parts of figures
+            if own and str(made).startswith("alt.") and "Chart" in str(made):
+                if not hasattr(function, "__wrapped__"):
+                    forgotten.append(f"{module.name}.{name}")
+    assert not forgotten
