@@ -61,6 +61,9 @@ from lens.layers.references import Reference
 from lens.layers.shared_directions import SharedDirections
 from lens.layers.similarity import AdjacentLayers, LayerPair
 from lens.layers.transitions import Transitions
+from lens.model_pairs import comparison as two_sets
+from lens.model_pairs.comparison import Comparison, Structure
+from lens.model_pairs.depth_profiles import Profile, depth_profiles
 from lens.questions import Answer
 from lens.recipe.steps import remembered
 from lens.routers import effective_dimension, gram
@@ -426,6 +429,35 @@ def within_layers(
 ) -> WithinLayers:
     equal = equal_experts(routers, seed) if view == "canonical" else None
     return layer_geometry.within_layers(router_gram(routers, view), equal, draws=draws, seed=seed)
+
+
+# --- two router sets ---
+
+
+@_data
+def comparison(
+    a: RouterSet,
+    b: RouterSet,
+    metric: str = "cka",
+    view: str = "canonical",
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Comparison:
+    return two_sets.compare_routers(a, b, view, metric, draws=draws, seed=seed)
+
+
+@_data
+def structure(
+    a: RouterSet, b: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
+) -> Structure:
+    return two_sets.compare_structure(a, b, view, draws=draws, seed=seed)
+
+
+@_data
+def profiles(
+    a: RouterSet, b: RouterSet, view: str = "canonical", draws: int = DRAWS, seed: int = SEED
+) -> list[Profile]:
+    return depth_profiles(a, b, view, draws=draws, seed=seed)
 
 
 # --- trees and maps against chance: small blocks of draws, so that a page can show them early ---

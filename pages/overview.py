@@ -14,7 +14,7 @@ from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from pages.exports import report
 from pages.guide import tour
-from pages.overview_views import hero, questions
+from pages.overview_views import hero, questions, two_sets
 from pages.shell import data_source, layout, links
 
 HOW_TO_READ = """
@@ -127,6 +127,7 @@ else:
         questions.cards(layout.answers(routers))
 st.subheader("At a glance", anchor=False)
 glance(routers)
+two_sets.show(routers)
 report.show(routers)
 layout.share(routers)
 if layout.is_large(routers):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lens.compare.findings import findings_of
+from lens.compare.headline import headline
 from lens.compare.parts import compare_parts
 from lens.errors import LensError
 from lens.layers.draws import DRAWS, SEED
@@ -89,6 +90,7 @@ def write(
     sections = findings_of(a, b, found, alike, profiles)
     index = {**about, "findings": sections}
     facts = [
+        ("In short", headline(a, found, alike, "").sentence),
         ("A", origin(a)),
         ("B", origin(b)),
         ("View", view),
@@ -152,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: {origin(routers)}")
             for sentence in caveats(routers):
                 print(f"{name}: {sentence}")
-        print("\n".join(summary(a, b, found, alike, profiles)))
+        told = summary(a, b, found, alike, profiles)
+        print(headline(a, found, alike, "").sentence, *told, sep="\n")
         if options.output_dir is not None:
             names, skipped = write(
                 options.output_dir, a, b, found, alike, profiles, view=view, metric=metric

@@ -16,6 +16,9 @@ NAMES: Mapping[str, str] = {
     "null_seed": "seed of the nulls",
     "layer": "the layer, by the model's own number",
     "expert": "the expert, by its number in the layer",
+    # Overview
+    "beside": "second router set",
+    "differs_in": "tab of two router sets",
     # Layers and Clustering
     "metric": "similarity of layers",
     "other": "the layer to compare with; in Compare, the second trace",

@@ -57,6 +57,11 @@ class SessionKey(StrEnum):
     TOKEN_MATCHES = "vocabulary_matches"  # tokens that the search found
     TOKEN_NOTICE = "vocabulary_notice"  # why the search found none
 
+    # two router sets
+    SECOND_ROUTERS = "second_routers"  # the set that was opened to compare with
+    SECOND_PROBLEM = "second_problem"  # why the file opened for it was refused
+    TWO_SETS_RUN = "two_sets_run"  # sets and settings of the long comparison asked for last
+
     # exports
     REPORT_JOB = "report_job"  # the report asked for last, and the job that makes it
     REPORT_GROUP = "report_group"  # object that stands for the session among the reports' jobs

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lens.compare.__main__ import main, summary
+from lens.compare.headline import headline
 from lens.errors import LensError
 from lens.layers.similarity import layer_similarity
 from lens.model_pairs.comparison import (
@@ -20,6 +21,7 @@ from lens.model_pairs.comparison import (
 from lens.model_pairs.depth_profiles import depth_profiles
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, save_routers
+from tests.headline_words import faults
 from tests.lens.router_noise import KINDS, noise
 
 RNG = np.random.default_rng(97)
@@ -97,6 +99,24 @@ def test_noise_on_one_layer_and_one_new_expert_are_changes_of_those_alone():
     assert said.count("unchanged") == L - 2
     assert found.expert_q[5, 4] > 0.05 and (np.delete(found.expert_q[5], 4) < 0.01).all()
     assert (found.expert_q[2] < 0.01).all()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda w: w, "the same experts under the same numbers"),
+        (lambda w: w[:, :, ::-1], "some have other numbers"),
+        (lambda w: w + 0.1 * RNG.standard_normal(w.shape), "Every layer still routes like"),
+        (lambda w: RNG.standard_normal(w.shape), "No layer routes like"),
+    ],
+)
+def test_a_comparison_comes_to_one_plain_sentence(change, said):
+    a, b = routers(A), routers(np.ascontiguousarray(change(A)))
+    found = compare_routers(a, b, draws=400)
+    told = headline(a, found, compare_structure(a, b, draws=400), "in full")
+    assert said in told.sentence and not faults(told.sentence)
+    assert told.found == ("No layer" not in said)
+    assert told.detail == "in full"
 
 
 def test_independent_sets_are_unrelated_layer_by_layer():
