@@ -48,7 +48,7 @@ from lens.figures.traces.labels import label_lift, label_load
 from lens.figures.traces.margins import margin_histogram, margin_quantiles
 from lens.figures.traces.router_geometry import logit_lens_by_layer, push_ticks
 from lens.figures.traces.token_maps import difference_map, token_layer_map
-from lens.figures.traces.tokens import candidate_bars, cell_probabilities, token_strip
+from lens.figures.traces.tokens import StripColours, candidate_bars, cell_probabilities, token_strip
 from lens.figures.traces.traffic import (
     coselection_matrix,
     load_by_layer,
@@ -58,6 +58,7 @@ from lens.figures.traces.traffic import (
 __all__ = [
     "OKABE_ITO",
     "adjacent_against_chance",
+    "StripColours",
     "alt_text",
     "breadth_against_load",
     "candidate_bars",

@@ -188,7 +188,34 @@ def cells(base: alt.Chart, colour: Any, tips: Sequence[Tip], *fields: str) -> al
         *fields: that a click picks; none for cells that nothing follows from.
     """
     filled: alt.Chart = base.mark_rect().encode(color=colour, tooltip=tooltip(*tips))
+    filled = read_aloud(filled, tips)
     return filled.add_params(pick(*fields)) if fields else filled
+
+
+def read_aloud(shown: alt.Chart, tips: Sequence[Tip]) -> alt.Chart:
+    """Marks that are read as a sentence: "L3 with L8: CKA 0.312".
+
+    Args:
+        shown: the marks.
+        tips: lines of their tooltip: first the names of what a mark stands for, then its values.
+    """
+    place: list[str] = []
+    values: list[str] = []
+    for field, *rest in tips:
+        name, form = (*rest, "", "")[:2]
+        column, kind = field.split(":")
+        if kind == "N" and not values:
+            join = "" if not place else " with " if name.startswith("with ") else ", "
+            place.append(f"'{join}' + datum.{column}")
+        else:
+            text = f"format(datum.{column}, '{form}')" if form else f"datum.{column}"
+            title = (name or column).replace("\\", "").replace("'", "’")
+            values.append(f"'{', ' if values else ''}{title} ' + {text}")
+    said = " + ".join([*place, "': '", *values] if values else place)
+    aloud: alt.Chart = shown.transform_calculate(said=said).encode(
+        description=alt.Description("said:N")
+    )
+    return aloud
 
 
 def outlined(
@@ -248,9 +275,11 @@ def ink_colour() -> Any:
     return highlight(f"datum.ink === '{theme.ON_DARK}'", theme.ON_DARK, theme.ON_LIGHT)
 
 
-def inked_text(base: alt.Chart, text: str | alt.Text, size: float = 10) -> alt.Chart:
-    """Text on cells, in the "ink" of each."""
-    written: alt.Chart = base.mark_text(fontSize=size, tooltip=None)
+def inked_text(
+    base: alt.Chart, text: str | alt.Text, size: float = 10, down: float = 0
+) -> alt.Chart:
+    """Text on cells, in the "ink" of each; `down` moves it, in pixels. The cells are read aloud."""
+    written: alt.Chart = base.mark_text(fontSize=size, dy=down, tooltip=None, aria=False)
     return written.encode(
         text=alt.Text(text) if isinstance(text, str) else text, color=ink_colour()
     )

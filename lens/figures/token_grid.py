@@ -30,6 +30,11 @@ def visible(piece: str) -> str:
     return shown if len(shown) <= PIECE else shown[: PIECE - 1] + "…"
 
 
+def quoted(piece: str) -> str:
+    """A token's piece in quotation marks, as it stands in titles and sentences."""
+    return f"“{visible(piece)}”"
+
+
 def token_names(pieces: Sequence[str]) -> list[str]:
     """A name of its own for each token: its position and its text."""
     return [f"{t} {visible(piece)}" for t, piece in enumerate(pieces)]

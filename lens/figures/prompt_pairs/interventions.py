@@ -12,6 +12,7 @@ from lens.figures import marks, theme
 from lens.figures.token_grid import (
     WIDTH,
     TokenGrid,
+    quoted,
     ranked_names,
     token_names,
     token_step,
@@ -303,7 +304,7 @@ def next_tokens_changed(
             dots.mark_point(filled=True, size=70, opacity=1),
         ],
         (420, alt.Step(20)),
-        theme.title(f"Next token after {visible(following)}", "probabilities", width=300),
+        theme.title(f"Next token after {quoted(following)}", "probabilities", width=300),
         theme.alt_description(
             "Next tokens before and after: "
             + ", ".join(

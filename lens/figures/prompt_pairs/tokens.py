@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from lens.figures import marks, theme
 from lens.figures.token_grid import (
     WIDTH,
+    quoted,
     ranked_names,
     token_step,
     token_window,
@@ -164,7 +165,7 @@ def next_tokens_of_both(
         ],
         (420, alt.Step(11)),
         theme.title(
-            f"Next token after {visible(after_token)}" if after_token else "Next token",
+            f"Next token after {quoted(after_token)}" if after_token else "Next token",
             "probabilities; dashed: not among the listed, so at most this",
             width=400,
         ),

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.figures.routers.expert_grid import GridText, MeasureText, expert_grid
-from lens.figures.token_grid import visible
+from lens.figures.token_grid import quoted, visible
 from lens.recipe.steps import remembered
 from lens.vocabulary.readout_null import band as chance_band
 from lens.words import significant
@@ -191,7 +191,7 @@ def token_expert_map(
     text, shown = READINGS[what], visible(piece)
     beyond = int(np.count_nonzero(reading.q <= 0.05))
     words = GridText(
-        title=f"{text.title}: {shown}",
+        title=f"{text.title}: {quoted(piece)}",
         reading=f"{text.unit}; digits number its choices; {DIRECT}",
         legend=text.short,
         tooltip=text.short,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.figures import marks, theme
-from lens.figures.token_grid import token_names, visible
+from lens.figures.token_grid import quoted, token_names, visible
 from lens.recipe.steps import remembered
 from lens.words import significant
 
@@ -140,7 +140,7 @@ def logit_lens_by_layer(
         [bars.add_params(marks.pick("layer")), ticks, words.encode(text=alt.Text("text:N"))],
         (420, alt.Step(step)),
         theme.title(
-            f"If the model ended here: after {visible(after)}",
+            f"If the model ended here: after {quoted(after)}",
             "beside the bar: the likeliest next token and its probability; grey tick: median KL "
             "of this text's tokens",
             width=300,

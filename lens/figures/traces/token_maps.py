@@ -72,7 +72,7 @@ def token_layer_map(
     *,
     prompt_length: int | None = None,
     n_experts: int | None = None,
-    start: int | None = None,
+    experts: Int[np.ndarray, "layer token k"] | None = None,
 ) -> alt.LayerChart:
     """One value for every token in every layer; see `token_window` for long prompts.
 
@@ -84,7 +84,7 @@ def token_layer_map(
         picked: the cell to outline, as (token, layer).
         prompt_length: tokens from here on were generated.
         n_experts: sets the fixed domain of entropy and largest gate.
-        start: first token drawn.
+        experts: chosen ones, the strongest first, which every cell then names when pointed at.
 
     Returns:
         A chart with the selection "pick" of the fields token and layer.
@@ -93,24 +93,27 @@ def token_layer_map(
     values = np.asarray(values, dtype=int if is_choice else float)
     n_layers, n_tokens = values.shape
     _same_length(pieces, n_tokens)
-    window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None, start=start)
+    window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None)
     grid = TokenGrid(token_names(pieces), labels, window)
     step = token_step(len(window), 14 if is_choice else 9)
-    token, _ = grid.cells
+    token, layer = grid.cells
     data = grid.columns(values) | {
         "piece": np.asarray([visible(p) for p in pieces])[token],
         "part": np.where(token < end_of_prompt(prompt_length, n_tokens), "prompt", "generated"),
     }
     if is_choice:
-        data |= {"shade": _shades(data["value"]), "ink": digit_ink(data["value"])}
+        data |= {"shade": expert_shades(data["value"]), "ink": digit_ink(data["value"])}
     domain = _with_gap(grid.shown, window, prompt_length)
-    base = marks.chart(data, x=token_x(domain, "token"), y=marks.layer_y(labels))
     tips: list[marks.Tip] = [
         ("x:N", "token"),
         ("y:N", "layer"),
         ("value:Q", text.title, "d" if is_choice else ".4f"),
         ("part:N", "part"),
     ]
+    if experts is not None:
+        data["experts"] = experts_text(experts[layer, token])
+        tips.append(("experts:N", "experts, in order of choice"))
+    base = marks.chart(data, x=token_x(domain, "token"), y=marks.layer_y(labels))
     layers = [marks.cells(base, _colour(values, what, n_experts), tips, "token", "layer")]
     if is_choice:
         layers.append(marks.inked_text(base, "value:N", min(11, step * 0.7)))
@@ -194,6 +197,11 @@ def end_of_prompt(prompt_length: int | None, n_tokens: int) -> int:
     return n_tokens if prompt_length is None else prompt_length
 
 
+def experts_text(experts: np.ndarray) -> list[str]:
+    """Chosen experts of some tokens [T, K] as "E5 E6"; a negative one stands for none."""
+    return [" ".join(f"E{e}" for e in row if e >= 0) for row in experts.tolist()]
+
+
 def digit_ink(experts: np.ndarray) -> np.ndarray:
     """Colour of an expert's digit on its own colour."""
     # Of the eight colours only the blue one is too dark for black digits.
@@ -202,14 +210,15 @@ def digit_ink(experts: np.ndarray) -> np.ndarray:
     return np.where(is_blue, theme.ON_DARK, theme.ON_LIGHT)
 
 
-def _shades(experts: np.ndarray) -> np.ndarray:
+def expert_shades(experts: np.ndarray) -> np.ndarray:
+    """Colours of experts, by their numbers modulo eight."""
     return np.asarray(np.asarray(theme.OKABE_ITO)[experts % len(theme.OKABE_ITO)])
 
 
 def _colour(values: np.ndarray, what: str, n_experts: int | None) -> alt.Color:
     if what == "top1":
         return alt.Color("shade:N", scale=None, legend=None)
-    text, domain = TOKEN_VALUES[what], _token_domain(values, what, n_experts)
+    text, domain = TOKEN_VALUES[what], token_domain(values, what, n_experts)
     scale = theme.sequential(domain, scheme=text.scheme, reverse=text.reverse)
     return alt.Color("value:Q", title=text.title, scale=scale)
 
@@ -229,7 +238,8 @@ def _with_gap(names: list[str], window: range, prompt_length: int | None) -> lis
     return [*names[:first], GAP, *names[first:]]
 
 
-def _token_domain(values: np.ndarray, what: str, n_experts: int | None) -> tuple[float, float]:
+def token_domain(values: np.ndarray, what: str, n_experts: int | None) -> tuple[float, float]:
+    """The limits of a value's colours, the same in the map and in the strip."""
     if what == "entropy" and n_experts:
         return (0.0, float(np.log(n_experts)))
     if what == "top1_prob" and n_experts:

@@ -4,51 +4,85 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lens.figures import marks, theme
-from lens.figures.token_grid import ranked_names, token_window, visible, window_text
-from lens.figures.traces.token_maps import end_of_prompt
+from lens.figures.token_grid import quoted, ranked_names, token_window, visible, window_text
+from lens.figures.traces.token_maps import (
+    TOKEN_VALUES,
+    TokenText,
+    digit_ink,
+    end_of_prompt,
+    expert_shades,
+    experts_text,
+)
 from lens.recipe.steps import remembered
+
+
+@dataclass(frozen=True)
+class StripColours:
+    """What colours a strip's tokens: a value of each.
+
+    Attributes:
+        values: of the tokens.
+        what: a name in `TOKEN_VALUES`, or words.
+        place: layer that they are of, for the legend.
+        domain: limits of the colours; fitted where None.
+    """
+
+    values: Float[np.ndarray, " token"]
+    what: str = "margin"
+    place: str = ""
+    domain: tuple[float, float] | None = None
+
+    @property
+    def text(self) -> TokenText:
+        """Name, unit and colours of the values."""
+        return TOKEN_VALUES.get(self.what, TokenText(self.what, ""))
+
+    @property
+    def name(self) -> str:
+        return f"{self.text.title} in {self.place}" if self.place else self.text.title
 
 
 @remembered
 def token_strip(
     pieces: Sequence[str],
-    values: Float[np.ndarray, " token"] | None = None,
+    colours: StripColours | None = None,
     *,
+    experts: Int[np.ndarray, "token k"] | None = None,
     picked: int | None = None,
     prompt_length: int | None = None,
-    what: str = "margin",
-    start: int | None = None,
     width: float = 680,
 ) -> alt.LayerChart:
     """The text as a strip of tokens, to read and to choose one.
 
     Args:
         pieces: text of the tokens.
-        values: a value per token to colour by (say, the mean margin over layers);
-            None colours prompt and generated tokens.
+        colours: a value of each token; None takes the colour of its first expert, and without
+            experts that of prompt and generated tokens.
+        experts: chosen ones in a layer, the strongest first, written under each token.
         picked: the token to outline.
         prompt_length: tokens from here on were generated.
-        what: name of the values.
-        start: first token drawn, where there are more than `MAX_CELLS`.
         width: of a line, in pixels.
 
     Returns:
         A chart with the selection "pick" of the field token.
     """
-    window = token_window(len(pieces), 1, picked=picked, start=start)
+    window = token_window(len(pieces), 1, picked=picked)
     shown = [visible(pieces[t]) for t in window]
-    left, right, line = flow(shown, width)
     token = np.asarray(window)
+    under = None if experts is None else experts_text(experts[token])
+    left, right, line = flow(shown, width, under)
     generated = token >= end_of_prompt(prompt_length, len(pieces))
-    own = np.zeros(len(window)) if values is None else np.asarray(values, dtype=float)[token]
-    colour, scale = _strip_colour(values, what)
-    data = {
+    own = None if experts is None else experts[token, 0]
+    colour, inked = _strip_colour(colours, own, token)
+    data = inked | {
         "token": token,
         "piece": shown,
         "x": left,
@@ -56,52 +90,93 @@ def token_strip(
         "middle": (left + right) / 2,
         "line": line,
         "part": np.where(generated, "generated", "prompt"),
-        "value": own,
-        "ink": np.full(len(window), theme.ON_LIGHT) if scale is None else theme.ink(own, scale),
+        "experts": under or [""] * len(window),
     }
-    tips: list[marks.Tip] = [("token:Q", "position"), ("part:N", "part")]
-    if values is not None:
-        tips.append(("value:Q", what, ".4f"))
+    high = 38 if under else 24
     base = marks.chart(
         data,
         x=alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, width], nice=False)),
         y=alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.12)),
     )
     boxes = base.encode(x2=alt.X2("x2:Q"))
+    tips = _strip_tips(colours, under)
     filled = boxes.mark_rect(cornerRadius=3).encode(color=colour, tooltip=marks.tooltip(*tips))
-    words = marks.inked_text(base, "piece:N", 12).encode(x=alt.X("middle:Q", axis=None))
-    layers = [filled.add_params(marks.pick("token")), words]
+    middle = base.encode(x=alt.X("middle:Q", axis=None))
+    layers = [marks.read_aloud(filled, tips).add_params(marks.pick("token"))]
+    layers.append(marks.inked_text(middle, "piece:N", 12, -6 if under else 0))
+    if under:
+        layers.append(marks.inked_text(middle, "experts:N", 9.5, 9))
     if picked is not None and picked in window:
         at = picked - window.start
         box = {"x": [left[at]], "x2": [right[at]], "line": [line[at]]}
         layers += marks.outlined(boxes, box, 24)
-    border = ""
-    if generated.any() and not generated.all():
-        at = int(generated.argmax())
-        begin = {"x": [max(left[at] - 1.5, 1.5)], "line": [line[at]]}
-        tick = base.properties(data=theme.embed(begin))
-        layers.append(tick.mark_tick(thickness=3, size=24, color=theme.ORANGE, tooltip=None))
-        border = "Orange: from here on generated. "
-    part = window_text(window, len(pieces))
+    reading = _strip_reading(colours, under)
+    at = int(generated.argmax())
+    if at > 0:
+        layers.append(_border(base, left[at], line[at], high))
+        reading += "Orange: from here on generated. "
+    reading += window_text(window, len(pieces))
     return marks.plot_figure(
         layers,
-        (width, alt.Step(24)),
-        theme.title("Tokens", f"· stands for a blank. {border}{part}", width=width),
+        (width, alt.Step(high)),
+        theme.title("Tokens", reading, width=width),
         theme.alt_description(f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"),
         flexible=False,
         frame=False,
     )
 
 
-def _strip_colour(values: np.ndarray | None, what: str) -> tuple[alt.Color, alt.Scale | None]:
-    """Colour of a strip's boxes, and its scale where they are coloured by a value."""
-    if values is None:
-        parts = alt.Scale(domain=["prompt", "generated"], range=["#D9DEE5", "#F7D9A8"])
-        return alt.Color("part:N", title=None, scale=parts, legend=alt.Legend(orient="top")), None
-    scale = theme.sequential(theme.fitted_domain(np.asarray(values)))
-    # Beside the text it would make the figure as high as itself, and be cut off.
-    key = alt.Legend(orient="bottom", titleOrient="left", gradientLength=140, gradientThickness=8)
-    return alt.Color("value:Q", title=what, scale=scale, legend=key), scale
+def _border(base: alt.Chart, left: float, line: int, high: float) -> alt.Chart:
+    begin = {"x": [max(left - 1.5, 1.5)], "line": [line]}
+    tick: alt.Chart = base.properties(data=theme.embed(begin)).mark_tick(
+        thickness=3, size=high, color=theme.ORANGE, tooltip=None
+    )
+    return tick
+
+
+def _strip_tips(colours: StripColours | None, under: Sequence[str] | None) -> list[marks.Tip]:
+    tips: list[marks.Tip] = [("piece:N", "token"), ("token:Q", "position"), ("part:N", "part")]
+    if under:
+        tips.append(("experts:N", "experts, in order of choice"))
+    if colours is not None:
+        tips.append(("value:Q", colours.name, ".4f"))
+    return tips
+
+
+def _strip_reading(colours: StripColours | None, under: Sequence[str] | None) -> str:
+    """How to read the boxes, in a line."""
+    if under is None:
+        return "· stands for a blank. "
+    below = "below each token its experts" + (", the first also as colour" if not colours else "")
+    return f"{below}; · stands for a blank. "
+
+
+def _strip_colour(
+    colours: StripColours | None, first: np.ndarray | None, token: np.ndarray
+) -> tuple[alt.Color, dict[str, Any]]:
+    """Colour of a strip's boxes, and the columns that it and the text on it take it from."""
+    if colours is not None:
+        own = np.asarray(colours.values, dtype=float)[token]
+        domain = colours.domain or theme.fitted_domain(np.asarray(colours.values, dtype=float))
+        scale = theme.sequential(domain, scheme=colours.text.scheme, reverse=colours.text.reverse)
+        # Beside the text it would make the figure as high as itself, and be cut off.
+        key = alt.Legend(
+            orient="bottom",
+            titleOrient="left",
+            titleLimit=320,
+            gradientLength=140,
+            gradientThickness=8,
+        )
+        ink = theme.ink(own, scale)
+        colour = alt.Color("value:Q", title=colours.name, scale=scale, legend=key)
+        return colour, {"value": own, "ink": ink}
+    if first is not None:
+        columns = {"shade": expert_shades(first), "ink": digit_ink(first)}
+        return alt.Color("shade:N", scale=None, legend=None), columns
+    parts = alt.Scale(domain=["prompt", "generated"], range=["#D9DEE5", "#F7D9A8"])
+    legend = alt.Legend(orient="top")
+    colour = alt.Color("part:N", title=None, scale=parts, legend=legend)
+    return colour, {"ink": np.full(len(token), theme.ON_LIGHT)}
 
 
 @remembered
@@ -146,7 +221,7 @@ def cell_probabilities(
         layers,
         (step * n_experts, 190),
         theme.title(
-            f"{label}: gates of {visible(piece)}" if piece else f"{label}: gates",
+            f"{label}: gates of {quoted(piece)}" if piece else f"{label}: gates",
             f"outlined: chosen ({chosen_names}), mixed {mix}; dashed: 1/{n_experts}",
             width=step * n_experts,
         ),
@@ -191,7 +266,7 @@ def candidate_bars(
         [bars, numbers.encode(text=alt.Text("value:Q", format=".3f"))],
         (420, alt.Step(18)),
         theme.title(
-            (f"Next token after {visible(after)}" if after else "Next token")
+            (f"Next token after {quoted(after)}" if after else "Next token")
             + (f", up to {up_to}" if up_to else ""),
             "orange: the one that came next" if chosen is not None else "probabilities",
             width=300,
@@ -203,12 +278,22 @@ def candidate_bars(
     )
 
 
-def flow(shown: Sequence[str], width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Left and right edges and line number of boxes that wrap like text."""
+def flow(
+    shown: Sequence[str], width: float, under: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Left and right edges and line number of boxes that wrap like text.
+
+    Args:
+        shown: text of the boxes.
+        width: of a line.
+        under: small text below each, which needs room too.
+    """
     left, right, lines = [], [], []
     x, line = 0.0, 0
-    for text in shown:
+    for i, text in enumerate(shown):
         box = 10 + sum(13.0 if unicodedata.east_asian_width(c) in "WF" else 7.4 for c in text)
+        if under is not None:
+            box = max(box, 8 + 5.7 * len(under[i]))
         if x and x + box > width:
             x, line = 0.0, line + 1
         left.append(x)

@@ -207,6 +207,6 @@ def show(context: ModeContext) -> None:
     view = one_trace_mode.view_of(done.trace, kept, context.routers)
     token, layer, lens = one_trace_mode.results(view, kept, None)
     with board:
-        made_text(done, view, layer)
+        made_text(done, view)
     context.heading([finding(view, done)], one_trace_mode.HOW_TO_READ)
     logit_lens.fill(lens, view, token, layer, context.choice, asked=False)

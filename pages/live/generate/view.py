@@ -66,28 +66,29 @@ def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: i
     return f'<div role="group" aria-label="Generated tokens">{before}{"".join(boxes)}</div>'
 
 
-def made_text(done: Generated, view: View, layer: int) -> None:
-    """The continuation as text and as tokens."""
+def made_text(done: Generated, view: View) -> None:
+    """The continuation as text; its tokens and their experts stand in the strip below."""
     trace = done.trace
-    prompt = "".join(view.pieces[: trace.prompt_length]).replace("▁", " ")
     why = {
         "stopped": f"Stopped after {done.n_tokens:,} of {done.n_asked:,} tokens.",
         "end": f"The model ended its text after {done.n_tokens:,} tokens.",
         "length": f"{done.n_tokens:,} tokens.",
     }[done.why]
-    st.caption(
-        f"{why} First expert of each in {view.labels[layer]} as colour, all below; numbers of "
-        "experts carry no meaning across layers. The last token was not read any more, so it has "
-        "no experts."
-    )
+    prompt = "".join(view.pieces[: trace.prompt_length]).replace("▁", " ").lstrip()
+    st.html(prose_html(prompt, done.text))
+    st.caption(f"{why} The last one was not read any more, so it has no experts.")
     loop = loop_of(trace.tokens)
     if loop is not None:
         st.markdown(loop_note(trace.experts, *loop))
-    pieces = [*view.pieces[trace.prompt_length :], done.last]
-    experts = list(trace.experts[layer, trace.prompt_length :])
-    st.html(chips_html(pieces, experts, first=trace.prompt_length))
-    with st.expander("As plain text", icon=":material/notes:"):
-        st.code(f"{prompt}{done.text}", language=None, wrap_lines=True)
+
+
+def prose_html(prompt: str, made: str) -> str:
+    """A text as it reads, what the model wrote under a line."""
+    return (
+        '<p style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:1.05rem;margin:0">'
+        f'<span style="opacity:0.75">{html.escape(prompt)}</span>'
+        f'<ins style="text-underline-offset:0.25em">{html.escape(made)}</ins></p>'
+    )
 
 
 def loop_note(experts: np.ndarray, period: int, start: int) -> str:

@@ -176,7 +176,7 @@ def results(
             "the routers that the other pages show."
         )
     token, layer, what = routing_views.selectors(view, place)
-    routing_views.strip(view, token, layer)
+    routing_views.strip(view, token, layer, what)
     if what == "agreement":
         routing_views.agreement_note(view)
     routing_views.token_map(view, token, layer, what)

@@ -12,6 +12,7 @@ import streamlit as st
 
 from lens import figures
 from lens.errors import LensError
+from lens.figures.traces.token_maps import experts_text, token_domain
 from lens.prompt_pairs.agreement import Agreement
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
@@ -121,16 +122,21 @@ def selectors(view: View, place: tuple[int, int] | None = None) -> tuple[int, in
     return token, layer, what
 
 
-def strip(view: View, token: int, layer: int) -> None:
-    """The text as tokens, coloured by the margin in the chosen layer."""
-    values = routing.margin(view.trace)[layer]
+def strip(view: View, token: int, layer: int, what: str) -> None:
+    """The text as tokens with their experts in the chosen layer, in the map's colours."""
+    experts = view.trace.experts[layer]
+    values = map_values(view, what)
+    colours = None
+    if what != "top1":
+        domain = token_domain(values, what, view.n_experts)
+        colours = figures.StripColours(values[layer], what, view.labels[layer], domain)
     view.figure(
         figures.token_strip(
             view.pieces,
-            values,
+            colours,
+            experts=experts,
             picked=token,
             prompt_length=view.trace.prompt_length,
-            what=f"margin in {view.labels[layer]}, logits",
             width=880,
         ),
         "token_strip",
@@ -139,7 +145,8 @@ def strip(view: View, token: int, layer: int) -> None:
             {
                 "token": np.arange(view.n_tokens),
                 "piece": view.pieces,
-                f"margin in {view.labels[layer]} (logits)": values,
+                f"experts in {view.labels[layer]}": experts_text(experts),
+                f"{what} in {view.labels[layer]}": values[layer],
             }
         ),
     )
@@ -193,6 +200,7 @@ def token_map(view: View, token: int, layer: int, what: str) -> None:
             (token, layer),
             prompt_length=view.trace.prompt_length,
             n_experts=view.n_experts,
+            experts=view.trace.experts,
         ),
         "token_layer_map",
         words=(what,),

@@ -122,7 +122,7 @@ def test_a_next_token_that_a_run_does_not_list_is_drawn_as_at_most():
     found = {(b["name"], b["run"]): (b["value"], b["listed"]) for b in bars}
     assert found[("2  ·b", "as it is")] == (0.1, "at most")
     assert found[("2  ·b", "changed")] == (0.3, "exactly")
-    assert "after ·the" in title_text(chart)
+    assert "after “·the”" in title_text(chart)
 
 
 def test_tokens_stand_at_their_distance_beside_the_level_of_unrelated_ones():

@@ -80,10 +80,10 @@ def test_a_model_of_one_layer_has_a_course():
 
 
 def test_the_strip_marks_where_generated_text_begins_and_only_there():
-    chart = figures.token_strip(["word"] * 9, np.arange(9.0), prompt_length=4)
+    chart = figures.token_strip(["word"] * 9, figures.StripColours(np.arange(9.0)), prompt_length=4)
     box = rows(first(chart, "rect"))[4]
     (mark,) = rows(first(chart, "tick"))
     assert mark["line"] == box["line"] and mark["x"] == pytest.approx(box["x"] - 1.5)
     assert "from here on generated" in title_text(chart)
-    plain = figures.token_strip(["word"] * 9, np.arange(9.0), prompt_length=9)
+    plain = figures.token_strip(["word"] * 9, figures.StripColours(np.arange(9.0)), prompt_length=9)
     assert "generated" not in title_text(plain)

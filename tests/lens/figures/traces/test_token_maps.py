@@ -7,6 +7,7 @@ import pytest
 
 from lens import figures
 from lens.errors import LensError
+from lens.figures.traces.token_maps import token_domain
 from lens.stats.permutation_tests import against_chance
 from tests.lens.figures.figure_reading import first, mark, marks, rows, selection, title_text, views
 
@@ -87,6 +88,31 @@ def test_any_piece_becomes_short_text_that_can_be_exported(piece):
     assert 0 < len(shown) <= 25
     assert "\n" not in shown
     assert figures.figure_svg(figures.token_strip([piece, "b"])).startswith("<svg")
+
+
+def test_a_strip_says_token_and_experts_and_has_the_colours_of_the_map():
+    experts = np.array([[4, 1], [0, -1], [4, 2]])
+    chart = figures.token_strip(["a", "b", "c"], experts=experts)
+    boxes = first(chart, "rect")
+    assert [row["experts"] for row in rows(boxes)] == ["E4 E1", "E0", "E4 E2"]
+    assert [row["shade"] for row in rows(boxes)] == [figures.OKABE_ITO[e] for e in (4, 0, 4)]
+    tips = {tip["title"]: tip["field"] for tip in boxes["encoding"]["tooltip"] if "title" in tip}
+    assert tips["token"] == "piece" and tips["experts, in order of choice"] == "experts"
+    values = np.array([[0.5, 1.5, 1.0], [0.1, 3.0, 2.0]])
+    shown = figures.token_strip(
+        ["a", "b", "c"],
+        figures.StripColours(values[0], "margin", "L0", token_domain(values, "margin", 8)),
+        experts=experts,
+    )
+    drawn = figures.token_layer_map(values, "margin", ["a", "b", "c"], LABELS[:2])
+    scales = [first(one, "rect")["encoding"]["color"]["scale"] for one in (shown, drawn)]
+    assert scales[0] == scales[1]
+
+
+def test_a_cell_of_first_choices_names_the_second_too():
+    experts = np.array([[[4, 1], [0, 3]]])
+    chart = figures.token_layer_map(experts[:, :, 0], "top1", ["a", "b"], ["L0"], experts=experts)
+    assert [cell["experts"] for cell in rows(first(chart, "rect"))] == ["E4 E1", "E0 E3"]
 
 
 def test_token_strip_boxes_follow_each_other_and_wrap():

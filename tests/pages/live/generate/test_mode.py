@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_the_text_and_its_routing_are_those_of_the_runner_with_the_same_seed(ope
     assert trace.prompt_length == len(ids)
     assert trace.settings["seed"] == 11 and trace.settings["top_p"] == 0.8
     assert f"{len(made.new_tokens)} tokens generated after 8" in told(app)
-    assert any(code.value.endswith(made.text) for code in app.code)
+    assert any(html.escape(made.text) in one.proto.body for one in app.get("html"))
     assert "turns of their borders" in said(app)
     assert "Stop" not in [button.label for button in app.button]
 
@@ -158,6 +159,12 @@ def test_tokens_are_shown_as_text_and_never_as_markup():
     shown = view.chips_html(["<script>alert(1)</script>", "b"], [np.array([4, 1])], first=0)
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     assert "E4 E1" in shown and "dashed" in shown
+
+
+def test_a_made_text_reads_as_text_and_its_tokens_are_coloured_once():
+    shown = view.prose_html("2 <", " b</p> & c\n")
+    assert "2 &lt;" in shown and "<ins" in shown and " b&lt;/p&gt; &amp; c\n</ins>" in shown
+    assert "background" not in shown
 
 
 def test_a_long_text_is_shown_from_its_end():
