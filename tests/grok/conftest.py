@@ -5,8 +5,7 @@ A test that wants a single device says `mesh=(1, 1)`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -40,16 +39,3 @@ def model() -> Callable[..., runner.Model]:
 def tiny3(model: Callable[..., runner.Model]) -> runner.Model:
     """Three layers in float32 on one device."""
     return model("tiny3")
-
-
-@pytest.fixture(scope="module")
-def as_users_compile() -> Iterator[None]:
-    """Programs with all optimisations, where the last bits matter; tests/run leaves most out."""
-    if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0") == "0":
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.clear_caches()

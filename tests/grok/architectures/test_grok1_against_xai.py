@@ -14,8 +14,6 @@ from grok.architectures import grok1_modules as modules
 from grok.architectures.moe import run_selected
 from tests.grok import golden
 
-pytestmark = pytest.mark.usefixtures("as_users_compile")
-
 CASES = [(name, case) for name in golden.SETS for case in golden.cases(name)]
 PADDED = [
     (name, case) for name, case in CASES if not golden.official(name, "f32", case).is_token.all()
