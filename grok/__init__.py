@@ -6,6 +6,7 @@ Importing this package needs no JAX; `load` imports the runner when it is called
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from grok.config import BUNDLED_MODEL, GROK_1, GrokConfig
@@ -13,8 +14,9 @@ from grok.errors import GrokError
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
+    from grok.trace import RoutingTrace
 
-__all__ = ["BUNDLED_MODEL", "GROK_1", "GrokConfig", "GrokError", "load"]
+__all__ = ["BUNDLED_MODEL", "GROK_1", "GrokConfig", "GrokError", "load", "trace_prompt"]
 
 
 def load(path: str | os.PathLike[str] | None = None, **options: Any) -> Model:
@@ -22,3 +24,10 @@ def load(path: str | os.PathLike[str] | None = None, **options: Any) -> Model:
     from grok.runner.loading import load as load_model
 
     return load_model(path, **options)
+
+
+def trace_prompt(
+    path: str | os.PathLike[str] | None, prompt: str | Sequence[int], dtype: str = "bfloat16"
+) -> RoutingTrace:
+    """The routing of a text, or of token ids, by the model of a checkpoint."""
+    return load(path, dtype=dtype).trace_routing(prompt)

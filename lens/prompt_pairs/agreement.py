@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from lens.errors import LensError
 from lens.prompt_pairs.alignment import align
+from lens.recipe.steps import remembered
 from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
 from lens.traces.protocols import RoutedText
@@ -44,6 +45,7 @@ class Agreement:
     test: AgainstChance | None
 
 
+@remembered
 def agreement(
     first: RoutedText, second: RoutedText, *, draws: int = DRAWS, seed: int = SEED
 ) -> Agreement:

@@ -27,6 +27,7 @@ NAMES = {
     "with_top_k": "routers",
     "extract_from_hub": "fetched",
     "load_trace": "trace",
+    "trace_prompt": "trace",
     "layer_labels": "labels",
 }
 """Variables that are not called after the function that fills them."""
@@ -147,6 +148,9 @@ class _Writer:
             package, _, last = module.rpartition(".")
             short = self._free(last)
             self._modules[module] = short
+            if not package:
+                self.imports.add(f"import {module}")
+                return module
             renamed = "" if short == last else f" as {short}"
             self.imports.add(f"from {package} import {last}{renamed}")
         return self._modules[module]

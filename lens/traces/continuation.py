@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.stats.p_values import benjamini_hochberg, monte_carlo_p
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
 from lens.traces.border_jump import BorderJump, border_jump
@@ -56,6 +57,7 @@ class PartLoads:
         return self.generated - self.prompt
 
 
+@remembered
 def part_loads(trace: RoutedText, *, seed: int = SEED) -> PartLoads:
     """Loads of prompt and generated tokens, as a whole and at the border between them.
 

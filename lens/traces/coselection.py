@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.stats.neighbour_correlation import correlation_time
 from lens.stats.p_values import SMALLEST, benjamini_hochberg
 from lens.traces.protocols import RoutedTokens
@@ -60,6 +61,7 @@ class PairTest:
     method: str
 
 
+@remembered
 def coselection(trace: RoutedTokens, *, tokens: slice = slice(None)) -> CoSelection:
     """Which experts of a layer are chosen together more often than their loads explain.
 
@@ -122,6 +124,7 @@ def coselection_of(
     return CoSelection(counts, expected, lift, n_tokens)
 
 
+@remembered
 def pair_times(trace: RoutedTokens) -> Float[np.ndarray, " layer"]:
     """Tokens of a text that say as much of a layer's pairs as one independent token.
 
@@ -142,6 +145,7 @@ def pair_times(trace: RoutedTokens) -> Float[np.ndarray, " layer"]:
     return times
 
 
+@remembered
 def pair_test(found: CoSelection, times: Float[np.ndarray, " layer"] | None = None) -> PairTest:
     """p-values of the counts of pairs when tokens choose by the loads alone.
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
 from lens.stats.turned_stretches import STRETCH, runs, stretches, turned
@@ -83,6 +84,7 @@ def mutual_information(
     return (joint - label_sum - _expert_sums(experts, n_experts)) / n + np.log(n)
 
 
+@remembered
 def token_information(
     tokens: Int[np.ndarray, " token"],
     experts: Int[np.ndarray, "layer token choice"],
@@ -129,6 +131,7 @@ def token_information(
     return _information(tokens, experts, n_experts, choices, null, label="token id", note=note)
 
 
+@remembered
 def position_information(
     experts: Int[np.ndarray, "layer token choice"],
     n_experts: int,

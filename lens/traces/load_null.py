@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.stats.draws import check_draws
 from lens.stats.neighbour_correlation import correlation_time
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance
@@ -53,6 +54,7 @@ def choice_times(
     )
 
 
+@remembered
 def share_interval(
     trace: RoutedTokens,
     *,
@@ -102,6 +104,7 @@ def share_interval(
     return low / top_k, high / top_k
 
 
+@remembered
 def even_use(
     trace: RoutedTokens,
     *,

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from lens.errors import LensError
 from lens.experts.selection import BATCHES, MANY_EXPERTS, POINTS, Breadth, selected_share
+from lens.recipe.steps import remembered
 from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import DRAWS, SEED
 from lens.traces.protocols import RoutedTokens
@@ -157,6 +158,7 @@ class LoadPrediction:
     method: str
 
 
+@remembered
 def load_prediction(
     trace: RoutedTokens,
     isotropic: Float[np.ndarray, "layer expert"] | None = None,

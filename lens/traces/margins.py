@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.stats.draws import check_draws
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
 from lens.traces.logit_moments import LogitMoments, logit_moments
@@ -46,6 +47,7 @@ class MarginShape:
     n_tokens: int
 
 
+@remembered
 def margin_shape(
     trace: RoutedTokens,
     *,
@@ -110,6 +112,7 @@ def margin_shape(
     return MarginShape(tuple(levels), quantiles, normal, test, n_tokens)
 
 
+@remembered
 def margin_histogram(
     trace: RoutedTokens, layer: int, *, bins: int = 40, seed: int = SEED
 ) -> tuple[Float[np.ndarray, " edge"], Int[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.stats.draws import affordable_draws, check_draws
 from lens.stats.permutation_tests import DRAWS, SEED, AgainstChance, against_chance, shuffled_orders
 from lens.traces.protocols import RoutedTokens
@@ -38,6 +39,7 @@ class RepeatRate:
     shuffled_any: Float[np.ndarray, " layer"]
 
 
+@remembered
 def repeat_rate(trace: RoutedTokens, *, tokens: slice = slice(None)) -> RepeatRate:
     """Share of neighbouring tokens that go to the same experts.
 
@@ -91,6 +93,7 @@ class RepeatTest:
     any: AgainstChance
 
 
+@remembered
 def repeat_test(
     experts: Int[np.ndarray, "layer token choice"],
     n_experts: int,

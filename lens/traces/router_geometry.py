@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.routers.expert_mixing import expert_mixings
 from lens.routers.router_set import RouterSet
 from lens.stats.permutation_tests import SEED
@@ -60,6 +61,7 @@ class Flips:
         return float(np.mean(others < self.push[token])) if len(others) else float("nan")
 
 
+@remembered
 def flips(trace: RoutedText, routers: RouterSet, layer: int) -> Flips:
     """Distance of each token of a layer to the nearest other choice of experts.
 
@@ -114,6 +116,7 @@ def flips(trace: RoutedText, routers: RouterSet, layer: int) -> Flips:
     )
 
 
+@remembered
 def random_pushes(
     trace: RoutedText,
     routers: RouterSet,
@@ -141,6 +144,7 @@ def random_pushes(
     return _pushes(logits[token], chosen[token], slope) / np.sqrt(w.shape[0])
 
 
+@remembered
 def mixed_pushes(
     trace: RoutedText,
     routers: RouterSet,

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.traces.coselection import CoSelection, coselection
 from lens.traces.protocols import RoutedTokens
 from lens.traces.repeats import RepeatRate, repeat_rate
@@ -77,6 +78,7 @@ def _counts(experts: np.ndarray, n_experts: int) -> Int[np.ndarray, "layer exper
 # --- how evenly the experts are used --------------------------------------------
 
 
+@remembered
 def load(trace: RoutedTokens, *, tokens: slice = ALL) -> Float[np.ndarray, "layer expert"]:
     """Share of the (token, choice) assignments that each expert received.
 
@@ -91,6 +93,7 @@ def load(trace: RoutedTokens, *, tokens: slice = ALL) -> Float[np.ndarray, "laye
     return _counts(experts, n_experts) / (experts.shape[1] * experts.shape[2])
 
 
+@remembered
 def load_interval(
     n_tokens: int,
     top_k: int,
@@ -125,6 +128,7 @@ def load_interval(
     return float(low) / (n_tokens * top_k), float(high) / (n_tokens * top_k)
 
 
+@remembered
 def effective_experts(trace: RoutedTokens, *, tokens: slice = ALL) -> Float[np.ndarray, " layer"]:
     """exp(H) of the load: the number of equally used experts that would be as uneven.
 
@@ -139,6 +143,7 @@ def effective_experts(trace: RoutedTokens, *, tokens: slice = ALL) -> Float[np.n
 # --- how close the choices were -------------------------------------------------
 
 
+@remembered
 def entropy(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     """Entropy of each token's distribution over all experts, in nats.
 
@@ -154,6 +159,7 @@ def _ordered_logits(trace: RoutedTokens) -> np.ndarray:
     return np.sort(logits, axis=-1)[..., ::-1]
 
 
+@remembered
 def margin(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     """Margin of the choice of experts: z_K − z_{K+1} of the ordered router logits.
 
@@ -174,6 +180,7 @@ def margin(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     return z[..., top_k - 1] - z[..., top_k]
 
 
+@remembered
 def lead(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     """z_1 − z_2 of the ordered router logits: what decides the mix of the two.
 
@@ -184,6 +191,7 @@ def lead(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     return z[..., 0] - z[..., 1]
 
 
+@remembered
 def gate_share(trace: RoutedTokens) -> Float[np.ndarray, "layer token choice"]:
     """Each chosen expert's part of its token's mix: p_k / Σ p over the chosen.
 
@@ -217,6 +225,7 @@ class Paths:
     n_tokens: int
 
 
+@remembered
 def paths(
     trace: RoutedTokens, layers: Sequence[int] | None = None, *, tokens: slice = ALL
 ) -> Paths:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from grok.errors import plain
 from lens.errors import LensError
+from lens.recipe.steps import remembered
 from lens.storage.npz import Npz, Source, open_npz
 from lens.traces.trace_arrays import (
     ADVICE,
@@ -174,6 +175,7 @@ def _checked_sha256(found: object) -> str:
     return sha256
 
 
+@remembered
 def load_trace(source: Source) -> Trace:
     """The trace in an `.npz`, at a path or in a binary file.
 

@@ -11,9 +11,13 @@ from typing import Any
 import altair as alt
 import pytest
 
+from grok import BUNDLED_MODEL, trace_prompt
+from lens import figures
 from lens.figures import printing
 from lens.figures.as_python import figure_program
 from lens.figures.printing import Print
+from lens.recipe.steps import note
+from lens.traces import routing
 from pages.shell import downloads
 
 pytestmark = pytest.mark.usefixtures("few_drawn_sets")
@@ -91,3 +95,41 @@ def test_it_runs_as_pasted_where_the_project_is_at_hand(figures_of, tmp_path):
     assert (tmp_path / "figure.svg").read_bytes() == printing.printed(
         chart, "svg", how, "from a page"
     )
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"part": "load"},
+        {"part": "pairs", "what": "entropy"},
+        {"part": "order", "what": "top1"},
+        {"part": "information"},
+        {"part": "margins"},
+        {"part": "prediction"},
+        {"part": "paths"},
+    ],
+)
+def test_the_code_of_a_routed_texts_figure_makes_the_same_figure(
+    figures_of, monkeypatch, tmp_path, query
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(printing, "printed", lambda *_: b"")
+    shown = figures_of("live_routing", **query)
+    assert {"token_strip", "token_layer_map", "cell_probabilities"} <= set(shown)
+    for key, chart in shown.items():
+        code = figure_program(chart, "pdf", Print(), file=f"{key}.pdf")
+        assert 'load_trace(BUNDLED_MODEL / "example_trace.npz")' in code
+        assert made_again(code).to_dict() == chart.to_dict(), key
+
+
+def test_the_code_of_a_prompt_that_was_run_here_runs_it_again(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(printing, "printed", lambda *_: b"")
+    text = 'She said: "Guten Morgen"'
+    trace = trace_prompt(BUNDLED_MODEL, text, "float32")
+    note(trace, trace_prompt, str(BUNDLED_MODEL), text, "float32")
+    labels = [f"L{layer}" for layer in range(trace.router_logits.shape[0])]
+    chart = figures.load_by_layer(routing.load(trace), 0.1, 0.2, labels)
+    code = figure_program(chart, "pdf", Print(), file="load.pdf")
+    assert 'trace_prompt(BUNDLED_MODEL, \'She said: "Guten Morgen"\', "float32")' in code
+    assert made_again(code).to_dict() == chart.to_dict()

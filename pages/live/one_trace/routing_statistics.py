@@ -27,7 +27,8 @@ from lens.traces import (
 )
 
 # Of a session alone: what people type does not show in a cache that others read.
-_data = st.cache_data(max_entries=32, show_spinner="Drawing the null …", scope="session")
+# They are kept as they are, so that a figure knows how they were made.
+_data = st.cache_resource(max_entries=32, show_spinner="Drawing the null …", scope="session")
 
 
 def trace_key(trace: RoutedText) -> str:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grok import trace_prompt
 from grok.errors import PromptError
 from grok.serving.shared_model import SharedModel
 from grok.trace import RoutingTrace
+from lens.recipe.steps import note
 from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait, shared
 
 LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
@@ -80,7 +82,11 @@ def run_all(
         raise PromptError(NO_PROMPT)
     model = shared(request.model, request.dtype, on_load)
     prompts = [encoded(model, request.model, text) for text in texts]
-    return model.trace_all(prompts, on_wait=on_wait)
+    traces = model.trace_all(prompts, on_wait=on_wait)
+    for trace, text in zip(traces, texts, strict=True):
+        prompt = text if request.model.has_tokenizer else token_ids(text)
+        note(trace, trace_prompt, request.model.path, prompt, request.dtype)
+    return traces
 
 
 def encoded(model: SharedModel, choice: ModelChoice, text: str) -> np.ndarray:
