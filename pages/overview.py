@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import streamlit as st
 
@@ -12,10 +14,17 @@ from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
+from pages.expert_views import stored_cards
+from pages.expert_views.measures import takes_map
 from pages.exports import report
 from pages.guide import tour
 from pages.overview_views import hero, questions, two_sets
 from pages.shell import data_source, layout, links
+from pages.shell.picks import Mark, OnPick, pick_expert, pick_layers
+from pages.shell.session_keys import SessionKey, SessionValue
+
+LAYERS, EXPERTS = "pages/layers.py", "pages/experts.py"
+OPENED = SessionValue[str](SessionKey.OVERVIEW_OPENED)
 
 HOW_TO_READ = """
 A Mixture-of-Experts layer sends each token to a few of its experts. The **router** decides
@@ -73,7 +82,7 @@ def headline(answers: list[Answer]) -> list[Finding]:
 
 
 def glance(routers: RouterSet) -> None:
-    """Likeness of layers and breadth of their experts, as two small figures."""
+    """Likeness of layers, and what experts take or how broad they are; a cell opens its page."""
     labels = layout.layer_labels(routers)
     names = [f"E{expert}" for expert in range(routers.n_experts)]
     left, right = st.columns(2, gap="medium")
@@ -93,7 +102,13 @@ def glance(routers: RouterSet) -> None:
                 stretch=True,
                 words=("cka",),
                 table=lambda: router_tables.layer_similarity_csv(similarity, labels, "cka"),
+                on_pick=partial(opened, LAYERS, pick_layers),
             )
+    cards = stored_cards.cards_of(routers)
+    if cards is not None:
+        with right:
+            takes_map(routers, cards, on_pick=partial(opened, EXPERTS, pick_expert))
+        return
     with st.spinner("Measuring the experts …"):
         measures = cached.measures_within(routers)
     with right:
@@ -106,10 +121,20 @@ def glance(routers: RouterSet) -> None:
             stretch=True,
             words=("breadth",),
             table=lambda: csv_text.matrix_csv(measures.breadth, labels, names, "layer"),
+            on_pick=partial(opened, EXPERTS, pick_expert),
         )
 
 
+def opened(page: str, pick: OnPick, mark: Mark) -> None:
+    """A click on a cell chooses it, and leads to the page that says more of it."""
+    pick(mark)
+    OPENED.set(page)
+
+
 links.through_app()
+asked = OPENED.take()
+if asked is not None:
+    st.switch_page(asked)
 routers = data_source.current()
 layout.heading(
     "Overview", lambda: headline(layout.answers(routers)), HOW_TO_READ, routers, chance=True
@@ -126,6 +151,7 @@ else:
     with cards.container():
         questions.cards(layout.answers(routers))
 st.subheader("At a glance", anchor=False)
+st.caption("Click a cell to open it.")
 glance(routers)
 two_sets.show(routers)
 report.show(routers)

@@ -15,7 +15,7 @@ from lens.storage import csv_text
 from lens.tables import expert_cards
 from lens.tables import routers as router_tables
 from pages.shell import downloads, layout, links, null_settings
-from pages.shell.picks import pick_expert
+from pages.shell.picks import OnPick, pick_expert
 from pages.shell.session_keys import selected_rows
 
 MEASURES = {
@@ -63,7 +63,13 @@ def coloured(
         )
 
 
-def takes_map(routers: RouterSet, cards: ExpertCards, picked: tuple[int, int]) -> None:
+def takes_map(
+    routers: RouterSet,
+    cards: ExpertCards,
+    picked: tuple[int, int] | None = None,
+    *,
+    on_pick: OnPick = pick_expert,
+) -> None:
     """The kind of text that each expert takes in the stored run."""
     labels = layout.layer_labels(routers)
     main, share = main_kinds(cards)
@@ -84,7 +90,7 @@ def takes_map(routers: RouterSet, cards: ExpertCards, picked: tuple[int, int]) -
         table=lambda: expert_cards.kinds_csv(
             cards.labels, cards.share, cards.elsewhere, cards.label_q, labels
         ),
-        on_pick=pick_expert,
+        on_pick=on_pick,
     )
 
 

@@ -41,6 +41,9 @@ class SessionKey(StrEnum):
     TOUR_SEEN = "tour_seen"  # the tour was begun or declined
     OWNER_KEY = "owner_key"  # random key of the browser, for the list of its runs
 
+    # overview
+    OVERVIEW_OPENED = "overview_opened"  # the page that a click on a cell leads to
+
     # data source
     UPLOADED_ROUTERS = "uploaded_routers"  # router set of the file opened last
     UPLOADED_TRACE = "uploaded_trace"  # name and content of the trace opened last

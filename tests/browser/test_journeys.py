@@ -52,7 +52,7 @@ def test_every_page_is_reached_by_its_link_and_by_its_address(visit):
 
 
 def test_a_clicked_cell_becomes_a_link_that_survives_a_reload(visit, routers):
-    page = visit("/layers")
+    page = visit("/")
     settled(page)
     row, column = 2, 5
     cell(page, "layer_similarity_heatmap", row * (routers.n_layers - 1) + column - 1).click()
@@ -65,7 +65,12 @@ def test_a_clicked_cell_becomes_a_link_that_survives_a_reload(visit, routers):
 
 
 def test_an_expert_is_chosen_by_click_and_stays_on_the_other_pages(visit, routers):
-    page = visit("/experts")
+    page = visit("/")
+    settled(page)
+    cell(page, "expert_map", 2 * routers.n_experts + 3).click()
+    heading(page, "Experts")
+    expect(page).to_have_url(re.compile("expert=3"))
+    expect(page.get_by_text(re.compile("L2·E3 takes German"))).to_be_visible()
     settled(page)
     cell(page, "expert_map", 4 * routers.n_experts + 6).click()
     expect(page).to_have_url(re.compile("expert=6"))
