@@ -8,7 +8,7 @@ Axes: label (G), layer (L), expert (E), word (V, token ids that occur often enou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens.errors import LensError
-from lens.many_prompts.label_tests import labels_taken, main_label
+from lens.many_prompts.label_tests import LabelTest, labels_taken, main_label
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_statistics import run_label_test, run_traces
-from lens.many_prompts.run_words import Occurrence, is_word, strongest, word_lift
+from lens.many_prompts.run_words import Occurrence, Words, is_word, strongest, word_lift
+from lens.many_prompts.trace_folder import TraceFolder
 from lens.recipe.steps import remembered
 from lens.storage.npz import open_npz
 from lens.storage.whole_file import READABLE, whole_file
@@ -112,6 +113,11 @@ class ExpertCards:
         order = np.lexsort((-lift, q, signs))
         return np.asarray(order[np.nan_to_num(q[order], nan=1) <= LEVEL])
 
+    def said(self, layer: int, expert: int, *, inside: bool = False) -> list[str]:
+        """What `words` names, without punctuation, blanks and letters where there are words."""
+        pieces = [self.pieces[i] for i in self.words(layer, expert, inside=inside)]
+        return [piece for piece in pieces if is_word(piece)] or pieces
+
     def contexts(self, layer: int, expert: int) -> list[Occurrence]:
         """The tokens that the expert took with the highest gates, where they stood."""
         found = []
@@ -134,29 +140,48 @@ class ExpertCards:
 
 
 def cards_of_run(run: Run) -> ExpertCards:
-    """What each expert takes in a run, with its chance.
+    """What each expert takes in a run, with its chance and its strongest contexts.
 
     Raises:
         LensError: fewer than two labels, a label with fewer than two prompts, or no word that
             occurs often enough.
     """
     folder = run_traces(run)
-    test = run_label_test(folder)
-    words, inside = word_lift(run), word_lift(run, within="prompt")
-    n_layers, n_experts = folder.n_layers, folder.n_experts
-    shape = (n_layers, n_experts, CONTEXTS)
+    cards = cards_of(
+        folder, run_label_test(folder), word_lift(run), word_lift(run, within="prompt")
+    )
+    shape = (folder.n_layers, folder.n_experts, CONTEXTS)
     gate, of_label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
     texts = {name: np.full(shape, "", object) for name in ("before", "piece", "after")}
-    for layer, expert in np.ndindex(n_layers, n_experts):
+    for layer, expert in np.ndindex(*shape[:2]):
         found = strongest(run, layer, expert, most=CONTEXTS, of_one=OF_ONE_TOKEN)
         for i, one in enumerate(found):
             at = layer, expert, i
             gate[at], of_label[at] = one.gate, folder.labels.index(one.label)
             texts["before"][at], texts["after"][at] = "".join(one.before), "".join(one.after)
             texts["piece"][at] = one.piece
+    before, piece, after = (texts[name].astype("U") for name in ("before", "piece", "after"))
+    return replace(
+        cards, gate=gate, context_label=of_label, before=before, piece=piece, after=after
+    )
+
+
+def cards_of(
+    folder: TraceFolder, test: LabelTest, words: Words | None, inside: Words | None
+) -> ExpertCards:
+    """The cards of a run, without contexts.
+
+    Args:
+        folder: its routing.
+        test: of its labels.
+        words: of the experts, shuffled over the run; None where no word occurs often enough.
+        inside: the same, shuffled within stretches of a prompt.
+    """
+    cells = (folder.n_layers, folder.n_experts)
+    none, no_text = np.zeros((*cells, 0)), np.full((*cells, 0), "")
     share = test.load.share * folder.top_k
     return ExpertCards(
-        model_sha256=run.model_sha256,
+        model_sha256=folder.model_sha256,
         labels=folder.labels,
         n_prompts=folder.traces_of_label,
         n_tokens=test.load.n_tokens,
@@ -165,15 +190,17 @@ def cards_of_run(run: Run) -> ExpertCards:
         label_q=test.q,
         draws=test.draws,
         seed=test.seed,
-        pieces=words.pieces,
-        occurrences=words.occurrences,
-        taken=words.count,
-        expected=words.expected,
-        word_q=words.q,
-        inside_q=inside.q,
-        gate=gate,
-        context_label=of_label,
-        **{name: found.astype("U") for name, found in texts.items()},
+        pieces=() if words is None else words.pieces,
+        occurrences=np.zeros(0, int) if words is None else words.occurrences,
+        taken=none.astype(int) if words is None else words.count,
+        expected=none if words is None else words.expected,
+        word_q=none if words is None else words.q,
+        inside_q=none if inside is None else inside.q,
+        gate=none,
+        context_label=none.astype(int),
+        before=no_text,
+        piece=no_text,
+        after=no_text,
     )
 
 

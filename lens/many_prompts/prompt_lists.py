@@ -62,6 +62,7 @@ def read_prompts(
     source: str | bytes,
     *,
     form: Form | None = None,
+    prompt_column: str | None = None,
     label_column: str | None = None,
     where: str = "",
 ) -> PromptList:
@@ -70,6 +71,7 @@ def read_prompts(
     Args:
         form: what the source is; None finds out: a line that starts with a brace makes JSON
             lines, a first line that names a column prompt or text makes CSV, all else is lines.
+        prompt_column: column or key of the prompts; None takes prompt or text.
         label_column: column or key of the labels; None takes label, domain, category, class
             or topic where there is one.
         where: name of the file, for messages.
@@ -86,7 +88,7 @@ def read_prompts(
         rows = list(_lines(text, where))
     else:
         columns, records = _records(text, where) if form == "csv" else _objects(text, where)
-        rows = list(_rows(columns, records, label_column, where))
+        rows = list(_rows(columns, records, (prompt_column, label_column), where))
     if not rows:
         raise LensError(
             f"{where or 'The list '}holds no prompts. Give one prompt a line, CSV with a column "
@@ -105,6 +107,18 @@ def read_prompts(
             "labels that several prompts share, or another column."
         )
     return PromptList(tuple(prompt for _, _, prompt in rows), labels, form, columns)
+
+
+def columns_of(source: str | bytes, *, form: Form | None = None) -> tuple[str, ...]:
+    """Names of the columns or keys of a list; none where it is of lines or cannot be read."""
+    try:
+        text = _decoded(source, "")
+        form = form or _form_of(text)
+        if form == "lines":
+            return ()
+        return (_records if form == "csv" else _objects)(text, "")[0]
+    except LensError:
+        return ()
 
 
 def _decoded(source: str | bytes, where: str) -> str:
@@ -221,10 +235,14 @@ def _objects(text: str, where: str) -> tuple[tuple[str, ...], list[Record]]:
 
 
 def _rows(
-    columns: tuple[str, ...], records: list[Record], label_column: str | None, where: str
+    columns: tuple[str, ...],
+    records: list[Record],
+    chosen: tuple[str | None, str | None],
+    where: str,
 ) -> Iterator[tuple[int, str, str]]:
-    prompt = _column(columns, PROMPT_COLUMNS)
-    if prompt is None and records:
+    prompt_column, label_column = chosen
+    prompt = prompt_column or _column(columns, PROMPT_COLUMNS)
+    if (prompt is None or prompt not in columns) and records:
         raise LensError(
             f"{where}found the columns {plain(', '.join(columns), 120) or 'none'}; expected one "
             "called prompt or text. Rename the column of the prompts."

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
 
 from lens.findings.of_experts import expert_takes
 from lens.many_prompts.expert_cards import ExpertCards
+from lens.many_prompts.run_words import Occurrence
 from lens.words import whole_percent
 from pages.expert_views import contexts
 from pages.shell import finding_block
@@ -27,19 +29,32 @@ STYLE = """<style>
 </style>"""
 
 
-def show(cards: ExpertCards, layer: int, expert: int, name: str) -> None:
-    """The top of an expert's card."""
+def show(
+    cards: ExpertCards,
+    layer: int,
+    expert: int,
+    name: str,
+    found: Sequence[Occurrence] | None = None,
+) -> None:
+    """The top of an expert's card.
+
+    Args:
+        cards: of all experts.
+        layer, expert: by their places.
+        name: of the expert.
+        found: its contexts, where the cards have none.
+    """
     finding = expert_takes(cards, layer, expert, name)
     st.html(f'{STYLE}<p class="takes">{html.escape(finding.sentence)}</p>')
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         finding_block.chip(finding)
         finding_block.numbers([finding])
     st.html(kinds_html(cards, layer, expert))
-    words = [cards.pieces[i] for i in cards.words(layer, expert)]
+    words = cards.said(layer, expert)
     if words:
         st.caption("Words that it takes more often than chance gives:")
         st.html(chips_html(words[:WORDS]))
-    found = cards.contexts(layer, expert)
+    found = cards.contexts(layer, expert) if found is None else found
     if found:
         st.caption("Where it is surest:")
         st.html(contexts.contexts_html(found[:SHOWN_CONTEXTS], many_labels=True))
@@ -51,7 +66,7 @@ def show(cards: ExpertCards, layer: int, expert: int, name: str) -> None:
 
 def more(cards: ExpertCards, layer: int, expert: int, n_words: int) -> None:
     """All words with their counts, and those that its kind of text does not explain."""
-    inside = [cards.pieces[i] for i in cards.words(layer, expert, inside=True)]
+    inside = cards.said(layer, expert, inside=True)
     if inside:
         st.caption("Beyond its kinds of text, topics and places, these:")
         st.html(chips_html(inside[:WORDS]))

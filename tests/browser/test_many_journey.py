@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.steps import numbers
+from tests.browser.steps import cell, numbers
 
 PLACE = "/live_routing?mode=many"
 SECRET = "xylophone"
@@ -55,6 +55,10 @@ def test_the_ready_list_shows_kinds_apart_and_a_click_on_an_expert_its_words(vis
     expect(finding).to_contain_text("The label tells of the expert in 12 of 12 layers")
     expect(finding).to_contain_text("labels permuted over prompts: 0.0")
     page.keyboard.press("Escape")
+    settled(page)
+    cell(page, "label_map", 2 * 8 + 3).click()
+    expect(page.get_by_text(re.compile(r"^L2·E3 takes german"))).to_be_visible()
+    page.get_by_text("Prompts and statistics").click()
     page.get_by_role("tab", name="Words").click()
     chart = page.locator(".st-key-word_map")
     expect(chart).to_be_visible()
@@ -64,6 +68,14 @@ def test_the_ready_list_shows_kinds_apart_and_a_click_on_an_expert_its_words(vis
     expect(page).to_have_url(re.compile("expert=5"))
     expect(page.get_by_text("Highest gates of L3·E5")).to_be_visible()
     expect(page.locator(".concordance mark").first).to_be_visible()
+    page.get_by_role("tab", name="Prompts").click()
+    table = page.locator(".st-key-many_texts canvas").first
+    table.scroll_into_view_if_needed()
+    settled(page)
+    at = table.bounding_box()
+    page.mouse.click(at["x"] + 15, at["y"] + 35 + 17)  # the first row's box
+    expect(page.locator(".st-key-token_layer_map")).to_be_visible()
+    expect(page.get_by_text("The rain had stopped").first).to_be_visible()
 
 
 def test_a_run_outlives_its_page_and_is_its_owners_alone_until_deleted(visit, tmp_path: Path):

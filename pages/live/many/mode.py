@@ -9,7 +9,15 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lens.errors import LensError
-from lens.many_prompts.prompt_lists import FORMS, MAX_BYTES, Form, PromptList, read_prompts
+from lens.many_prompts.prompt_lists import (
+    FORMS,
+    MAX_BYTES,
+    PROMPT_COLUMNS,
+    Form,
+    PromptList,
+    columns_of,
+    read_prompts,
+)
 from lens.many_prompts.run_record import NoRunError, Run
 from pages.expert_views.contexts import as_text
 from pages.hosting import owner
@@ -164,11 +172,12 @@ def _read(text: str, file: UploadedFile | None) -> PromptList | None:
         )
         beside = st.container()
     form = chosen or BY_ENDING.get(Path(name).suffix.lower())
+    with beside:
+        prompt_column, label_column = _columns(columns_of(source, form=form))
     try:
-        prompts = read_prompts(source, form=form, where=name)
-        if len(prompts.columns) > 2:
-            with beside:
-                prompts = _by_column(source, form, name, prompts)
+        prompts = read_prompts(
+            source, form=form, where=name, prompt_column=prompt_column, label_column=label_column
+        )
     except LensError as error:
         st.error(as_text(str(error)), icon=":material/error:")
         return None
@@ -182,14 +191,21 @@ def _read(text: str, file: UploadedFile | None) -> PromptList | None:
     return prompts
 
 
-def _by_column(
-    source: str | bytes, form: Form | None, name: str, prompts: PromptList
-) -> PromptList:
-    """The prompts with labels from the column that is chosen."""
-    guessed = "(as found)"
-    column = st.selectbox(
-        "Column of the labels", [guessed, *prompts.columns], key="many_label_column", width=240
-    )
-    if column == guessed:
-        return prompts
-    return read_prompts(source, form=form, where=name, label_column=column)
+def _columns(columns: tuple[str, ...]) -> tuple[str | None, str | None]:
+    """The columns of prompts and labels that are chosen; None for those that are found by name."""
+    named = {name.lower() for name in columns}
+    known = bool(named & set(PROMPT_COLUMNS))
+    if len(columns) < 2 or (known and len(columns) == 2):
+        return (None, None) if known or not columns else (columns[0], None)
+    found = "(by name)"
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        prompt = st.selectbox(
+            "Column of the prompts",
+            ([found] if known else []) + list(columns),
+            key="many_prompt_column",
+            width=200,
+        )
+        label = st.selectbox(
+            "Column of the labels", [found, *columns], key="many_label_column", width=200
+        )
+    return None if prompt == found else prompt, None if label == found else label

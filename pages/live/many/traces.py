@@ -227,12 +227,21 @@ def _overview(many: Many) -> None:
     st.dataframe(rows, hide_index=True)
 
 
-def by_label(many: Many, test: LabelTest | None, why: str) -> None:
-    """Loads of the experts of one layer under each label, and their tests."""
+def by_label(
+    many: Many, test: LabelTest | None, why: str, picked: tuple[int, int] | None = None
+) -> None:
+    """Loads of the experts of one layer under each label, and their tests.
+
+    Args:
+        many: the texts.
+        test: of their labels; None where they cannot be compared.
+        why: the reason for that.
+        picked: layer and expert, where they are chosen elsewhere on the page.
+    """
     folder = many.folder
     cell = None if test is None else of_prompts.strongest_label(test)
     first = 0 if cell is None else cell[1]
-    layer = layout.layer_choice(many.labels, default=first, width=160)
+    layer = picked[0] if picked else layout.layer_choice(many.labels, default=first, width=160)
     name = many.labels[layer]
     load = label_tests.load_by_label(folder) if test is None else test.load
     if test is None:

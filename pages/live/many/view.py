@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import streamlit as st
 
 from grok.engine.progress import PassProgress
 from lens.errors import LensError
 from lens.findings import of_prompts
-from lens.many_prompts import label_tests
 from lens.many_prompts.label_tests import LabelTest
 from lens.many_prompts.run_events import ask
 from lens.many_prompts.run_export import run_zip
@@ -15,15 +16,18 @@ from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_statistics import run_label_test, run_traces
 from lens.many_prompts.trace_folder import TraceFolder
 from pages.expert_views.contexts import as_text
+from pages.live.many import kinds as many_kinds
 from pages.live.many import runs as many_runs
 from pages.live.many import traces as many_traces
 from pages.live.many import words as many_words
 from pages.live.many.traces import Many
+from pages.live.one_trace import examples
 from pages.live.running import stream_run
 from pages.live.session import mode_context
 from pages.live.session.mode_context import ModeContext
 from pages.shell import links
 from pages.shell.finding_block import Headline
+from pages.shell.session_keys import selected_rows
 
 HOW_TO_READ = (
     mode_context.HOW_TO_READ
@@ -45,11 +49,11 @@ HOW_TO_READ = (
 )
 SKIPS = {0: "All", 1: "Without the first", 4: "Without the first 4"}
 TABS = {
+    "texts": "Prompts",
     "labels": "Labels",
     "words": "Words",
     "many_information": "Information",
     "many_order": "Repeats",
-    "texts": "Prompts",
 }
 PATIENCE = 1.0  # seconds between two drawings of a run that goes on
 
@@ -172,45 +176,56 @@ def _finished(context: ModeContext, run: Run, mine: bool) -> Headline:
             f"The prompts were run by a model with routers `{folder.model_sha256[:12]}`, not by "
             "the routers that the other pages show."
         )
-    _overview(many)
-    for tab, container in links.tabs("seen", TABS):
-        with container:
-            if tab == "labels":
-                many_traces.by_label(many, test, why)
-            elif tab == "words":
-                many_words.show(run, many, skip)
-            elif tab == "many_information":
-                many_traces.information(many)
-            elif tab == "many_order":
-                many_traces.repeats(many)
-            else:
-                _texts(run)
+    picked = None if test is None else many_kinds.show(run, many, test, skip)
+    fold = st.expander(
+        "Prompts and statistics",
+        expanded=test is None or "seen" in links.ASKED.kept(dict),
+        key=f"many_statistics_{run.id}",
+        icon=":material/query_stats:",
+        on_change="rerun",
+    )
+    if fold.open:
+        with fold:
+            for tab, container in links.tabs("seen", TABS):
+                with container:
+                    _tab(tab, run, many, Tested(test, why, picked), skip)
     return [of_prompts.labels_and_experts(folder, test, "prompts", many.labels)]
 
 
-def _overview(many: Many) -> None:
-    """One row for each label."""
-    folder = many.folder
-    effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
-    rows: list[dict[str, object]] = []
-    for group, label in enumerate(folder.labels):
-        own = folder.label_of == group
-        rows.append(
-            {
-                "label": label,
-                "prompts": int(own.sum()),
-                "tokens": int(folder.n_tokens[own].sum()),
-                "effective experts, mean over layers": round(float(effective[group].mean()), 2),
-                "margin, mean (logits)": round(float(folder.margins[own].mean()), 4),
-            }
-        )
-    st.dataframe(rows, hide_index=True)
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """The test of the labels, or why there is none; layer and expert that were chosen above."""
+
+    test: LabelTest | None
+    why: str
+    picked: tuple[int, int] | None
+
+
+def _tab(tab: str, run: Run, many: Many, tested: Tested, skip: int) -> None:
+    """What the open tab shows."""
+    if tab == "texts":
+        _texts(run)
+    elif tab == "labels":
+        many_traces.by_label(many, tested.test, tested.why, tested.picked)
+    elif tab == "words":
+        many_words.show(run, many, skip, tested.picked)
+    elif tab == "many_information":
+        many_traces.information(many)
+    else:
+        many_traces.repeats(many)
 
 
 def _texts(run: Run) -> None:
     found = ask(
         run, "SELECT prompt, label, n_tokens, text FROM read_parquet($prompts) ORDER BY prompt"
     )
+
+    def picked() -> None:
+        rows = selected_rows("many_texts")
+        if rows:
+            examples.ask(str(found["text"][rows[0]]))
+
+    st.caption("A click on a row opens its prompt in Inspect.")
     st.dataframe(
         {
             "prompt": found["prompt"],
@@ -219,4 +234,7 @@ def _texts(run: Run) -> None:
             "text": found["text"],
         },
         hide_index=True,
+        key="many_texts",
+        on_select=picked,
+        selection_mode="single-row",
     )

@@ -8,21 +8,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import streamlit as st
 
-from lens import figures
 from lens.errors import LensError
 from lens.figures.traces import expert_words
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_words import (
     LEAST_OCCURRENCES,
+    LEVEL,
     Occurrence,
     Within,
     Words,
+    is_word,
     prompts_of_words,
     strongest,
     word_lift,
 )
 from lens.storage import csv_text
 from lens.words import percent
+from pages.expert_views.contexts import bare, running
 from pages.live.many.traces import Many
 from pages.shell import layout, links
 from pages.shell.picks import pick_expert
@@ -51,14 +53,35 @@ def _strongest(
     )
 
 
-def show(run: Run, many: Many, skip: int) -> None:
-    """The map of all experts, and one of them closely."""
+def counted(run: Run, skip: int, scope: Within) -> Words:
+    """The words of all experts of a run.
+
+    Raises:
+        LensError: no word occurs often enough, or the files cannot be read.
+    """
+    return _words(run.id, run.changed, skip, scope, run)
+
+
+def contexts_of(run: Run, skip: int, layer: int, expert: int) -> list[Occurrence]:
+    """The tokens that an expert took with the highest gates, where they stood."""
+    return _strongest(run.id, run.changed, skip, layer, expert, run)[0]
+
+
+def show(run: Run, many: Many, skip: int, picked: tuple[int, int] | None) -> None:
+    """The map of all experts, and one of them closely.
+
+    Args:
+        run: the run.
+        many: its routing.
+        skip: first tokens of each prompt that are left out.
+        picked: layer and expert, where they are chosen elsewhere on the page.
+    """
     folder = many.folder
     words: Words | None = None
-    layer, expert, scope = _choices(many)
+    layer, expert, scope = _choices(many, picked)
     try:
-        words = _words(run.id, run.changed, skip, scope, run)
-        inside = _words(run.id, run.changed, skip, "prompt", run)
+        words = counted(run, skip, scope)
+        inside = counted(run, skip, "prompt")
     except LensError as error:
         st.info(str(error))
     if words is not None:
@@ -78,10 +101,13 @@ def show(run: Run, many: Many, skip: int) -> None:
         st.caption("At most three of one token id. Gate: the router's probability of the expert.")
 
 
-def _choices(many: Many) -> tuple[int, int, Within]:
+def _choices(many: Many, picked: tuple[int, int] | None) -> tuple[int, int, Within]:
     with st.container(horizontal=True):
-        layer = layout.layer_choice(many.labels, width=160)
-        expert = layout.expert_choice(many.folder.n_experts, width=160)
+        if picked is None:
+            layer = layout.layer_choice(many.labels, width=160)
+            expert = layout.expert_choice(many.folder.n_experts, width=160)
+        else:
+            layer, expert = picked
         scope: Within = links.choice(
             "within",
             "Chance: words shuffled over",
@@ -96,11 +122,16 @@ def _choices(many: Many) -> tuple[int, int, Within]:
 
 
 def best_words(words: Words) -> list[list[str]]:
-    """The word of the smallest q of each expert, the more lifted where some are equal."""
-    order = np.lexsort((-np.nan_to_num(words.lift), np.nan_to_num(words.q, nan=1)))[..., 0]
+    """The surest word of each expert: of those beyond chance, what reads as a word comes first.
+
+    Of these the one of the smallest q, the more lifted where some are equal.
+    """
+    q = np.nan_to_num(words.q, nan=1)
+    signs = np.array([not is_word(piece) for piece in words.pieces], bool)
+    order = np.lexsort((-np.nan_to_num(words.lift), q, (q > LEVEL) * 2 + signs))[..., 0]
     return [
         [
-            words.pieces[order[layer, expert]] if words.found[layer, expert] else ""
+            bare(words.pieces[order[layer, expert]]) if words.found[layer, expert] else ""
             for expert in range(order.shape[1])
         ]
         for layer in range(order.shape[0])
@@ -170,14 +201,16 @@ def _bars(
     many: Many, words: Words, prompts: dict[int, int], layer: int, expert: int, name: str
 ) -> None:
     own = np.flatnonzero(words.count[layer, expert] > 0)
-    order = np.lexsort((-words.lift[layer, expert, own], words.q[layer, expert, own]))
+    signs = [not is_word(words.pieces[i]) for i in own]
+    q = words.q[layer, expert, own]
+    order = np.lexsort((-words.lift[layer, expert, own], q, (q > LEVEL) * 2 + np.array(signs)))
     best = own[order[:SHOWN]]
     if not best.size:
         st.info(f"None of the words that were tested chose {name}.")
         return
     many.figure(
         expert_words.word_bars(
-            [words.pieces[i] for i in best],
+            [bare(words.pieces[i]) for i in best],
             words.count[layer, expert, best] / words.occurrences[best],
             words.expected[layer, expert, best] / words.occurrences[best],
             words.occurrences[best],
@@ -192,7 +225,7 @@ def _bars(
         st.dataframe(
             [
                 {
-                    "word": figures.visible(words.pieces[i]),
+                    "word": bare(words.pieces[i]),
                     "lift": round(float(words.lift[layer, expert, i]), 2),
                     "chose it": int(words.count[layer, expert, i]),
                     "of": int(words.occurrences[i]),
@@ -209,9 +242,9 @@ def concordance(found: Sequence[Occurrence], *, many_labels: bool) -> str:
     """Tokens in their contexts as an HTML table, each token under the last; all text is escaped."""
     rows = []
     for one in found:
-        before = html.escape(_run(one.before))
-        token = html.escape(figures.visible(one.piece))
-        after = html.escape(_run(one.after))
+        before = html.escape(running(one.before))
+        token = html.escape(bare(one.piece))
+        after = html.escape(running(one.after))
         label = f"<td>{html.escape(one.label)}</td>" if many_labels else ""
         rows.append(
             f"<tr><td>{one.gate:.3f}</td>{label}"
@@ -230,8 +263,3 @@ def concordance(found: Sequence[Occurrence], *, many_labels: bool) -> str:
         'aria-label="Tokens with the highest gates, in context"><table>'
         f"<tr>{head}</tr>{''.join(rows)}</table></div>"
     )
-
-
-def _run(pieces: Sequence[str]) -> str:
-    """Pieces as running text, line breaks visible."""
-    return "".join(pieces).replace("▁", " ").replace("\n", "⏎")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import streamlit as st
 
 from lens.errors import LensError
 from lens.finding import Finding
@@ -18,6 +19,8 @@ from pages.live.session.shared_models import ModelChoice
 from pages.overview_views import hero
 from pages.shell import data_source, links
 from pages.shell.session_keys import SessionKey, SessionValue
+
+ROW = "inspect_examples"
 
 
 def two_meanings(view: View) -> Finding:
@@ -156,7 +159,7 @@ def row(has_tokenizer: bool) -> bool:
         if has_tokenizer
         else ID_EXAMPLES
     )
-    return prompt_form.examples_row("inspect_examples", examples)
+    return prompt_form.examples_row(ROW, examples)
 
 
 def stored(choice: ModelChoice | None) -> dict[str, RoutedText]:
@@ -221,3 +224,11 @@ def finding(view: View) -> Finding | None:
         return EXAMPLES[name].read(view)
     except LensError:
         return None
+
+
+def ask(text: str) -> None:
+    """Let Inspect run a text when it is drawn next; call it in a callback."""
+    prompt_form.put(prompt=text, second_prompt="")
+    prompt_form.PRESSED.set(ROW)
+    links.choose(mode="inspect")
+    st.query_params.clear()  # what runs again within a run would take the address of before

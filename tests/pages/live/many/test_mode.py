@@ -226,6 +226,24 @@ def test_prompts_that_look_like_another_form_are_read_as_is_chosen(open_page):
     assert any("Read as lines: 2 prompts" in one.value for one in app.caption)
 
 
+def test_the_column_of_prompts_is_chosen_where_none_is_called_so(open_page):
+    app = open_page("live_routing", mode="many")
+    app.text_area(key=many_mode.BOX).set_value("kind,words\na,1 2\nb,3 4")
+    app.run()
+    app.selectbox(key="many_form").set_value("csv").run()
+    app.selectbox(key="many_prompt_column").set_value("words")
+    app.selectbox(key="many_label_column").set_value("kind").run()
+    assert not app.error
+    assert any("2 prompts; labels: a (1), b (1)." in one.value for one in app.caption)
+
+
+def test_a_run_says_first_which_expert_each_label_has(finished):
+    table = finished.dataframe[0].value
+    assert all(name == "–" or "·E" in name for name in table["its expert"])
+    assert any("takes" in one.proto.body for one in finished.get("html"))
+    assert not finished.tabs  # statistics are folded
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
