@@ -6,6 +6,8 @@ import re
 
 from streamlit.testing.v1 import AppTest
 
+from lens.glossary import unmarked
+
 MOST_WORDS = 25
 SYMBOLS = re.compile(r"[=<>≤≥±√σΔ‖²α-ωΑ-Ω]|\bp \d|\bp-value|\bq \d|\bnan\b|\bCKA\b")
 
@@ -23,8 +25,8 @@ def faults(headline: str) -> list[str]:
 
 def told(app: AppTest) -> str:
     """The first line of a page, and the numbers behind it; the line must be plain."""
-    headline = app.subheader[0].value
+    headline = unmarked(app.subheader[0].value)
     assert not faults(headline), headline
     popovers = [block for block in app.get("popover") if block.proto.popover.label == "Numbers"]
     behind = [element.value for block in popovers for element in block.markdown]
-    return " ".join([headline, *behind])
+    return unmarked(" ".join([headline, *behind]))
