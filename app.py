@@ -10,8 +10,11 @@ from pathlib import Path
 # Altair asks whether pandas is loaded, and fails where another visitor is just loading it.
 import pandas  # noqa: F401
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from lens.words import as_markdown
 from pages.guide import terms, tour
+from pages.hosting import tabs
 from pages.notes import listing
 from pages.shell import data_source, links
 
@@ -87,6 +90,20 @@ if (!window.grokLensScroll) {
 }
 </script>"""
 
+
+def unknown_page_note() -> None:
+    """Says that the address names no page, and offers those there are; in the first run."""
+    context = get_script_run_ctx()
+    asked = "" if context is None else context.pages_manager.intended_page_name or ""
+    if not asked or asked in {page.url_path for page in PAGES}:
+        return
+    with st.container(border=True, key="unknown_page"):
+        st.markdown(f"There is no page “{as_markdown(asked[: links.LONGEST])}” here. There are:")
+        with st.container(horizontal=True):
+            for page in PAGES:
+                st.page_link(page, width="content")
+
+
 # Before the navigation: without an icon of its own a page would fetch one from elsewhere.
 st.set_page_config(page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_WIDTH)
 page = st.navigation(PAGES)
@@ -99,13 +116,24 @@ with st.sidebar.container(key="brand"):
         unsafe_allow_javascript=True,
     )
 links.begin()
+tabs.bring_back()
 data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
 try:
+    tabs.gone_note()
+    unknown_page_note()
+    missing = data_source.missing()
     routers = data_source.current()
     with st.sidebar:
         listing.beside(routers)
         tour.again()
     tour.bar(page.url_path)
-    page.run()
+    if missing is None:
+        page.run()
+        links.unread()
+    else:
+        st.title(page.title, anchor=False)
+        data_source.open_first(missing)
+    tabs.remember()
 finally:
+    tabs.put_away()
     links.finish()

@@ -85,8 +85,8 @@ def ratio_in_words(value: float, other: float) -> str:
 
 
 def as_markdown(words: str) -> str:
-    """Somebody's words, such that Markdown shows them as they are."""
-    return re.sub(r"([\\`*_\[\]$<~#|]|:(?=[\w/+-]+:))", r"\\\1", words)
+    """Somebody's words, such that Markdown shows them as they are, addresses without links."""
+    return re.sub(r"([\\`*_\[\]$<~#|@]|:(?=[\w/+-]+:|//)|(?<=www)\.)", r"\\\1", words)
 
 
 def _with_minus(text: str) -> str:

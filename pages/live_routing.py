@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from grok.errors import GrokError
+from lens.errors import LensError
+from lens.words import as_markdown
 from pages.live.compare import mode as compare_mode
 from pages.live.generate import mode as generate_mode
 from pages.live.many import mode as many_mode
@@ -46,7 +48,31 @@ def model_controls() -> shared_models.ModelChoice | None:
     choice = choices.get(str(key))
     if choice is not None:
         stream_choice.note(choice)
+        _other_routers_note(choice)
     return choice
+
+
+def _other_routers_note(choice: shared_models.ModelChoice) -> None:
+    """Says which model runs prompts where the pages show the routers of something else."""
+    bundled = choice.path == str(data_source.bundled_checkpoint())
+    try:
+        own = data_source.routers_of("bundled" if bundled else "checkpoint")
+    except (LensError, GrokError):
+        return
+    if own.sha256 == data_source.current().sha256:
+        return
+    name = data_source.UPLOADED_NAME.get() or ""
+    source = links.chosen("source", data_source.available()[0])
+    shown = {
+        "upload": f"of the file you opened ({as_markdown(data_source.short_name(name))})",
+        "hub": "fetched from the Hub",
+    }.get(source, "that the other pages show")
+    st.info(
+        f"Prompts here run on the **{choice.name[0].lower()}{choice.name[1:]}** "
+        f"({choice.config.n_layers} layers × {choice.config.n_experts} experts), not on the "
+        f"routers {shown}: routers alone cannot run a text.",
+        icon=":material/info:",
+    )
 
 
 def _cannot_run(choice: shared_models.ModelChoice, problem: str) -> None:

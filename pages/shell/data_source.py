@@ -13,6 +13,7 @@ from lens.errors import LensError
 from lens.glossary import help_of
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers, with_top_k
 from lens.traces.trace import Trace, load_trace
+from lens.words import as_markdown
 from pages.shell import hub_source, links
 from pages.shell.session_keys import SessionKey, SessionValue, widget
 from pages.shell.startup import startup_options
@@ -23,6 +24,7 @@ UPLOADED_ROUTERS = SessionValue[RouterSet](SessionKey.UPLOADED_ROUTERS)
 UPLOADED_TRACE = SessionValue[tuple[str, Trace]](SessionKey.UPLOADED_TRACE)
 UPLOAD_ERROR = SessionValue[str](SessionKey.UPLOAD_ERROR)
 UPLOAD_KIND = SessionValue[str](SessionKey.UPLOAD_KIND)
+UPLOADED_NAME = SessionValue[str](SessionKey.UPLOADED_NAME)
 TRACE_SHOWN = SessionValue[str](SessionKey.TRACE_SHOWN)
 
 NAMES = {
@@ -123,11 +125,11 @@ def uploaded_trace() -> tuple[str, Trace] | None:
     return UPLOADED_TRACE.get()
 
 
-def _take_upload() -> None:
+def _take_upload(box: str = "upload") -> None:
     """Check an uploaded file and keep it for this session alone."""
     UPLOAD_ERROR.drop()
     UPLOAD_KIND.drop()
-    file = widget("upload").get()
+    file = widget(box).get()
     if file is None:
         return
     try:
@@ -135,6 +137,7 @@ def _take_upload() -> None:
         file.seek(0)
         if kind == "routers":
             UPLOADED_ROUTERS.set(load_routers(file))
+            UPLOADED_NAME.set(str(file.name))
             widget("upload_top_k").drop()
             links.choose(source="upload")
         else:
@@ -162,6 +165,8 @@ def sidebar(with_view: bool = True) -> None:
                 shown=NAMES.__getitem__,
                 collapsed=True,
             )
+        if links.chosen("source", sources[0]) == "upload":
+            links.show("file", short_name(UPLOADED_NAME.get() or ""))
         _describe()
         if with_view:
             view()
@@ -184,6 +189,62 @@ def sidebar(with_view: bool = True) -> None:
             st.success("Trace opened: see Live routing.", icon=":material/check:")
         elif kind == "routers":
             st.success("Router set opened.", icon=":material/check:")
+
+
+def missing() -> str | None:
+    """The source that the link asks for and only a person can open: "upload" or "hub"."""
+    asked = links.pending("source")
+    return asked if asked in ("upload", "hub") and asked not in available() else None
+
+
+def open_first(source: str) -> None:
+    """Asks for the file that a link speaks of, in place of the page that would show it."""
+    name = short_name(links.pending("file") or "")
+    file = f"the file “{as_markdown(name)}”" if name else "the file with its routers"
+    data = links.DATA.get() or ""
+    if source == "upload":
+        st.subheader(f"Open {file} first", anchor=False)
+        st.markdown(
+            "This link shows a router set that somebody opened from a file. A link holds no file: "
+            "open yours here, and the view of the link appears."
+        )
+        if data:
+            st.caption(f"The file's routers have the SHA-256 `{as_markdown(data[:12])}…`.")
+        st.file_uploader(
+            "Router set (.npz)",
+            ["npz"],
+            key="upload_first",
+            on_change=_take_upload,
+            args=("upload_first",),
+        )
+        if UPLOAD_KIND.get() == "trace":
+            st.info("That file is a saved trace. This link needs a router set.")
+        problem = UPLOAD_ERROR.get()
+        if problem is not None:
+            st.error(problem, icon=":material/error:")
+    else:
+        st.subheader("Fetch the routers first", anchor=False)
+        st.markdown(
+            "This link shows routers that somebody fetched from the Hugging Face Hub. Fetch the "
+            "same ones in the sidebar, and the view of the link appears."
+        )
+
+    def go_on() -> None:
+        for known in ("source", "file"):
+            links.let_go(known)
+
+    st.button(
+        f"Show the {NAMES[available()[0]].lower()} instead",
+        key="bundled_instead",
+        icon=":material/arrow_forward:",
+        on_click=go_on,
+    )
+    links.hold()
+
+
+def short_name(name: str) -> str:
+    """A file's name as a link holds it."""
+    return "".join(letter for letter in name if letter.isprintable())[-80:]
 
 
 def _describe() -> None:
@@ -209,7 +270,7 @@ def _describe() -> None:
     if routers.norm_scales is None:
         st.badge("norm scales unknown", icon=":material/help:", color="orange")
     asked = links.DATA.get()
-    if asked and not routers.sha256.startswith(asked[:12]):
+    if asked and missing() is None and not routers.sha256.startswith(asked[:12]):
         st.warning(
             f"The link was made with data {asked[:12]}…, these are {routers.sha256[:12]}….",
             icon=":material/link:",

@@ -8,6 +8,7 @@ CSV's name carries the hash. Each button says, to those who hear it, which figur
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 
 import altair as alt
@@ -22,10 +23,31 @@ AT_ONCE: tuple[Kind, ...] = ("png", "svg")
 DPI = (150, 300, 600)
 
 
+LONGEST_STEM = 100
+
+
 def file_stem(name: str, sha256: str, *words: str) -> str:
-    """A file name that says what the file shows and of which data."""
-    text = "-".join([name, *(word for word in words if word), sha256[:8]])
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+    """A file name that says what the file shows and of which data: plain ASCII, not too long."""
+    text = "-".join([name, *(word for word in words if word)])
+    return f"{_plain(text)[: LONGEST_STEM - 9].rstrip('-_.')}-{sha256[:8]}"
+
+
+def first_words(text: str, most: int = 40) -> str:
+    """The beginning of a text as a part of a file's name; empty where it has no Latin letter."""
+    words = re.findall(r"[a-z0-9]+", _plain(text[: 4 * most], " ").lower())
+    found = ""
+    for word in words:
+        longer = f"{found}_{word}" if found else word[:most]
+        if len(longer) > most:
+            break
+        found = longer
+    return found
+
+
+def _plain(text: str, other: str = "_") -> str:
+    """Text in the letters that every system takes in a file's name, without accents."""
+    bare = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", other, bare)
 
 
 def row(

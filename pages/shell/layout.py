@@ -175,8 +175,13 @@ def heading(
         st.caption(marked(f":material/info: {sentence}"))
 
 
-def share(routers: RouterSet) -> None:
-    """Fill the Share popover, and a finding that waits; call it when all else is drawn."""
+def share(routers: RouterSet, more: Callable[[], None] | None = None) -> None:
+    """Fill the Share popover, and a finding that waits; call it when all else is drawn.
+
+    Args:
+        routers: that are shown.
+        more: draws what the popover says below the link.
+    """
     late = LATE.take()
     if late is not None:
         known = late[1]()
@@ -189,6 +194,8 @@ def share(routers: RouterSet) -> None:
         st.caption("This view, with the data's hash and the version:")
         address = links.permalink(routers.sha256, version())()
         st.code(address, language=None, wrap_lines=True)
+        if more is not None:
+            more()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 NAMES: Mapping[str, str] = {
     # every page
     "source": "where the routers come from",
+    "file": "name of the uploaded file that the routers come from",
+    "kept": "id of what this tab of a browser holds; in no link",
     "view": "canonical or raw routers",
     "draws": "draws of every null",
     "null_seed": "seed of the nulls",
@@ -53,7 +55,8 @@ NAMES: Mapping[str, str] = {
     "mode": "mode of the page",
     "model": "model that runs prompts",
     "token": "token, by its position",
-    "example": "example of Inspect, which a link runs",
+    "example": "example of the mode, which a link runs",
+    "text": "id of a text that was shared, which a link runs",
     "what": "what the map of a trace shows",
     "part": "tab of a trace",
     "dtype": "dtype of Generate",
@@ -86,3 +89,5 @@ NAMES: Mapping[str, str] = {
 }
 # Written into every link, and read by no widget.
 OF_EVERY_LINK = ("data", "version")
+# In the address, and in no link that is handed on.
+OF_NO_LINK = ("kept",)

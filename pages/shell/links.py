@@ -19,6 +19,8 @@ from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from lens.glossary import help_of
+from lens.words import as_markdown
+from pages.shell.link_names import NAMES, OF_EVERY_LINK, OF_NO_LINK
 from pages.shell.session_keys import SessionKey, SessionValue, widget
 
 Option = TypeVar("Option")
@@ -32,6 +34,9 @@ ASKED = SessionValue[dict[str, str]](SessionKey.LINK_ASKED)
 SHOWN = SessionValue[dict[str, str]](SessionKey.LINK_SHOWN)
 NOTICES = SessionValue[list[str]](SessionKey.LINK_NOTICES)
 DATA = SessionValue[str](SessionKey.LINK_DATA)
+SEEN = SessionValue[dict[str, str]](SessionKey.LINK_SEEN)
+UNREAD = SessionValue[set[str]](SessionKey.LINK_UNREAD)
+SET_BY_EXAMPLE = SessionValue[Mapping[str, Any]](SessionKey.LINK_EXAMPLE)
 LONGEST = 40
 
 
@@ -52,8 +57,11 @@ def begin() -> None:
     written = WRITTEN.kept(dict)
     asked = ASKED.kept(dict)
     address, by_history = _address()
+    # A run that the page itself starts anew is told the address as it was before.
+    same_as_before = address == SEEN.get() and not by_history
+    SEEN.set(address)
     for name, text in address.items():
-        if text != written.get(name):
+        if text != written.get(name) and not same_as_before:
             asked[name] = text
     if by_history:  # the default stands for what the address of then does not name
         for name in set(written) - set(address):
@@ -61,6 +69,7 @@ def begin() -> None:
     DATA.kept(lambda: str(st.query_params.get("data", "")))
     SHOWN.set({})
     NOTICES.set([])
+    SET_BY_EXAMPLE.set({})
 
 
 def _address() -> tuple[dict[str, str], bool]:
@@ -195,17 +204,46 @@ def choose(**values: object) -> None:
         widget(name).set(value)
 
 
+def asked(name: str, label: str, pattern: str) -> str | None:
+    """A text that no widget shows, such as an id, where the address newly asks for one."""
+    value = ASKED.kept(dict).pop(name, None)
+    if value is not None and not re.fullmatch(pattern, value):
+        notice(f"The link's {label.lower()} is not whole. Copy the link again.")
+        return None
+    return value
+
+
+def show(name: str, text: str) -> None:
+    """Have the address hold a text that no widget shows."""
+    SHOWN.kept(dict)[name] = text
+
+
+def pending(name: str) -> str | None:
+    """What the address asks for under a name, as long as no widget has shown it."""
+    return ASKED.kept(dict).get(name)
+
+
+def let_go(name: str) -> None:
+    """Ask no longer for what the address said under a name."""
+    ASKED.kept(dict).pop(name, None)
+
+
+def hold() -> None:
+    """Leave the address as it is asked for, while the page cannot show it yet."""
+    data = DATA.get()
+    SHOWN.kept(dict).update(ASKED.kept(dict) | ({"data": data} if data else {}))
+
+
 def reference(name: str, label: str, pattern: str) -> str | None:
     """A text that no widget shows, such as an id: from the address, or as `refer` set it."""
     store = VALUES.kept(dict)
-    asked = ASKED.kept(dict).pop(name, None)
-    value: str | None = store.get(name) if asked is None else asked
-    if value is not None and not re.fullmatch(pattern, value):
-        NOTICES.kept(list).append(f"The link's {label.lower()} is not whole. Copy the link again.")
-        value = None
+    known = ASKED.kept(dict).get(name)
+    value = asked(name, label, pattern)
+    if known is None:
+        value = store.get(name)
     store[name] = value
     if value is not None:
-        _record(name, value, value, "")
+        show(name, value)
     return value
 
 
@@ -227,6 +265,31 @@ def chosen(name: str, default: Option) -> Option:
     return value
 
 
+def set_by_example(choices: Mapping[str, Any]) -> None:
+    """Say what the example in the address chooses: only what differs is written beside it."""
+    SET_BY_EXAMPLE.set(choices)
+
+
+def notice(sentence: str) -> None:
+    """Say something about the link, when the page stands."""
+    NOTICES.kept(list).append(sentence)
+
+
+def unread() -> None:
+    """Notice what the link asks for and no part of the page has read; for when it stands."""
+    said = UNREAD.kept(set)
+    for name, text in list(ASKED.kept(dict).items()):
+        if name in OF_EVERY_LINK or name in said:
+            continue
+        said.add(name)
+        asked = f"“{as_markdown(name[:LONGEST])}={as_markdown(text[:LONGEST])}”"
+        if name in NAMES:
+            notice(f"The link also asks for {asked} ({NAMES[name]}), which is not shown here.")
+        else:
+            del ASKED.kept(dict)[name]
+            notice(f"The link's {asked} means nothing here.")
+
+
 def finish() -> None:
     """Bring the address in line with the choices this page shows, in one step."""
     shown = SHOWN.kept(dict)
@@ -246,7 +309,8 @@ def permalink(sha256: str, version: str) -> Callable[[], str]:
     shown = SHOWN.kept(dict)
 
     def address() -> str:
-        values = urlencode({**shown, "data": sha256[:12], "version": version})
+        handed_on = {name: text for name, text in shown.items() if name not in OF_NO_LINK}
+        values = urlencode({**handed_on, "data": sha256[:12], "version": version})
         return urlunsplit((parts.scheme, parts.netloc, parts.path, values, ""))
 
     return address
@@ -290,8 +354,8 @@ def _prepare(
         value = parse(asked)
         if value is None:
             NOTICES.kept(list).append(
-                f"The link asks for {label.lower()} “{asked[:LONGEST]}”, which this data does not "
-                f"have. Showing {shown(default)}."
+                f"The link asks for {label.lower()} “{as_markdown(asked[:LONGEST])}”, which this "
+                f"data does not have. Showing {shown(default)}."
             )
         state.set(default if value is None else value)
         return
@@ -327,4 +391,7 @@ def _record(name: str, value: object, text: str, default: str) -> None:
         DEFAULTS.kept(dict)[name] = value
     else:
         DEFAULTS.kept(dict).pop(name, None)
+    by_example = SET_BY_EXAMPLE.kept(dict)
+    said_already = value == by_example[name] if name in by_example else text == default
+    if not said_already:
         SHOWN.kept(dict)[name] = text

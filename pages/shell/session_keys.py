@@ -29,6 +29,9 @@ class SessionKey(StrEnum):
     LINK_ASKED = "link_asked"  # text of each name in the address that no widget has shown yet
     LINK_SHOWN = "link_shown"  # text of each name that this page shows and the address will hold
     LINK_NOTICES = "link_notices"  # sentences about what a link asks for and the data lacks
+    LINK_SEEN = "link_seen"  # the address that the last run began with
+    LINK_UNREAD = "link_unread"  # names in the address that were said to be read by nobody
+    LINK_EXAMPLE = "link_example"  # choices that the example in the address makes
     LINK_DATA = "link_data"  # start of the data's hash in the link that was opened
 
     # every page
@@ -40,6 +43,8 @@ class SessionKey(StrEnum):
     TOUR_GOING = "tour_going"  # a click on the tour leads to another page
     TOUR_SEEN = "tour_seen"  # the tour was begun or declined
     OWNER_KEY = "owner_key"  # random key of the browser, for the list of its runs
+    TAB = "tab_id"  # id by which a reload finds what this tab holds
+    TAB_LOST = "tab_lost"  # whether the tab in the address is not kept, until that was said
 
     # overview
     OVERVIEW_OPENED = "overview_opened"  # the page that a click on a cell leads to
@@ -49,6 +54,7 @@ class SessionKey(StrEnum):
     UPLOADED_TRACE = "uploaded_trace"  # name and content of the trace opened last
     UPLOAD_ERROR = "upload_error"  # why the file opened last was refused
     UPLOAD_KIND = "upload_kind"  # "routers" or "trace": the file opened last
+    UPLOADED_NAME = "uploaded_name"  # name of the file that the uploaded router set is of
     HUB_ROUTERS = "hub_routers"  # router set fetched from the Hub
     HUB_ERROR = "hub_error"  # why nothing could be fetched
 
@@ -74,7 +80,9 @@ class SessionKey(StrEnum):
     TRACE_SHOWN = "trace_shown"  # slot of the trace that is shown
     TEXTS = "texts_kept"  # text typed last into each box, on whichever mode
     EXAMPLE_PRESSED = "example_pressed"  # the row whose example was clicked and is to run
-    EXAMPLE_LINKED = "example_linked"  # the example in the address that was run last
+    TEXT_LINKED = "text_linked"  # of each row of examples the one, or the shared text, shown last
+    SHARED_HERE = "shared_here"  # the texts of the mode that is drawn, for its link
+    SHARE_PROBLEM = "share_problem"  # why a text could not be shared, or not be forgotten
     RESULTS = "results_of"  # what each mode shows, and the texts that it is of
     EXAMPLE_RUN = "inspect_example"  # name of the example that was run last, and its trace
     LOGIT_LENSES = "logit_lenses"  # logit lenses by the hash of their traces
@@ -94,6 +102,33 @@ class SessionKey(StrEnum):
     STREAM_MESSAGE = "stream_said"  # how the last run ended, until something else is done
     STREAM_DRAWN = "stream_drawn"  # whether this draw of the page has shown the run
     STREAM_GROUP = "stream_group"  # object that stands for the session among the jobs
+
+
+# What was opened from files or fetched, and what was typed and run: a reload brings back both.
+OPENED = (
+    SessionKey.UPLOADED_ROUTERS,
+    SessionKey.UPLOADED_NAME,
+    SessionKey.UPLOADED_TRACE,
+    SessionKey.HUB_ROUTERS,
+)
+RUN = (
+    SessionKey.TRACES,
+    SessionKey.GENERATED,
+    SessionKey.COMPARED,
+    SessionKey.WHAT_IF_ONE,
+    SessionKey.WHAT_IF_EVERY,
+    SessionKey.WHAT_IF_PATCH,
+    SessionKey.STREAM_RUN,
+)
+BESIDE = (  # of no use without one of those
+    SessionKey.TEXTS,
+    SessionKey.TRACE_SHOWN,
+    SessionKey.TEXT_LINKED,
+    SessionKey.EXAMPLE_RUN,
+    SessionKey.RESULTS,
+    SessionKey.LOGIT_LENSES,
+    SessionKey.STREAM_GROUP,
+)
 
 
 class SessionValue(Generic[Value]):
@@ -158,3 +193,36 @@ def selected_rows(table: str) -> list[int]:
 def picked_marks(figure: str) -> list[Mapping[str, Any]]:
     """Fields of the marks picked in the figure with this key; for its `on_select`."""
     return list(st.session_state[figure].selection.get("pick") or [])
+
+
+def _own_copy(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value
+
+
+def of_the_tab() -> dict[str, Any]:
+    """What a reload should bring back, by key; empty where nothing was run or opened.
+
+    Dictionaries are copied, so that what one session puts into them later is its own.
+    """
+    state = st.session_state
+    if not any(state.get(key.value) for key in (*OPENED, *RUN)):
+        return {}
+    return {
+        key.value: _own_copy(state[key.value])
+        for key in (*OPENED, *RUN, *BESIDE)
+        if key.value in state
+    }
+
+
+def put_back(values: Mapping[str, Any]) -> None:
+    """Keep in this session what `of_the_tab` gave in another."""
+    for key, value in values.items():
+        st.session_state[key] = _own_copy(value)
+
+
+def forget_tab() -> None:
+    """Let go of all that was typed and run; files that were opened stay."""
+    for box in st.session_state.get(SessionKey.TEXTS.value, {}):
+        st.session_state.pop(box, None)
+    for key in (*RUN, *BESIDE):
+        st.session_state.pop(key.value, None)

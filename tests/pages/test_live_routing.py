@@ -363,3 +363,26 @@ def test_traces_that_differ_in_one_choice_have_keys_of_their_own():
     other = SimpleNamespace(tokens=trace.tokens, experts=experts, router_logits=trace.router_logits)
     keys = {statistics.trace_key(one) for one in (trace, other, saved_trace(n_tokens=40))}
     assert len(keys) == 2
+
+
+# --- names of traces --------------------------------------------------------------------
+
+
+def test_an_opened_trace_has_the_name_of_its_file_on_the_page(open_page, small_model):
+    state = {"uploaded_trace": ("my *best*.npz", saved_trace()), "trace_shown": "file"}
+    app = open_page("live_routing", state=state)
+    assert any("Saved trace my \\*best\\*.npz" in one.value for one in app.caption)
+
+
+def test_a_saved_trace_is_named_by_its_text_and_its_model(open_page, small_model):
+    app = run_prompt(open_page("live_routing"), IDS)
+    trace = app.session_state["traces"]["first"]
+    name = traces.file_name(trace)
+    assert name.startswith("trace-") and name.endswith(f"-{trace.model_sha256[:8]}.npz")
+    made = dataclasses.replace(
+        trace,
+        prompt_length=3,
+        settings={"seed": 4},
+        pieces=np.array(["▁Once", "▁upon", *["/"] * 6]),
+    )
+    assert traces.file_name(made) == f"generation-once_upon-seed4-{trace.model_sha256[:8]}.npz"

@@ -11,6 +11,7 @@ from lens.finding import Finding
 from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
 from lens.words import p_value_text, percent
+from pages.hosting import tabs
 from pages.live.compare import (
     examples,
     run,
@@ -117,9 +118,7 @@ def form(choice: shared_models.ModelChoice, side: str, shown: Result | None) -> 
                 help="Ctrl+Enter",
                 key="run_compare",
             )
-            st.caption(
-                f"Up to {prompts.prompt_limit():,} tokens each. Texts stay in this browser session."
-            )
+            st.caption(f"Up to {prompts.prompt_limit():,} tokens each. {tabs.FOR_YOU_ALONE}")
     if submitted or clicked:
         compare(choice, side, text, other, change)
     prompt_form.stale_note(f"compare_{side}", shown, text, other, change)
@@ -204,10 +203,10 @@ def session_traces() -> Result | None:
     slots = list(kept)
     one, two = st.columns(2)
     with one:
-        first = links.choice("one", "First", slots, slots[0], shown=kept_traces.SLOTS.__getitem__)
+        first = links.choice("one", "First", slots, slots[0], shown=kept_traces.name_of)
     with two:
         rest = [slot for slot in slots if slot != first]
-        second = links.choice("other", "Second", rest, rest[0], shown=kept_traces.SLOTS.__getitem__)
+        second = links.choice("other", "Second", rest, rest[0], shown=kept_traces.name_of)
     names = (kept_traces.SLOTS[first].lower(), kept_traces.SLOTS[second].lower())
     try:
         return run.two_traces(kept[first], kept[second], names)

@@ -205,8 +205,7 @@ def one_change(
     Raises:
         GrokError: the text, the model or the change cannot be used.
     """
-    if not text.strip():
-        raise PromptError(prompts.NO_PROMPT)
+    prompts.check_text(text)
     model = shared_models.shared(choice, dtype, on_load)
     tokens = prompts.encoded(model, choice, text)
 

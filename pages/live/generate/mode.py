@@ -6,8 +6,8 @@ import time
 
 import streamlit as st
 
-from grok.errors import PromptError
 from grok.serving.jobs import CancelledError
+from pages.hosting import tabs
 from pages.live.generate.examples import EXAMPLES
 from pages.live.generate.view import BETWEEN, finding, live_html, made_text
 from pages.live.one_trace import logit_lens
@@ -80,7 +80,7 @@ def form(
                 type="primary",
                 icon=":material/play_arrow:",
             )
-            st.caption("The same seed and settings give the same text. It stays in this session.")
+            st.caption(f"The same seed and settings give the same text. {tabs.FOR_YOU_ALONE}")
     options: SamplingOptions = {
         "max_new_tokens": new,
         "temperature": float(temperature),
@@ -143,8 +143,7 @@ def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: Sampl
     layer = int(links.chosen("layer", 0) or 0)
 
     def stream(on_wait: OnWait, on_load: OnLoad) -> None:
-        if not text.strip():
-            raise PromptError(prompts.NO_PROMPT)
+        prompts.check_text(text)
         model = shared_models.shared(choice, dtype, on_load)
         on_wait(0)  # takes away how far the model is read
         generated.begin(model, prompts.encoded(model, choice, text), options)

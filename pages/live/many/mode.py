@@ -107,7 +107,7 @@ def _form(context: ModeContext) -> None:
     ready = ready_list() if choice.has_tokenizer else ready_ids()
     shows = SHOWS if choice.has_tokenizer else "Ids that count up, and ids that repeat."
     clicked = prompt_form.examples_row(
-        "many_example", {"Ready list": Example({BOX: ready.jsonl()}, {}, shows)}
+        "many_example", {"Ready list": Example({BOX: ready.jsonl()}, {}, shows)}, shared=False
     )
     what = "prompt" if choice.has_tokenizer else "prompt of token ids"
     text = prompt_form.text_box(

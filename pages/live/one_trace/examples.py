@@ -140,26 +140,20 @@ ID_EXAMPLES = {
     "A repeat": prompt_form.Example({"prompt": "8, 8, 8, 8, 9, 9, 9, 9"}),
 }
 RUN = SessionValue[tuple[str | None, RoutedText]](SessionKey.EXAMPLE_RUN)
-LINKED = SessionValue[str](SessionKey.EXAMPLE_LINKED)
 FIRST = next(iter(EXAMPLES))  # its routing is stored beside the bundled model
-
-
-def slug(name: str) -> str:
-    """An example as the address holds it."""
-    return name.lower().replace(" ", "_")
-
-
-BY_SLUG = {slug(name): name for name in EXAMPLES}
 
 
 def row(has_tokenizer: bool) -> bool:
     """The examples to click; returns whether one has just been clicked."""
     examples = (
-        {name: prompt_form.Example(one.texts, shows=one.shows) for name, one in EXAMPLES.items()}
+        {
+            name: prompt_form.Example(one.texts, one.choices, one.shows)
+            for name, one in EXAMPLES.items()
+        }
         if has_tokenizer
         else ID_EXAMPLES
     )
-    return prompt_form.examples_row(ROW, examples)
+    return prompt_form.examples_row(ROW, examples, more=["second_prompt"])
 
 
 def stored(choice: ModelChoice | None) -> dict[str, RoutedText]:
@@ -177,20 +171,16 @@ def stored(choice: ModelChoice | None) -> dict[str, RoutedText]:
     return {"example": trace}
 
 
-def linked(choice: ModelChoice, shown: RoutedText | None) -> bool:
-    """Fill the boxes with the example in the address; returns whether it is to be run."""
-    asked = links.reference("example", "Example", r"[a-z_]{1,30}")
-    if asked is None or asked == LINKED.get() or not choice.has_tokenizer:
-        return False
-    LINKED.set(asked)
-    if asked not in BY_SLUG:
-        links.refer("example", None)
-        return False
-    name = BY_SLUG[asked]
-    if RUN.get() == (name, shown):
-        return False
-    prompt_form.put(**EXAMPLES[name].texts)
-    return True
+def is_shown(text: str, second: str, shown: RoutedText | None) -> bool:
+    """True where the trace that is shown is of the example with these texts."""
+    name, trace = RUN.get() or (None, None)
+    return shown is not None and trace is shown and name == _named(text, second)
+
+
+def _named(text: str, second: str) -> str | None:
+    """The example with these texts, if there is one."""
+    wanted = {"prompt": text, "second_prompt": second}
+    return next((name for name, one in EXAMPLES.items() if one.texts == wanted), None)
 
 
 def ran(text: str, second: str, trace: RoutedText) -> Mapping[str, object]:
@@ -199,20 +189,9 @@ def ran(text: str, second: str, trace: RoutedText) -> Mapping[str, object]:
     Returns:
         The choices that show it best.
     """
-    name = next(
-        (
-            name
-            for name, one in EXAMPLES.items()
-            if (one.texts["prompt"], one.texts["second_prompt"]) == (text, second)
-        ),
-        None,
-    )
+    name = _named(text, second)
     RUN.set((name, trace))
-    links.refer("example", slug(name) if name else None)
-    if name is None:
-        return {}
-    LINKED.set(slug(name))
-    return EXAMPLES[name].choices
+    return {} if name is None else EXAMPLES[name].choices
 
 
 def finding(view: View) -> Finding | None:

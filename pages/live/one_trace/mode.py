@@ -10,6 +10,8 @@ from lens.errors import LensError
 from lens.finding import Finding, strongest
 from lens.routers.router_set import RouterSet
 from lens.traces import RoutedText
+from lens.words import as_markdown
+from pages.hosting import tabs
 from pages.live.one_trace import (
     cell_keys,
     cell_view,
@@ -59,7 +61,6 @@ def form(choice: shared_models.ModelChoice, shown: RoutedText | None) -> None:
         choice: the model.
         shown: the trace that is shown; None where there is none.
     """
-    linked = examples.linked(choice, shown)
     clicked = examples.row(choice.has_tokenizer)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
     line = None if shown is None else kept_traces.text_of(shown)
@@ -79,11 +80,8 @@ def form(choice: shared_models.ModelChoice, shown: RoutedText | None) -> None:
                 help="Ctrl+Enter",
             )
             dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype", width=140)
-            st.caption(
-                f"Up to {prompts.prompt_limit():,} tokens. "
-                "The prompt stays in this browser session."
-            )
-    if submitted or clicked or linked:
+            st.caption(f"Up to {prompts.prompt_limit():,} tokens. {tabs.FOR_YOU_ALONE}")
+    if submitted or (clicked and not examples.is_shown(text, second, shown)):
         run(prompts.Request(choice, str(dtype)), text, second)
     prompt_form.stale_note("inspect", shown, text, second)
 
@@ -127,7 +125,7 @@ def choose_trace(kept: dict[str, RoutedText]) -> RoutedText:
         shown = st.segmented_control(
             "Shown",
             list(kept),
-            format_func=kept_traces.SLOTS.__getitem__,
+            format_func=lambda slot: as_markdown(kept_traces.name_of(slot)),
             required=True,
             key="trace_choice",
             default=current,
@@ -143,7 +141,7 @@ def save_button(trace: RoutedText) -> None:
         st.download_button(
             "Save trace (.npz)",
             lambda: kept_traces.file_bytes(trace),
-            file_name="trace.npz",
+            file_name=kept_traces.file_name(trace),
             mime="application/octet-stream",
             key="save_trace",
             on_click="ignore",
@@ -232,9 +230,8 @@ def comparison(view: View, kept: dict[str, RoutedText], what: str) -> None:
         return
     slot = others[0]
     other = View(kept[slot], view.routers, kept_traces.labels(kept[slot], view.routers))
-    st.markdown(
-        f"The trace shown minus **{kept_traces.SLOTS[slot].lower()}**, aligned by position."
-    )
+    name = as_markdown(kept_traces.name_of(slot))
+    st.markdown(f"The trace shown minus **{name[0].lower()}{name[1:]}**, aligned by position.")
     routing_views.compare(view, other, what)
 
 
@@ -252,6 +249,8 @@ def show(context: ModeContext) -> None:
     with top:
         trace = choose_trace(kept)
         save_button(trace)
+    if trace is kept.get("file"):
+        st.caption(f":material/description: {as_markdown(kept_traces.name_of('file'))}")
     view = view_of(trace, kept, context.routers)
     said = findings(view)
     places = [one.place for one in (strongest(said), *said) if one.place is not None]

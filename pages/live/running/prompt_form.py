@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from lens.glossary import help_of
 from lens.words import as_markdown
 from pages.live.running import stream_progress
 from pages.live.running.stream_cost import Work
-from pages.live.session import prompts
+from pages.live.session import sharing
 from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait
 from pages.shell import links
 from pages.shell.session_keys import SessionKey, SessionValue, widget
@@ -25,6 +26,7 @@ ModelRun = Callable[[OnWait, OnLoad], Result]
 TEXTS = SessionValue[dict[str, str]](SessionKey.TEXTS)
 PRESSED = SessionValue[str](SessionKey.EXAMPLE_PRESSED)
 RESULTS = SessionValue[dict[str, tuple[object, tuple[object, ...]]]](SessionKey.RESULTS)
+SLUG = r"[a-z0-9_]{1,60}"
 LINE = 70  # characters of a text in the line that a form folds to
 
 
@@ -33,11 +35,14 @@ def text_box(
     label: str,
     *,
     height: int = 110,
-    max_chars: int = prompts.LONGEST_TEXT,
+    max_chars: int | None = None,
     placeholder: str | None = None,
     help: str | None = None,
 ) -> str:
-    """A text area whose text is the same in all modes, for this session alone."""
+    """A text area whose text is the same in all modes, for this session alone.
+
+    With `max_chars` the browser drops what is pasted beyond it, without a word.
+    """
     put_back(name)
     text = st.text_area(
         label,
@@ -79,6 +84,11 @@ def put(**texts: str) -> None:
         TEXTS.kept(dict)[name] = text
 
 
+def slug(name: str) -> str:
+    """An example's name as the address holds it."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
 @dataclass(frozen=True)
 class Example:
     """Something to click that shows something.
@@ -94,20 +104,38 @@ class Example:
     shows: str = ""
 
 
-def examples_row(key: str, examples: Mapping[str, Example], label: str = "Examples") -> bool:
+def examples_row(
+    key: str,
+    examples: Mapping[str, Example],
+    label: str = "Examples",
+    *,
+    more: Sequence[str] = (),
+    shared: bool = True,
+) -> bool:
     """Examples to click; each fills boxes and choices, and says what it shows.
 
+    A link opens one by its name, or a text that was shared by its id; the address holds it for
+    as long as the boxes do.
+
+    Args:
+        key: of the row.
+        examples: by what they are called.
+        label: before them.
+        more: boxes of the mode that no example fills.
+        shared: whether the mode's own texts may be put into a link.
+
     Returns:
-        True where one has just been clicked, and is to be run.
+        True where one was just clicked or linked, and is to be run.
     """
+    row = _Row(key, examples, more)
 
     def use() -> None:
         chosen = widget(key).get()
         if chosen is not None and chosen in examples:
-            put(**examples[chosen].texts)
-            links.choose(**examples[chosen].choices)
-            PRESSED.set(key)
+            row.open(chosen)
 
+    row.follow_link()
+    row.hold_link(may_share=shared)
     chosen = st.pills(label, list(examples), key=key, on_change=use)
     if chosen is not None and chosen in examples and examples[chosen].shows:
         st.caption(examples[chosen].shows)
@@ -115,6 +143,77 @@ def examples_row(key: str, examples: Mapping[str, Example], label: str = "Exampl
     if pressed:
         PRESSED.drop()
     return pressed
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of examples, and what a link makes of it."""
+
+    key: str
+    examples: Mapping[str, Example]
+    more: Sequence[str]
+
+    @property
+    def linked(self) -> dict[str, str]:
+        return sharing.LINKED.kept(dict)
+
+    @property
+    def boxes(self) -> list[str]:
+        filled = (box for one in self.examples.values() for box in one.texts)
+        return list(dict.fromkeys([*filled, *self.more]))
+
+    def open(self, name: str) -> None:
+        """Fill boxes and choices by an example, and have it run."""
+        put(**{**dict.fromkeys(self.more, ""), **self.examples[name].texts})
+        links.choose(**self.examples[name].choices)
+        PRESSED.set(self.key)
+        self.linked[self.key] = slug(name)
+
+    def follow_link(self) -> None:
+        """Open what the address asks for, once."""
+        known = self.linked.get(self.key)
+        example = links.asked("example", "Example", SLUG)
+        text_id = links.asked("text", "Text", sharing.TEXT_ID)
+        by_slug = {slug(name): name for name in self.examples}
+        if example in by_slug:
+            if example != known:
+                self.open(by_slug[example])
+                widget(self.key).set(by_slug[example])
+        elif example is not None:
+            links.notice(f"There is no example “{as_markdown(example)}” here.")
+        elif text_id is not None and text_id != known:
+            found = sharing.found(text_id)
+            if found is not None and set(found.texts) <= set(self.boxes):
+                put(**found.texts)
+                PRESSED.set(self.key)
+                self.linked[self.key] = text_id
+
+    def hold_link(self, *, may_share: bool) -> None:
+        """Have the address hold the example or shared text for as long as the boxes do."""
+        texts = {box: _now_in(box) for box in self.boxes}
+        known = self.linked.pop(self.key, None)
+        empty = dict.fromkeys(self.boxes, "")
+        still = [name for name, one in self.examples.items() if {**empty, **one.texts} == texts]
+        name = next((name for name in still if slug(name) == known), next(iter(still), None))
+        if name is not None:
+            known = slug(name)
+            links.show("example", known)
+            links.set_by_example(self.examples[name].choices)
+        elif known is not None:
+            text = sharing.found(known)
+            known = None if text is None or {**empty, **text.texts} != texts else known
+            if known is not None:
+                links.show("text", known)
+        if known is not None:
+            self.linked[self.key] = known
+        if may_share:
+            sharing.HERE.set(sharing.Here(self.key, texts, known))
+
+
+def _now_in(box: str) -> str:
+    """The text in a box, before it is drawn."""
+    state = widget(box)
+    return str((state.get() if state.known else TEXTS.kept(dict).get(box)) or "")
 
 
 def fold(text: str | None, label: str = "Your own text") -> ExpanderContainer:

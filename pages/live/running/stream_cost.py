@@ -123,8 +123,7 @@ def token_counts(choice: ModelChoice, texts: Sequence[str]) -> list[int]:
     """
     found = []
     for text in texts:
-        if not text.strip():
-            raise PromptError(prompts.NO_PROMPT)
+        prompts.check_text(text)
         if choice.has_tokenizer:
             count = len(_tokenizer(choice.path).encode(text))
         else:

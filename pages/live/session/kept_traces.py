@@ -13,7 +13,7 @@ from pathlib import Path
 from grok.trace import RoutingTrace
 from lens.routers.router_set import RouterSet, layer_labels
 from lens.traces import RoutedText
-from pages.shell import data_source
+from pages.shell import data_source, downloads
 from pages.shell.session_keys import SessionKey, SessionValue
 
 TRACES = SessionValue[dict[str, RoutedText]](SessionKey.TRACES)
@@ -65,6 +65,21 @@ def file_bytes(trace: RoutingTrace) -> bytes:
         path = Path(folder) / "trace.npz"
         trace.save(path)
         return path.read_bytes()
+
+
+def name_of(slot: str) -> str:
+    """What a trace is called on the page, as plain text; a file by its own name."""
+    saved = data_source.uploaded_trace() if slot == "file" else None
+    return SLOTS[slot] if saved is None else f"{SLOTS[slot]} {data_source.short_name(saved[0])}"
+
+
+def file_name(trace: RoutedText) -> str:
+    """Name of the .npz of a trace: what it is, how its text begins, which model routed it."""
+    generated = len(trace.tokens) > trace.prompt_length
+    kind = "generation" if generated else "trace"
+    words = downloads.first_words(text_of(trace))
+    how = f"seed{trace.settings['seed']}" if generated and "seed" in trace.settings else ""
+    return f"{downloads.file_stem(kind, trace.model_sha256, words, how)}.npz"
 
 
 def labels(trace: RoutedText, routers: RouterSet) -> list[str]:

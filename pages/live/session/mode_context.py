@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from streamlit.delta_generator import DeltaGenerator
 
 from lens.routers.router_set import RouterSet
-from pages.live.session import shared_models
+from pages.hosting import tabs
+from pages.live.session import shared_models, sharing
 from pages.shell import layout
 from pages.shell.finding_block import Headline
 
@@ -52,6 +53,12 @@ compare texts at the same positions before you read meaning into a difference.
 """
 
 
+def _kept_and_shared() -> None:
+    """What the link opens, and what is kept of the tab."""
+    sharing.controls()
+    tabs.controls()
+
+
 @dataclass(frozen=True)
 class ModeContext:
     """Container, routers and model that a mode of the page is given.
@@ -70,4 +77,4 @@ class ModeContext:
         """The page's name and what the mode has found; call it once, when that is known."""
         with self.head:
             layout.heading("Live routing", headline, how_to_read, self.routers)
-        layout.share(self.routers)
+        layout.share(self.routers, _kept_and_shared)

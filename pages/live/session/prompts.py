@@ -22,7 +22,7 @@ LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
 DEFAULT_LIMIT = 512
 
 
-LONGEST_TEXT = 50_000  # characters the prompt box takes; the token limit comes on top
+LONGEST_TEXT = 50_000  # characters of a prompt; the limit of its tokens comes on top
 
 
 NO_PROMPT = "The prompt is empty. Type a text, or choose an example."
@@ -78,8 +78,8 @@ def run_all(
     Raises:
         GrokError: a prompt or the model cannot be used; the text says why.
     """
-    if not all(text.strip() for text in texts):  # before a model is read for nothing
-        raise PromptError(NO_PROMPT)
+    for text in texts:  # before a model is read for nothing
+        check_text(text)
     model = shared(request.model, request.dtype, on_load)
     prompts = [encoded(model, request.model, text) for text in texts]
     traces = model.trace_all(prompts, on_wait=on_wait)
@@ -95,11 +95,25 @@ def encoded(model: SharedModel, choice: ModelChoice, text: str) -> np.ndarray:
     Raises:
         PromptError: there is no text, it is no prompt for this model, or longer than allowed.
     """
-    if not text.strip():
-        raise PromptError(NO_PROMPT)
+    check_text(text)
     prompt = model.model.encode(text if choice.has_tokenizer else token_ids(text))
     check_length(len(prompt))
     return prompt
+
+
+def check_text(text: str) -> None:
+    """Refuse a text that is empty or far too long, before its tokens are counted.
+
+    Raises:
+        PromptError: it is.
+    """
+    if not text.strip():
+        raise PromptError(NO_PROMPT)
+    if len(text) > LONGEST_TEXT:
+        raise PromptError(
+            f"The text “{' '.join(text[:40].split())} …” has {len(text):,} characters; at most "
+            f"{LONGEST_TEXT:,} are run here. Shorten it."
+        )
 
 
 def check_length(n_tokens: int) -> None:
@@ -111,6 +125,5 @@ def check_length(n_tokens: int) -> None:
     limit = prompt_limit()
     if n_tokens > limit:
         raise PromptError(
-            f"The prompt has {n_tokens:,} tokens; at most {limit:,} are traced here. Shorten "
-            f"it, or start the app with a larger {LIMIT_VARIABLE}."
+            f"The prompt has {n_tokens:,} tokens; at most {limit:,} are traced here. Shorten it."
         )

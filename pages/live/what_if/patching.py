@@ -80,7 +80,7 @@ class Result:
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
     examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
-    clicked = prompt_form.examples_row("patch_example", examples)
+    clicked = prompt_form.examples_row("patch_example", examples, more=["answer", "other_answer"])
     left, right = st.columns(2)
     with left:
         clean = prompt_form.text_box("clean", "Clean prompt", height=80)

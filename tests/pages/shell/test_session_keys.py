@@ -21,6 +21,7 @@ from pages.shell.session_keys import SessionKey, SessionValue, widget
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRY = ROOT / "pages" / "shell" / "session_keys.py"
 MAKERS = ("choice", "segments", "number", "decimal", "tabs", "reference", "refer", "forget")
+MAKERS += ("asked", "show", "pending", "let_go")
 
 
 def nodes(*, registry: bool = False) -> Iterator[tuple[str, ast.AST]]:

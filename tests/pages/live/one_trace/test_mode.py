@@ -16,6 +16,7 @@ from lens.traces import router_geometry
 from lens.traces.trace import Trace
 from pages.live.one_trace import cell_keys, cell_view, logit_lens
 from pages.live.one_trace import examples as inspect_examples
+from pages.live.running import prompt_form
 from pages.live.session import kept_traces, shared_models
 from pages.overview_views import hero
 from pages.shell import data_source
@@ -185,12 +186,12 @@ def test_a_cell_that_the_browser_sends_is_taken():
 @pytest.mark.parametrize("name", inspect_examples.EXAMPLES)
 def test_an_example_in_the_address_is_run_and_opens_with_what_it_shows(open_page, name):
     example = inspect_examples.EXAMPLES[name]
-    app = open_page("live_routing", example=inspect_examples.slug(name))
+    app = open_page("live_routing", example=prompt_form.slug(name))
     assert not app.exception and not app.error
     p_value = re.search(r"p [=≤<] ([\d.]+\d)", told(app))
     assert p_value or "q ≤ 0.05" in told(app)
     assert p_value is None or float(p_value[1]) <= 0.05
-    assert app.query_params["example"] == inspect_examples.slug(name)
+    assert app.query_params["example"] == prompt_form.slug(name)
     for choice, value in example.choices.items():
         assert app.session_state[choice] == value
     assert {box: app.text_area(key=box).value for box in example.texts} == example.texts
