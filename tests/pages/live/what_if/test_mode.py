@@ -207,7 +207,8 @@ def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(open_page, s
 
 def test_the_texts_are_not_in_the_address(open_page, small_model):
     app = asked(open_page, "patch", {"clean": IDS, "corrupt": OTHER}, site="moe.output")
-    assert set(app.query_params) <= {"mode", "question", "site", "regained", "numbers"}
+    settings = {"mode", "question", "site", "regained", "numbers"}
+    assert set(app.query_params) <= settings | {"kept", "example"}
     assert "17" not in str(app.query_params)
 
 
