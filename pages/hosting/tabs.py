@@ -18,8 +18,8 @@ LOST = SessionValue[bool](SessionKey.TAB_LOST)
 FOR_YOU_ALONE = "A reload keeps it, for this browser alone: see Share."
 KEPT = (
     "Texts and results of this tab (up to 64 MB) stay in this server's memory for up to "
-    f"{HOURS} hours, for this browser alone, so that a reload brings them back. Nothing of them is "
-    "written to disk."
+    f"{HOURS} hours, for this browser alone, so that a reload brings them back. On disk is only a "
+    "text that you put into a link."
 )
 GONE = (
     "What this tab showed is no longer kept: it was forgotten, its time is over, the server was "

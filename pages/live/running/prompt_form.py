@@ -176,9 +176,11 @@ class _Row:
         text_id = links.asked("text", "Text", sharing.TEXT_ID)
         by_slug = {slug(name): name for name in self.examples}
         if example in by_slug:
+            widget(self.key).set(by_slug[example])
             if example != known:
                 self.open(by_slug[example])
-                widget(self.key).set(by_slug[example])
+            else:  # its result was brought back, by a reload
+                links.choose(**self.examples[by_slug[example]].choices)
         elif example is not None:
             links.notice(f"There is no example “{as_markdown(example)}” here.")
         elif text_id is not None and text_id != known:

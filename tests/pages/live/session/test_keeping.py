@@ -202,6 +202,15 @@ def test_what_differs_from_an_example_stands_beside_it_in_the_link(open_page):
     assert app.selectbox(key="layer").value == 0 and app.selectbox(key="expert").value == 7
 
 
+def test_a_reload_of_an_example_keeps_what_it_chose(open_page, monkeypatch):
+    app = open_page("live_routing", state=KEY, mode="what_if", example="german")
+    monkeypatch.setattr(shared_models, "shared", None)
+    again = open_page("live_routing", state=KEY, **address_of(app))
+    assert not again.exception and not again.error and seen(again) == seen(app)
+    assert again.selectbox(key="layer").value == 11 and again.selectbox(key="expert").value == 7
+    assert address_of(again) == address_of(app)
+
+
 def test_an_example_that_there_is_not_is_named(open_page):
     app = open_page("live_routing", mode="generate", example="nothing_such")
     assert not app.exception
