@@ -13,7 +13,7 @@ FILES = (HERE / "test_grok1_against_xai.py", HERE.parent / "streaming" / "test_h
 
 
 def test_twelve_layers_with_all_optimisations_give_the_official_numbers() -> None:
-    """The deepest of the small checkpoints, resident and streamed, in the type where roundings show, bfloat16."""
+    """The deepest small checkpoint, resident and streamed, in bfloat16, where roundings show."""
     given = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
     for name in [name for name in given if name.startswith("PYTEST_")]:
         del given[name]
