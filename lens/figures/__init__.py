@@ -5,7 +5,7 @@ description for readers who do not see it (`alt_text`). Where a click means
 something, the chart has a selection named "pick".
 """
 
-from lens.figures.export import figure_png, figure_svg
+from lens.figures.export import figure_png, figure_svg, written
 from lens.figures.routers.chains import expert_chains, expert_cosines_against_chance
 from lens.figures.routers.clustering import dendrogram_with_heatmap, layer_dendrogram
 from lens.figures.routers.effect import effect_on_chance
@@ -107,4 +107,5 @@ __all__ = [
     "token_window",
     "value_against_null",
     "visible",
+    "written",
 ]

@@ -12,7 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import altair as alt
@@ -28,31 +28,44 @@ FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
 NOTE_KEYWORD = "grok-moe-lens"
 
 
+class Written(NamedTuple):
+    """A figure as it stands in files: its title, SVG text and PNG bytes."""
+
+    title: str
+    svg: str
+    png: bytes
+
+
+def written(
+    chart: alt.TopLevelMixin, scale: float = 2, *, note: Mapping[str, Any] | None = None
+) -> Written:
+    """The figure on white in both formats, laid out once: the PNG is the SVG's pixels.
+
+    Args:
+        chart: the figure.
+        scale: of the PNG: pixels for one on screen.
+        note: names and values kept in both files as JSON: in an iTXt chunk and in the SVG's
+            metadata element.
+    """
+    spec = exported(chart)
+    svg = svg_of(spec)
+    png = vl_convert.svg_to_png(svg, scale=scale)
+    if note is not None:
+        svg, png = svg_with_text(svg, _json(note)), png_with_text(png, NOTE_KEYWORD, _json(note))
+    return Written(theme.title_of(spec), svg, png)
+
+
 def figure_png(
     chart: alt.TopLevelMixin, scale: float = 2, *, note: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The figure as PNG on white, `scale` times its size on screen.
-
-    Args:
-        chart: the figure.
-        scale: of the image.
-        note: names and values kept in the file as JSON, in an iTXt chunk.
-    """
-    image = vl_convert.vegalite_to_png(exported(chart), vl_version=VEGA_LITE, scale=scale)
-    return image if note is None else png_with_text(image, NOTE_KEYWORD, _json(note))
+    """The figure as PNG on white; see `written`."""
+    return written(chart, scale, note=note).png
 
 
 def figure_svg(chart: alt.TopLevelMixin, *, note: Mapping[str, Any] | None = None) -> str:
-    """The figure as SVG text on white.
-
-    Args:
-        chart: the figure.
-        note: names and values kept in the file as JSON, in its metadata element.
-    """
+    """The figure as SVG text on white, with its note in the metadata element."""
     text = svg_of(exported(chart))
-    if note is None:
-        return text
-    return svg_with_text(text, _json(note))
+    return text if note is None else svg_with_text(text, _json(note))
 
 
 def png_with_text(image: bytes, keyword: str, text: str) -> bytes:

@@ -11,7 +11,6 @@ import vl_convert
 
 from lens.figures import marks
 from lens.figures.export import (
-    VEGA_LITE,
     exported,
     png_with_text,
     svg_of,
@@ -59,7 +58,7 @@ def printed(chart: alt.TopLevelMixin, kind: Kind, how: Print, note: str) -> byte
     inches = (how.width_mm or across / PX_PER_INCH * MM_PER_INCH) / MM_PER_INCH
     if kind == "png":
         scale = inches * PT_PER_INCH / across
-        image = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=scale, ppi=how.dpi)
+        image = vl_convert.svg_to_png(svg, scale=scale, ppi=how.dpi)
         return png_with_text(image, "Description", note)
     if kind == "pdf":  # whose points are the SVG's pixels
         document = vl_convert.svg_to_pdf(sized(svg, inches * PT_PER_INCH, down / across))

@@ -262,9 +262,14 @@ def row_names(count: int, group: int) -> list[str]:
     return [f"E{e}–{min(e + group, count) - 1}" for e in range(0, count, group)]
 
 
+def title_of(spec: Mapping[str, Any]) -> str:
+    """The first line of the title of a figure given as Vega-Lite."""
+    return str(spec["title"]["text"])
+
+
 def chart_title(chart: alt.TopLevelMixin) -> str:
     """The first line of a figure's title."""
-    return str(chart.to_dict()["title"]["text"])
+    return title_of(chart.to_dict())
 
 
 def alt_text(chart: alt.TopLevelMixin) -> str:

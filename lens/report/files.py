@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +102,17 @@ def _write_parts(
             skipped[part.name] = str(error)
             continue
         note = {**about, "figure": part.name, "settings": {**about["settings"], **part.settings}}
-        for suffix, content in _contents(made, note):
+        contents, described = _contents(made, note)
+        for suffix, content in contents.items():
             (work / f"{part.name}{suffix}").write_bytes(content)
-            entry = {
-                "file": f"{part.name}{suffix}",
-                "section": part.section,
-                "settings": note["settings"],
-            }
-            if not isinstance(made, str):
-                entry["title"] = figures.chart_title(made)
-                entry["description"] = figures.alt_text(made)
-            entries.append(entry)
+            entries.append(
+                {
+                    "file": f"{part.name}{suffix}",
+                    "section": part.section,
+                    "settings": note["settings"],
+                    **described,
+                }
+            )
     return entries, skipped
 
 
@@ -133,12 +133,15 @@ def _named(entries: Sequence[dict[str, Any]]) -> list[Entry]:
     ]
 
 
-def _contents(made: alt.TopLevelMixin | str, note: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _contents(
+    made: alt.TopLevelMixin | str, note: dict[str, Any]
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Files of a part by suffix, and what the index says of a figure."""
     if isinstance(made, str):
-        yield ".csv", made.encode("utf-8")
-        return
-    yield ".png", figures.figure_png(made, PNG_SCALE, note=note)
-    yield ".svg", figures.figure_svg(made, note=note).encode("utf-8")
+        return {".csv": made.encode("utf-8")}, {}
+    figure = figures.written(made, PNG_SCALE, note=note)
+    described = {"title": figure.title, "description": figures.alt_text(made)}
+    return {".png": figure.png, ".svg": figure.svg.encode("utf-8")}, described
 
 
 def _move_in(work: Path, target: Path) -> None:
