@@ -84,6 +84,11 @@ def ratio_in_words(value: float, other: float) -> str:
     return f"{ratio:.0f} times as much as" if ratio >= 9.5 else f"{ratio:.2g} times as much as"
 
 
+def counted(number: int, noun: str) -> str:
+    """How many of something: "1 pair", "12 pairs", "1,200 tokens"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def as_markdown(words: str) -> str:
     """Somebody's words, such that Markdown shows them as they are, addresses without links."""
     return re.sub(r"([\\`*_\[\]$<~#|@]|:(?=[\w/+-]+:|//)|(?<=www)\.)", r"\\\1", words)

@@ -26,7 +26,7 @@ def show(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> N
     """Experts of one layer against each other."""
     scope = links.segments(
         "within",
-        "Compare",
+        "Experts beside each other by",
         ["cosine", "correlation", "mean"],
         "cosine",
         shown={

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from lens.words import fixed, p_value_text, percent, plain, significant, similarity_text
+from lens.words import (
+    as_markdown,
+    counted,
+    fixed,
+    p_value_text,
+    percent,
+    plain,
+    significant,
+    similarity_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +100,18 @@ def test_similarities_near_0_and_near_1_have_more_digits():
 
 def test_a_share_and_its_sign_stay_on_one_line():
     assert percent(0.125) == "12\u00a0%" and percent(0.125, 1) == "12.5\u00a0%"
+
+
+def test_one_thing_is_no_plural():
+    assert [counted(n, "pair") for n in (0, 1, 2, 1200)] == [
+        "0 pairs",
+        "1 pair",
+        "2 pairs",
+        "1,200 pairs",
+    ]
+
+
+def test_somebodys_words_stay_words_in_markdown():
+    assert as_markdown("*a* [b](c) :red[d] :smile: $e$") == (
+        r"\*a\* \[b\](c) :red\[d\] \:smile: \$e\$"
+    )

@@ -22,6 +22,7 @@ from lens.figures.token_grid import (
     window_text,
 )
 from lens.recipe.steps import remembered
+from lens.words import counted
 
 
 @remembered
@@ -178,7 +179,7 @@ def change_by_token(
             width=WIDTH,
         ),
         theme.alt_description(
-            f"KL after {len(window)} tokens, mean {float(kl.mean()):.3g}, largest "
+            f"KL after {counted(len(window), 'token')}, mean {float(kl.mean()):.3g}, largest "
             f"{float(kl.max()):.3g} nats",
             part,
         ),

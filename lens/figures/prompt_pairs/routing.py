@@ -25,6 +25,7 @@ from lens.figures.traces.token_maps import TOKEN_VALUES
 from lens.figures.traces.tokens import flow
 from lens.prompt_pairs.alignment import DELETED, INSERTED, KINDS, SAME, SUBSTITUTED, Alignment
 from lens.recipe.steps import remembered
+from lens.words import counted
 
 LINE = 58  # pixels of both texts' rows and the space below them
 MAX_PAIRS = theme.MAX_MARKS // 8
@@ -233,7 +234,8 @@ def pair_map(
             width=max(step * len(window), 420),
         ),
         theme.alt_description(
-            f"Heatmap of {len(window)} pairs of tokens in {n_layers} layers: {name}, {unit}",
+            f"Heatmap of {counted(len(window), 'pair')} of tokens in {n_layers} layers",
+            f"{name}, {unit}",
             f"Mean {mean:+.3f}",
             part,
         ),

@@ -20,7 +20,7 @@ from lens.figures.token_grid import (
     window_text,
 )
 from lens.recipe.steps import remembered
-from lens.words import fixed, p_value_text
+from lens.words import counted, fixed, p_value_text
 
 
 @remembered
@@ -88,7 +88,8 @@ def change_along(
             width=max(step * len(window), 420),
         ),
         theme.alt_description(
-            f"Total variation after {len(window)} tokens, at least {float(low.mean()):.3f} on "
+            f"Total variation after {counted(len(window), 'token')}, "
+            f"at least {float(low.mean()):.3f} on "
             f"average, at most {float(high.mean()):.3f}",
             part,
         ),

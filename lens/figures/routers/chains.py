@@ -10,7 +10,7 @@ import numpy as np
 
 from lens.figures import marks, theme
 from lens.recipe.steps import remembered
-from lens.words import significant
+from lens.words import counted, significant
 
 if TYPE_CHECKING:
     from lens.experts.chains import Chain, SignificantChains
@@ -64,8 +64,8 @@ def expert_chains(
             width=max(width, 480),
         ),
         theme.alt_description(
-            f"{len(chains)} chains of experts through {len(labels)} layers",
-            f"{count} matches between adjacent layers beat mixed experts",
+            f"{counted(len(chains), 'chain')} of experts through {len(labels)} layers",
+            f"Matches between adjacent layers that beat mixed experts: {count}",
             "The longest goes through " + str(len(chains[0]) if chains else 1) + " layers",
         ),
         flexible=False,

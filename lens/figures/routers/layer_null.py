@@ -15,7 +15,7 @@ from lens.layers.pair_null import LayerNull, place_among_pairs
 from lens.layers.references import BEATEN, REFERENCE_LABELS, Reference
 from lens.layers.similarity import LAYER_METRICS
 from lens.recipe.steps import remembered
-from lens.words import significant
+from lens.words import counted, significant
 
 if TYPE_CHECKING:
     from lens.layers.bootstrap import Intervals
@@ -156,8 +156,8 @@ def adjacent_against_chance(
             width=PLOT_WIDTH,
         ),
         theme.alt_description(
-            f"{name} of each of {len(data['pair'])} pairs of adjacent layers with its chance band",
-            f"{count} pairs are transitions beyond the largest change of drawn series",
+            f"{name} of {counted(len(data['pair']), 'pair')} of adjacent layers, with chance bands",
+            f"Transitions beyond the largest change of drawn series: {counted(count, 'pair')}",
         ),
     )
 

@@ -12,7 +12,7 @@ from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
 from lens.recipe.steps import remembered
-from lens.words import p_value_text, significant
+from lens.words import counted, p_value_text, significant
 
 if TYPE_CHECKING:
     from lens.model_pairs.comparison import Comparison
@@ -155,7 +155,7 @@ def layers_across(
         ),
         theme.alt_description(
             f"{metric.label} of {len(labels)} layers of A with {len(other_labels)} layers of B",
-            f"{beyond} pairs are more alike than {found.null}",
+            f"More alike than {found.null}: {counted(beyond, 'pair')}",
         ),
     )
 

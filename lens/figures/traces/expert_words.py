@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from lens.figures import marks, theme
 from lens.figures.token_grid import visible
 from lens.recipe.steps import remembered
+from lens.words import counted
 
 LONGEST = 9
 LEVEL = 0.05
@@ -86,7 +87,7 @@ def word_map(
         ),
         theme.alt_description(
             f"Heatmap of {n_layers} layers by {n_experts} experts",
-            f"{int(found.sum()):,} pairs of expert and word at q ≤ 0.05, of "
+            f"{counted(int(found.sum()), 'pair')} of expert and word at q ≤ 0.05, of "
             f"{n_words * found.size:,}",
         ),
     )

@@ -22,6 +22,7 @@ from lens.figures.traces.token_maps import (
     experts_text,
 )
 from lens.recipe.steps import remembered
+from lens.words import counted
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ def token_strip(
         layers,
         (width, alt.Step(high)),
         theme.title("Tokens", reading, width=width),
-        theme.alt_description(f"{len(window)} tokens in reading order: {' '.join(shown[:60])}"),
+        theme.alt_description(
+            f"{counted(len(window), 'token')} in reading order: {' '.join(shown[:60])}"
+        ),
         flexible=False,
         frame=False,
     )

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from lens.figures import marks, theme
 from lens.figures.traces.lift import lift_columns, lift_layers, log_lift, rare
 from lens.recipe.steps import remembered
+from lens.words import counted
 
 PLOT_WIDTH = 680
 # Experts of the paths figure; of more, only those that a drawn flow touches.
@@ -255,8 +256,8 @@ def routing_paths(
             width=PLOT_WIDTH,
         ),
         theme.alt_description(
-            f"Flows of {total} tokens between the first choices of {n_steps + 1} layers",
-            f"The largest carries {int(top)} tokens",
+            f"Flows of {counted(total, 'token')} between the first choices of {n_steps + 1} layers",
+            f"The largest carries {counted(int(top), 'token')}",
         ),
     )
 

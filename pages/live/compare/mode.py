@@ -10,7 +10,7 @@ from lens.errors import LensError
 from lens.finding import Finding
 from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
-from lens.words import p_value_text, percent
+from lens.words import counted, p_value_text, percent
 from pages.hosting import tabs
 from pages.live.compare import (
     examples,
@@ -112,7 +112,7 @@ def form(choice: shared_models.ModelChoice, side: str, shown: Result | None) -> 
             change = change_controls(choice, kind)
         with st.container(horizontal=True, vertical_alignment="bottom"):
             submitted = st.form_submit_button(
-                stream_choice.label(choice, "Compare"),
+                stream_choice.label(choice, "Run"),
                 type="primary",
                 icon=":material/play_arrow:",
                 help="Ctrl+Enter",
@@ -255,10 +255,11 @@ def finding(comparison: Comparison, what: str) -> Finding:
 def agreement_words(comparison: Comparison) -> str:
     """Experts that the same tokens keep, in words."""
     found, start = comparison.agreement(), comparison.runs.common_start
+    shared = len(comparison.runs.pairs)
     after = " after their first difference" if start or comparison.result.same_model else ""
     return (
-        f"{len(comparison.runs.pairs):,} tokens stand in both texts{after}. They keep "
-        f"{percent(found.value)} of their experts (unrelated tokens of the two share "
+        f"{counted(shared, 'token')} {'stands' if shared == 1 else 'stand'} in both texts{after}. "
+        f"They keep {percent(found.value)} of their experts (unrelated tokens of the two share "
         f"{percent(found.mean)}, {significance.chance(found.p, found.blocks, found.test.draws)})."
     )
 
@@ -283,8 +284,8 @@ def change_words(comparison: Comparison) -> str:
     outside = "in all layers" if change.layer == run.ALL else "in the other layers"
     text = (
         f"{change.text(comparison.labels)} changes what the model expects next by {value:.3g} nats "
-        f"a token (KL), and {len(comparison.runs.pairs):,} tokens keep {percent(result.kept, 1)} "
-        f"of their experts {outside}."
+        f"a token (KL). Of {counted(len(comparison.runs.pairs), 'token')}, "
+        f"{percent(result.kept, 1)} of the experts stay {outside}."
     )
     if not others.size:
         return text
@@ -354,8 +355,8 @@ def nothing_shared(result: Result) -> str:
     start = result.alignment.common_start
     if start == result.alignment.n_pairs:
         return (
-            f"The two texts are the same {start:,} tokens, and so is their routing. Change one of "
-            "them."
+            f"The two texts are the same {counted(start, 'token')}, and so is their routing. "
+            "Change one of them."
         )
     return (
         "The two texts share no token after their first difference, so there is nothing to "
@@ -367,7 +368,7 @@ def show(context: ModeContext) -> None:
     """The mode: a form, then the two runs beside each other."""
     side = links.segments(
         "sides",
-        "Compare",
+        "Side by side",
         list(SIDES),
         "texts",
         shown=SIDES.__getitem__,

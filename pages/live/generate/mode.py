@@ -7,6 +7,7 @@ import time
 import streamlit as st
 
 from grok.serving.jobs import CancelledError
+from lens.words import counted
 from pages.hosting import tabs
 from pages.live.generate.examples import EXAMPLES
 from pages.live.generate.view import BETWEEN, finding, live_html, made_text
@@ -76,7 +77,7 @@ def form(
             dtype = links.choice("dtype", "Numbers", ["bfloat16", "float32"], "bfloat16")
         with st.container(horizontal=True, vertical_alignment="center"):
             sent = st.form_submit_button(
-                stream_choice.label(choice, "Generate"),
+                stream_choice.label(choice, "Run"),
                 type="primary",
                 icon=":material/play_arrow:",
             )
@@ -123,7 +124,7 @@ def ask(choice: shared_models.ModelChoice, text: str, dtype: str, options: Sampl
 
     stream_progress.ask(
         choice,
-        f"Generate {options['max_new_tokens']:,} tokens",
+        f"Generate {counted(options['max_new_tokens'], 'token')}",
         work,
         stream,
         generation.keep,

@@ -15,7 +15,7 @@ from lens.finding import Finding
 from lens.findings import of_texts
 from lens.traces.contrast import loop_of
 from lens.traces.routing import overlap
-from lens.words import percent
+from lens.words import counted, percent
 from pages.live.one_trace import routing_statistics, text_parts
 from pages.live.one_trace.routing_views import View
 from pages.live.session.generation import Generated
@@ -62,7 +62,7 @@ def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: i
             f'border-radius:3px;padding:0 4px">{word}</span>'
             f'<span style="font-size:0.68rem;opacity:0.75">{under}</span></span>'
         )
-    before = f"<div>… {start:,} tokens before</div>" if start else ""
+    before = f"<div>… {counted(start, 'token')} before</div>" if start else ""
     return f'<div role="group" aria-label="Generated tokens">{before}{"".join(boxes)}</div>'
 
 
@@ -71,8 +71,8 @@ def made_text(done: Generated, view: View) -> None:
     trace = done.trace
     why = {
         "stopped": f"Stopped after {done.n_tokens:,} of {done.n_asked:,} tokens.",
-        "end": f"The model ended its text after {done.n_tokens:,} tokens.",
-        "length": f"{done.n_tokens:,} tokens.",
+        "end": f"The model ended its text after {counted(done.n_tokens, 'token')}.",
+        "length": f"{counted(done.n_tokens, 'token')}.",
     }[done.why]
     prompt = "".join(view.pieces[: trace.prompt_length]).replace("▁", " ").lstrip()
     st.html(prose_html(prompt, done.text))
@@ -120,7 +120,7 @@ def finding(view: View, done: Generated) -> Finding:
         if settings.get("temperature") == 0
         else f"temperature {settings.get('temperature')}, seed {settings.get('seed')}"
     )
-    text = f"{done.n_tokens:,} tokens generated after {trace.prompt_length:,} ({how})."
+    text = f"{counted(done.n_tokens, 'token')} generated after {trace.prompt_length:,} ({how})."
     try:
         found = routing_statistics.part_loads(view.key, int(trace.prompt_length), trace)
     except LensError as error:

@@ -184,7 +184,7 @@ def results(
     names = parts | {
         "load": "Load",
         "pairs": "Co-selection",
-        "compare": "Compare",
+        "compare": "Second text",
         "order": "Order and balance",
         "information": "Information",
         "margins": "Margins",

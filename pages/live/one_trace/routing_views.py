@@ -19,7 +19,7 @@ from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.tables import traces as trace_tables
 from lens.traces import RoutedText, load_null, routing
-from lens.words import percent
+from lens.words import counted, percent
 from pages.live.one_trace import routing_statistics
 from pages.shell import layout, links
 from pages.shell.picks import pick_cell, pick_expert, pick_token
@@ -165,7 +165,8 @@ def agreement_note(view: View) -> None:
     if found is None:
         return
     start = (
-        f" The first {found.common_start} tokens are the same in both and left out of the test."
+        " Left out of the test: the first "
+        f"{counted(found.common_start, 'token')}, the same in both."
         if found.common_start
         else ""
     )

@@ -26,7 +26,7 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def send(app, text: str):
     app.text_area(key="prompt").set_value(text)
-    next(button for button in app.button if button.label == "Generate").click()
+    next(button for button in app.button if button.label == "Run").click()
     return app.run(timeout=300)
 
 
