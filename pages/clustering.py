@@ -183,7 +183,7 @@ def branch_support(
     if seconds > tree_chance.LONG_SECONDS:
         run = (*shown.key, draws, seed)
         if st.button(
-            f"Compute the support of branches (about {max(1, round(seconds / 60))} min)",
+            f"Compute the support of branches (about {about(seconds)})",
             icon=":material/play_arrow:",
             key="run_support",
         ):
@@ -191,6 +191,11 @@ def branch_support(
         if SUPPORT_RUN.get() != run:
             return None
     return tree_chance.support(deferred, shown, draws, seed)
+
+
+def about(seconds: float) -> str:
+    """A time as one says it: "9 s", "3 min"."""
+    return f"{seconds:.0f}\u00a0s" if seconds < 90 else f"{seconds / 60:.0f}\u00a0min"
 
 
 def support_in_words(support: BranchSupport, labels: list[str]) -> str:

@@ -112,11 +112,19 @@ def test_very_few_layers_show_what_they_can(open_page, n_layers):
     assert ("in 95 % of 200 draws" in texts(app)) == (n_layers > 2)
 
 
+def test_what_takes_some_ten_seconds_counts_as_long_and_a_small_set_does_not(routers):
+    weights = np.random.default_rng(0).standard_normal((64, 6144, 8), dtype=np.float32)
+    big = RouterSet(weights, top_k=2)
+    assert tree_chance.support_seconds(big, 100) > tree_chance.LONG_SECONDS
+    assert tree_chance.support_seconds(routers, 100) < tree_chance.LONG_SECONDS
+
+
 def test_support_that_takes_long_waits_for_a_button(open_page, monkeypatch):
     monkeypatch.setattr(tree_chance, "LONG_SECONDS", 1e-6)
     routers = drawn(6)
     app = open_page("clustering", state={"uploaded_routers": routers}, source="upload")
     assert fine(app) and "resampled trees, seed" not in texts(app)
+    assert "about" in app.button(key="run_support").label
     app.button(key="run_support").click().run()
     assert fine(app) and "resampled trees, seed" in texts(app)
 

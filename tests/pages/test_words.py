@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Block, Element
 
 from lens import glossary
 
@@ -75,6 +78,27 @@ def unknown(app: AppTest) -> set[str]:
     return {form for form in forms if not glossary.used_in(form)} - NO_TERMS
 
 
+def levels(app: AppTest) -> list[int]:
+    """Levels of the page's headings, in the order in which they are read."""
+    found = []
+    for element in walked(app.main):
+        body = getattr(element.proto, "body", "")
+        if element.type in ("title", "header", "subheader"):
+            found.append(int(element.tag[1]))
+        elif element.type in ("html", "markdown", "caption") and isinstance(body, str):
+            found += [int(level) for level in re.findall(r"<h([1-6])", body)]
+            found += [len(marks) for marks in re.findall(r"^(#{1,6}) ", body, re.MULTILINE)]
+    return found
+
+
+def walked(block: Block) -> Iterator[Element]:
+    for child in block.children.values():
+        if isinstance(child, Block):
+            yield from walked(child)
+        else:
+            yield child
+
+
 @pytest.mark.parametrize(("page", "query"), PAGES, ids=lambda part: str(part))
 def test_every_term_of_a_headline_or_a_control_says_what_it_means(
     open_page, few_drawn_sets, page, query
@@ -83,6 +107,9 @@ def test_every_term_of_a_headline_or_a_control_says_what_it_means(
     assert not app.exception
     assert unexplained(app) == []
     assert unknown(app) == set()
+    order = levels(app)
+    assert order[:2] == [1, 2]
+    assert all(after - before <= 1 for before, after in pairwise(order))
 
 
 def test_a_term_without_its_meaning_is_seen():

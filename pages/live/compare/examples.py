@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pages.live.compare.run import ALL
 from pages.live.running.prompt_form import Example
 
 CODE = (
@@ -66,21 +65,13 @@ CHANGE_EXAMPLES: Mapping[str, Example] = {
         "Bans the expert that takes the largest share of this text: how far does that reach down, "
         "beside a ban of the others of its layer?",
     ),
-    "All routers undecided": Example(
-        {"prompt": CODE},
+    "German without one expert": Example(
         {
-            "change": "temperature",
-            "change_layer": ALL,
-            "warmth": 2.0,
-            "differs": "kept",
+            "prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten "
+            "gekauft. Wenn wir früh genug aufstehen, können wir sie am Bahnhof kaufen."
         },
-        "Temperature 2 in all layers leaves each layer's choice as it is, but not the mix, and so "
-        "not the input of the layers after it.",
-    ),
-    "A story, an expert for all": Example(
-        {"prompt": "In spring " + STORY},
-        {"change": "include", "change_layer": 4, "expert": 1, "differs": "kept"},
-        "Every token gets the expert that this story uses most: does it matter more than any other "
+        {"change": "ban", "change_layer": 11, "expert": 7, "differs": "kept"},
+        "Bans one expert of the last layer: do the model's guesses need it more than the others "
         "of its layer?",
     ),
 }

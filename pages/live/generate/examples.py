@@ -7,9 +7,9 @@ from pages.live.running import prompt_form
 EXAMPLES = {
     "A tale": prompt_form.Example(
         {"prompt": "It was a bright morning in May, and the whole village"},
-        {"new_tokens": 120, "temperature": 0.8, "sampling_seed": 3},
-        "The model stays with what it was given: whether its own prose goes to the experts of "
-        "the prompt's is tested under “Prompt and generated”.",
+        {"new_tokens": 120, "temperature": 0.0, "sampling_seed": 0},
+        "Always the likeliest word: does the model's own prose go to the experts of the beginning "
+        "that it was given?",
     ),
     "A loop": prompt_form.Example(
         {"prompt": "class Stack:\n    def __init__(self):\n        self.items = []\n\n"},
@@ -17,10 +17,13 @@ EXAMPLES = {
         "Temperature 0 always takes the likeliest token, and a small model ends in a loop: where "
         "it begins is said above the text. On the map, do the experts go round too?",
     ),
-    "Python": prompt_form.Example(
-        {"prompt": "class Stack:\n    def __init__(self):\n        self.items = []\n\n"},
-        {"new_tokens": 120, "temperature": 0.6, "sampling_seed": 1},
-        "Indentation comes back in every line: choose “First choice” on the map and follow it.",
+    "German": prompt_form.Example(
+        {
+            "prompt": "Der Zug fährt morgen um acht Uhr ab, und wir haben noch keine Karten "
+            "gekauft. Wenn wir früh genug aufstehen, können wir sie am Bahnhof kaufen."
+        },
+        {"new_tokens": 120, "temperature": 0.0, "sampling_seed": 0},
+        "It goes on in German: with the experts of the German that it read?",
     ),
     "Arithmetic": prompt_form.Example(
         {"prompt": "12 + 30 = 42\n17 + 25 = 42\n9 * 8 = 72\n"},
