@@ -81,8 +81,7 @@ def token_strip(
     under = None if experts is None else experts_text(experts[token])
     left, right, line = flow(shown, width, under)
     generated = token >= end_of_prompt(prompt_length, len(pieces))
-    own = None if experts is None else experts[token, 0]
-    colour, inked = _strip_colour(colours, own, token)
+    colour, inked = _strip_colour(colours, experts, token)
     data = inked | {
         "token": token,
         "piece": shown,
@@ -155,7 +154,7 @@ def _strip_reading(colours: StripColours | None, under: Sequence[str] | None) ->
 
 
 def _strip_colour(
-    colours: StripColours | None, first: np.ndarray | None, token: np.ndarray
+    colours: StripColours | None, experts: np.ndarray | None, token: np.ndarray
 ) -> tuple[alt.Color, dict[str, Any]]:
     """Colour of a strip's boxes, and the columns that it and the text on it take it from."""
     if colours is not None:
@@ -173,7 +172,8 @@ def _strip_colour(
         ink = theme.ink(own, scale)
         colour = alt.Color("value:Q", title=colours.name, scale=scale, legend=key)
         return colour, {"value": own, "ink": ink}
-    if first is not None:
+    if experts is not None:
+        first = experts[token, 0]
         columns = {"shade": expert_shades(first), "ink": digit_ink(first)}
         return alt.Color("shade:N", scale=None, legend=None), columns
     parts = alt.Scale(domain=["prompt", "generated"], range=["#D9DEE5", "#F7D9A8"])
