@@ -15,6 +15,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from lens.words import as_markdown
 from pages.guide import terms, tour
 from pages.hosting import tabs
+from pages.live.running import preload
 from pages.notes import listing
 from pages.shell import data_source, links
 
@@ -137,3 +138,4 @@ try:
 finally:
     tabs.put_away()
     links.finish()
+preload.begin()

@@ -346,6 +346,12 @@ def test_the_analyses_leave_slow_libraries_to_the_functions_that_need_them():
     assert imports_without(modules, ["sklearn", "umap", "numba"], ["scipy.stats", "pandas"]) == ""
 
 
+def test_the_live_page_stands_before_jax_is_there():
+    modes = ["one_trace", "compare", "what_if", "generate", "many"]
+    modules = [f"pages.live.{mode}.mode" for mode in modes]
+    assert imports_without(modules, ["jax", "jaxlib", "haiku"], []) == ""
+
+
 def test_reading_checkpoints_needs_no_jax():
     modules = ["grok", "grok.checkpoints.grok1", "grok.config", "grok.trace"]
     assert imports_without(modules, ["jax", "jaxlib", "haiku", "streamlit"], []) == ""

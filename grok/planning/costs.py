@@ -16,9 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from grok.architectures.architecture import Architecture
 from grok.config import ModelConfig
+
+if TYPE_CHECKING:
+    from grok.architectures.architecture import Architecture
 
 ON_DEMAND_TOKENS = 3
 """With up to this many tokens only the chosen experts are read; see `streaming.host_layers`."""

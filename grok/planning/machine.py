@@ -17,11 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grok.architectures.architecture import Architecture
 from grok.checkpoints.tensor_spec import Checkpoint
+
+if TYPE_CHECKING:
+    from grok.architectures.architecture import Architecture
 
 PIECE = 64 * 2**20  # of one read, as streaming reads
 LARGE = 8 * 2**20  # of a file worth reading

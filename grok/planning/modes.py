@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from grok.architectures.architecture import Architecture
-from grok.engine.sharding import memory_needed
 from grok.errors import DeviceError, GrokError
 from grok.planning.costs import (
     ARITHMETIC,
@@ -40,6 +39,9 @@ from grok.streaming.host_memory import (
     usual_tokens,
 )
 from grok.streaming.read_ahead import BLOCK
+
+if TYPE_CHECKING:
+    from grok.architectures.architecture import Architecture
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -162,6 +164,8 @@ def _made(
 
 
 def _resident(architecture: Architecture, rates: Rates, n_tokens: int) -> ModePlan:
+    from grok.engine.sharding import memory_needed  # imports JAX
+
     needed, there = memory_needed(architecture), rates.device_bytes
     where = "is free" if rates.on_cpu else "is on the devices"
     verdict = "fits" if needed <= there else "does not fit"

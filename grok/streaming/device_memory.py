@@ -5,8 +5,12 @@ Counted in bytes of the devices together; what a pass needs beside layers is an 
 
 from __future__ import annotations
 
-from grok.architectures.architecture import Architecture
+from typing import TYPE_CHECKING
+
 from grok.errors import DeviceError
+
+if TYPE_CHECKING:
+    from grok.architectures.architecture import Architecture
 
 ON_DEVICES = 2  # layers on their way: one in use, one arriving
 SCALE_GROUPS = 8  # at most, of a released matrix

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from grok.architectures.architecture import Architecture
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import ModelConfig
 from grok.errors import DeviceError
 from grok.streaming.read_ahead import BLOCK
+
+if TYPE_CHECKING:
+    from grok.architectures.architecture import Architecture
 
 DEFAULT_BUDGET = 8_000_000_000
 # Python, JAX, numba and their threads, compiled programs included; measured at 0.8 GB.

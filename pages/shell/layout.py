@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -11,6 +12,7 @@ import numpy as np
 import streamlit as st
 from altair.utils import schemapi
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.errors import StreamlitAPIException
 
 from lens import cached, figures
 from lens.figures import alt_text
@@ -38,6 +40,7 @@ AT_ONCE = 4_000_000
 ANSWERING = "Answering, beside what chance gives …"
 LATE = SessionValue[tuple[DeltaGenerator, Callable[[], Headline]]](SessionKey.LATE_FINDING)
 SHARE = SessionValue[DeltaGenerator](SessionKey.SHARE_POPOVER)
+LINK = "share_link"  # key of the fragment with the link of this view
 
 QUESTION_VIEWS: dict[str, tuple[str, dict[str, str]]] = {
     "adjacent": ("/layers", {"metric": "cka"}),
@@ -153,7 +156,9 @@ def heading(
                 null_settings.popover()
             with st.popover("How to read", icon=":material/menu_book:"):
                 st.markdown(marked(how_to_read))
-            share = st.popover("Share", icon=":material/link:")
+            share = st.popover(
+                "Share", icon=":material/link:", key="share_popover", on_change=_renew_link
+            )
     SHARE.set(share)
     LATE.take()
     first_lines = st.empty()
@@ -192,10 +197,21 @@ def share(routers: RouterSet, more: Callable[[], None] | None = None) -> None:
         return
     with popover:
         st.caption("This view, with the data's hash and the version:")
-        address = links.permalink(routers.sha256, version())()
-        st.code(address, language=None, wrap_lines=True)
+        _link(links.permalink(routers.sha256, version()))
         if more is not None:
             more()
+
+
+@st.fragment(key=LINK)
+def _link(address: Callable[[], str]) -> None:
+    """The link of this view as it is now: parts of a page are drawn without the rest."""
+    st.code(address(), language=None, wrap_lines=True)
+
+
+def _renew_link() -> None:
+    """Draws the link anew, when what holds it is opened."""
+    with suppress(StreamlitAPIException):  # a page that is not yet drawn as far as its link
+        st.rerun(LINK)
 
 
 @dataclass(frozen=True)

@@ -290,14 +290,14 @@ def unread() -> None:
             notice(f"The link's {asked} means nothing here.")
 
 
-def finish() -> None:
-    """Bring the address in line with the choices this page shows, in one step."""
+def finish(*, whole: bool = True) -> None:
+    """Bring the address in line with the choices shown, in one step; a whole page says notices."""
     shown = SHOWN.kept(dict)
     if dict(st.query_params) != shown:
         st.query_params.from_dict(shown)
     WRITTEN.set(dict(shown))
-    for notice in NOTICES.kept(list):
-        st.toast(notice, icon=":material/link_off:")
+    for sentence in NOTICES.kept(list) if whole else ():
+        st.toast(sentence, icon=":material/link_off:")
 
 
 def permalink(sha256: str, version: str) -> Callable[[], str]:
@@ -393,5 +393,7 @@ def _record(name: str, value: object, text: str, default: str) -> None:
         DEFAULTS.kept(dict).pop(name, None)
     by_example = SET_BY_EXAMPLE.kept(dict)
     said_already = value == by_example[name] if name in by_example else text == default
-    if not said_already:
+    if said_already:
+        SHOWN.kept(dict).pop(name, None)  # shown before, where a part is drawn alone
+    else:
         SHOWN.kept(dict)[name] = text

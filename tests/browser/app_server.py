@@ -42,6 +42,7 @@ def serving(
         port = place.getsockname()[1]
     log = folder / "log.txt"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GROK_LENS_")}
+    environment["GROK_LENS_PRELOAD"] = "off"  # most servers of the tests run no prompt
     environment["GROK_LENS_RUNS"] = str(folder / "runs")
     environment["GROK_LENS_NOTES"] = str(folder / "notes")
     environment |= settings or {}

@@ -55,6 +55,18 @@ def test_arrow_keys_move_the_cell_while_the_map_has_the_focus_and_only_then(visi
     at(page, 0, 3)
     page.get_by_role("button", name="Token after", exact=True).click()
     at(page, 1, 3)
+    page.get_by_role("button", name="Share", exact=True).click()  # drawn before the moves
+    link = page.get_by_test_id("stPopoverBody").get_by_test_id("stCode")
+    expect(link).to_contain_text(re.compile("token=1&layer=3&"))
+
+
+def test_statistics_of_a_layer_follow_the_cell_though_it_is_drawn_alone(visit):
+    page = visit("/live_routing?part=pairs&layer=2")
+    expect(page.get_by_text("Experts chosen together, L2", exact=True)).to_be_visible()
+    settled(page)
+    page.get_by_role("button", name="Layer below in the map", exact=True).click()
+    expect(page.get_by_text("Experts chosen together, L3", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile("layer=3"))
 
 
 def test_the_map_is_reached_by_tab_and_says_what_its_keys_do(visit):

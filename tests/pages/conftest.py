@@ -19,6 +19,7 @@ from lens.extract.grok1 import extract_routers
 from lens.glossary import unmarked
 from lens.routers.router_set import RouterSet
 from lens.storage.expert_notes import FOLDER_VARIABLE
+from pages.live.running import preload
 from pages.shell import data_source
 from pages.trees import chance as tree_chance
 
@@ -37,8 +38,9 @@ Open = Callable[..., AppTest]
 
 @pytest.fixture(autouse=True)
 def bundled_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No data source but the bundled one and nobody's notes, whatever the environment says."""
+    """No data but the bundled, nobody's notes, no model in the background: whatever is set."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "notes"))
+    monkeypatch.setenv(preload.VARIABLE, "off")
     monkeypatch.delenv(data_source.ROUTERS_VARIABLE, raising=False)
     monkeypatch.delenv(data_source.CHECKPOINT_VARIABLE, raising=False)
     monkeypatch.setattr(sys, "argv", ["app.py"])

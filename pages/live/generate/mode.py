@@ -11,7 +11,6 @@ from lens.words import counted
 from pages.hosting import tabs
 from pages.live.generate.examples import EXAMPLES
 from pages.live.generate.view import BETWEEN, finding, live_html, made_text
-from pages.live.one_trace import logit_lens
 from pages.live.one_trace import mode as one_trace_mode
 from pages.live.running import (
     prompt_form,
@@ -205,8 +204,10 @@ def show(context: ModeContext) -> None:
     board = st.container()
     one_trace_mode.save_button(done.trace)
     view = one_trace_mode.view_of(done.trace, kept, context.routers)
-    token, layer, lens = one_trace_mode.results(view, kept, None)
     with board:
         made_text(done, view)
-    context.heading([finding(view, done)], one_trace_mode.HOW_TO_READ)
-    logit_lens.fill(lens, view, token, layer, context.choice, asked=False)
+    said = [finding(view, done)]
+    one_trace_mode.results(
+        one_trace_mode.Inspected(view, kept, None, context.choice, stored=False),
+        lambda: context.heading(said, one_trace_mode.HOW_TO_READ),
+    )

@@ -27,7 +27,7 @@ def show(view: View, token: int, layer: int) -> DeltaGenerator:
     Returns:
         The container for `logit_lens.fill`, once the rest of the page stands.
     """
-    with st.container(border=True):
+    with st.container(border=True, key="cell_card"):
         st.markdown(sentence(view, token, layer))
         left, right = st.columns(2, gap="large")
         with left:

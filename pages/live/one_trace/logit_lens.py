@@ -14,10 +14,11 @@ from lens import figures
 from lens.storage import csv_text
 from lens.traces import RoutedText
 from lens.words import percent
-from pages.live.one_trace.routing_views import View
+from pages.live.one_trace.routing_views import CELL, View
 from pages.live.running import prompt_form, stream_cost, stream_progress
 from pages.live.session import shared_models
 from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait
+from pages.shell.parts import then_drawn
 from pages.shell.picks import pick_layer
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -31,6 +32,11 @@ MOST_LENSES = 4
 @dataclass(frozen=True)
 class OtherModel:
     """Stands for a logit lens that was not read: the model at hand did not make the trace."""
+
+
+def at_once(view: View, *, asked: bool) -> bool:
+    """Whether the lens is drawn without a run of the model: it is known, or waits for a press."""
+    return asked or lens_key(view.trace) in LENSES.kept(dict)
 
 
 def fill(
@@ -93,7 +99,7 @@ def course(view: View, found: LogitLens, token: int, layer: int) -> None:
         "logit_lens",
         stretch=True,
         words=(f"token{token}",),
-        on_pick=pick_layer,
+        on_pick=then_drawn(pick_layer, CELL),
         table=lambda: csv_text.table_csv(
             {
                 "layer": view.labels,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -22,11 +25,11 @@ from pages.live.one_trace import (
     routing_views,
     text_parts,
 )
-from pages.live.one_trace.routing_views import View
+from pages.live.one_trace.routing_views import CELL, STATISTICS, View
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.session import generation, kept_traces, mode_context, prompts, shared_models
 from pages.live.session.mode_context import ModeContext
-from pages.shell import data_source, links
+from pages.shell import data_source, links, parts
 
 HOW_TO_READ = """
 The chosen cell, one token in one layer:
@@ -51,6 +54,8 @@ The chosen cell, one token in one layer:
 
 """
 HOW_TO_READ += mode_context.HOW_TO_READ
+# Tabs of the statistics that show the chosen layer, or what the map shows.
+OF_THE_CELL = ("pairs", "margins", "paths", "compare")
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
 
@@ -155,33 +160,65 @@ def view_of(trace: RoutedText, kept: dict[str, RoutedText], routers: RouterSet) 
     return View(trace, routers, kept_traces.labels(trace, routers), other)
 
 
-def results(
-    view: View, kept: dict[str, RoutedText], place: tuple[int, int] | None
-) -> tuple[int, int, DeltaGenerator]:
-    """Everything about one trace, from the text down to its paths.
+@dataclass
+class Inspected:
+    """What the parts of this mode that are drawn alone have in common.
 
-    Args:
+    Attributes:
         view: the trace.
         kept: the traces of this session.
         place: layer and expert of what was found, which is looked at first.
+        choice: the model that runs prompts here, if any.
+        stored: the trace was opened, not made here: its logit lens waits for a press.
+        beside: tab of the statistics that is open, with the layer and the map's value that it
+            was drawn with.
+    """
+
+    view: View
+    kept: dict[str, RoutedText]
+    place: tuple[int, int] | None
+    choice: shared_models.ModelChoice | None
+    stored: bool
+    beside: tuple[str, int, str] | None = None
+
+    def lens(self, slot: DeltaGenerator, token: int, layer: int) -> None:
+        """The logit lens of a cell."""
+        logit_lens.fill(slot, self.view, token, layer, self.choice, asked=self.stored)
+
+
+@st.fragment(key=CELL)
+def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
+    """The text, the map and the chosen cell: drawn alone when another cell is chosen.
 
     Returns:
-        The chosen token and layer, and where the cell's logit lens goes.
+        Where the cell's logit lens goes, with its token and layer; None where it is there.
     """
-    if view.trace.model_sha256 != view.routers.sha256:
-        st.caption(
-            f"The trace was made by a model with routers `{view.trace.model_sha256[:12]}`, not by "
-            "the routers that the other pages show."
-        )
-    token, layer, what = routing_views.selectors(view, place)
+    view = shown.view
+    token, layer, what = routing_views.selectors(view, shown.place)
+    if parts.alone() and shown.beside is not None:
+        tab, *drawn_with = shown.beside
+        if tab in OF_THE_CELL and drawn_with != [layer, what]:
+            st.rerun()  # the statistics below are of another layer
     routing_views.strip(view, token, layer, what)
     if what == "agreement":
         routing_views.agreement_note(view)
     routing_views.token_map(view, token, layer, what)
     cell_keys.show("token_layer_map", token, layer, view.n_tokens, view.n_layers)
-    lens = cell_view.show(view, token, layer)
-    parts = {"parts": "Prompt and generated"} if text_parts.has_both(view) else {}
-    names = parts | {
+    slot = cell_view.show(view, token, layer)
+    parts.drawn()
+    if parts.alone() or logit_lens.at_once(view, asked=shown.stored):
+        shown.lens(slot, token, layer)
+        return None
+    return slot, token, layer
+
+
+@st.fragment(key=STATISTICS)
+def statistics_part(shown: Inspected) -> None:
+    """The text as a whole: drawn alone when another tab is opened."""
+    view = shown.view
+    layer, what = links.chosen("layer", 0), links.chosen("what", "margin")
+    both = {"parts": "Prompt and generated"} if text_parts.has_both(view) else {}
+    names = both | {
         "load": "Load",
         "pairs": "Co-selection",
         "compare": "Second text",
@@ -192,12 +229,28 @@ def results(
         "paths": "Paths",
     }
     for tab, container in links.tabs("part", names):
+        shown.beside = (tab, layer, what)
         with container:
             try:
-                draw_tab(tab, view, kept, layer, what)
+                draw_tab(tab, view, shown.kept, layer, what)
             except LensError as error:
                 st.info(str(error))
-    return token, layer, lens
+    parts.drawn()
+
+
+def results(shown: Inspected, heading: Callable[[], None]) -> None:
+    """Everything about one trace, from the text down to its paths, then the page's heading."""
+    trace, routers = shown.view.trace, shown.view.routers
+    if trace.model_sha256 != routers.sha256:
+        st.caption(
+            f"The trace was made by a model with routers `{trace.model_sha256[:12]}`, not by "
+            "the routers that the other pages show."
+        )
+    missing = cell_part(shown)
+    statistics_part(shown)
+    heading()
+    if missing is not None:
+        shown.lens(*missing)
 
 
 def draw_tab(tab: str, view: View, kept: dict[str, RoutedText], layer: int, what: str) -> None:
@@ -254,7 +307,6 @@ def show(context: ModeContext) -> None:
     view = view_of(trace, kept, context.routers)
     said = findings(view)
     places = [one.place for one in (strongest(said), *said) if one.place is not None]
-    token, layer, lens = results(view, kept, places[0] if places else None)
-    context.heading(said, HOW_TO_READ)
     stored = any(trace is kept.get(slot) for slot in ("file", "example"))
-    logit_lens.fill(lens, view, token, layer, context.choice, asked=stored)
+    shown = Inspected(view, kept, places[0] if places else None, context.choice, stored)
+    results(shown, lambda: context.heading(said, HOW_TO_READ))

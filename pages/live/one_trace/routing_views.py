@@ -22,7 +22,11 @@ from lens.traces import RoutedText, load_null, routing
 from lens.words import counted, percent
 from pages.live.one_trace import routing_statistics
 from pages.shell import layout, links
+from pages.shell.parts import then_drawn
 from pages.shell.picks import pick_cell, pick_expert, pick_token
+
+# Keys of the two parts of the page that are drawn alone.
+CELL, STATISTICS = "inspect_cell", "inspect_statistics"
 
 VALUES: dict[str, tuple[str, Callable[[RoutedText], np.ndarray]]] = {
     "margin": ("Margin", routing.margin),
@@ -229,7 +233,7 @@ def load(view: View, layer: int) -> None:
     view.figure(
         figures.load_by_layer(share, low, high, view.labels, interval=(least, most)),
         "load_by_layer",
-        on_pick=pick_expert,
+        on_pick=then_drawn(pick_expert, CELL, STATISTICS),
         table=lambda: trace_tables.trace_load_csv(share, view.labels, low, high, least, most),
     )
 
@@ -366,7 +370,7 @@ def compare(view: View, other: View, what: str) -> None:
         ),
         "compare_prompts",
         words=(what,),
-        on_pick=pick_cell,
+        on_pick=then_drawn(pick_cell, CELL, STATISTICS),
         table=lambda: router_tables.token_layer_csv(
             difference.astype(float),
             what,

@@ -14,7 +14,7 @@ from grok.errors import GrokError
 from lens.errors import LensError
 from lens.glossary import help_of
 from lens.words import as_markdown
-from pages.live.running import stream_progress
+from pages.live.running import preload, stream_progress
 from pages.live.running.stream_cost import Work
 from pages.live.session import sharing
 from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait
@@ -264,10 +264,10 @@ def run_guarded(
 
     def on_wait(n_waiting: int) -> None:
         if n_waiting > 0:
-            slot.info(
-                f"Waiting for the model, position {n_waiting} in the queue.",
-                icon=":material/hourglass_top:",
-            )
+            words = f"Waiting for the model, position {n_waiting} in the queue."
+            if n_waiting == 1 and preload.under_way():
+                words = "The model is being made ready, once after the start of the server."
+            slot.info(words, icon=":material/hourglass_top:")
         else:
             slot.empty()
 

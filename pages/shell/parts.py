@@ -1,0 +1,35 @@
+"""Parts of a page that are drawn without the rest, where a choice changes nothing else.
+
+A part is a function under `st.fragment(key=...)`. It calls `drawn` at its end, so that the
+address follows; what it chooses counts for the rest of the page when that is drawn next.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from pages.shell import links
+from pages.shell.picks import Mark, OnPick
+
+
+def alone() -> bool:
+    """True where a part is drawn now, and not the whole page."""
+    context = get_script_run_ctx()
+    return context is not None and bool(context.fragment_ids_this_run)
+
+
+def drawn() -> None:
+    """End of a part: the address follows, where it was drawn alone."""
+    if alone():
+        links.finish(whole=False)
+
+
+def then_drawn(pick: OnPick, *parts: str) -> OnPick:
+    """A pick after which these parts of the page, by the keys of their fragments, are drawn."""
+
+    def picked(mark: Mark) -> None:
+        pick(mark)
+        st.rerun(parts)
+
+    return picked
