@@ -30,7 +30,7 @@ def press(page: Page, key: str) -> None:
 
 
 def test_a_ban_is_shown_beside_the_other_experts_and_survives_a_click_on_a_token(visit):
-    page = visit(PLACE)
+    page = visit(f"{PLACE}&question=one")
     example(page, PYTHON)
     expect(page).to_have_url(re.compile("layer=2"))
     press(page, "run_one")
@@ -76,7 +76,7 @@ def test_a_patch_says_where_the_difference_is_carried(visit):
 
 
 def test_two_people_sweep_and_ask_at_once_and_each_gets_their_own(visit):
-    sweeping, asking = visit(f"{PLACE}&question=every"), visit(PLACE)
+    sweeping, asking = visit(f"{PLACE}&question=every"), visit(f"{PLACE}&question=one")
     example(sweeping, "Sums")
     example(asking, "German")
     press(sweeping, "run_every")

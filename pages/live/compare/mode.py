@@ -160,7 +160,7 @@ def compare(
         ),
         keep,
     ):
-        st.rerun()  # with the form folded
+        prompt_form.draw_again()
 
 
 def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:

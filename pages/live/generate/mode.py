@@ -195,7 +195,7 @@ def show(context: ModeContext) -> None:
         made = generation.DONE.get()
         if made is not None and made is not done and kept_traces.kept().get("first") is made.trace:
             prompt_form.is_of("generate", made, sent[0], sent[2])
-            st.rerun()  # with the form folded
+            prompt_form.draw_again()
         prompt_form.stale_note("generate", done, sent[0], sent[2])
     stream_progress.board()
     if done is None:

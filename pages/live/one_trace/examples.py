@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import streamlit as st
 
 from lens.errors import LensError
 from lens.finding import Finding
@@ -210,4 +209,3 @@ def ask(text: str) -> None:
     prompt_form.put(prompt=text, second_prompt="")
     prompt_form.PRESSED.set(ROW)
     links.choose(mode="inspect")
-    st.query_params.clear()  # what runs again within a run would take the address of before

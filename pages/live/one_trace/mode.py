@@ -111,7 +111,7 @@ def run(request: prompts.Request, text: str, second: str) -> None:
         lambda *told: prompts.run_all(request, texts, *told),
         keep,
     ):
-        st.rerun()  # with the form folded
+        prompt_form.draw_again()
 
 
 def findings(view: View) -> list[Finding]:

@@ -234,6 +234,16 @@ def fold(text: str | None, label: str = "Your own text") -> ExpanderContainer:
     )
 
 
+def draw_again() -> None:
+    """Draw the page once more, with its form folded; call it when a run has ended.
+
+    A draw within a draw takes the address that the first began with, and what was chosen since
+    would fall back to it: so it is emptied first, and written when the page stands.
+    """
+    st.query_params.clear()
+    st.rerun()
+
+
 def is_of(mode: str, result: object, *texts: object) -> None:
     """Remember the texts and settings that a result is of."""
     RESULTS.kept(dict)[mode] = (result, texts)

@@ -23,7 +23,7 @@ from pages.live.running.stream_run import StreamedRun
 from pages.live.session import prompts, shared_models
 from pages.live.session.mode_context import ModeContext
 from pages.live.session.shared_models import OnLoad, OnWait
-from pages.live.what_if.examples import text_form
+from pages.live.what_if.examples import EVERY, ONE, text_form
 from pages.live.what_if.one_expert import ACTIONS
 from pages.shell import layout, links
 from pages.shell.picks import Mark
@@ -53,7 +53,10 @@ class Result:
 
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
-    text, clicked = text_form(choice, "every_expert_example")
+    known = KEPT.get()
+    known = known if known is not None and known.request[0] == choice.path else None
+    shown = None if known is None else known.request[2]
+    text, clicked = text_form(choice, EVERY, shown)
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
     with first:
         action = links.segments(
@@ -83,6 +86,8 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
         swept(request, choice)
     stream_progress.board()
     known = KEPT.get()
+    if known is not None and known.request == request and text != shown:
+        prompt_form.draw_again()
     if known is None or known.request[0] != choice.path:
         return None
     if known.request != request:
@@ -163,11 +168,7 @@ def answer(result: Result, labels: list[str]) -> Finding:
     table = table_of(sweep, rows)
 
     def pick(mark: Mark) -> None:
-        links.choose(
-            layer=int(sweep.layers[int(mark["layer"])]),
-            expert=int(mark["expert"]),
-            question="One expert",
-        )
+        look_at(int(sweep.layers[int(mark["layer"])]), int(mark["expert"]))
 
     origin = layout.of_model(sweep.trace.model_sha256)
     own: layout.FigureOptions = {
@@ -205,6 +206,12 @@ def answer(result: Result, labels: list[str]) -> Finding:
             )
     listed(sweep, size, rows)
     return of_pairs.most_needed(size, (row, own_expert), name, text)
+
+
+def look_at(layer: int, expert: int) -> None:
+    """Fill the sentence of "One expert" and run it; call it in a callback."""
+    links.choose(layer=layer, expert=expert, question="One expert")
+    prompt_form.PRESSED.set(ONE)
 
 
 def details(
@@ -278,7 +285,7 @@ def listed(sweep: AblationSweep, size: np.ndarray, rows: list[str]) -> None:
         found = selected_rows("effects_table")
         if found:
             layer, expert = top[found[0]]
-            links.choose(layer=int(sweep.layers[layer]), expert=int(expert), question="One expert")
+            look_at(int(sweep.layers[layer]), int(expert))
 
     at = tuple(top.T)
     per_use = interventions.effect_per_use(sweep.effect, sweep.load, sweep.trace.experts.shape[-1])

@@ -8,6 +8,7 @@ from pages.live.running import prompt_form
 from pages.live.running.prompt_form import Example
 from pages.live.session import shared_models
 
+ONE, EVERY = "one_expert_example", "every_expert_example"  # the rows of examples
 STRONGEST = "Set to the expert that “Every expert” finds to matter most for this text when banned."
 
 
@@ -50,10 +51,19 @@ ID_EXAMPLES: Mapping[str, Example] = {
 }
 
 
-def text_form(choice: shared_models.ModelChoice, examples_key: str) -> tuple[str, bool]:
-    """The text of the form, and whether an example above it has just been clicked."""
+def text_form(
+    choice: shared_models.ModelChoice, examples_key: str, shown: str | None
+) -> tuple[str, bool]:
+    """The text of the form, and whether an example above it has just been clicked.
+
+    Args:
+        choice: the model.
+        examples_key: of the row of examples.
+        shown: the text of the result that is shown, beside which the box folds to a line.
+    """
     ready = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
-    clicked = prompt_form.examples_row(examples_key, ready)
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    text = prompt_form.text_box("prompt", label, placeholder="Type a text.", height=80)
+    with prompt_form.fold(shown, "Text and examples"):
+        clicked = prompt_form.examples_row(examples_key, ready)
+        text = prompt_form.text_box("prompt", label, placeholder="Type a text.", height=80)
     return text, clicked

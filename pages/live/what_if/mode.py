@@ -13,7 +13,9 @@ from pages.live.session.mode_context import ModeContext
 from pages.live.what_if import every_expert, one_expert, patching
 from pages.shell import links
 
-INVITATION = "Take an expert away, or put a value of another prompt in, and see what changes."
+INVITATION = (
+    "Take each expert away in turn to see which ones a text needs; then look at one closely."
+)
 HOW_TO_READ = """
 An intervention changes one thing in the model's run of a text; everything after it is computed
 anew.
@@ -45,8 +47,8 @@ anew.
 What holds for one text need not hold for another. Numbers of experts carry no meaning across
 layers.
 """
-QUESTIONS = {"one": "One expert", "every": "Every expert", "patch": "Patch"}
-SHOW = {"one": one_expert.show, "every": every_expert.show, "patch": patching.show}
+QUESTIONS = {"every": "Every expert", "one": "One expert", "patch": "Patch"}
+SHOW = {"every": every_expert.show, "one": one_expert.show, "patch": patching.show}
 
 
 def show(context: ModeContext) -> None:

@@ -19,13 +19,14 @@ from pages.live.running import prompt_form, stream_choice, stream_cost, stream_p
 from pages.live.running.controls import dtype_choice, model_labels
 from pages.live.session import shared_models
 from pages.live.session.mode_context import ModeContext
-from pages.live.what_if.examples import text_form
+from pages.live.what_if.examples import ONE, text_form
 from pages.live.what_if.one_expert_run import SEED, Request, Result, computed, others_of
 from pages.shell import layout, links
 from pages.shell.picks import pick_token
 from pages.shell.session_keys import SessionKey, SessionValue
 
 ACTIONS = {"ban": "Ban it", "include": "Give it to every token"}
+SAID = {"ban": "ban", "include": "give every token"}
 DONE = {"ban": "Banning {0}", "include": "Giving every token {0}"}
 # Seconds that a run may take to be made anew whenever a choice changes.
 QUICK = 2.0
@@ -51,32 +52,13 @@ def ask(request: Request, choice: shared_models.ModelChoice) -> None:
 
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a run, its answer; returns the finding."""
-    text, clicked = text_form(choice, "one_expert_example")
-    labels = model_labels(choice)
-    first, second, third, fourth, fifth = st.columns([2, 2, 4, 2, 2], vertical_alignment="bottom")
-    with first:
-        layer = layout.layer_choice(labels)
-    with second:
-        expert = layout.expert_choice(choice.config.n_experts)
-    with third:
-        action = links.segments(
-            "action",
-            "What if",
-            list(ACTIONS),
-            "ban",
-            shown=ACTIONS.__getitem__,
-        )
-    with fourth:
-        dtype = dtype_choice()
-    with fifth:
-        asked = st.button(
-            stream_choice.label(choice, "Run"),
-            type="primary",
-            icon=":material/play_arrow:",
-            key="run_one",
-        )
-    request = Request(choice.path, dtype, text, layer, expert, action)
     known = KEPT.get()
+    known = known if known is not None and known.request.path == choice.path else None
+    shown = None if known is None else known.request.text
+    text, clicked = text_form(choice, ONE, shown)
+    labels = model_labels(choice)
+    layer, expert, action, dtype, asked = sentence(choice, labels)
+    request = Request(choice.path, dtype, text, layer, expert, action)
     again = (
         known is not None
         and known.request.prompt == request.prompt
@@ -86,12 +68,48 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
     if asked or clicked or again:
         ask(request, choice)
         known = KEPT.get()
+        if known is not None and known.request.text != shown:
+            prompt_form.draw_again()
     stream_progress.board()
     if known is None or known.request.path != choice.path:
         return None
     if known.request != request:
         st.caption("Below is the last run; press Run for what is chosen now.")
     return answer(known, context, labels)
+
+
+def sentence(
+    choice: shared_models.ModelChoice, labels: list[str]
+) -> tuple[int, int, str, str, bool]:
+    """What is to be done, as a sentence to fill in: layer, expert, action, numbers, Run pressed."""
+    rows = {text.removeprefix("L"): row for row, text in enumerate(labels)}
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("In", width="content")
+        layer = links.choice(
+            "layer", "Layer", rows, 0, shown=labels.__getitem__, collapsed=True, width=90
+        )
+        action = links.choice(
+            "action",
+            "What if",
+            list(SAID),
+            "ban",
+            shown=SAID.__getitem__,
+            collapsed=True,
+            width=180,
+        )
+        experts = range(choice.config.n_experts)
+        expert = links.choice(
+            "expert", "Expert", experts, 0, shown=layout.expert_name, collapsed=True, width=90
+        )
+        st.markdown("for this text, in", width="content")
+        dtype = dtype_choice(collapsed=True)
+        asked = st.button(
+            stream_choice.label(choice, "Run"),
+            type="primary",
+            icon=":material/play_arrow:",
+            key="run_one",
+        )
+    return layer, expert, action, dtype, asked
 
 
 def finding(result: Result, name: str, among: AmongOthers) -> Finding:
@@ -166,14 +184,20 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> Finding:
     among = interventions.among_others(own.kl.mean(), result.kl.mean(axis=1))
     view = routing_views.View(own.changed, context.routers, labels)
     words = (name.replace("·", ""), request.action)
+    most = int(own.kl.argmax())
     token = links.choice(
         "token",
-        "Token",
+        "After which token? (opens where the change is largest)",
         range(view.n_tokens),
-        view.n_tokens - 1,
+        most,
         shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
-        width=320,
+        width=400,
     )
+    left, right = st.columns(2, gap="large")
+    with left:
+        next_tokens(result, view, token, words)
+    with right:
+        beside_use(result, view, name, words)
     view.figure(
         intervention_figures.change_by_token(
             own.kl, result.kl, view.pieces, name=name, picked=token
@@ -191,11 +215,6 @@ def answer(result: Result, context: ModeContext, labels: list[str]) -> Finding:
             }
         ),
     )
-    left, right = st.columns(2, gap="large")
-    with left:
-        next_tokens(result, view, token, words)
-    with right:
-        beside_use(result, view, name, words)
     moved_figures(result, view, name, (token, request.layer), words)
     return finding(result, name, among)
 

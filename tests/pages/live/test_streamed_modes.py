@@ -85,7 +85,7 @@ def test_a_stop_of_a_continuation_keeps_the_tokens_there_are(open_page, disk: Di
 
 
 def test_a_change_of_expert_runs_nothing_by_itself(open_page):
-    app = open_page("live_routing", mode="what_if", layer="3")
+    app = open_page("live_routing", mode="what_if", question="one", layer="3")
     app.text_area(key="prompt").set_value(IDS)
     app = press(app, stream_choice.COST_FIRST)
     app = ended(press(app, "Ban it and look"))
