@@ -41,7 +41,7 @@ def asked(open_page, question: str, texts: dict[str, str], **query: str):
 def test_the_mode_invites_before_anything_ran(open_page, small_model):
     app = open_page("live_routing", mode="what_if")
     assert not app.exception and not app.error
-    assert app.subheader[0].value.startswith("Take an expert away")
+    assert told(app).startswith("Take each expert away")
 
 
 def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_model):
