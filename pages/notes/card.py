@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 import streamlit as st
@@ -34,7 +35,7 @@ def show(routers: RouterSet, layer: int, expert: int) -> None:
         ):
             _form(note)
     if note.note:
-        st.caption(as_markdown(note.note))
+        st.html(f'<p style="white-space:pre-wrap;margin:0">{html.escape(note.note)}</p>')
 
 
 def _form(note: ExpertNote) -> None:

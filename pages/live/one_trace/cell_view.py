@@ -9,12 +9,14 @@ from streamlit.delta_generator import DeltaGenerator
 from grok.errors import GrokError
 from lens import figures
 from lens.errors import LensError
+from lens.glossary import marked
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import router_geometry, routing
-from lens.words import p_value_text, percent
+from lens.words import as_markdown, p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
+from pages.notes import kept
 from pages.shell import data_source, downloads
 from pages.shell.picks import pick_token
 
@@ -28,7 +30,7 @@ def show(view: View, token: int, layer: int) -> DeltaGenerator:
         The container for `logit_lens.fill`, once the rest of the page stands.
     """
     with st.container(border=True, key="cell_card"):
-        st.markdown(sentence(view, token, layer))
+        st.markdown(marked(sentence(view, token, layer)))
         left, right = st.columns(2, gap="large")
         with left:
             gates(view, token, layer)
@@ -39,12 +41,19 @@ def show(view: View, token: int, layer: int) -> DeltaGenerator:
     return slot
 
 
+def named(view: View, layer: int, expert: int) -> str:
+    """An expert with the name that somebody gave it."""
+    name = kept.titles(view.trace.model_sha256, layer).get(expert)
+    own = f" (“{as_markdown(name)}”)" if name else ""
+    return f"**{view.labels[layer]}·E{expert}**{own}"
+
+
 def sentence(view: View, token: int, layer: int) -> str:
     """Experts, mix, gates and margin of a token, in words."""
     trace = view.trace
     chosen = trace.experts[layer, token]
     used = chosen >= 0
-    names = " and ".join(f"**{view.labels[layer]}·E{e}**" for e in chosen[used])
+    names = " and ".join(named(view, layer, int(e)) for e in chosen[used])
     mix = " : ".join(percent(s) for s in routing.gate_share(trace)[layer, token][used])
     raw = ", ".join(f"{g:.3f}" for g in trace.gates[layer, token][used])
     margin = routing.margin(trace)[layer, token]

@@ -22,6 +22,10 @@ def links_beside(app):
     return [one.proto.label for one in app.sidebar.get("page_link")]
 
 
+def notes_on(app):
+    return [one.proto.body for one in app.get("html") if "pre-wrap" in one.proto.body]
+
+
 def write(app, name, note):
     title, text = boxes(app)
     title.set_value(name)
@@ -46,7 +50,7 @@ def test_a_pin_is_listed_beside_every_page_and_taken_off_again(open_page):
 def test_a_name_stands_in_the_list_of_experts_and_a_note_on_the_card(open_page):
     app = write(open_page("experts", layer="2", expert="3"), "  German   endings ", "as in “-en”")
     assert "E3 · German endings" in app.selectbox(key="expert").options
-    assert any("as in “-en”" in one.value for one in app.caption)
+    assert any("as in “-en”" in one for one in notes_on(app))
     assert any(one.label == "Your notes (1)" for one in app.expander)
     button(app, "note_delete").click().run()
     assert not any(one.label.startswith("Your notes") for one in app.expander)
@@ -58,7 +62,8 @@ def test_what_people_write_is_text(open_page):
     button(app, "pin_expert").click().run()
     shown = [one.proto.body for one in [*app.markdown, *app.caption]] + links_beside(app)
     told = [text for text in shown if "no" in text and "$" in text]
-    assert len(told) == 3
+    assert len(told) == 2
+    assert any("&lt;b&gt;**x** [y](#z) $a$ :red[no]" in one for one in notes_on(app))
     for text in told:
         assert r"\<b>" in text and r"\[y\]" in text and r"\$a\$" in text and r"\*\*x" in text
 
@@ -67,7 +72,7 @@ def test_another_person_sees_nothing_of_it(open_page, monkeypatch):
     write(open_page("experts", layer="2", expert="3"), "mine", "zebra")
     monkeypatch.setattr(owner, "current", lambda: "f" * 64)
     other = open_page("experts", layer="2", expert="3")
-    assert not any("zebra" in one.value for one in other.caption)
+    assert not any("zebra" in one for one in notes_on(other))
     assert other.selectbox(key="expert").options[3] == "E3"
 
 
@@ -89,3 +94,13 @@ def test_a_damaged_file_is_said_once_and_does_not_stop_a_page(open_page):
     assert any("set aside as" in one.value for one in app.warning)
     app.run()
     assert not app.warning
+
+
+def test_a_name_stands_beside_the_expert_of_a_token(open_page, monkeypatch):
+    monkeypatch.setattr(owner, "current", lambda: "f" * 64)
+    app = open_page("live_routing", token="16", layer="6")
+    goes = next(one.value for one in app.markdown if "goes to" in one.value)
+    expert = int(goes.split("·E")[1][0])
+    write(open_page("experts", layer="6", expert=str(expert)), "endings", "")
+    again = open_page("live_routing", token="16", layer="6")
+    assert any(f"**L6·E{expert}** (“endings”)" in one.value for one in again.markdown)
