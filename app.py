@@ -10,32 +10,26 @@ from pathlib import Path
 # Altair asks whether pandas is loaded, and fails where another visitor is just loading it.
 import pandas  # noqa: F401
 import streamlit as st
+from starlette.middleware import Middleware
+from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.starlette import App
 
 from lens.words import as_markdown
 from pages.guide import terms, tour
 from pages.hosting import tabs
+from pages.hosting.first_answer import FirstAnswer
 from pages.live.running import preload
 from pages.notes import listing
 from pages.shell import data_source, links
 
-PAGES = [
-    st.Page("pages/overview.py", title="Overview", icon=":material/home:", default=True),
-    st.Page(
-        "pages/live_routing.py",
-        title="Live routing",
-        icon=":material/alt_route:",
-        url_path="live_routing",
-    ),
-    st.Page("pages/experts.py", title="Experts", icon=":material/hub:", url_path="experts"),
-    st.Page("pages/layers.py", title="Layers", icon=":material/grid_on:", url_path="layers"),
-    st.Page(
-        "pages/clustering.py",
-        title="Clustering",
-        icon=":material/account_tree:",
-        url_path="clustering",
-    ),
-]
+PAGES = {
+    "overview": ("Overview", ":material/home:"),
+    "live_routing": ("Live routing", ":material/alt_route:"),
+    "experts": ("Experts", ":material/hub:"),
+    "layers": ("Layers", ":material/grid_on:"),
+    "clustering": ("Clustering", ":material/account_tree:"),
+}
 # Pages that show routers in the view that the sidebar offers.
 OF_ROUTERS = ("experts", "layers", "clustering")
 
@@ -92,50 +86,69 @@ if (!window.grokLensScroll) {
 </script>"""
 
 
-def unknown_page_note() -> None:
+def unknown_page_note(pages: list[StreamlitPage]) -> None:
     """Says that the address names no page, and offers those there are; in the first run."""
     context = get_script_run_ctx()
     asked = "" if context is None else context.pages_manager.intended_page_name or ""
-    if not asked or asked in {page.url_path for page in PAGES}:
+    if not asked or asked in {page.url_path for page in pages}:
         return
     with st.container(border=True, key="unknown_page"):
         st.markdown(f"There is no page “{as_markdown(asked[: links.LONGEST])}” here. There are:")
         with st.container(horizontal=True):
-            for page in PAGES:
+            for page in pages:
                 st.page_link(page, width="content")
 
 
-# Before the navigation: without an icon of its own a page would fetch one from elsewhere.
-st.set_page_config(page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_WIDTH)
-page = st.navigation(PAGES)
-st.set_page_config(page_title=NAME if page.title == "Overview" else f"{page.title} · {NAME}")
-st.html(STYLE)
-st.logo(str(ICON), size="large")
-with st.sidebar.container(key="brand"):
-    st.html(
-        f"<b>{NAME}</b><span>{LINE}</span>{SCROLL}{terms.script()}",
-        unsafe_allow_javascript=True,
-    )
-links.begin()
-tabs.bring_back()
-data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
-try:
-    tabs.gone_note()
-    unknown_page_note()
-    missing = data_source.missing()
-    routers = data_source.current()
-    with st.sidebar:
-        listing.beside(routers)
-        tour.again()
-    tour.bar(page.url_path)
-    if missing is None:
-        page.run()
-        links.unread()
-    else:
-        st.title(page.title, anchor=False)
-        data_source.open_first(missing)
-    tabs.remember()
-finally:
-    tabs.put_away()
-    links.finish()
-preload.begin()
+def show() -> None:
+    """One draw of the page that the address names."""
+    pages = [
+        st.Page(
+            f"pages/{name}.py",
+            title=title,
+            icon=icon,
+            default=name == "overview",
+            url_path=None if name == "overview" else name,
+        )
+        for name, (title, icon) in PAGES.items()
+    ]
+    # Before the navigation: without an icon of its own a page would fetch one from elsewhere.
+    st.set_page_config(page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_WIDTH)
+    page = st.navigation(pages)
+    st.set_page_config(page_title=NAME if page.title == "Overview" else f"{page.title} · {NAME}")
+    st.html(STYLE)
+    st.logo(str(ICON), size="large")
+    with st.sidebar.container(key="brand"):
+        st.html(
+            f"<b>{NAME}</b><span>{LINE}</span>{SCROLL}{terms.script()}",
+            unsafe_allow_javascript=True,
+        )
+    links.begin()
+    tabs.bring_back()
+    data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
+    try:
+        tabs.gone_note()
+        unknown_page_note(pages)
+        missing = data_source.missing()
+        routers = data_source.current()
+        with st.sidebar:
+            listing.beside(routers)
+            tour.again()
+        tour.bar(page.url_path)
+        if missing is None:
+            page.run()
+            links.unread()
+        else:
+            st.title(page.title, anchor=False)
+            data_source.open_first(missing)
+        tabs.remember()
+    finally:
+        tabs.put_away()
+        links.finish()
+    preload.begin()
+
+
+if get_script_run_ctx(suppress_warning=True) is None:
+    # Streamlit's command reads this file first to know the server, which then runs it for visitors.
+    app = App(__file__, middleware=[Middleware(FirstAnswer, pages=list(PAGES))])
+else:
+    show()

@@ -165,6 +165,8 @@ def sidebar(with_view: bool = True) -> None:
                 shown=NAMES.__getitem__,
                 collapsed=True,
             )
+        if missing() is None:
+            links.let_go("file")
         if links.chosen("source", sources[0]) == "upload":
             links.show("file", short_name(UPLOADED_NAME.get() or ""))
         _describe()

@@ -44,11 +44,15 @@ class Watch:
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", self._request)
+        page.on("response", self._response)
 
     def _console(self, message) -> None:
-        # Streamlit's client looks for its server beside the page first, then at the root.
-        if message.type == "error" and "/_stcore/" not in (message.location or {}).get("url", ""):
+        if message.type == "error":
             self.errors.append(f"{message.text} {message.location}")
+
+    def _response(self, response) -> None:
+        if response.status >= 400:
+            self.errors.append(f"{response.status} {response.url}")
 
     def _request(self, request) -> None:
         known = (self.server, self.server.replace("http", "ws"), "data:", "blob:")

@@ -115,6 +115,24 @@ def continuation(page: Page) -> np.ndarray:
     return load_trace(io.BytesIO(data)).tokens
 
 
+def test_a_reload_keeps_a_result_and_a_shared_link_opens_it_in_another_browser(visit):
+    page = visit("/live_routing")
+    run_prompt(page, TEXT)
+    expect(page).to_have_url(re.compile("kept="))
+    page.reload()
+    expect(page.get_by_text(f"(shown: “{TEXT[:20]}")).to_be_visible()
+    settled(page)
+    page.get_by_role("button", name="Share").first.click()
+    body = page.get_by_test_id("stPopoverBody")
+    body.get_by_role("button", name="Put my text into the link").click()
+    link = body.get_by_test_id("stCode")
+    expect(link).to_contain_text("text=")
+    address = "".join(link.inner_text().split())
+    other = visit("/live_routing?" + address.split("?")[1])
+    expect(other.get_by_text(f"(shown: “{TEXT[:20]}")).to_be_visible()
+    expect(other).to_have_url(re.compile("text="))
+
+
 def test_two_people_generate_at_once_and_each_gets_what_their_seed_gives_alone(visit):
     beginnings = {1: "It was a bright morning", 2: "def main():\n"}
     asked = "/live_routing?mode=generate&new_tokens=24&sampling_seed="

@@ -88,6 +88,7 @@ def test_the_view_of_the_link_appears_when_the_file_is_open(open_page):
     assert app.selectbox(key="layer").value == 3
     assert app.selectbox(key="metric").value == "matched_cosine"
     assert any("4 layers × 8 experts" in one.value for one in app.sidebar.caption)
+    assert toasts(app) == []
 
 
 def test_routers_of_the_hub_are_asked_for_too(open_page):
