@@ -50,9 +50,8 @@ def run_here(app, mode: str, text: str):
         app.text_area(key="prompt").set_value(text)
     if mode == "compare":
         app.text_area(key="second_prompt").set_value(text.replace("42", "44"))
-    names = {"inspect": "Run", "compare": "Compare", "generate": "Generate"}
-    if mode in names:
-        next(one for one in app.button if one.label == names[mode]).click()
+    if mode in ("inspect", "compare", "generate"):
+        next(one for one in app.button if one.label == "Run").click()
     else:
         app.button(key={"one": "run_one", "every": "run_every", "patch": "run_patch"}[mode]).click()
     app.run()
@@ -64,8 +63,8 @@ ADDRESSES = {
     "inspect": {},
     "compare": {"mode": "compare"},
     "generate": {"mode": "generate", "new_tokens": "3"},
-    "one": {"mode": "what_if"},
-    "every": {"mode": "what_if", "question": "every"},
+    "one": {"mode": "what_if", "question": "one"},
+    "every": {"mode": "what_if"},
     "patch": {"mode": "what_if", "question": "patch", "regained": "kl"},
 }
 
@@ -161,8 +160,8 @@ def test_a_changed_text_is_no_longer_what_was_shared(open_page, small_model):
 TABLES = (
     ({"mode": "compare"}, compare_examples.TEXT_EXAMPLES, "A few ids"),
     ({"mode": "compare", "sides": "change"}, compare_examples.CHANGE_EXAMPLES, "A few ids"),
-    ({"mode": "what_if"}, what_if_examples.EXAMPLES, "A repeat"),
-    ({"mode": "what_if", "question": "every"}, what_if_examples.EXAMPLES, "Some ids"),
+    ({"mode": "what_if", "question": "one"}, what_if_examples.EXAMPLES, "A repeat"),
+    ({"mode": "what_if"}, what_if_examples.EXAMPLES, "Some ids"),
     ({"mode": "what_if", "question": "patch"}, patching.EXAMPLES, "One token differs"),
 )
 
@@ -195,7 +194,7 @@ def test_an_example_of_generate_opens_by_its_link(open_page):
 
 
 def test_what_differs_from_an_example_stands_beside_it_in_the_link(open_page):
-    app = open_page("live_routing", mode="what_if", example="german", layer="0")
+    app = open_page("live_routing", mode="what_if", question="one", example="german", layer="0")
     assert not app.exception and not app.error
     shown = address_of(app)
     assert (shown["example"], shown["layer"], "expert" in shown) == ("german", "0", False)
@@ -203,7 +202,7 @@ def test_what_differs_from_an_example_stands_beside_it_in_the_link(open_page):
 
 
 def test_a_reload_of_an_example_keeps_what_it_chose(open_page, monkeypatch):
-    app = open_page("live_routing", state=KEY, mode="what_if", example="german")
+    app = open_page("live_routing", state=KEY, mode="what_if", question="one", example="german")
     monkeypatch.setattr(shared_models, "shared", None)
     again = open_page("live_routing", state=KEY, **address_of(app))
     assert not again.exception and not again.error and seen(again) == seen(app)
