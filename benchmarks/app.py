@@ -204,7 +204,7 @@ def server(checkpoint: Path | None) -> Iterator[Server]:
             yield Server(address, process.pid, started, time.perf_counter() - started)
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def _healthy(address: str) -> bool:
@@ -269,11 +269,13 @@ class Visitor:
         button = self.page.locator(".st-key-move_right button")
         return self.timed(self._changed("lens.text('.st-key-cell_card')"), button.click)
 
-    def token(self, line: int) -> Times:
-        """A click on the first token of a line of the text, until its card is there."""
-        strip = self.page.locator(".st-key-token_strip :is(canvas, svg.marks)")
+    def token(self, place: int) -> Times:
+        """Another token, from the press on it in the open list until its card is there."""
         changed = self._changed("lens.text('.st-key-cell_card')")
-        return self.timed(changed, lambda: strip.click(position={"x": 10, "y": 17 + 24 * line}))
+        self.page.locator(".st-key-token").get_by_role("combobox").click()
+        option = self.page.get_by_role("option").nth(place)
+        option.wait_for()
+        return self.timed(changed, option.click)
 
     def _changed(self, value: str) -> str:
         self.page.wait_for_timeout(QUIET)
@@ -300,8 +302,8 @@ def visit(page: Page, checkpoint: Path | None, found: dict[str, list[float]]) ->
         _note(found, "another run", visitor.run(TEXTS[1]))
         for _ in range(MOVES):
             _note(found, "another cell", visitor.move())
-        for line in range(MOVES):
-            _note(found, "another token", visitor.token(line % 2))
+        for place in range(MOVES):
+            _note(found, "another token", visitor.token(place % 2))
         for title in PAGES[2:]:
             _note(found, f"{title}, cold", visitor.switch(title))
         for _ in range(AGAIN):

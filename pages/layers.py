@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lens import cached, figures
 from lens.layers.pair_null import LayerNull
@@ -18,7 +19,7 @@ from lens.routers.router_set import RouterSet
 from lens.stats.chance import Chance
 from lens.tables import routers as router_tables
 from pages.layer_views import neighbours, pair
-from pages.shell import data_source, finding_block, layout, links, null_settings
+from pages.shell import data_source, finding_block, layout, links, null_settings, parts
 from pages.shell.null_settings import NullSettings
 from pages.shell.picks import pick_layers
 from pages.shell.reference_choice import ReferenceChoice, reference_choice
@@ -203,17 +204,16 @@ def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
 def heatmap(
     routers: RouterSet,
     view: str,
-    metric: str,
-    order: str,
-    colours: str,
+    shown: Controls,
     chance: Chance | None,
     null: Callable[[], LayerNull],
     picked: tuple[int, int],
 ) -> None:
     """Similarity of all pairs of layers; the null is asked for only where it is drawn."""
+    metric, colours = shown.metric, shown.colours
     similarity = cached.layer_similarity(routers, metric, view)
     leaves = None
-    if order == "clustered" and routers.n_layers > 2:
+    if shown.order == "clustered" and routers.n_layers > 2:
         leaves = cached.layer_tree(routers, metric, "average", view).order.tolist()
     labels = layout.layer_labels(routers)
     if colours in ("z", "beyond"):
@@ -243,6 +243,47 @@ def heatmap(
     layout.ranking_note(similarity[upper], other[upper], "pairs of layers")
 
 
+@st.fragment(key=neighbours.PAIR)
+def pair_part(
+    routers: RouterSet,
+    view: str,
+    shown: Controls,
+    settings: NullSettings,
+    null: Callable[[], LayerNull],
+    found: Sequence[LayerNull],
+) -> tuple[DeltaGenerator, int, int] | None:
+    """The heatmap beside two of its layers: drawn alone when others are chosen.
+
+    Args:
+        routers: the set.
+        view: "canonical" or "raw".
+        shown: the page's choices.
+        settings: of the null.
+        null: gives it.
+        found: holds it once it is known.
+
+    Returns:
+        Where the two layers are to be drawn, and which; None where they are.
+    """
+    left, right = st.columns([11, 9], gap="medium")
+    with right:
+        chosen = pair_selectors(routers, shown.metric, view)
+        slot = st.container()
+    with left:
+        chance = cached.chance_level(shown.metric, routers, view)
+        heatmap(routers, view, shown, chance, null, chosen)
+    missing = None
+    with slot:
+        if chosen[0] == chosen[1]:
+            st.info("Choose two different layers, or click a cell of the heatmap.")
+        elif found:
+            pair.show(routers, view, shown.metric, found[0], settings, *chosen)
+        else:
+            missing = slot, *chosen
+    parts.drawn()
+    return missing
+
+
 def show() -> None:
     """The page."""
     links.through_app()
@@ -262,11 +303,7 @@ def show() -> None:
     shown = controls(routers, view)
     metric, against = shown.metric, shown.against
     settings = null_settings.current()
-    chance = cached.chance_level(metric, routers, view)
     said = st.container()
-    left, right = st.columns([11, 9], gap="medium")
-    with right:
-        layer, other = pair_selectors(routers, metric, view)
     found: list[LayerNull] = []
 
     def null() -> LayerNull:
@@ -275,15 +312,14 @@ def show() -> None:
                 found.append(layer_null(routers, view, metric, against, settings))
         return found[0]
 
-    with left:
-        heatmap(routers, view, metric, shown.order, shown.colours, chance, null, (layer, other))
+    if not layout.is_large(routers):
+        null()
+    place = pair_part(routers, view, shown, settings, null, found)
     with said:
         pairs_in_words(routers, null(), view)
-    with right:
-        if layer == other:
-            st.info("Choose two different layers, or click a cell of the heatmap.")
-        else:
-            pair.show(routers, view, metric, null(), settings, layer, other)
+    if place is not None:  # of a large set the heatmap is there before its null
+        with place[0]:
+            pair.show(routers, view, metric, null(), settings, *place[1:])
     neighbours.show(routers, view, metric, against, settings)
     layout.share(routers)
 

@@ -11,8 +11,11 @@ from lens.routers.router_set import RouterSet
 from lens.tables import routers as router_tables
 from pages.shell import layout, links
 from pages.shell.null_settings import NullSettings
+from pages.shell.parts import then_drawn
 from pages.shell.picks import pick_layers
 from pages.shell.reference_choice import ReferenceChoice
+
+PAIR = "layer_pair"  # key of the part of the page that shows two layers
 
 
 def with_intervals(routers: RouterSet) -> bool:
@@ -62,5 +65,5 @@ def show(
                 stretch=True,
                 words=(metric, view),
                 table=lambda: router_tables.adjacent_csv(adjacent, labels, metric, found),
-                on_pick=pick_layers,
+                on_pick=then_drawn(pick_layers, PAIR),
             )
