@@ -7,9 +7,7 @@ markup; the page's policy forbids it to load or run anything.
 from __future__ import annotations
 
 import base64
-import csv
 import html
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lens.report.methods import METHODS
+from lens.storage.csv_text import read_csv
 from lens.words import significant
 
 # Tables of so many rows are on the page too; larger ones are files beside it.
@@ -184,15 +183,15 @@ def _image(entry: Entry, folder: Path) -> str:
 
 def _table(text: str) -> str:
     """A small table in place; nothing for a large one."""
-    rows = list(csv.reader(io.StringIO(text)))
+    rows = read_csv(text)
     if len(rows) - 1 > INLINE_ROWS or not rows or len(rows[0]) > 12:
         return ""
     head = "".join(f"<th>{_text(cell)}</th>" for cell in rows[0])
-    lines = "".join(
+    body = "".join(
         "<tr>" + "".join(f"<td>{_text(_short(cell))}</td>" for cell in row) + "</tr>"
         for row in rows[1:]
     )
-    table = f"<div class=table><table><tr>{head}</tr>{lines}</table></div>"
+    table = f"<div class=table><table><tr>{head}</tr>{body}</table></div>"
     if len(rows) - 1 <= OPEN_ROWS:
         return table
     return f"<details><summary>{len(rows) - 1} rows</summary>{table}</details>"

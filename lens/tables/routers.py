@@ -17,6 +17,7 @@ from lens.layers.pair_null import LayerNull, place_among_pairs
 from lens.layers.references import REFERENCE_LABELS
 from lens.layers.similarity import LAYER_METRICS
 from lens.storage.csv_text import matrix_csv, table_csv
+from lens.words import percent
 
 if TYPE_CHECKING:
     from lens.clustering.maps import LayerMap
@@ -45,7 +46,8 @@ def layer_null_csv(
     entry = LAYER_METRICS[null.metric]
     low, high = entry.domain
     drawn = f"{null.method}; {null.draws} draws, seed {null.seed}"
-    taken = f"{null.directions} shared directions taken away, {null.share:.1%} of the second moment"
+    share = percent(null.share, 1)
+    taken = f"{null.directions} shared directions taken away, {share} of the second moment"
     return table_csv(
         {
             "layer": np.asarray(labels)[a],
@@ -207,7 +209,7 @@ def layer_map_csv(layer_map: LayerMap, labels: Sequence[str]) -> str:
     for axis in range(layer_map.points.shape[1]):
         share = "no unit"
         if layer_map.explained is not None:
-            share = f"{float(layer_map.explained[axis]):.2%} of variance"
+            share = f"{percent(float(layer_map.explained[axis]), 2)} of variance"
         columns[f"{layer_map.method} {axis + 1} ({share})"] = layer_map.points[:, axis]
     return table_csv(columns)
 

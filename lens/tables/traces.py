@@ -15,6 +15,7 @@ from lens.traces.coselection import CoSelection, PairTest
 from lens.traces.information import Information
 from lens.traces.logit_moments import LoadPrediction
 from lens.traces.margins import MarginShape
+from lens.words import percent
 
 
 def trace_load_csv(
@@ -102,8 +103,8 @@ def margins_csv(shape: MarginShape, labels: Sequence[str]) -> str:
     """Quantiles of the margins of each layer, and of normal logits, with the test."""
     columns: dict[str, Any] = {"layer": list(labels)}
     for i, level in enumerate(shape.levels):
-        columns[f"margin, {level:.0%} (logits)"] = shape.quantiles[:, i]
-        columns[f"of normal logits, {level:.0%} (logits)"] = shape.normal[:, i]
+        columns[f"margin, {percent(level)} (logits)"] = shape.quantiles[:, i]
+        columns[f"of normal logits, {percent(level)} (logits)"] = shape.normal[:, i]
     test = shape.test
     columns |= {
         "median / spread": test.value,

@@ -22,7 +22,7 @@ from lens.figures.token_grid import (
     window_text,
 )
 from lens.recipe.steps import remembered
-from lens.words import counted
+from lens.words import counted, percent
 
 
 @remembered
@@ -71,11 +71,11 @@ def moved_map(
         theme.title(
             "Tokens that go to other experts",
             f"share of a token's experts exchanged; blue: the layer of the intervention; "
-            f"{share:.1%} of all cells moved. {part}",
+            f"{percent(share, 1)} of all cells moved. {part}",
             width=step * len(window),
         ),
         theme.alt_description(
-            f"Heatmap of exchanged experts: {share:.1%} of {overlap.size} cells moved", part
+            f"Heatmap of exchanged experts: {percent(share, 1)} of {overlap.size} cells moved", part
         ),
     )
 
@@ -255,7 +255,7 @@ def effects_in_layer(
         theme.title("Change beside use", *title, width=420),
         theme.alt_description(
             f"Mean KL of {len(names)} experts of {label} against their use; "
-            f"{label}·E{own} {float(effect[at]):.3g} nats, used by {float(use[at]):.0%}",
+            f"{label}·E{own} {float(effect[at]):.3g} nats, used by {percent(float(use[at]))}",
             "" if instead is None else f"same tokens without their other expert {instead:.3g}",
         ),
     )

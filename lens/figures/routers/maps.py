@@ -16,7 +16,7 @@ from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
 from lens.recipe.steps import remembered
-from lens.words import p_value_text
+from lens.words import p_value_text, percent
 
 if TYPE_CHECKING:
     from lens.clustering.map_stability import MapStability, TrustNull
@@ -183,7 +183,7 @@ def explained_variance(layer_map: LayerMap) -> alt.LayerChart:
         (alt.Step(step), 180),
         theme.title("Variance on each axis", "bars: share; line: running sum"),
         theme.alt_description(
-            f"The first {len(share)} axes hold {share.sum():.0%} of the variance"
+            f"The first {len(share)} axes hold {percent(float(share.sum()))} of the variance"
         ),
         flexible=False,
     )
@@ -193,7 +193,7 @@ def _axis_title(layer_map: LayerMap, axis: int) -> str:
     name = MAP_NAMES.get(layer_map.method, layer_map.method)
     if layer_map.explained is None:
         return f"{name} {axis + 1} (no unit)"
-    return f"{name} {axis + 1} ({float(layer_map.explained[axis]):.1%} of variance)"
+    return f"{name} {axis + 1} ({percent(float(layer_map.explained[axis]), 1)} of variance)"
 
 
 def _square(points: np.ndarray) -> list[tuple[float, float]]:

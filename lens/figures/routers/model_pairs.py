@@ -202,8 +202,9 @@ def experts_changed(found: Comparison, labels: Sequence[str]) -> alt.Chart:
             ("q:Q", "", ".2g"),
         ),
     )
+    shapes = alt.Scale(domain=list(EXPERT_KINDS), range=["circle", "triangle-up"])
     points: alt.Chart = base.mark_point(size=45, opacity=0.85, filled=True)
-    return points.properties(
+    return points.encode(shape=alt.Shape("kind:N", title=None, scale=shapes)).properties(
         width=640,
         height=260,
         autosize=theme.FLEXIBLE,
@@ -270,5 +271,10 @@ def _profile(profile: Profile) -> alt.Chart:
         color=alt.Color("set:N", title=None, scale=sets),
         tooltip=marks.tooltip(("set:N",), ("depth:Q", "", ".2f"), ("value:Q", "", ".4g")),
     )
-    line: alt.Chart = base.mark_line(point=alt.OverlayMarkDef(size=22))
+    in_grey = {
+        "strokeDash": alt.StrokeDash(
+            "set:N", title=None, scale=alt.Scale(domain=["A", "B"], range=[[1, 0], [5, 3]])
+        ),
+    }
+    line: alt.Chart = base.mark_line(point=alt.OverlayMarkDef(size=22)).encode(**in_grey)
     return line.properties(width=560, height=110, title=theme.title(profile.name, told, width=560))

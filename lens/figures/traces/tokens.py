@@ -22,7 +22,7 @@ from lens.figures.traces.token_maps import (
     experts_text,
 )
 from lens.recipe.steps import remembered
-from lens.words import counted
+from lens.words import counted, percent
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,8 @@ def cell_probabilities(
     names = [f"E{e}" for e in range(n_experts)]
     data = {"expert": names, "value": probs, "chosen": np.isin(np.arange(n_experts), selected)}
     x = alt.X("expert:O", title="expert", sort=names, axis=marks.axis_labels(0))
-    y = alt.Y("value:Q", title="gate (probability)", scale=alt.Scale(zero=True))
+    top = 1.18 * float(np.max(probs))  # a row of digits, above all bars and the dashed line
+    y = alt.Y("value:Q", title="gate (probability)", scale=alt.Scale(domain=[0, top], nice=False))
     base, chosen = marks.chart(data, x=x), "datum.chosen"
     bars = base.mark_bar().encode(
         y=y,
@@ -214,11 +215,11 @@ def cell_probabilities(
     layers = [bars, marks.dashed_rule({"value": [1 / n_experts]}, y=y)]
     step = theme.cell_step(n_experts, 420, high=46)
     if step >= 24:
-        digits = base.mark_text(dy=-7, fontSize=10, tooltip=None)
-        layers.append(digits.encode(y=y, text=alt.Text("value:Q", format=".2f")))
+        digits = base.mark_text(fontSize=10, tooltip=None)
+        layers.append(digits.encode(y=alt.value(8), text=alt.Text("value:Q", format=".2f")))
     order = [int(e) for e in selected]
     total = float(np.sum(np.asarray(probs)[order]))
-    mix = " : ".join(f"{float(probs[e]) / total:.0%}" for e in order) if total > 0 else "–"
+    mix = " : ".join(percent(float(probs[e]) / total) for e in order) if total > 0 else "–"
     chosen_names = ", ".join(f"E{e}" for e in order)
     return marks.plot_figure(
         layers,

@@ -117,8 +117,12 @@ def _load_dots(base: alt.Chart, *, roomy: bool, whiskers: bool) -> list[alt.Char
     scale = alt.Scale(
         domain=["above", "within", "below"], range=[theme.ORANGE, theme.BAND_GREY, theme.BLUE]
     )
-    dots = base.mark_circle(size=46 if roomy else 14, opacity=1).encode(
-        color=alt.Color("place:N", title="chance band", scale=scale), tooltip=marks.tooltip(*tips)
+    shapes = alt.Scale(domain=scale.domain, range=["triangle-up", "circle", "triangle-down"])
+    points: alt.Chart = base.mark_point(size=46 if roomy else 14, opacity=1, filled=True)
+    dots = points.encode(
+        color=alt.Color("place:N", title="chance band", scale=scale),
+        shape=alt.Shape("place:N", title="chance band", scale=shapes),  # also in grey
+        tooltip=marks.tooltip(*tips),
     )
     layers.append(dots.add_params(marks.pick("layer", "expert")))
     if roomy:

@@ -21,6 +21,7 @@ from lens.model_pairs.comparison import (
 from lens.model_pairs.depth_profiles import depth_profiles
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, save_routers
+from lens.storage.csv_text import read_csv
 from tests.headline_words import faults
 from tests.lens.router_noise import KINDS, noise
 
@@ -329,9 +330,9 @@ def test_the_command_says_what_changed_and_writes_tables_and_figures(tmp_path, c
     assert page.count("data:image/") == 4 and "<script" not in page
     assert all(html.escape(line) in page for line in said.splitlines()[4:-1])
     assert page.count("Method. ") == 3
-    rows = (out / "layers.csv").read_text().splitlines()
-    assert len(rows) == L + 1 and rows[7].startswith("L6,unrelated")
-    assert len((out / "experts.csv").read_text().splitlines()) == L * E + 1
+    rows = read_csv((out / "layers.csv").read_text())
+    assert len(rows) == L + 1 and rows[7][:2] == ["L6", "unrelated"]
+    assert len(read_csv((out / "experts.csv").read_text())) == L * E + 1
     index = json.loads((out / "compare.json").read_text(encoding="utf-8"))
     assert index["settings"] == {"view": "canonical", "metric": "cka", "draws": 200, "seed": 4}
     assert {entry["file"] for entry in index["files"]} | {"compare.json"} == names

@@ -1,8 +1,6 @@
 """Many traces: reading a folder and its labels, and comparing labels over traces."""
 
-import csv
 import dataclasses
-import io
 import json
 
 import numpy as np
@@ -17,8 +15,14 @@ from lens.many_prompts.trace_folder import gather, load_folder, read_labels
 from lens.report.parts import Settings
 from lens.report.traces import trace_folder_parts, trace_parts
 from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
 from lens.traces import routing
 from lens.traces.trace import Trace
+
+
+def records(text: str) -> list[dict[str, str]]:
+    header, *rows = csv_text.read_csv(text)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def make_trace(seed, n_tokens=30, n_layers=2, lift=None, model="a", n_experts=8):
@@ -348,7 +352,7 @@ def test_a_report_of_many_traces_holds_every_table_and_figure():
     parts = trace_folder_parts(folder_of(16, lift=5), router_set())
     made = {part.name: part.make() for part in parts}
     assert {"traces", "traces_labels", "traces_label_lift_L0", "traces_information"} <= set(made)
-    rows = list(csv.DictReader(io.StringIO(made["traces_labels"])))
+    rows = records(made["traces_labels"])
     assert len(rows) == 2 * 2 * 8
     planted = [r for r in rows if r["label"] == "a" and r["expert (index in its layer)"] == "5"]
     assert all(float(r["q (Benjamini–Hochberg)"]) <= 0.05 for r in planted)
@@ -361,16 +365,16 @@ def test_a_report_of_traces_without_labels_says_why_they_are_not_compared():
     }
     with pytest.raises(LensError, match="at least two labels"):
         parts["traces_labels"].make()
-    assert parts["traces_information_by_layer"].make().count("\n") == 1 + 2 * 2
+    assert len(records(parts["traces_information_by_layer"].make())) == 2 * 2
 
 
 def test_a_report_of_one_trace_holds_every_statistic_with_its_null():
     trace = make_trace(0, 60)
     parts = {part.name: part for part in trace_parts(trace, router_set(), Settings())}
     for name in ("load", "coselection", "repeat_rates_by_layer", "information_by_layer", "margins"):
-        header = parts[name].make().splitlines()[0]
+        header = " ".join(records(parts[name].make())[0])
         assert "chance" in header or "expected" in header, name
-    table = list(csv.DictReader(io.StringIO(parts["predicted_load_by_expert"].make())))
+    table = records(parts["predicted_load_by_expert"].make())
     assert len(table) == 16
     assert "predicted by the weights alone" not in table[0]  # another model's routers
     with pytest.raises(LensError, match="other routers"):
@@ -379,7 +383,5 @@ def test_a_report_of_one_trace_holds_every_statistic_with_its_null():
 
 def test_a_trace_of_three_tokens_leaves_out_the_position_only():
     parts = {part.name: part for part in trace_parts(make_trace(0, 3), router_set(), Settings())}
-    names = {
-        r["quantity"] for r in csv.DictReader(io.StringIO(parts["information_by_layer"].make()))
-    }
+    names = {r["quantity"] for r in records(parts["information_by_layer"].make())}
     assert names == {"token id"}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import numpy as np
 import pytest
 
@@ -18,6 +15,7 @@ from lens.layers.similarity import adjacent_layers, layer_similarity
 from lens.layers.transitions import drawn_series, transitions
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
 from lens.tables import routers as tables
 
 LABELS = ["L1", "L4", "L5", "L9"]
@@ -29,7 +27,7 @@ def routers() -> RouterSet:
 
 
 def read(text: str) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(text)))
+    return csv_text.read_csv(text)
 
 
 def test_similarity_table_is_the_matrix_with_labels(routers):

@@ -23,7 +23,7 @@ def test_the_map_shows_the_share_of_experts_exchanged():
     for cell in cells:
         assert cell["value"] == 1 - overlap[cell["layer"], cell["token"]]
     assert selection(chart)["fields"] == ["token", "layer"]
-    assert f"{np.mean(overlap < 1):.1%} of all cells moved" in title_text(chart)
+    assert f"{100 * np.mean(overlap < 1):.1f}\u00a0% of all cells moved" in title_text(chart)
     assert rows(first(chart, "tick")) == [{"y": "L4"}]
     assert sum(mark(view) == "rect" for view in views(chart.to_dict())) == 3  # cells, two rings
 

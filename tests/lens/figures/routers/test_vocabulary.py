@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +12,7 @@ from lens.errors import LensError
 from lens.figures.routers import vocabulary as figures
 from lens.report.vocabulary import vocabulary_parts
 from lens.routers.router_set import RouterSet
+from lens.storage import csv_text
 from lens.tables.vocabulary import listening_csv, reading_csv, tokens_csv
 from lens.vocabulary.one_token import TokenReading, token_reading
 from lens.vocabulary.readout import ArrayRows, Readout, ReadoutSettings, vocabulary_readout
@@ -192,7 +191,8 @@ def test_every_figure_exports(readout: Readout, reading: TokenReading, kind: str
 
 
 def read(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
+    header, *rows = csv_text.read_csv(text)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def test_the_table_of_tokens_names_units_and_holds_both_ends(readout: Readout) -> None:

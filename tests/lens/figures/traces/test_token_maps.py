@@ -136,7 +136,7 @@ def test_cell_figure_marks_the_chosen_experts_and_their_mix():
     assert [b["value"] for b in bars] == pytest.approx(probs)
     assert [b["chosen"] for b in bars] == [False, True, True, False]
     assert rows(first(chart, "rule")) == [{"value": 0.25}]
-    assert "75% : 25%" in title_text(chart)
+    assert "75\u00a0% : 25\u00a0%" in title_text(chart)
 
 
 def test_candidates_keep_their_order_even_when_two_read_alike():
@@ -150,7 +150,7 @@ def test_candidates_keep_their_order_even_when_two_read_alike():
 def test_load_is_drawn_against_its_band_and_the_even_share():
     load = np.array([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]])
     chart = figures.load_by_layer(load, 0.15, 0.35, LABELS[:2])
-    points = rows(first(chart, "circle"))
+    points = rows(first(chart, "point"))
     assert [p["value"] for p in points] == pytest.approx(load.ravel())
     assert [p["place"] for p in points[:4]] == ["below", "within", "within", "above"]
     assert rows(first(chart, "rect")) == [{"value": 0.15, "high": 0.35}]
@@ -249,9 +249,11 @@ def test_load_whiskers_are_the_intervals():
     load = np.array([[0.1, 0.2, 0.3, 0.4]])
     low, high = load - 0.05, load + 0.02
     chart = figures.load_by_layer(load, 0.15, 0.35, ["L0"], interval=(low, high))
-    points = rows(first(chart, "circle"))
+    points = rows(first(chart, "point"))
     assert [p["least"] for p in points] == pytest.approx(low[0])
     assert [p["most"] for p in points] == pytest.approx(high[0])
+    encoding = next(v for v in views(chart.to_dict()) if mark(v) == "point")["encoding"]
+    assert encoding["shape"]["field"] == encoding["color"]["field"]  # told apart in grey too
     bars = [v for v in views(chart.to_dict()) if mark(v) == "rule" and "y2" in v["encoding"]]
     assert [v["encoding"]["y2"]["field"] for v in bars] == ["most"]
 
