@@ -59,14 +59,13 @@ def show(routers: RouterSet, known: Known, view: str, layer: int, expert: int) -
         )
     if routers.n_layers > 1:
         strip(routers, known.cards, view, layer, expert)
-    if known.cards is not None and known.words is not None:
-        with st.expander("Words by the weights alone"):
-            chips.show(routers, known.words, layer, expert)
     nearest = cached.near_experts(routers, layer, expert, NEAREST, view)
-    if nearest:
-        with st.expander("Nearest experts of other layers"):
+    with st.expander("By its weights alone: words, nearest experts, measures"):
+        if known.cards is not None and known.words is not None:
+            chips.show(routers, known.words, layer, expert)
+        if nearest:
+            st.markdown("**Nearest experts of other layers**")
             nearest_table(routers, nearest)
-    with st.expander("Weights"):
         weights(known.measures, known.load, layer, expert)
 
 

@@ -84,7 +84,7 @@ def takes_map(
         ),
         "expert_map",
         routers,
-        scale=1.3 if routers.n_experts <= 8 else 1.0,
+        scale=1.5 if routers.n_experts <= 8 else 1.0,
         stretch=True,
         words=("takes",),
         table=lambda: expert_cards.kinds_csv(
