@@ -66,7 +66,12 @@ h1 { padding-top: 0 !important; }
 [data-testid^="stBaseButton-primary"] { background-color: #1769AA; border-color: #1769AA; }
 [data-testid^="stBaseButton-primary"]:hover { background-color: #12578E; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
-@media (max-width: 640px) { .stMainBlockContainer { padding: 4.2rem 1rem 3rem; } }
+@media (max-width: 640px) {
+  .stMainBlockContainer { padding: 4.2rem 1rem 3rem; }
+  .st-key-head_buttons [data-testid="stPopoverButton"] [data-testid="stMarkdownContainer"] {
+    position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  }
+}
 </style>"""
 # What is wider than its place can be scrolled by keyboard too.
 SCROLL = """<script>

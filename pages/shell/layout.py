@@ -151,7 +151,7 @@ def heading(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
         st.title(title, anchor=False, width="content")
-        with st.container(horizontal=True, width="content", gap="small"):
+        with st.container(horizontal=True, width="content", gap="small", key="head_buttons"):
             if chance:
                 null_settings.popover()
             with st.popover("How to read", icon=":material/menu_book:"):
