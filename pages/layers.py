@@ -11,8 +11,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from lens import cached, figures
-from lens.layers.pair_null import LayerNull
-from lens.layers.references import BEATEN
+from lens.layers.pair_null import LayerNull, pairs_finding
 from lens.layers.similarity import LAYER_METRICS, most_alike
 from lens.recipe.steps import note
 from lens.routers.router_set import RouterSet
@@ -184,20 +183,12 @@ def layer_null(
 
 def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
     """Number of pairs that beat the reference; the null and the effective dimension behind it."""
-    pairs = routers.n_layers * (routers.n_layers - 1) // 2
-    dimension = cached.unbiased_dimension(routers, view)
-    found = null.found()
-    beaten = f"alike more than {BEATEN[null.reference]}"
-    if pairs == 1:
-        said = f"The one pair of layers is {'' if found else 'not '}{beaten}"
-    else:
-        said = f"{found:,} of {pairs:,} pairs of layers are {beaten}"
+    found, dimension = pairs_finding(null), cached.unbiased_dimension(routers, view)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"{said}.", width="content")
+        st.markdown(found.sentence, width="content")
         with finding_block.behind():
             st.markdown(
-                f"{said} at a false discovery rate of 5 % ({null.method}; {null.draws:,} draws, "
-                f"seed {null.seed}). Effective dimension {dimension:,.0f} of {routers.d_model:,}."
+                f"{found.detail} Effective dimension {dimension:,.0f} of {routers.d_model:,}."
             )
 
 

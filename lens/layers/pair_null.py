@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
+from lens.finding import Finding
 from lens.layers.draws import DRAWS, SEED, affordable_matchings
-from lens.layers.references import Reference
+from lens.layers.references import BEATEN, Reference
 from lens.layers.similarity import check_metric, layer_similarity
 from lens.recipe.steps import remembered
 from lens.routers.gram import RouterGram
@@ -76,6 +77,26 @@ class LayerNull:
     def found(self, level: float = 0.05) -> int:
         """Number of pairs that are more alike than the null at this false discovery rate."""
         return int(np.count_nonzero(self.q[np.triu_indices(len(self.q), 1)] <= level))
+
+
+def pairs_finding(null: LayerNull) -> Finding:
+    """How many pairs of layers beat what they are set against."""
+    found, pairs = null.found(), len(null.q) * (len(null.q) - 1) // 2
+    beaten = f"alike more than {BEATEN[null.reference]}"
+    said = f"{found:,} of {pairs:,} pairs of layers are {beaten}"
+    if pairs == 1:
+        said = f"The one pair of layers is {'' if found else 'not '}{beaten}"
+    return Finding(
+        f"{said}.",
+        "found" if found else "not told from chance",
+        f"{said} at a false discovery rate of 5 % ({null.method}; {null.draws:,} draws, "
+        f"seed {null.seed}).",
+        effect=found / pairs,
+        effect_name="share of pairs",
+        beats=null.method,
+        draws=null.draws,
+        seed=null.seed,
+    )
 
 
 def place_among_pairs(

@@ -9,7 +9,8 @@ import numpy as np
 from lens.clustering.tree_null import groups_finding
 from lens.errors import LensError
 from lens.experts.unequal_experts import longest_expert, longest_in_words
-from lens.layers.references import BEATEN, REFERENCE_LABELS
+from lens.layers.pair_null import pairs_finding
+from lens.layers.references import REFERENCE_LABELS
 from lens.report.numbers import RouterNumbers
 from lens.words import fixed, p_value_text, significant
 
@@ -39,13 +40,7 @@ def _made(make: Callable[[RouterNumbers], str], n: RouterNumbers) -> str:
 
 
 def _pairs(n: RouterNumbers) -> str:
-    null = n.null
-    pairs = n.gram.n_layers * (n.gram.n_layers - 1) // 2
-    return (
-        f"{null.found()} of {pairs:,} pairs of layers are alike more than "
-        f"{BEATEN[null.reference]} at a false discovery rate of 5 % ({null.method}; "
-        f"{null.draws:,} draws, seed {null.seed})."
-    )
+    return pairs_finding(n.null).detail
 
 
 def _transitions(n: RouterNumbers) -> str:

@@ -9,6 +9,7 @@ from lens.layers.pair_null import (
     adjacent_null,
     layer_null,
     null_of_pair,
+    pairs_finding,
     permutation_null,
 )
 from lens.layers.similarity import LAYER_METRICS, layer_similarity
@@ -153,3 +154,12 @@ def test_the_best_assignments_of_a_batch_are_those_of_one_at_a_time(n_experts):
     np.testing.assert_allclose(mean_matched(matrices.transpose(0, 2, 1)), found)
     few = mean_matched(matrices[:40])  # one at a time
     np.testing.assert_allclose(few, found[:40])
+
+
+def test_pairs_are_counted_in_one_sentence_for_page_and_report():
+    null = layer_null(gram(4), draws=99, seed=7)
+    found = pairs_finding(null)
+    pairs = len(null.q) * (len(null.q) - 1) // 2
+    assert found.sentence.startswith(f"{null.found():,} of {pairs:,} pairs of layers")
+    assert found.detail.startswith(found.sentence[:-1]) and "99 draws, seed 7" in found.detail
+    assert found.found == (null.found() > 0)
