@@ -146,6 +146,7 @@ def finish() -> None:
     if running is None:
         return
     run, job = running
+    run.watched_here()
     state = job.state
     if not state.ended:
         return

@@ -115,6 +115,10 @@ class StreamedRun(Generic[Result]):
         self.share = (done / max(total, 1), time.monotonic() - self._swept)
         self.check()
 
+    def watched_here(self) -> None:
+        """Take the session that draws now for the run's own: a reload is another one."""
+        self._session = _session()
+
     def check(self) -> None:
         """End the run where it should end.
 

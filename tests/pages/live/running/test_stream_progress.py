@@ -142,3 +142,15 @@ def test_a_server_that_is_full_says_so_and_loses_nothing(monkeypatch):
         "8 runs go on or wait already. Try again later.",
     )
     assert state[stream_progress.REQUEST.key] is request
+
+
+def test_a_run_goes_on_for_the_session_that_a_reload_began(monkeypatch):
+    monkeypatch.setattr(stream_run, "_session", lambda: "before")
+    run = stream_run.StreamedRun(None)
+    monkeypatch.setattr(stream_run, "_session", lambda: "after")
+    monkeypatch.setattr(stream_run, "_present", lambda session: session == "after")
+    monkeypatch.setattr(stream_run, "ALONE", 0.0)
+    with pytest.raises(CancelledError, match="browser has gone"):
+        run.check()
+    run.watched_here()
+    run.check()
