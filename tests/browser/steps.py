@@ -48,8 +48,12 @@ def run_prompt(page: Page, text: str) -> None:
 
 
 def numbers(page: Page):
-    """What stands behind the page's first line, opened."""
-    button = page.get_by_test_id("stPopoverButton").filter(has_text="Numbers").first
+    """What stands behind the page's first line, opened.
+
+    The first line is written last: until then another finding's button comes first on the page.
+    """
+    first_lines = page.locator(".st-key-first_lines")
+    button = first_lines.get_by_test_id("stPopoverButton").filter(has_text="Numbers")
     body = page.get_by_test_id("stPopoverBody")
     if not body.is_visible():
         button.click()

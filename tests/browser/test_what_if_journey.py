@@ -32,8 +32,7 @@ def press(page: Page, key: str) -> None:
 def test_a_ban_is_shown_beside_the_other_experts_and_survives_a_click_on_a_token(visit):
     page = visit(f"{PLACE}&question=one")
     example(page, PYTHON)
-    expect(page).to_have_url(re.compile("layer=2"))
-    press(page, "run_one")
+    expect(page).to_have_url(re.compile("example=python"))  # which says layer and expert
     finding = page.get_by_text(re.compile(r"^Without L2·E4 the model's guesses change"))
     expect(finding).to_be_visible()
     settled(page)
