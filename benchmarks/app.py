@@ -60,6 +60,8 @@ TEXTS = (
     "two girls at the table stopped reading to smell it. Nobody had wanted it to be ready.",
 )
 PATIENCE = 120.0
+# Without a graphics card Chromium would imitate one, at several times the cost.
+ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 CHART = "layer_similarity_heatmap"
 
 # What is read off the page. `armed` waits for the next press of the pointer and then looks at
@@ -160,7 +162,7 @@ def browser_page() -> Iterator[Page]:
     executable = named if Path(named).exists() else None
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         except Error as error:
             raise BrowserMissing(
                 "No Chromium starts: install one, name it with CHROMIUM, or run "

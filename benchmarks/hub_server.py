@@ -256,9 +256,9 @@ class _Handler(BaseHTTPRequestHandler):
             if hub.slow and hub.ended.wait(hub.slow):
                 break
             part = content[at : min(at + PIECE, end)]
-            self.wfile.write(part)
-            with hub.lock:
+            with hub.lock:  # before whom it reaches can look
                 hub.sent += len(part)
+            self.wfile.write(part)
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True

@@ -21,7 +21,8 @@ START_LIMIT = 300  # seconds
 def launch_arguments() -> dict[str, Any]:
     """The Chromium that CHROMIUM names or Debian ships, else Playwright's own."""
     own = {"executable_path": CHROMIUM} if Path(CHROMIUM).exists() else {}
-    return {**own, "args": ["--no-sandbox"]}
+    # A machine for tests has no graphics card; Chromium would imitate one.
+    return {**own, "args": ["--no-sandbox", "--disable-gpu"]}
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def test_agreement_with_a_second_text_is_offered_and_has_its_null(open_page, sma
     assert app.query_params["what"] in ("agreement", ["agreement"])
     assert f"{found.compared} aligned tokens share" in words
     assert "the same tokens paired at random" in words and "seed 0" in words
-    assert f"The first {found.common_start} tokens are the same" in words
+    assert f"the first {found.common_start} tokens, the same in both" in words
 
 
 def test_without_a_second_text_agreement_falls_back_to_the_margin(open_page, small_model, traces):
