@@ -16,7 +16,7 @@ from pages.live.one_trace import routing_shape
 from pages.live.session import kept_traces
 from pages.notes import card as note_card
 from pages.notes import kept, listing
-from pages.shell import data_source, layout, links, null_settings
+from pages.shell import data_source, layout, links, null_settings, parts
 from pages.shell.picks import pick_expert
 from pages.vocabulary import chips
 from pages.vocabulary import readout as vocabulary_readout
@@ -150,12 +150,10 @@ def statistics(
     with_words: bool,
 ) -> None:
     """All that is counted of the experts, folded; open where a link leads to a part of it."""
-    fold = st.expander(
+    fold = parts.statistics_fold(
         "Statistics: the vocabulary, chains, pairs within a layer, tables, load",
-        expanded="tab" in links.ASKED.kept(dict),
-        key="expert_statistics",
-        icon=":material/query_stats:",
-        on_change="rerun",
+        "expert_statistics",
+        "tab",
     )
     if not fold.open:
         return

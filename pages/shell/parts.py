@@ -7,10 +7,12 @@ address follows; what it chooses counts for the rest of the page when that is dr
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from pages.shell import links
 from pages.shell.picks import Mark, OnPick
+from pages.shell.session_keys import widget
 
 
 def alone() -> bool:
@@ -33,3 +35,22 @@ def then_drawn(pick: OnPick, *parts: str) -> OnPick:
         st.rerun(parts)
 
     return picked
+
+
+def statistics_fold(label: str, key: str, tabs: str, *, opened: bool = False) -> ExpanderContainer:
+    """A fold for what most readers need no look at; draw what is in it where it is `open` alone.
+
+    Args:
+        label: what is in it.
+        key: of the widget.
+        tabs: parameter of the tabs in it; open at first where a link names one of them.
+        opened: open at first anyway.
+    """
+    known = widget(key)
+    return st.expander(
+        label,
+        expanded=bool(known.get()) if known.known else opened or tabs in links.ASKED.kept(dict),
+        key=key,
+        icon=":material/query_stats:",
+        on_change="rerun",
+    )

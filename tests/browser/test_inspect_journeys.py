@@ -49,6 +49,7 @@ def test_arrow_keys_move_the_cell_while_the_map_has_the_focus_and_only_then(visi
     prompt_box(page).click()
     for key in ("ArrowRight", "ArrowDown", "ArrowLeft"):
         page.keyboard.press(key)
+    page.get_by_text("Statistics of this text").click()
     page.get_by_role("tab", name="Load", exact=True).focus()
     page.keyboard.press("ArrowRight")
     settled(page)

@@ -25,7 +25,7 @@ from pages.live.one_trace import examples
 from pages.live.running import stream_run
 from pages.live.session import mode_context
 from pages.live.session.mode_context import ModeContext
-from pages.shell import links
+from pages.shell import links, parts
 from pages.shell.finding_block import Headline
 from pages.shell.session_keys import selected_rows
 
@@ -177,12 +177,8 @@ def _finished(context: ModeContext, run: Run, mine: bool) -> Headline:
             "the routers that the other pages show."
         )
     picked = None if test is None else many_kinds.show(run, many, test, skip)
-    fold = st.expander(
-        "Prompts and statistics",
-        expanded=test is None or "seen" in links.ASKED.kept(dict),
-        key=f"many_statistics_{run.id}",
-        icon=":material/query_stats:",
-        on_change="rerun",
+    fold = parts.statistics_fold(
+        "Prompts and statistics", f"many_statistics_{run.id}", "seen", opened=test is None
     )
     if fold.open:
         with fold:

@@ -21,6 +21,7 @@ from pages.shell import data_source, downloads
 from pages.shell.picks import pick_token
 
 NEIGHBOURS = 8
+NEAR = "near_tokens"
 
 
 def show(view: View, token: int, layer: int) -> DeltaGenerator:
@@ -37,7 +38,16 @@ def show(view: View, token: int, layer: int) -> DeltaGenerator:
         with right:
             flip(view, token, layer)
         slot = st.container()
-        near(view, token, layer)
+        if view.n_tokens > 1:
+            fold = st.expander(
+                "Tokens that this router sees alike",
+                key=NEAR,
+                icon=":material/join_inner:",
+                on_change="rerun",
+            )
+            if fold.open:
+                with fold:
+                    near(view, token, layer)
     return slot
 
 
@@ -180,9 +190,6 @@ def _share(pushes: np.ndarray) -> str:
 
 def near(view: View, token: int, layer: int) -> None:
     """The other tokens whose gates in this layer are most like the chosen one's."""
-    if view.n_tokens < 2:
-        return
-    st.markdown("**Tokens that this router sees alike**")
     pairs = routing_statistics.pair_distances(view.key, layer, view.trace)
     nearest = routing_statistics.nearest_distances(view.key, layer, view.trace)
     found = router_geometry.neighbours(

@@ -55,6 +55,7 @@ The chosen cell, one token in one layer:
 """
 HOW_TO_READ += mode_context.HOW_TO_READ
 # Tabs of the statistics that show the chosen layer, or what the map shows.
+STATISTICS_FOLD = "text_statistics"
 OF_THE_CELL = ("pairs", "margins", "paths", "compare")
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 
@@ -214,7 +215,20 @@ def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
 
 @st.fragment(key=STATISTICS)
 def statistics_part(shown: Inspected) -> None:
-    """The text as a whole: drawn alone when another tab is opened."""
+    """The text as a whole: drawn alone when it is unfolded, or another tab is opened."""
+    fold = parts.statistics_fold(
+        "Statistics of this text: load, pairs, order, margins, paths", STATISTICS_FOLD, "part"
+    )
+    if fold.open:
+        with fold:
+            statistics(shown)
+    else:
+        shown.beside = None
+    parts.drawn()
+
+
+def statistics(shown: Inspected) -> None:
+    """The tabs of the statistics, and what is in the open one."""
     view = shown.view
     layer, what = links.chosen("layer", 0), links.chosen("what", "margin")
     both = {"parts": "Prompt and generated"} if text_parts.has_both(view) else {}
@@ -235,7 +249,6 @@ def statistics_part(shown: Inspected) -> None:
                 draw_tab(tab, view, shown.kept, layer, what)
             except LensError as error:
                 st.info(str(error))
-    parts.drawn()
 
 
 def results(shown: Inspected, heading: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pages.live.generate import mode as generate_mode
 from pages.live.generate import view
+from pages.live.one_trace.mode import STATISTICS_FOLD
 from pages.live.session import generation, prompts
 from pages.shell import data_source
 from tests.headline_words import told
@@ -59,6 +60,8 @@ def test_the_text_and_its_routing_are_those_of_the_runner_with_the_same_seed(ope
     assert trace.settings["seed"] == 11 and trace.settings["top_p"] == 0.8
     assert f"{len(made.new_tokens)} tokens generated after 8" in told(app)
     assert any(html.escape(made.text) in one.proto.body for one in app.get("html"))
+    app.session_state[STATISTICS_FOLD] = True
+    app.run()
     assert "turns of their borders" in said(app)
     assert "Stop" not in [button.label for button in app.button]
 

@@ -89,6 +89,9 @@ def test_the_card_reads_the_next_token_after_the_chosen_layer(open_page, small_m
 
 def test_the_card_lists_the_nearest_tokens_with_their_chance(open_page, small_model, traces):
     app = shown(open_page, traces[0], token="2", layer="1")
+    assert not app.dataframe  # folded
+    app.session_state[cell_view.NEAR] = True
+    app.run()
     found = router_geometry.neighbours(traces[0], 1, 2)
     table = app.dataframe[0].value
     assert list(table["token"]) == found.tokens.tolist()
