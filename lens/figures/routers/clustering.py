@@ -153,7 +153,8 @@ def _tree(
     if cut is not None:
         layers.append(marks.cut_rule({"y0": [cut_height(tree, cut)]}, y=y))
     if support is not None:
-        text = marks.chart(_percentages(tree, support, step, height), x=x, y=y)
+        at = None if cut is None else cut_height(tree, cut)
+        text = marks.chart(_percentages(tree, support, step, height, at), x=x, y=y)
         numbers = text.mark_text(fontSize=10, dx=3, dy=-6, align="left", tooltip=None)
         layers.append(numbers.encode(text=alt.Text("text:N")))
     return marks.layered(*layers).properties(width=step * len(labels), height=height)
@@ -218,12 +219,18 @@ def support_classes(support: BranchSupport) -> tuple[str, str, str]:
 
 
 def _percentages(
-    tree: LayerTree, support: BranchSupport, step: float, height: float
+    tree: LayerTree, support: BranchSupport, step: float, height: float, cut: float | None
 ) -> theme.Columns:
-    """Support of branches beyond chance in percent, highest first, where there is room."""
+    """Support of branches beyond chance in percent, highest first, where there is room.
+
+    A number that the line of the cut would go through stands on that line.
+    """
     n = len(tree.order)
     x, y = node_places(tree)
     foot, top = _foot(tree), float(y.max())
+    if cut is not None:
+        digits = 13 / height * max(top - foot, 1e-12)  # their height, in units of the distance
+        y = np.where((y < cut) & (cut < y + digits), cut, y)
     taken: list[tuple[float, float]] = []
     kept: list[int] = []
     for merge in range(n - 2, -1, -1):

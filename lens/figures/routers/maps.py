@@ -29,8 +29,8 @@ SETTINGS = {
     "min_dist": "least distance",
     "trust_neighbours": "neighbours counted for trustworthiness",
 }
-# Points of a map that carry their label; of more layers every second, third … one.
-LABELLED_POINTS = 32
+SIDE = 440  # px of a map
+CHARACTER, LINE = 6.5, 12  # px of a name beside its point: of one character across, of a line down
 # Below the map, which then is about as wide as it is high in half a page.
 KEY = alt.Legend(orient="bottom", direction="horizontal", titleOrient="left")
 
@@ -65,7 +65,8 @@ def layer_scatter(
     across, down = _square(points)
     x = alt.X("x:Q", **_bare(_axis_title(layer_map, axes[0]), across))
     y = alt.Y("y:Q", **_bare(_axis_title(layer_map, axes[1]), down))
-    base = marks.chart(_point_columns(points, labels, clusters), x=x, y=y)
+    named = _with_room(points, labels, across[1] - across[0])
+    base = marks.chart(_point_columns(points, labels, clusters, named), x=x, y=y)
     layers = _point_layers(base, clusters, len(points))
     if picked is not None:
         ring = marks.chart({"x": [points[picked, 0]], "y": [points[picked, 1]]}, x=x, y=y)
@@ -79,8 +80,8 @@ def layer_scatter(
     judged, same = _trust_text(layer_map, trust), _stability_text(stability)
     return marks.plot_figure(
         layers,
-        (440, 440),
-        theme.title(f"Map of layers: {name}", f"{judged}; {reading}", same, settings, width=440),
+        (SIDE, SIDE),
+        theme.title(f"Map of layers: {name}", f"{judged}; {reading}", same, settings, width=SIDE),
         theme.alt_description(
             f"{name} map of {len(points)} layers",
             judged,
@@ -91,15 +92,36 @@ def layer_scatter(
     )
 
 
+def _with_room(points: np.ndarray, labels: Sequence[str], span: float) -> set[int]:
+    """Rows whose names fit beside their points: the first, the last, then evenly more of them.
+
+    Args:
+        points: places [L, 2].
+        labels: of the rows.
+        span: of an axis, in the units of the points.
+    """
+    n = len(points)
+    corners = points * (SIDE / span)  # px
+    kept: dict[int, tuple[float, float, float]] = {}
+    strides = [n // 2**k for k in range(n.bit_length()) if n // 2**k]
+    for row in dict.fromkeys([0, n - 1, *(i for step in strides for i in range(0, n, step))]):
+        (x, y), width = corners[row], CHARACTER * len(labels[row])
+        if all(
+            x > right or x + width < left or abs(y - other) > LINE
+            for left, right, other in kept.values()
+        ):
+            kept[row] = (x, x + width, y)
+    return set(kept)
+
+
 def _point_columns(
-    points: np.ndarray, labels: Sequence[str], clusters: np.ndarray | None
+    points: np.ndarray, labels: Sequence[str], clusters: np.ndarray | None, named: set[int]
 ) -> theme.Columns:
     n_layers = len(points)
-    every = -(-n_layers // LABELLED_POINTS)
     return {
         "layer": np.arange(n_layers),
         "name": list(labels),
-        "label": [name if i % every == 0 else "" for i, name in enumerate(labels)],
+        "label": [name if i in named else "" for i, name in enumerate(labels)],
         "x": points[:, 0],
         "y": points[:, 1],
         "cluster": np.zeros(n_layers, int) if clusters is None else np.asarray(clusters),

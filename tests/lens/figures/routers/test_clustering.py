@@ -254,3 +254,32 @@ def test_tables_hold_every_number_with_its_null(routers, gram, support):
         "tsne,0.9,0.7,0.6,0.8,0.5,0.01,99,3,layers mixed from all layers,0.1,0.9,0.75,0.25,4 5 6"
     )
     assert judged[1].endswith(",,,,,")
+
+
+def test_names_on_a_map_of_many_layers_do_not_cover_each_other():
+    points = np.random.default_rng(1).normal(size=(48, 2)) ** 3  # most of them close together
+    labels = [f"L{i}" for i in range(48)]
+    chart = figures.layer_scatter(LayerMap(points, None, 1.0, "mds", {}), labels)
+    names = first(chart, "text")
+    low, high = names["encoding"]["x"]["scale"]["domain"]
+    kept = [row for row in rows(names) if row["label"]]
+    assert {"L0", "L47"} <= {row["label"] for row in kept} and len(kept) >= 8
+    for i, a in enumerate(kept):
+        for b in kept[:i]:
+            across, down = (abs(a[k] - b[k]) * 440 / (high - low) for k in "xy")
+            assert across > 12 or down > 12, (a["label"], b["label"])
+
+
+def test_a_number_that_the_line_of_the_cut_would_go_through_stands_on_it():
+    distances = np.ones((4, 4)) - np.eye(4)
+    distances[:2, :2] *= 0.5
+    distances[:2, 2] = distances[2, :2] = 0.505
+    tree = tree_of_distances(distances, "average")
+    members = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], bool)
+    shares, drawn = np.array([0.9, 0.3, np.nan]), np.array([0.4])
+    shown = BranchSupport(members, shares, drawn, 0.4, 10, 1, 0, "shared")
+    chart = figures.layer_dendrogram(tree, LABELS[:4], cut=3, support=shown)
+    numbers = rows(first(chart, "text"))
+    assert [row["text"] for row in numbers] == ["90"]
+    assert cut_height(tree, 3) == pytest.approx(0.5025)
+    assert numbers[0]["y0"] == pytest.approx(0.5025)
