@@ -68,6 +68,7 @@ h1 { padding-top: 0 !important; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding: 4.2rem 1rem 3rem; }
+  [data-testid="stButtonGroup"] [role="radiogroup"] { flex-wrap: wrap; row-gap: 0.3rem; }
   .st-key-head_buttons [data-testid="stPopoverButton"] [data-testid="stMarkdownContainer"] {
     position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   }

@@ -86,8 +86,9 @@ def pairs_finding(null: LayerNull) -> Finding:
     said = f"{found:,} of {pairs:,} pairs of layers are {beaten}"
     if pairs == 1:
         said = f"The one pair of layers is {'' if found else 'not '}{beaten}"
+    none = f"No pair of layers is alike beyond {BEATEN[null.reference]}"
     return Finding(
-        f"{said}.",
+        f"{said if found or pairs == 1 else none}.",
         "found" if found else "not told from chance",
         f"{said} at a false discovery rate of 5 % ({null.method}; {null.draws:,} draws, "
         f"seed {null.seed}).",

@@ -39,7 +39,8 @@ def show(
         found = cached.transitions(routers, *judged, *drawn)
     left = reference == "shared" and cached.without_shared(routers, against.directions).directions
     if left:
-        st.caption("Similarities are of what is left of the layers without those directions.")
+        largest = "largest direction" if left == 1 else f"{left} largest directions"
+        st.caption(f"Taken away before, from layers and chance alike: their {largest} in common.")
     names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
     for tab, container in links.tabs("next", names):
         with container:
