@@ -150,7 +150,7 @@ def flip(view: View, token: int, layer: int) -> None:
     st.markdown(
         f"Next in line is **{label}·E{following}**, {found.margin[token]:.3f} logits behind "
         f"E{found.last_chosen[token]}. The smallest push that changes the experts is "
-        f"**{100 * found.push[token]:.2g}\u00a0%** of the length of what the router reads.{other}"
+        f"**{_of_length(float(found.push[token]))}** of the length of what the router reads.{other}"
         + closer
     )
     view.figure(
@@ -182,7 +182,13 @@ def flip(view: View, token: int, layer: int) -> None:
 def _share(pushes: np.ndarray) -> str:
     """The median push of many, in words."""
     middle = float(np.sort(pushes)[len(pushes) // 2])
-    return f"{100 * middle:.2g}\u00a0%" if np.isfinite(middle) else "none of any length"
+    return _of_length(middle) if np.isfinite(middle) else "none of any length"
+
+
+def _of_length(share: float) -> str:
+    """A push in percent of what the router reads, with two digits that count: "7.2 %", "130 %"."""
+    value = 100 * share
+    return f"{value:.2g}\u00a0%" if value < 99.5 else f"{round(value, -1):,.0f}\u00a0%"
 
 
 # --- the tokens that are routed alike -------------------------------------------------

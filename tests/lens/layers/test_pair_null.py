@@ -160,6 +160,9 @@ def test_pairs_are_counted_in_one_sentence_for_page_and_report():
     null = layer_null(gram(4), draws=99, seed=7)
     found = pairs_finding(null)
     pairs = len(null.q) * (len(null.q) - 1) // 2
-    assert found.sentence.startswith(f"{null.found():,} of {pairs:,} pairs of layers")
-    assert found.detail.startswith(found.sentence[:-1]) and "99 draws, seed 7" in found.detail
-    assert found.found == (null.found() > 0)
+    assert null.found() == 0 and not found.found
+    assert found.sentence == "No pair of layers is alike beyond unrelated directions."
+    assert found.detail.startswith(f"0 of {pairs:,} pairs") and "99 draws, seed 7" in found.detail
+    beaten = dataclasses.replace(null, q=np.where(np.arange(16).reshape(4, 4) == 1, 0.01, null.q))
+    found = pairs_finding(beaten)
+    assert found.found and found.sentence.startswith(f"1 of {pairs:,} pairs of layers are alike")
