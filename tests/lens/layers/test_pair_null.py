@@ -1,5 +1,7 @@
 """All pairs of layers against chance."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
