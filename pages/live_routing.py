@@ -62,11 +62,10 @@ def _other_routers_note(choice: shared_models.ModelChoice) -> None:
     if own.sha256 == data_source.current().sha256:
         return
     name = data_source.UPLOADED_NAME.get() or ""
-    source = links.chosen("source", data_source.available()[0])
     shown = {
         "upload": f"of the file you opened ({as_markdown(data_source.short_name(name))})",
         "hub": "fetched from the Hub",
-    }.get(source, "that the other pages show")
+    }.get(data_source.source(), "that the other pages show")
     st.info(
         f"Prompts here run on the **{choice.name[0].lower()}{choice.name[1:]}** "
         f"({choice.config.n_layers} layers × {choice.config.n_experts} experts), not on the "

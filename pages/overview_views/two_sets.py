@@ -16,6 +16,7 @@ from lens.model_pairs.comparison import Comparison, why_not_directions
 from lens.model_pairs.depth_profiles import Profile
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
 from lens.version import version
+from lens.words import as_markdown
 from pages.shell import data_source, finding_block, layout, links, null_settings
 from pages.shell.layout import Provenance
 from pages.shell.session_keys import SessionKey, SessionValue, widget
@@ -29,7 +30,7 @@ TABS = {"layers": "Layers", "experts": "Experts", "depth": "Over depth"}
 
 def show(routers: RouterSet) -> None:
     """The second set, chosen or opened, and what the comparison says."""
-    others = [name for name in data_source.available() if name != _current()]
+    others = [name for name in data_source.available() if name != data_source.source()]
     names = [NONE, *others, *([FILE] if SECOND.get() is not None else [])]
     asked = links.chosen("beside", NONE)
     with st.expander(
@@ -54,12 +55,6 @@ def show(routers: RouterSet) -> None:
             _compared(routers, chosen)
 
 
-def _current() -> str:
-    sources = data_source.available()
-    source = links.chosen("source", sources[0])
-    return source if source in sources else sources[0]
-
-
 def _name(source: str) -> str:
     return {NONE: "None", FILE: "The file below"}.get(source) or data_source.NAMES[source]
 
@@ -72,7 +67,7 @@ def _take() -> None:
         return
     try:
         if kind_of_npz(file) != "routers":
-            raise LensError(f"{file.name} is a saved trace; expected a router set.")
+            raise LensError(f"{as_markdown(file.name)} is a saved trace; expected a router set.")
         file.seek(0)
         SECOND.set(load_routers(file))
         links.choose(beside=FILE)
@@ -108,7 +103,7 @@ def _compared(a: RouterSet, chosen: str) -> None:
         st.warning(
             f"Expert by expert these sets cannot be compared: {why}.", icon=":material/info:"
         )
-    st.markdown(f"**A:** {a.source} · **B:** {b.source}".replace("$", r"\$"))
+    st.markdown(f"**A:** {as_markdown(a.source)} · **B:** {as_markdown(b.source)}")
     finding_block.line(headline(a, found, alike, detail))
     _figures(a, b, found, profiles)
 

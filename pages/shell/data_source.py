@@ -108,12 +108,17 @@ def routers_of(source: str) -> RouterSet:
     return _checkpoint_routers(str(path), _modified(path))
 
 
+def source() -> str:
+    """Id of the source whose routers every page shows in this session."""
+    sources = available()
+    chosen = links.chosen("source", sources[0])
+    return chosen if chosen in sources else sources[0]
+
+
 def current() -> RouterSet:
     """The routers that every page shows in this session; ends the run where there are none."""
-    sources = available()
-    source = links.chosen("source", sources[0])
     try:
-        return routers_of(source if source in sources else sources[0])
+        return routers_of(source())
     except (LensError, GrokError) as error:
         st.error(str(error), icon=":material/error:", title="These routers could not be opened")
         st.caption("Choose another source in the sidebar, or open a file there.")
@@ -251,15 +256,14 @@ def short_name(name: str) -> str:
 
 def _describe() -> None:
     """Shape, identity and what is not known of the current routers."""
-    sources = available()
-    source = links.chosen("source", sources[0])
+    own = source()
     try:
-        routers = routers_of(source if source in sources else sources[0])
+        routers = routers_of(own)
     except (LensError, GrokError):
         st.caption("Not readable.")
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"**{NAMES[source if source in sources else sources[0]]}**", width="stretch")
+        st.markdown(f"**{NAMES[own]}**", width="stretch")
         with st.popover("", icon=":material/info:", type="tertiary", help="Where this comes from"):
             st.caption(f"Source: {routers.source} · {routers.score} gates")
             st.caption(f"SHA-256 `{routers.sha256[:12]}`")

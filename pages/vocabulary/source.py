@@ -28,7 +28,7 @@ from lens.vocabulary.from_checkpoint import routers_readout, routers_token
 from lens.vocabulary.one_token import TokenReading, token_reading
 from lens.vocabulary.readout import Readout, ReadoutSettings
 from lens.vocabulary.readout_store import kept_readout, stored_readout
-from pages.shell import data_source, links
+from pages.shell import data_source
 from pages.shell.session_keys import SessionKey, SessionValue
 
 AT_ONCE = 64 * 2**20  # bytes of an embedding that is read without asking
@@ -61,7 +61,7 @@ class Source:
 def find(routers: RouterSet) -> Source | str:
     """The embedding of the model that these routers are of, or why there is none at hand."""
     sources = data_source.available()
-    current = links.chosen("source", sources[0])
+    current = data_source.source()
     checkpoints = [name for name in ("checkpoint", "bundled") if name in sources]
     checkpoints.sort(key=lambda name: name != current)
     reasons = []

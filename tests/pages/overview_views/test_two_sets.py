@@ -24,7 +24,7 @@ def changed(routers) -> RouterSet:
     weights = routers.routers.copy()
     spread = np.random.default_rng(0).standard_normal(weights[3].shape)
     weights[3] += (0.5 * weights[3].std() * spread).astype(np.float32)
-    return replace(routers, routers=weights, source="a fine-tune $x$")
+    return replace(routers, routers=weights, source="a fine-tune $x$ [in](http://x.y)")
 
 
 def texts(app) -> str:
@@ -48,6 +48,7 @@ def test_a_second_set_says_what_changed_and_its_code_makes_the_figures(
     assert not app.exception and not app.error
     assert SENTENCE in texts(app) and not faults(SENTENCE)
     assert r"a fine-tune \$x\$" in texts(app)
+    assert r"\[in\](http\://x.y)" in texts(app)
     assert app.query_params["beside"] in ("second", ["second"])
     for key in ("layers_changed", "layers_across"):
         code = figure_program(charts[key]["chart"], "pdf", Print(), file="x.pdf")
