@@ -30,6 +30,11 @@ def visible(piece: str) -> str:
     return shown if len(shown) <= PIECE else shown[: PIECE - 1] + "…"
 
 
+def bare(piece: str) -> str:
+    """A token without the sign of the blank before it; blanks alone stay visible."""
+    return visible(piece.removeprefix("▁") or piece)
+
+
 def quoted(piece: str) -> str:
     """A token's piece in quotation marks, as it stands in titles and sentences."""
     return f"“{visible(piece)}”"

@@ -93,9 +93,14 @@ class ExpertCards:
         return main_label(self.takes, self.share - self.elsewhere)
 
     @property
+    def over(self) -> Float[np.ndarray, "label layer expert"]:
+        """By how much the share of a kind that the expert takes is above the rest's; else −1."""
+        return np.where(self.takes, self.share - self.elsewhere, -1)
+
+    @property
     def most_telling(self) -> tuple[int, int]:
         """Layer and expert whose share of one kind is furthest above that of the others."""
-        over = np.where(self.takes, self.share - self.elsewhere, -1).max(axis=0)
+        over = self.over.max(axis=0)
         layer, expert = np.unravel_index(over.argmax(), over.shape)
         return int(layer), int(expert)
 

@@ -45,7 +45,8 @@ RUNS_OF_ONE = 20
 MAX_BYTES = 8 * 2**30
 DAY = 24 * 3600.0
 TELL_EVERY = 0.5  # seconds between two notes of progress
-_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+ID = r"[A-Za-z0-9_-]{22}"
+"""Ids that nobody guesses, of runs and of shared texts."""
 _OWNER = re.compile(r"[0-9a-f]{64}")
 _GONE = ".gone-"
 _INPUT = "input.json"
@@ -206,8 +207,7 @@ class RunStore:
 
     def _expired(self, run: Run, now: float) -> bool:
         """True where a run is older than runs are kept for; one that goes on never is."""
-        old = bool(self.keep_days) and now - run.created > self.keep_days * DAY
-        return old and run.status != "running"
+        return expired(run.created, self.keep_days, now) and run.status != "running"
 
     def bytes_used(self) -> int:
         """Bytes of all files in the store."""
@@ -221,7 +221,7 @@ class RunStore:
         return total
 
     def _folder_of(self, run_id: str) -> Path:
-        if not _ID.fullmatch(run_id):
+        if not re.fullmatch(ID, run_id):
             raise NoRunError("This is no link to a run: its id is not whole. Copy the link again.")
         return self.folder / run_id
 
@@ -238,7 +238,7 @@ class RunStore:
         except OSError:
             return
         for entry in entries:
-            known = _ID.fullmatch(entry.name) or entry.name.startswith(_GONE)
+            known = re.fullmatch(ID, entry.name) or entry.name.startswith(_GONE)
             if known and entry.is_dir(follow_symlinks=False):
                 yield entry
 
@@ -339,6 +339,11 @@ def runs_folder() -> Path:
     """The folder named by GROK_LENS_RUNS, else one beside the caches."""
     named = os.environ.get(FOLDER_VARIABLE)
     return Path(named).expanduser() if named else cache_folder() / "runs"
+
+
+def expired(created: float, keep_days: float, now: float) -> bool:
+    """True of what is older than it is kept for, in days; 0 of them are for ever."""
+    return bool(keep_days) and now - created > keep_days * DAY
 
 
 def kept_days() -> float:

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from lens.errors import LensError
 from lens.many_prompts.run_record import write_json
-from lens.many_prompts.run_store import DAY, kept_days, runs_folder
+from lens.many_prompts.run_store import ID, expired, kept_days, runs_folder
 
-ID = r"[A-Za-z0-9_-]{22}"
 MOST = 2000
 MOST_OF_ONE = 50
 MAX_CHARACTERS = 200_000
@@ -137,7 +136,7 @@ class SharedTexts:
                 "The text under this link is damaged on this server, and was set aside. Ask who "
                 "shared it for a new link."
             ) from error
-        if self._expired(found.created):
+        if expired(found.created, self.keep_days, time.time()):
             raise none
         return found
 
@@ -174,7 +173,7 @@ class SharedTexts:
         cleared = 0
         for entry in self._files():
             try:
-                if self._expired(entry.stat(follow_symlinks=False).st_mtime, now):
+                if expired(entry.stat(follow_symlinks=False).st_mtime, self.keep_days, now):
                     os.unlink(entry.path)
                     cleared += 1
             except OSError:
@@ -195,10 +194,6 @@ class SharedTexts:
             name = entry.name.removesuffix(".json")
             if re.fullmatch(ID, name) and name != entry.name:
                 yield name
-
-    def _expired(self, created: float, now: float | None = None) -> bool:
-        now = time.time() if now is None else now
-        return bool(self.keep_days) and now - created > self.keep_days * DAY
 
     def _set_aside(self, file: Path) -> None:
         try:

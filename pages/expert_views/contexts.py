@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from lens.figures.token_grid import visible
+from lens.figures.token_grid import bare
 from lens.many_prompts.run_words import Occurrence
 
 STYLE = (
@@ -33,11 +33,6 @@ def contexts_html(found: Sequence[Occurrence], *, many_labels: bool) -> str:
 def running(pieces: Sequence[str]) -> str:
     """Pieces as running text, line breaks visible."""
     return "".join(pieces).replace("▁", " ").replace("\n", "⏎")
-
-
-def bare(piece: str) -> str:
-    """A token without the sign of the blank before it; blanks alone stay visible."""
-    return visible(piece.removeprefix("▁") or piece)
 
 
 def as_text(words: str) -> str:

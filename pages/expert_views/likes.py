@@ -9,11 +9,11 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.figures.token_grid import bare
 from lens.glossary import help_of
 from lens.many_prompts.expert_cards import LEVEL, ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.words import fixed
-from pages.expert_views.contexts import bare
 from pages.shell import links
 from pages.shell.session_keys import widget
 from pages.vocabulary import source as vocabulary_source

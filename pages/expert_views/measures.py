@@ -8,12 +8,12 @@ import streamlit as st
 from lens import cached, figures
 from lens.experts.measures import ExpertMeasures
 from lens.experts.unequal_experts import ExpertInequality, longest_in_words
-from lens.figures.traces import label_map
-from lens.many_prompts.expert_cards import ExpertCards, main_kinds
+from lens.many_prompts.expert_cards import ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import expert_cards
 from lens.tables import routers as router_tables
+from pages.expert_views import takes
 from pages.shell import downloads, layout, links, null_settings
 from pages.shell.picks import OnPick, pick_expert
 from pages.shell.session_keys import selected_rows
@@ -72,24 +72,14 @@ def takes_map(
 ) -> None:
     """The kind of text that each expert takes in the stored run."""
     labels = layout.layer_labels(routers)
-    main, share = main_kinds(cards)
     layout.figure(
-        label_map.label_map(
-            main,
-            share,
-            cards.labels,
-            labels,
-            chance="kinds permuted over whole texts",
-            picked=picked,
-        ),
+        takes.kinds_map(cards, labels, chance="kinds permuted over whole texts", picked=picked),
         "expert_map",
         routers,
         scale=1.5 if routers.n_experts <= 8 else 1.0,
         stretch=True,
         words=("takes",),
-        table=lambda: expert_cards.kinds_csv(
-            cards.labels, cards.share, cards.elsewhere, cards.label_q, labels
-        ),
+        table=lambda: expert_cards.kinds_csv(cards, labels),
         on_pick=on_pick,
     )
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+import altair as alt
 import numpy as np
 import streamlit as st
 
+from lens.figures.token_grid import bare
+from lens.figures.traces import label_map
 from lens.findings.of_experts import expert_takes
-from lens.many_prompts.expert_cards import ExpertCards
+from lens.many_prompts.expert_cards import ExpertCards, main_kinds
 from lens.many_prompts.run_words import Occurrence
 from lens.words import whole_percent
 from pages.expert_views import contexts
@@ -76,7 +79,7 @@ def more(cards: ExpertCards, layer: int, expert: int, n_words: int) -> None:
     at = layer, expert, own
     st.dataframe(
         {
-            "word": [contexts.bare(cards.pieces[i]) for i in own],
+            "word": [bare(cards.pieces[i]) for i in own],
             "taken": cards.taken[at],
             "of": cards.occurrences[own],
             "by chance": cards.expected[at],
@@ -96,6 +99,18 @@ def more(cards: ExpertCards, layer: int, expert: int, n_words: int) -> None:
             ),
         },
     )
+
+
+def kinds_map(
+    cards: ExpertCards,
+    labels: Sequence[str],
+    *,
+    chance: str,
+    picked: tuple[int, int] | None = None,
+) -> alt.LayerChart:
+    """The kind of text that every expert takes most; see `lens.figures.traces.label_map`."""
+    main, share = main_kinds(cards)
+    return label_map.label_map(main, share, cards.labels, labels, chance=chance, picked=picked)
 
 
 def kinds_html(cards: ExpertCards, layer: int, expert: int) -> str:

@@ -37,20 +37,28 @@ def then_drawn(pick: OnPick, *parts: str) -> OnPick:
     return picked
 
 
-def statistics_fold(label: str, key: str, tabs: str, *, opened: bool = False) -> ExpanderContainer:
-    """A fold for what most readers need no look at; draw what is in it where it is `open` alone.
+def fold(label: str, key: str, *, icon: str, opened: bool = False) -> ExpanderContainer:
+    """A fold that stays as it was left; draw what is in it where it is `open` alone.
 
     Args:
         label: what is in it.
         key: of the widget.
-        tabs: parameter of the tabs in it; open at first where a link names one of them.
-        opened: open at first anyway.
+        icon: before the label.
+        opened: open at first.
     """
     known = widget(key)
-    return st.expander(
-        label,
-        expanded=bool(known.get()) if known.known else opened or tabs in links.ASKED.kept(dict),
-        key=key,
-        icon=":material/query_stats:",
-        on_change="rerun",
-    )
+    expanded = bool(known.get()) if known.known else opened
+    return st.expander(label, expanded=expanded, key=key, icon=icon, on_change="rerun")
+
+
+def statistics_fold(label: str, key: str, tabs: str, *, opened: bool = False) -> ExpanderContainer:
+    """A fold of statistics in tabs, open at first where a link names one of them.
+
+    Args:
+        label: what is in it.
+        key: of the widget.
+        tabs: parameter of the tabs in the address.
+        opened: open at first anyway.
+    """
+    opened = opened or tabs in links.ASKED.kept(dict)
+    return fold(label, key, icon=":material/query_stats:", opened=opened)

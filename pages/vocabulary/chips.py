@@ -9,7 +9,7 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
-from lens.figures.token_grid import visible
+from lens.figures.token_grid import bare
 from lens.routers.router_set import RouterSet
 from lens.vocabulary.readout import Readout, ReadoutSettings
 from lens.words import p_value_text
@@ -68,8 +68,6 @@ def show(routers: RouterSet, words: Words, layer: int, expert: int) -> None:
 
 def chips_html(pieces: list[str]) -> str:
     """Pieces of text as small boxes, each once; a word is shown without the blank before it."""
-    shown = dict.fromkeys(
-        html.escape(visible(piece.removeprefix("▁") or piece)) for piece in pieces
-    )
+    shown = dict.fromkeys(html.escape(bare(piece)) for piece in pieces)
     boxes = "".join(f"<span>{text}</span>" for text in shown)
     return f'{STYLE}<div class="chips">{boxes}</div>'

@@ -6,14 +6,14 @@ import numpy as np
 import streamlit as st
 
 from lens.errors import LensError
-from lens.figures.traces import label_map
+from lens.figures.token_grid import bare
 from lens.many_prompts import label_tests
-from lens.many_prompts.expert_cards import ExpertCards, cards_of, main_kinds
+from lens.many_prompts.expert_cards import ExpertCards, cards_of
 from lens.many_prompts.label_tests import LabelTest
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_words import Words
 from lens.tables import expert_cards
-from pages.expert_views import contexts, takes
+from pages.expert_views import takes
 from pages.live.many import words as many_words
 from pages.live.many.traces import Many
 from pages.shell import layout, links
@@ -50,29 +50,20 @@ def show(run: Run, many: Many, test: LabelTest, skip: int) -> tuple[int, int]:
 
 
 def _map(many: Many, cards: ExpertCards, picked: tuple[int, int]) -> None:
-    main, share = main_kinds(cards)
+    chance = "labels permuted over prompts"
     many.figure(
-        label_map.label_map(
-            main,
-            share,
-            cards.labels,
-            many.labels,
-            chance="labels permuted over prompts",
-            picked=picked,
-        ),
+        takes.kinds_map(cards, many.labels, chance=chance, picked=picked),
         "label_map",
         stretch=True,
         on_pick=pick_expert,
-        table=lambda: expert_cards.kinds_csv(
-            cards.labels, cards.share, cards.elsewhere, cards.label_q, many.labels
-        ),
+        table=lambda: expert_cards.kinds_csv(cards, many.labels),
     )
 
 
 def _labels(many: Many, cards: ExpertCards) -> None:
     """Each label with the expert that is most its own; a row opens that expert's card."""
     folder = many.folder
-    over = np.where(cards.takes, cards.share - cards.elsewhere, -1)
+    over = cards.over
     places: list[tuple[int, int] | None] = []
     rows: list[dict[str, object]] = []
     effective = label_tests.effective_by_label(label_tests.load_by_label(folder))
@@ -82,7 +73,7 @@ def _labels(many: Many, cards: ExpertCards) -> None:
         at = int(layer), int(expert)
         told = over[group][at] > 0
         places.append(at if told else None)
-        said = list(map(contexts.bare, cards.said(*at)[:SAID])) if told else []
+        said = list(map(bare, cards.said(*at)[:SAID])) if told else []
         rows.append(
             {
                 "label": label,

@@ -19,6 +19,7 @@ from lens.many_prompts.prompt_lists import (
     read_prompts,
 )
 from lens.many_prompts.run_record import NoRunError, Run
+from lens.many_prompts.run_store import ID
 from pages.expert_views.contexts import as_text
 from pages.hosting import owner
 from pages.live.many import runs as many_runs
@@ -47,7 +48,7 @@ BY_ENDING: Mapping[str, Form] = {
 
 def show(context: ModeContext) -> None:
     """The mode: prompts run here, or saved traces."""
-    run_id = links.reference("run", "Run", many_runs.RUN_ID)
+    run_id = links.reference("run", "Run", ID)
     configured = many_traces.configured()[0] is not None
     source = links.segments(
         "many_source",

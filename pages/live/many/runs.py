@@ -27,7 +27,6 @@ from pages.shell.session_keys import SessionKey, SessionValue
 MAX_TOKENS = 200_000
 SWEEP_EVERY = 600.0  # seconds
 PROBLEM = SessionValue[str](SessionKey.MANY_PROBLEM)
-RUN_ID = r"[A-Za-z0-9_-]{22}"
 DEFECT = "This run ended with a defect of the program. The server's log says where."
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import streamlit as st
 
 from lens.errors import LensError
+from lens.figures.token_grid import bare
 from lens.figures.traces import expert_words
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_words import (
@@ -24,7 +25,7 @@ from lens.many_prompts.run_words import (
 )
 from lens.storage import csv_text
 from lens.words import percent
-from pages.expert_views.contexts import bare, running
+from pages.expert_views.contexts import running
 from pages.live.many.traces import Many
 from pages.shell import layout, links
 from pages.shell.picks import pick_expert

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -17,7 +19,7 @@ from lens.words import as_markdown, p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 from pages.notes import kept
-from pages.shell import data_source, downloads
+from pages.shell import data_source, downloads, parts
 from pages.shell.picks import pick_token
 
 NEIGHBOURS = 8
@@ -39,23 +41,20 @@ def show(view: View, token: int, layer: int) -> DeltaGenerator:
             flip(view, token, layer)
         slot = st.container()
         if view.n_tokens > 1:
-            fold = st.expander(
-                "Tokens that this router sees alike",
-                key=NEAR,
-                icon=":material/join_inner:",
-                on_change="rerun",
-            )
+            alike = "Tokens that this router sees alike"
+            fold = parts.fold(alike, NEAR, icon=":material/join_inner:")
             if fold.open:
                 with fold:
                     near(view, token, layer)
     return slot
 
 
-def named(view: View, layer: int, expert: int) -> str:
-    """An expert with the name that somebody gave it."""
-    name = kept.titles(view.trace.model_sha256, layer).get(expert)
-    own = f" (“{as_markdown(name)}”)" if name else ""
-    return f"**{view.labels[layer]}·E{expert}**{own}"
+def named(view: View, layer: int, experts: list[int]) -> Iterator[str]:
+    """Experts of a layer, each with the name that somebody gave it."""
+    titles = kept.titles(view.trace.model_sha256, layer)
+    for expert in experts:
+        own = f" (“{as_markdown(titles[expert])}”)" if expert in titles else ""
+        yield f"**{view.labels[layer]}·E{expert}**{own}"
 
 
 def sentence(view: View, token: int, layer: int) -> str:
@@ -63,7 +62,7 @@ def sentence(view: View, token: int, layer: int) -> str:
     trace = view.trace
     chosen = trace.experts[layer, token]
     used = chosen >= 0
-    names = " and ".join(named(view, layer, int(e)) for e in chosen[used])
+    names = " and ".join(named(view, layer, chosen[used].tolist()))
     mix = " : ".join(percent(s) for s in routing.gate_share(trace)[layer, token][used])
     raw = ", ".join(f"{g:.3f}" for g in trace.gates[layer, token][used])
     margin = routing.margin(trace)[layer, token]

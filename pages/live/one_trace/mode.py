@@ -54,8 +54,8 @@ The chosen cell, one token in one layer:
 
 """
 HOW_TO_READ += mode_context.HOW_TO_READ
+STATISTICS_FOLD = "text_statistics"  # key of the fold around the statistics
 # Tabs of the statistics that show the chosen layer, or what the map shows.
-STATISTICS_FOLD = "text_statistics"
 OF_THE_CELL = ("pairs", "margins", "paths", "compare")
 INVITATION = "Type a text to see which experts each token goes to, and how close each choice was."
 

@@ -13,6 +13,7 @@ from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 from grok.errors import GrokError
 from lens.errors import LensError
 from lens.glossary import help_of
+from lens.many_prompts.run_store import ID
 from lens.words import as_markdown
 from pages.live.running import preload, stream_progress
 from pages.live.running.stream_cost import Work
@@ -173,7 +174,7 @@ class _Row:
         """Open what the address asks for, once."""
         known = self.linked.get(self.key)
         example = links.asked("example", "Example", SLUG)
-        text_id = links.asked("text", "Text", sharing.TEXT_ID)
+        text_id = links.asked("text", "Text", ID)
         by_slug = {slug(name): name for name in self.examples}
         if example in by_slug:
             widget(self.key).set(by_slug[example])

@@ -10,12 +10,11 @@ import streamlit as st
 
 from lens.errors import LensError
 from lens.many_prompts.run_store import kept_days, runs_folder
-from lens.many_prompts.shared_texts import ID, SharedText, SharedTexts
+from lens.many_prompts.shared_texts import SharedText, SharedTexts
 from pages.hosting import owner
 from pages.shell import links
 from pages.shell.session_keys import SessionKey, SessionValue
 
-TEXT_ID = ID
 SWEEP_EVERY = 600.0  # seconds
 
 
