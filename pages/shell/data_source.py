@@ -272,7 +272,7 @@ def _describe() -> None:
         size = f"1 layer of {routers.n_experts} experts"
     st.caption(f"{size}, {routers.top_k} for each token; {routers.d_model:,} wide")
     if not routers.top_k_known:
-        _ask_top_k(routers, uploaded=source == "upload")
+        _ask_top_k(routers, uploaded=own == "upload")
     if routers.norm_scales is None:
         st.badge("norm scales unknown", icon=":material/help:", color="orange")
     asked = links.DATA.get()
