@@ -10,15 +10,13 @@ from pathlib import Path
 # Altair asks whether pandas is loaded, and fails where another visitor is just loading it.
 import pandas  # noqa: F401
 import streamlit as st
-from starlette.middleware import Middleware
 from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.starlette import App
 
 from lens.words import as_markdown
 from pages.guide import terms, tour
-from pages.hosting import tabs
-from pages.hosting.first_answer import FirstAnswer
+from pages.hosting import server, tabs
 from pages.live.running import preload
 from pages.notes import listing
 from pages.shell import data_source, links
@@ -155,6 +153,7 @@ def show() -> None:
 
 if get_script_run_ctx(suppress_warning=True) is None:
     # Streamlit's command reads this file first to know the server, which then runs it for visitors.
-    app = App(__file__, middleware=[Middleware(FirstAnswer, pages=list(PAGES))])
+    # It looks for a call of App here.
+    app = App(__file__, **server.settings(list(PAGES)))
 else:
     show()
