@@ -22,7 +22,15 @@ class PromptError(GrokError):
 
 
 class BusyError(GrokError):
-    """The model's queue is full, or a caller waited longer than the limit."""
+    """The model's queue is full, or a caller waited longer than the limit.
+
+    Attributes:
+        retry_after: seconds after which to try again; None where that is not known.
+    """
+
+    def __init__(self, text: str, *, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class DeviceError(GrokError):

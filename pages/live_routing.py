@@ -12,6 +12,7 @@ import streamlit as st
 from grok.errors import GrokError
 from lens.errors import LensError
 from lens.words import as_markdown
+from pages.hosting import owner
 from pages.live.compare import mode as compare_mode
 from pages.live.generate import mode as generate_mode
 from pages.live.many import mode as many_mode
@@ -33,7 +34,7 @@ MODES: Mapping[str, tuple[str, Callable[[ModeContext], None]]] = {
 
 def model_controls() -> shared_models.ModelChoice | None:
     """The model to run: the configured checkpoint where it can run, else the bundled one."""
-    choices = shared_models.model_choices()
+    choices = shared_models.model_choices(owner.current())
     for name in list(choices):
         try:
             with st.spinner("Looking at what this machine can hold …"):

@@ -50,7 +50,7 @@ def what_if(model: Model, prompt: Prompt, edits: Edits, *, candidates: int = 10)
     """
     tokens = model.encode(prompt)
     passes = list(read_together(model, [(tokens, NO_EDITS), (tokens, edits)], candidates))
-    return _beside(model, tokens, passes, edits)
+    return beside(model, tokens, passes, edits)
 
 
 def what_ifs(
@@ -62,13 +62,11 @@ def what_ifs(
     runs = [(tokens, one) for one in (NO_EDITS, *edits)]
     passes = read_together(model, runs, candidates)
     base = next(passes)
-    return [
-        _beside(model, tokens, [base, one], own) for one, own in zip(passes, edits, strict=True)
-    ]
+    return [beside(model, tokens, [base, one], own) for one, own in zip(passes, edits, strict=True)]
 
 
-def _beside(model: Model, tokens: np.ndarray, passes: Sequence[Forward], edits: Edits) -> WhatIf:
-    """The pass as it is and the changed one, compared."""
+def beside(model: Model, tokens: np.ndarray, passes: Sequence[Forward], edits: Edits) -> WhatIf:
+    """The pass as it is and the changed one, of one prompt [T], compared."""
     settings = {"max_new_tokens": 0}
     base = model.routing_trace([(tokens, passes[0])], tokens.size, settings)
     changed = model.routing_trace([(tokens, passes[1])], tokens.size, settings, edits)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from grok.engine.compiled import bucket
+from grok.engine.compiled import bucket, padded
+from grok.engine.engine import Batch
 from grok.interventions.edits import NO_EDITS, Edits
+from grok.interventions.hooks import no_hooks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +74,41 @@ def read_together(
         yield from model.engine.run(
             [model.batch(runs[i][0], hooks[i], candidates=candidates) for i in members]
         )
+
+
+def read_batch(model: Model, prompts: Sequence[np.ndarray], candidates: int) -> list[Forward]:
+    """The result of each of several prompts of one bucket, as one padded batch in one pass.
+
+    A prompt gets the same bits wherever it stands in a batch of this size, whatever the others
+    are; another size may round otherwise.
+
+    Args:
+        prompts: tokens [T] of each.
+        candidates: next tokens to keep.
+
+    Returns:
+        Arrays with a batch axis of 1, as `Model.run_one`.
+    """
+    given, real = padded(prompts, bucket(max(len(one) for one in prompts)))
+    hooks = no_hooks(model.config)
+    batch = Batch(given, 0, given > 0, None, model.n_candidates(candidates), hooks, real)
+    whole = model.engine.run([batch])[0]
+    return [_row(whole, row) for row in range(len(prompts))]
+
+
+def _row(whole: Forward, row: int) -> Forward:
+    """One sequence of a batch; logits [B, T, V] and candidates begin with it, the rest with
+    layers."""
+    own = slice(row, row + 1)
+    return whole._replace(
+        logits=whole.logits[own],
+        candidates=whole.candidates[own],
+        candidate_probs=whole.candidate_probs[own],
+        router_logits=whole.router_logits[:, own],
+        router_probs=whole.router_probs[:, own],
+        experts=whole.experts[:, own],
+        gates=whole.gates[:, own],
+    )
 
 
 def trace_together(

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from grok.errors import BusyError, GrokError
-from grok.serving.queue import PromptQueue
+from grok.serving.queue import NOBODY, Caller, FairQueue
 
 LOG = logging.getLogger(__name__)
 PATIENCE = 15.0  # seconds that jobs may take to end with the program
@@ -253,20 +253,21 @@ class Jobs:
 
 @contextmanager
 def patient_turn(
-    queue: PromptQueue, check: Callable[[], object], *, pause: float = 0.5
+    queue: FairQueue, check: Callable[[], object], *, caller: Caller = NOBODY, pause: float = 0.5
 ) -> Iterator[None]:
     """A turn in a queue, asked for again while the queue is full or slow.
 
     Args:
         queue: the queue, which others use too.
         check: called before each attempt and while it waits; ends the wait by raising.
+        caller: who asks.
         pause: seconds between attempts.
     """
     with ExitStack() as stack:
         while True:
             check()
             try:
-                stack.enter_context(queue.turn(lambda n_before: check()))
+                stack.enter_context(queue.turn(lambda waiting: check(), caller=caller))
                 break
             except BusyError:
                 time.sleep(pause)

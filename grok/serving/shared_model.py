@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import copy
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from grok.serving.queue import OnWait, PromptQueue
+from grok.serving.batches import Batches
+from grok.serving.queue import Caller, FairQueue, OnWait
 
 if TYPE_CHECKING:
     from grok.experiments.ablation import AblationSweep
@@ -22,11 +24,16 @@ if TYPE_CHECKING:
     from grok.trace import RoutingTrace
 
 
-STREAMED = PromptQueue()  # the queue of all models that are read from disk for every pass
+STREAMED = FairQueue()  # the queue of all models that are read from disk for every pass
+MOST_GENERATIONS = 8  # continuations under way at once: each holds keys and values of its own
 
 
 class SharedModel:
-    """A model behind one bounded queue, so that two people's prompts never mix.
+    """A model behind one fair queue, so that two people's prompts never mix.
+
+    Prompts that wait at the same time go through the model together (see `Batches`). All else
+    runs by turns in the same order: sweeps layer by layer and as work in the background,
+    continuations token by token.
 
     All streamed models stand in one queue: they share the disk, and two of them at once would
     take twice the memory that was allowed.
@@ -34,45 +41,76 @@ class SharedModel:
     Attributes:
         model: the loaded model; use it through the methods here.
         queue: its queue; the one of all streamed models where it is streamed.
+        caller: whose calls these are; see `of`.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.streamed = model.mode == "streamed"
-        self.queue = STREAMED if self.streamed else PromptQueue()
+        self.queue = STREAMED if self.streamed else FairQueue()
+        self.caller = Caller()
+        self.batches = Batches(model, self.queue)
+        self._generations = FairQueue(slots=MOST_GENERATIONS)
+
+    def of(self, person: Hashable, *, background: bool = False) -> SharedModel:
+        """The same model, for the calls of one person.
+
+        Args:
+            person: any key that is the same in all of this person's calls.
+            background: nobody waits for each step, so that others go first.
+        """
+        own = copy.copy(self)
+        own.caller = Caller(person, background)
+        return own
+
+    def turn(self, on_wait: OnWait | None = None) -> AbstractContextManager[None]:
+        """A turn of this caller at the model itself; see `FairQueue.turn`."""
+        return self.queue.turn(on_wait, caller=self.caller)
 
     def trace(
         self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> RoutingTrace:
-        """`Model.trace_routing`, in turn; `on_wait` is told how many come first.
+        """`Model.trace_routing`, in turn; `on_wait` is told place and time.
 
         Raises:
             GrokError: as the model does; BusyError when the queue is full or too slow.
         """
-        self.model.encode(prompt)  # an unusable prompt need not wait
-        with self.queue.turn(on_wait):
-            return self.model.trace_routing(prompt, **options)
+        if options.get("edits"):
+            tokens = self.model.encode(prompt)  # an unusable prompt need not wait
+            with self.turn(on_wait):
+                return self.model.trace_routing(tokens, **options)
+        options.pop("edits", None)
+        return self.trace_all([prompt], on_wait=on_wait, **options)[0]
 
     def trace_all(
-        self, prompts: Sequence[Prompt], *, on_wait: OnWait | None = None, **options: Any
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        on_wait: OnWait | None = None,
+        candidates: int = 10,
     ) -> list[RoutingTrace]:
-        """`Model.trace_routing` of several prompts, in one turn and one pass over the weights."""
+        """`Model.trace_routing` of several prompts, each with others that wait at the time.
+
+        The numbers are those of a prompt alone but for rounding: a batch of another size may sum
+        in another order. Of a streamed model they go in one turn and one pass over the weights.
+        """
         from grok.runner.batching import trace_together
 
-        for prompt in prompts:
-            self.model.encode(prompt)
-        with self.queue.turn(on_wait):
-            return trace_together(self.model, prompts, **options)
+        tokens = [self.model.encode(prompt) for prompt in prompts]
+        if self.streamed:
+            with self.turn(on_wait):
+                return trace_together(self.model, tokens, candidates=candidates)
+        found = self.batches.read(tokens, candidates, self.caller, on_wait)
+        return [
+            self.model.routing_trace([(one, result)], one.size, {"max_new_tokens": 0})
+            for one, result in zip(tokens, found, strict=True)
+        ]
 
     def what_if(
         self, prompt: Prompt, edits: Edits, *, on_wait: OnWait | None = None, **options: Any
     ) -> WhatIf:
         """`grok.experiments.what_if`, in turn."""
-        from grok.experiments.what_if import what_if
-
-        self.model.encode(prompt)
-        with self.queue.turn(on_wait):
-            return what_if(self.model, prompt, edits, **options)
+        return self.what_ifs(prompt, [edits], on_wait=on_wait, **options)[0]
 
     def what_ifs(
         self,
@@ -80,17 +118,27 @@ class SharedModel:
         edits: Sequence[Edits],
         *,
         on_wait: OnWait | None = None,
-        **options: Any,
+        candidates: int = 10,
     ) -> list[WhatIf]:
-        """`what_if` of several edits apart; together in one turn and few passes where the weights
-        are streamed."""
-        if not self.streamed:
-            return [self.what_if(prompt, one, on_wait=on_wait, **options) for one in edits]
-        from grok.experiments.what_if import what_ifs
+        """`what_if` of several edits apart, the prompt as it is run once; others have turns
+        between them, but where the weights are streamed all go in one turn and few passes."""
+        from grok.experiments.what_if import beside, what_ifs
 
-        self.model.encode(prompt)
-        with self.queue.turn(on_wait):
-            return what_ifs(self.model, prompt, edits, **options)
+        tokens = self.model.encode(prompt)
+        for one in edits:
+            self.model.hooks(tokens, one)  # edits that do not fit need not wait
+        with self.queue.visit(self.caller) as visit:
+            if self.streamed:
+                with visit.turn(on_wait):
+                    return what_ifs(self.model, tokens, edits, candidates=candidates)
+            found = []
+            with visit.turn(on_wait):
+                base = self.model.run_one(tokens, candidates=candidates)
+            for one in edits:
+                with visit.turn(on_wait):
+                    changed = self.model.run_one(tokens, candidates=candidates, edits=one)
+                found.append(beside(self.model, tokens, [base, changed], one))
+            return found
 
     def logit_lens(
         self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
@@ -98,8 +146,9 @@ class SharedModel:
         """`grok.experiments.logit_lens`, in turn."""
         from grok.experiments.logit_lens import logit_lens
 
-        with self.queue.turn(on_wait):
-            return logit_lens(self.model, prompt, **options)
+        tokens = self.model.encode(prompt)
+        with self.turn(on_wait):
+            return logit_lens(self.model, tokens, **options)
 
     def ablation_sweep(
         self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
@@ -122,31 +171,28 @@ class SharedModel:
     @contextmanager
     def _sweep(self, on_wait: OnWait | None) -> Iterator[Turn]:
         """Gives a turn for each layer; one for all layers where the sweep reads from disk."""
-        if not self.streamed:
-            yield partial(self.queue.turn, on_wait)
+        if self.streamed:
+            with self.turn(on_wait):
+                yield nullcontext
             return
-        with self.queue.turn(on_wait):
-            yield nullcontext
+        with self.queue.visit(Caller(self.caller.person, background=True)) as visit:
+            yield partial(visit.turn, on_wait)
 
     def stream(
         self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> Iterator[Step]:
-        """`Model.stream`, the whole continuation in one turn; of a streamed model, whose tokens
-        may take minutes each, others take their turns between two tokens."""
+        """`Model.stream`; others take their turns between two tokens."""
         steps = self.model.stream(prompt, **options)
-        if self.streamed:
-            yield from self._one_by_one(steps, on_wait)
-            return
-        with self.queue.turn(on_wait):
-            yield from steps
-
-    def _one_by_one(self, steps: Iterator[Step], on_wait: OnWait | None) -> Iterator[Step]:
-        while True:
-            with self.queue.turn(on_wait):
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
+        with (
+            self._generations.turn(on_wait, caller=self.caller),
+            self.queue.visit(self.caller) as visit,
+        ):
+            while True:
+                with visit.turn(on_wait):
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
 
     def generate(
         self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any

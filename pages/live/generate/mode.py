@@ -7,6 +7,7 @@ import time
 import streamlit as st
 
 from grok.serving.jobs import CancelledError
+from grok.serving.queue import Waiting
 from lens.words import counted
 from pages.hosting import tabs
 from pages.live.generate.examples import EXAMPLES
@@ -145,7 +146,7 @@ def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: Sampl
     def stream(on_wait: OnWait, on_load: OnLoad) -> None:
         prompts.check_text(text)
         model = shared_models.shared(choice, dtype, on_load)
-        on_wait(0)  # takes away how far the model is read
+        on_wait(Waiting(0, 0.0))  # takes away how far the model is read
         generated.begin(model, prompts.encoded(model, choice, text), options)
         steps = generated.stream(on_wait)
         most = generated.options["max_new_tokens"]

@@ -110,7 +110,8 @@ def _work(choice: shared_models.ModelChoice, writing: Writing, job: Job) -> None
     from grok.cached import shared_model
     from grok.experiments.collecting import collect
 
-    model = shared_model(choice.path, writing.run.dtype, choice.mode, choice.memory_budget)
+    shared = shared_model(choice.path, writing.run.dtype, choice.mode, choice.memory_budget)
+    model = shared.of(writing.run.owner, background=True)
     job.check()
     prompts = _encoded(model, choice, writing.prompts)
 
@@ -132,7 +133,7 @@ def _work(choice: shared_models.ModelChoice, writing: Writing, job: Job) -> None
             writing.events,
             labels=writing.prompts.labels,
             progress=tell,
-            turn=partial(patient_turn, model.queue, job.check),
+            turn=partial(patient_turn, model.queue, job.check, caller=model.caller),
         )
     tell(collection.manifest["n_tokens"], collection.manifest["n_tokens"])
     writing.finish(model_sha256=model.model.sha256, n_tokens=collection.manifest["n_tokens"])

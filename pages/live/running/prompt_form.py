@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import streamlit as st
 from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 
 from grok.errors import GrokError
+from grok.serving.queue import Waiting
 from lens.errors import LensError
 from lens.glossary import help_of
 from lens.many_prompts.run_store import ID
@@ -260,6 +262,13 @@ def stale_note(mode: str, result: object, *texts: object) -> None:
         )
 
 
+def waiting_words(waiting: Waiting) -> str:
+    """Place in the queue and the time that it takes, in words."""
+    seconds = math.ceil(waiting.seconds)
+    time = f", about {seconds} s" if seconds else ""
+    return f"place {waiting.place} in the queue{time}"
+
+
 def run_guarded(
     run: ModelRun[Result],
     text: str = "Running the model; the first run of a session may load it",
@@ -273,10 +282,10 @@ def run_guarded(
     """
     slot = st.empty()
 
-    def on_wait(n_waiting: int) -> None:
-        if n_waiting > 0:
-            words = f"Waiting for the model, position {n_waiting} in the queue."
-            if n_waiting == 1 and preload.under_way():
+    def on_wait(waiting: Waiting) -> None:
+        if waiting.place > 0:
+            words = f"Waiting for the model: {waiting_words(waiting)}."
+            if waiting.place == 1 and preload.under_way():
                 words = "The model is being made ready, once after the start of the server."
             slot.info(words, icon=":material/hourglass_top:")
         else:

@@ -17,12 +17,14 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from grok.engine.progress import PassProgress, watching
 from grok.planning.modes import duration, size
 from grok.serving.jobs import CancelledError, Job
+from grok.serving.queue import Waiting
 from pages.live.running import stream_choice
 from pages.live.running.stream_cost import Cost
 from pages.live.session.shared_models import ModelChoice
 
 # Seconds that a run goes on without a browser: a reload or a lost connection is shorter.
 ALONE = 120.0
+NOT_WAITING = Waiting(0, 0.0)
 
 Result = TypeVar("Result")
 
@@ -57,14 +59,14 @@ class StreamedRun(Generic[Result]):
         request: the run that was asked for.
         passes: that are over.
         last: how far the pass under way is.
-        n_waiting: others who come first, 0 when it is its turn.
+        waiting: who comes first, and for how long.
         loaded: tensors of the model that are read, and in all.
         result: what it gave.
     """
 
     def __init__(self, request: RunRequest[Result]) -> None:
         self.request = request
-        self.passes, self.n_waiting = 0, 0
+        self.passes, self.waiting = 0, NOT_WAITING
         self.last: PassProgress | None = None
         self.share: tuple[float, float] | None = None  # of a sweep, and seconds since it began
         self.loaded: tuple[int, int] | None = None
@@ -85,8 +87,8 @@ class StreamedRun(Generic[Result]):
         with watching(self.on_pass):
             self.result = self.request.run(self)
 
-    def on_wait(self, n_waiting: int) -> None:
-        self.n_waiting = n_waiting
+    def on_wait(self, waiting: Waiting) -> None:
+        self.waiting = waiting
         self.check()
 
     def on_load(self, done: int, total: int) -> None:
@@ -104,7 +106,7 @@ class StreamedRun(Generic[Result]):
             self.passes += 1
             self._read_before += before.bytes_read
             self._seconds_before += before.seconds
-        self.n_waiting, self.loaded, self.last = 0, None, now
+        self.waiting, self.loaded, self.last = NOT_WAITING, None, now
         self._told = time.monotonic()
         self.check()
 
@@ -174,10 +176,11 @@ class StreamedRun(Generic[Result]):
 
     def words(self) -> str:
         """Progress of the run, in a line."""
-        if self.n_waiting:
-            word = "run" if self.n_waiting == 1 else "runs"
-            turns = stream_choice.about(self.n_waiting * _turn_seconds())
-            return f"In the queue at place {self.n_waiting}: {self.n_waiting} {word} ahead, {turns}"
+        place, seconds = self.waiting
+        if place:
+            word = "run" if place == 1 else "runs"
+            turns = stream_choice.about(seconds)
+            return f"In the queue at place {place}: {place} {word} ahead, {turns}"
         if self.loaded is not None:
             return f"Opening the model: {self.loaded[0]} of {self.loaded[1]} tensors"
         last = self.last
@@ -224,12 +227,6 @@ def pass_words(now: PassProgress) -> str:
     """Progress of one pass, in a line."""
     left = "" if now.seconds_left is None else f" · {left_words(now.seconds_left)}"
     return f"{layer_words(now)}{left} · {size(now.bytes_read)} read"
-
-
-def _turn_seconds() -> float:
-    from grok.serving.shared_model import STREAMED
-
-    return STREAMED.turn_seconds
 
 
 def _session() -> str | None:

@@ -72,7 +72,7 @@ def run_all(
     Args:
         request: the model and the dtype.
         texts: the prompts, or token ids where the model has no tokenizer.
-        on_wait: told how many prompts come first.
+        on_wait: told the place in the queue and the time.
         on_load: told how many of the model's tensors have been read.
 
     Raises:

@@ -12,13 +12,15 @@ import streamlit as st
 from grok.architectures.families import architecture_for, family_of, open_checkpoint
 from grok.config import ModelConfig
 from grok.errors import GrokError
+from grok.serving.queue import OnWait
 from grok.serving.shared_model import SharedModel
 from pages.shell import data_source
 
 if TYPE_CHECKING:
     from grok.architectures.architecture import Architecture
 
-OnWait = Callable[[int], object]  # told how many callers come first
+__all__ = ["ModelChoice", "OnLoad", "OnWait", "model_choices", "shared"]
+
 OnLoad = Callable[[int, int], None]  # told how many tensors are read, and of how many
 
 
@@ -30,6 +32,7 @@ class ModelChoice:
         mode: "resident", or "streamed" from disk for every pass; see `stream_choice`.
         memory_budget: bytes that a streamed one may take.
         why: why it is streamed.
+        person: who asks, so that all people have their turns.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ModelChoice:
     mode: str = "resident"
     memory_budget: int | None = None
     why: str = ""
+    person: str | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -51,8 +55,12 @@ class ModelChoice:
         return self.mode == "streamed"
 
 
-def model_choices() -> dict[str, ModelChoice]:
-    """The configured checkpoint, if it can be opened, and the bundled model."""
+def model_choices(person: str | None = None) -> dict[str, ModelChoice]:
+    """The configured checkpoint, if it can be opened, and the bundled model.
+
+    Args:
+        person: who will run prompts; None where nobody in particular does.
+    """
     found = {}
     named = data_source.configured().checkpoint
     paths = [("checkpoint", "Configured checkpoint", named)] if named else []
@@ -64,13 +72,17 @@ def model_choices() -> dict[str, ModelChoice]:
             st.error(str(error), icon=":material/error:")
             continue
         found[key] = ModelChoice(
-            name, str(path), checkpoint.config, checkpoint.tokenizer_file is not None
+            name,
+            str(path),
+            checkpoint.config,
+            checkpoint.tokenizer_file is not None,
+            person=person,
         )
     return found
 
 
 def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> SharedModel:
-    """The model of all sessions.
+    """The model of all sessions, for the calls of the choice's person.
 
     It is read in another thread while this one shows how far that is.
 
@@ -96,6 +108,6 @@ def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> SharedModel:
         found = model.result()
         if read:  # so that whoever shows it knows that it is over
             on_load(read[-1][1], read[-1][1])
-        return found
+        return found.of(choice.person)
     finally:
         pool.shutdown(wait=False)

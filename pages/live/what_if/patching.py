@@ -234,7 +234,7 @@ def computed(
     Args:
         request: model, dtype, both prompts, site, measure, and the next tokens as typed.
         choice: the model.
-        on_wait: told how many callers come first.
+        on_wait: told the place in the queue and the time.
         on_load: told how many tensors are read.
         begin: called when the sweep begins; returns what is told how far it is.
 

@@ -11,7 +11,7 @@ import pytest
 
 from grok.errors import BusyError, GrokError
 from grok.serving.jobs import Job, Jobs, patient_turn
-from grok.serving.queue import PromptQueue
+from grok.serving.queue import FairQueue
 
 ROOT = Path(__file__).resolve().parents[3]
 SOON = 120.0
@@ -152,7 +152,7 @@ def test_a_program_that_ends_with_work_under_way_ends_cleanly():
 
 
 def test_a_patient_turn_outlasts_a_full_queue_and_holds_it_meanwhile():
-    queue = PromptQueue(most_waiting=0, timeout=0.05)
+    queue = FairQueue(most_waiting=0, timeout=0.05)
     tries, entered = [], threading.Event()
     holds = queue.turn()
     holds.__enter__()
@@ -173,7 +173,7 @@ def test_a_patient_turn_outlasts_a_full_queue_and_holds_it_meanwhile():
 
 
 def test_a_wait_for_a_turn_ends_when_it_is_checked():
-    queue = PromptQueue(most_waiting=0, timeout=0.05)
+    queue = FairQueue(most_waiting=0, timeout=0.05)
 
     def stop() -> None:
         raise GrokError("cancelled")

@@ -1,4 +1,4 @@
-"""One caller at a time, in the order they came; nobody waits for ever, nobody's place leaks."""
+"""One caller at a time, each person in turn; nobody waits for ever, nobody's place leaks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
-from grok.errors import BusyError, PromptError
-from grok.serving.queue import PromptQueue
-from grok.serving.shared_model import SharedModel
+from grok.errors import BusyError
+from grok.serving.queue import BETWEEN, Caller, FairQueue, Waiting
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -30,7 +28,7 @@ def started(work: Callable[[], object]) -> threading.Thread:
 class Inside:
     """Someone who stays inside until told to leave."""
 
-    def __init__(self, queue: PromptQueue) -> None:
+    def __init__(self, queue: FairQueue) -> None:
         self.leave = threading.Event()
         inside = threading.Event()
 
@@ -48,7 +46,7 @@ class Inside:
 
 
 def test_callers_pass_one_at_a_time_in_the_order_they_came():
-    queue, order, together = PromptQueue(), [], []
+    queue, order, together = FairQueue(), [], []
     first = Inside(queue)
 
     def caller(number: int) -> None:
@@ -70,51 +68,54 @@ def test_callers_pass_one_at_a_time_in_the_order_they_came():
     assert queue.n_callers == 0
 
 
-def test_those_who_wait_are_told_how_many_are_ahead_each_time_it_changes():
-    queue, told = PromptQueue(), []
+def test_those_who_wait_are_told_how_many_are_ahead_and_when_it_is_over():
+    queue, told = FairQueue(), []
     first, between = Inside(queue), threading.Event()
     second = started(lambda: run_until(queue, between))
     until(lambda: queue.n_callers == 2)
-    third = started(lambda: enter(queue, told.append))
+    third = started(lambda: enter(queue, lambda waiting: told.append(waiting.place)))
     until(lambda: told[:1] == [2])
     first.go()
     until(lambda: list(dict.fromkeys(told)) == [2, 1])
     between.set()
     second.join(120)
     third.join(120)
-    assert list(dict.fromkeys(told)) == [2, 1]  # and nothing when it is its turn
+    assert list(dict.fromkeys(told)) == [2, 1, 0]
 
 
-def run_until(queue: PromptQueue, event: threading.Event) -> None:
+def run_until(queue: FairQueue, event: threading.Event) -> None:
     with queue.turn():
         event.wait(120)
 
 
-def enter(queue: PromptQueue, on_wait: Callable[[int], object] | None = None) -> None:
+def enter(queue: FairQueue, on_wait: Callable[[Waiting], object] | None = None) -> None:
     with queue.turn(on_wait):
         pass
 
 
 def test_a_caller_who_need_not_wait_is_told_nothing():
-    told: list[int] = []
-    enter(PromptQueue(), told.append)
+    told: list[Waiting] = []
+    enter(FairQueue(), told.append)
     assert told == []
 
 
 def test_a_full_queue_turns_the_next_one_away_at_once():
-    queue = PromptQueue(most_waiting=1)
+    queue = FairQueue(most_waiting=1)
     first = Inside(queue)
     waiting = started(lambda: enter(queue))
     until(lambda: queue.n_callers == 2)
-    with pytest.raises(BusyError, match="busy and 1 others wait already. Try again"):
+    with pytest.raises(
+        BusyError, match="busy and 1 others wait already. Try again in about"
+    ) as busy:
         enter(queue)
+    assert busy.value.retry_after >= 1
     first.go()
     waiting.join(120)
     enter(queue)  # there is room again
 
 
 def test_a_caller_who_waited_too_long_gives_up_its_place():
-    queue = PromptQueue(timeout=0.05)
+    queue = FairQueue(timeout=0.05)
     first = Inside(queue)
     for on_wait in (None, lambda ahead: None):
         with pytest.raises(BusyError, match="busy for 0 seconds"):
@@ -125,7 +126,7 @@ def test_a_caller_who_waited_too_long_gives_up_its_place():
 
 
 def test_patience_follows_what_a_turn_takes_and_how_many_are_ahead():
-    queue = PromptQueue(timeout=0.05)
+    queue = FairQueue(timeout=0.05)
     queue.expect_turn(0.2)
     first = Inside(queue)
     began = time.monotonic()
@@ -136,7 +137,7 @@ def test_patience_follows_what_a_turn_takes_and_how_many_are_ahead():
 
 
 def test_the_longest_turn_of_those_in_the_queue_is_expected():
-    queue = PromptQueue()
+    queue = FairQueue()
     queue.expect_turn(30)
     queue.expect_turn(20)  # nobody is in the queue, so the 30 seconds are no longer expected
     assert queue.turn_seconds == 20
@@ -148,11 +149,11 @@ def test_the_longest_turn_of_those_in_the_queue_is_expected():
 
 
 def test_who_waits_is_asked_again_so_that_it_can_leave_without_anybody_moving():
-    queue, told = PromptQueue(), []
+    queue, told = FairQueue(), []
     first = Inside(queue)
 
-    def leave(ahead: int) -> None:
-        told.append(ahead)
+    def leave(waiting: Waiting) -> None:
+        told.append(waiting.place)
         if len(told) == 2:
             raise KeyboardInterrupt
 
@@ -163,11 +164,11 @@ def test_who_waits_is_asked_again_so_that_it_can_leave_without_anybody_moving():
 
 
 def test_one_who_gives_up_lets_those_behind_move_up():
-    queue = PromptQueue(timeout=120)
+    queue = FairQueue(timeout=120)
     first, told = Inside(queue), []
     waits = [started(lambda: pytest.raises(ZeroDivisionError, enter, queue, lambda a: 1 / 0))]
     waits[0].join(120)  # its callback failed, so it left
-    waits.append(started(lambda: enter(queue, told.append)))
+    waits.append(started(lambda: enter(queue, lambda waiting: told.append(waiting.place))))
     until(lambda: told == [1])
     first.go()
     waits[1].join(120)
@@ -175,52 +176,183 @@ def test_one_who_gives_up_lets_those_behind_move_up():
 
 
 def test_an_error_inside_frees_the_place():
-    queue = PromptQueue(most_waiting=0)
+    queue = FairQueue(most_waiting=0)
     with pytest.raises(ZeroDivisionError), queue.turn():
         1 / 0  # noqa: B018
     assert queue.n_callers == 0
     enter(queue)
 
 
-# --- the shared model ------------------------------------------------------------------
+# --- whose turn it is ------------------------------------------------------------------
 
 
-def test_two_peoples_prompts_never_mix(tiny3):
-    shared, rng = SharedModel(tiny3), np.random.default_rng(0)
-    prompts = [rng.integers(1, 512, size).tolist() for size in (3, 9, 12, 16) * 3]
-    alone = [tiny3.trace_routing(prompt) for prompt in prompts]
-    traces: dict[int, object] = {}
+class Order:
+    """Callers who wait behind somebody, and the order in which they then come."""
 
-    def person(which: int) -> None:
-        for number in range(which, len(prompts), 3):
-            traces[number] = shared.trace(prompts[number])
+    def __init__(self, queue: FairQueue) -> None:
+        self.queue, self.came, self.threads = queue, [], []  # type: ignore[var-annotated]
+        self.first = Inside(queue)
 
-    threads = [started(lambda which=which: person(which)) for which in range(3)]  # type: ignore[misc]
+    def ask(self, name: str, *, background: bool = False) -> None:
+        """The letter is the person, the digit the number of the request."""
+        before = self.queue.n_callers
+
+        def caller() -> None:
+            with self.queue.turn(caller=Caller(name[0], background)):
+                self.came.append(name)
+
+        self.threads.append(started(caller))
+        until(lambda: self.queue.n_callers == before + 1)
+
+    def of_all(self) -> str:
+        self.first.go()
+        for thread in self.threads:
+            thread.join(120)
+        return " ".join(self.came)
+
+
+def test_people_take_turns_however_much_each_has_asked_for():
+    order = Order(FairQueue())
+    for name in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        order.ask(name)
+    assert order.of_all() == "a1 b1 c1 a2 b2 a3"
+
+
+def test_who_has_just_had_a_turn_stands_behind_who_has_not():
+    queue = FairQueue()
+    with queue.turn(caller=Caller("a")):
+        pass
+    order = Order(queue)
+    order.ask("a2")
+    order.ask("b1")
+    assert order.of_all() == "b1 a2"
+
+
+def test_who_gave_up_much_is_not_set_back_for_it():
+    queue = FairQueue()
+    order = Order(queue)
+    with queue.visit(Caller("a")) as visit, pytest.raises(ZeroDivisionError):
+        visit.together([("key", 0)] * 50, lambda key, items: items, lambda key, n: n, give_up)
+    order.ask("a1")
+    order.ask("b1")
+    order.ask("b2")
+    order.ask("a2")
+    assert order.of_all() == "a1 b1 b2 a2"
+
+
+def give_up(waiting: Waiting) -> None:
+    raise ZeroDivisionError
+
+
+def test_a_person_who_waits_comes_before_the_background_which_has_a_turn_all_the_same():
+    order = Order(FairQueue())
+    order.ask("z0", background=True)
+    order.ask("z1", background=True)
+    people = [f"{chr(97 + i)}0" for i in range(BETWEEN + 2)]
+    for name in people:
+        order.ask(name)
+    came = order.of_all().split()
+    assert came.index("z0") in (BETWEEN - 1, BETWEEN - 2) and came[-1] == "z1"
+    assert [name for name in came if name[0] != "z"] == people
+
+
+def test_no_one_person_fills_the_queue():
+    queue = FairQueue(most_of_one=2)
+    with queue.visit(Caller("a")), queue.visit(Caller("a")), queue.visit(Caller("b")):
+        with pytest.raises(BusyError, match="2 requests of yours wait already; at most 2 may"):
+            enter_as(queue, Caller("a"))
+    enter_as(queue, Caller("a"))
+
+
+def enter_as(queue: FairQueue, caller: Caller) -> None:
+    with queue.turn(caller=caller):
+        pass
+
+
+def test_the_expected_wait_is_measured():
+    queue = FairQueue()
+    for _ in range(3):
+        with queue.turn():
+            time.sleep(0.05)
+    first, told = Inside(queue), []
+    waiting = started(lambda: enter(queue, told.append))
+    until(lambda: bool(told))
+    first.go()
+    waiting.join(120)
+    assert told[0].place == 1 and 0.05 <= told[0].seconds < 60
+
+
+# --- turns that are shared --------------------------------------------------------------
+
+
+def test_items_of_one_key_share_a_turn_and_each_caller_gets_its_own():
+    queue, runs = FairQueue(), []
+    first = Inside(queue)
+
+    def run(key: object, items: list[int]) -> list[tuple[object, int]]:
+        runs.append((key, len(items)))
+        return [(key, item) for item in items]
+
+    found: dict[int, list[object]] = {}
+
+    def caller(n: int) -> None:
+        with queue.visit(Caller(n)) as visit:
+            items = [(n % 2, 10 * n), (n % 2, 10 * n + 1)]
+            found[n] = visit.together(items, run, lambda key, waiting: min(waiting, 8))
+
+    threads = [started(lambda n=n: caller(n)) for n in range(10)]  # type: ignore[misc]
+    until(lambda: queue.n_callers == 11)
+    first.go()
     for thread in threads:
         thread.join(120)
-    for number, wanted in enumerate(alone):
-        got = traces[number].arrays()  # type: ignore[attr-defined]
-        for name, array in wanted.arrays().items():
-            assert np.array_equal(got[name], array), (number, name)
+    assert found == {n: [(n % 2, 10 * n), (n % 2, 10 * n + 1)] for n in range(10)}
+    assert sorted(runs) == [(0, 2), (0, 8), (1, 2), (1, 8)]
+    assert queue.n_callers == 0
 
 
-def test_a_continuation_keeps_the_model_until_it_ends_and_then_lets_go(tiny3):
-    shared = SharedModel(tiny3)
-    steps = shared.stream([5, 17], max_new_tokens=3)
-    next(steps)
-    assert shared.queue.n_callers == 1
-    steps.close()  # the reader went away
-    assert shared.queue.n_callers == 0
-    assert shared.generate([5, 17], max_new_tokens=3).trace.tokens.size == 4
-    assert shared.queue.n_callers == 0
+def test_one_item_that_fails_spoils_no_other():
+    queue = FairQueue()
 
+    def run(key: object, items: list[int]) -> list[float]:
+        return [1 / item for item in items]
 
-def test_an_unusable_prompt_is_refused_without_waiting(tiny3):
-    shared = SharedModel(tiny3)
-    first = Inside(shared.queue)
-    with pytest.raises(PromptError, match="empty"):
-        shared.trace([])
-    with pytest.raises(PromptError, match="no tokenizer"):
-        shared.generate("text", max_new_tokens=1)
-    assert shared.queue.n_callers == 1
+    with queue.visit() as visit, pytest.raises(ZeroDivisionError):
+        visit.together([(0, 1), (0, 0)], run, lambda key, n: n)
+    first, found = Inside(queue), []
+
+    def caller(item: int) -> None:
+        try:
+            with queue.visit() as visit:
+                found.append(visit.together([(0, item)], run, lambda key, n: n)[0])
+        except ZeroDivisionError:
+            found.append(None)
+
+    threads = [started(lambda item=item: caller(item)) for item in (1, 0, 2)]  # type: ignore[misc]
+    until(lambda: queue.n_callers == 4)
     first.go()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(found, key=str) == [0.5, 1.0, None]
+
+
+def test_who_is_cut_short_while_running_for_others_tells_them():
+    queue, first, errors = FairQueue(), None, []
+    first = Inside(queue)
+
+    def run(key: object, items: list[int]) -> list[int]:
+        raise SystemExit
+
+    def caller() -> None:
+        try:
+            with queue.visit() as visit:
+                visit.together([(0, 1)], run, lambda key, n: n)
+        except (BusyError, SystemExit) as error:
+            errors.append(type(error).__name__)
+
+    threads = [started(caller) for _ in range(3)]
+    until(lambda: queue.n_callers == 4)
+    first.go()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(errors) == ["BusyError", "BusyError", "SystemExit"]
+    assert queue.n_callers == 0

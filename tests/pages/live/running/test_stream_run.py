@@ -235,7 +235,7 @@ def test_who_comes_second_is_told_the_place_and_about_how_long(open_page, disk):
     second = press(asked(open_page("live_routing"), "5, 17, 3"), "Trace this prompt")
     going, _ = running(second)  # type: ignore[misc]
     until = time.monotonic() + PATIENCE
-    while not going.n_waiting:
+    while not going.waiting.place:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert going.words().startswith("In the queue at place 1: 1 run ahead, ")
