@@ -254,7 +254,8 @@ class DecoderLayer(hk.Module):
         normed = RMSNorm("rms_norm")(h, dtype)
         attn_out, cache = Attention(self.config)(normed, start, key_is_token, cache)
         attn_out = hook("attn.output", attn_out)
-        h = hook("resid_mid", added(h, RMSNorm("rms_norm_1")(attn_out, dtype), dtype))
+        normed = RMSNorm("rms_norm_1")(attn_out, dtype).astype(jnp.float32)
+        h = hook("resid_mid", added(h, hook("attn.normed", normed), dtype))
         router_input = RMSNorm("rms_norm_2")(h, dtype)
         choice = Router(self.config)(hook("router.input", router_input), hook)
         return Routed(h, router_input, choice), cache
@@ -262,13 +263,14 @@ class DecoderLayer(hk.Module):
     @hk.name_like("__call__")
     def close(self, stream: jax.Array, moe_out: jax.Array) -> jax.Array:
         """The residual stream after the layer, of that before the experts and their output."""
-        normed = RMSNorm("rms_norm_3")(moe_out, moe_out.dtype)
+        normed = RMSNorm("rms_norm_3")(moe_out, moe_out.dtype).astype(jnp.float32)
+        normed = self.hook("moe.normed", normed)
         return self.hook("resid_post", added(stream, normed, moe_out.dtype))
 
 
 def added(stream: jax.Array, branch: jax.Array, dtype: Any) -> jax.Array:
-    """The residual stream, rounded to `dtype`, plus a branch; float32."""
-    return stream.astype(dtype).astype(jnp.float32) + branch.astype(jnp.float32)
+    """The residual stream, rounded to `dtype`, plus a branch; all but the rounding float32."""
+    return stream.astype(dtype).astype(jnp.float32) + branch
 
 
 class InOutEmbed(hk.Module):

@@ -79,7 +79,7 @@ def layer_pass(
 
 
 # Where a layer is cut when its experts are computed elsewhere.
-SECOND_SITES = ("moe.contribution", "moe.output", "resid_post")
+SECOND_SITES = ("moe.contribution", "moe.output", "moe.normed", "resid_post")
 
 
 @partial(

@@ -6,7 +6,10 @@ E experts, K experts a token; "act" is the activation dtype):
 - `resid_pre` [B, T, D] float32: the residual stream that enters the layer.
 - `attn.output` [B, T, D] act: what attention computed, before a norm of its own where the family
   has one.
-- `resid_mid` [B, T, D] float32: the stream with the normed attention added.
+- `attn.normed` [B, T, D] float32: what attention adds to the stream, after a norm of its own
+  where the family has one.
+- `resid_mid` [B, T, D] float32: the stream, rounded to act where the family does so, plus
+  `attn.normed`.
 - `router.input` [B, T, D] act: the normed stream as the router reads it. The experts read
   the same values; a change here reaches the router alone. Change `resid_mid` for both.
 - `router.logits` [B, T, E] float32: before the softmax over all experts.
@@ -15,7 +18,10 @@ E experts, K experts a token; "act" is the activation dtype):
 - `router.gates` [B, T, K] float32: probabilities of the chosen experts.
 - `moe.contribution` [B, T, K, D] float32: each chosen expert's output times its gate.
 - `moe.output` [B, T, D] act: their sum, before a norm of its own where the family has one.
-- `resid_post` [B, T, D] float32: the stream that leaves the layer.
+- `moe.normed` [B, T, D] float32: what the experts add to the stream, after a norm of their own
+  and with shared experts where the family has them.
+- `resid_post` [B, T, D] float32: the stream that leaves the layer: `resid_mid`, rounded as above,
+  plus `moe.normed`.
 
 Outside the layers: `embed` [B, T, D] float32 before the first, `norm.output` [B, T, D] act
 and `logits` [B, T, V] act after the last.
@@ -38,6 +44,7 @@ EMBED, NORM, LOGITS = "embed", "norm.output", "logits"
 LAYER_SITES = (
     "resid_pre",
     "attn.output",
+    "attn.normed",
     "resid_mid",
     "router.input",
     "router.logits",
@@ -45,6 +52,7 @@ LAYER_SITES = (
     "router.gates",
     "moe.contribution",
     "moe.output",
+    "moe.normed",
     "resid_post",
 )
 MODEL_SITES = (EMBED, NORM, LOGITS)
@@ -60,7 +68,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 }
 FLOAT32 = frozenset(
     ("resid_pre", "resid_mid", "resid_post", EMBED)
-    + ("router.logits", "router.gates", "moe.contribution")
+    + ("attn.normed", "router.logits", "router.gates", "moe.contribution", "moe.normed")
 )
 
 

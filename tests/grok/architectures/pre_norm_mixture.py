@@ -129,7 +129,8 @@ class PreNormMixture:
         dtype = cache["k"].dtype
         h = hook("resid_pre", h)
         attended, cache = self._attend(params, h, start, key_is_token, cache)
-        h = hook("resid_mid", h + hook("attn.output", attended.astype(dtype)).astype(jnp.float32))
+        attended = hook("attn.output", attended.astype(dtype)).astype(jnp.float32)
+        h = hook("resid_mid", h + hook("attn.normed", attended))
         x = norm(h, params["norm2"]).astype(dtype)
         choice = self._choose(params["router"], hook("router.input", x), hook)
         shared = swiglu(x, *(params[f"shared/{name}"] for name in ("gate", "up", "down")))
@@ -194,7 +195,7 @@ class PreNormMixture:
         if hook.wants("moe.contribution"):
             parts = jnp.sum(hook("moe.contribution", parts), axis=-2)
         routed = hook("moe.output", parts.astype(dtype)).astype(jnp.float32)
-        return hook("resid_post", stream["h"] + routed + stream["shared"])
+        return hook("resid_post", stream["h"] + hook("moe.normed", routed + stream["shared"]))
 
     def final_norm(self, params: Any, h: Any, dtype: Any, *, hook: Any = NO_HOOK) -> jax.Array:
         return hook("norm.output", norm(h, params["norm"]).astype(dtype))

@@ -173,6 +173,9 @@ def test_it_is_swept_patched_and_read_by_the_logit_lens(resident, streamed):
     np.testing.assert_array_equal(lens.tokens[-1], trace.candidates)
 
 
+SITES = ("attn.output", "router.input", "moe.contribution", "moe.output", "moe.normed")
+
+
 def test_every_site_is_kept_and_changed(resident, streamed):
     for model in (resident, streamed):
         with model.trace(PROMPT) as t:
@@ -180,13 +183,17 @@ def test_every_site_is_kept_and_changed(resident, streamed):
             t.layers[2].moe.contribution.edit(scale(0.5))
             kept = {
                 site: getattr(getattr(t.layers[2], a), b).save()
-                for site in ("attn.output", "router.input", "moe.contribution", "moe.output")
+                for site in SITES
                 for a, b in [site.split(".")]
             }
+            mid, post = t.layers[2].resid_mid.save(), t.layers[2].resid_post.save()
         assert set(t.routing.experts[1, -1]) == {4, 2}
         parts = np.asarray(kept["moe.contribution"].value)
         assert parts.shape == (len(PROMPT), CONFIG.top_k, CONFIG.d_model)
         np.testing.assert_allclose(parts.sum(1), kept["moe.output"].value, atol=1e-5)
+        added = kept["moe.normed"].value  # with what the shared expert adds
+        np.testing.assert_array_equal(mid.value + added, post.value)
+        assert np.abs(added - kept["moe.output"].value).max() > 1e-3
 
 
 def test_it_is_collected(resident, streamed, tmp_path):

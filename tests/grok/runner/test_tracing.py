@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,6 +61,17 @@ def test_saved_values_fit_together(tiny3):
     np.testing.assert_allclose(parts.value.sum(axis=1), moe.value, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(logits.value, t.routing.router_logits[1], atol=1e-6)
     np.testing.assert_array_equal(gates.value, t.routing.gates[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_stream_grows_by_exactly_what_is_normed(model, dtype):
+    with model("tiny3", dtype).trace(TOKENS) as t:
+        layer = t.layers[1]
+        pre, mid, post = layer.resid_pre.save(), layer.resid_mid.save(), layer.resid_post.save()
+        attention, experts = layer.attn.normed.save(), layer.moe.normed.save()
+    for before, added, after in ((pre, attention, mid), (mid, experts, post)):
+        rounded = before.value.astype(jnp.dtype(dtype)).astype(np.float32)
+        np.testing.assert_array_equal(rounded + added.value, after.value)
 
 
 def test_later_sites_and_saves_see_an_edit_whenever_it_was_asked_for(tiny3):
@@ -219,7 +231,7 @@ def test_places_of_two_traces_do_not_mix(tiny3):
 def test_sites_are_listed_without_running(tiny3, monkeypatch):
     monkeypatch.setattr(Engine, "run", lambda *a: pytest.fail("the model ran"))
     sites = {site.name: site for site in tiny3.sites(7)}
-    assert len(sites) == 3 * 10 + 3
+    assert len(sites) == 3 * 12 + 3
     one = sites["layers[2].moe.contribution"]
     assert one.axes == ("token", "top_k", "d_model")
     assert one.shape == (7, 2, tiny3.config.d_model) and one.dtype == "float32"

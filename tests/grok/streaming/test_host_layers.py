@@ -153,6 +153,8 @@ EDITS = {
     "a forced pair": edit("router.experts", force([0, 5]), layers=(0, 2)),
     "one contribution": edit("moe.contribution", scale(-1.0), layers=1, positions=3),
     "the experts' output": edit("moe.output", zero_out(), layers=0, positions=-1),
+    "what experts add": edit("moe.normed", scale(-0.5), layers=1),
+    "what attention adds": edit("attn.normed", scale(2.0), layers=2),
     "the stream at both ends": edit("resid_pre", scale(1.5), layers=1)
     + edit("resid_post", scale(0.9), layers=1),
     "the embedding": edit("embed", scale(1.2)),
@@ -181,9 +183,9 @@ def test_every_site_can_be_saved_and_holds_what_a_resident_run_has() -> None:
         with model.trace(PROMPT) as t:
             group = t.layers[1]
             saved = [
-                group.resid_pre, group.attn.output, group.resid_mid, group.router.input,
-                group.router.logits, group.router.experts, group.router.gates,
-                group.moe.contribution, group.moe.output, group.resid_post,
+                group.resid_pre, group.attn.output, group.attn.normed, group.resid_mid,
+                group.router.input, group.router.logits, group.router.experts, group.router.gates,
+                group.moe.contribution, group.moe.output, group.moe.normed, group.resid_post,
                 t.embed, t.norm.output, t.logits,
             ]  # fmt: skip
             kept = [site.save() for site in saved]
