@@ -93,16 +93,17 @@ def show() -> None:
     links.through_app()
     stream_progress.finish()
     routers = data_source.current()
-    head = st.container()
-    mode = links.segments(
-        "mode",
-        "Mode",
-        list(MODES),
-        "inspect",
-        shown=lambda name: MODES[name][0],
-        collapsed=True,
-    )
-    MODES[mode][1](ModeContext(head, routers, model_controls()))
+    head, bar = st.container(), st.container(horizontal=True, gap="medium", key="mode_bar")
+    with bar:
+        mode = links.segments(
+            "mode",
+            "Mode",
+            list(MODES),
+            "inspect",
+            shown=lambda name: MODES[name][0],
+            collapsed=True,
+        )
+    MODES[mode][1](ModeContext(head, bar, routers, model_controls()))
     stream_progress.board()
 
 

@@ -153,7 +153,8 @@ def heading(
         st.title(title, anchor=False, width="content")
         with st.container(horizontal=True, width="content", gap="small", key="head_buttons"):
             if chance:
-                null_settings.popover()
+                with null_settings.place():
+                    null_settings.controls()
             with st.popover("How to read", icon=":material/menu_book:"):
                 st.markdown(marked(how_to_read))
             share = st.popover(

@@ -71,7 +71,7 @@ NAMES: Mapping[str, str] = {
     "differs": "what the map of two runs shows",
     "differences": "tab of the tests",
     # What if
-    "question": "tab of the question",
+    "question": "question of What if",
     "action": "what is done to an expert",
     "site": "where a value is put in",
     "regained": "measure of a patch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import streamlit as st
@@ -29,21 +30,25 @@ def current() -> NullSettings:
     return NullSettings(links.chosen("draws", DEFAULT), links.chosen("null_seed", 0))
 
 
-def popover() -> NullSettings:
-    """The settings behind a small button that names them."""
-    with st.popover(f"Chance: {current().text}", icon=":material/casino:"):
-        draws = links.segments(
-            "draws",
-            "Draws",
-            DRAWS,
-            DEFAULT,
-            shown=lambda n: f"{n:,}",
-            help="More draws tell smaller p-values apart and take longer. With many experts fewer "
-            "are made; figures and tables say how many.",
-        )
-        seed = links.number("null_seed", "Seed of the draws", 0, 9999, 0)
-        st.caption(
-            "Everything that is compared with chance on this page uses these. The same seed gives "
-            "the same draws."
-        )
+def place() -> AbstractContextManager[object]:
+    """What opens at a click on "Chance"."""
+    return st.popover("Chance", icon=":material/casino:", help=current().text)
+
+
+def controls() -> NullSettings:
+    """The settings, to be drawn in their place."""
+    draws = links.segments(
+        "draws",
+        "Draws",
+        DRAWS,
+        DEFAULT,
+        shown=lambda n: f"{n:,}",
+        help="More draws tell smaller p-values apart and take longer. With many experts fewer "
+        "are made; figures and tables say how many.",
+    )
+    seed = links.number("null_seed", "Seed of the draws", 0, 9999, 0)
+    st.caption(
+        "Everything that is compared with chance on this page uses these. The same seed gives "
+        "the same draws."
+    )
     return NullSettings(draws, seed)

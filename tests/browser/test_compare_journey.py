@@ -25,6 +25,7 @@ def test_an_example_is_compared_and_a_clicked_cell_becomes_the_one_looked_at(vis
     page.locator(".st-key-compare_map svg.marks g.mark-rect.role-mark path").nth(0).click()
     expect(page).to_have_url(re.compile(r"pair=0"))
     expect(page.get_by_text("in first text, place 0")).to_be_visible()
+    page.get_by_text("Statistics: each difference beside chance").click()
     page.get_by_role("tab", name="Loads").click()
     expect(page.locator(".st-key-compare_loads")).to_be_visible()
     expect(page).to_have_url(re.compile(r"differences=loads"))

@@ -17,11 +17,12 @@ def settled(page: Page) -> None:
 
 
 def example(page: Page, name: str) -> None:
+    """Click an example, which runs it; the form then folds to a line."""
     settled(page)
     page.get_by_role("button", name=name, exact=True).or_(
         page.get_by_text(name, exact=True)
     ).first.click()
-    expect(page.get_by_role("textbox").first).not_to_have_value("")
+    expect(page.get_by_text(re.compile("^Your own texts? .shown: “"))).to_be_visible()
     settled(page)
 
 
@@ -48,7 +49,6 @@ def test_a_ban_is_shown_beside_the_other_experts_and_survives_a_click_on_a_token
 def test_a_sweep_shows_progress_and_a_click_on_an_expert_looks_at_it_alone(visit):
     page = visit(f"{PLACE}&question=every")
     example(page, PYTHON)
-    press(page, "run_every")
     chart = page.locator(".st-key-expert_effects")
     expect(chart).to_be_visible()
     settled(page)
@@ -56,15 +56,14 @@ def test_a_sweep_shows_progress_and_a_click_on_an_expert_looks_at_it_alone(visit
     chart.locator("svg.marks g.mark-rect.role-mark").first.locator("path").nth(3 * 8 + 5).click()
     expect(page).to_have_url(re.compile("layer=3"))
     expect(page).to_have_url(re.compile("expert=5"))
-    expect(page.get_by_role("tab", name="One expert")).to_have_attribute("aria-selected", "true")
-    page.get_by_role("tab", name="Every expert").click()
+    expect(page.get_by_role("radio", name="One expert")).to_be_checked()
+    page.get_by_text("Every expert", exact=True).click()
     expect(chart).to_be_visible()  # the sweep is kept
 
 
 def test_a_patch_says_where_the_difference_is_carried(visit):
     page = visit(f"{PLACE}&question=patch")
     example(page, "She or he")
-    press(page, "run_patch")
     for title in ("Recovered by one value of the clean run", "Control: the value of another token"):
         expect(page.get_by_text(title, exact=True)).to_be_visible()
     expect(page.get_by_text(re.compile("^One value in L0 at “She”"))).to_be_visible()
@@ -78,8 +77,6 @@ def test_two_people_sweep_and_ask_at_once_and_each_gets_their_own(visit):
     sweeping, asking = visit(f"{PLACE}&question=every"), visit(f"{PLACE}&question=one")
     example(sweeping, "Sums")
     example(asking, "German")
-    press(sweeping, "run_every")
-    press(asking, "run_one")
     expect(asking.get_by_text(re.compile("^Without L11·E7"))).to_be_visible()
     expect(sweeping.get_by_text(re.compile("^L9·E1 matters most"))).to_be_visible()
     expect(asking.get_by_text(re.compile("matters most"))).to_have_count(0)

@@ -77,7 +77,7 @@ def aligned_strip(
     *,
     picked: int | None = None,
     names: tuple[str, str] = ("first", "second"),
-    width: float = 1040,
+    width: float = 900,
 ) -> alt.LayerChart:
     """Both texts as two rows of tokens, one below the other, wrapped like text.
 

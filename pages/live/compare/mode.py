@@ -24,7 +24,7 @@ from pages.live.running import prompt_form, stream_choice, stream_cost, stream_p
 from pages.live.running.controls import model_labels
 from pages.live.session import kept_traces, prompts, shared_models
 from pages.live.session.mode_context import ModeContext
-from pages.shell import layout, links, null_settings
+from pages.shell import layout, links, null_settings, parts
 from pages.shell.finding_block import Headline
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -309,9 +309,36 @@ def verdict(among: interventions.AmongOthers) -> str:
 
 
 def results(result: Result, context: ModeContext) -> Headline:
-    """Everything about two runs; returns the finding."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        null = null_settings.popover()
+    """Everything about two runs, the texts first; returns the finding."""
+    texts, looked_at, tests = st.container(), st.container(), st.container()
+    with tests:
+        comparison = Comparison(result, context.routers, *chance())
+    with looked_at:
+        pair, layer, what = views.selectors(comparison)
+        try:
+            views.difference_map(comparison, pair, layer, what)
+        except LensError as error:  # a model that chooses nothing has no margins
+            st.info(str(error))
+        with st.container(border=True):
+            views.cell(comparison, pair, layer)
+    with texts:
+        views.strip(comparison, pair)
+    if len(comparison.runs.pairs) == 0:
+        return nothing_shared(result)
+    with tests:
+        fold = parts.statistics_fold(
+            "Statistics: each difference beside chance", "compare_statistics", "differences"
+        )
+        if fold.open:
+            with fold:
+                statistics(comparison, (pair, layer), what)
+    return [finding(comparison, what)]
+
+
+def chance() -> tuple[int | None, null_settings.NullSettings]:
+    """Block of neighbouring tokens, None for the rule's, and draws of every null of two runs."""
+    with null_settings.place():
+        null = null_settings.controls()
         block = links.number(
             "block",
             "Block of neighbouring tokens",
@@ -321,17 +348,17 @@ def results(result: Result, context: ModeContext) -> Headline:
             help="Neighbouring tokens that count as one observation in every null here; 0: as many "
             "as their likeness asks for, in each test.",
         )
-    comparison = Comparison(result, context.routers, block or None, null)
-    pair, layer, what = views.selectors(comparison)
-    views.strip(comparison, pair)
-    try:
-        views.difference_map(comparison, pair, layer, what)
-    except LensError as error:  # a model that chooses nothing has no margins
-        st.info(str(error))
-    with st.container(border=True):
-        views.cell(comparison, pair, layer)
-    if len(comparison.runs.pairs) == 0:
-        return nothing_shared(result)
+    return block or None, null
+
+
+def statistics(comparison: Comparison, picked: tuple[int, int], what: str) -> None:
+    """A tab for each question that is asked of two runs.
+
+    Args:
+        comparison: the runs.
+        picked: the pair and the layer that are looked at.
+        what: the map shows.
+    """
     for tab, container in links.tabs("differences", significance.PARTS):
         with container:
             try:
@@ -342,12 +369,11 @@ def results(result: Result, context: ModeContext) -> Headline:
                 elif tab == "difference":
                     significance.difference(comparison, what)
                 elif tab == "loads":
-                    significance.loads(comparison, layer)
+                    significance.loads(comparison, picked[1])
                 else:
-                    significance.next_tokens(comparison, pair)
+                    significance.next_tokens(comparison, picked[0])
             except LensError as error:
                 st.info(str(error))
-    return [finding(comparison, what)]
 
 
 def nothing_shared(result: Result) -> str:
@@ -366,13 +392,15 @@ def nothing_shared(result: Result) -> str:
 
 def show(context: ModeContext) -> None:
     """The mode: a form, then the two runs beside each other."""
-    side = links.segments(
-        "sides",
-        "Side by side",
-        list(SIDES),
-        "texts",
-        shown=SIDES.__getitem__,
-    )
+    with context.bar:
+        side = links.segments(
+            "sides",
+            "Side by side",
+            list(SIDES),
+            "texts",
+            shown=SIDES.__getitem__,
+            collapsed=True,
+        )
     if side == "traces":
         result = session_traces()
     else:

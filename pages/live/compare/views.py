@@ -233,6 +233,7 @@ def cell(comparison: Comparison, pair: int, layer: int) -> None:
                 figures.cell_probabilities(probs, experts, label=label, piece=view.pieces[at]),
                 f"cell_{comparison.result.names.index(name)}",
                 words=(label, f"token{at}"),
+                stretch=True,
                 table=lambda probs=probs, experts=experts: csv_text.table_csv(  # type: ignore[misc]
                     {
                         "expert": np.arange(len(probs)),

@@ -31,6 +31,7 @@ from pages.live.running.controls import dtype_choice
 from pages.live.running.prompt_form import Example
 from pages.live.session.mode_context import HOW_TO_READ, ModeContext
 from pages.live.session.prompts import prompt_limit
+from pages.live.session.shared_models import ModelChoice
 from pages.shell import links
 from pages.shell.finding_block import Headline
 
@@ -50,14 +51,15 @@ def show(context: ModeContext) -> None:
     """The mode: prompts run here, or saved traces."""
     run_id = links.reference("run", "Run", ID)
     configured = many_traces.configured()[0] is not None
-    source = links.segments(
-        "many_source",
-        "Source",
-        list(SOURCES),
-        "traces" if configured and run_id is None else "prompts",
-        shown=SOURCES.__getitem__,
-        collapsed=True,
-    )
+    with context.bar:
+        source = links.segments(
+            "many_source",
+            "Source",
+            list(SOURCES),
+            "traces" if configured and run_id is None else "prompts",
+            shown=SOURCES.__getitem__,
+            collapsed=True,
+        )
     if source == "traces":
         many_traces.show(context.head, context.routers, HOW_TO_READ)
         return
@@ -83,16 +85,13 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
         except NoRunError as error:
             st.warning(str(error), icon=":material/link_off:")
             links.refer("run", None)
+    _form(context, run)
     own = store.runs_of(own_id)
     if own:
         owner.remember()
         many_runs.own_runs(own, None if run is None else run.id)
     if run is None:
-        _form(context)
         return INVITATION
-    st.button(
-        "New run", icon=":material/add:", key="many_new", on_click=links.refer, args=("run", None)
-    )
     try:
         return many_view.show(context, run, mine=run.owner == own_id)
     except NoRunError as error:
@@ -100,7 +99,8 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
         return INVITATION
 
 
-def _form(context: ModeContext) -> None:
+def _form(context: ModeContext, shown: Run | None) -> None:
+    """The prompts and the button that runs them, folded to a line beside a run."""
     choice = context.choice
     if choice is None:
         st.info("No model can run prompts here. Saved traces can be compared all the same.")
@@ -108,8 +108,34 @@ def _form(context: ModeContext) -> None:
     ready = ready_list() if choice.has_tokenizer else ready_ids()
     shows = SHOWS if choice.has_tokenizer else "Ids that count up, and ids that repeat."
     clicked = prompt_form.examples_row(
-        "many_example", {"Ready list": Example({BOX: ready.jsonl()}, {}, shows)}, shared=False
+        "many_example",
+        {"Ready list": Example({BOX: ready.jsonl()}, {}, shows)},
+        shared=False,
+        linked=shown is None,
     )
+    line = None if shown is None else many_runs.told(shown)
+    with prompt_form.fold(line, "Your own prompts", written=False):
+        prompts, dtype, asked = _boxes(choice)
+    if (asked or clicked) and prompts is not None:
+
+        def begin() -> None:
+            links.refer("run", many_runs.begin(choice, prompts, dtype))
+
+        if choice.streamed:
+            stream_progress.ask_to_begin(
+                choice,
+                "Run these prompts",
+                lambda: stream_cost.collected(choice, prompts.texts),
+                lambda: many_runs.guarded(begin),
+            )
+        else:
+            many_runs.guarded(begin)
+            st.rerun()
+    stream_progress.board()
+
+
+def _boxes(choice: ModelChoice) -> tuple[PromptList | None, str, bool]:
+    """Prompts and numbers of a run, and whether Run was pressed."""
     what = "prompt" if choice.has_tokenizer else "prompt of token ids"
     text = prompt_form.text_box(
         BOX,
@@ -139,22 +165,7 @@ def _form(context: ModeContext) -> None:
         "run in the background: you may leave this page. Prompts and routing are kept on this "
         f"server {many_runs.kept_for()}, under a link that nobody can guess."
     )
-    if (asked or clicked) and prompts is not None:
-
-        def begin() -> None:
-            links.refer("run", many_runs.begin(choice, prompts, dtype))
-
-        if choice.streamed:
-            stream_progress.ask_to_begin(
-                choice,
-                "Run these prompts",
-                lambda: stream_cost.collected(choice, prompts.texts),
-                lambda: many_runs.guarded(begin),
-            )
-        else:
-            many_runs.guarded(begin)
-            st.rerun()
-    stream_progress.board()
+    return prompts, dtype, asked
 
 
 def _read(text: str, file: UploadedFile | None) -> PromptList | None:

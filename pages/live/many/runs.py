@@ -202,6 +202,11 @@ def title(run: Run) -> str:
     return f"{when} UTC · {run.n_prompts:,} prompts · {as_text(shown)}"
 
 
+def told(run: Run) -> str:
+    """A run in a line of Markdown: its title, and what ran it."""
+    return f"{title(run)} · {as_text(run.model_name)}, {run.dtype}"
+
+
 STATUS = {
     "running": ":material/hourglass_top: running",
     "finished": ":material/check: finished",

@@ -79,7 +79,8 @@ def show(context: ModeContext, run: Run, *, mine: bool) -> Headline:
         NoRunError: it was deleted meanwhile.
         LensError: its files cannot be read.
     """
-    st.markdown(f"**{many_runs.title(run)}** · {run.model_name}, {run.dtype}")
+    if context.choice is None:  # else the form's line says it
+        st.caption(many_runs.told(run))
     if run.status == "running":
         _progress(run.id, mine)
         return f"{_prompts(run)} {'is' if run.n_prompts == 1 else 'are'} being run."

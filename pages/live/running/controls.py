@@ -16,7 +16,7 @@ def model_labels(choice: ModelChoice) -> list[str]:
     return [f"L{layer}" for layer in range(choice.config.n_layers)]
 
 
-def dtype_choice(*, collapsed: bool = False) -> str:
+def dtype_choice() -> str:
     """The dtype of activations."""
     return links.choice(
         "numbers",
@@ -24,7 +24,6 @@ def dtype_choice(*, collapsed: bool = False) -> str:
         ["bfloat16", "float32"],
         "bfloat16",
         help="bfloat16 as Grok-1 runs; with float32 an effect of rounding is smaller.",
-        collapsed=collapsed,
         width=160,
     )
 

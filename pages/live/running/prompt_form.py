@@ -114,6 +114,7 @@ def examples_row(
     *,
     more: Sequence[str] = (),
     shared: bool = True,
+    linked: bool = True,
 ) -> bool:
     """Examples to click; each fills boxes and choices, and says what it shows.
 
@@ -126,6 +127,7 @@ def examples_row(
         label: before them.
         more: boxes of the mode that no example fills.
         shared: whether the mode's own texts may be put into a link.
+        linked: whether the address names the example; not where it names a stored run.
 
     Returns:
         True where one was just clicked or linked, and is to be run.
@@ -137,9 +139,14 @@ def examples_row(
         if chosen is not None and chosen in examples:
             row.open(chosen)
 
-    row.follow_link()
-    row.hold_link(may_share=shared)
-    chosen = st.pills(label, list(examples), key=key, on_change=use)
+    if linked:
+        row.follow_link()
+        row.hold_link(may_share=shared)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(label, width="content")
+        chosen = st.pills(
+            label, list(examples), key=key, on_change=use, label_visibility="collapsed"
+        )
     if chosen is not None and chosen in examples and examples[chosen].shows:
         st.caption(examples[chosen].shows)
     pressed = PRESSED.get() == key
@@ -221,20 +228,23 @@ def _now_in(box: str) -> str:
     return str((state.get() if state.known else TEXTS.kept(dict).get(box)) or "")
 
 
-def fold(text: str | None, label: str = "Your own text") -> ExpanderContainer:
-    """Where a form stands: open before there is a result, then one line with its text.
+def fold(
+    text: str | None, label: str = "Your own text", *, written: bool = True
+) -> ExpanderContainer:
+    """Where a form stands: open before there is a result, then one line that says what it is of.
 
     Args:
         text: that the result is of; None where there is none.
         label: before it.
+        written: somebody wrote the text; else it is a line of Markdown about the result.
     """
     if text is None:
         return st.expander(label, expanded=True, icon=":material/edit:")
-    line = " ".join(text.split())
-    line = line if len(line) <= LINE else f"{line[: LINE - 1]}…"
-    return st.expander(
-        f"{label} (shown: “{as_markdown(line)}”)", expanded=False, icon=":material/edit:"
-    )
+    if written:
+        line = " ".join(text.split())
+        line = line if len(line) <= LINE else f"{line[: LINE - 1]}…"
+        text = f"“{as_markdown(line)}”"
+    return st.expander(f"{label} (shown: {text})", expanded=False, icon=":material/edit:")
 
 
 def draw_again() -> None:

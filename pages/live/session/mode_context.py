@@ -65,11 +65,13 @@ class ModeContext:
 
     Attributes:
         head: container at the top, for the heading.
+        bar: beside the modes, for what there is to choose of this one first.
         routers: those of the data source, which need not be the model's that runs prompts.
         choice: the model that runs prompts; None where none can.
     """
 
     head: DeltaGenerator
+    bar: DeltaGenerator
     routers: RouterSet
     choice: shared_models.ModelChoice | None
 

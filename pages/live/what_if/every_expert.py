@@ -23,7 +23,7 @@ from pages.live.running.stream_run import StreamedRun
 from pages.live.session import prompts, shared_models
 from pages.live.session.mode_context import ModeContext
 from pages.live.session.shared_models import OnLoad, OnWait
-from pages.live.what_if.examples import EVERY, ONE, text_form
+from pages.live.what_if import examples
 from pages.live.what_if.one_expert import ACTIONS
 from pages.shell import layout, links
 from pages.shell.picks import Mark
@@ -56,7 +56,25 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
     known = KEPT.get()
     known = known if known is not None and known.request[0] == choice.path else None
     shown = None if known is None else known.request[2]
-    text, clicked = text_form(choice, EVERY, shown)
+    clicked = examples.row(choice, examples.EVERY)
+    with prompt_form.fold(shown):
+        request, asked = form(choice)
+    if asked or clicked:
+        swept(request, choice)
+    stream_progress.board()
+    known = KEPT.get()
+    if known is not None and known.request == request and request[2] != shown:
+        prompt_form.draw_again()
+    if known is None or known.request[0] != choice.path:
+        return None
+    if known.request != request:
+        st.caption("Below is the last sweep; press Run for what is chosen now.")
+    return answer(known, model_labels(choice))
+
+
+def form(choice: shared_models.ModelChoice) -> tuple[tuple[str, str, str, str, str], bool]:
+    """Model, numbers, text, action and measure of a sweep, and whether Run was pressed."""
+    text = examples.text_box(choice)
     first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
     with first:
         action = links.segments(
@@ -81,18 +99,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
             key="run_every",
             help="Once for every expert of every layer, in batches.",
         )
-    request = (choice.path, dtype, text, action, measure)
-    if asked or clicked:
-        swept(request, choice)
-    stream_progress.board()
-    known = KEPT.get()
-    if known is not None and known.request == request and text != shown:
-        prompt_form.draw_again()
-    if known is None or known.request[0] != choice.path:
-        return None
-    if known.request != request:
-        st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, model_labels(choice))
+    return (choice.path, dtype, text, action, measure), asked
 
 
 def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelChoice) -> None:
@@ -210,8 +217,8 @@ def answer(result: Result, labels: list[str]) -> Finding:
 
 def look_at(layer: int, expert: int) -> None:
     """Fill the sentence of "One expert" and run it; call it in a callback."""
-    links.choose(layer=layer, expert=expert, question="One expert")
-    prompt_form.PRESSED.set(ONE)
+    links.choose(layer=layer, expert=expert, question="one")
+    prompt_form.PRESSED.set(examples.ONE)
 
 
 def details(

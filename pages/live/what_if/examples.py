@@ -51,19 +51,12 @@ ID_EXAMPLES: Mapping[str, Example] = {
 }
 
 
-def text_form(
-    choice: shared_models.ModelChoice, examples_key: str, shown: str | None
-) -> tuple[str, bool]:
-    """The text of the form, and whether an example above it has just been clicked.
+def row(choice: shared_models.ModelChoice, key: str) -> bool:
+    """The examples that this model can run; True where one is to be run now."""
+    return prompt_form.examples_row(key, EXAMPLES if choice.has_tokenizer else ID_EXAMPLES)
 
-    Args:
-        choice: the model.
-        examples_key: of the row of examples.
-        shown: the text of the result that is shown, beside which the box folds to a line.
-    """
-    ready = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
+
+def text_box(choice: shared_models.ModelChoice) -> str:
+    """The text that is asked about."""
     label = "Prompt" if choice.has_tokenizer else "Token ids (this model has no tokenizer)"
-    with prompt_form.fold(shown, "Text and examples"):
-        clicked = prompt_form.examples_row(examples_key, ready)
-        text = prompt_form.text_box("prompt", label, placeholder="Type a text.", height=80)
-    return text, clicked
+    return prompt_form.text_box("prompt", label, placeholder="Type a text.", height=80)

@@ -57,10 +57,17 @@ def show(context: ModeContext) -> None:
         context.heading(INVITATION, HOW_TO_READ)
         return
     finding: Finding | None = None
-    for question, container in links.tabs("question", QUESTIONS):
-        with container:
-            try:
-                finding = SHOW[question](context, context.choice)
-            except LensError as error:
-                st.info(str(error))
+    with context.bar:
+        question = links.segments(
+            "question",
+            "Question",
+            list(QUESTIONS),
+            "every",
+            shown=QUESTIONS.__getitem__,
+            collapsed=True,
+        )
+    try:
+        finding = SHOW[question](context, context.choice)
+    except LensError as error:
+        st.info(str(error))
     context.heading(INVITATION if finding is None else [finding], HOW_TO_READ)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lens import figures
 from lens.figures.prompt_pairs import interventions as intervention_figures
@@ -19,7 +20,7 @@ from pages.live.running import prompt_form, stream_choice, stream_cost, stream_p
 from pages.live.running.controls import dtype_choice, model_labels
 from pages.live.session import shared_models
 from pages.live.session.mode_context import ModeContext
-from pages.live.what_if.examples import ONE, text_form
+from pages.live.what_if import examples
 from pages.live.what_if.one_expert_run import SEED, Request, Result, computed, others_of
 from pages.shell import layout, links
 from pages.shell.picks import pick_token
@@ -55,9 +56,14 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
     known = KEPT.get()
     known = known if known is not None and known.request.path == choice.path else None
     shown = None if known is None else known.request.text
-    text, clicked = text_form(choice, ONE, shown)
+    clicked = examples.row(choice, examples.ONE)
+    with prompt_form.fold(shown):
+        text = examples.text_box(choice)
+        dtype = dtype_choice()
     labels = model_labels(choice)
-    layer, expert, action, dtype, asked = sentence(choice, labels)
+    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    with row:
+        layer, expert, action, asked = sentence(choice, labels)
     request = Request(choice.path, dtype, text, layer, expert, action)
     again = (
         known is not None
@@ -75,41 +81,37 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
         return None
     if known.request != request:
         st.caption("Below is the last run; press Run for what is chosen now.")
-    return answer(known, context, labels)
+    return answer(known, context, labels, row)
 
 
-def sentence(
-    choice: shared_models.ModelChoice, labels: list[str]
-) -> tuple[int, int, str, str, bool]:
-    """What is to be done, as a sentence to fill in: layer, expert, action, numbers, Run pressed."""
+def sentence(choice: shared_models.ModelChoice, labels: list[str]) -> tuple[int, int, str, bool]:
+    """What is to be done, as a sentence to fill in: layer, expert, action, Run pressed."""
     rows = {text.removeprefix("L"): row for row, text in enumerate(labels)}
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown("In", width="content")
-        layer = links.choice(
-            "layer", "Layer", rows, 0, shown=labels.__getitem__, collapsed=True, width=90
-        )
-        action = links.choice(
-            "action",
-            "What if",
-            list(SAID),
-            "ban",
-            shown=SAID.__getitem__,
-            collapsed=True,
-            width=180,
-        )
-        experts = range(choice.config.n_experts)
-        expert = links.choice(
-            "expert", "Expert", experts, 0, shown=layout.expert_name, collapsed=True, width=90
-        )
-        st.markdown("for this text, in", width="content")
-        dtype = dtype_choice(collapsed=True)
-        asked = st.button(
-            stream_choice.label(choice, "Run"),
-            type="primary",
-            icon=":material/play_arrow:",
-            key="run_one",
-        )
-    return layer, expert, action, dtype, asked
+    st.markdown("In", width="content")
+    layer = links.choice(
+        "layer", "Layer", rows, 0, shown=labels.__getitem__, collapsed=True, width=90
+    )
+    action = links.choice(
+        "action",
+        "What if",
+        list(SAID),
+        "ban",
+        shown=SAID.__getitem__,
+        collapsed=True,
+        width=180,
+    )
+    experts = range(choice.config.n_experts)
+    expert = links.choice(
+        "expert", "Expert", experts, 0, shown=layout.expert_name, collapsed=True, width=90
+    )
+    st.markdown("for this text", width="content")
+    asked = st.button(
+        stream_choice.label(choice, "Run"),
+        type="primary",
+        icon=":material/play_arrow:",
+        key="run_one",
+    )
+    return layer, expert, action, asked
 
 
 def finding(result: Result, name: str, among: AmongOthers) -> Finding:
@@ -177,22 +179,25 @@ def mix_shares(result: Result) -> tuple[float, float]:
     return first, second
 
 
-def answer(result: Result, context: ModeContext, labels: list[str]) -> Finding:
-    """Figures of one intervention; returns the finding."""
+def answer(result: Result, context: ModeContext, labels: list[str], row: DeltaGenerator) -> Finding:
+    """Figures of one intervention, whose token is chosen in a row above; returns the finding."""
     request, own = result.request, result.own
     name = f"{labels[request.layer]}·E{request.expert}"
     among = interventions.among_others(own.kl.mean(), result.kl.mean(axis=1))
     view = routing_views.View(own.changed, context.routers, labels)
     words = (name.replace("·", ""), request.action)
     most = int(own.kl.argmax())
-    token = links.choice(
-        "token",
-        "After which token? (opens where the change is largest)",
-        range(view.n_tokens),
-        most,
-        shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
-        width=400,
-    )
+    with row:
+        st.markdown("Look after", width="content")
+        token = links.choice(
+            "token",
+            "After which token? (opens where the change is largest)",
+            range(view.n_tokens),
+            most,
+            shown=lambda t: f"{t} · {figures.visible(view.pieces[t])}",
+            collapsed=True,
+            width=180,
+        )
     left, right = st.columns(2, gap="large")
     with left:
         next_tokens(result, view, token, words)

@@ -79,8 +79,27 @@ class Result:
 
 def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | None:
     """The question's controls and, after a sweep, its answer; returns the finding."""
+    known = KEPT.get()
+    shown = None if known is None or known.request[0] != choice.path else known
     examples = EXAMPLES if choice.has_tokenizer else ID_EXAMPLES
     clicked = prompt_form.examples_row("patch_example", examples, more=["answer", "other_answer"])
+    with prompt_form.fold(None if shown is None else shown.request[2], "Your own texts"):
+        request, asked = form(choice)
+    if asked or clicked:
+        swept(request, choice)
+    stream_progress.board()
+    known = KEPT.get()
+    if known is None or known.request[0] != choice.path:
+        return None
+    if known is not shown and not choice.streamed:
+        prompt_form.draw_again()
+    if known.request != request:
+        st.caption("Below is the last sweep; press Run for what is chosen now.")
+    return answer(known, model_labels(choice))
+
+
+def form(choice: shared_models.ModelChoice) -> tuple[tuple[str, ...], bool]:
+    """Both prompts with what is put in and measured, and whether Run was pressed."""
     left, right = st.columns(2)
     with left:
         clean = prompt_form.text_box("clean", "Clean prompt", height=80)
@@ -110,16 +129,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
         )
     with boxes:
         expected = expected_boxes(measure, choice)
-    request = (choice.path, dtype, clean, corrupt, site, measure, *expected)
-    if asked or clicked:
-        swept(request, choice)
-    stream_progress.board()
-    known = KEPT.get()
-    if known is None or known.request[0] != choice.path:
-        return None
-    if known.request != request:
-        st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, model_labels(choice))
+    return (choice.path, dtype, clean, corrupt, site, measure, *expected), asked
 
 
 def expected_boxes(measure: str, choice: shared_models.ModelChoice) -> list[str]:

@@ -70,6 +70,8 @@ def test_without_a_model_the_mode_says_what_can_be_compared(open_page, small_mod
 
 def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, small_model):
     app = compared(opened(open_page), f"1, {LONG}", f"2, 9, {LONG}")
+    assert not app.tabs  # statistics are folded
+    app = compared(opened(open_page, differences="agreement"), f"1, {LONG}", f"2, 9, {LONG}")
     assert "14 tokens stand in both texts after their first difference" in heading(app)
     found = result_of(app)
     assert found.alignment.common_start == 0
