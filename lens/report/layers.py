@@ -9,6 +9,7 @@ from lens import figures
 from lens.errors import LensError
 from lens.layers.chance_level import chance_samples
 from lens.layers.similarity import LAYER_METRICS, layer_pair
+from lens.report.findings import findings_csv
 from lens.report.numbers import RouterNumbers
 from lens.report.parts import Part
 from lens.storage import csv_text
@@ -16,7 +17,7 @@ from lens.tables import routers as tables
 
 
 def question_parts(n: RouterNumbers) -> list[Part]:
-    """The four questions as a table."""
+    """The four questions as a table, and what else is found."""
 
     def table() -> str:
         return csv_text.table_csv(
@@ -36,7 +37,7 @@ def question_parts(n: RouterNumbers) -> list[Part]:
             }
         )
 
-    return [Part("four_questions", table)]
+    return [Part("four_questions", table), Part("findings", lambda: findings_csv(n))]
 
 
 def layer_parts(n: RouterNumbers) -> list[Part]:

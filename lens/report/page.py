@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lens.finding import Finding
 from lens.report.methods import METHODS
 from lens.storage.csv_text import read_csv
 from lens.words import significant
@@ -86,7 +87,7 @@ def page(
     title: str,
     origin: str,
     facts: Sequence[tuple[str, str]],
-    findings: Mapping[str, Sequence[str]],
+    findings: Mapping[str, Sequence[Finding] | Sequence[str]],
     entries: Sequence[Entry],
     skipped: Mapping[str, str],
     folder: Path,
@@ -99,7 +100,7 @@ def page(
         title: of the page; its heading is what stands before a colon.
         origin: what it was made from and by, below the heading.
         facts: names and values of the header.
-        findings: sentences for each section.
+        findings: of each section, or sentences.
         entries: what was written, in order.
         skipped: names of what could not be made, and why.
         folder: where the files are.
@@ -123,7 +124,7 @@ def page(
         said = findings.get(section, ())
         if said:
             body.append(
-                "<ul class=plain>" + "".join(f"<li>{_text(s)}</li>" for s in said) + "</ul>"
+                "<ul class=plain>" + "".join(f"<li>{_finding(one)}</li>" for one in said) + "</ul>"
             )
         if section in METHODS:
             body.append(f"<p class=soft>Method. {_text(METHODS[section])}</p>")
@@ -147,6 +148,12 @@ def _question(answer: Any) -> str:
         f"<p><strong>{_text(answer.plain)}</strong></p>"
         f"<p>{_text(answer.sentence)}</p></div>"
     )
+
+
+def _finding(found: Finding | str) -> str:
+    if isinstance(found, str):
+        return _text(found)
+    return f"<strong>{_text(found.sentence)}</strong> {_text(found.detail)}"
 
 
 def _entry(entry: Entry, folder: Path) -> str:

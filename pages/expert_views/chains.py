@@ -6,13 +6,14 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures
-from lens.experts.chains import Chain, SignificantChains
+from lens.experts.chains import Chain
 from lens.experts.same_expert import MatchedLinks
+from lens.findings import of_routers
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from lens.words import p_value_text, significant
-from pages.shell import downloads, layout
+from lens.words import fixed
+from pages.shell import downloads, finding_block, layout
 from pages.shell.null_settings import NullSettings
 from pages.shell.picks import pick_expert
 
@@ -24,22 +25,7 @@ def chain_in_words(routers: RouterSet, chain: Chain) -> str:
     first, last = routers.label(chain.first), routers.label(chain.last)
     return (
         f"born in {first}, ends in {last}, {len(chain)} layers; cosines "
-        f"{min(chain.scores):.3f} to {max(chain.scores):.3f}."
-    )
-
-
-def steps_in_words(found: SignificantChains) -> str:
-    """Whether experts go on from layer to layer taken together, and what that beats."""
-    links = found.links
-    assert links is not None, "the tab is there for two layers or more"
-    mean = float(links.score.mean())
-    going = f"mean matched cosine {significant(mean)}, mixed experts {significant(links.null_mean)}"
-    zero = f"unrelated directions {significant(found.unrelated_mean)}"
-    if links.mean_p > found.level:
-        return f"Nor can all matches together: {going}, {zero} (p {p_value_text(links.mean_p)})."
-    return (
-        f"All together they beat them: {going}, {zero} (p {p_value_text(links.mean_p)}); so do "
-        f"{found.n_steps} of {len(links.step_q)} steps, all their experts taken together."
+        f"{fixed(min(chain.scores), 3)} to {fixed(max(chain.scores), 3)}."
     )
 
 
@@ -49,13 +35,7 @@ def show(routers: RouterSet, view: str, layer: int, expert: int, settings: NullS
         found = cached.significant_chains(routers, view, settings.draws, settings.seed)
     links = found.links
     assert links is not None, "the tab is there for two layers or more"
-    longest = found.chains[0]
-    st.markdown(
-        f"**{found.n_beyond:,} of {found.n_links:,} matches between adjacent layers are closer "
-        "than the directions that both layers read explain** (false discovery rate 5 %); the "
-        f"longest chain goes through {len(longest)} of {routers.n_layers} layers. "
-        f"{steps_in_words(found)}"
-    )
+    finding_block.line(of_routers.experts_carry_on(found))
     st.markdown(
         f"{routers.label(layer, expert)}: {chain_in_words(routers, found.chain_of(layer, expert))}"
     )

@@ -6,7 +6,6 @@ Streamlit's client takes the address of a page for the server's folder, asks the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -19,10 +18,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HEAD = b"<head>"
 # The folder of the page as the browser sees it, whatever a proxy has put before it.
 SCRIPT = """<script>(() => {
-  const parts = location.pathname.split("/");
-  if (PAGES.includes(parts.pop())) window.__streamlit = { ...window.__streamlit,
-    BACKEND_BASE_URL: location.origin + parts.join("/") + "/" };
+  const folder = location.pathname.split("/").slice(0, -DEPTH);
+  window.__streamlit = { ...window.__streamlit,
+    BACKEND_BASE_URL: location.origin + folder.join("/") + "/" };
 })();</script>"""
+HTML = b"text/html"
 # An answer that is changed is neither compressed before, nor compared with one of before.
 ASKED_OTHERWISE = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
 SAID_OTHERWISE = (b"content-length", b"etag", b"last-modified", b"accept-ranges")
@@ -31,21 +31,39 @@ SAID_OTHERWISE = (b"content-length", b"etag", b"last-modified", b"accept-ranges"
 class FirstAnswer:
     """A server whose first answer to a page's address says where the server is.
 
+    An address that names no page is answered by a page that says so.
+
     Args:
         app: the server.
         pages: last parts of the pages' addresses.
+        base: the folder that the server itself puts before all addresses.
     """
 
-    def __init__(self, app: App, pages: Sequence[str]) -> None:
-        self.app, self.pages = app, tuple(pages)
-        self.script = SCRIPT.replace("PAGES", json.dumps(list(pages))).encode()
+    def __init__(self, app: App, pages: Sequence[str], base: str = "") -> None:
+        self.app, self.pages, self.base = app, tuple(pages), base.strip("/")
+
+    def depth(self, scope: Scope) -> int:
+        """Parts of an address below the server's folder; 0 where it is not a page's."""
+        if scope["type"] != "http" or scope["method"] != "GET":
+            return 0
+        path = scope["path"].strip("/")
+        last = path.rsplit("/", 1)[-1]
+        if last in self.pages:
+            return 1
+        wanted = b" ".join(value for name, value in scope["headers"] if name.lower() == b"accept")
+        if HTML not in wanted or "." in last:  # a file, or not a browser that opens an address
+            return 0
+        if self.base and (path + "/").startswith(self.base + "/"):
+            path = path[len(self.base) :].strip("/")
+        return len(path.split("/")) if path else 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers as the server does, but for that line."""
-        asks = scope["type"] == "http" and scope["method"] == "GET"
-        if not asks or scope["path"].rsplit("/", 1)[-1] not in self.pages:
+        depth = self.depth(scope)
+        if not depth:
             await self.app(scope, receive, send)
             return
+        script = SCRIPT.replace("DEPTH", str(depth)).encode()
         asked = [pair for pair in scope["headers"] if pair[0].lower() not in ASKED_OTHERWISE]
         start: Message = {}
         body = bytearray()
@@ -57,7 +75,7 @@ class FirstAnswer:
             body.extend(message.get("body", b""))
             if message.get("more_body"):
                 return
-            answer = bytes(body).replace(HEAD, HEAD + self.script, 1)
+            answer = bytes(body).replace(HEAD, HEAD + script, 1)
             said = [pair for pair in start["headers"] if pair[0].lower() not in SAID_OTHERWISE]
             length = (b"content-length", str(len(answer)).encode())
             await send({**start, "headers": [*said, length]})

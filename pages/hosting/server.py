@@ -23,7 +23,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from streamlit import runtime
+from streamlit import get_option, runtime
 from streamlit.runtime import RuntimeState
 from streamlit.runtime.stats import GaugeStat
 
@@ -43,6 +43,7 @@ def settings(pages: Sequence[str]) -> dict[str, Any]:
     Args:
         pages: last parts of the pages' addresses.
     """
+    base = str(get_option("server.baseUrlPath") or "")
     disable_created_metrics()
     SESSIONS.set_function(n_sessions)
     requests.write_json()
@@ -55,7 +56,7 @@ def settings(pages: Sequence[str]) -> dict[str, Any]:
         "middleware": [
             Middleware(requests.Requests, pages=pages),
             Middleware(FiguresInside),
-            Middleware(first_answer.FirstAnswer, pages=pages),
+            Middleware(first_answer.FirstAnswer, pages=pages, base=base),
         ],
         "lifespan": _begun,
         "on_script_error": _count,

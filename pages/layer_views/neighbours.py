@@ -6,10 +6,11 @@ import altair as alt
 import streamlit as st
 
 from lens import cached, figures
+from lens.findings import of_routers
 from lens.layers.references import Reference
 from lens.routers.router_set import RouterSet
 from lens.tables import routers as router_tables
-from pages.shell import layout, links
+from pages.shell import finding_block, layout, links
 from pages.shell.null_settings import NullSettings
 from pages.shell.parts import then_drawn
 from pages.shell.picks import pick_layers
@@ -41,6 +42,7 @@ def show(
     if left:
         largest = "largest direction" if left == 1 else f"{left} largest directions"
         st.caption(f"Taken away before, from layers and chance alike: their {largest} in common.")
+    finding_block.line(of_routers.routing_changes(found, adjacent, labels, reference))
     names = {"similarity": "Similarity of neighbours", "change": "Change between neighbours"}
     for tab, container in links.tabs("next", names):
         with container:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import streamlit as st
 
 from lens.errors import LensError
-from lens.finding import Finding
-from lens.findings import of_pairs
-from lens.prompt_pairs import interventions
-from lens.words import counted, p_value_text, percent
+from lens.words import counted
 from pages.hosting import tabs
 from pages.live.compare import (
     examples,
     run,
     significance,
     views,
+    words,
 )
 from pages.live.compare.run import CHANGES, Change, Result
 from pages.live.compare.views import Comparison
@@ -71,7 +67,6 @@ SIDES = {
     "traces": "Traces of this session",
 }
 KEPT = SessionValue[dict[str, Result]](SessionKey.COMPARED)
-KEPT_EXPERTS = "kept"
 
 
 def form(choice: shared_models.ModelChoice, side: str, shown: Result | None) -> None:
@@ -215,99 +210,6 @@ def session_traces() -> Result | None:
         return None
 
 
-def details(comparison: Comparison, what: str) -> str:
-    """The differences beside chance, in words."""
-    parts: list[Callable[[], str]] = []
-    if comparison.result.change is None:
-        parts += [lambda: agreement_words(comparison), lambda: next_words(comparison)]
-    else:
-        parts += [lambda: change_words(comparison)]
-    if what != KEPT_EXPERTS:
-        parts += [lambda: significance.difference_words(comparison, what)]
-    elif comparison.result.change is None:
-        parts += [lambda: significance.fading_words(comparison)]
-    said = []
-    for words in parts:
-        try:
-            said.append(words().replace("**", ""))
-        except LensError:  # its tab says why
-            continue
-    return " ".join(said)
-
-
-def finding(comparison: Comparison, what: str) -> Finding:
-    """The differences beside chance; what the map shows beside them is in the details."""
-    result, detail = comparison.result, details(comparison, what)
-    if result.change is None:
-        return of_pairs.kept_experts(comparison.agreement(), detail)
-    assert result.kl is not None and result.others is not None
-    change = result.change
-    done = change.text(comparison.labels)
-    if not result.others.size:
-        return Finding(f"{done} is compared with the text as it is.", "not asked", detail)
-    without = f"Without {done.split()[-1]}" if change.kind == "ban" else ""
-    where = "other layers" if change.kind == "temperature" else "other experts of its layer"
-    used = change.kind != "ban" or interventions.use(result.first, change.layer, change.expert) > 0
-    among = interventions.among_others(float(result.kl.mean()), result.others)
-    return of_pairs.one_change(done, without, among, where, detail, used=used)
-
-
-def agreement_words(comparison: Comparison) -> str:
-    """Experts that the same tokens keep, in words."""
-    found, start = comparison.agreement(), comparison.runs.common_start
-    shared = len(comparison.runs.pairs)
-    after = " after their first difference" if start or comparison.result.same_model else ""
-    return (
-        f"{counted(shared, 'token')} {'stands' if shared == 1 else 'stand'} in both texts{after}. "
-        f"They keep {percent(found.value)} of their experts (unrelated tokens of the two share "
-        f"{percent(found.mean)}, {significance.chance(found.p, found.blocks, found.test.draws)})."
-    )
-
-
-def next_words(comparison: Comparison) -> str:
-    """Change of the next tokens expected after the same tokens, in words."""
-    after = comparison.expected()
-    return (
-        "What they expect next changes by a total variation of at least "
-        f"{after.value:.2f} (unrelated places {after.mean:.2f}, "
-        f"{significance.chance(after.p, after.blocks, after.draws)})."
-    )
-
-
-def change_words(comparison: Comparison) -> str:
-    """Effect of a change, beside the same elsewhere, in words."""
-    result = comparison.result
-    change, kl, others, others_kept = result.change, result.kl, result.others, result.others_kept
-    assert change is not None and kl is not None and result.kept is not None
-    assert others is not None and others_kept is not None
-    value = float(kl.mean())
-    outside = "in all layers" if change.layer == run.ALL else "in the other layers"
-    text = (
-        f"{change.text(comparison.labels)} changes what the model expects next by {value:.3g} nats "
-        f"a token (KL). Of {counted(len(comparison.runs.pairs), 'token')}, "
-        f"{percent(result.kept, 1)} of the experts stay {outside}."
-    )
-    if not others.size:
-        return text
-    where = "layers" if change.kind == "temperature" else "experts of the layer"
-    return (
-        f"{text} The same on {others.size} other {where}: {others.min():.3g} to "
-        f"{others.max():.3g} nats ({verdict(interventions.among_others(value, others))}), "
-        f"{percent(others_kept.min(), 1)} to {percent(others_kept.max(), 1)} kept."
-    )
-
-
-def verdict(among: interventions.AmongOthers) -> str:
-    """The rank of a change among the same ones elsewhere, in words."""
-    count = among.others.size + 1
-    rank = f"rank {among.rank} of {count}, p {p_value_text(among.p)}"
-    if among.p <= 0.05:
-        return rank
-    if among.rank == 1:
-        return f"{rank}: more than each of them, which is all that {count} can show"
-    return f"{rank}: not distinguishable from chance"
-
-
 def results(result: Result, context: ModeContext) -> Headline:
     """Everything about two runs, the texts first; returns the finding."""
     texts, looked_at, tests = st.container(), st.container(), st.container()
@@ -332,7 +234,7 @@ def results(result: Result, context: ModeContext) -> Headline:
         if fold.open:
             with fold:
                 statistics(comparison, (pair, layer), what)
-    return [finding(comparison, what)]
+    return [words.finding(comparison, what)]
 
 
 def chance() -> tuple[int | None, null_settings.NullSettings]:

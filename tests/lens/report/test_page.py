@@ -12,6 +12,7 @@ import pytest
 from lens.report.parts import Settings
 from lens.report.write import write_report
 from lens.routers.router_set import RouterSet
+from lens.storage.csv_text import read_csv
 
 HOSTILE = '<script>alert(1)</script><img src="http://x.example/y">'
 
@@ -99,6 +100,15 @@ def test_every_section_has_findings_with_nulls_and_a_method(seen):
     ):
         assert words in seen.text
     assert "2→L3" in seen.text or "1 of 15 pairs" in seen.text
+
+
+def test_a_table_has_the_findings_in_the_words_of_the_page(seen, folder):
+    rows = read_csv((folder / "findings.csv").read_text(encoding="utf-8"))
+    said = {row[0]: row[1] for row in rows[1:]}
+    assert {"Layers", "Experts", "Clustering"} == set(said)
+    for row in rows[1:]:
+        assert row[1] in seen.text and row[3] in seen.text
+        assert row[2] in ("found", "not told from chance")
 
 
 def test_small_tables_are_on_the_page_and_large_ones_are_files(seen, folder):
