@@ -17,6 +17,7 @@ from streamlit.starlette import App
 from lens.words import as_markdown
 from pages.guide import terms, tour
 from pages.hosting import server, tabs
+from pages.hosting.first_answer import NO_PAGE
 from pages.live.running import preload
 from pages.notes import listing
 from pages.shell import data_source, links
@@ -91,10 +92,9 @@ if (!window.grokLensScroll) {
 
 
 def unknown_page_note(pages: list[StreamlitPage]) -> None:
-    """Says that the address names no page, and offers those there are; in the first run."""
-    context = get_script_run_ctx()
-    asked = "" if context is None else context.pages_manager.intended_page_name or ""
-    if not asked or asked in {page.url_path for page in pages}:
+    """Says that the address named no page, and offers those there are; in the first run."""
+    asked = links.asked(NO_PAGE, "page", r".*")
+    if not asked:
         return
     with st.container(border=True, key="unknown_page"):
         st.markdown(f"There is no page “{as_markdown(asked[: links.LONGEST])}” here. There are:")

@@ -245,3 +245,10 @@ def test_back_and_forward_undo_and_redo_a_choice(visit):
     settled(page)
     page.go_forward()
     expect(beyond).to_be_checked()
+
+
+def test_an_address_without_a_page_says_so_and_asks_for_nothing_that_is_not_there(visit):
+    page = visit("/no/such-page")
+    expect(page.get_by_text("There is no page “such-page” here.")).to_be_visible()
+    page.locator(".st-key-unknown_page").get_by_role("link", name="Layers").click()
+    heading(page, "Layers")
