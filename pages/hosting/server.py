@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from streamlit import get_option, runtime
 from streamlit.runtime import RuntimeState
+from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.stats import GaugeStat
 
 from pages.hosting import first_answer, requests
@@ -43,6 +44,9 @@ def settings(pages: Sequence[str]) -> dict[str, Any]:
     Args:
         pages: last parts of the pages' addresses.
     """
+    # Until a first run of app.py says which pages there are, Streamlit takes each file of a folder
+    # `pages` for one, and a process's first visitor would see a bare file instead of the app.
+    PagesManager.uses_pages_directory = False
     base = str(get_option("server.baseUrlPath") or "")
     disable_created_metrics()
     SESSIONS.set_function(n_sessions)

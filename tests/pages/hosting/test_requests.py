@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client import REGISTRY
@@ -19,6 +20,12 @@ from pages.hosting.server import FiguresInside
 PAGES = ["overview", "layers"]
 
 
+def run(answer) -> None:
+    """Waits for it in a thread of its own: a browser's test may have left a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, answer).result()
+
+
 def ask(app, path: str, headers: tuple = (), query: bytes = b"") -> tuple[int, dict, bytes]:
     """Status, headers and body of an answer."""
     sent: list = []
@@ -30,7 +37,7 @@ def ask(app, path: str, headers: tuple = (), query: bytes = b"") -> tuple[int, d
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": list(headers)}
-    asyncio.run(app({**scope, "query_string": query}, receive, send))
+    run(app({**scope, "query_string": query}, receive, send))
     body = b"".join(one.get("body", b"") for one in sent[1:])
     return sent[0]["status"], dict(sent[0]["headers"]), body
 
@@ -105,7 +112,7 @@ def test_a_tab_that_closes_while_something_is_sent_ends_its_socket_quietly(guard
     scope = {"type": "websocket", "path": "/_stcore/stream", "headers": [], "subprotocols": []}
     open_before = REGISTRY.get_sample_value("grok_lens_websockets")
     server = Requests(app, PAGES) if guarded else app
-    asyncio.run(server({**scope, "query_string": b""}, receive, send))
+    run(server({**scope, "query_string": b""}, receive, send))
     kinds = [type(error) for error in ended]
     if guarded:
         assert kinds == [WebSocketDisconnect]
