@@ -14,7 +14,7 @@ from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.starlette import App
 
-from lens.words import as_markdown
+from lens.escaping import as_markdown
 from pages.guide import terms, tour
 from pages.hosting import server, tabs
 from pages.hosting.first_answer import NO_PAGE

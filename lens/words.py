@@ -7,8 +7,6 @@ and tables of numbers keep all digits and don't come here.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 LEAST_SHOWN = 1e-4
@@ -87,11 +85,6 @@ def ratio_in_words(value: float, other: float) -> str:
 def counted(number: int, noun: str) -> str:
     """How many of something: "1 pair", "12 pairs", "1,200 tokens"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def as_markdown(words: str) -> str:
-    """Somebody's words, such that Markdown shows them as they are, addresses without links."""
-    return re.sub(r"([\\`*_\[\]$<~#|@]|:(?=[\w/+-]+:|//)|(?<=www)\.)", r"\\\1", words)
 
 
 def _with_minus(text: str) -> str:

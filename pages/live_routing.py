@@ -11,7 +11,7 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
-from lens.words import as_markdown
+from lens.escaping import as_markdown
 from pages.hosting import owner
 from pages.live.compare import mode as compare_mode
 from pages.live.generate import mode as generate_mode
@@ -77,12 +77,12 @@ def _other_routers_note(choice: shared_models.ModelChoice) -> None:
 
 def _cannot_run(choice: shared_models.ModelChoice, problem: str) -> None:
     if choice.path == str(data_source.bundled_checkpoint()):
-        st.error(problem, icon=":material/error:")
+        st.error(as_markdown(problem), icon=":material/error:")
         return
     st.warning(
-        f"{problem}\n\nThe other pages show this checkpoint's routers all the same. Here, the "
-        "bundled model runs your prompts, and a trace saved elsewhere (python -m grok.run "
-        "--checkpoint DIR --prompt TEXT --trace OUT.npz) opens from the sidebar.",
+        f"{as_markdown(problem)}\n\nThe other pages show this checkpoint's routers all the same. "
+        "Here, the bundled model runs your prompts, and a trace saved elsewhere (python -m "
+        "grok.run --checkpoint DIR --prompt TEXT --trace OUT.npz) opens from the sidebar.",
         icon=":material/memory:",
         title="The configured checkpoint cannot run on this machine",
     )

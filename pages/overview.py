@@ -8,6 +8,7 @@ import numpy as np
 import streamlit as st
 
 from lens import cached, figures
+from lens.escaping import as_markdown
 from lens.finding import Finding
 from lens.glossary import BASIC, marked
 from lens.questions import Answer
@@ -143,7 +144,7 @@ tour.offer()
 hero.show()
 st.subheader("Four questions", anchor=False)
 read = "Dot: this model. Grey: where 95 of 100 draws of chance lie."
-st.caption(marked(f"{described(routers)}  \n{read}", skip=BASIC))
+st.caption(marked(f"{as_markdown(described(routers))}  \n{read}", skip=BASIC))
 cards = st.empty()
 if layout.is_large(routers):
     cards.caption(layout.ANSWERING)

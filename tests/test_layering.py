@@ -50,7 +50,7 @@ lens/routers
 lens/stats lens/storage
 lens/finding.py
 lens/recipe
-lens/words.py lens/version.py lens/glossary.py
+lens/words.py lens/version.py lens/glossary.py lens/escaping.py
 lens/errors.py
 
 grok/__init__.py grok/cached.py

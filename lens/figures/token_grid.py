@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from lens.escaping import plain
 from lens.figures import marks, theme
 
 # Cells of a token map; each may carry a digit, which is a mark too.
@@ -26,7 +27,7 @@ def visible(piece: str) -> str:
     """A token's piece with blanks and control characters made visible."""
     swaps = {"▁": "·", " ": "·", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
     shown = "".join(swaps.get(c, c) for c in piece)
-    shown = "".join("�" if unicodedata.category(c) in ("Cc", "Cs", "Co") else c for c in shown)
+    shown = "".join("�" if unicodedata.category(c) == "Co" else c for c in plain(shown))
     return shown if len(shown) <= PIECE else shown[: PIECE - 1] + "…"
 
 

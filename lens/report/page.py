@@ -7,13 +7,13 @@ markup; the page's policy forbids it to load or run anything.
 from __future__ import annotations
 
 import base64
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lens.escaping import as_html
 from lens.finding import Finding
 from lens.report.methods import METHODS
 from lens.storage.csv_text import read_csv
@@ -214,7 +214,7 @@ def _short(cell: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)
+    return as_html(str(value))
 
 
 def _anchor(section: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import streamlit as st
 
 from lens import cached
+from lens.escaping import as_markdown
 from lens.experts.measures import ExpertMeasures
 from lens.experts.nearest import NearExpert
 from lens.glossary import help_of
@@ -15,7 +16,6 @@ from lens.many_prompts.expert_cards import ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.words import percent
 from pages.expert_views import takes
-from pages.expert_views.contexts import as_text
 from pages.shell import links
 from pages.vocabulary import chips
 
@@ -84,7 +84,7 @@ def strip(
             kind = -1 if main is None else int(main[at, here])
             what = f" {cards.labels[kind]}" if cards is not None and kind >= 0 else ""
             st.button(
-                routers.label(at, here) + as_text(what),
+                routers.label(at, here) + as_markdown(what),
                 key=f"strip_{at}",
                 type="primary" if at == layer else "secondary",
                 on_click=links.choose,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 
+from lens.escaping import as_html
 from lens.figures.token_grid import bare
 from lens.many_prompts.run_words import Occurrence
 
@@ -22,10 +21,10 @@ def contexts_html(found: Sequence[Occurrence], *, many_labels: bool) -> str:
     lines = []
     for one in found:
         blank = " " if one.piece.startswith("▁") else ""
-        label = f"<small>{html.escape(one.label)}</small>" if many_labels else ""
+        label = f"<small>{as_html(one.label)}</small>" if many_labels else ""
         lines.append(
-            f"<li>…{html.escape(running(one.before))}{blank}<mark>{html.escape(bare(one.piece))}</mark>"
-            f"{html.escape(running(one.after))}…{label}</li>"
+            f"<li>…{as_html(running(one.before))}{blank}<mark>{as_html(bare(one.piece))}</mark>"
+            f"{as_html(running(one.after))}…{label}</li>"
         )
     return f'{STYLE}<ul class="contexts">{"".join(lines)}</ul>'
 
@@ -33,8 +32,3 @@ def contexts_html(found: Sequence[Occurrence], *, many_labels: bool) -> str:
 def running(pieces: Sequence[str]) -> str:
     """Pieces as running text, line breaks visible."""
     return "".join(pieces).replace("▁", " ").replace("\n", "⏎")
-
-
-def as_text(words: str) -> str:
-    """Words of somebody as Markdown that shows them as they are: no links, images, colours."""
-    return re.sub(r"([\\`*_{}\[\]<>#!|$~:@])", r"\\\1", words).replace("\n", " ")

@@ -9,6 +9,7 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.figures.token_grid import bare
 from lens.glossary import help_of
 from lens.many_prompts.expert_cards import LEVEL, ExpertCards
@@ -63,13 +64,13 @@ def show(
         if not found:
             how, found = on_its_own(routers, source, tokens[0], view)
     except (LensError, GrokError) as error:
-        st.warning(str(error), icon=":material/search_off:")
+        st.warning(as_markdown(str(error)), icon=":material/search_off:")
         return
     st.text(f"“{bare(piece)}”: {how}")
     with st.container(horizontal=True, gap="small"):
         for one in found:
             st.button(
-                f"{routers.label(one.layer, one.expert)} · {one.words}",
+                f"{routers.label(one.layer, one.expert)} · {as_markdown(one.words)}",
                 key=f"likes_{one.layer}_{one.expert}",
                 on_click=links.choose,
                 kwargs={"layer": one.layer, "expert": one.expert},

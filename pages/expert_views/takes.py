@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
 import streamlit as st
 
+from lens.escaping import as_html
 from lens.figures.token_grid import bare
 from lens.figures.traces import label_map
 from lens.findings.of_experts import expert_takes
@@ -48,7 +48,7 @@ def show(
         found: its contexts, where the cards have none.
     """
     finding = expert_takes(cards, layer, expert, name)
-    st.html(f'{STYLE}<p class="takes">{html.escape(finding.sentence)}</p>')
+    st.html(f'{STYLE}<p class="takes">{as_html(finding.sentence)}</p>')
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         finding_block.chip(finding)
         finding_block.numbers([finding])
@@ -121,7 +121,7 @@ def kinds_html(cards: ExpertCards, layer: int, expert: int) -> str:
         width = f'<i style="width:{100 * float(share[i]):.1f}%"></i>'
         kind = ' class="own"' if own[i] else ""
         rows.append(
-            f'<tr{kind}><th scope="row">{html.escape(cards.labels[i])}</th><td>{width}</td>'
+            f'<tr{kind}><th scope="row">{as_html(cards.labels[i])}</th><td>{width}</td>'
             f"<td>{whole_percent(float(share[i]))}</td></tr>"
         )
     return (

@@ -7,6 +7,7 @@ import streamlit as st
 from grok.errors import BusyError
 from grok.serving.jobs import FAILED, WAITING, Job
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.layers.similarity import LAYER_METRICS
 from lens.report.parts import Settings
 from lens.routers.router_set import RouterSet
@@ -83,7 +84,7 @@ def _start(order: Order) -> None:
     try:
         JOB.set((order.key, reports().start(order, GROUP.kept(object))))
     except BusyError as error:
-        st.toast(str(error), icon=":material/hourglass:")
+        st.toast(as_markdown(str(error)), icon=":material/hourglass:")
 
 
 @st.fragment(run_every=EVERY)
@@ -126,6 +127,6 @@ def _failure(job: Job) -> None:
     error = job.state.error
     known = isinstance(error, LensError)
     st.error(
-        str(error) if known else "The report could not be made. Try again.",
+        as_markdown(str(error)) if known else "The report could not be made. Try again.",
         icon=":material/error:",
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import replace
 
 import streamlit as st
 
+from lens.escaping import as_html, as_markdown
 from lens.routers.router_set import RouterSet
 from lens.storage.expert_notes import LONGEST_NAME, LONGEST_NOTE, ExpertNote
-from lens.words import as_markdown
 from pages.notes import kept
 
 
@@ -35,7 +34,8 @@ def show(routers: RouterSet, layer: int, expert: int) -> None:
         ):
             _form(note)
     if note.note:
-        st.html(f'<p style="white-space:pre-wrap;margin:0">{html.escape(note.note)}</p>')
+        words = as_html(note.note, keep_lines=True)
+        st.html(f'<p style="white-space:pre-wrap;margin:0">{words}</p>')
 
 
 def _form(note: ExpertNote) -> None:

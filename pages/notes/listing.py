@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from lens.storage.expert_notes import ExpertNote, as_csv, as_json
-from lens.words import as_markdown
 from pages.hosting import owner
 from pages.notes import kept
 
@@ -18,7 +18,7 @@ def beside(routers: RouterSet) -> None:
     notes = kept.own(routers.sha256)
     problem = kept.problem()
     if problem is not None:
-        st.warning(problem, icon=":material/warning:")
+        st.warning(as_markdown(problem), icon=":material/warning:")
     if notes:
         owner.remember()
     pinned = [note for note in notes if note.pinned]

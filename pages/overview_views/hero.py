@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
 import numpy as np
 import streamlit as st
 
 from lens import figures
+from lens.escaping import as_html
 from lens.glossary import hover, marked
 from lens.traces.contrast import first_choice_contrast
 from lens.traces.trace import Trace, load_trace
@@ -86,7 +86,7 @@ def routed_html(trace: Trace, layer: int) -> str:
     for piece, expert in zip(trace.pieces, trace.experts[layer, :, 0], strict=True):
         ground, ink = figures.expert_colour(int(expert))
         begins = " class=word" if piece.startswith("▁") else ""
-        text = html.escape(figures.visible(piece.removeprefix("▁")) or "·")
+        text = as_html(figures.visible(piece.removeprefix("▁")) or "·")
         style = f"background:{ground};color:{ink}"
         boxes.append(f'<span{begins} style="{style}"><b>{text}</b><i>E{expert}</i></span>')
     return f'<div class="routed">{"".join(boxes)}</div>'

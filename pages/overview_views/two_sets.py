@@ -12,11 +12,11 @@ from lens import cached, figures
 from lens.compare import findings, parts
 from lens.compare.headline import headline
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.model_pairs.comparison import Comparison, why_not_directions
 from lens.model_pairs.depth_profiles import Profile
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
 from lens.version import version
-from lens.words import as_markdown
 from pages.shell import data_source, finding_block, layout, links, null_settings
 from pages.shell.layout import Provenance
 from pages.shell.session_keys import SessionKey, SessionValue, widget
@@ -50,7 +50,7 @@ def show(routers: RouterSet) -> None:
         )
         problem = PROBLEM.get()
         if problem is not None:
-            st.error(problem, icon=":material/error:")
+            st.error(as_markdown(problem), icon=":material/error:")
         if chosen != NONE:
             _compared(routers, chosen)
 
@@ -67,7 +67,7 @@ def _take() -> None:
         return
     try:
         if kind_of_npz(file) != "routers":
-            raise LensError(f"{as_markdown(file.name)} is a saved trace; expected a router set.")
+            raise LensError(f"{file.name} is a saved trace; expected a router set.")
         file.seek(0)
         SECOND.set(load_routers(file))
         links.choose(beside=FILE)
@@ -80,7 +80,7 @@ def _compared(a: RouterSet, chosen: str) -> None:
     try:
         b = kept if kept is not None else data_source.routers_of(chosen)
     except (LensError, GrokError) as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(as_markdown(str(error)), icon=":material/error:")
         return
     view, null = data_source.current_view(), null_settings.current()
     metric = links.chosen("metric", "cka")
@@ -155,4 +155,4 @@ def _told() -> Iterator[None]:
     try:
         yield
     except LensError as error:
-        st.caption(str(error))
+        st.caption(as_markdown(str(error)))

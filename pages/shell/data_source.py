@@ -10,10 +10,10 @@ import streamlit as st
 from grok.config import BUNDLED_MODEL
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.glossary import help_of
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers, with_top_k
 from lens.traces.trace import Trace, load_trace
-from lens.words import as_markdown
 from pages.shell import hub_source, links
 from pages.shell.session_keys import SessionKey, SessionValue, widget
 from pages.shell.startup import startup_options
@@ -120,7 +120,8 @@ def current() -> RouterSet:
     try:
         return routers_of(source())
     except (LensError, GrokError) as error:
-        st.error(str(error), icon=":material/error:", title="These routers could not be opened")
+        why = as_markdown(str(error))
+        st.error(why, icon=":material/error:", title="These routers could not be opened")
         st.caption("Choose another source in the sidebar, or open a file there.")
         st.stop()
 
@@ -191,7 +192,7 @@ def sidebar(with_view: bool = True) -> None:
         # Below the expander: it closes when the list of sources above it appears.
         problem, kind = UPLOAD_ERROR.get(), UPLOAD_KIND.get()
         if problem is not None:
-            st.error(problem, icon=":material/error:")
+            st.error(as_markdown(problem), icon=":material/error:")
         elif kind == "trace":
             st.success("Trace opened: see Live routing.", icon=":material/check:")
         elif kind == "routers":
@@ -216,7 +217,7 @@ def open_first(source: str) -> None:
             "open yours here, and the view of the link appears."
         )
         if data:
-            st.caption(f"The file's routers have the SHA-256 `{as_markdown(data[:12])}…`.")
+            st.caption(f"The file's routers have the SHA-256 {as_markdown(data[:12])}….")
         st.file_uploader(
             "Router set (.npz)",
             ["npz"],
@@ -228,7 +229,7 @@ def open_first(source: str) -> None:
             st.info("That file is a saved trace. This link needs a router set.")
         problem = UPLOAD_ERROR.get()
         if problem is not None:
-            st.error(problem, icon=":material/error:")
+            st.error(as_markdown(problem), icon=":material/error:")
     else:
         st.subheader("Fetch the routers first", anchor=False)
         st.markdown(
@@ -265,7 +266,9 @@ def _describe() -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{NAMES[own]}**", width="stretch")
         with st.popover("", icon=":material/info:", type="tertiary", help="Where this comes from"):
-            st.caption(f"Source: {routers.source} · {routers.score} gates")
+            st.caption(
+                f"Source: {as_markdown(routers.source)} · {as_markdown(routers.score)} gates"
+            )
             st.caption(f"SHA-256 `{routers.sha256[:12]}`")
     size = f"{routers.n_layers} layers × {routers.n_experts} experts"
     if routers.n_layers == 1:
@@ -277,8 +280,9 @@ def _describe() -> None:
         st.badge("norm scales unknown", icon=":material/help:", color="orange")
     asked = links.DATA.get()
     if asked and missing() is None and not routers.sha256.startswith(asked[:12]):
+        made = as_markdown(asked[:12])
         st.warning(
-            f"The link was made with data {asked[:12]}…, these are {routers.sha256[:12]}….",
+            f"The link was made with data {made}…, these are {routers.sha256[:12]}….",
             icon=":material/link:",
         )
 

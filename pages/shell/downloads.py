@@ -15,6 +15,7 @@ import altair as alt
 import streamlit as st
 
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.figures.as_python import figure_program
 from lens.figures.printing import KINDS, Kind, Print, printed, size_mm
 
@@ -101,7 +102,7 @@ def _print_dialog(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) 
             st.code(figure_program(chart, kind, how, file=file, note=note()), height=420)
             st.caption("Runs as it is where this project is on Python's path.")
         except LensError as error:
-            st.caption(str(error))
+            st.caption(as_markdown(str(error)))
 
 
 def _picture(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) -> tuple[Kind, Print]:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 
 import streamlit as st
 
+from lens.escaping import as_markdown
 from lens.finding import Finding, Verdict, strongest
 from lens.glossary import marked
 
@@ -29,12 +30,12 @@ def show(headline: Headline) -> None:
     if not headline:
         return
     first = strongest(list(headline))
-    st.subheader(marked(first.sentence), anchor=False)
+    st.subheader(marked(as_markdown(first.sentence)), anchor=False)
     others = [one for one in headline if one is not first]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         chip(first)
         for other in others:
-            st.markdown(marked(other.sentence), width="content")
+            st.markdown(marked(as_markdown(other.sentence)), width="content")
             chip(other)
         numbers([first, *others])
 
@@ -42,7 +43,7 @@ def show(headline: Headline) -> None:
 def line(finding: Finding) -> None:
     """A finding beside the page's first one: sentence, chip and numbers in a row."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(marked(finding.sentence), width="content")
+        st.markdown(marked(as_markdown(finding.sentence)), width="content")
         chip(finding)
         numbers([finding])
 
@@ -68,8 +69,8 @@ def numbers(findings: Sequence[Finding]) -> None:
     with behind():
         for finding in told:
             if len(told) > 1:
-                st.markdown(f"**{finding.sentence}**")
-            st.markdown(marked(finding.detail))
+                st.markdown(f"**{as_markdown(finding.sentence)}**")
+            st.markdown(marked(as_markdown(finding.detail)))
 
 
 def behind() -> AbstractContextManager[object]:

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from pages.shell import links
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -43,7 +44,7 @@ def section() -> None:
         if wanted:
             fetch((repository or "").strip(), slot)
         elif problem is not None:
-            st.error(problem, icon=":material/error:")
+            st.error(as_markdown(problem), icon=":material/error:")
 
 
 def fetch(repository: str, slot: DeltaGenerator) -> None:

@@ -15,6 +15,7 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitAPIException
 
 from lens import cached, figures
+from lens.escaping import as_markdown
 from lens.figures import alt_text
 from lens.finding import Finding
 from lens.glossary import BASIC, marked
@@ -25,7 +26,6 @@ from lens.routers import router_set
 from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
 from lens.version import version
-from lens.words import as_markdown
 from pages.shell import downloads, finding_block, links, null_settings
 from pages.shell.finding_block import Headline
 from pages.shell.picks import OnPick

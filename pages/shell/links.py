@@ -18,8 +18,8 @@ from streamlit.elements.lib.mutable_tab_container import TabContainer
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from lens.escaping import as_markdown
 from lens.glossary import help_of
-from lens.words import as_markdown
 from pages.shell.link_names import NAMES, OF_EVERY_LINK, OF_NO_LINK
 from pages.shell.session_keys import SessionKey, SessionValue, widget
 

@@ -14,6 +14,7 @@ from lens.clustering.maps import MIN_LAYERS, SEEDED, LayerMap, MapSettings
 from lens.clustering.reference_sets import DRAWN, ClusterSettings
 from lens.clustering.tree_null import LEVEL
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import clustering as clustering_tables
@@ -171,7 +172,7 @@ def computed(routers: RouterSet, chosen: MapChoice, settings: ClusterSettings) -
         with st.spinner(f"Computing {name} …", show_time=True):
             return cached.layer_map(routers, chosen.method, chosen.settings, settings)
     except LensError as error:
-        st.info(str(error))
+        st.info(as_markdown(str(error)))
         return None
 
 

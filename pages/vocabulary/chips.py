@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 
 import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.escaping import as_html
 from lens.figures.token_grid import bare
 from lens.routers.router_set import RouterSet
 from lens.vocabulary.readout import Readout, ReadoutSettings
@@ -68,6 +68,6 @@ def show(routers: RouterSet, words: Words, layer: int, expert: int) -> None:
 
 def chips_html(pieces: list[str]) -> str:
     """Pieces of text as small boxes, each once; a word is shown without the blank before it."""
-    shown = dict.fromkeys(html.escape(bare(piece)) for piece in pieces)
+    shown = dict.fromkeys(as_html(bare(piece)) for piece in pieces)
     boxes = "".join(f"<span>{text}</span>" for text in shown)
     return f'{STYLE}<div class="chips">{boxes}</div>'

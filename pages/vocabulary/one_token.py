@@ -11,6 +11,7 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import GrokError
+from lens.escaping import as_markdown
 from lens.figures.routers import vocabulary as vocabulary_figures
 from lens.figures.token_grid import visible
 from lens.glossary import help_of
@@ -138,7 +139,7 @@ def search_results(source: Source, token: int) -> None:
     """The tokens that were found, to choose another."""
     notice = NOTICE.get()
     if notice is not None:
-        st.warning(notice, icon=":material/search_off:")
+        st.warning(as_markdown(notice), icon=":material/search_off:")
     found = [t for t in MATCHES.get() or [] if t < source.embedding.n_tokens]
     if len(found) < 2 or token not in found:
         return

@@ -11,6 +11,7 @@ import streamlit as st
 
 from grok.errors import GrokError
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.figures.routers import vocabulary as vocabulary_figures
 from lens.figures.token_grid import visible
 from lens.routers.router_set import RouterSet
@@ -67,7 +68,7 @@ def show(routers: RouterSet, layer: int, expert: int, view: str) -> None:
     """The tab of one expert: its tokens, all experts at a glance, and the search by token."""
     source = vocabulary_source.find(routers)
     if isinstance(source, str):
-        st.info(source, icon=":material/dictionary:")
+        st.info(as_markdown(source), icon=":material/dictionary:")
         return
     settings = ReadoutSettings(view=view)
     try:
@@ -79,7 +80,8 @@ def show(routers: RouterSet, layer: int, expert: int, view: str) -> None:
             everywhere(routers, readout, source, layer, expert)
         one_token.show(routers, readout, source, layer, expert, view)
     except (LensError, GrokError) as error:
-        st.error(str(error), icon=":material/error:", title="The embedding could not be read")
+        why = as_markdown(str(error))
+        st.error(why, icon=":material/error:", title="The embedding could not be read")
 
 
 def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Readout | None:
@@ -197,7 +199,7 @@ def caption(readout: Readout, source: Source) -> str:
     if readout.silent:
         text += f". {readout.silent:,} tokens have no embedding (all zero)"
     if source.problem:
-        text += f". Tokens are shown by their ids: {source.problem}"
+        text += f". Tokens are shown by their ids: {as_markdown(source.problem)}"
     elif source.tokenizer is None:
         text += ". Tokens are shown by their ids: this checkpoint has no tokenizer"
     return text

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lens.words import (
-    as_markdown,
     counted,
     fixed,
     p_value_text,
@@ -109,9 +108,3 @@ def test_one_thing_is_no_plural():
         "2 pairs",
         "1,200 pairs",
     ]
-
-
-def test_somebodys_words_stay_words_in_markdown():
-    assert as_markdown("*a* [b](c) :red[d] :smile: $e$") == (
-        r"\*a\* \[b\](c) :red\[d\] \:smile: \$e\$"
-    )

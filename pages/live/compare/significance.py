@@ -8,6 +8,7 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
+from lens.escaping import as_markdown
 from lens.figures.prompt_pairs import routing as routing_figures
 from lens.figures.prompt_pairs import tokens as token_figures
 from lens.prompt_pairs.next_token_change import expected_tokens
@@ -257,11 +258,11 @@ def next_tokens(comparison: Comparison, pair: int) -> None:
         "another likeliest token": found.likeliest,
     }
     if result.kl is not None:
+        most = figures.visible(comparison.first.pieces[int(result.kl.argmax())])
         columns["KL as it is ‖ changed (nats)"] = result.kl[comparison.runs.at[0]]
         st.caption(
             f"KL(as it is ‖ changed), over the whole vocabulary: {result.kl.mean():.3g} nats a "
-            f"token, at most {result.kl.max():.3g} after "
-            f"“{figures.visible(comparison.first.pieces[int(result.kl.argmax())])}”."
+            f"token, at most {result.kl.max():.3g} after “{as_markdown(most)}”."
         )
     comparison.figure(
         token_figures.change_along(

@@ -10,6 +10,7 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
+from lens.escaping import as_markdown
 from lens.figures.prompt_pairs import routing as routing_figures
 from lens.prompt_pairs import paired_routing, paired_tests
 from lens.prompt_pairs.alignment import KINDS
@@ -220,8 +221,8 @@ def cell(comparison: Comparison, pair: int, layer: int) -> None:
         margin = routing.margin(trace)[layer, at] if view.top_k < view.n_experts else np.nan
         units = " and ".join(f"**{label}·E{e}**" for e in experts)
         words.append(
-            f"“{figures.visible(view.pieces[at])}” in {name}, place {at}: {units}, margin "
-            f"{margin:.3f} logits"
+            f"“{as_markdown(figures.visible(view.pieces[at]))}” in {name}, place {at}: {units}, "
+            f"margin {margin:.3f} logits"
         )
     st.markdown("; ".join(words) + ".")
     for column, (view, name, at) in zip(st.columns(2, gap="large"), sides, strict=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import streamlit as st
 
 from lens import figures
 from lens.errors import LensError
+from lens.escaping import as_html
 from lens.finding import Finding
 from lens.findings import of_texts
 from lens.traces.contrast import loop_of
@@ -53,7 +53,7 @@ def chips_html(pieces: Sequence[str], experts: Sequence[np.ndarray], *, first: i
         shade = shades[known[0] % len(shades)] if known else "transparent"
         ink = "#FFFFFF" if shade == "#0072B2" else "#111111" if known else "inherit"
         border = "1px solid transparent" if known else "1px dashed #8C8C8C"
-        word = html.escape(figures.visible(pieces[i]))
+        word = as_html(figures.visible(pieces[i]))
         under = " ".join(f"E{e}" for e in known) or "&nbsp;"
         boxes.append(
             f'<span title="token {first + i}" style="display:inline-block;text-align:center;'
@@ -86,8 +86,8 @@ def prose_html(prompt: str, made: str) -> str:
     """A text as it reads, what the model wrote under a line."""
     return (
         '<p style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:1.05rem;margin:0">'
-        f'<span style="opacity:0.75">{html.escape(prompt)}</span>'
-        f'<ins style="text-underline-offset:0.25em">{html.escape(made)}</ins></p>'
+        f'<span style="opacity:0.75">{as_html(prompt, keep_lines=True)}</span>'
+        f'<ins style="text-underline-offset:0.25em">{as_html(made, keep_lines=True)}</ins></p>'
     )
 
 

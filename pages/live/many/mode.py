@@ -9,6 +9,7 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.many_prompts.prompt_lists import (
     FORMS,
     MAX_BYTES,
@@ -20,7 +21,6 @@ from lens.many_prompts.prompt_lists import (
 )
 from lens.many_prompts.run_record import NoRunError, Run
 from lens.many_prompts.run_store import ID
-from pages.expert_views.contexts import as_text
 from pages.hosting import owner
 from pages.live.many import runs as many_runs
 from pages.live.many import traces as many_traces
@@ -66,7 +66,7 @@ def show(context: ModeContext) -> None:
     try:
         context.heading(_prompts(context, run_id), many_view.HOW_TO_READ)
     except LensError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(as_markdown(str(error)), icon=":material/error:")
         context.heading(INVITATION, many_view.HOW_TO_READ)
 
 
@@ -83,7 +83,7 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
         try:
             run = store.get(run_id)
         except NoRunError as error:
-            st.warning(str(error), icon=":material/link_off:")
+            st.warning(as_markdown(str(error)), icon=":material/link_off:")
             links.refer("run", None)
     _form(context, run)
     own = store.runs_of(own_id)
@@ -95,7 +95,7 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
     try:
         return many_view.show(context, run, mine=run.owner == own_id)
     except NoRunError as error:
-        st.warning(str(error), icon=":material/delete:")
+        st.warning(as_markdown(str(error)), icon=":material/delete:")
         return INVITATION
 
 
@@ -191,13 +191,13 @@ def _read(text: str, file: UploadedFile | None) -> PromptList | None:
             source, form=form, where=name, prompt_column=prompt_column, label_column=label_column
         )
     except LensError as error:
-        st.error(as_text(str(error)), icon=":material/error:")
+        st.error(as_markdown(str(error)), icon=":material/error:")
         return None
     labels = prompts.by_label
     shown = ", ".join(f"{label} ({n})" for label, n in list(labels.items())[:8])
     st.caption(
         f"Read as {FORMS[prompts.form]}: {len(prompts.texts):,} prompts; "
-        + ("no labels" if set(labels) == {"all"} else f"labels: {as_text(shown)}")
+        + ("no labels" if set(labels) == {"all"} else f"labels: {as_markdown(shown)}")
         + (", …." if len(labels) > 8 else ".")
     )
     return prompts

@@ -14,10 +14,10 @@ from grok.errors import GrokError, PromptError
 from grok.serving.jobs import CancelledError, Job, Jobs, JobState, patient_turn
 from grok.serving.shared_model import SharedModel
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.many_prompts.prompt_lists import PromptList
 from lens.many_prompts.run_record import NoRunError, Run
 from lens.many_prompts.run_store import RunStore, Writing, kept_days, runs_folder
-from pages.expert_views.contexts import as_text
 from pages.hosting import owner
 from pages.live.session import shared_models
 from pages.live.session.prompts import encoded
@@ -191,7 +191,7 @@ def show_problem() -> None:
     """The error that `guarded` met, once."""
     problem = PROBLEM.take()
     if problem is not None:
-        st.error(problem, icon=":material/error:")
+        st.error(as_markdown(problem), icon=":material/error:")
 
 
 def title(run: Run) -> str:
@@ -199,12 +199,12 @@ def title(run: Run) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.created))
     labels = list(run.by_label)
     shown = ", ".join(labels[:4]) + (", …" if len(labels) > 4 else "")
-    return f"{when} UTC · {run.n_prompts:,} prompts · {as_text(shown)}"
+    return f"{when} UTC · {run.n_prompts:,} prompts · {as_markdown(shown)}"
 
 
 def told(run: Run) -> str:
     """A run in a line of Markdown: its title, and what ran it."""
-    return f"{title(run)} · {as_text(run.model_name)}, {run.dtype}"
+    return f"{title(run)} · {as_markdown(run.model_name)}, {run.dtype}"
 
 
 STATUS = {

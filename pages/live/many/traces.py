@@ -15,6 +15,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lens import figures
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.findings import of_prompts
 from lens.many_prompts import label_tests
 from lens.many_prompts.label_tests import LabelTest
@@ -98,7 +99,7 @@ def _uploaded() -> TraceFolder | None:
         UPLOADED.set(kept)
     _, folder, error = kept
     if error is not None:
-        st.error(error, icon=":material/error:")
+        st.error(as_markdown(error), icon=":material/error:")
     return folder
 
 
@@ -140,7 +141,7 @@ def show(head: DeltaGenerator, routers: RouterSet, how_to_read: str) -> None:
         try:
             folder = _folder(path, labels, _state_of(path, labels))
         except LensError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(as_markdown(str(error)), icon=":material/error:")
     if folder is None:
         with head:
             layout.heading("Live routing", INVITATION, how_to_read, routers)
@@ -245,10 +246,10 @@ def by_label(
     name = many.labels[layer]
     load = label_tests.load_by_label(folder) if test is None else test.load
     if test is None:
-        st.info(why)
+        st.info(as_markdown(why))
     else:
         if test.note:
-            st.warning(test.note, icon=":material/warning:")
+            st.warning(as_markdown(test.note), icon=":material/warning:")
         st.caption(
             f"Null: {test.test.method}, seed {test.seed}; smallest p that so many {many.noun} can "
             f"give: {test.smallest_p:.2g}. Texts of different length or with different first "
@@ -336,7 +337,7 @@ def information(many: Many) -> None:
         found["position"] = routing_statistics.folder_position_information(many.key, many.folder)
         st.markdown(routing_shape.information_finding(found["position"]))
     except LensError as error:
-        st.caption(str(error))
+        st.caption(as_markdown(str(error)))
     routing_shape.information_figure(found, many.labels, many.figure, "many_information")
 
 
@@ -345,7 +346,7 @@ def repeats(many: Many) -> None:
     try:
         test = routing_statistics.folder_repeats(many.key, many.folder)
     except LensError as error:
-        st.info(str(error))
+        st.info(as_markdown(str(error)))
         return
     tests = {"first choice": test.first, "any choice": test.any}
     many.figure(

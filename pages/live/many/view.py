@@ -8,6 +8,7 @@ import streamlit as st
 
 from grok.engine.progress import PassProgress
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.findings import of_prompts
 from lens.many_prompts.label_tests import LabelTest
 from lens.many_prompts.run_events import ask
@@ -15,7 +16,6 @@ from lens.many_prompts.run_export import run_zip
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_statistics import run_label_test, run_traces
 from lens.many_prompts.trace_folder import TraceFolder
-from pages.expert_views.contexts import as_text
 from pages.live.many import kinds as many_kinds
 from pages.live.many import runs as many_runs
 from pages.live.many import traces as many_traces
@@ -121,7 +121,7 @@ def _progress(run_id: str, mine: bool) -> None:
 
 def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
     words = {
-        "failed": f"This run failed: {as_text(run.problem)}",
+        "failed": f"This run failed: {as_markdown(run.problem)}",
         "cancelled": "This run was cancelled. What was run is kept; it can go on from there.",
         "stopped": "This run stopped with the program that ran it. It can go on from there.",
     }[run.status]
@@ -170,7 +170,7 @@ def _finished(context: ModeContext, run: Run, mine: bool) -> Headline:
     try:
         test = _label_test(run.id, run.changed, skip, folder)
     except LensError as error:
-        why = as_text(str(error))
+        why = str(error)
     many = Many(folder, context.routers, "prompts")
     if folder.model_sha256 != context.routers.sha256:
         st.caption(

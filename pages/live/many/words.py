@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import streamlit as st
 
 from lens.errors import LensError
+from lens.escaping import as_html, as_markdown
 from lens.figures.token_grid import bare
 from lens.figures.traces import expert_words
 from lens.many_prompts.run_record import Run
@@ -84,7 +84,7 @@ def show(run: Run, many: Many, skip: int, picked: tuple[int, int] | None) -> Non
         words = counted(run, skip, scope)
         inside = counted(run, skip, "prompt")
     except LensError as error:
-        st.info(str(error))
+        st.info(as_markdown(str(error)))
     if words is not None:
         _map(many, words, int(inside.found.sum()), layer, expert)
     found, prompts = _strongest(run.id, run.changed, skip, layer, expert, run)
@@ -243,10 +243,10 @@ def concordance(found: Sequence[Occurrence], *, many_labels: bool) -> str:
     """Tokens in their contexts as an HTML table, each token under the last; all text is escaped."""
     rows = []
     for one in found:
-        before = html.escape(running(one.before))
-        token = html.escape(bare(one.piece))
-        after = html.escape(running(one.after))
-        label = f"<td>{html.escape(one.label)}</td>" if many_labels else ""
+        before = as_html(running(one.before))
+        token = as_html(bare(one.piece))
+        after = as_html(running(one.after))
+        label = f"<td>{as_html(one.label)}</td>" if many_labels else ""
         rows.append(
             f"<tr><td>{one.gate:.3f}</td>{label}"
             f"<td>{one.prompt}</td>"

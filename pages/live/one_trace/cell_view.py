@@ -11,11 +11,12 @@ from streamlit.delta_generator import DeltaGenerator
 from grok.errors import GrokError
 from lens import figures
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.glossary import marked
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import router_geometry, routing
-from lens.words import as_markdown, p_value_text, percent
+from lens.words import p_value_text, percent
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 from pages.notes import kept
@@ -68,7 +69,7 @@ def sentence(view: View, token: int, layer: int) -> str:
     margin = routing.margin(trace)[layer, token]
     part = "generated token" if token >= trace.prompt_length else "token"
     return (
-        f"{part.capitalize()} {token} “{figures.visible(view.pieces[token])}” goes to "
+        f"{part.capitalize()} {token} “{as_markdown(figures.visible(view.pieces[token]))}” goes to "
         f"{names or 'no expert'}. Mix {mix}, raw gates {raw}, margin {margin:.3f} logits."
     )
 
@@ -130,7 +131,7 @@ def flip(view: View, token: int, layer: int) -> None:
         mixed = router_geometry.mixed_pushes(view.trace, routers, layer, token)
         drawn = router_geometry.random_pushes(view.trace, routers, layer, token)
     except LensError as error:
-        st.caption(str(error))
+        st.caption(as_markdown(str(error)))
         return
     label = view.labels[layer]
     leaves, enters = found.leaves[token], found.enters[token]
@@ -202,8 +203,9 @@ def near(view: View, token: int, layer: int) -> None:
     )
     drawn = "" if found.seed is None else f" drawn with seed {found.seed}"
     verdict = "is" if found.as_near <= 0.05 else "is not"
+    nearest_one = as_markdown(figures.visible(view.pieces[found.tokens[0]]))
     st.caption(
-        f"The nearest, “{figures.visible(view.pieces[found.tokens[0]])}” (token "
+        f"The nearest, “{nearest_one}” (token "
         f"{found.tokens[0]}), is {found.distance[0]:.3f} away; half of this layer's "
         f"{found.pairs:,} pairs{drawn} are further apart than {found.median:.3f}. That {verdict} "
         f"nearer than the nearest ones of this text's other tokens are to them "

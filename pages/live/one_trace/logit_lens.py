@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from lens import figures
+from lens.escaping import as_markdown
 from lens.storage import csv_text
 from lens.traces import RoutedText
 from lens.words import percent
@@ -69,9 +70,9 @@ def fill(
             nearer = f", {share} of its other tokens are nearer their end"
         st.markdown(
             f"**Next token.** If the model ended after {view.labels[layer]}, it would most expect "
-            f"“{figures.visible(str(found.pieces[layer, token, 0]))}” "
+            f"“{as_markdown(figures.visible(str(found.pieces[layer, token, 0])))}” "
             f"({found.probs[layer, token, 0]:.3f}); as a whole, "
-            f"“{figures.visible(str(found.pieces[-1, token, 0]))}” "
+            f"“{as_markdown(figures.visible(str(found.pieces[-1, token, 0])))}” "
             f"({found.probs[-1, token, 0]:.3f}). KL(whole ‖ up to {view.labels[layer]}) is "
             f"{kl[layer]:.2f} nats; median of the text {typical[layer]:.2f}{nearer}."
         )

@@ -10,10 +10,10 @@ from streamlit.delta_generator import DeltaGenerator
 
 from grok.trace import RoutingTrace
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.finding import Finding, strongest
 from lens.routers.router_set import RouterSet
 from lens.traces import RoutedText
-from lens.words import as_markdown
 from pages.hosting import tabs
 from pages.live.one_trace import (
     cell_keys,
@@ -248,7 +248,7 @@ def statistics(shown: Inspected) -> None:
             try:
                 draw_tab(tab, view, shown.kept, layer, what)
             except LensError as error:
-                st.info(str(error))
+                st.info(as_markdown(str(error)))
 
 
 def results(shown: Inspected, heading: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from lens.stats.permutation_tests import AgainstChance
 from lens.storage import csv_text
@@ -32,7 +33,7 @@ def information(view: View) -> None:
         found["position"] = routing_statistics.position_information(view.key, view.trace)
         st.markdown(information_finding(found["position"]))
     except LensError as error:
-        st.caption(str(error))
+        st.caption(as_markdown(str(error)))
     information_figure(found, view.labels, view.figure)
 
 

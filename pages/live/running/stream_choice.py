@@ -16,6 +16,7 @@ from grok.architectures.families import architecture_of, open_checkpoint
 from grok.errors import DeviceError, GrokError
 from grok.planning.modes import ModePlan, choose, duration, plan, size
 from grok.streaming.host_memory import sizes
+from lens.escaping import as_markdown
 from pages.live.session.shared_models import ModelChoice
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -217,15 +218,15 @@ def note(choice: ModelChoice) -> None:
     budget = choice.memory_budget or memory_budget()
     with st.container(border=True, key="stream_note"):
         st.markdown(
-            f":material/hard_drive: **This model is streamed from disk.** {choice.why} Its memory "
-            f"stays within {size(budget)} ({MEMORY_VARIABLE}). Nothing starts before you have "
-            "seen what it costs and said so."
+            ":material/hard_drive: **This model is streamed from disk.** "
+            f"{as_markdown(choice.why)} Its memory stays within {size(budget)} "
+            f"({MEMORY_VARIABLE}). Nothing starts before you have seen what it costs and said so."
         )
         with st.popover("What each mode costs", icon=":material/table:"):
             try:
                 table(choice)
             except GrokError as error:
-                st.error(str(error), icon=":material/error:")
+                st.error(as_markdown(str(error)), icon=":material/error:")
             st.button(
                 "Measure again",
                 icon=":material/speed:",

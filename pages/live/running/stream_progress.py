@@ -18,6 +18,7 @@ import streamlit as st
 from grok.errors import BusyError, GrokError
 from grok.serving.jobs import Job, Jobs
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from pages.live.running import stream_choice, stream_cost
 from pages.live.running.stream_cost import Work
 from pages.live.running.stream_run import RunRequest, StreamedRun
@@ -63,7 +64,7 @@ def ask(
     try:
         cost = stream_cost.cost(choice, work())
     except (GrokError, LensError) as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(as_markdown(str(error)), icon=":material/error:")
         return
     REQUEST.set(RunRequest(choice, what, cost, run, then, draw))
 
@@ -93,7 +94,7 @@ def button(
     try:
         cost = stream_cost.cost(choice, work)
     except GrokError as error:
-        st.caption(str(error))
+        st.caption(as_markdown(str(error)))
         return
     request = RunRequest(
         choice, what, cost, lambda current: run(current.on_wait, current.on_load), then
@@ -178,9 +179,9 @@ def board() -> None:
     if message is not None:
         kind, words = message
         if kind == "error":
-            st.error(words, icon=":material/error:")
+            st.error(as_markdown(words), icon=":material/error:")
         else:
-            st.info(words, icon=":material/stop_circle:")
+            st.info(as_markdown(words), icon=":material/stop_circle:")
 
 
 def _before(request: RunRequest[Any], *, busy: bool) -> None:

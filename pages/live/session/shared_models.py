@@ -14,6 +14,7 @@ from grok.config import ModelConfig
 from grok.errors import GrokError
 from grok.serving.queue import OnWait
 from grok.serving.shared_model import SharedModel
+from lens.escaping import as_markdown
 from pages.shell import data_source
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def model_choices(person: str | None = None) -> dict[str, ModelChoice]:
         try:
             checkpoint = open_checkpoint(path)
         except GrokError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(as_markdown(str(error)), icon=":material/error:")
             continue
         found[key] = ModelChoice(
             name,

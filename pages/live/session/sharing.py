@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from lens.errors import LensError
+from lens.escaping import as_markdown
 from lens.many_prompts.run_store import kept_days, runs_folder
 from lens.many_prompts.shared_texts import SharedText, SharedTexts
 from pages.hosting import owner
@@ -65,7 +66,7 @@ def found(text_id: str) -> SharedText | None:
     try:
         return store().get(text_id)
     except LensError as error:
-        links.notice(str(error))
+        links.notice(as_markdown(str(error)))
         return None
 
 
@@ -74,13 +75,13 @@ def controls() -> None:
     here = HERE.take()
     problem = PROBLEM.take()
     if problem is not None:
-        st.error(problem, icon=":material/error:")
+        st.error(as_markdown(problem), icon=":material/error:")
     if here is None or not any(text.strip() for text in here.texts.values()):
         return
     try:
         _controls(here)
     except LensError as error:
-        st.caption(str(error))
+        st.caption(as_markdown(str(error)))
 
 
 def _controls(here: Here) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from lens.findings.of_experts import expert_takes
@@ -83,4 +82,3 @@ def test_contexts_are_text():
     shown = contexts.contexts_html([one], many_labels=True)
     assert "…&nbsp" not in shown and " a&lt;u&gt; <mark>&lt;b&gt;</mark>⏎…" in shown
     assert "&lt;i&gt;" in shown and "<b>" not in shown and "<u>" not in shown
-    assert np.char.find(contexts.as_text("[a](b)"), "\\[") == 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lens.escaping import as_markdown
 from lens.figures import printing
 from lens.figures.as_python import figure_program
 from lens.figures.printing import Print
@@ -48,7 +49,7 @@ def test_a_second_set_says_what_changed_and_its_code_makes_the_figures(
     assert not app.exception and not app.error
     assert SENTENCE in texts(app) and not faults(SENTENCE)
     assert r"a fine-tune \$x\$" in texts(app)
-    assert r"\[in\](http\://x.y)" in texts(app)
+    assert as_markdown("[in](http://x.y)") in texts(app)
     assert app.query_params["beside"] in ("second", ["second"])
     for key in ("layers_changed", "layers_across"):
         code = figure_program(charts[key]["chart"], "pdf", Print(), file="x.pdf")
