@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hub_server import Content, Sparse
-from grok.checkpoints.router_names import place_of
+from grok.checkpoints.routing.names import place_of
 from grok.checkpoints.safetensors import ITEM_BYTES
 from grok.checkpoints.tensor_index import INDEX
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from grok.checkpoints.model_files import CONFIG, ModelFiles
 from grok.checkpoints.prefetch import prefetch
-from grok.checkpoints.router_names import find_routers, place_of
+from grok.checkpoints.routing.names import find_routers, place_of
 from grok.checkpoints.safetensors import MAX_HEADER, ByteRanges, Entry, parse_json, read_header
 from grok.errors import CheckpointError, plain
 

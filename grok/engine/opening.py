@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from grok.architectures.architecture import Architecture
-from grok.checkpoints.routing_identity import routers_sha256
+from grok.checkpoints.routing.identity import routers_sha256
 from grok.checkpoints.tensor_file import Tensor
 from grok.checkpoints.tensor_spec import Checkpoint, TensorSpec, read_parameter
 from grok.engine.engine import Engine

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grok.checkpoints.grok1 import open_checkpoint
-from grok.checkpoints.router_names import LAYOUTS
-from grok.checkpoints.routing_settings import FAMILIES
+from grok.checkpoints.routing.names import LAYOUTS
+from grok.checkpoints.routing.settings import FAMILIES
 from lens.errors import LensError
 from lens.extract.grok1 import extract_routers, needed_paths
 from lens.extract.safetensors import extract_safetensors

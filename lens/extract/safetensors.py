@@ -15,8 +15,8 @@ import numpy as np
 
 from grok.checkpoints.model_files import CONFIG, Counted, FolderFiles, ModelFiles
 from grok.checkpoints.prefetch import prefetch
-from grok.checkpoints.router_names import LayerNames, find_routers
-from grok.checkpoints.routing_settings import SPEAKING_NORM, RoutingSettings, routing_settings
+from grok.checkpoints.routing.names import LayerNames, find_routers
+from grok.checkpoints.routing.settings import SPEAKING_NORM, RoutingSettings, routing_settings
 from grok.checkpoints.safetensors import check_readable, read_tensor
 from grok.checkpoints.tensor_index import Tensors, find_tensors, read_json
 from grok.errors import plain

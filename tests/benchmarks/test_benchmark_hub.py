@@ -8,7 +8,7 @@ import pytest
 from benchmarks.hub import HEADER, MOST_RANGES, Fetching, fetching, hub_of
 from benchmarks.hub_models import MODELS, Released, files_of_model, needed_bytes
 from benchmarks.hub_server import REPOSITORY
-from grok.checkpoints.router_names import find_routers
+from grok.checkpoints.routing.names import find_routers
 from lens.extract.hub import extract_from_hub
 
 pytestmark = pytest.mark.benchmarks

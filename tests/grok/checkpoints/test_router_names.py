@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grok.checkpoints.router_names import LAYOUTS, find_routers, place_of
-from grok.checkpoints.routing_settings import FAMILIES, routing_settings
+from grok.checkpoints.routing.names import LAYOUTS, find_routers, place_of
+from grok.checkpoints.routing.settings import FAMILIES, routing_settings
 from grok.errors import CheckpointError
 
 

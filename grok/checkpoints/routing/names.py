@@ -1,7 +1,7 @@
 """Where published Mixture-of-Experts models keep their routers: names of tensors.
 
 Routers are stored as [experts, d_model]. A layer without experts has none, and keeps its
-number all the same. What a family does beyond its names is in `grok.checkpoints.routing_settings`.
+number all the same. What a family does beyond its names is in `grok.checkpoints.routing.settings`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What a checkpoint says of its routing: names of routers, settings, and their identity."""
