@@ -7,7 +7,7 @@ Configs use the field's names; xAI's names appear only in `GrokConfig.from_dict`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,9 @@ class ModelConfig(Protocol):
         top_k: experts used by a token.
         d_ff: hidden width of one expert.
         context_length: longest sequence, in tokens.
-        eos_token: id that ends a generation.
+        eos_token: id that ends a generation; -1 for none.
+        eos_tokens: all ids that do.
+        moe_layers: numbers of the layers with experts.
     """
 
     @property
@@ -60,6 +62,12 @@ class ModelConfig(Protocol):
 
     @property
     def eos_token(self) -> int: ...
+
+    @property
+    def eos_tokens(self) -> tuple[int, ...]: ...
+
+    @property
+    def moe_layers(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,15 @@ class GrokConfig:
             )
         if self.d_head % 2:
             raise ConfigError(f"d_head is {self.d_head}; rotary embeddings need an even width.")
+
+    @property
+    def eos_tokens(self) -> tuple[int, ...]:
+        return (self.eos_token,)
+
+    @property
+    def moe_layers(self) -> range:
+        """All of them."""
+        return range(self.n_layers)
 
     @property
     def d_ff(self) -> int:

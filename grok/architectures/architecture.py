@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 
-from grok.architectures.moe import Choice
+from grok.architectures.moe import Choice, ExpertForm
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import ModelConfig
 from grok.interventions.sites import Hook
@@ -45,16 +45,16 @@ class Routed(NamedTuple):
 
 
 class ExpertProducts(NamedTuple):
-    """An expert computes `down(activation(x · activated) * (x · linear))`.
+    """Where an expert's matrices are, and what it computes of them.
 
-    activated, linear, down: leaves of the three matrices; activation: "gelu" (tanh form) or
-    "silu".
+    activated, linear, down: leaves of the three matrices; linear is "" where the first holds
+    both branches. form: what is computed.
     """
 
     activated: str
     linear: str
     down: str
-    activation: str
+    form: ExpertForm
 
 
 class Architecture(Protocol):
@@ -64,6 +64,13 @@ class Architecture(Protocol):
     def config(self) -> ModelConfig: ...
 
     def __hash__(self) -> int: ...
+
+    def at(self, layer: int) -> Self:
+        """The same for one layer: its arithmetic and its sites, where layers differ.
+
+        Equal for layers that compute alike, so that they share a compiled program.
+        """
+        ...
 
     # parameters
 
@@ -91,6 +98,16 @@ class Architecture(Protocol):
     @property
     def layer_sites(self) -> Sequence[str]:
         """Sites of a layer, of `grok.interventions.sites.LAYER_SITES`, that a hook is called at."""
+        ...
+
+    @property
+    def pad_token(self) -> int | None:
+        """An id that attention never reads as a key; None for none."""
+        ...
+
+    @property
+    def has_choice_values(self) -> bool:
+        """Whether experts are chosen by other values than their probabilities or scores."""
         ...
 
     @property
@@ -134,8 +151,8 @@ class Architecture(Protocol):
         *,
         dispatch: Dispatch,
         hook: Hook,
-    ) -> tuple[jax.Array, Choice, Cache]:
-        """One layer.
+    ) -> tuple[jax.Array, Choice | None, Cache]:
+        """One layer; the choice is None where it has no experts.
 
         Args:
             h: residual stream [B, T, D] float32.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grok.architectures.huggingface import folder as hf
 from grok.checkpoints import grok1 as grok1_files
 from grok.checkpoints.tensor_spec import Checkpoint
 from grok.config import ModelConfig
@@ -42,8 +43,17 @@ def _grok1(config: Any) -> Architecture:
     return Grok1(config)
 
 
+def _transformer(config: Any) -> Architecture:
+    from grok.architectures.huggingface.model import MoeTransformer
+
+    return MoeTransformer(config)
+
+
 # Asked in this order; the last takes every folder, so that its own error says what is missing.
-FAMILIES = [Family("Grok-1", lambda folder: True, grok1_files.open_checkpoint, _grok1)]
+FAMILIES = [
+    Family("Hugging Face", hf.is_one, hf.open_checkpoint, _transformer),
+    Family("Grok-1", lambda folder: True, grok1_files.open_checkpoint, _grok1),
+]
 
 
 def family_of(folder: str | os.PathLike[str]) -> Family:

@@ -22,9 +22,9 @@ from grok.architectures.grok1_modules import (
     Embed,
     Unembed,
     mixed,
-    query_rows,
 )
-from grok.architectures.moe import Choice, run_selected
+from grok.architectures.held_scores import query_rows
+from grok.architectures.moe import GELU, Choice, run_selected
 from grok.checkpoints import grok1 as files
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import GrokConfig
@@ -42,10 +42,15 @@ class Grok1:
     config: GrokConfig
 
     head_leaf: ClassVar[str] = files.EMBEDDING
+    has_choice_values: ClassVar[bool] = False
+    pad_token: ClassVar[int | None] = 0  # whatever the config says: so does the official code
     layer_sites: ClassVar[tuple[str, ...]] = LAYER_SITES
     expert_products: ClassVar[ExpertProducts] = ExpertProducts(
-        files.ACTIVATED, files.LINEAR, files.DOWN, "gelu"
+        files.ACTIVATED, files.LINEAR, files.DOWN, GELU
     )
+
+    def at(self, layer: int) -> Grok1:
+        return self  # all layers are alike
 
     # parameters
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from grok.architectures.architecture import Dispatch, Routed
+from grok.architectures.held_scores import query_rows
 from grok.architectures.moe import (
     HIGHEST,
     Choice,
@@ -37,8 +38,6 @@ NORM_EPSILON = 1e-5
 SOFT_CAP = 30.0
 MASKED = -1e30
 ROPE_BASE = 10000.0
-# Attention scores [B, H, T, S] that are held at once.
-HELD_SCORES = 2**25
 
 
 class Cache(NamedTuple):
@@ -146,14 +145,6 @@ class Attention(hk.Module):
         allowed = causal[None, None, None] & key_is_token[:, None, None, None, :]
         weights = jax.nn.softmax(jnp.where(allowed, logits, MASKED), axis=-1).astype(query.dtype)
         return jnp.einsum("bjgts,bsjp->btjgp", weights, cache.values, precision=HIGHEST)
-
-
-def query_rows(batch: int, queries: int, keys: int, heads: int) -> int:
-    """Queries whose scores are held together: all, or a divisor of them."""
-    most = max(1, HELD_SCORES // (batch * keys * heads))
-    if queries <= most:
-        return queries
-    return max(rows for rows in range(1, most + 1) if queries % rows == 0)
 
 
 class ExpertMatrices(hk.Module):

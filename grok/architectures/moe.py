@@ -13,48 +13,84 @@ block, M blocks. Two dispatches give the same sums:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grok.checkpoints.block_scales import FP4_VALUES, SCALE_BIAS, BlockScaled, MicroScaled
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.interventions.sites import NO_HOOK, Hook
 
 jax.tree_util.register_dataclass(QuantizedWeight8bit, ["weight", "scales"], [])
+jax.tree_util.register_dataclass(BlockScaled, ["weight", "scales"], ["block"])
+jax.tree_util.register_dataclass(MicroScaled, ["blocks", "scales"], [])
 
-Weight = Any  # jax.Array or QuantizedWeight8bit of jax arrays
+Weight = Any  # jax.Array, or a quantized weight of jax arrays
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class Experts(NamedTuple):
-    """Weights of the experts of one layer, each an array or an int8 weight.
+@dataclass(frozen=True)
+class ExpertForm:
+    """What an expert computes of its two branches, `first` and `second`.
 
-    activated, linear: [E, D, F]; down: [E, F, D].
+    Attributes:
+        activation: "gelu" (tanh form) or "silu": of `first`, times `second`. "clamped": `first` up
+            to a limit times its sigmoid at alpha, times 1 + `second` within the limit.
+        fused: both branches are one product: "halves", or "interleaved" columns. "": two.
+        gates_input: the gate multiplies what the expert reads, not what it gives.
+        limit, alpha: of "clamped".
+    """
+
+    activation: Literal["gelu", "silu", "clamped"] = "gelu"
+    fused: Literal["", "halves", "interleaved"] = ""
+    gates_input: bool = False
+    limit: float = 0.0
+    alpha: float = 0.0
+
+
+class Experts(NamedTuple):
+    """Weights of the experts of one layer, each an array or a quantized weight.
+
+    activated, linear: [E, D, F], or activated [E, D, 2F] and no linear where the two are one
+    product; down: [E, F, D]; activated_bias [E, F or 2F] and down_bias [E, D], where there are any.
     """
 
     activated: Weight
     linear: Weight
     down: Weight
+    activated_bias: Weight = None
+    down_bias: Weight = None
 
 
 class Choice(NamedTuple):
-    """What the router decided. logits, probs: [..., E]; experts, gates: [..., K]."""
+    """What the router decided.
+
+    logits [..., E]; probs [..., E]: probabilities, or scores that do not sum to 1; experts, gates
+    [..., K]; values [..., E]: what the largest were taken of, where that is not probs.
+    """
 
     logits: jax.Array
     probs: jax.Array
     experts: jax.Array
     gates: jax.Array
+    values: jax.Array | None = None
 
 
 def float_values(weight: Weight, activation: Any) -> jax.Array:
-    """The weight as floats: int8 times its group's scale.
+    """The weight as floats: stored values times the scale of their group or block.
 
-    Computed in the wider of the dtypes of the scales and of the activations, so
-    bfloat16 scales round the product under bfloat16 activations only.
+    int8 values: computed in the wider of the dtypes of the scales and of the activations, so
+    bfloat16 scales round the product under bfloat16 activations only. 8- and 4-bit floats:
+    float32, which holds all products of the latter.
     """
+    if isinstance(weight, BlockScaled):
+        return _unblocked(weight)
+    if isinstance(weight, MicroScaled):
+        return _unpacked(weight)
     if not isinstance(weight, QuantizedWeight8bit):
         return weight
     values = weight.weight
@@ -63,6 +99,24 @@ def float_values(weight: Weight, activation: Any) -> jax.Array:
     groups = scales.shape[-2]
     grouped = values.astype(scales.dtype).reshape(*lead, groups, rows // groups, columns)
     return (grouped * scales[..., :, None, :]).reshape(values.shape)
+
+
+def _unblocked(weight: BlockScaled) -> jax.Array:
+    """[..., K, N] float32: every value times the scale of its block."""
+    rows, columns = weight.weight.shape[-2:]
+    scales = jnp.repeat(weight.scales, weight.block[0], axis=-2)[..., :rows, :]
+    scales = jnp.repeat(scales, weight.block[1], axis=-1)[..., :columns]
+    return jnp.asarray(weight.weight).astype(jnp.float32) * scales
+
+
+def _unpacked(weight: MicroScaled) -> jax.Array:
+    """[..., K, N] float32 of 4-bit codes and powers of two."""
+    values = jnp.array([*FP4_VALUES, *(-value for value in FP4_VALUES)], jnp.float32)
+    pairs = jnp.stack([weight.blocks & 15, weight.blocks >> 4], axis=-1)  # [..., N, G, 16, 2]
+    codes = pairs.reshape(*pairs.shape[:-2], 2 * pairs.shape[-2]).astype(jnp.int32)
+    powers = jnp.ldexp(jnp.float32(1), jnp.asarray(weight.scales).astype(jnp.int32) - SCALE_BIAS)
+    scaled = values[codes] * powers[..., None]  # [..., N, G, 32]
+    return jnp.swapaxes(scaled.reshape(*scaled.shape[:-2], -1), -1, -2)
 
 
 def choose(router_input: jax.Array, router: jax.Array, top_k: int, hook: Hook = NO_HOOK) -> Choice:
@@ -102,18 +156,34 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def expert_output(x: jax.Array, own: Experts, activation: str = "gelu") -> jax.Array:
-    """down(activation(x · activated) * (x · linear)) of one expert for its rows.
+GELU = ExpertForm()
+
+
+def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Array:
+    """down(activation(x · activated) * (x · linear)) of one expert for its rows, biases included.
 
     [C, D] -> [C, D] float32.
 
     The first products keep the wider dtype of rows and weights; from there on
     everything is float32, int8 times scale of the last weight included.
     """
-    first = _product(x, float_values(own.activated, x.dtype)).astype(jnp.float32)  # [C, F]
-    second = _product(x, float_values(own.linear, x.dtype)).astype(jnp.float32)
-    hidden = ACTIVATIONS[activation](first) * second
-    return _product(hidden, float_values(own.down, hidden.dtype))
+    first = _product(x, float_values(own.activated, x.dtype)).astype(jnp.float32)  # [C, F or 2F]
+    if own.activated_bias is not None:
+        first = first + own.activated_bias.astype(jnp.float32)
+    if form.fused == "halves":
+        first, second = jnp.split(first, 2, axis=-1)
+    elif form.fused == "interleaved":
+        first, second = first[..., 0::2], first[..., 1::2]
+    else:
+        second = _product(x, float_values(own.linear, x.dtype)).astype(jnp.float32)
+    if form.activation == "clamped":
+        first = jnp.minimum(first, form.limit)
+        hidden = first * jax.nn.sigmoid(form.alpha * first)
+        hidden = hidden * (jnp.clip(second, -form.limit, form.limit) + 1)
+    else:
+        hidden = ACTIVATIONS[form.activation](first) * second
+    out = _product(hidden, float_values(own.down, hidden.dtype))
+    return out if own.down_bias is None else out + own.down_bias.astype(jnp.float32)
 
 
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:
@@ -166,7 +236,7 @@ def run_selected(
     weights: Experts,
     *,
     summed: bool = True,
-    activation: str = "gelu",
+    form: ExpertForm = GELU,
 ) -> jax.Array:
     """Gate-weighted sum of the chosen experts' outputs, computing those alone.
 
@@ -176,7 +246,7 @@ def run_selected(
         gates: [N, K], cast to the dtype of x when applied.
         weights: of E experts.
         summed: False leaves the contributions of the K experts apart.
-        activation: a name of `ACTIVATIONS`.
+        form: what an expert computes.
 
     Returns:
         [N, D] float32; [N, K, D] when not summed.
@@ -188,6 +258,11 @@ def run_selected(
     plan = plan_blocks(experts, n_experts, rows)
     padded = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])
     sorted_rows = padded[plan.token]  # [M * C, D]
+    applied = gates.astype(x.dtype)
+    if form.gates_input:
+        of_slot = jnp.zeros(sorted_rows.shape[0], x.dtype)
+        of_slot = of_slot.at[plan.slot].set(applied.reshape(-1), mode="drop")
+        sorted_rows, applied = sorted_rows * of_slot[:, None], jnp.ones_like(applied)
 
     def one_block(i: jax.Array, out: jax.Array) -> jax.Array:
         block = jax.lax.dynamic_slice_in_dim(sorted_rows, i * rows, rows)
@@ -195,7 +270,7 @@ def run_selected(
             w, plan.expert[i], keepdims=False
         )
         own = Experts(*jax.tree.map(take, tuple(weights)))
-        result = expert_output(block, own, activation)
+        result = expert_output(block, own, form)
         return jax.lax.dynamic_update_slice_in_dim(
             out, result.astype(jnp.float32), i * rows, axis=0
         )
@@ -203,7 +278,7 @@ def run_selected(
     out = jnp.zeros((sorted_rows.shape[0], d), jnp.float32)
     out = jax.lax.fori_loop(0, plan.n_blocks, one_block, out)
     picked = out.at[plan.slot].get(mode="fill", fill_value=0).reshape(n, k, d)
-    weighted = picked * gates.astype(x.dtype).astype(jnp.float32)[..., None]
+    weighted = picked * applied.astype(jnp.float32)[..., None]
     return jnp.sum(weighted, axis=1) if summed else weighted
 
 

@@ -1,7 +1,9 @@
 """A Hugging Face folder as a checkpoint: safetensors files, their index, `config.json`.
 
 Tensors are found by name and read, or located, one at a time. Headers are checked against the
-files' sizes, see `grok.checkpoints.safetensors`. This module needs numpy alone.
+files' sizes, see `grok.checkpoints.safetensors`. Quantised matrices are known by what lies beside
+them: scales in blocks (8 bits), or blocks and scales under names of their own (4 bits). This
+module needs numpy alone.
 """
 
 from __future__ import annotations
@@ -10,18 +12,24 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
+from grok.checkpoints.block_scales import FP4_BLOCK, BlockScaled, MicroScaled
 from grok.checkpoints.model_files import FolderFiles
 from grok.checkpoints.safetensors import ITEM_BYTES, Entry, read_header
 from grok.checkpoints.tensor_file import BFLOAT16
 from grok.checkpoints.tensor_index import INDEX, read_json
 from grok.checkpoints.tensor_offsets import ArrayLocation, TensorLocation, identity
+from grok.checkpoints.tensor_spec import Stored
 from grok.config import ModelConfig
 from grok.errors import CheckpointError, plain
 
 ONE_FILE = "model.safetensors"
-DTYPES = {"F32": np.dtype("<f4"), "BF16": BFLOAT16}
+FLOATS = {"F32": np.dtype("<f4"), "BF16": BFLOAT16, "F16": np.dtype("<f2")}
+FP8, BYTES = "F8_E4M3", "U8"
+DTYPES = {**FLOATS, FP8: np.dtype(ml_dtypes.float8_e4m3fn), BYTES: np.dtype("u1")}
+SCALES_8, BLOCKS_4, SCALES_4 = "_scale_inv", "_blocks", "_scales"
 
 
 class SafetensorsFolder:
@@ -31,15 +39,26 @@ class SafetensorsFolder:
         folder: holds the files.
         config: of the model, read by its family.
         names: of all tensors of the model; others in the files are left alone.
+        block: (rows, columns) that share a scale, where matrices are in 8 bits.
+        packed: names of the tensors that are in 4 bits, in two tensors of their own each.
 
     Raises:
         CheckpointError: an index that makes no sense, or names a file outside the folder.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        names: Iterable[str],
+        *,
+        block: tuple[int, int] | None = None,
+        packed: Iterable[str] = (),
+    ) -> None:
         self.folder = self.tensor_folder = folder
         self.config = config
         self.paths = list(names)
+        self._block, self._packed = block, frozenset(packed)
         self._files = FolderFiles(folder)
         self._headers: dict[str, dict[str, Entry]] = {}
 
@@ -52,7 +71,9 @@ class SafetensorsFolder:
     def _file_of(self) -> dict[str, str]:
         """The file of each tensor."""
         if INDEX not in self._files.names():
-            return dict.fromkeys(self.paths, ONE_FILE)
+            scales = [name + SCALES_8 for name in self.paths] if self._block else []
+            stored = [one for name in self.paths for one in self._stored(name)]
+            return dict.fromkeys([*stored, *scales], ONE_FILE)
         found = read_json(self._files, INDEX).get("weight_map")
         if not isinstance(found, dict):
             raise CheckpointError(
@@ -68,7 +89,12 @@ class SafetensorsFolder:
 
     def missing(self) -> list[str]:
         there = set(self._files.names())
-        return [name for name in self.paths if self._file_of.get(name) not in there]
+        stored = (one for name in self.paths for one in self._stored(name))
+        return [name for name in stored if self._file_of.get(name) not in there]
+
+    def _stored(self, name: str) -> tuple[str, ...]:
+        """The tensors that hold one of the model's."""
+        return (name + BLOCKS_4, name + SCALES_4) if name in self._packed else (name,)
 
     def check_complete(self) -> None:
         missing = self.missing()
@@ -105,19 +131,73 @@ class SafetensorsFolder:
 
     def locate(self, name: str) -> TensorLocation:
         entry, file = self._entry(name), self.file(name)
+        if entry.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{file} ({plain(name, 80)}): stored as {entry.dtype}, which is not read from "
+                "disk piece by piece; expected floats. Load the model resident."
+            )
         array = ArrayLocation(entry.shape, DTYPES[entry.dtype], False, entry.begin)
         return TensorLocation(file, array, None, identity(file, file.stat()))
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str) -> Stored:
+        if name in self._packed:
+            return self._four_bits(name)
+        values = self._values(name)
+        if values.dtype == DTYPES[FP8]:
+            return self._eight_bits(name, values)
+        if values.dtype == DTYPES[BYTES]:
+            raise CheckpointError(
+                f"{self.file(name)} ({plain(name, 80)}): dtype {BYTES}; expected one of "
+                f"{', '.join(FLOATS)}. The config names no format that is stored so."
+            )
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+
+    def _values(self, name: str) -> np.ndarray:
+        """The values of one tensor as they are stored, all of them finite."""
         entry = self._entry(name)
         n_bytes = entry.end - entry.begin
         assert n_bytes % ITEM_BYTES[entry.dtype] == 0  # the header was checked
         raw = self._files.open(self.file(name).name).read(entry.begin, n_bytes)
         values = np.frombuffer(raw, DTYPES[entry.dtype]).reshape(entry.shape)
-        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if entry.dtype == FP8:  # no infinities; one code, of either sign, is no number
+            bad = int(np.count_nonzero((values.view(np.uint8) & 0x7F) == 0x7F))
+        else:
+            bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
             raise CheckpointError(
                 f"{self.file(name)} ({plain(name, 80)}): {bad} values are not finite. The file is "
                 "damaged; get it again."
             )
         return values
+
+    def _eight_bits(self, name: str, values: np.ndarray) -> BlockScaled:
+        where = f"{self.file(name)} ({plain(name, 80)})"
+        if self._block is None or values.ndim != 2:
+            raise CheckpointError(
+                f"{where}: 8-bit values of shape {list(values.shape)}; expected a matrix, and "
+                "quantization_config with weight_block_size in config.json."
+            )
+        scales = self._values(name + SCALES_8)
+        blocks = tuple(-(-n // b) for n, b in zip(values.shape, self._block, strict=True))
+        if scales.shape != blocks or scales.dtype not in (np.float32, BFLOAT16):
+            raise CheckpointError(
+                f"{self.file(name + SCALES_8)} ({plain(name + SCALES_8, 80)}): {scales.dtype} of "
+                f"shape {list(scales.shape)}; expected floats {list(blocks)}, one for each block "
+                f"of {self._block[0]} × {self._block[1]}. Check that config.json belongs to it."
+            )
+        return BlockScaled(values, scales.astype(np.float32), self._block)
+
+    def _four_bits(self, name: str) -> MicroScaled:
+        blocks, scales = self._values(name + BLOCKS_4), self._values(name + SCALES_4)
+        fits = blocks.ndim == 4 and blocks.shape[-1] == FP4_BLOCK // 2
+        if (
+            not fits
+            or scales.shape != blocks.shape[:-1]
+            or {blocks.dtype, scales.dtype} != {DTYPES[BYTES]}
+        ):
+            raise CheckpointError(
+                f"{self.file(name + BLOCKS_4)} ({plain(name, 80)}): blocks "
+                f"{list(blocks.shape)} and scales {list(scales.shape)}; expected bytes "
+                f"[experts, columns, groups, {FP4_BLOCK // 2}] and a scale for each group."
+            )
+        return MicroScaled(blocks, scales)

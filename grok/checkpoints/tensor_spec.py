@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from grok.checkpoints.block_scales import BlockScaled, MicroScaled
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, Tensor
 from grok.checkpoints.tensor_offsets import ArrayLocation, TensorLocation
 from grok.config import ModelConfig
 from grok.errors import CheckpointError
+
+Stored = Tensor | BlockScaled | MicroScaled
+"""A tensor as a file holds it: plain, or quantized in one of the ways that are read."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,8 @@ class Checkpoint(Protocol):
         """
         ...
 
-    def read(self, name: str) -> Tensor:
-        """A tensor, int8 as it is stored.
+    def read(self, name: str) -> Stored:
+        """A tensor, quantized as it is stored.
 
         Raises:
             CheckpointError: it cannot be read or is not what the config says.
@@ -128,7 +132,7 @@ class Checkpoint(Protocol):
         ...
 
 
-def read_parameter(checkpoint: Checkpoint, spec: TensorSpec) -> Tensor:
+def read_parameter(checkpoint: Checkpoint, spec: TensorSpec) -> Stored:
     """A parameter as the program uses it, put together from the tensors that hold it.
 
     Raises:
@@ -137,19 +141,35 @@ def read_parameter(checkpoint: Checkpoint, spec: TensorSpec) -> Tensor:
     parts = [_oriented(checkpoint, spec, name) for name in spec.names]
     if len(parts) == 1:
         return parts[0]
-    if any(isinstance(part, QuantizedWeight8bit) for part in parts):
+    if all(isinstance(part, BlockScaled) for part in parts):
+        return BlockScaled(
+            np.stack([part.weight for part in parts]),  # type: ignore[union-attr]
+            np.stack([part.scales for part in parts]),  # type: ignore[union-attr]
+            parts[0].block,  # type: ignore[union-attr]
+        )
+    if not all(isinstance(part, np.ndarray) for part in parts):
         raise CheckpointError(
-            f"{checkpoint.file(spec.names[0])} ({spec.names[0]}): int8 values in a tensor of its "
-            "own for each expert; expected floats."
+            f"{checkpoint.file(spec.names[0])} ({spec.names[0]}): quantized values in a tensor of "
+            "its own for each expert; expected floats, or 8 bits with scales in all of them."
         )
     return np.stack([np.asarray(part) for part in parts])
 
 
-def _oriented(checkpoint: Checkpoint, spec: TensorSpec, name: str) -> Tensor:
+def _oriented(checkpoint: Checkpoint, spec: TensorSpec, name: str) -> Stored:
     tensor = checkpoint.read(name)
+    if isinstance(tensor, MicroScaled):  # stored turned, and read so
+        check_shape(checkpoint, replace(spec, transposed=False), name, tensor.shape)
+        return tensor
     check_shape(checkpoint, spec, name, tensor.shape)
+    if not isinstance(tensor, np.ndarray) and not spec.quantizable:
+        raise CheckpointError(
+            f"{checkpoint.file(name)} ({name}): quantized values; expected a plain float array."
+        )
     if not spec.transposed:
         return tensor
+    if isinstance(tensor, BlockScaled):
+        weight, scales = (np.ascontiguousarray(one.T) for one in (tensor.weight, tensor.scales))
+        return BlockScaled(weight, scales, tensor.block[::-1])
     if isinstance(tensor, QuantizedWeight8bit):
         raise CheckpointError(
             f"{checkpoint.file(name)} ({name}): int8 values stored as [columns, rows]; expected "

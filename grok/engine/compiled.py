@@ -61,12 +61,12 @@ def layer_pass(
     mesh: Mesh,
     edits: EditsBySite = NO_SITE_EDITS,
     keep: tuple[str, ...] = (),
-) -> tuple[jax.Array, Choice, Cache, dict[str, jax.Array]]:
+) -> tuple[jax.Array, Choice | None, Cache, dict[str, jax.Array]]:
     """One decoder layer with its edits; see `Architecture.decoder_layer`.
 
     Returns:
-        The residual stream, the router's choice, the filled cache, and the values of the
-        sites in `keep`.
+        The residual stream, the router's choice (None without experts), the filled cache, and the
+        values of the sites in `keep`.
     """
     hook = CompiledHook(edits, keep, start, architecture.config.n_experts)
     h, choice, cache = architecture.decoder_layer(
@@ -187,9 +187,12 @@ def head_pass(
 
 
 class Forward(NamedTuple):
-    """One pass, on the host. logits [B, T, V] float32; router_logits, router_probs
-    [L, B, T, E]; experts, gates [L, B, T, K]; candidates, candidate_probs [B, T, C];
-    kept: values [B, T, ...] of the wanted hook points."""
+    """One pass, on the host; L counts the layers with experts alone.
+
+    logits [B, T, V] float32; router_logits, router_probs [L, B, T, E]; experts, gates
+    [L, B, T, K]; candidates, candidate_probs [B, T, C]; kept: values [B, T, ...] of the wanted
+    hook points; choice_values [L, B, T, E]: what the largest were taken of, where not of
+    router_probs."""
 
     logits: np.ndarray
     router_logits: np.ndarray
@@ -199,6 +202,7 @@ class Forward(NamedTuple):
     candidates: np.ndarray
     candidate_probs: np.ndarray
     kept: Mapping[HookPoint, np.ndarray] = {}
+    choice_values: np.ndarray | None = None
 
 
 def bucket(length: int) -> int:
@@ -206,20 +210,36 @@ def bucket(length: int) -> int:
     return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
 
 
-def padded(tokens: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of several prompts as rows [B, length], and which of them count."""
+class Padded(NamedTuple):
+    """Prompts as rows of one length: token ids [B, T], which of them count, which are keys."""
+
+    tokens: np.ndarray
+    real: np.ndarray
+    keys: np.ndarray
+
+
+def padded(tokens: Sequence[np.ndarray], length: int, pad_token: int | None) -> Padded:
+    """Several prompts, filled up to one length.
+
+    Args:
+        tokens: ids of each.
+        length: of the rows.
+        pad_token: an id that attention never reads; None for none.
+    """
     rows = np.zeros((len(tokens), length), np.int32)
-    real = np.zeros(rows.shape, bool)
+    real, keys = np.zeros(rows.shape, bool), np.zeros(rows.shape, bool)
     for i, one in enumerate(tokens):
         rows[i, : len(one)] = one
-        real[i, : counted(one, length)] = True
-    return rows, real
+        real[i, : counted(one, length, pad_token)] = True
+        keys[i, : len(one)] = True if pad_token is None else one != pad_token
+    return Padded(rows, real, keys)
 
 
-def counted(tokens: np.ndarray, length: int) -> int:
+def counted(tokens: np.ndarray, length: int, pad_token: int | None) -> int:
     """Rows of a prompt, padded to `length`, on which the numbers of its own tokens depend.
 
-    Its own. But token 0 is never looked at, so where it comes first there is nothing to look at,
-    and attention weighs all positions alike, those of the padding too.
+    Its own. But where an id that is never looked at comes first there is nothing to look at, and
+    attention weighs all positions alike, those of the padding too.
     """
-    return len(tokens) if len(tokens) == 0 or tokens[0] > 0 else length
+    blind = len(tokens) > 0 and tokens[0] == pad_token
+    return length if blind else len(tokens)

@@ -112,6 +112,14 @@ class Engine:
         """Empty caches of all layers."""
         return [self.cache(batch, length) for _ in range(self.config.n_layers)]
 
+    def choice_of(self, layer: int, arrays: Iterator[np.ndarray]) -> Choice | None:
+        """A layer's choice of the arrays that it was kept as; None without experts."""
+        architecture = self.architecture.at(layer)
+        if "router.logits" not in architecture.layer_sites:
+            return None
+        n = 4 + architecture.has_choice_values
+        return Choice._make([*(next(arrays) for _ in range(n)), *[None] * (5 - n)])
+
     def run(self, batches: Sequence[Batch]) -> list[Forward]:
         """All batches through all layers.
 
@@ -170,7 +178,7 @@ class _Run:
         self._where = np.int32(batch.start)
         self._keys = np.array(batch.key_is_token)
         self._captured: dict[HookPoint, Any] = {}
-        self._choices: list[Choice] = []
+        self._choices: list[Choice | None] = []
         self.h: Any = engine.embed_unembed.embed(batch.tokens, self._where, batch.hooks.embed)
         self._capture(-1, {EMBED: self.h})
 
@@ -197,14 +205,15 @@ class _Run:
 
     def given(self, layer: int) -> list[np.ndarray]:
         """What `layer` gave: choice, values of hook points, and the cache where it is kept."""
-        found = list(self._choices[layer])
+        choice = self._choices[layer]
+        found: list[Any] = [one for one in choice or () if one is not None]
         found += [self._captured[point] for point in self._points(layer)]
         found += jax.tree.leaves(self._batch.caches[layer]) if self._batch.caches else []
         return [np.asarray(one) for one in jax.device_get(found)]
 
     def restore(self, layer: int, arrays: Iterator[np.ndarray]) -> None:
         """Takes what `given` gave in an earlier run."""
-        self._choices.append(Choice._make(next(arrays) for _ in Choice._fields))
+        self._choices.append(self._engine.choice_of(layer, arrays))
         for point in self._points(layer):
             self._captured[point] = next(arrays)
         if self._batch.caches:
@@ -240,11 +249,13 @@ class _Run:
             none = np.zeros((*batch.tokens.shape, 0), np.float32)
             head = Head(none, none.astype(np.int32), none)  # type: ignore[arg-type]
         wanted = {point: self._captured[point] for point in hooks.wanted}
-        head, choices, wanted = jax.device_get((head, self._choices, wanted))
+        taken = [choice for choice in self._choices if choice is not None]
+        head, choices, wanted = jax.device_get((head, taken, wanted))
+        values = [choice.values for choice in choices if choice.values is not None]
         k = max(choice.experts.shape[-1] for choice in choices)
         router_logits, router_probs, experts, gates = (
             np.stack(parts)
-            for parts in zip(*(_padded(choice, k) for choice in choices), strict=True)
+            for parts in zip(*(_padded(choice, k)[:4] for choice in choices), strict=True)
         )
         return Forward(
             logits=head.logits.astype(np.float32),
@@ -255,6 +266,7 @@ class _Run:
             candidates=head.candidates,
             candidate_probs=head.candidate_probs,
             kept=wanted,
+            choice_values=np.stack(values) if values else None,
         )
 
 

@@ -47,10 +47,11 @@ class Part:
 
 
 class Done(NamedTuple):
-    """A `Part` after the layer: stream, router's choice, filled cache, values of kept sites."""
+    """A `Part` after the layer: stream, router's choice (None without experts), filled cache,
+    values of kept sites."""
 
     h: Any
-    choice: Choice
+    choice: Choice | None
     cache: Cache
     kept: Mapping[str, Any]
 

@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 
 from grok.architectures.architecture import Architecture
 from grok.checkpoints.routing.identity import routers_sha256
-from grok.checkpoints.tensor_file import Tensor
-from grok.checkpoints.tensor_spec import Checkpoint, TensorSpec, read_parameter
+from grok.checkpoints.tensor_spec import Checkpoint, Stored, TensorSpec, read_parameter
 from grok.engine.engine import Engine
 from grok.engine.progress import Progress
 from grok.engine.resident import Resident
@@ -54,7 +53,7 @@ class RoutingHash:
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        layers = range(architecture.config.n_layers)
+        layers = architecture.config.moe_layers
         self._routers = [architecture.router_spec(layer) for layer in layers]
         self._norms = [architecture.router_norm_spec(layer) for layer in layers]
         self._values: dict[tuple[str, ...], np.ndarray] = {}
@@ -64,7 +63,7 @@ class RoutingHash:
         pairs = zip(self._routers, self._norms, strict=True)
         return [spec for pair in pairs for spec in pair]
 
-    def take(self, spec: TensorSpec, tensor: Tensor) -> None:
+    def take(self, spec: TensorSpec, tensor: Stored) -> None:
         """Keeps a parameter if it is one of them."""
         if spec in self._routers or spec in self._norms:
             self._values[spec.names] = np.asarray(tensor).astype(np.float32)

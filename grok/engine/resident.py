@@ -80,7 +80,7 @@ class Resident:
         for part in parts:
             yield Done(
                 *layer_pass(
-                    self._architecture,
+                    self._architecture.at(layer),
                     self.params[layer],
                     part.h,
                     part.start,

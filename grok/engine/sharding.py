@@ -19,9 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from grok.architectures.architecture import Architecture, Dispatch
-from grok.architectures.moe import Experts, run_selected
-from grok.checkpoints.tensor_file import QuantizedWeight8bit, Tensor
-from grok.checkpoints.tensor_spec import TensorSpec
+from grok.architectures.moe import GELU, ExpertForm, Experts, run_selected
+from grok.checkpoints.tensor_spec import Stored, TensorSpec
 from grok.config import ModelConfig
 from grok.errors import DeviceError
 
@@ -89,8 +88,9 @@ def partition(spec: TensorSpec, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*("model" if i == axis else None for i in range(len(shape))))
 
 
-def put_on_devices(spec: TensorSpec, tensor: Tensor, mesh: Mesh) -> Any:
-    """The parameter on the devices of `mesh`; int8 values and their scales are split alike."""
+def put_on_devices(spec: TensorSpec, tensor: Stored, mesh: Mesh) -> Any:
+    """The parameter on the devices of `mesh`; quantized values and their scales are split
+    alike."""
 
     def put(array: np.ndarray) -> jax.Array:
         if mesh.size == 1:
@@ -98,9 +98,9 @@ def put_on_devices(spec: TensorSpec, tensor: Tensor, mesh: Mesh) -> Any:
         sharding = NamedSharding(mesh, partition(spec, array.shape, mesh))
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    if isinstance(tensor, QuantizedWeight8bit):
-        return QuantizedWeight8bit(put(tensor.weight), put(tensor.scales))  # type: ignore[arg-type]
-    return put(tensor)
+    if isinstance(tensor, np.ndarray):
+        return put(tensor)
+    return jax.tree.map(put, tensor)
 
 
 @lru_cache(maxsize=16)
@@ -116,12 +116,12 @@ def dispatch_over(mesh: Mesh) -> Dispatch:
         own: Experts,
         *,
         summed: bool,
-        activation: str,
+        form: ExpertForm,
     ) -> jax.Array:
         n_own = own.activated.shape[0]
         local = experts - jax.lax.axis_index("model") * n_own
         local = jnp.where((local >= 0) & (local < n_own), local, n_own)
-        out = run_selected(x, local, gates, own, summed=summed, activation=activation)
+        out = run_selected(x, local, gates, own, summed=summed, form=form)
         return jax.lax.psum(out, "model")
 
     def dispatch(
@@ -131,11 +131,11 @@ def dispatch_over(mesh: Mesh) -> Dispatch:
         all_: Experts,
         *,
         summed: bool = True,
-        activation: str = "gelu",
+        form: ExpertForm = GELU,
     ) -> jax.Array:
         rows = P("data") if x.shape[0] % mesh.shape["data"] == 0 else P()
         run = partial(jax.shard_map, mesh=mesh, check_vma=False)
-        own_share = partial(share, summed=summed, activation=activation)
+        own_share = partial(share, summed=summed, form=form)
         return run(own_share, in_specs=(rows, rows, rows, P("model")), out_specs=rows)(
             x, experts, gates, all_
         )

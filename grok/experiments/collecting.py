@@ -248,7 +248,8 @@ class _Run:
     def _batch(self, chosen: Sequence[int]) -> Batch:
         """The prompts of a batch, padded, with their hooks."""
         own = [self.prompts.tokens[prompt] for prompt in chosen]
-        given, real = padded(own, bucket(max(len(one) for one in own)))
+        pad = self.model.engine.architecture.pad_token
+        given, real, keys = padded(own, bucket(max(len(one) for one in own)), pad)
         repeated = [prompt in chosen[:row] for row, prompt in enumerate(chosen)]
         real[repeated] = False
         hooks = arrange_hooks(
@@ -259,7 +260,7 @@ class _Run:
             padded=given.shape[1],
             positions=bucket(self.model.config.context_length),
         )
-        return Batch(given, 0, given > 0, None, 0, hooks, real)
+        return Batch(given, 0, keys, None, 0, hooks, real)
 
     def _keep(self, chosen: Sequence[int], result: Forward) -> list[Columns]:
         """Writes a batch's values; gives the routing events of its prompts where they are kept."""

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.architecture import Cache
-from grok.engine.compiled import bucket, counted
+from grok.engine.compiled import bucket, counted, padded
 from grok.engine.interfaces import Part, Walk
 from grok.engine.progress import Watch
 from grok.experiments.metrics import Metric
@@ -62,9 +62,9 @@ class ForkedRuns:
     def __init__(self, model: Model, tokens: np.ndarray, batch: int | None = None) -> None:
         self.model, self.length = model, tokens.size
         self.n = bucket(tokens.size)
-        self.padded = np.zeros((1, self.n), np.int32)
-        self.padded[0, : tokens.size] = tokens
-        self._counted = counted(tokens, self.n)
+        pad = model.engine.architecture.pad_token
+        self.padded, _, self._keys = padded([tokens], self.n, pad)
+        self._counted = counted(tokens, self.n, pad)
         usual = min(MOST_RUNS, max(1, BATCH_TOKENS // self.n))
         self.batch = usual if batch is None else max(1, batch)
         self._caches: dict[int, Cache] = {}
@@ -196,7 +196,7 @@ class ForkedRuns:
         b = len(which)
         first = np.concatenate([[True], which[1:] != which[:-1]])  # the others fill up
         real = first[:, None] & (np.arange(self.n) < self._counted)
-        keys = np.repeat(self.padded > 0, b, axis=0)
+        keys = np.repeat(self._keys, b, axis=0)
         return Part(streams, np.int32(0), keys, self._cache(b), edits, real=real)
 
     def _batches(self, count: int) -> list[np.ndarray]:

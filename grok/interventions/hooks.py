@@ -26,6 +26,7 @@ from grok.interventions.sites import (
     AXES,
     EMBED,
     LAYER_SITES,
+    MIXTURE_SITES,
     MODEL_SITES,
     HookPoint,
     known,
@@ -266,6 +267,7 @@ def arrange_hooks(
     wanted = frozenset(wanted)
     for site in {point.site for point in wanted} | {request.site for request in edits.requests}:
         known(site, (*layer_sites, *MODEL_SITES))
+    _check_mixtures(wanted, config)
     referenced: set[HookPoint] = set()
     banned: dict[int, np.ndarray] = {}  # [1 or B, S, E] of the layers with bans
     for request in edits.requests:
@@ -274,7 +276,7 @@ def arrange_hooks(
         _check_experts(request, config)
         at = _mask(request, lengths, s)
         bans = _bans(request, config.n_experts, at, s)
-        for point in _points(request, config.n_layers):
+        for point in _points(request, config):
             references = tuple(_reference(point, r, referenced) for r in request.references)
             if point.site in LAYER_SITES:
                 here = layers[point.layer]
@@ -294,6 +296,15 @@ def arrange_hooks(
         wanted,
         frozenset(referenced),
     )
+
+
+def _check_mixtures(points: Iterable[HookPoint], config: ModelConfig) -> None:
+    for point in points:
+        if point.site in MIXTURE_SITES and point.layer not in config.moe_layers:
+            raise SiteError(
+                f"{point}: layer {point.layer} of this model has no experts; those that do are "
+                f"{', '.join(map(str, config.moe_layers))}."
+            )
 
 
 def _bans(request: Request, n_experts: int, at: np.ndarray | None, s: int) -> np.ndarray | None:
@@ -317,16 +328,20 @@ def _check_bans(banned: Mapping[int, np.ndarray], config: ModelConfig) -> None:
             )
 
 
-def _points(request: Request, n_layers: int) -> list[HookPoint]:
+def _points(request: Request, config: ModelConfig) -> list[HookPoint]:
+    n_layers = config.n_layers
     if request.site in MODEL_SITES:
         return [model_point(request.site, n_layers)]
-    layers = range(n_layers) if request.layers is None else request.layers
+    every = config.moe_layers if request.site in MIXTURE_SITES else range(n_layers)
+    layers = every if request.layers is None else request.layers
     for layer in layers:
         if not 0 <= layer < n_layers:
             raise SiteError(
                 f"layers[{layer}].{request.site}: this model has layers 0 to {n_layers - 1}."
             )
-    return [HookPoint(layer, request.site) for layer in layers]
+    own = [HookPoint(layer, request.site) for layer in layers]
+    _check_mixtures(own, config)
+    return own
 
 
 def _reference(

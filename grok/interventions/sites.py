@@ -56,6 +56,14 @@ LAYER_SITES = (
     "resid_post",
 )
 MODEL_SITES = (EMBED, NORM, LOGITS)
+# Sites that a layer without experts lacks.
+MIXTURE_SITES = (
+    "router.input",
+    "router.logits",
+    "router.experts",
+    "router.gates",
+    "moe.contribution",
+)
 
 # The axes of each site after batch and tokens.
 AXES: Mapping[str, tuple[str, ...]] = {

@@ -109,13 +109,14 @@ class Model:
     # passes
 
     def forward(self, tokens: np.ndarray, *, candidates: int = 1) -> Forward:
-        """One pass over sequences of one length; token 0 is padding.
+        """One pass over sequences of one length.
 
         Args:
             tokens: [B, T]; T is used as it is, not padded to a bucket.
             candidates: next tokens to keep.
         """
-        batch = Batch(tokens, 0, tokens > 0, None, candidates, no_hooks(self.config))
+        given = padded(list(tokens), tokens.shape[1], self.engine.architecture.pad_token)
+        batch = Batch(tokens, 0, given.keys, None, candidates, no_hooks(self.config))
         return self.engine.run([batch])[0]
 
     def trace_routing(
@@ -223,22 +224,23 @@ class Model:
         n = bucket(tokens.size)
         length = max(n, bucket(tokens.size + max_new_tokens))
         caches = self.engine.caches(1, length)
+        pad = self.engine.architecture.pad_token
+        given = padded([tokens], n, pad)
         key_is_token = np.ones((1, length), bool)
-        key_is_token[0, : tokens.size] = tokens > 0
-        given, real = padded([tokens], n)
+        key_is_token[0, : tokens.size] = given.keys[0, : tokens.size]
         rng = np.random.default_rng(seed)
         read, start, count = tokens, 0, self.n_candidates(candidates)
         for _ in range(max_new_tokens):
-            batch = Batch(given, start, key_is_token, caches, count, hooks, real)
+            batch = Batch(given.tokens, start, key_is_token, caches, count, hooks, given.real)
             routing = self.engine.run([batch])[0]
             start += read.size
             token = next_token(routing.logits[0, read.size - 1], temperature, top_p, rng)
             yield Step(token, self.pieces([token])[0], read, routing)
-            if token == self.config.eos_token:
+            if token in self.config.eos_tokens:
                 return
-            key_is_token[0, start] = token > 0
             read = np.array([token], np.int32)
-            given, real = padded([read], 1)
+            given = padded([read], 1, pad)
+            key_is_token[0, start] = given.keys[0, 0]
 
     def generate(self, prompt: Prompt, *, max_new_tokens: int, **options: Any) -> Generation:
         """A continuation with its routing; arguments and errors as for `stream`."""
@@ -287,8 +289,10 @@ class Model:
             hooks: of this run.
             candidates: next tokens to keep.
         """
-        given, real = padded([tokens], bucket(tokens.size))
-        return Batch(given, 0, given > 0, None, self.n_candidates(candidates), hooks, real)
+        pad = self.engine.architecture.pad_token
+        given = padded([tokens], bucket(tokens.size), pad)
+        count = self.n_candidates(candidates)
+        return Batch(given.tokens, 0, given.keys, None, count, hooks, given.real)
 
     def run_one(
         self,

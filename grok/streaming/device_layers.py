@@ -250,7 +250,7 @@ class _Walk:
         for part in parts:
             last = Done(
                 *layer_pass(
-                    layers.architecture,
+                    layers.architecture.at(layer),
                     params,
                     part.h,
                     part.start,

@@ -116,7 +116,7 @@ def mixture(
     n, d = x.shape
     k = experts.shape[1]
     n_experts, _, d_ff = matrices[products.activated].spec.shape
-    activated = HOST_ACTIVATIONS[products.activation]
+    activated = HOST_ACTIVATIONS[products.form.activation]
     wide = x.astype(np.float32)
     weight = gates.astype(x.dtype).astype(np.float32)
     out = np.zeros((n, d) if summed else (n, k, d), np.float32)

@@ -123,6 +123,6 @@ def keep(run: GenerationRun) -> None:
     data_source.TRACE_SHOWN.set("first")
     links.forget("token")
     asked = run.options["max_new_tokens"]
-    ended = steps[-1].token == model.config.eos_token
+    ended = steps[-1].token in model.config.eos_tokens
     why = "end" if ended else "length" if len(steps) == asked else "stopped"
     DONE.set(Generated(made.trace, made.text, str(steps[-1].piece), len(steps), asked, why))

@@ -28,12 +28,13 @@ from grok.architectures.architecture import (
     all_specs,
 )
 from grok.architectures.families import FAMILIES, Family
-from grok.architectures.moe import Choice, Experts, largest_first, run_selected
+from grok.architectures.moe import Choice, ExpertForm, Experts, largest_first, run_selected
 from grok.checkpoints.safetensors_folder import SafetensorsFolder
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.interventions.sites import LAYER_SITES, NO_HOOK
 
 HIGHEST = jax.lax.Precision.HIGHEST
+SILU = ExpertForm("silu")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class Config:
     eos_token: int = 95
 
     @property
+    def eos_tokens(self) -> tuple[int, ...]:
+        return (self.eos_token,)
+
+    @property
+    def moe_layers(self) -> range:
+        return range(self.n_layers)
+
+    @property
     def d_head(self) -> int:
         return self.d_model // self.n_heads
 
@@ -63,7 +72,12 @@ class PreNormMixture:
     config: Config
     layer_sites: tuple[str, ...] = LAYER_SITES
     head_leaf = "head"
-    expert_products = ExpertProducts("experts/gate", "experts/up", "experts/down", "silu")
+    has_choice_values = False
+    pad_token = None
+    expert_products = ExpertProducts("experts/gate", "experts/up", "experts/down", SILU)
+
+    def at(self, layer: int) -> PreNormMixture:
+        return self
 
     def layer_specs(self, layer: int) -> tuple[TensorSpec, ...]:
         c, at = self.config, f"model.layers.{layer}."
@@ -185,7 +199,7 @@ class PreNormMixture:
         weights = Experts(*(params[f"experts/{name}"] for name in ("gate", "up", "down")))
         rows = (x.reshape(-1, d), choice.experts.reshape(-1, k), choice.gates.reshape(-1, k))
         apart = hook.wants("moe.contribution")
-        parts = dispatch(*rows, weights, summed=not apart, activation="silu")
+        parts = dispatch(*rows, weights, summed=not apart, form=SILU)
         parts = parts.reshape(*x.shape[:-1], *((k, d) if apart else (d,)))
         return self.after_experts(params, routed.stream, parts, dtype, hook=hook), choice, cache
 

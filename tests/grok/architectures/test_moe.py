@@ -102,8 +102,8 @@ def test_ids_of_other_devices_experts_add_nothing():
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_int8_weights_give_what_their_float_values_give(groups):
     x, experts, gates = random_choice(33, 2, 8)
-    int8 = Experts(*(quantized(weight, groups) for weight in float_experts(8)))
-    floats = Experts(*(dequantize(weight) for weight in int8))
+    int8 = Experts(*(quantized(weight, groups) for weight in float_experts(8)[:3]))
+    floats = Experts(*(dequantize(weight) for weight in int8[:3]))
     got = compiled(x, experts, gates, int8)
     assert_close(got, naive(x, experts, gates, floats))
     assert_close(got, np.asarray(compiled(x, experts, gates, floats)))

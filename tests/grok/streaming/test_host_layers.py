@@ -332,8 +332,8 @@ def test_batches_of_several_lengths_share_a_pass_and_differ_from_lone_ones_by_ro
     prompts = [np.array(PROMPT[:n], np.int32) for n in (4, 9)] + [np.array(PROMPT * 4, np.int32)]
     batches = []
     for prompt in prompts:
-        given, real = padded([prompt], bucket(prompt.size))
-        batches.append(Batch(given, 0, given > 0, None, 1, no_hooks(model.config), real))
+        given, real, keys = padded([prompt], bucket(prompt.size), 0)
+        batches.append(Batch(given, 0, keys, None, 1, no_hooks(model.config), real))
     together = model.engine.run(batches)
     read = sum(f.bytes_read for f in model.last_pass or [])
     for prompt, found in zip(prompts, together, strict=True):
@@ -400,15 +400,15 @@ def test_padding_and_what_is_kept_count_as_memory_of_a_pass() -> None:
     least = smallest_budget(Grok1(config))
     model = runner.load(DATA / "tiny12", mode="streamed", memory_budget=least)
     own = [np.array(PROMPT, np.int32)] * 3
-    given, real = padded(own, config.context_length)
-    batch = Batch(given, 0, given > 0, None, 1, no_hooks(config), real)
+    given, real, keys = padded(own, config.context_length, 0)
+    batch = Batch(given, 0, keys, None, 1, no_hooks(config), real)
     assert batch.n_rows < config.context_length < batch.tokens.size
     with pytest.raises(DeviceError, match=f"for {batch.tokens.size:,} tokens"):
         model.engine.run([batch])
     wanted = [HookPoint(3, "resid_post"), HookPoint(5, "router.logits")]
     hooks = arrange_hooks(config, wanted=wanted, lengths=[len(PROMPT)] * 3, padded=given.shape[1])
     caches = model.engine.caches(3, given.shape[1])
-    keeping = Batch(given, 0, given > 0, caches, 1, hooks, real)
+    keeping = Batch(given, 0, keys, caches, 1, hooks, real)
     found = keeping.kept_bytes(config)
     of_caches = sum(leaf.nbytes for cache in caches for leaf in cache)
     assert found == of_caches + given.size * 4 * (config.d_model + config.n_experts)
@@ -439,14 +439,14 @@ def test_buffers_never_take_more_than_the_budget_leaves() -> None:
 def test_attention_in_parts_of_a_long_prompt_is_attention_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from grok.architectures import grok1_modules as modules
+    from grok.architectures import held_scores
     from grok.engine import compiled as passes
 
     tokens = np.array([(PROMPT * 6)[:64]], np.int32)
     model = loaded("tiny3", "resident")
     whole = model.forward(tokens)
-    monkeypatch.setattr(modules, "HELD_SCORES", 64 * 16 * 8)
-    assert modules.query_rows(1, 64, 64, model.config.n_heads) < 64
+    monkeypatch.setattr(held_scores, "HELD_SCORES", 64 * 16 * 8)
+    assert held_scores.query_rows(1, 64, 64, model.config.n_heads) < 64
     passes.layer_pass.clear_cache()
     try:
         parts = model.forward(tokens)

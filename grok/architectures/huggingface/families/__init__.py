@@ -1,0 +1,1 @@
+"""What each family's config.json says, one file a family."""
