@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 
-from grok.architectures.moe import Choice, ExpertForm
+from grok.architectures.moe import Choice, ExpertForm, Experts
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import ModelConfig
 from grok.interventions.sites import Hook
@@ -48,13 +48,25 @@ class ExpertProducts(NamedTuple):
     """Where an expert's matrices are, and what it computes of them.
 
     activated, linear, down: leaves of the three matrices; linear is "" where the first holds
-    both branches. form: what is computed.
+    both branches. form: what is computed. activated_bias, down_bias: leaves, "" for none.
     """
 
     activated: str
     linear: str
     down: str
     form: ExpertForm
+    activated_bias: str = ""
+    down_bias: str = ""
+
+    def of(self, params: Params) -> Experts:
+        """The weights among a layer's parameters, of all experts or of one."""
+        return Experts(
+            params[self.activated],
+            params.get(self.linear),
+            params[self.down],
+            params.get(self.activated_bias),
+            params.get(self.down_bias),
+        )
 
 
 class Architecture(Protocol):

@@ -8,7 +8,7 @@ module needs numpy alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -139,6 +139,50 @@ class SafetensorsFolder:
         array = ArrayLocation(entry.shape, DTYPES[entry.dtype], False, entry.begin)
         return TensorLocation(file, array, None, identity(file, file.stat()))
 
+    def parts(self, name: str) -> tuple[TensorLocation, ...]:
+        """Where a tensor lies: its values, and after them the scales of quantized ones.
+
+        Raises:
+            CheckpointError: it cannot be found, or is stored in no way that is read.
+        """
+        if name in self._packed:
+            stored = self._stored(name)
+        elif self._entry(name).dtype == FP8:
+            stored = (name, name + SCALES_8)
+        else:
+            stored = (name,)
+        found = []
+        for one in stored:
+            entry, file = self._entry(one), self.file(one)
+            array = ArrayLocation(entry.shape, DTYPES[entry.dtype], False, entry.begin)
+            found.append(TensorLocation(file, array, None, identity(file, file.stat())))
+        return tuple(found)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; of 4-bit values, of the matrix that they stand for.
+
+        Raises:
+            CheckpointError: it cannot be found.
+        """
+        shape = self.parts(name)[0].weight.shape
+        if name not in self._packed or len(shape) != 4:
+            return shape
+        return (shape[0], shape[2] * FP4_BLOCK, shape[1])
+
+    def whole(self, name: str, arrays: Sequence[np.ndarray]) -> Stored:
+        """A tensor, or one expert's slice of it, of the values that `parts` located.
+
+        Raises:
+            CheckpointError: values that are not finite, or scales that do not fit them.
+        """
+        for array in arrays:
+            self._check_finite(name, array)
+        if name in self._packed:
+            return MicroScaled(*arrays)
+        if len(arrays) == 2:
+            return self._blocks_of(name, *arrays)
+        return arrays[0].astype(np.float32) if arrays[0].dtype == np.float16 else arrays[0]
+
     def read(self, name: str) -> Stored:
         if name in self._packed:
             return self._four_bits(name)
@@ -159,8 +203,16 @@ class SafetensorsFolder:
         assert n_bytes % ITEM_BYTES[entry.dtype] == 0  # the header was checked
         raw = self._files.open(self.file(name).name).read(entry.begin, n_bytes)
         values = np.frombuffer(raw, DTYPES[entry.dtype]).reshape(entry.shape)
-        if entry.dtype == FP8:  # no infinities; one code, of either sign, is no number
+        self._check_finite(name, values)
+        return values
+
+    def _check_finite(self, name: str, values: np.ndarray) -> None:
+        if values.dtype == DTYPES[FP8]:  # no infinities; one code of either sign is no number
             bad = int(np.count_nonzero((values.view(np.uint8) & 0x7F) == 0x7F))
+        elif values.dtype == BFLOAT16:
+            bad = int(np.count_nonzero((values.view(np.uint16) & 0x7F80) == 0x7F80))
+        elif values.dtype == DTYPES[BYTES]:
+            bad = 0
         else:
             bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
@@ -168,7 +220,6 @@ class SafetensorsFolder:
                 f"{self.file(name)} ({plain(name, 80)}): {bad} values are not finite. The file is "
                 "damaged; get it again."
             )
-        return values
 
     def _eight_bits(self, name: str, values: np.ndarray) -> BlockScaled:
         where = f"{self.file(name)} ({plain(name, 80)})"
@@ -177,7 +228,10 @@ class SafetensorsFolder:
                 f"{where}: 8-bit values of shape {list(values.shape)}; expected a matrix, and "
                 "quantization_config with weight_block_size in config.json."
             )
-        scales = self._values(name + SCALES_8)
+        return self._blocks_of(name, values, self._values(name + SCALES_8))
+
+    def _blocks_of(self, name: str, values: np.ndarray, scales: np.ndarray) -> BlockScaled:
+        assert self._block is not None
         blocks = tuple(-(-n // b) for n, b in zip(values.shape, self._block, strict=True))
         if scales.shape != blocks or scales.dtype not in (np.float32, BFLOAT16):
             raise CheckpointError(

@@ -193,6 +193,29 @@ def check_shape(
         )
 
 
+class PartedCheckpoint(Checkpoint, Protocol):
+    """A checkpoint whose tensors may lie in several parts: values and their scales."""
+
+    def parts(self, name: str) -> tuple[TensorLocation, ...]:
+        """Where a tensor's values lie, and after them its scales."""
+        ...
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; of 4-bit values, of the matrix that they stand for."""
+        ...
+
+
+def check_stored_shape(checkpoint: PartedCheckpoint, spec: TensorSpec, name: str) -> None:
+    """Refuses a tensor of another shape than the model's config says, without reading it.
+
+    Raises:
+        CheckpointError: the file, the shape found and the one expected.
+    """
+    turned = len(checkpoint.parts(name)) == 2 and checkpoint.parts(name)[0].weight.dtype == np.uint8
+    own = replace(spec, transposed=False) if turned else spec
+    check_shape(checkpoint, own, name, checkpoint.shape_of(name))
+
+
 def located(checkpoint: Checkpoint, specs: Iterable[TensorSpec]) -> dict[str, TensorLocation]:
     """Where all tensors of some parameters lie, by name, checked against the model.
 

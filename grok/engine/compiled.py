@@ -190,9 +190,10 @@ class Forward(NamedTuple):
     """One pass, on the host; L counts the layers with experts alone.
 
     logits [B, T, V] float32; router_logits, router_probs [L, B, T, E]; experts, gates
-    [L, B, T, K]; candidates, candidate_probs [B, T, C]; kept: values [B, T, ...] of the wanted
-    hook points; choice_values [L, B, T, E]: what the largest were taken of, where not of
-    router_probs."""
+    [L, B, T, K]; candidates, candidate_probs [B, T, C]; choice_values [L, B, T, E]: what the
+    largest were taken of, where not of router_probs; kept: values [B, T, ...] of the wanted
+    hook points.
+    """
 
     logits: np.ndarray
     router_logits: np.ndarray
@@ -201,8 +202,8 @@ class Forward(NamedTuple):
     gates: np.ndarray
     candidates: np.ndarray
     candidate_probs: np.ndarray
-    kept: Mapping[HookPoint, np.ndarray] = {}
     choice_values: np.ndarray | None = None
+    kept: Mapping[HookPoint, np.ndarray] = {}
 
 
 def bucket(length: int) -> int:

@@ -86,6 +86,8 @@ class LayerFigures:
         compute_seconds: spent computing.
         wait_seconds: spent waiting for the reader.
         seconds: in all.
+        hits: experts that were needed and in memory already.
+        misses: experts that were needed and read.
     """
 
     layer: int
@@ -94,6 +96,8 @@ class LayerFigures:
     compute_seconds: float
     wait_seconds: float
     seconds: float
+    hits: int = 0
+    misses: int = 0
 
 
 class Layers(Protocol):

@@ -63,6 +63,7 @@ MIXTURE_SITES = (
     "router.experts",
     "router.gates",
     "moe.contribution",
+    "moe.output",
 )
 
 # The axes of each site after batch and tokens.

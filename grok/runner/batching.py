@@ -89,9 +89,10 @@ def read_batch(model: Model, prompts: Sequence[np.ndarray], candidates: int) -> 
     Returns:
         Arrays with a batch axis of 1, as `Model.run_one`.
     """
-    given, real = padded(prompts, bucket(max(len(one) for one in prompts)))
+    pad = model.engine.architecture.pad_token
+    given, real, keys = padded(prompts, bucket(max(len(one) for one in prompts)), pad)
     hooks = no_hooks(model.config)
-    batch = Batch(given, 0, given > 0, None, model.n_candidates(candidates), hooks, real)
+    batch = Batch(given, 0, keys, None, model.n_candidates(candidates), hooks, real)
     whole = model.engine.run([batch])[0]
     return [_row(whole, row) for row in range(len(prompts))]
 
@@ -108,6 +109,7 @@ def _row(whole: Forward, row: int) -> Forward:
         router_probs=whole.router_probs[:, own],
         experts=whole.experts[:, own],
         gates=whole.gates[:, own],
+        choice_values=None if whole.choice_values is None else whole.choice_values[:, own],
     )
 
 

@@ -48,6 +48,8 @@ class StreamedEmbedUnembed:
         self.table = table_of(checkpoint, embedding)
         self._head = self.table  # where they are tied
         self._outer: dict[str, Any] = {}
+        rows = (architecture.config.vocab_size,)
+        self._by_row = [spec.leaf for spec in others if spec.shape == rows]
         for spec in others:
             if spec.leaf == architecture.head_leaf:
                 self._head = table_of(checkpoint, spec)
@@ -119,8 +121,9 @@ class StreamedEmbedUnembed:
         first = 0
         for block in self._blocks():
             few = self._architecture.with_vocabulary(len(block))
+            beside = {leaf: self._outer[leaf][first : first + len(block)] for leaf in self._by_row}
             # Computed before the next block takes the place of this one.
-            own = np.asarray(_block_pass(few, normed, block))
+            own = np.asarray(_block_pass(few, normed, block, beside))
             if not np.isfinite(own[0, 0].astype(np.float32)).all():
                 self._check_finite(block, first)
             out[..., first : first + len(block)] = own
@@ -175,8 +178,14 @@ def _norm_pass(
 
 
 @partial(jax.jit, static_argnames=("architecture",), compiler_options=AS_WRITTEN)
-def _block_pass(architecture: Architecture, normed: jax.Array, table: jax.Array) -> jax.Array:
-    return architecture.head({architecture.head_leaf: table}, normed)
+def _block_pass(
+    architecture: Architecture,
+    normed: jax.Array,
+    table: jax.Array,
+    beside: Mapping[str, jax.Array],
+) -> jax.Array:
+    """Logits of some rows of the table, with what stands beside them, such as biases."""
+    return architecture.head({architecture.head_leaf: table, **beside}, normed)
 
 
 @partial(jax.jit, static_argnames=("n_candidates", "n_experts"), compiler_options=AS_WRITTEN)

@@ -14,23 +14,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from grok.architectures.architecture import Architecture, all_layer_specs
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.checkpoints.tensor_spec import Checkpoint, TensorSpec, check_finite, located
-from grok.engine.compiled import SECOND_SITES, first_half_pass, second_half_pass
 from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
 from grok.engine.sharding import put_on_devices
-from grok.interventions.hooks import earlier_references, is_hooked
 from grok.streaming.experts import Matrix, Rows, expert_pieces, mixture
+from grok.streaming.half_layer import HalfLayer, same_k
 from grok.streaming.host_memory import Sizes, most_tokens, sizes, smallest_budget
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
@@ -146,11 +144,13 @@ class _Walk:
         began, waited = time.perf_counter(), self._waited
         self._own_bytes, self._own_seconds = 0, 0.0
         params, matrices = self._weights(layer)
-        halves = [_Half(self._layers, params, part) for part in parts]
+        halves = [
+            HalfLayer(self._layers.architecture, self._layers.dtype, params, part) for part in parts
+        ]
         rows = [half.rows() for half in halves]
         if not rows:
             return
-        x, experts, gates = (np.concatenate(one) for one in zip(*_same_k(rows), strict=True))
+        x, experts, gates = (np.concatenate(one) for one in zip(*same_k(rows), strict=True))
         summed = not any(half.apart for half in halves)
         out = self._experts(layer, x, experts, gates, matrices, summed)
         first = 0
@@ -292,78 +292,6 @@ class _Walk:
         return mixture(
             x, experts, gates, products, matrices, pieces, summed=summed, after_expert=tell
         )
-
-
-class _Half:
-    """One batch between the two halves of a layer."""
-
-    def __init__(self, layers: StreamedLayers, params: Mapping[str, Any], part: Part) -> None:
-        self._layers, self._params, self._part = layers, params, part
-        self._second = {s: e for s, e in part.edits.items() if s in SECOND_SITES}
-        first = {s: e for s, e in part.edits.items() if s not in SECOND_SITES}
-        self._needed = earlier_references(part.edits, SECOND_SITES)
-        read_or_kept = frozenset(part.keep) | frozenset(self._needed)
-        self._stream, read, choice, self._cache, self._kept = first_half_pass(
-            layers.architecture,
-            params,
-            part.h,
-            part.start,
-            part.key_is_token,
-            part.cache,
-            first,
-            tuple(s for s in sorted(read_or_kept) if s not in SECOND_SITES),
-        )
-        self._choice = jax.device_get(choice)
-        self._read = np.asarray(read)  # [B, T, D]
-        self.apart = is_hooked("moe.contribution", self._second, part.keep)
-
-    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the experts are given: rows that count [N, D], experts [N, K], gates [N, K]."""
-        flat = self._read.reshape(-1, self._read.shape[-1])
-        k = self._choice.experts.shape[-1]
-        experts, gates = self._choice.experts.reshape(-1, k), self._choice.gates.reshape(-1, k)
-        real = self._real()
-        return flat[real], experts[real], gates[real]
-
-    def _real(self) -> np.ndarray:
-        real = self._part.real
-        shape = self._read.shape[:2]
-        return np.ones(shape, bool).ravel() if real is None else np.asarray(real).ravel()
-
-    def finished(self, out: np.ndarray) -> Done:
-        """The batch after the layer, of its rows' outputs [N, D] or [N, K, D]."""
-        own_k = self._choice.experts.shape[-1]
-        if out.ndim == 3 and self.apart:
-            out = out[:, :own_k]
-        elif out.ndim == 3:
-            out = out.sum(axis=1)
-        filled = np.zeros((self._read.shape[0] * self._read.shape[1], *out.shape[1:]), np.float32)
-        filled[self._real()] = out
-        h, kept = second_half_pass(
-            self._layers.architecture,
-            self._params,
-            self._stream,
-            filled.reshape(*self._read.shape[:2], *out.shape[1:]),
-            self._part.start,
-            self._layers.dtype,
-            self._second,
-            {site: self._kept[site] for site in self._needed},
-            tuple(s for s in self._part.keep if s in SECOND_SITES),
-        )
-        wanted = {site: value for site, value in self._kept.items() if site in self._part.keep}
-        return Done(h, self._choice, self._cache, {**wanted, **kept})
-
-
-def _same_k(
-    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows of several batches with as many experts each; -1 stands for none."""
-    k = max(experts.shape[1] for _, experts, _ in rows)
-
-    def filled(values: np.ndarray, fill: float) -> np.ndarray:
-        return np.pad(values, [(0, 0), (0, k - values.shape[1])], constant_values=fill)
-
-    return [(x, filled(experts, -1), filled(gates, 0)) for x, experts, gates in rows]
 
 
 def _array(filled: Filled, where: Any, start: int) -> np.ndarray:

@@ -7,6 +7,8 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from grok.architectures.architecture import Architecture, all_specs
+from grok.checkpoints.safetensors_folder import SafetensorsFolder
+from grok.checkpoints.tensor_offsets import FileIdentity
 from grok.checkpoints.tensor_spec import Checkpoint, located, read_parameter
 from grok.engine.engine import Engine
 from grok.engine.interfaces import EmbedUnembed, Layers
@@ -26,6 +28,7 @@ def streamed_engine(
     progress: Progress | None,
 ) -> tuple[Engine, str]:
     """Layers and table left on disk, and the hash over routers and norms."""
+    from grok.streaming.by_expert.layers import ExpertLayers
     from grok.streaming.device_layers import DeviceLayers, embed_unembed_on_devices, fit
     from grok.streaming.embed_unembed import StreamedEmbedUnembed
     from grok.streaming.host_layers import StreamedLayers
@@ -41,6 +44,10 @@ def streamed_engine(
             checkpoint, architecture, dtype, mesh, stay, device_bytes=there, progress=progress
         )
         embed_unembed = embed_unembed_on_devices(checkpoint, architecture, dtype, mesh)
+    elif isinstance(checkpoint, SafetensorsFolder):
+        checkpoint.check_complete()
+        layers = ExpertLayers(checkpoint, architecture, dtype, mesh, budget)
+        embed_unembed = StreamedEmbedUnembed(checkpoint, architecture, dtype)
     else:
         sizes(architecture, budget)
         checkpoint.check_complete()
@@ -53,7 +60,15 @@ def streamed_engine(
             progress(i + 1, len(routing.specs))
     keeper = None
     if resume is not None:
-        files = located(checkpoint, all_specs(architecture))
-        keeper = Keeper(resume, dtype, *(tensor.identity for tensor in files.values()))
+        keeper = Keeper(resume, dtype, *_identities(checkpoint, architecture))
     engine = Engine(architecture, dtype, layers, embed_unembed, keeper=keeper, tells=True)
     return engine, routing.sha256()
+
+
+def _identities(checkpoint: Checkpoint, architecture: Architecture) -> list[FileIdentity]:
+    """What tells that the files of a model are still those they were."""
+    if isinstance(checkpoint, SafetensorsFolder):
+        parts = (part for name in checkpoint.paths for part in checkpoint.parts(name))
+        return sorted({part.identity for part in parts}, key=lambda one: one.path)
+    files = located(checkpoint, all_specs(architecture))
+    return [tensor.identity for tensor in files.values()]

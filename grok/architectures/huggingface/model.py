@@ -22,7 +22,7 @@ from grok.architectures.huggingface.config import LayerKind, MoeConfig
 from grok.architectures.huggingface.latent_attention import attend_latents
 from grok.architectures.huggingface.norms import linear, norm, swiglu
 from grok.architectures.huggingface.routing import choose
-from grok.architectures.moe import HIGHEST, Choice, ExpertForm, Experts, run_selected
+from grok.architectures.moe import HIGHEST, Choice, ExpertForm, run_selected
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.interventions.sites import LAYER_SITES, MIXTURE_SITES, NO_HOOK, Hook
 
@@ -78,7 +78,8 @@ class MoeTransformer:
         c = self.config
         second = tensors.SECOND if c.experts.second else ""
         form = ExpertForm(c.activation, c.fused, c.router.rule == "input", c.limit, c.alpha)
-        return ExpertProducts(tensors.FIRST, second, tensors.DOWN, form)
+        biases = (tensors.FIRST_BIAS, tensors.DOWN_BIAS) if c.experts.biases else ("", "")
+        return ExpertProducts(tensors.FIRST, second, tensors.DOWN, form, *biases)
 
     def with_vocabulary(self, vocab_size: int) -> MoeTransformer:
         return replace(self, config=replace(self.config, vocab_size=vocab_size, eos_tokens=()))
@@ -134,21 +135,10 @@ class MoeTransformer:
         k, d = choice.experts.shape[-1], x.shape[-1]
         rows = (x.reshape(-1, d), choice.experts.reshape(-1, k), choice.gates.reshape(-1, k))
         apart = hook.wants("moe.contribution")
-        form = self.expert_products.form
-        parts = dispatch(*rows, self.experts(params), summed=not apart, form=form)
+        products = self.expert_products
+        parts = dispatch(*rows, products.of(params), summed=not apart, form=products.form)
         parts = parts.reshape(*x.shape[:-1], *((k, d) if apart else (d,)))
         return self.after_experts(params, routed.stream, parts, dtype, hook=hook), choice, cache
-
-    def experts(self, params: Params) -> Experts:
-        """The experts' weights among a layer's parameters."""
-        get = params.get
-        return Experts(
-            params[tensors.FIRST],
-            get(tensors.SECOND),
-            params[tensors.DOWN],
-            get(tensors.FIRST_BIAS),
-            get(tensors.DOWN_BIAS),
-        )
 
     def before_experts(
         self,
@@ -189,7 +179,8 @@ class MoeTransformer:
         x = norm(c, params, tensors.NORM_1, h, dtype)
         run = attend if c.attention.latent is None else attend_latents
         out, cache = run(c, self.kind, params, x, Place(start, key_is_token), cache)
-        h = hook("resid_mid", self._added(h, hook("attn.output", out), dtype))
+        added = hook("attn.normed", self._scaled(hook("attn.output", out)))
+        h = hook("resid_mid", _added(h, added, dtype))
         return h, norm(c, params, tensors.NORM_2, h, dtype), cache
 
     def after_experts(
@@ -197,19 +188,19 @@ class MoeTransformer:
     ) -> jax.Array:
         if hook.wants("moe.contribution"):
             parts = jnp.sum(hook("moe.contribution", parts), axis=-2)
-        out = parts.astype(dtype)
+        out = hook("moe.output", parts.astype(dtype))
         if stream["shared"] is not None:
             out = out + stream["shared"]
         return self._closed(stream["h"], out, dtype, hook)
 
     def _closed(self, h: jax.Array, out: jax.Array, dtype: Any, hook: Hook) -> jax.Array:
         """The stream after the layer, of that before its block and what the block gives."""
-        return hook("resid_post", self._added(h, hook("moe.output", out), dtype))
+        return hook("resid_post", _added(h, hook("moe.normed", self._scaled(out)), dtype))
 
-    def _added(self, h: jax.Array, branch: jax.Array, dtype: Any) -> jax.Array:
-        """The stream with a branch added, rounded to `dtype`; float32."""
-        scaled = branch * jnp.asarray(self.config.multipliers.residual, branch.dtype)
-        return (h.astype(dtype) + scaled.astype(dtype)).astype(jnp.float32)
+    def _scaled(self, branch: jax.Array) -> jax.Array:
+        """What a branch adds to the stream, float32."""
+        factor = jnp.asarray(self.config.multipliers.residual, branch.dtype)
+        return (branch * factor).astype(jnp.float32)
 
     def final_norm(
         self, params: Params, h: jax.Array, dtype: Any, *, hook: Hook = NO_HOOK
@@ -222,6 +213,11 @@ class MoeTransformer:
         if self.config.head_bias:
             logits = logits + params[f"{tensors.HEAD}_bias"].astype(logits.dtype)
         return logits * jnp.asarray(self.config.multipliers.logits, logits.dtype)
+
+
+def _added(h: jax.Array, branch: jax.Array, dtype: Any) -> jax.Array:
+    """The stream with a branch added, rounded to `dtype`; float32."""
+    return (h.astype(dtype) + branch.astype(dtype)).astype(jnp.float32)
 
 
 def _with_leaf(specs: tuple[TensorSpec, ...], leaf: str) -> TensorSpec:

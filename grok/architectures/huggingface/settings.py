@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from grok.config import MAX_FACTOR, MAX_LAYERS, MAX_SIZE
 from grok.errors import ConfigError, plain
 
 MISSING: Any = object()
+
+
+def shown(value: Any) -> str:
+    """A value from a config for a message."""
+    return f"'{plain(value, 60)}'" if isinstance(value, str) else plain(json.dumps(value), 60)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Settings:
 
     def error(self, key: str, expected: str) -> ConfigError:
         """What is wrong with a key: where, found, expected, and what to do."""
-        found = f"found {plain(repr(self.values[key]), 60)}" if key in self.values else "not there"
+        found = f"found {shown(self.values[key])}" if key in self.values else "not there"
         return ConfigError(
             f"{self.where}: {key}: {found}; expected {expected}. Get the model's own config.json."
         )
@@ -160,7 +166,7 @@ class Settings:
         """
         if self.has(key) and self.values[key] != wanted:
             raise ConfigError(
-                f"{self.where}: {key}: found {plain(repr(self.values[key]), 60)}; expected "
+                f"{self.where}: {key}: found {shown(self.values[key])}; expected "
                 f"{wanted!r}. {otherwise} is not supported here."
             )
 

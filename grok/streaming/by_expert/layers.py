@@ -1,0 +1,349 @@
+"""Decoder layers of a Hugging Face folder on disk, read expert by expert.
+
+Of a layer its fixed part is read always: norms, attention, router, shared expert, or its dense
+block. Of the experts those are read that the tokens at hand chose and that are not in memory from
+before. Where nearly all will be chosen, the reader runs ahead over whole layers; else it asks for
+the chosen ones once the router has spoken, and for the next layer's fixed part behind them.
+Weights stay in their stored form, 8 and 4 bits too, up to the product that needs them.
+
+Axes: N token rows of all batches, C rows of one expert, K experts a token, D d_model.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from grok.architectures.architecture import Architecture
+from grok.architectures.moe import ExpertForm, Experts, expert_output
+from grok.checkpoints.safetensors_folder import SafetensorsFolder
+from grok.checkpoints.tensor_spec import TensorSpec
+from grok.engine.compiled import AS_WRITTEN, layer_pass
+from grok.engine.interfaces import Done, LayerFigures, Part
+from grok.engine.progress import Watch
+from grok.engine.sharding import dispatch_over, put_on_devices
+from grok.streaming.by_expert.cache import ExpertCache
+from grok.streaming.by_expert.memory import (
+    expert_sizes,
+    most_expert_rows,
+)
+from grok.streaming.by_expert.pieces import Slice, layer_pieces, turned
+from grok.streaming.half_layer import HalfLayer, same_k
+from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
+
+# Above this share of a layer's experts, as expected, all of them are read ahead.
+NEARLY_ALL = 0.9
+DIRECT_BYTES = 4 * 2**30
+
+
+class ExpertLayers:
+    """`grok.engine.interfaces.Layers` of a folder on disk.
+
+    Attributes:
+        memory_budget: bytes that the process may take.
+        last_pass: figures of each layer of the last pass.
+        cache: experts that are kept.
+
+    Raises:
+        DeviceError: the budget is too small.
+        CheckpointError: a tensor is missing, or is not what the config says; only headers are read.
+    """
+
+    def __init__(
+        self,
+        folder: SafetensorsFolder,
+        architecture: Architecture,
+        dtype: str,
+        mesh: Mesh,
+        budget: int,
+    ) -> None:
+        self.folder, self.architecture = folder, architecture
+        self.dtype, self.mesh, self.memory_budget = dtype, mesh, budget
+        self.pieces = {
+            layer: layer_pieces(folder, layer, architecture.layer_specs(layer))
+            for layer in range(architecture.config.n_layers)
+        }
+        every = [
+            piece for own in self.pieces.values() for several in own.values() for piece in several
+        ]
+        self.largest = max(piece.n_bytes for piece in every)
+        files = {
+            piece.tensor.file for own in self.pieces.values() for s in own.values() for piece in s
+        }
+        self.direct = sum(file.stat().st_size for file in files) > DIRECT_BYTES
+        self.cache = ExpertCache(expert_sizes(architecture, budget, self.largest).cache)
+        self.last_pass: list[LayerFigures] = []
+        self._one_walk = threading.Lock()
+        self._kept: Buffers | None = None
+
+    def max_rows(self, kept_bytes: int = 0) -> int:
+        """As `Layers.max_rows`."""
+        return most_expert_rows(self.architecture, self.memory_budget, self.largest, kept_bytes)
+
+    def buffers(self, n: int) -> Buffers:
+        """Memory that pieces are read into, the same from pass to pass where the number is."""
+        if self._kept is None or self._kept.n != n:
+            self._kept = None
+            self._kept = Buffers(n, self.largest)
+        return self._kept
+
+    @contextmanager
+    def walk(
+        self,
+        n_rows: int,
+        first: int = 0,
+        watch: Watch | None = None,
+        *,
+        logits: bool = True,
+        n_padded: int | None = None,
+        kept_bytes: int = 0,
+    ) -> Iterator[_Walk]:
+        """A pass from layer `first` on; one at a time, or memory would be taken twice."""
+        spent = expert_sizes(
+            self.architecture,
+            self.memory_budget,
+            self.largest,
+            max(n_rows, n_padded or 0),
+            logits=logits,
+            kept_bytes=kept_bytes,
+        )
+        config = self.architecture.config
+        share = 1 - (1 - config.top_k / config.n_experts) ** n_rows
+        with self._one_walk:
+            self.cache.max_bytes = spent.cache
+            unused: set[tuple[int, int]] = set()
+
+            def unwanted(piece: Piece) -> bool:
+                return piece.key[:2] in unused
+
+            with ReadAhead(
+                self.buffers(spent.n_buffers), direct=self.direct, unwanted=unwanted
+            ) as reader:
+                yield _Walk(self, reader, share < NEARLY_ALL, first, unused, watch)
+
+
+class _Walk:
+    """One pass; see `grok.engine.resident.Walk`."""
+
+    def __init__(
+        self,
+        layers: ExpertLayers,
+        reader: ReadAhead,
+        few: bool,
+        first: int,
+        unused: set[tuple[int, int]],
+        watch: Watch | None,
+    ) -> None:
+        self._layers, self._reader, self._few = layers, reader, few
+        self._unused, self._watch = unused, watch
+        self._waited, self._own_bytes, self._own_seconds = 0.0, 0, 0.0
+        self._dispatch = dispatch_over(layers.mesh)
+        layers.last_pass = []
+        last = layers.architecture.config.n_layers
+        if few:
+            reader.ask(self._fixed(first))
+        else:
+            # Held experts are not read; held they stay, for no expert is let go in such a pass.
+            reader.ask(piece for i in range(first, last) for piece in self._whole(i))
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.bytes_read
+
+    def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
+        layers = self._layers
+        began, waited = time.perf_counter(), self._waited
+        hits, misses = layers.cache.hits, layers.cache.misses
+        self._own_bytes, self._own_seconds = 0, 0.0
+        architecture = layers.architecture.at(layer)
+        specs = [spec for spec in architecture.layer_specs(layer) if not spec.per_expert]
+        params = {
+            spec.leaf: put_on_devices(spec, self._read(layer, -1, spec), layers.mesh)
+            for spec in specs
+        }
+        if layer in architecture.config.moe_layers:
+            yield from self._mixture(layer, architecture, params, parts)
+        else:
+            if self._few:
+                self._ask_next(layer)
+            for part in parts:
+                yield Done(
+                    *layer_pass(
+                        architecture,
+                        params,
+                        part.h,
+                        part.start,
+                        part.key_is_token,
+                        part.cache,
+                        self._dispatch,
+                        layers.mesh,
+                        part.edits,
+                        part.keep,
+                    )
+                )
+        seconds, waited = time.perf_counter() - began, self._waited - waited
+        layers.last_pass.append(
+            LayerFigures(
+                layer,
+                self._own_bytes,
+                self._own_seconds,
+                seconds - waited,
+                waited,
+                seconds,
+                layers.cache.hits - hits,
+                layers.cache.misses - misses,
+            )
+        )
+
+    # reading
+
+    def _fixed(self, layer: int) -> Iterator[Piece]:
+        """The parts of a layer that every token passes through."""
+        for (expert, _), pieces in self._layers.pieces[layer].items():
+            if expert < 0:
+                yield from pieces
+
+    def _whole(self, layer: int) -> Iterator[Piece]:
+        yield from self._fixed(layer)
+        if layer in self._layers.architecture.config.moe_layers:
+            for expert in range(self._layers.architecture.config.n_experts):
+                if (layer, expert) not in self._layers.cache:
+                    yield from self._of_expert(layer, expert)
+
+    def _of_expert(self, layer: int, expert: int) -> Iterator[Piece]:
+        for spec in self._expert_specs(layer):
+            yield from self._layers.pieces[layer][expert, spec.leaf]
+
+    def _expert_specs(self, layer: int) -> list[TensorSpec]:
+        specs = self._layers.architecture.layer_specs(layer)
+        return [spec for spec in specs if spec.per_expert]
+
+    def _ask_next(self, layer: int) -> None:
+        if layer + 1 < self._layers.architecture.config.n_layers:
+            self._reader.ask(self._fixed(layer + 1))
+
+    def _take(self, key: Slice) -> Filled:
+        """The piece of this key; those of experts that nobody chose are passed over."""
+        began = time.perf_counter()
+        while True:
+            filled = self._reader.take()
+            if filled.piece.key == key:
+                self._waited += time.perf_counter() - began
+                self._own_bytes += filled.piece.n_bytes
+                self._own_seconds += filled.seconds
+                return filled
+            if filled.piece.key[:2] not in self._unused:
+                raise AssertionError(f"{filled.piece.key} came where {key} was due")
+            self._reader.give(filled)
+
+    def _read(self, layer: int, expert: int, spec: TensorSpec) -> Any:
+        """A parameter, or one expert's, as the program uses it; quantized as it is stored.
+
+        Raises:
+            CheckpointError: it cannot be read, or its values are not finite.
+        """
+        arrays = []
+        for piece in self._layers.pieces[layer][expert, spec.leaf]:
+            filled = self._take(piece.key)
+            where = piece.tensor.weight
+            sliced = spec.per_expert and len(spec.names) == 1
+            shape = where.shape[1:] if sliced else where.shape
+            arrays.append(np.array(filled.bytes.view(where.dtype)).reshape(shape))
+            self._reader.give(filled)
+        name = spec.names[expert if len(spec.names) > 1 else 0]
+        stored = self._layers.folder.whole(name, arrays)
+        return turned(stored) if spec.transposed else stored
+
+    # the experts
+
+    def _mixture(
+        self,
+        layer: int,
+        architecture: Architecture,
+        params: dict[str, Any],
+        parts: Iterable[Part],
+    ) -> Iterator[Done]:
+        halves = [HalfLayer(architecture, self._layers.dtype, params, part) for part in parts]
+        rows = [half.rows() for half in halves]
+        if not rows:
+            return
+        x, experts, gates = (np.concatenate(one) for one in zip(*same_k(rows), strict=True))
+        summed = not any(half.apart for half in halves)
+        out = self._experts(layer, x, experts, gates, summed)
+        first = 0
+        for half, (own, _, _) in zip(halves, rows, strict=True):
+            done = half.finished(out[first : first + len(own)])
+            first += len(own)
+            yield done
+
+    def _experts(
+        self, layer: int, x: np.ndarray, experts: np.ndarray, gates: np.ndarray, summed: bool
+    ) -> np.ndarray:
+        """Gate-weighted sum of the chosen experts' outputs [N, D], or those apart [N, K, D]."""
+        layers = self._layers
+        form = layers.architecture.expert_products.form
+        n_experts = layers.architecture.config.n_experts
+        used = [e for e in range(n_experts) if (experts == e).any()]
+        if self._few:
+            missing = [e for e in used if (layer, e) not in layers.cache]
+            self._reader.ask([piece for e in missing for piece in self._of_expert(layer, e)])
+            self._ask_next(layer)
+            # What is held comes first, while the others are read.
+            used = [e for e in used if e not in set(missing)] + missing
+        else:
+            self._unused.update((layer, e) for e in range(n_experts) if e not in used)
+        applied = gates.astype(x.dtype)
+        out = np.zeros(
+            (len(x), x.shape[-1]) if summed else (*experts.shape, x.shape[-1]), np.float32
+        )
+        for done, expert in enumerate(used, 1):
+            own = self._weights(layer, expert)
+            rows, slots = np.nonzero(experts == expert)
+            weight = applied[rows, slots][:, None]
+            read = x[rows] * weight if form.gates_input else x[rows]
+            result = _expert_rows(form, read, own)
+            if not form.gates_input:
+                result = result * weight.astype(np.float32)
+            if summed:
+                out[rows] += result  # a row chooses an expert once
+            else:
+                out[rows, slots] = result
+            if self._watch is not None and done < len(used):
+                self._watch.tell(layer + done / len(used), self.bytes_read)
+        return out
+
+    def _weights(self, layer: int, expert: int) -> Experts:
+        """One expert's matrices and biases, from memory or as they come from disk."""
+        layers, key = self._layers, (layer, expert)
+        held = layers.cache.get(key)
+        if held is None:
+            leaves = {
+                spec.leaf: jax.tree.map(jnp.asarray, self._read(layer, expert, spec))
+                for spec in self._expert_specs(layer)
+            }
+            held = layers.architecture.expert_products.of(leaves)
+            layers.cache.put(key, held, evict=self._few)
+        return held
+
+
+def _expert_rows(form: ExpertForm, x: np.ndarray, own: Experts) -> np.ndarray:
+    """One expert's output [C, D] float32 for its rows, which are filled up to a power of two so
+    that few shapes are compiled."""
+    n = 1 << (len(x) - 1).bit_length()
+    filled = np.zeros((n, x.shape[-1]), x.dtype)
+    filled[: len(x)] = x
+    return np.asarray(_expert_pass(form, filled, own))[: len(x)]
+
+
+@partial(jax.jit, static_argnames=("form",), compiler_options=AS_WRITTEN)
+def _expert_pass(form: ExpertForm, x: jax.Array, own: Experts) -> jax.Array:
+    return expert_output(x, own, form).astype(jnp.float32)

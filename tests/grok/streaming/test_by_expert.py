@@ -1,0 +1,157 @@
+"""Experts read one by one: what is read, what stays in memory, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import grok
+from grok.errors import CheckpointError, ConfigError, DeviceError
+from grok.streaming.by_expert.cache import ExpertCache
+
+DATA = Path(__file__).resolve().parents[2] / "data" / "huggingface"
+BUDGET = 2_500_000_000
+TOKEN = np.array([5], np.int32)
+
+
+def streamed(folder, budget=BUDGET):
+    return grok.load(folder, mode="streamed", dtype="float32", memory_budget=budget)
+
+
+@pytest.fixture
+def model():
+    return streamed(DATA / "qwen3_moe")
+
+
+def expert_bytes(model):
+    c = model.config
+    return 3 * c.d_model * c.d_ff * 4
+
+
+def test_one_token_reads_the_fixed_parts_and_its_own_experts(model):
+    found = model.run_one(TOKEN)
+    assert found.experts.shape[-1] == model.config.top_k
+    figures = model.last_pass
+    assert [(one.hits, one.misses) for one in figures] == [(0, 3)] * 3
+    fixed = {one.bytes_read - 3 * expert_bytes(model) for one in figures}
+    assert len(fixed) == 1 and 0 < fixed.pop()
+
+
+def test_what_was_read_is_not_read_again_while_there_is_room(model):
+    first = model.run_one(TOKEN)
+    fixed = [one.bytes_read - 3 * expert_bytes(model) for one in model.last_pass]
+    again = model.run_one(TOKEN)
+    assert [(one.hits, one.misses) for one in model.last_pass] == [(3, 0)] * 3
+    assert [one.bytes_read for one in model.last_pass] == fixed
+    np.testing.assert_array_equal(first.logits, again.logits)
+
+
+def test_a_long_prompt_reads_ahead_all_that_is_not_held(model):
+    tokens = np.arange(1, 34, dtype=np.int32)
+    model.run_one(TOKEN)
+    model.run_one(tokens)
+    for one in model.last_pass:
+        assert one.hits == 3 and one.hits + one.misses <= model.config.n_experts
+    model.run_one(tokens)
+    assert all(one.misses == 0 for one in model.last_pass)
+
+
+def test_a_cache_lets_go_of_what_was_not_used_for_longest():
+    one = np.zeros(10, np.uint8)
+    cache = ExpertCache(20)
+    cache.put((0, 0), one)
+    cache.put((0, 1), one)
+    assert cache.get((0, 0)) is not None
+    cache.put((0, 2), one)
+    assert (0, 0) in cache and (0, 1) not in cache and cache.n_bytes == 20
+    cache.put((0, 3), one, evict=False)
+    assert (0, 3) not in cache
+    cache.put((0, 4), np.zeros(21, np.uint8))
+    assert (0, 4) not in cache and (cache.hits, cache.misses) == (1, 0)
+    assert cache.get((0, 1)) is None and cache.misses == 1
+
+
+def test_a_budget_without_room_is_refused_with_the_smallest_that_works():
+    with pytest.raises(DeviceError, match="the smallest that works is"):
+        streamed(DATA / "qwen3_moe", 10_000_000)
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def copied(name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(DATA / name, folder)
+    return folder
+
+
+def rewrite(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+GATE = "model.layers.1.mlp.gate.weight"
+EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop(GATE), "holds no tensor .*mlp.gate.weight"),
+        (lambda t: t[GATE].__setitem__((0, 0), np.nan), "1 values are not finite"),
+        (lambda t: t.update({EXPERT: t[EXPERT][:-1]}), r"shape \[19, 48\]; expected \[20, 48\]"),
+        (lambda t: t.update({EXPERT: t[EXPERT].astype(np.int64)}), "dtype I64; expected one of"),
+    ],
+)
+def test_a_damaged_folder_is_refused(tmp_path, mode, change, says):
+    folder = copied("qwen3_moe", tmp_path)
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError, match=says):
+        grok.load(folder, mode=mode, dtype="float32", memory_budget=BUDGET)
+
+
+def test_an_expert_that_is_damaged_is_refused_when_it_is_read(tmp_path):
+    folder = copied("qwen3_moe", tmp_path)
+    rewrite(folder, lambda t: t[EXPERT].__setitem__((0, 0), np.inf))
+    model = streamed(folder)
+    with pytest.raises(CheckpointError, match=f"{EXPERT}.*1 values are not finite"):
+        model.run_one(np.arange(1, 34, dtype=np.int32))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "qwen9"}, "model_type: found 'qwen9'; expected one of"),
+        ({"hidden_act": "relu"}, "hidden_act: found 'relu'; expected 'silu'"),
+        ({"num_experts_per_tok": 11}, "11 experts a token of 10"),
+        ({"num_experts": "many"}, "num_experts: found 'many'; expected a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: found 1000000000"),
+        ({"rope_scaling": {"type": "dynamic"}}, "rotary embedding of type 'dynamic'"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quant_method: found 'awq'"),
+        ({"eos_token_id": [10**6]}, "eos_token_id"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps: found -1; expected a number above 0"),
+    ],
+)
+def test_a_config_that_is_not_supported_or_lies_is_refused_by_name(tmp_path, change, says):
+    folder = copied("qwen3_moe", tmp_path)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=says):
+        grok.load(folder, mode="resident", dtype="float32")
+
+
+def test_scales_that_do_not_fit_are_refused(tmp_path):
+    folder = copied("deepseek_v3_fp8", tmp_path)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"]["weight_block_size"] = [16, 32]
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="one for each block of 16 × 32"):
+        grok.load(folder, mode="resident", dtype="float32")
