@@ -56,6 +56,9 @@ lens/errors.py
 grok/__init__.py grok/cached.py
 grok/train.py grok/run.py grok/plan.py
 grok/serving
+grok/dictionaries/train.py
+grok/dictionaries/training
+grok/dictionaries/kinds
 grok/experiments
 grok/training
 grok/runner

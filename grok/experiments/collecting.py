@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from grok.engine.compiled import Forward, bucket, padded
 from grok.engine.engine import Batch
@@ -91,7 +94,8 @@ def collect(
     points = tuple(parse(name, model.config.n_layers) for name in site_names(sites))
     kept = _kept_sites(model, points, stored)
     folder = Path(folder)
-    room = _room(model, points)
+    passes = Passes(model, own.tokens, points, edits, batch_tokens)
+    room = passes.room
     if part_tokens is None:
         part_tokens = part_tokens_of(folder) or min(PART_TOKENS, room or PART_TOKENS)
     parts = parts_of(own.lengths, part_tokens)
@@ -109,7 +113,7 @@ def collect(
         "parts": len(parts),
         "parts_done": 0,
     }
-    run = _Run(model, own, folder, manifest, points, edits, batch_tokens, room)
+    run = _Run(passes, own, folder, manifest)
     try:
         manifest["parts_done"] = begin(folder, manifest, own, kept, model.pieces)
         run.all_parts(parts, progress, turn)
@@ -153,12 +157,6 @@ def _kept_sites(model: Model, points: Sequence[HookPoint], stored: str) -> list[
     return [site._replace(dtype="int32" if site.dtype == "int32" else stored) for site in found]
 
 
-def _room(model: Model, points: Sequence[HookPoint]) -> int | None:
-    """Padded tokens that a pass of this model can have; None: as many as there are."""
-    rows = model.engine.layers.max_rows(row_bytes(model.config, points))
-    return None if rows is None else max(1, rows)
-
-
 def parts_of(lengths: Sequence[int], part_tokens: int) -> list[list[int]]:
     """Consecutive prompts in parts of about so many tokens."""
     parts: list[list[int]] = [[]]
@@ -186,52 +184,35 @@ def batches_of(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One call of `collect`; see there.
+class Passes:
+    """Prompts on their way through a model, in batches that go through its layers together.
 
     Attributes:
+        model: on its devices, or streamed.
+        tokens: of each prompt [T].
         points: whose values are kept.
-        room: padded tokens of a pass; None: no bound.
+        edits: interventions in force.
+        batch_tokens: padded tokens that are computed together.
     """
 
     model: Model
-    prompts: Prompts
-    folder: Path
-    manifest: Manifest
+    tokens: Sequence[np.ndarray]
     points: Sequence[HookPoint]
-    edits: Edits
-    batch_tokens: int
-    room: int | None
+    edits: Edits = NO_EDITS
+    batch_tokens: int = BATCH_TOKENS
 
-    def all_parts(
-        self, parts: Sequence[Sequence[int]], progress: Progress | None, turn: Turn
-    ) -> None:
-        """Runs the parts that are not done, and counts each in the manifest when it is."""
-        first = self.manifest["parts_done"]
-        done = int(self.prompts.first_rows[parts[first - 1][-1] + 1]) if first else 0
-        if progress is not None:
-            progress(done, self.prompts.n_tokens)
-        for i in range(first, len(parts)):
-            events: list[Columns] = []
-            for together in self._passes(parts[i]):
-                with turn():
-                    results = self.model.engine.run([self._batch(chosen) for chosen in together])
-                for chosen, result in zip(together, results, strict=True):
-                    events += self._keep(chosen, result)
-                    done += sum(self.prompts.lengths[prompt] for prompt in set(chosen))
-                if progress is not None:
-                    progress(done, self.prompts.n_tokens)
-            if self.manifest["routing"]:
-                write_routing(routing_file(self.folder, i), events)
-            self.manifest["parts_done"] = i + 1
-            write_manifest(self.folder, self.manifest)
+    @cached_property
+    def room(self) -> int | None:
+        """Padded tokens that a pass of this model can have; None: as many as there are."""
+        rows = self.model.engine.layers.max_rows(row_bytes(self.model.config, self.points))
+        return None if rows is None else max(1, rows)
 
-    def _passes(self, part: Sequence[int]) -> list[list[list[int]]]:
+    def together(self, part: Sequence[int]) -> list[list[list[int]]]:
         """Batches of prompts that go through the layers together, for each pass of a part.
 
         A batch that is larger than the room goes alone.
         """
-        lengths = [self.prompts.lengths[prompt] for prompt in part]
+        lengths = [len(self.tokens[prompt]) for prompt in part]
         most = min(self.batch_tokens, self.room or self.batch_tokens)
         room = self.room if self.model.engine.tells else 1
         passes: list[list[list[int]]] = []
@@ -245,9 +226,13 @@ class _Run:
             left -= size
         return passes
 
+    def run(self, together: Sequence[Sequence[int]]) -> list[Forward]:
+        """The results of batches of prompts, in one pass over the weights."""
+        return self.model.engine.run([self._batch(chosen) for chosen in together])
+
     def _batch(self, chosen: Sequence[int]) -> Batch:
         """The prompts of a batch, padded, with their hooks."""
-        own = [self.prompts.tokens[prompt] for prompt in chosen]
+        own = [self.tokens[prompt] for prompt in chosen]
         pad = self.model.engine.architecture.pad_token
         given, real, keys = padded(own, bucket(max(len(one) for one in own)), pad)
         repeated = [prompt in chosen[:row] for row, prompt in enumerate(chosen)]
@@ -262,6 +247,39 @@ class _Run:
         )
         return Batch(given, 0, keys, None, 0, hooks, real)
 
+
+@dataclass(frozen=True)
+class _Run:
+    """One call of `collect`; see there."""
+
+    passes: Passes
+    prompts: Prompts
+    folder: Path
+    manifest: Manifest
+
+    def all_parts(
+        self, parts: Sequence[Sequence[int]], progress: Progress | None, turn: Turn
+    ) -> None:
+        """Runs the parts that are not done, and counts each in the manifest when it is."""
+        first = self.manifest["parts_done"]
+        done = int(self.prompts.first_rows[parts[first - 1][-1] + 1]) if first else 0
+        if progress is not None:
+            progress(done, self.prompts.n_tokens)
+        for i in range(first, len(parts)):
+            events: list[Columns] = []
+            for together in self.passes.together(parts[i]):
+                with turn():
+                    results = self.passes.run(together)
+                for chosen, result in zip(together, results, strict=True):
+                    events += self._keep(chosen, result)
+                    done += sum(self.prompts.lengths[prompt] for prompt in set(chosen))
+                if progress is not None:
+                    progress(done, self.prompts.n_tokens)
+            if self.manifest["routing"]:
+                write_routing(routing_file(self.folder, i), events)
+            self.manifest["parts_done"] = i + 1
+            write_manifest(self.folder, self.manifest)
+
     def _keep(self, chosen: Sequence[int], result: Forward) -> list[Columns]:
         """Writes a batch's values; gives the routing events of its prompts where they are kept."""
         events: list[Columns] = []
@@ -269,7 +287,7 @@ class _Run:
             tokens = self.prompts.tokens[prompt]
             if self.manifest["routing"]:
                 events.append(routing_events(prompt, tokens, result, row))
-            values = {str(point): result.kept[point][row] for point in self.points}
+            values = {str(point): result.kept[point][row] for point in self.passes.points}
             first = int(self.prompts.first_rows[prompt])
             write_values(self.folder, values, first, len(tokens))
         return events

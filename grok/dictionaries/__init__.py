@@ -1,0 +1,1 @@
+"""Learned sparse features: dictionaries of what routers read and experts write."""

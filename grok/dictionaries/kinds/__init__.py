@@ -1,0 +1,1 @@
+"""Kinds of dictionaries: their parameters, activation functions, normalisation and files."""

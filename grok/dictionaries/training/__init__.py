@@ -1,0 +1,1 @@
+"""Training of dictionaries: settings, activations, losses, steps, and what survives a kill."""
