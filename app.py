@@ -68,9 +68,11 @@ h1 { padding-top: 0 !important; }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding: 4.2rem 1rem 3rem; }
   [data-testid="stButtonGroup"] [role="radiogroup"] { flex-wrap: wrap; row-gap: 0.3rem; }
-  .st-key-head_buttons [data-testid="stPopoverButton"] [data-testid="stMarkdownContainer"] {
-    position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
-  }
+  .st-key-head_buttons { width: 100%; gap: 0.4rem; }
+  .st-key-head_buttons [data-testid="stPopoverButton"] { padding: 0.1rem 0.55rem;
+    min-height: 2.2rem; white-space: nowrap; }
+  .st-key-head_buttons [data-testid="stPopoverButton"] p { font-size: 0.9rem; }
+  [data-testid="stExpandSidebarButton"]::after { content: "Pages"; padding-left: 0.3rem; }
 }
 </style>"""
 # What is wider than its place can be scrolled by keyboard too.

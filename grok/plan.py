@@ -20,7 +20,8 @@ from grok.architectures.architecture import Architecture
 from grok.checkpoints.tensor_spec import Checkpoint
 from grok.errors import DeviceError, GrokError
 from grok.planning.machine import Rates
-from grok.planning.modes import DEFAULT_BUDGET, UNKNOWN, Decision, ModePlan, duration, size
+from grok.planning.modes import DEFAULT_BUDGET, UNKNOWN, Decision, ModePlan
+from grok.units import duration, size
 
 if TYPE_CHECKING:
     from grok.planning.mesh import MeshPlan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 import altair as alt
@@ -13,9 +12,7 @@ from lens import cached, figures
 from lens.clustering.branch_support import BranchSupport
 from lens.clustering.maps import CLASSIC
 from lens.clustering.reference_sets import DRAWN, ClusterSettings
-from lens.clustering.tree_null import (
-    groups_finding,
-)
+from lens.clustering.tree_null import GroupNull, groups_finding
 from lens.clustering.trees import LINKAGES, cut_tree
 from lens.questions import ask_depth
 from lens.routers.router_set import RouterSet
@@ -26,7 +23,6 @@ from pages.shell.deferred import Deferred
 from pages.shell.finding_block import Headline
 from pages.shell.picks import pick_layers
 from pages.shell.reference_choice import reference_choice
-from pages.shell.session_keys import SessionKey, SessionValue
 from pages.trees import chance as tree_chance
 from pages.trees import groups, maps
 from pages.trees.chance import ShownTree, TreeChance
@@ -93,7 +89,6 @@ TREE_NAMES = {
     "ward": "Ward",
     CLASSIC: "Classic: Ward on raw weights",
 }
-SUPPORT_RUN = SessionValue[tuple[Hashable, ...]](SessionKey.SUPPORT_RUN)
 
 
 @dataclass(frozen=True)
@@ -180,22 +175,21 @@ def branch_support(
     if shown.linkage == CLASSIC or routers.n_layers < 3:
         return None
     seconds = tree_chance.support_seconds(routers, draws)
-    if seconds > tree_chance.LONG_SECONDS:
-        run = (*shown.key, draws, seed)
-        if st.button(
-            f"Compute the support of branches (about {about(seconds)})",
-            icon=":material/play_arrow:",
-            key="run_support",
-        ):
-            SUPPORT_RUN.set(run)
-        if SUPPORT_RUN.get() != run:
-            return None
+    run = (*shown.key, draws, seed)
+    if not tree_chance.wanted("run_support", "Compute the support of branches", seconds, run):
+        return None
     return tree_chance.support(deferred, shown, draws, seed)
 
 
-def about(seconds: float) -> str:
-    """A time as one says it: "9 s", "3 min"."""
-    return f"{seconds:.0f}\u00a0s" if seconds < 90 else f"{seconds / 60:.0f}\u00a0min"
+def group_null(deferred: Deferred, shown: ShownTree, draws: int, seed: int) -> GroupNull | None:
+    """Silhouettes beside drawn sets, behind a button where they take long."""
+    if shown.routers.n_layers < 3:
+        return None
+    seconds = tree_chance.group_seconds(shown, draws)
+    run = (*shown.key, draws, seed)
+    if not tree_chance.wanted("run_groups", "Compare the groups with chance", seconds, run):
+        return None
+    return tree_chance.group_null(deferred, shown, draws, seed)
 
 
 def support_in_words(support: BranchSupport, labels: list[str]) -> str:
@@ -265,9 +259,8 @@ def show() -> None:
     linkage, settings = chosen.linkage, chosen.settings
     shown = ShownTree(routers, cached.shown_tree(routers, linkage, settings), linkage, settings)
     clusters = cut_tree(shown.tree, chosen.cut)
-    null = None
-    if routers.n_layers > 2:
-        null = tree_chance.group_null(deferred, shown, chosen.chance.sets, seed)
+    with sentence:
+        null = group_null(deferred, shown, chosen.chance.sets, seed)
     if null is not None:
         drifts = not isinstance(first, str) and any(one.found for one in first)
         with sentence.container():

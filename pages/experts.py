@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import streamlit as st
 
 from lens import cached, figures
 from lens.experts.measures import ExpertMeasures
+from lens.many_prompts.expert_cards import ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import routing
@@ -21,6 +24,7 @@ from pages.shell.picks import pick_expert
 from pages.vocabulary import chips
 from pages.vocabulary import readout as vocabulary_readout
 
+CARD = "expert_card"  # key of the part with the map and the card
 HOW_TO_READ = """
 One cell is one expert of one layer, written L12·E3. **What it takes**: labelled texts that the
 model was not trained on were run once and are stored with it. A kind of text is an expert's where
@@ -91,19 +95,60 @@ def show() -> None:
     )
     with st.spinner("Measuring the experts …"):
         measures = cached.measures_within(routers, view)
-    words = chips.at_hand(routers, view)
-    map_and_card(routers, measures, words, view)
+    shown = Shown(
+        routers,
+        view,
+        measures,
+        measured_load(routers),
+        stored_cards.cards_of(routers),
+        chips.at_hand(routers, view),
+    )
+    picked = map_and_card(shown)
+    shown.statistics = statistics(shown, picked)
     listing.show(routers)
     layout.share(routers)
 
 
-def map_and_card(
-    routers: RouterSet, measures: ExpertMeasures, words: chips.Words | None, view: str
-) -> None:
-    """All experts at the left, the chosen one at the right, what else is known of them below."""
-    load, cards = measured_load(routers), stored_cards.cards_of(routers)
+@dataclass
+class Shown:
+    """What the page shows, for its part that is drawn alone.
+
+    Attributes:
+        routers: the set.
+        view: "canonical" or "raw".
+        measures: of the weights.
+        load: in the trace shown last.
+        cards: what the experts take in a stored run.
+        words: the read-out of the vocabulary.
+        statistics: they are unfolded, and of the expert that was chosen.
+    """
+
+    routers: RouterSet
+    view: str
+    measures: ExpertMeasures
+    load: np.ndarray | None
+    cards: ExpertCards | None
+    words: chips.Words | None
+    statistics: bool = False
+
+
+@st.fragment(key=CARD)
+def map_and_card(shown: Shown) -> tuple[int, int]:
+    """All experts at the left, the chosen one at the right: drawn alone when another is chosen.
+
+    Returns:
+        Layer and expert that are chosen.
+    """
+    routers, cards, words = shown.routers, shown.cards, shown.words
+    if parts.alone() and (shown.statistics or kept.CHANGED.take()):
+        st.rerun()  # statistics are of the chosen expert, and pins stand beside the page
+    kept.CHANGED.drop()
     first = (
-        cards.most_telling if cards else words.readout.most_telling if words else broadest(measures)
+        cards.most_telling
+        if cards
+        else words.readout.most_telling
+        if words
+        else broadest(shown.measures)
     )
     left, right = st.columns([3, 2], gap="medium")
     with right, st.container(border=True):
@@ -114,54 +159,57 @@ def map_and_card(
             names = kept.titles(routers.sha256, layer)
             expert = layout.expert_choice(routers.n_experts, default=first[1], names=names)
         note_card.show(routers, layer, expert)
-        card.show(routers, card.Known(measures, load, cards, words), view, layer, expert)
+        known = card.Known(shown.measures, shown.load, cards, words)
+        card.show(routers, known, shown.view, layer, expert)
     with left:
-        usable = [
-            name
-            for name in all_experts.MEASURES
-            if (name != "takes" or cards is not None)
-            and (name != "load" or load is not None)
-            and (name != "max_similarity" or routers.n_layers > 1)
-        ]
-        measure = links.choice(
-            "measure",
-            "Colour by",
-            usable,
-            usable[0],
-            shown=all_experts.MEASURES.__getitem__,
-            width=240,
-        )
-        if measure == "takes" and cards is not None:
-            all_experts.takes_map(routers, cards, (layer, expert))
-        else:
-            all_experts.coloured(routers, measures, load, measure, view, (layer, expert))
+        map_of_all(shown, (layer, expert))
         if words is not None:
-            likes.show(routers, cards, words.source, view, "the")
-    statistics(routers, measures, load, view, (layer, expert), with_words=words is not None)
+            likes.show(routers, cards, words.source, shown.view, "the")
+    parts.drawn()
+    return layer, expert
 
 
-def statistics(
-    routers: RouterSet,
-    measures: ExpertMeasures,
-    load: np.ndarray | None,
-    view: str,
-    picked: tuple[int, int],
-    *,
-    with_words: bool,
-) -> None:
-    """All that is counted of the experts, folded; open where a link leads to a part of it."""
+def map_of_all(shown: Shown, picked: tuple[int, int]) -> None:
+    """All experts, coloured by what is chosen."""
+    usable = [
+        name
+        for name in all_experts.MEASURES
+        if (name != "takes" or shown.cards is not None)
+        and (name != "load" or shown.load is not None)
+        and (name != "max_similarity" or shown.routers.n_layers > 1)
+    ]
+    measure = links.choice(
+        "measure",
+        "Colour by",
+        usable,
+        usable[0],
+        shown=all_experts.MEASURES.__getitem__,
+        width=240,
+    )
+    if measure == "takes" and shown.cards is not None:
+        all_experts.takes_map(shown.routers, shown.cards, picked)
+    else:
+        all_experts.coloured(shown.routers, shown.measures, shown.load, measure, shown.view, picked)
+
+
+def statistics(shown: Shown, picked: tuple[int, int]) -> bool:
+    """All that is counted of the experts, folded; returns whether it is open.
+
+    It is open at first where a link leads to a part of it.
+    """
     fold = parts.statistics_fold(
         "Statistics: the vocabulary, chains, pairs within a layer, tables, load",
         "expert_statistics",
         "tab",
     )
     if not fold.open:
-        return
+        return False
     with fold:
-        measures = cached.expert_measures(routers, view)
-        for tab, container in links.tabs("tab", tab_names(routers, with_words)):
+        measures = cached.expert_measures(shown.routers, shown.view)
+        for tab, container in links.tabs("tab", tab_names(shown.routers, shown.words is not None)):
             with container:
-                draw_tab(tab, routers, measures, load, view, picked)
+                draw_tab(tab, shown.routers, measures, shown.load, shown.view, picked)
+    return True
 
 
 def broadest(measures: ExpertMeasures) -> tuple[int, int]:

@@ -69,7 +69,7 @@ grok/architectures
 grok/interventions
 grok/checkpoints
 grok/config.py grok/trace.py
-grok/files.py
+grok/files.py grok/units.py
 grok/errors.py
 """
 

@@ -39,6 +39,7 @@ from grok.streaming.host_memory import (
     usual_tokens,
 )
 from grok.streaming.read_ahead import BLOCK
+from grok.units import duration, size
 
 if TYPE_CHECKING:
     from grok.architectures.architecture import Architecture
@@ -49,11 +50,9 @@ __all__ = [
     "Decision",
     "ModePlan",
     "choose",
-    "duration",
     "head_operations",
     "limit",
     "plan",
-    "size",
     "streamed_bytes",
 ]
 
@@ -327,23 +326,3 @@ def limit(binds: str, rates: Rates) -> str:
     if binds == BANDWIDTH and weights:
         return f"memory bandwidth ({weights / 1e9:,.1f} GB/s of weights{where})"
     return binds
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for a reader: "318 GB", "4.9 GB", "12.6 MB"."""
-    if n_bytes >= 1e8:
-        return f"{n_bytes / 1e9:,.{0 if n_bytes >= 1e10 else 1}f} GB"
-    return f"{n_bytes / 1e6:.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    """A time for a reader, in the unit that suits it."""
-    if seconds < 0.1:
-        return "less than 0.1 s"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"

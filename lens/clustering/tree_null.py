@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from lens.clustering.reference_sets import (
     DRAWN,
+    WHOLE_COLUMNS,
     ClusteredLayers,
     PairMoments,
     drawn_distances,
@@ -156,6 +157,13 @@ def blocks(draws: int, seed: int, size: int = BLOCK) -> list[tuple[int, int]]:
     count = -(-draws // size)
     seeds = np.random.SeedSequence(seed).generate_state(count).tolist()
     return [(min(size, draws - i * size), seeds[i]) for i in range(count)]
+
+
+def seconds(n_columns: int, draws: int) -> float:
+    """About how long draws take: a rotation of all columns each, or, of many, of pairs once."""
+    if n_columns <= WHOLE_COLUMNS:
+        return draws * (1e-3 + 9e-8 * n_columns**2)
+    return draws * 2e-3 + 4.5e-7 * n_columns**2
 
 
 def drawn_scores(

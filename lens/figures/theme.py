@@ -250,9 +250,24 @@ def expert_names(label: str, count: int) -> list[str]:
     return [f"{label}·E{e}" for e in range(count)]
 
 
-def unit_names(labels: Sequence[str], layer: np.ndarray, expert: np.ndarray) -> list[str]:
-    """Names of (layer, expert) pairs, by row and index: "L12·E3"."""
-    return [f"{labels[int(a)]}·E{int(e)}" for a, e in zip(layer, expert, strict=True)]
+def unit_names(
+    labels: Sequence[str],
+    layer: np.ndarray,
+    expert: np.ndarray,
+    given: Mapping[tuple[int, int], str] | None = None,
+) -> list[str]:
+    """Names of (layer, expert) pairs, by row and index: "L12·E3", or "L12·E3, German endings".
+
+    Args:
+        labels: of the layers.
+        layer, expert: the pairs.
+        given: names that somebody gave to some of them.
+    """
+    names = [
+        (f"{labels[int(a)]}·E{int(e)}", (int(a), int(e)))
+        for a, e in zip(layer, expert, strict=True)
+    ]
+    return [f"{name}, {given[at]}" if given and at in given else name for name, at in names]
 
 
 def row_names(count: int, group: int) -> list[str]:

@@ -14,6 +14,7 @@ from lens.storage import csv_text
 from lens.tables import expert_cards
 from lens.tables import routers as router_tables
 from pages.expert_views import takes
+from pages.notes import kept
 from pages.shell import downloads, layout, links, null_settings
 from pages.shell.picks import OnPick, pick_expert
 from pages.shell.session_keys import selected_rows
@@ -73,7 +74,13 @@ def takes_map(
     """The kind of text that each expert takes in the stored run."""
     labels = layout.layer_labels(routers)
     layout.figure(
-        takes.kinds_map(cards, labels, chance="kinds permuted over whole texts", picked=picked),
+        takes.kinds_map(
+            cards,
+            labels,
+            chance="kinds permuted over whole texts",
+            picked=picked,
+            given=kept.given_names(routers.sha256),
+        ),
         "expert_map",
         routers,
         scale=1.5 if routers.n_experts <= 8 else 1.0,
@@ -98,7 +105,9 @@ def expert_map(
     labels = layout.layer_labels(routers)
     names = [f"E{expert}" for expert in range(routers.n_experts)]
     layout.figure(
-        figures.expert_map(values, labels, measure, chance, picked),
+        figures.expert_map(
+            values, labels, measure, chance, picked, given=kept.given_names(routers.sha256)
+        ),
         "expert_map",
         routers,
         scale=0.92 if routers.n_layers <= 32 else 0.72,

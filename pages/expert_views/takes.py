@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -107,10 +107,13 @@ def kinds_map(
     *,
     chance: str,
     picked: tuple[int, int] | None = None,
+    given: Mapping[tuple[int, int], str] | None = None,
 ) -> alt.LayerChart:
     """The kind of text that every expert takes most; see `lens.figures.traces.label_map`."""
     main, share = main_kinds(cards)
-    return label_map.label_map(main, share, cards.labels, labels, chance=chance, picked=picked)
+    return label_map.label_map(
+        main, share, cards.labels, labels, chance=chance, picked=picked, given=given
+    )
 
 
 def kinds_html(cards: ExpertCards, layer: int, expert: int) -> str:

@@ -12,6 +12,7 @@ from lens.storage.expert_notes import ExpertNote, NoteBook, notes_folder
 from pages.hosting import owner
 from pages.shell.session_keys import SessionKey, SessionValue
 
+CHANGED = SessionValue[bool](SessionKey.NOTES_CHANGED)  # since the page was drawn as a whole
 PROBLEM = SessionValue[str](SessionKey.NOTES_PROBLEM)
 
 
@@ -42,6 +43,11 @@ def on(routers: RouterSet, layer: int, expert: int) -> ExpertNote:
     return ExpertNote(routers.sha256, layer, expert, routers.label(layer, expert))
 
 
+def given_names(model: str) -> dict[tuple[int, int], str] | None:
+    """Names that the person gave to experts, by layer and expert; None where there are none."""
+    return {(note.layer, note.expert): note.name for note in own(model) if note.name} or None
+
+
 def titles(model: str, layer: int) -> dict[int, str]:
     """Names that the person gave to a layer's experts, by their number."""
     return {note.expert: note.name for note in own(model) if note.layer == layer and note.name}
@@ -52,6 +58,7 @@ def keep(note: ExpertNote) -> None:
     clean = replace(note, name=" ".join(note.name.split()), note=note.note.strip())
     try:
         book().keep(owner.current(), clean)
+        CHANGED.set(True)
     except LensError as error:
         PROBLEM.set(str(error))
 

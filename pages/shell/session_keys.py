@@ -38,6 +38,7 @@ class SessionKey(StrEnum):
     LATE_FINDING = "late_finding"  # the place of a page's first lines, and what makes them
     SHARE_POPOVER = "share"  # where the link of this view is drawn, once the page stands
     FINISHED = "deferred_finished"  # keys of the slow results that this session has seen made
+    NOTES_CHANGED = "notes_changed"  # a note was kept since the page was drawn as a whole
     NOTES_PROBLEM = "notes_problem"  # why notes on experts could not be read or kept
     TOUR_STEP = "tour_step"  # step of the tour that is under way
     TOUR_GOING = "tour_going"  # a click on the tour leads to another page
@@ -61,7 +62,7 @@ class SessionKey(StrEnum):
     # pages of the routers
     PERMUTATION_NULLS = "permutation_nulls"  # nulls of shuffled coordinates, by their settings
     MAP_RUN = "map_run"  # settings of the map whose button was pressed last
-    SUPPORT_RUN = "support_run"  # settings of the tree whose support was asked for
+    TREE_RUNS = "tree_runs"  # slow numbers of the tree that were asked for, by their buttons
     READOUTS = "vocabulary_readouts"  # the read-out of a large embedding, by its settings
     TOKEN_MATCHES = "vocabulary_matches"  # tokens that the search found
     TOKEN_NOTICE = "vocabulary_notice"  # why the search found none

@@ -8,6 +8,7 @@ from functools import partial
 
 import streamlit as st
 
+from grok.units import duration
 from lens import cached
 from lens.clustering import branch_support, tree_null
 from lens.clustering.branch_support import BranchSupport
@@ -18,13 +19,16 @@ from lens.clustering.trees import LayerTree
 from lens.routers.router_set import RouterSet
 from pages.shell import links
 from pages.shell.deferred import Deferred
+from pages.shell.session_keys import SessionKey, SessionValue
 
 SETS = (100, 200, 1000)
 TREES = (50, 100, 500)
 # Weights of which the classic tree is shuffled: 0.03 s a draw for 3 million of them.
 MOST_WEIGHTS = 20_000_000
-# What takes longer waits for a button: 64 layers of 8 experts, 6,144 wide, take about 9 s.
-LONG_SECONDS = 8.0
+# What takes longer waits for a button: for 64 layers of 8 experts, 6,144 wide, groups beside
+# chance take about 5 s, and the support of branches 9.
+LONG_SECONDS = 4.0
+RUNS = SessionValue[dict[str, tuple[Hashable, ...]]](SessionKey.TREE_RUNS)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,35 @@ def _made(results: Iterable[object | None]) -> int:
     """How many of these are there, from the first on; each is asked for."""
     asked = [one is not None for one in results]
     return [*asked, False].index(False)
+
+
+def wanted(key: str, what: str, seconds: float, run: tuple[Hashable, ...]) -> bool:
+    """True where something takes a moment, or was asked for by the button that this draws.
+
+    Args:
+        key: of the button.
+        what: it does.
+        seconds: that it takes, about.
+        run: all that it depends on: another one is asked for anew.
+    """
+    if seconds <= LONG_SECONDS:
+        return True
+    runs = RUNS.kept(dict)
+    if runs.get(key) == run:
+        return True
+    pressed = st.button(
+        f"{what} (about {duration(seconds)})", icon=":material/play_arrow:", key=key
+    )
+    if pressed:
+        runs[key] = run
+    return pressed
+
+
+def group_seconds(shown: ShownTree, draws: int) -> float:
+    """About how long `group_null` takes."""
+    if shown.linkage == CLASSIC:
+        return 1e-8 * shown.routers.routers.size * draws
+    return tree_null.seconds(shown.routers.n_layers * shown.routers.n_experts, draws)
 
 
 def support_seconds(routers: RouterSet, draws: int) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import GrokError
+from grok.units import duration
 from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.figures.routers import vocabulary as vocabulary_figures
@@ -93,7 +94,7 @@ def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Read
         st.markdown(
             f"The token embedding has {embedding.n_tokens:,} rows, "
             f"{embedding.n_bytes / 1e6:,.0f} MB. It is read once, in blocks, and never held whole; "
-            f"that takes about {_duration(seconds)} here. The result is kept on disk."
+            f"that takes about {duration(seconds)} here. The result is kept on disk."
         )
         problem = vocabulary_source.can_keep()
         if problem:
@@ -109,18 +110,12 @@ def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Read
 
         def progress(share: float, spent: float) -> None:
             left = seconds - spent if share == 0 else spent * (1 - share) / share
-            rest = f", about {_duration(left)} left" if left > 0 else ""
+            rest = f", about {duration(left)} left" if left > 0 else ""
             bar.progress(share, f"Reading the vocabulary: {share:.0%}{rest}")
 
         readout = vocabulary_source.computed(routers, source, settings, progress)
     slot.empty()
     return readout
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))}\u00a0s"
-    return f"{round(seconds / 60)}\u00a0minutes"
 
 
 # --- one expert --------------------------------------------------------------

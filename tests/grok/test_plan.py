@@ -22,7 +22,8 @@ from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
 from grok.config import GROK_1
 from grok.planning import machine
 from grok.planning.machine import Rates
-from grok.planning.modes import DEFAULT_BUDGET, size, streamed_bytes
+from grok.planning.modes import DEFAULT_BUDGET, streamed_bytes
+from grok.units import size
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lens.clustering import tree_null
 from lens.clustering.branch_support import branch_support
 from lens.clustering.reference_sets import ClusterSettings, clustered_layers
 from lens.clustering.tree_null import depth_agreement_null, group_null, groups_finding
@@ -117,16 +118,21 @@ def test_what_takes_some_ten_seconds_counts_as_long_and_a_small_set_does_not(rou
     big = RouterSet(weights, top_k=2)
     assert tree_chance.support_seconds(big, 100) > tree_chance.LONG_SECONDS
     assert tree_chance.support_seconds(routers, 100) < tree_chance.LONG_SECONDS
+    assert tree_null.seconds(64 * 8, 200) > tree_chance.LONG_SECONDS
+    assert tree_null.seconds(12 * 8, 200) < 1
 
 
-def test_support_that_takes_long_waits_for_a_button(open_page, monkeypatch):
+@pytest.mark.parametrize(
+    ("button", "says"),
+    [("run_support", "resampled trees, seed"), ("run_groups", "in 95 % of 200 draws")],
+)
+def test_what_takes_long_waits_for_a_button_with_its_time(open_page, monkeypatch, button, says):
     monkeypatch.setattr(tree_chance, "LONG_SECONDS", 1e-6)
-    routers = drawn(6)
-    app = open_page("clustering", state={"uploaded_routers": routers}, source="upload")
-    assert fine(app) and "resampled trees, seed" not in texts(app)
-    assert "about" in app.button(key="run_support").label
-    app.button(key="run_support").click().run()
-    assert fine(app) and "resampled trees, seed" in texts(app)
+    app = open_page("clustering", state={"uploaded_routers": drawn(6)}, source="upload")
+    assert fine(app) and says not in texts(app)
+    assert "about" in app.button(key=button).label
+    app.button(key=button).click().run()
+    assert fine(app) and says in texts(app)
 
 
 class Place:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import altair as alt
@@ -61,6 +61,7 @@ def expert_grid(
     *,
     signs: Signs | None = None,
     picked: tuple[int, int] | None = None,
+    given: Mapping[tuple[int, int], str] | None = None,
 ) -> alt.LayerChart:
     """Values of all experts as cells, with signs on some of them.
 
@@ -74,6 +75,7 @@ def expert_grid(
         text: around the cells.
         signs: on some cells.
         picked: the cell to outline, as (layer, expert).
+        given: names that somebody gave to experts, for the tooltip.
 
     Returns:
         A chart with the selection "pick" of the fields layer and expert.
@@ -86,7 +88,7 @@ def expert_grid(
     data = {
         "layer": layer,
         "expert": expert,
-        "name": theme.unit_names(labels, layer, expert),
+        "name": theme.unit_names(labels, layer, expert, given),
         "x": names[layer],
         "y": row_names[row],
         "value": values[layer, expert],

@@ -65,6 +65,8 @@ def expert_map(
     measure: str,
     chance: float | None = None,
     picked: tuple[int, int] | None = None,
+    *,
+    given: Mapping[tuple[int, int], str] | None = None,
 ) -> alt.LayerChart:
     """One measure of every expert of every layer.
 
@@ -75,6 +77,7 @@ def expert_map(
             another word is used as the title.
         chance: the measure's value for an expert that is nothing special.
         picked: the cell to outline, as (layer, expert).
+        given: names that somebody gave to experts, for the tooltip.
 
     Returns:
         A chart with the selection "pick" of the fields layer and expert.
@@ -97,7 +100,7 @@ def expert_map(
         ),
     )
     scale = theme.diverging(domain, chance or 0.0) if centred else theme.sequential(domain)
-    return expert_grid(values, labels, scale, words, picked=picked)
+    return expert_grid(values, labels, scale, words, picked=picked, given=given)
 
 
 @remembered

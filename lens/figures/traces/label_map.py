@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -28,6 +28,7 @@ def label_map(
     *,
     chance: str,
     picked: tuple[int, int] | None = None,
+    given: Mapping[tuple[int, int], str] | None = None,
 ) -> alt.LayerChart:
     """The kind of text that stands out most among what each expert takes.
 
@@ -38,6 +39,7 @@ def label_map(
         labels: of the layers.
         chance: what a kind had to beat, for the title.
         picked: the cell to outline, as (layer, expert).
+        given: names that somebody gave to experts, for the tooltip.
 
     Returns:
         A chart with the selection "pick" of the fields layer and expert.
@@ -53,7 +55,7 @@ def label_map(
     data = {
         "layer": layer,
         "expert": expert,
-        "name": theme.unit_names(labels, layer, expert),
+        "name": theme.unit_names(labels, layer, expert, given),
         "x": names[layer],
         "y": np.asarray(rows)[expert],
         "kind": shown,

@@ -14,8 +14,9 @@ import streamlit as st
 
 from grok.architectures.families import architecture_of, open_checkpoint
 from grok.errors import DeviceError, GrokError
-from grok.planning.modes import ModePlan, choose, duration, plan, size
+from grok.planning.modes import ModePlan, choose, plan
 from grok.streaming.host_memory import sizes
+from grok.units import duration, size
 from lens.escaping import as_markdown
 from pages.live.session.shared_models import ModelChoice
 from pages.shell.session_keys import SessionKey, SessionValue

@@ -14,7 +14,8 @@ import streamlit as st
 
 from grok.architectures.families import open_checkpoint
 from grok.errors import GrokError, PromptError
-from grok.planning.modes import head_operations, limit, size
+from grok.planning.modes import head_operations, limit
+from grok.units import size
 from lens.traces import RoutedText
 from pages.live.running.stream_choice import (
     about,

@@ -15,9 +15,9 @@ from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from grok.engine.progress import PassProgress, watching
-from grok.planning.modes import duration, size
 from grok.serving.jobs import CancelledError, Job
 from grok.serving.queue import Waiting
+from grok.units import duration, size
 from pages.live.running import stream_choice
 from pages.live.running.stream_cost import Cost
 from pages.live.session.shared_models import ModelChoice

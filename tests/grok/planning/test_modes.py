@@ -23,15 +23,14 @@ from grok.planning.machine import Rates
 from grok.planning.modes import (
     DEFAULT_BUDGET,
     choose,
-    duration,
     limit,
     plan,
-    size,
     streamed_bytes,
 )
 from grok.streaming.device_memory import fit
 from grok.streaming.host_layers import FEW_ROWS
 from grok.streaming.host_memory import smallest_budget
+from grok.units import duration, size
 
 GB = 1_000_000_000
 EXPERT = 3 * 6144 * 32768

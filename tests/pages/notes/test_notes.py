@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from lens.storage.expert_notes import ExpertNote, NoteBook
 from pages.hosting import owner
 
@@ -55,6 +57,17 @@ def test_a_name_stands_in_the_list_of_experts_and_a_note_on_the_card(open_page):
     button(app, "note_delete").click().run()
     assert not any(one.label.startswith("Your notes") for one in app.expander)
     assert app.selectbox(key="expert").options[3] == "E3"
+
+
+def test_a_name_stands_in_the_tooltip_of_the_map(open_page, monkeypatch):
+    monkeypatch.setattr(owner, "current", lambda: "f" * 64)
+    NoteBook().keep("f" * 64, ExpertNote("0" * 64, 2, 3, "L2·E3", "of another model"))
+    app = write(open_page("experts", layer="2", expert="3"), "German endings", "")
+    shown = next(one for one in app.get("vega_lite_chart") if "expert_map" in one.proto.id)
+    drawn = json.loads(shown.proto.spec)
+    data = [part["data"]["values"] for part in (drawn, *drawn["layer"]) if "data" in part]
+    names = {mark.get("name") for values in data for mark in values}
+    assert {"L2·E3, German endings", "L2·E4"} <= names
 
 
 def test_what_people_write_is_text(open_page):
