@@ -14,7 +14,7 @@ from grok.dictionaries.kinds.design import Design
 from grok.dictionaries.training.settings import Settings
 from grok.planning.costs import model_bytes
 from grok.planning.machine import unmeasured
-from grok.planning.modes import duration, size
+from grok.units import duration, size
 
 FLOAT = 4
 MEASURED_SECONDS = 0.5
