@@ -16,7 +16,7 @@ from streamlit.starlette import App
 
 from lens.escaping import as_markdown
 from pages.guide import terms, tour
-from pages.hosting import server, tabs
+from pages.hosting import gate, server, tabs
 from pages.hosting.first_answer import NO_PAGE
 from pages.live.running import preload
 from pages.notes import listing
@@ -119,7 +119,8 @@ def show() -> None:
     ]
     # Before the navigation: without an icon of its own a page would fetch one from elsewhere.
     st.set_page_config(page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_WIDTH)
-    page = st.navigation(pages)
+    standing = gate.standing()
+    page = st.navigation(pages, position="sidebar" if standing == "inside" else "hidden")
     st.set_page_config(page_title=NAME if page.title == "Overview" else f"{page.title} · {NAME}")
     st.html(STYLE)
     st.logo(str(ICON), size="large")
@@ -128,6 +129,9 @@ def show() -> None:
             f"<b>{NAME}</b><span>{LINE}</span>{SCROLL}{terms.script()}",
             unsafe_allow_javascript=True,
         )
+    if standing != "inside":
+        gate.closed(standing)
+        return
     links.begin()
     tabs.bring_back()
     data_source.sidebar(with_view=page.url_path in OF_ROUTERS)
@@ -139,6 +143,7 @@ def show() -> None:
         with st.sidebar:
             listing.beside(routers)
             tour.again()
+        gate.inside()
         tour.bar(page.url_path)
         if missing is None:
             page.run()

@@ -73,6 +73,7 @@ def parts(options: argparse.Namespace, nginx: str) -> list[Part]:
     """The processes, in the order in which they start."""
     folder = options.folder
     environment = {
+        "GROK_LENS_ACCESS": "open",  # nginx listens on this machine alone, see HERE
         "GROK_LENS_LOG": "json",
         "GROK_LENS_RUNS": str(folder / "data" / "runs"),
         "GROK_LENS_NOTES": str(folder / "data" / "notes"),

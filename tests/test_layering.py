@@ -34,6 +34,7 @@ pages/exports pages/expert_views
 pages/trees pages/vocabulary pages/layer_views pages/overview_views pages/notes
 pages/hosting pages/guide
 pages/shell
+pages/access
 
 lens/cached.py
 lens/compare

@@ -12,6 +12,7 @@ import secrets
 
 import streamlit as st
 
+from pages.access import persons
 from pages.shell.session_keys import SessionKey, SessionValue
 
 COOKIE = "grok_lens_owner"
@@ -28,15 +29,15 @@ _SCRIPT = """<script>(() => {{
 
 def current() -> str:
     """SHA-256 of the owner's key, the same for all tabs of a browser once it is remembered."""
-    person = _signed_in()
+    person = persons.current()
     if person is not None:
-        return hashlib.sha256(f"person:{person}".encode()).hexdigest()
+        return hashlib.sha256(f"person:{person.key}".encode()).hexdigest()
     return hashlib.sha256(f"browser:{_key()}".encode()).hexdigest()
 
 
 def remember() -> None:
     """Leave the key with the browser, for a year; call it once there is something to find again."""
-    if _signed_in() is None and _cookie() is None:
+    if persons.current() is None and _cookie() is None:
         script = _SCRIPT.format(cookie=COOKIE, key=_key(), age=YEAR)
         st.html(script, unsafe_allow_javascript=True)
 
@@ -49,12 +50,3 @@ def _key() -> str:
 def _cookie() -> str | None:
     value = st.context.cookies.get(COOKIE)
     return value if isinstance(value, str) and _KEY.fullmatch(value) else None
-
-
-def _signed_in() -> str | None:
-    """Issuer and subject of the person, where the server asks people to sign in."""
-    user = st.user
-    if not user.get("is_logged_in"):
-        return None
-    subject = user.get("sub") or user.get("email")
-    return f"{user.get('iss', '')} {subject}" if subject else None

@@ -28,10 +28,9 @@ from streamlit.runtime import RuntimeState
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.stats import GaugeStat
 
-from pages.hosting import first_answer, requests
+from pages.access.settings import AccessError
+from pages.hosting import doors, first_answer, gate, requests
 
-# A proxy adds one of these; whoever asks the process itself has no reason to.
-THROUGH_A_PROXY = ("forwarded", "x-forwarded-for", "x-forwarded-proto", "via")
 OPEN = (RuntimeState.NO_SESSIONS_CONNECTED, RuntimeState.ONE_OR_MORE_SESSIONS_CONNECTED)
 
 SESSIONS = Gauge("grok_lens_sessions", "Sessions whose tab is open")
@@ -44,6 +43,10 @@ def settings(pages: Sequence[str]) -> dict[str, Any]:
     Args:
         pages: last parts of the pages' addresses.
     """
+    try:
+        gate.check_start(get_option("server.address"))
+    except AccessError as error:
+        raise SystemExit(f"Grok MoE Lens does not start. {error}") from None
     # Until a first run of app.py says which pages there are, Streamlit takes each file of a folder
     # `pages` for one, and a process's first visitor would see a bare file instead of the app.
     PagesManager.uses_pages_directory = False
@@ -59,6 +62,7 @@ def settings(pages: Sequence[str]) -> dict[str, Any]:
         ],
         "middleware": [
             Middleware(requests.Requests, pages=pages),
+            Middleware(doors.Doors),
             Middleware(FiguresInside),
             Middleware(first_answer.FirstAnswer, pages=pages, base=base),
         ],
@@ -98,7 +102,7 @@ class FiguresInside:
     ) -> None:
         """Answers as the server does, or 404."""
         if scope["type"] == "http" and scope["path"].rstrip("/").rsplit("/", 1)[-1] == "metrics":
-            if any(name in Request(scope).headers for name in THROUGH_A_PROXY):
+            if any(name in Request(scope).headers for name in doors.THROUGH_A_PROXY):
                 await PlainTextResponse("Not Found", status_code=404)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
