@@ -64,8 +64,8 @@ class SafetensorsFolder:
 
     @property
     def tokenizer_file(self) -> Path | None:
-        file = self.folder / "tokenizer.model"
-        return file if file.is_file() else None
+        files = (self.folder / name for name in ("tokenizer.json", "tokenizer.model"))
+        return next((file for file in files if file.is_file()), None)
 
     @cached_property
     def _file_of(self) -> dict[str, str]:

@@ -1,16 +1,64 @@
-"""Text to token ids and back, by the SentencePiece model that lies beside a checkpoint."""
+"""Text to token ids and back, by the tokenizer that lies beside a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from grok.errors import PromptError, TokenizerError
 
 
-class Tokenizer:
+class Tokenizer(Protocol):
+    """What every kind of tokenizer does.
+
+    Attributes:
+        n_pieces: ids that have a piece.
+    """
+
+    n_pieces: int
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids [T] int32.
+
+        Raises:
+            PromptError: no Unicode text.
+        """
+        ...
+
+    def piece(self, token: int) -> str:
+        """The piece of one id, "▁" for a space; ids without one are written #id."""
+        ...
+
+    def pieces(self, tokens: Iterable[int]) -> list[str]:
+        """The pieces of a row of ids."""
+        ...
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """Text of ids."""
+        ...
+
+
+def open_tokenizer(file: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer in a file: `tokenizer.json`, or else a SentencePiece model.
+
+    Args:
+        file: of the tokenizer.
+        vocab_size: tokens that the model embeds.
+
+    Raises:
+        TokenizerError: the file is missing, is no tokenizer, or is another model's.
+    """
+    if file.suffix == ".json":
+        from grok.checkpoints.tokenizer_json import JsonTokenizer
+
+        return JsonTokenizer(file, vocab_size)
+    return PieceTokenizer(file, vocab_size)
+
+
+class PieceTokenizer:
     """A SentencePiece model. Encoding adds no beginning-of-sequence token, as in Grok-1.
 
     Raises:

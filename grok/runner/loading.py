@@ -13,7 +13,7 @@ import jax
 from grok.architectures.architecture import Architecture
 from grok.architectures.families import architecture_of, open_checkpoint
 from grok.checkpoints.tensor_spec import Checkpoint
-from grok.checkpoints.tokenizer import Tokenizer
+from grok.checkpoints.tokenizer import open_tokenizer
 from grok.config import BUNDLED_MODEL
 from grok.engine.compiled import Forward, bucket
 from grok.engine.opening import resident_engine
@@ -100,7 +100,7 @@ def load(
     elif mode == "resident":
         check_memory(checkpoint, architecture)
     file = Path(tokenizer) if tokenizer is not None else checkpoint.tokenizer_file
-    vocabulary = Tokenizer(file, checkpoint.config.vocab_size) if file is not None else None
+    vocabulary = open_tokenizer(file, checkpoint.config.vocab_size) if file is not None else None
     if mode == "resident":
         over = make_mesh(checkpoint.config, mesh)
         engine, sha256 = resident_engine(checkpoint, architecture, dtype, over, progress)

@@ -8,7 +8,7 @@ from typing import Any
 
 from grok.checkpoints.grok1 import open_checkpoint
 from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
-from grok.checkpoints.tokenizer import Tokenizer
+from grok.checkpoints.tokenizer import open_tokenizer
 from lens.errors import LensError, as_lens_error
 from lens.extract.grok1 import extract_routers
 from lens.recipe.steps import remembered
@@ -42,7 +42,7 @@ def checkpoint_readout(
     checkpoint = open_checkpoint(path)
     if checkpoint.tokenizer_file is None:
         return found, None
-    tokenizer = Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
+    tokenizer = open_tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
     return found, lambda token: tokenizer.pieces([token])[0]
 
 

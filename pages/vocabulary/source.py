@@ -18,7 +18,7 @@ import streamlit as st
 
 from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
 from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
-from grok.checkpoints.tokenizer import Tokenizer
+from grok.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from grok.errors import GrokError, PromptError
 from lens.errors import LensError
 from lens.recipe.steps import note
@@ -116,7 +116,7 @@ def _opened(path: str) -> Source:
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _tokenizer(file: str, changed: int, _checkpoint: Checkpoint) -> Tokenizer:
     assert _checkpoint.tokenizer_file is not None
-    return Tokenizer(_checkpoint.tokenizer_file, _checkpoint.config.vocab_size)
+    return open_tokenizer(_checkpoint.tokenizer_file, _checkpoint.config.vocab_size)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

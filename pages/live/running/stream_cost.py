@@ -210,12 +210,12 @@ def lens(trace: RoutedText) -> Work:
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _tokenizer(path: str) -> Tokenizer:
-    from grok.checkpoints.tokenizer import Tokenizer
+    from grok.checkpoints.tokenizer import open_tokenizer
 
     checkpoint = open_checkpoint(path)
     if checkpoint.tokenizer_file is None:
         raise PromptError("This model has no tokenizer.")
-    return Tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
+    return open_tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
 
 
 def needs_asking(choice: ModelChoice, work: Work) -> bool:

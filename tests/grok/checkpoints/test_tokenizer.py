@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import grok
-from grok.checkpoints.tokenizer import Tokenizer
+from grok.checkpoints.tokenizer import PieceTokenizer as Tokenizer
 from grok.errors import GrokError, PromptError, TokenizerError
 from grok.runner.loading import Model
 from grok.training.vocabulary import train_tokenizer

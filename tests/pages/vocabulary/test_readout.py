@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from grok.checkpoints.grok1 import EMBEDDING, open_checkpoint
 from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
-from grok.checkpoints.tokenizer import Tokenizer
+from grok.checkpoints.tokenizer import PieceTokenizer as Tokenizer
 from grok.config import BUNDLED_MODEL
 from lens.routers.router_set import RouterSet
 from lens.storage.disk_cache import VARIABLE
