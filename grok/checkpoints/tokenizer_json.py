@@ -95,8 +95,8 @@ class JsonTokenizer:
         return pieces
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """Text of ids; special ones are left out."""
-        return str(self._model.decode([int(t) for t in tokens], skip_special_tokens=True))
+        """Text of ids, special ones included."""
+        return str(self._model.decode([int(t) for t in tokens], skip_special_tokens=False))
 
 
 def _is_byte_level(decoder: Any) -> bool:
