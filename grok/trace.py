@@ -19,21 +19,26 @@ FORMAT_VERSION = 1
 class RoutingTrace:
     """The routing of one token sequence.
 
-    Axes: L layers, T tokens, E experts, K experts a token, C candidates.
+    Axes: L layers with experts, T tokens, E experts, K experts a token, C candidates.
 
     Attributes:
         tokens: ids [T] int32; the first `prompt_length` are the prompt, the rest was generated.
         pieces: text pieces [T].
         prompt_length: tokens of the prompt.
         router_logits: [L, T, E] float32.
-        router_probs: softmax over all experts [L, T, E] float32.
-        experts: chosen experts [L, T, K] int32, largest gate first.
-        gates: their probabilities, not renormalised [L, T, K] float32.
+        router_probs: softmax over all experts, or sigmoid of each [L, T, E] float32.
+        experts: chosen experts [L, T, K] int32, the first choice first.
+        gates: their weights as applied [L, T, K] float32; of Grok-1 their probabilities, not
+            renormalised.
         candidates: most probable next tokens after each token [T, C] int32.
         candidate_probs: their probabilities [T, C] float32.
         candidate_pieces: their pieces [T, C].
         model_sha256: hash over the routers (and pre-MoE norms) that decided.
         settings: of the run: dtype, temperature, seed and so on.
+        layer_ids: numbers of the layers with experts [L] int32; None: 0, 1, …
+        score: what router_probs are, "softmax" or "sigmoid".
+        plain_gates: whether gates are router_probs of the chosen, and nothing else.
+        choice_values: what the largest were taken of [L, T, E] float32; None: router_probs.
     """
 
     tokens: np.ndarray
@@ -48,6 +53,10 @@ class RoutingTrace:
     candidate_pieces: np.ndarray
     model_sha256: str
     settings: dict[str, Any] = field(default_factory=dict)
+    layer_ids: np.ndarray | None = None
+    score: str = "softmax"
+    plain_gates: bool = True
+    choice_values: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The entries of the `.npz`, none of them an object array."""
@@ -65,7 +74,21 @@ class RoutingTrace:
             "candidate_pieces": self.candidate_pieces.astype(np.str_),
             "model_sha256": np.array(self.model_sha256),
             "settings": np.array(json.dumps(self.settings, sort_keys=True)),
+            **self._of_family(),
         }
+
+    def _of_family(self) -> dict[str, np.ndarray]:
+        """The entries that a file has only where the model's family is not as Grok-1."""
+        found: dict[str, np.ndarray] = {}
+        if self.layer_ids is not None:
+            found["layer_ids"] = self.layer_ids.astype(np.int32)
+        if self.score != "softmax":
+            found["score"] = np.array(self.score)
+        if not self.plain_gates:
+            found["plain_gates"] = np.array(0, np.int32)
+        if self.choice_values is not None:
+            found["choice_values"] = self.choice_values.astype(np.float32)
+        return found
 
     def save(self, file: str | Path) -> None:
         """Writes the trace, whole or not at all.

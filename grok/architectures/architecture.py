@@ -12,7 +12,7 @@ token, V vocabulary, N token rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 
@@ -120,6 +120,16 @@ class Architecture(Protocol):
     @property
     def has_choice_values(self) -> bool:
         """Whether experts are chosen by other values than their probabilities or scores."""
+        ...
+
+    @property
+    def score(self) -> Literal["softmax", "sigmoid"]:
+        """What a choice's `probs` are: a softmax over all experts, or a sigmoid of each."""
+        ...
+
+    @property
+    def plain_gates(self) -> bool:
+        """Whether gates are the chosen experts' `probs`, and nothing else."""
         ...
 
     @property

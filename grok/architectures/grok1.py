@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import haiku as hk
 import jax
@@ -43,6 +43,8 @@ class Grok1:
 
     head_leaf: ClassVar[str] = files.EMBEDDING
     has_choice_values: ClassVar[bool] = False
+    score: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
+    plain_gates: ClassVar[bool] = True
     pad_token: ClassVar[int | None] = 0  # whatever the config says: so does the official code
     layer_sites: ClassVar[tuple[str, ...]] = LAYER_SITES
     expert_products: ClassVar[ExpertProducts] = ExpertProducts(

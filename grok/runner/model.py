@@ -347,6 +347,9 @@ class Model:
                 parts.append(np.take(one, np.arange(read.size), axis=axis - 1))
             return np.concatenate(parts, axis=axis - 1)
 
+        architecture = self.engine.architecture
+        moe_layers = np.array(self.config.moe_layers, np.int32)
+        all_ = moe_layers.size == self.config.n_layers
         candidates = joined("candidates", 1)
         rows = [self.pieces(row) for row in candidates]
         return RoutingTrace(
@@ -363,6 +366,10 @@ class Model:
             model_sha256=self.sha256,
             settings={"model": self.name, "dtype": self.dtype, **settings}
             | ({"interventions": edits.texts()} if edits else {}),
+            layer_ids=None if all_ else moe_layers,
+            score=architecture.score,
+            plain_gates=architecture.plain_gates,
+            choice_values=joined("choice_values", 2) if architecture.has_choice_values else None,
         )
 
 

@@ -54,7 +54,8 @@ class TraceNumbers:
             routers.n_layers,
             routers.n_experts,
         )
-        self.labels = [routers.label(i) if self.same else f"L{i}" for i in range(trace.n_layers)]
+        ids = range(trace.n_layers) if trace.layer_ids is None else trace.layer_ids
+        self.labels = [routers.label(i) if self.same else f"L{n}" for i, n in enumerate(ids)]
 
     @cached_property
     def load(self) -> np.ndarray:

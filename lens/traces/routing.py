@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 ALL = slice(None)
+NEARLY_ONE = 1e-3
 
 
 def prompt_tokens(trace: Trace) -> slice:
@@ -151,21 +152,25 @@ def entropy(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     when the router does not prefer any.
     """
     p = np.asarray(trace.router_probs, dtype=np.float64)
+    total = p.sum(axis=-1, keepdims=True)
+    p = np.where(np.abs(total - 1) < NEARLY_ONE, p, p / total)  # other scores are read as shares
     return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=-1)
 
 
-def _ordered_logits(trace: RoutedTokens) -> np.ndarray:
-    logits = np.asarray(trace.router_logits, dtype=np.float64)
-    return np.sort(logits, axis=-1)[..., ::-1]
+def _ordered(trace: RoutedTokens) -> np.ndarray:
+    """What experts are chosen by, the largest first: logits, or corrected scores."""
+    values = trace.router_logits if trace.choice_values is None else trace.choice_values
+    return np.sort(np.asarray(values, dtype=np.float64), axis=-1)[..., ::-1]
 
 
 @remembered
 def margin(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     """Margin of the choice of experts: z_K − z_{K+1} of the ordered router logits.
 
-    With two experts a token, the second against the third largest. Adding a
-    number to all logits leaves it unchanged. Reading it: a change of the logits
-    smaller than the margin cannot change which experts are chosen; 0 is a tie.
+    Where a family chooses by other values, such as corrected scores, of those. With two experts a
+    token, the second against the third largest. Adding a number to all logits leaves it
+    unchanged. Reading it: a change smaller than the margin cannot change which experts are chosen;
+    0 is a tie.
 
     Raises:
         LensError: every expert is used by every token, so nothing was chosen.
@@ -176,7 +181,7 @@ def margin(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
             f"Margin: all {n_experts} experts are used by every token, so no choice was close. "
             "Look at the lead instead."
         )
-    z = _ordered_logits(trace)
+    z = _ordered(trace)
     return z[..., top_k - 1] - z[..., top_k]
 
 
@@ -187,7 +192,7 @@ def lead(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     Reading it: 0 mixes the two evenly; the first choice's share of the two is
     1 / (1 + e^−lead), so 2.2 gives it nine tenths.
     """
-    z = _ordered_logits(trace)
+    z = _ordered(trace)
     return z[..., 0] - z[..., 1]
 
 

@@ -33,6 +33,8 @@ from lens.traces.trace_arrays import (
 
 FORMAT_VERSION = 1
 MAX_LAYERS = 512
+MAX_LAYER_ID = 2**16
+SCORES = ("softmax", "sigmoid")
 MAX_EXPERTS = 1024
 MAX_TOKENS = 2**17
 MAX_SETTINGS = 2**16
@@ -48,14 +50,18 @@ class Trace:
         pieces: the text of each token.
         prompt_length: how many of the tokens were given; the rest were generated.
         router_logits: the routers' scores.
-        router_probs: their softmax over all experts.
-        experts: the experts each token was sent to, largest gate first.
-        gates: their probabilities, not renormalised over the choices.
+        router_probs: their softmax over all experts, or the sigmoid of each.
+        experts: the experts each token was sent to, the first choice first.
+        gates: their weights as applied; of Grok-1 their probabilities, not renormalised.
         candidates: ids of the likeliest next tokens, most likely first.
         candidate_probs: their probabilities.
         model_sha256: identity of the routers that were used, as a router set has it.
         candidate_pieces: text of the candidates, None if the file has none.
         settings: how the run was made; under "interventions" what was changed in it, as texts.
+        layer_ids: the model's own numbers of these layers, None for 0, 1, …
+        score: what router_probs are, "softmax" or "sigmoid".
+        plain_gates: whether gates are router_probs of the chosen, and nothing else.
+        choice_values: what the chosen are the largest of, None for router_probs.
 
     Raises:
         LensError: shapes disagree, or the numbers contradict each other.
@@ -73,6 +79,10 @@ class Trace:
     model_sha256: str
     candidate_pieces: np.ndarray | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    layer_ids: Int[np.ndarray, " layer"] | None = None
+    score: str = "softmax"
+    plain_gates: bool = True
+    choice_values: Float[np.ndarray, "layer token expert"] | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -87,8 +97,16 @@ class Trace:
             raise LensError(
                 f"settings: found {type(settings).__name__}; expected names and values. {ADVICE}"
             )
-        check_probabilities(values["router_logits"], values["router_probs"])
-        check_choices(values["router_probs"], values["experts"], values["gates"], edited=edited)
+        values |= _checked_family(self, values["router_logits"].shape)
+        check_probabilities(values["router_logits"], values["router_probs"], self.score)
+        check_choices(
+            values["router_probs"],
+            values["experts"],
+            values["gates"],
+            edited=edited,
+            plain_gates=self.plain_gates,
+            chosen_by=values["choice_values"],
+        )
         check_candidates(values["candidate_probs"])
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -136,6 +154,25 @@ def _checked_routing(trace: Trace, *, banned: bool) -> dict[str, np.ndarray]:
     gates = floats(trace.gates, "gates", 3, "[layer, token, choice]")
     check_shape(gates, "gates", experts.shape)
     return {"router_logits": logits, "router_probs": probs, "experts": experts, "gates": gates}
+
+
+def _checked_family(trace: Trace, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What a trace says of its model's family: numbers of layers, scores, values of the choice."""
+    if trace.score not in SCORES:
+        raise LensError(
+            f"score: found '{plain(str(trace.score), 40)}'; expected {' or '.join(SCORES)}. "
+            f"{ADVICE}"
+        )
+    ids, chosen_by = trace.layer_ids, trace.choice_values
+    if ids is not None:
+        ids = whole_numbers(ids, "layer_ids", 1, "[layer]", MAX_LAYER_ID)
+        check_shape(ids, "layer_ids", shape[:1])
+        if (np.diff(ids) <= 0).any():
+            raise LensError(f"layer_ids: {str(ids.tolist())[:80]}; expected rising numbers.")
+    if chosen_by is not None:
+        chosen_by = floats(chosen_by, "choice_values", 3, "[layer, token, expert]", banned=True)
+        check_shape(chosen_by, "choice_values", shape)
+    return {"layer_ids": ids, "choice_values": chosen_by}
 
 
 def _checked_texts(trace: Trace, n_tokens: int) -> dict[str, Any]:
@@ -217,8 +254,13 @@ def _from_npz(npz: Npz) -> Trace:
     }
     if "candidate_pieces" in npz:
         arrays["candidate_pieces"] = npz.array("candidate_pieces", ADVICE)
+    for name in ("layer_ids", "choice_values"):
+        if name in npz:
+            arrays[name] = npz.array(name, ADVICE)
     return Trace(
         **arrays,
+        score=npz.scalar("score", "U", ADVICE, "softmax"),
+        plain_gates=bool(npz.scalar("plain_gates", "iu", ADVICE, 1)),
         prompt_length=npz.scalar("prompt_length", "iu", ADVICE),
         model_sha256=npz.scalar("model_sha256", "U", ADVICE),
         settings=_settings(npz.scalar("settings", "U", ADVICE, "{}")),

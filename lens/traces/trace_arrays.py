@@ -88,14 +88,24 @@ def _first(bad: Any) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(bad)[0])
 
 
-def check_probabilities(logits: np.ndarray, probs: np.ndarray) -> None:
-    """Refuses probabilities that are not the softmax of the logits beside them."""
+def check_probabilities(logits: np.ndarray, probs: np.ndarray, score: str = "softmax") -> None:
+    """Refuses probabilities that are not the softmax, or sigmoid, of the logits beside them."""
     outside = (probs < 0) | (probs > 1 + TOLERANCE)
     if outside.any():
         at = _first(outside)
         raise LensError(
             f"router_probs: found {probs[at]:.4g} at index {at}; expected probabilities. {ADVICE}"
         )
+    if score == "sigmoid":
+        with np.errstate(over="ignore"):
+            wrong = (np.abs(1 / (1 + np.exp(-logits)) - probs) > TOLERANCE).any(axis=-1)
+        if wrong.any():
+            at = _first(wrong)
+            raise LensError(
+                f"router_probs: layer row {at[0]}, token {at[1]}: they are not the sigmoid of "
+                f"router_logits. {ADVICE}"
+            )
+        return
     total = probs.sum(axis=-1)
     wrong = np.abs(total - 1) > TOLERANCE
     if wrong.any():
@@ -116,11 +126,24 @@ def check_probabilities(logits: np.ndarray, probs: np.ndarray) -> None:
 
 
 def check_choices(
-    probs: np.ndarray, experts: np.ndarray, gates: np.ndarray, *, edited: bool
+    probs: np.ndarray,
+    experts: np.ndarray,
+    gates: np.ndarray,
+    *,
+    edited: bool,
+    plain_gates: bool = True,
+    chosen_by: np.ndarray | None = None,
 ) -> None:
     """Refuses chosen experts that are not the likeliest, or gates of other experts.
 
     An intervention may put any experts and gates; then they only have to be different ones.
+
+    Args:
+        probs: scores of all experts [L, T, E].
+        experts, gates: of the chosen [L, T, K].
+        edited: whether the run was changed.
+        plain_gates: whether gates are the scores of the chosen.
+        chosen_by: what they are the largest of; None: the scores.
     """
     ordered = np.sort(experts, axis=-1)
     twice = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
@@ -132,6 +155,29 @@ def check_choices(
         )
     if edited:
         return
+    if plain_gates:
+        _check_gates(probs, experts, gates)
+    elif (gates < 0).any():
+        at = _first((gates < 0).any(axis=-1))
+        raise LensError(
+            f"gates: layer row {at[0]}, token {at[1]}: found {gates[at].tolist()}; expected "
+            f"weights of 0 or more. {ADVICE}"
+        )
+    values = probs if chosen_by is None else chosen_by
+    own = np.take_along_axis(values, experts, axis=-1)
+    rest = values.copy()
+    np.put_along_axis(rest, experts, -np.inf, axis=-1)
+    wrong = (rest > own.min(axis=-1, keepdims=True) + TOLERANCE).any(axis=-1)
+    if wrong.any():
+        at = _first(wrong)
+        raise LensError(
+            f"experts: layer row {at[0]}, token {at[1]}: {experts[at].tolist()} are not the "
+            f"likeliest experts. {ADVICE}"
+        )
+
+
+def _check_gates(probs: np.ndarray, experts: np.ndarray, gates: np.ndarray) -> None:
+    """Refuses gates that do not fall, or are not the scores of the chosen."""
     rising = (gates[..., 1:] > gates[..., :-1]).any(axis=-1)
     if rising.any():
         at = _first(rising)
@@ -145,15 +191,6 @@ def check_choices(
         raise LensError(
             f"gates: layer row {at[0]}, token {at[1]}: they differ from the probabilities of the "
             f"chosen experts {experts[at].tolist()}. {ADVICE}"
-        )
-    rest = probs.copy()
-    np.put_along_axis(rest, experts, 0, axis=-1)
-    wrong = (rest > gates[..., -1:] + TOLERANCE).any(axis=-1)
-    if wrong.any():
-        at = _first(wrong)
-        raise LensError(
-            f"experts: layer row {at[0]}, token {at[1]}: {experts[at].tolist()} are not the "
-            f"likeliest experts. {ADVICE}"
         )
 
 

@@ -57,8 +57,13 @@ def bundled_checkpoint() -> Path:
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the routers of the checkpoint …")
 def _checkpoint_routers(checkpoint: str, modified: float) -> RouterSet:
+    from grok.architectures.families import open_checkpoint
+    from grok.checkpoints.safetensors_folder import SafetensorsFolder
     from lens.extract.grok1 import extract_routers
+    from lens.extract.safetensors import extract_safetensors
 
+    if isinstance(open_checkpoint(checkpoint), SafetensorsFolder):
+        return extract_safetensors(checkpoint)[0]
     return extract_routers(checkpoint)
 
 

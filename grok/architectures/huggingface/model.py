@@ -9,7 +9,7 @@ Axes: B sequences, T tokens of this call, S cached positions, D d_model, K exper
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,16 @@ class MoeTransformer:
     def has_choice_values(self) -> bool:
         router = self.config.router
         return router.rule != "softmax" or router.groups is not None
+
+    @property
+    def score(self) -> Literal["softmax", "sigmoid"]:
+        return "sigmoid" if self.config.router.rule in ("sigmoid", "input") else "softmax"
+
+    @property
+    def plain_gates(self) -> bool:
+        router = self.config.router
+        scaled = router.renormalised or router.scale != 1
+        return router.rule == "softmax" and router.groups is None and not scaled
 
     @property
     def expert_products(self) -> ExpertProducts:

@@ -46,6 +46,7 @@ LAYOUTS = (
         "block_sparse_moe.gate.weight",
         (f"block_sparse_moe.{CORRECTION}", f"block_sparse_moe.gate.{CORRECTION}"),
     ),
+    Layout("block_sparse_moe.router", "GraniteMoe", "block_sparse_moe.router.layer.weight"),
     Layout(
         "mlp.gate",
         "Qwen-MoE, OLMoE, DeepSeek",

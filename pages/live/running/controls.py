@@ -12,8 +12,8 @@ from pages.shell import links
 
 
 def model_labels(choice: ModelChoice) -> list[str]:
-    """Names of the layers of the model that runs prompts."""
-    return [f"L{layer}" for layer in range(choice.config.n_layers)]
+    """Names of the layers with experts of the model that runs prompts."""
+    return [f"L{layer}" for layer in choice.config.moe_layers]
 
 
 def dtype_choice() -> str:

@@ -87,4 +87,5 @@ def labels(trace: RoutedText, routers: RouterSet) -> list[str]:
     n_layers = trace.router_logits.shape[0]
     if trace.model_sha256 == routers.sha256:
         return layer_labels(routers)[:n_layers]
-    return [f"L{layer}" for layer in range(n_layers)]
+    numbers = range(n_layers) if trace.layer_ids is None else trace.layer_ids
+    return [f"L{layer}" for layer in numbers]

@@ -73,6 +73,8 @@ class PreNormMixture:
     layer_sites: tuple[str, ...] = LAYER_SITES
     head_leaf = "head"
     has_choice_values = False
+    score = "softmax"
+    plain_gates = False
     pad_token = None
     expert_products = ExpertProducts("experts/gate", "experts/up", "experts/down", SILU)
 

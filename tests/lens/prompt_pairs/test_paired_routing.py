@@ -37,6 +37,7 @@ def run_of(logits: np.ndarray, top_k: int = 2) -> SimpleNamespace:
         router_probs=probs,
         experts=experts,
         gates=np.take_along_axis(probs, experts, axis=-1),
+        choice_values=None,
     )
 
 

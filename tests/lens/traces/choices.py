@@ -23,6 +23,7 @@ def routed(experts, n_experts=8, logits=None, prompt_length=None):
         experts=experts,
         gates=np.take_along_axis(probs, experts, -1),
         prompt_length=prompt_length or n_tokens,
+        choice_values=None,
     )
 
 

@@ -15,7 +15,9 @@ def text(seed: int, *, n_tokens: int = 200, drift: float = 0.0, jump: float = 0.
     logits = rng.standard_normal((2, n_tokens, 8))
     logits += drift * np.cumsum(rng.standard_normal((2, n_tokens, 8)), axis=1) / np.sqrt(n_tokens)
     logits[:, n_tokens // 2 :] += jump * rng.standard_normal((2, 1, 8))
-    return SimpleNamespace(router_logits=logits, experts=np.argsort(-logits, axis=2)[:, :, :2])
+    return SimpleNamespace(
+        router_logits=logits, experts=np.argsort(-logits, axis=2)[:, :, :2], choice_values=None
+    )
 
 
 def test_a_drifting_text_has_no_border():
