@@ -45,6 +45,7 @@ STYLE = """<style>
 }
 [data-testid="stVegaLiteChart"] { overflow-x: auto; overflow-y: hidden; max-width: 100%; }
 [class*="st-key-"][class*="_downloads"] { margin-top: -0.9rem; }
+[data-testid="stElementToolbarButton"]:has([aria-label^="Show data"]) { display: none; }
 .st-key-layer_dendrogram svg { max-width: 100%; height: auto; }
 [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.78; }
 .st-key-try_own a { background: #1769AA; border-radius: 0.4rem; width: fit-content; }
@@ -58,7 +59,7 @@ STYLE = """<style>
   font-size: 0.86rem; line-height: 1.3; opacity: 0.85; }
 h1 { padding-top: 0 !important; }
 [data-testid="stElementContainer"]:has(.read-aloud) { position: absolute; width: 1px; }
-.read-aloud, [class*="_downloads"] button strong {
+.read-aloud, .in-words, [class*="_downloads"] button strong {
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap;
 }

@@ -68,7 +68,7 @@ CHART = "layer_similarity_heatmap"
 # every frame for the first line and for the end.
 SCRIPT = """
 window.lens = {
-  text: (selector) => document.querySelector(selector)?.innerText ?? "",
+  text: (selector) => document.querySelector(selector)?.textContent ?? "",
   title: () => lens.text('[data-testid="stMain"] h1'),
   finding: () => lens.text('[data-testid="stMain"] h3'),
   chart: (key) => [...document.querySelectorAll(`.st-key-${key} [aria-label]`)]

@@ -6,6 +6,7 @@ something, the chart has a selection named "pick".
 """
 
 from lens.figures.export import figure_png, figure_svg, written
+from lens.figures.on_page import on_page
 from lens.figures.routers.chains import expert_chains, expert_cosines_against_chance
 from lens.figures.routers.clustering import dendrogram_with_heatmap, layer_dendrogram
 from lens.figures.routers.effect import effect_on_chance
@@ -96,6 +97,7 @@ __all__ = [
     "logit_lens_by_layer",
     "margin_histogram",
     "margin_quantiles",
+    "on_page",
     "pair_matrix",
     "predicted_load",
     "profiles_over_depth",

@@ -43,9 +43,20 @@ def pick(*fields: str) -> alt.Parameter:
     return alt.selection_point(name="pick", fields=list(fields), empty=False)
 
 
+class Layers(alt.LayerChart):
+    """Charts drawn over each other, the first at the bottom.
+
+    Altair's own class copies all layers several times, and does so again for every dictionary that
+    is made of it, to look for selections and data that layers share. Those here share none.
+    """
+
+    def __init__(self, data: Any = UNSET, layer: Sequence[alt.Chart] = (), **kwargs: Any) -> None:
+        super(alt.LayerChart, self).__init__(data=data, layer=list(layer), **kwargs)
+
+
 def layered(*layers: alt.Chart) -> alt.LayerChart:
     """Charts drawn over each other, the first at the bottom."""
-    return alt.LayerChart(layer=list(layers))
+    return Layers(layer=layers)
 
 
 def cell_figure(
@@ -62,8 +73,8 @@ def cell_figure(
         title: with its second lines.
         description: alternative text.
     """
-    return alt.LayerChart(
-        layer=list(layers),
+    return Layers(
+        layer=layers,
         width=alt.Step(steps[0]),
         height=alt.Step(steps[1]),
         autosize=theme.NATURAL,
@@ -91,8 +102,8 @@ def plot_figure(
         flexible: the size is that of plot, axes and legends together, and a page may stretch it.
         frame: a line around the plot, where there is one.
     """
-    return alt.LayerChart(
-        layer=list(layers),
+    return Layers(
+        layer=layers,
         width=size[0],
         height=size[1],
         autosize=theme.FLEXIBLE if flexible else theme.NATURAL,
@@ -162,8 +173,16 @@ def expert_x(names: Sequence[str]) -> alt.X:
 
 def name_y(names: Sequence[str], **options: Any) -> alt.Y:
     """Named rows down, every name written."""
-    axis = alt.Axis(grid=False, ticks=False, labelOverlap=False, **options)
-    return alt.Y("name:O", title=None, sort=list(names), axis=axis)
+    return alt.Y("name:O", title=None, sort=list(names), axis=_name_axis(**options))
+
+
+def ranked_y() -> alt.Y:
+    """Named rows down in the order of their "rank", every name written."""
+    return alt.Y("name:O", title=None, sort=alt.SortField("rank"), axis=_name_axis())
+
+
+def _name_axis(**options: Any) -> alt.Axis:
+    return alt.Axis(grid=False, ticks=False, labelOverlap=False, **options)
 
 
 def layer_number_axis(labels: Sequence[str], width: float) -> alt.Axis:
@@ -260,6 +279,16 @@ def dashed_rule(columns: theme.Columns, *, silent: bool = False, **encoding: Any
         color=theme.MID_GREY, strokeDash=[5, 4], **options
     )
     return rule
+
+
+def room(columns: theme.Columns, **encoding: Any) -> alt.Chart:
+    """Marks that nobody sees, which axes make room for.
+
+    A domain that follows rows can change with them; one that stands in the specification makes
+    another figure of it, which a browser builds anew.
+    """
+    kept: alt.Chart = chart(columns, **encoding).mark_point(opacity=0, tooltip=None, aria=False)
+    return kept
 
 
 def cut_rule(columns: theme.Columns, **encoding: Any) -> alt.Chart:

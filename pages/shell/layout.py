@@ -284,7 +284,7 @@ def figure(
     provenance = origin if isinstance(origin, Provenance) else of_routers(origin)
     with st.container(gap="xsmall"):
         _figure_title(chart)
-        _draw(chart, key, on_pick, stretch, scale)
+        _draw(chart, key, key.replace("_", " "), on_pick, stretch, scale)
         downloads.row(
             key,
             downloads.file_stem(key, provenance.sha256, *words),
@@ -296,18 +296,22 @@ def figure(
 
 def chart(drawn: alt.TopLevelMixin, key: str) -> None:
     """A small chart as wide as there is room, without title and downloads."""
-    _draw(drawn, key, None, True, 1.0)
+    _draw(drawn, key, alt_text(drawn), None, True, 1.0)
 
 
 def _draw(
-    chart: alt.TopLevelMixin, key: str, on_pick: OnPick | None, stretch: bool, scale: float
+    chart: alt.TopLevelMixin,
+    key: str,
+    name: str,
+    on_pick: OnPick | None,
+    stretch: bool,
+    scale: float,
 ) -> None:
-    """A chart alone; see `figure`."""
-    arguments: dict[str, Any] = {
-        "key": key,
-        "alt": alt_text(chart),
-        "width": "stretch" if stretch else "content",
-    }
+    """A chart alone, under a name that is read aloud; see `figure`.
+
+    The name is part of what the browser builds anew where it changes: see `lens.figures.on_page`.
+    """
+    options: dict[str, Any] = {}
     if on_pick is not None:
 
         def picked() -> None:
@@ -315,61 +319,28 @@ def _draw(
             if marks:
                 on_pick(marks[-1])
 
-        arguments.update(on_select=picked, selection_mode="pick")
-    spec = specification(chart)
-    spec.pop("description", None)  # `alt` takes its place
-    spec.pop("title", None)  # it is text of the page
+        options = {"on_select": picked, "selection_mode": "pick"}
     dark = st.context.theme.type == "dark"
-    spec["padding"] = {"left": 0, "right": 4, "top": 5, "bottom": 4}
-    spec["config"] = {**spec.get("config", {}), **figures.look(dark)}
-    # Streamlit would fit titles, axes and legends into the height of the plot.
-    spec["autosize"] = {"type": "fit-x" if stretch else "pad", "contains": "padding"}
-    for side in ("width", "height"):
-        step = spec.get(side)
-        if isinstance(step, dict) and "step" in step:
-            spec[side] = {"step": max(3, round(step["step"] * scale))}
-            if stretch and side == "width":
-                del spec[side]
-    # Streamlit's own look moves the first and last label of an axis and skips others.
-    st.vega_lite_chart(spec=spec, theme=None, **arguments)
+    spec, rows = figures.on_page(chart, dark=dark, stretch=stretch, scale=scale)
+    st.vega_lite_chart(
+        spec={**spec, "datasets": rows},
+        theme=None,  # Streamlit's own moves the first and last label of an axis and skips others
+        key=key,
+        alt=name,
+        width="stretch" if stretch else "content",
+        **options,
+    )
 
 
 def _figure_title(chart: alt.TopLevelMixin) -> None:
-    """A figure's title and its second lines, as text of the page."""
+    """A figure's title, its second lines and its alternative text, as text of the page."""
     title = getattr(chart, "title", None)
-    if not isinstance(title, alt.TitleParams):
-        return
-    words = title.to_dict()
-    st.markdown(f"**{marked(as_markdown(words['text']), skip=BASIC)}**")
+    words = title.to_dict() if isinstance(title, alt.TitleParams) else {}
+    if words:
+        st.markdown(f"**{marked(as_markdown(words['text']), skip=BASIC)}**")
     second = " ".join(words.get("subtitle") or [])
-    if second:
-        st.caption(marked(as_markdown(second), skip=BASIC))
-
-
-def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    """The chart as Vega-Lite with its data in place.
-
-    Altair gathers the data of joined charts under names, or at the top; Streamlit
-    would take the text found there for a table.
-    """
-    spec = chart.to_dict(validate=False)
-    named = spec.pop("datasets", {})
-
-    def put_data_in(part: Any) -> None:
-        if isinstance(part, dict):
-            data = part.get("data")
-            if isinstance(data, dict) and data.get("name") in named:
-                data["values"] = named[data.pop("name")]
-            for inner in part.values():
-                put_data_in(inner)
-        elif isinstance(part, list):
-            for inner in part:
-                put_data_in(inner)
-
-    put_data_in(spec)
-    children = spec.get("layer") or spec.get("vconcat") or spec.get("hconcat") or []
-    if children and "data" in spec:
-        shared = spec.pop("data")
-        for child in children:
-            child.setdefault("data", shared)
-    return spec
+    said = as_markdown(alt_text(chart))
+    st.caption(
+        f'{marked(as_markdown(second), skip=BASIC)}<span class="in-words"> {said}</span>',
+        unsafe_allow_html=True,
+    )

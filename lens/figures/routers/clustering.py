@@ -205,7 +205,8 @@ def _branches(
         ),
         legend=alt.Legend(orient="top", direction="horizontal", labelLimit=260, titleLimit=80),
     )
-    width = alt.condition(f"datum.branch === '{weak}'", alt.value(1.4), alt.value(2.4))
+    thin = {"test": f"datum.branch === '{weak}'", "value": 1.4}
+    width = alt.StrokeWidthValue(2.4, condition=thin)
     tips = marks.tooltip(distance, ("share:N", "support"))
     base = marks.chart(data, color=colour, strokeWidth=width, tooltip=tips)
     branches: alt.Chart = base.mark_rule(strokeCap="square")

@@ -67,7 +67,7 @@ def margin_quantiles(
         [
             base.mark_rule(size=1.2).encode(y2=alt.Y2("q4:Q")),
             base.mark_bar(size=thick, opacity=0.85).encode(y=alt.Y("q1:Q"), y2=alt.Y2("q3:Q")),
-            median.encode(y=alt.Y("q2:Q"), color=alt.value(theme.ON_LIGHT)),
+            median.encode(y=alt.Y("q2:Q"), color=alt.ColorValue(theme.ON_LIGHT)),
         ],
         (PLOT_WIDTH, 240),
         theme.title(
@@ -121,7 +121,7 @@ def margin_histogram(
     total = int(np.sum(counts))
     return marks.plot_figure(
         [
-            bars.encode(x2=alt.X2("to:Q"), y2=alt.datum(0), tooltip=tips),
+            bars.encode(x2=alt.X2("to:Q"), y2=alt.Y2Datum(0), tooltip=tips),
             line.mark_line(color=theme.ORANGE, strokeWidth=1.8),
         ],
         (PLOT_WIDTH, 180),

@@ -46,7 +46,7 @@ def push_ticks(
     x = alt.X(
         "value:Q",
         title="push that changes the experts, % of the length (log scale)",
-        scale=alt.Scale(type="log", domain=[least, max(known) * 1.25], nice=False),
+        scale=alt.Scale(type="log", nice=False),
         axis=alt.Axis(grid=False, format="~g", tickCount=6),
     )
     every = {
@@ -60,6 +60,7 @@ def push_ticks(
     )
     marked = marks.chart({"value": [max(own, least)]}, x=x)
     layers = [
+        marks.room({"value": [least, max(known) * 1.25]}, x=x),
         ticks.add_params(marks.pick("token")),
         marked.mark_tick(thickness=4, size=38, color=theme.ORANGE, tooltip=None),
     ]
@@ -122,8 +123,9 @@ def logit_lens_by_layer(
     y = marks.layer_y(labels)
     most = float(max(np.max(kl), np.max(usual), 1e-6))
     # Room to the right of the longest bar for the words beside it.
-    scale = alt.Scale(domain=[0, most * 1.6], nice=False)
+    scale = alt.Scale(nice=False, zero=True)
     x = alt.X("value:Q", title="KL from the whole model, nats", scale=scale)
+    room = marks.room({"value": [most * 1.6]}, x=x)
     base = marks.chart(data, y=y, x=x)
     bars = base.mark_bar().encode(
         color=alt.Color("shade:N", scale=None, legend=None),
@@ -137,7 +139,7 @@ def logit_lens_by_layer(
         thickness=2, size=max(step - 3, 6), color=theme.MID_GREY, tooltip=None
     )
     return marks.plot_figure(
-        [bars.add_params(marks.pick("layer")), ticks, words.encode(text=alt.Text("text:N"))],
+        [bars.add_params(marks.pick("layer")), ticks, words.encode(text=alt.Text("text:N")), room],
         (420, alt.Step(step)),
         theme.title(
             f"If the model ended here: after {quoted(after)}",

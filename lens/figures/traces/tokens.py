@@ -203,7 +203,7 @@ def cell_probabilities(
     data = {"expert": names, "value": probs, "chosen": np.isin(np.arange(n_experts), selected)}
     x = alt.X("expert:O", title="expert", sort=names, axis=marks.axis_labels(0))
     top = 1.18 * float(np.max(probs))  # a row of digits, above all bars and the dashed line
-    y = alt.Y("value:Q", title="gate (probability)", scale=alt.Scale(domain=[0, top], nice=False))
+    y = alt.Y("value:Q", title="gate (probability)", scale=alt.Scale(nice=False, zero=True))
     base, chosen = marks.chart(data, x=x), "datum.chosen"
     bars = base.mark_bar().encode(
         y=y,
@@ -213,10 +213,11 @@ def cell_probabilities(
         tooltip=marks.tooltip(("expert:N",), ("value:Q", "gate", ".4f"), ("chosen:N", "chosen")),
     )
     layers = [bars, marks.dashed_rule({"value": [1 / n_experts]}, y=y)]
+    layers.append(marks.room({"value": [top]}, y=y))
     step = theme.cell_step(n_experts, 420, high=46)
     if step >= 24:
-        digits = base.mark_text(fontSize=10, tooltip=None)
-        layers.append(digits.encode(y=alt.value(8), text=alt.Text("value:Q", format=".2f")))
+        digits = base.mark_text(fontSize=10, tooltip=None, y=8)
+        layers.append(digits.encode(text=alt.Text("value:Q", format=".2f")))
     order = [int(e) for e in selected]
     total = float(np.sum(np.asarray(probs)[order]))
     mix = " : ".join(percent(float(probs[e]) / total) for e in order) if total > 0 else "–"
@@ -257,9 +258,15 @@ def candidate_bars(
     hit = np.arange(len(names)) == (-1 if chosen is None else chosen)
     shades = np.where(hit, theme.ORANGE, theme.BLUE)
     base = marks.chart(
-        {"name": names, "value": probs, "next": hit, "shade": shades},
+        {
+            "rank": np.arange(len(names)),
+            "name": names,
+            "value": probs,
+            "next": hit,
+            "shade": shades,
+        },
         x=alt.X("value:Q", title="probability", scale=alt.Scale(zero=True)),
-        y=marks.name_y(names),
+        y=marks.ranked_y(),
     )
     bars = base.mark_bar().encode(
         color=alt.Color("shade:N", scale=None, legend=None),

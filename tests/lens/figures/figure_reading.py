@@ -30,6 +30,11 @@ def first(chart: Any, kind: str) -> dict[str, Any]:
     return next(view for view in views(chart.to_dict()) if mark(view) == kind)
 
 
+def room(chart: Any) -> list[float]:
+    """Values that an axis makes room for, beside those that are drawn."""
+    return [row["value"] for row in rows(first(chart, "point"))]
+
+
 def marks(chart: Any) -> int:
     """Number of marks that a browser draws."""
     return sum(len(rows(view)) for view in views(chart.to_dict()))
@@ -37,7 +42,10 @@ def marks(chart: Any) -> int:
 
 def selection(chart: Any) -> dict[str, Any]:
     """The selection named "pick"."""
-    found = [p for p in chart.to_dict()["params"] if p["name"] == "pick"]
+    spec = chart.to_dict()
+    found = [
+        p for one in [spec, *views(spec)] for p in one.get("params", []) if p["name"] == "pick"
+    ]
     assert len(found) == 1
     return found[0]["select"]
 

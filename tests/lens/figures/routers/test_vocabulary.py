@@ -70,10 +70,9 @@ def test_bars_hold_each_token_with_its_push_margin_and_band(readout: Readout, en
     assert "mixed experts" in title_text(chart) and "embedding alone" in title_text(chart)
     assert selection(chart)["fields"] == ["token"]
     # What lies on top gets the click: a row of its own for each token, over bars and band.
-    spec = chart.to_dict()
-    over = views(spec)[-1]
+    over = views(chart.to_dict())[-1]
     assert mark(over) == "rect" and "x" not in over["encoding"] and len(rows(over)) == 5
-    assert spec["params"][0]["views"] == [over["name"]]
+    assert [one["name"] for one in over["params"]] == ["pick"]
     assert "L5·E2" in all_figures.alt_text(chart)
 
 
