@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).with_name("nginx.conf.template")
+SECRETS = ROOT / ".streamlit" / "secrets.toml"
 HERE = "127.0.0.1"
 PATIENCE = 300.0  # seconds that a process may take to be ready
 GRACE = 15.0  # seconds that a process may take to end
@@ -73,14 +73,12 @@ def parts(options: argparse.Namespace, nginx: str) -> list[Part]:
     """The processes, in the order in which they start."""
     folder = options.folder
     environment = {
-        "GROK_LENS_ACCESS": "open",  # nginx listens on this machine alone, see HERE
         "GROK_LENS_LOG": "json",
         "GROK_LENS_RUNS": str(folder / "data" / "runs"),
         "GROK_LENS_NOTES": str(folder / "data" / "notes"),
         **os.environ,
+        "GROK_LENS_ACCESS": access(options.listen),
         "STREAMLIT_SERVER_BASE_URL_PATH": options.path.strip("/"),
-        # Both processes must know each other's cookies.
-        "STREAMLIT_SERVER_COOKIE_SECRET": _kept_secret(folder / "cookie_secret"),
     }
     web = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address", HERE]
     found = [
@@ -94,6 +92,23 @@ def parts(options: argparse.Namespace, nginx: str) -> list[Part]:
     ]
     command = [nginx, "-c", str(folder / "nginx.conf"), "-e", str(folder / "log" / "nginx.txt")]
     return [*found, Part("nginx", command, dict(os.environ), "")]
+
+
+def access(listen: str, secrets: Path = SECRETS) -> str:
+    """Whom the app lets in, where the secrets do not say it: this machine alone, if nothing does.
+
+    Raises:
+        SystemExit: others could come, and nothing says who may.
+    """
+    said = os.environ.get("GROK_LENS_ACCESS", "")
+    if said or secrets.exists():
+        return said
+    if listen not in (HERE, "localhost", "::1"):
+        raise SystemExit(
+            f"--listen {listen}: others reach it there. Say in GROK_LENS_ACCESS who may come in: "
+            "signed-in, list or open; see docs/hosting.md."
+        )
+    return "open"
 
 
 def web_ports(options: argparse.Namespace) -> tuple[int, int]:
@@ -212,13 +227,6 @@ def _write_pids(folder: Path, running: list[Part]) -> None:
     partial = folder / "pids.json.partial"
     partial.write_text(json.dumps(pids))
     partial.replace(folder / "pids.json")
-
-
-def _kept_secret(file: Path) -> str:
-    if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(32))
-    return file.read_text()
 
 
 def parser() -> argparse.ArgumentParser:
