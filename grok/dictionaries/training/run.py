@@ -27,14 +27,8 @@ from grok.dictionaries.training.source import (
     Stored,
     first_position_ratio,
 )
-from grok.dictionaries.training.step import (
-    Constants,
-    State,
-    begun,
-    calibrated,
-    constants_of,
-    make_step,
-)
+from grok.dictionaries.training.step import begun, calibrated, make_step
+from grok.dictionaries.training.update import Constants, State, constants_of
 from grok.dictionaries.training.windows import Order, Windows
 from grok.errors import GrokError
 

@@ -1,114 +1,36 @@
-"""One step of training: gradients, Adam, schedules, and which features are dead.
+"""The beginning of a run, its dense steps, and the thresholds that are left at its end.
 
 Axes: S sites read, M sites written, G groups, B tokens, F features, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from grok.dictionaries.kinds.design import Activation, Design
-from grok.dictionaries.kinds.normalising import Units
 from grok.dictionaries.kinds.parameters import decoder_norms, encode, initial
 from grok.dictionaries.kinds.selection import threshold_of
-from grok.dictionaries.training.losses import Batch, Held, Now, Parts, loss_of
-from grok.dictionaries.training.settings import Schedule, Settings
+from grok.dictionaries.training import sparse_step
+from grok.dictionaries.training.losses import Batch, Now, Parts, loss_of
+from grok.dictionaries.training.settings import Settings
+from grok.dictionaries.training.update import (
+    Constants,
+    State,
+    Step,
+    advanced,
+    annealed,
+    first_budget,
+    in_units,
+    optimiser_of,
+)
 
-LEVEL_RATE = 0.01  # of the running mean of thresholds
-LARGEST_IDLE = 2**30
 QUANTILE_TOKENS = 2048  # of the sample, for encoder biases
-
-
-class State(NamedTuple):
-    """Everything that changes from step to step.
-
-    params, optimiser: pytrees; step: finished steps; idle: tokens since each feature was last
-    active [G, F] int32; levels: running thresholds of `batch_topk` [G]; last: those of the last
-    step [G].
-    """
-
-    params: Any
-    optimiser: Any
-    step: jax.Array
-    idle: jax.Array
-    levels: jax.Array
-    last: jax.Array
-
-
-class Constants(NamedTuple):
-    """What the run measured before its first step.
-
-    reads, writes: shift and scale [2, S, D] and [2, M, D]; held: see `Held`.
-    """
-
-    reads: jax.Array
-    writes: jax.Array
-    held: Held
-
-
-def constants_of(reads: Units, writes: Units, routers: np.ndarray | None = None) -> Constants:
-    """The constants of a run.
-
-    Args:
-        reads, writes: units of training.
-        routers: [M, D, E], for the routing term.
-    """
-    held = Held(
-        jnp.asarray(writes.denominators, jnp.float32),
-        None if routers is None else jnp.asarray(routers, jnp.float32),
-    )
-    pairs = [jnp.asarray(np.stack([u.shift, u.scale]), jnp.float32) for u in (reads, writes)]
-    return Constants(pairs[0], pairs[1], held)
-
-
-def in_units(values: jax.Array, units: jax.Array) -> jax.Array:
-    """Values [S, B, D] in the units of training [2, S, D]."""
-    return (values - units[0][:, None]) * units[1][:, None]
-
-
-def learning_rate(schedule: Schedule) -> optax.Schedule:
-    """Rises, stays, and falls to 0 at the end; by step."""
-    n = schedule.steps
-    rise, fall = round(schedule.warm_up * n), round(schedule.decay * n)
-    peak = schedule.learning_rate
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(peak / max(rise, 1), peak, max(rise - 1, 1)),
-            optax.linear_schedule(peak, 0.0, max(fall, 1)),
-        ],
-        [max(n - fall, 1)],
-    )
-
-
-def optimiser_of(schedule: Schedule) -> optax.GradientTransformation:
-    """Adam with clipping."""
-    rate = learning_rate(schedule)
-    return optax.chain(optax.clip_by_global_norm(schedule.clip), optax.adam(rate))
-
-
-def annealed(settings: Settings, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Budget k and strength of the penalty (0 to 1) at a step.
-
-    k falls exponentially from its start; the strength rises linearly.
-    """
-    schedule, activation = settings.training, settings.activation
-    over = max(1, round(schedule.anneal * schedule.steps))
-    done = jnp.minimum(step / over, 1.0).astype(jnp.float32)
-    k = float(activation.k)
-    return k * jnp.float32(first_budget(settings) / k) ** (1 - done), done
-
-
-def first_budget(settings: Settings) -> float:
-    """Active features of a token and group at the first step."""
-    start = settings.training.k_start or settings.dictionary.features / 16
-    return max(float(settings.activation.k), start)
 
 
 def begun(design: Design, settings: Settings, constants: Constants, sample: Batch) -> State:
@@ -145,13 +67,15 @@ def begun(design: Design, settings: Settings, constants: Constants, sample: Batc
     )
 
 
-Step = Callable[[State, Batch, Constants], tuple[State, Parts]]
-
-
 def make_step(design: Design, settings: Settings) -> Step:
-    """A compiled (state, batch as the model has it, constants) -> (state, numbers)."""
-    transform = optimiser_of(settings.training)
-    schedule = settings.training
+    """A (state, batch as the model has it, constants) -> (state, numbers), the quickest here."""
+    if sparse_step.serves(design, settings):
+        return sparse_step.make_sparse_step(design, settings)
+    return make_dense_step(design, settings)
+
+
+def make_dense_step(design: Design, settings: Settings) -> Step:
+    """As `make_step`, one compiled program on any device."""
     gradient = jax.grad(
         partial(loss_of, design=design, activation=settings.activation, loss=settings.loss),
         has_aux=True,
@@ -163,19 +87,11 @@ def make_step(design: Design, settings: Settings) -> Step:
             in_units(batch.x, constants.reads), in_units(batch.y, constants.writes), batch.chosen
         )
         budget, strength = annealed(settings, state.step)
-        now = Now(budget, strength, state.idle > schedule.dead_window, state.last)
+        dead = state.idle > settings.training.dead_window
+        now = Now(budget, strength, dead, state.last)
         grads, parts = gradient(state.params, batch, now, constants.held)
-        updates, optimiser = transform.update(grads, state.optimiser, state.params)
-        params = optax.apply_updates(state.params, updates)
-        if "threshold" in params:
-            params["threshold"] = jnp.maximum(params["threshold"], 0.0)
         tokens = batch.x.shape[1]
-        idle = jnp.where(parts.fired, 0, jnp.minimum(state.idle + tokens, LARGEST_IDLE))
-        # The mean begins at the first threshold, not at 0.
-        rate = jnp.where(state.step == 0, 1.0, LEVEL_RATE)
-        levels = state.levels + rate * (parts.levels - state.levels)
-        last = jnp.where(parts.levels > 0, parts.levels, 1.0)
-        return State(params, optimiser, state.step + 1, idle, levels, last), parts
+        return advanced(settings, state, grads, parts.fired, parts.levels, tokens), parts
 
     return step
 

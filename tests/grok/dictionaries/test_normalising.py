@@ -18,7 +18,8 @@ from grok.dictionaries.kinds.normalising import NORMALISATIONS, measured
 from grok.dictionaries.kinds.parameters import decode, decoder_norms, encode, initial
 from grok.dictionaries.training.losses import Batch
 from grok.dictionaries.training.settings import settings_of
-from grok.dictionaries.training.step import calibrated, constants_of, in_units
+from grok.dictionaries.training.step import calibrated
+from grok.dictionaries.training.update import constants_of, in_units
 from grok.errors import GrokError
 
 D, F, B = 8, 12, 40

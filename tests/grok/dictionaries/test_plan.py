@@ -5,18 +5,12 @@ from __future__ import annotations
 import jax
 import pytest
 
-from grok.config import GrokConfig
+from grok.config import GROK_1
 from grok.dictionaries import train as command
 from grok.dictionaries.kinds.parameters import shapes
 from grok.dictionaries.training import plan
 from grok.dictionaries.training.settings import settings_of
 from tests.grok.dictionaries.test_settings import RECIPES
-
-GROK_1 = GrokConfig(
-    vocab_size=131072, d_model=6144, n_layers=64, n_heads=48, n_kv_heads=8, d_head=128,
-    widening=8, n_experts=8, top_k=2, context_length=8192, embedding_multiplier=78.38367176906169,
-    output_multiplier=0.5773502691896257, attention_multiplier=0.08838834764831845,
-)  # fmt: skip
 
 
 def test_a_plan_says_memory_and_time_and_trains_nothing(capsys, tmp_path, monkeypatch):

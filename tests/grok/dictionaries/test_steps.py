@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from grok.dictionaries.kinds.inference import apply
 from grok.dictionaries.kinds.normalising import measured
 from grok.dictionaries.training.losses import Batch, Held, Now, auxiliary_of, loss_of
 from grok.dictionaries.training.settings import Loss, Settings, settings_of
-from grok.dictionaries.training.step import annealed, begun, calibrated, constants_of, make_step
+from grok.dictionaries.training.sparse_step import make_sparse_step, serves
+from grok.dictionaries.training.step import begun, calibrated, make_dense_step, make_step
+from grok.dictionaries.training.update import annealed, constants_of
 
 D, F, B = 5, 9, 16
 
@@ -224,3 +227,54 @@ def test_jumprelu_reaches_the_number_of_active_features_that_it_is_told():
     assert float(parts.active[0]) == pytest.approx(2, rel=0.1)
     assert recovery(directions, made) >= 0.95
     assert (np.asarray(state.params["threshold"]) >= 0).all()
+
+
+# --- sparse steps -----------------------------------------------------------------------
+
+SPARSE = {
+    "sae": ({"kind": "sae"}, {"k": 2}),
+    "clt, pooled and gated": (
+        {"kind": "clt", "reads": ["router.input"], "writes": ["moe.normed"]},
+        {"k": 2, "pooled": True, "gate_by_norm": True},
+    ),
+    "crosscoder": ({"kind": "crosscoder"}, {"k": 2, "gate_by_norm": True}),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_steps_over_active_features_alone_are_those_of_dense_products(name):
+    own, activation = SPARSE[name]
+    settings = settings_for(
+        dictionary={"layers": [0, 1, 2], "features": 24, **own},
+        activation=activation,
+        training={"tokens": 64 * 12, "batch": 64, "dead_window": 128, "k_start": 6.0},
+    )
+    design = design_of(settings)
+    assert serves(design, settings)
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3, 64, D)).astype(np.float32)
+    y = x if design.sources == design.targets else np.tanh(x[:, :, ::-1] + 1)
+    y = np.ascontiguousarray(y)
+    constants = constants_of(measured(x, "centred"), measured(y, "centred"))
+    states = []
+    for make in (make_dense_step, make_sparse_step):
+        state = begun(design, settings, constants, Batch(x, y))
+        # Features that never fire: they are dead in time, and asked to explain the error.
+        bias = state.params["encoder_bias"].at[:, :5].add(-3.0)
+        state = state._replace(params=state.params | {"encoder_bias": bias})
+        step, numbers = make(design, settings), []
+        for i in range(12):
+            rows = np.random.default_rng(i).permutation(64)
+            state, parts = step(state, Batch(x[:, rows], y[:, rows]), constants)
+            numbers.append(jax.device_get(parts))
+        states.append((jax.device_get(state), numbers))
+    (a, dense), (b, sparse) = states
+    assert any(one.auxiliary > 0 for one in dense)
+    for one, other in zip(dense, sparse, strict=True):
+        np.testing.assert_array_equal(one.fired, other.fired)
+        np.testing.assert_allclose(one.error, other.error, rtol=1e-4)
+        np.testing.assert_allclose(one.auxiliary, other.auxiliary, rtol=1e-3)
+        np.testing.assert_allclose(one.active, other.active)
+    for one, other in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+    np.testing.assert_array_equal(a.idle, b.idle)
