@@ -21,7 +21,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from grok.errors import CheckpointError
+from grok.errors import CheckpointError, plain
 from grok.files import write_whole
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -220,8 +220,9 @@ class TensorUnpickler(_PureUnpickler):  # type: ignore[misc]
             return ALLOWED[module, name]
         except KeyError:
             raise CheckpointError(
-                f"refused: the file asks for {module[:80]}.{name[:80]}, which no Grok-1 tensor "
-                "needs. Nothing was executed. Don't use this file; get it again from its publisher"
+                f"refused: the file asks for {plain(module, 80)}.{plain(name, 80)}, which no "
+                "Grok-1 tensor needs. Nothing was executed. Don't use this file; get it again from "
+                "its publisher"
             ) from None
 
     def load_build(self) -> None:

@@ -80,12 +80,14 @@ def load_saved(file: str | Path) -> SavedTrace:
         GrokError: the file cannot be read as one of these.
     """
     try:
-        with np.load(file, allow_pickle=False) as entries:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as entries:
             if int(entries["format_version"]) != FORMAT_VERSION:
                 raise ValueError(f"format {entries['format_version']}")
             return SavedTrace({name: entries[name] for name in entries.files})
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (
+        Exception
+    ) as error:  # zipfile, zlib, numpy and json raise a dozen kinds for damaged bytes
         raise GrokError(
-            f"{file}: not a file of saved values ({str(error):.120}); expected one that a "
-            "trace's save(FILE) wrote."
+            f"{file}: not a file of saved values ({type(error).__name__}); expected one that a "
+            "trace's save(FILE) wrote. Save it again."
         ) from error

@@ -139,7 +139,9 @@ def _decoded(source: str | bytes, where: str) -> str:
             ) from error
     if "\0" in source:
         line = source[: source.index("\0")].count("\n") + 1
-        raise LensError(f"{where}line {line}: a zero character; expected text. Is it a text file?")
+        raise LensError(
+            f"{where}line {line}: a zero character; expected text. Save the list as plain text."
+        )
     return source.replace("\r\n", "\n").replace("\r", "\n")
 
 

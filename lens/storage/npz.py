@@ -102,6 +102,8 @@ def _read_npy(stream: IO[bytes], file_size: int) -> np.ndarray:
         raise _Refused(f"npy format {version} is unknown; expected 1.0, 2.0 or 3.0")
     if dtype.hasobject:
         raise _Refused("it holds pickled Python objects, which could run code and are never opened")
+    if dtype.kind == "V":  # whose description may hold any words
+        raise _Refused("it holds records, not numbers or text")
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
         raise _Refused(f"its shape {shape} is not a list of lengths")
     n_bytes = math.prod(shape) * dtype.itemsize

@@ -122,6 +122,12 @@ def test_any_other_name_is_refused(module, name, tmp_path):
         assert f"refused: the file asks for {module}.{name}," in str(error.value)
 
 
+def test_a_name_that_is_refused_is_shown_as_text(tmp_path):
+    with pytest.raises(CheckpointError, match=r"asks for \?\?Sign in\?\?https") as error:
+        read_tensor(written(tmp_path, named("\0[Sign in](https:", "x\n")))
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -267,7 +267,12 @@ def test_files_that_are_no_saved_values_say_so(tiny3, tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     np.savez(tmp_path / "pickled.npz", format_version=np.array([object()], dtype=object))
-    for name in ("bad", "other", "pickled", "missing"):
+    np.savez_compressed(tmp_path / "flipped.npz", format_version=np.int32(1), tokens=np.arange(99))
+    content = bytearray((tmp_path / "flipped.npz").read_bytes())
+    content[120] ^= 0xFF
+    (tmp_path / "flipped.npz").write_bytes(content)
+    (tmp_path / "method.npz").write_bytes(content.replace(b"PK\1\2", b"PK\1\3", 1))
+    for name in ("bad", "other", "pickled", "missing", "flipped", "method"):
         with pytest.raises(GrokError, match="not a file of saved values"):
             load_saved(tmp_path / f"{name}.npz")
 

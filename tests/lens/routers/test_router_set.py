@@ -318,6 +318,14 @@ def test_names_from_a_file_cannot_act_as_markup_in_a_message():
     assert not set("[]<>:/!") & set(str(error.value).partition("found: ")[2].partition(")")[0])
 
 
+def test_records_whose_description_holds_words_are_refused_without_them():
+    records = np.zeros((2, 6, 4), [("[Sign in](https://evil.example)", "<f4")])
+    for name in ("routers", "source"):
+        with pytest.raises(LensError, match="it holds records, not numbers") as refused:
+            load_routers(npz(**{"routers": weights(), name: records}))
+        assert "Sign in" not in str(refused.value)
+
+
 def test_saving_leaves_nothing_behind_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "routers.npz"
     path.write_text("as it was")

@@ -1,0 +1,32 @@
+"""`python -m tests.fuzz --minutes 60`: new hostile input for every door, for so long.
+
+What is found is shown with the smallest input that does it; mend it, and give it a test of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60, help="of processor time, in all")
+    parser.add_argument("--door", help="only doors whose name has this in it")
+    options, rest = parser.parse_known_args()
+    from tests.fuzz.doors import DOORS
+
+    doors = [name for name in DOORS if not options.door or options.door in name]
+    os.environ["FUZZ_SECONDS"] = str(60 * options.minutes / max(1, len(doors)))
+    chosen = ["-k", options.door] if options.door else []
+    return int(pytest.main([str(HERE), "-q", "-p", "no:cacheprovider", *chosen, *rest]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
