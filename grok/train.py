@@ -21,7 +21,7 @@ import numpy as np
 
 from grok.config import GrokConfig
 from grok.errors import GrokError
-from grok.files import write_whole
+from grok.files import set_aside, write_whole
 from grok.training.step import Recipe
 
 if TYPE_CHECKING:
@@ -54,6 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(args.corpus, args.output, recipe, dtype=args.dtype, save_every=args.save_every)
     except GrokError as error:
         print(f"grok.train: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        print(
+            f"grok.train: {error.filename or args.output}: {error.strerror}. Free space or make it "
+            "writable, and start the same command again: it goes on from the saved state.",
+            file=sys.stderr,
+        )
         return 2
     return 0
 
@@ -178,8 +187,14 @@ def _run_steps(
 
 def _log(work: Path, line: Mapping[str, Any]) -> None:
     """Adds a line to the metrics of the run and prints it."""
-    with (work / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
+    try:
+        with (work / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise GrokError(
+            f"{work}: the metrics cannot be written ({error.strerror or error}). Free space and "
+            "start the same command again: it goes on from the saved state."
+        ) from error
     print(
         f"step {line['step']:5d}  loss {line['loss']:.3f}  "
         f"sequence entropy {line['sequence_entropy']:.3f}  balance {line['balance']:.3f}  "
@@ -203,25 +218,49 @@ def _save(work: Path, settings: dict[str, Any], state: TrainState) -> None:
         f"leaf{i:04d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))
     }
     text = np.array(json.dumps(settings, sort_keys=True))
-    write_whole(work / "state.npz", lambda stream: np.savez(stream, settings=text, **leaves))
+    file = work / "state.npz"
+    try:
+        write_whole(file, lambda stream: np.savez(stream, settings=text, **leaves))
+    except OSError as error:
+        raise GrokError(
+            f"{file}: the state cannot be saved ({error.strerror or error}). Free space and start "
+            "the same command again: it goes on from the state before."
+        ) from error
 
 
 def _restored(work: Path, settings: dict[str, Any], fresh: TrainState) -> TrainState:
-    """The saved state where there is one, else `fresh`."""
+    """The saved state where there is one, else `fresh`; a damaged one is set aside."""
     import jax
 
     file = work / "state.npz"
     if not file.exists():
         return fresh
-    with np.load(file, allow_pickle=False) as saved:
-        before = json.loads(str(saved["settings"]))
-        if before != settings:
-            changed = sorted(k for k in settings if before.get(k) != settings[k])
+    wanted = jax.tree.leaves(fresh)
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
+            before = dict(json.loads(str(saved["settings"])))
+            leaves = [saved[f"leaf{i:04d}"] for i in range(len(wanted))]
+        if before == settings and [x.shape for x in leaves] != [x.shape for x in wanted]:
+            raise ValueError("other shapes")
+    except Exception as error:  # zipfile, zlib, numpy and json raise a dozen kinds
+        if isinstance(error, OSError) and error.errno is not None:
             raise GrokError(
-                f"{file}: this run was begun with other settings ({', '.join(changed)}). "
-                "Start again with the same, or choose another --output."
-            )
-        leaves = [saved[f"leaf{i:04d}"] for i in range(len(jax.tree.leaves(fresh)))]
+                f"{file}: the saved state cannot be read ({error.strerror}). Make it readable and "
+                "start again."
+            ) from error
+        aside = set_aside(file)
+        print(
+            f"{file} is damaged and has been set aside{f' as {aside.name}' if aside else ''}; "
+            "training begins anew.",
+            flush=True,
+        )
+        return fresh
+    if before != settings:
+        changed = sorted(k for k in settings if before.get(k) != settings[k])
+        raise GrokError(
+            f"{file}: this run was begun with other settings ({', '.join(changed)}). "
+            "Start again with the same, or choose another --output."
+        )
     found: TrainState = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
     return found
 

@@ -328,7 +328,7 @@ def write_checkpoint(
 
     Raises:
         CheckpointError: a parameter is missing, unknown or of the wrong shape, or the
-            folder is in use.
+            folder is in use or cannot be written.
     """
     folder = Path(folder)
     paths = tensor_paths(config.n_layers)
@@ -346,9 +346,10 @@ def write_checkpoint(
             )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not an empty folder; nothing written.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    building = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         (building / "ckpt-0").mkdir()
         for i, path in enumerate(paths):
             write_tensor(building / "ckpt-0" / f"tensor{i:05d}_000", tensors[path])
@@ -358,7 +359,13 @@ def write_checkpoint(
             shutil.copyfile(source, building / name)
         os.chmod(building, 0o755)
         os.replace(building, folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+    except BaseException as error:
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(
+                f"{folder}: the checkpoint cannot be written ({error.strerror or error}); nothing "
+                "of it was left. Free space or choose another folder."
+            ) from error
         raise
     return open_checkpoint(folder)

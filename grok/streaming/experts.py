@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import ml_dtypes
-import numba
 import numpy as np
 
 from grok.architectures.architecture import ExpertProducts
@@ -23,6 +22,7 @@ from grok.checkpoints.tensor_offsets import TensorLocation
 from grok.checkpoints.tensor_spec import TensorSpec, expert_array
 from grok.errors import CheckpointError
 from grok.streaming.int8_matmul import add_product
+from grok.streaming.kept_code import compiled
 from grok.streaming.read_ahead import Filled, Piece
 
 
@@ -190,7 +190,7 @@ def _round_bfloat16(values: np.ndarray) -> None:
     _round_bits(values.reshape(-1).view(np.uint32))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _round_bits(bits: np.ndarray) -> None:
     """float32 bits to the nearest bfloat16, ties to even; finite values."""
     for i in range(bits.size):
@@ -199,7 +199,7 @@ def _round_bits(bits: np.ndarray) -> None:
         bits[i] = b & np.uint32(0xFFFF0000)
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True)
+@compiled(nogil=True, fastmath=True)
 def _gelu_times(first: np.ndarray, second: np.ndarray) -> None:
     """first = gelu(first) * second, with the tanh approximation."""
     root = np.float32(0.7978845608028654)
@@ -212,7 +212,7 @@ def _gelu_times(first: np.ndarray, second: np.ndarray) -> None:
             first[r, n] = half * v * (one + bent) * second[r, n]
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True)
+@compiled(nogil=True, fastmath=True)
 def _silu_times(first: np.ndarray, second: np.ndarray) -> None:
     """first = silu(first) * second."""
     one = np.float32(1.0)

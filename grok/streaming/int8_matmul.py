@@ -13,9 +13,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 
-import numba
 import numpy as np
 
+from grok.streaming.kept_code import compiled
 from grok.streaming.simd_kernels import (
     DEEP,
     STEP,
@@ -118,7 +118,7 @@ def _part(
         _tiles(x, w, scales, out, sums, tile, rest, own, first, last, rounded)
 
 
-@numba.njit(nogil=True, boundscheck=False, cache=True)
+@compiled(nogil=True, boundscheck=False)
 def _walks(
     x: np.ndarray,
     w: np.ndarray,
@@ -166,7 +166,7 @@ def _walks(
 
 
 # many parameters: a compiled loop takes arrays and numbers, no objects.
-@numba.njit(nogil=True, boundscheck=False, cache=True)
+@compiled(nogil=True, boundscheck=False)
 def _tiles(
     x: np.ndarray,
     w: np.ndarray,

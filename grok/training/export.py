@@ -156,7 +156,18 @@ def _progress_facts(work: Path) -> dict[str, Any]:
     file = work / "metrics.jsonl"
     if not file.exists():
         return {}
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    by_step = {line["step"]: line for line in lines}  # a resumed run may log a step twice
+    lines = [*map(_line, file.read_text(encoding="utf-8", errors="replace").splitlines())]
+    by_step = {line["step"]: line for line in lines if line}  # a resumed run may log a step twice
+    if not by_step:
+        return {}
     last = [by_step[step]["loss"] for step in sorted(by_step)[-10:]]
     return {"last_training_loss": round(float(np.mean(last)), 4), "logged_steps": max(by_step)}
+
+
+def _line(text: str) -> dict[str, Any]:
+    """A line of the log; empty where the program was ended in the middle of writing it."""
+    try:
+        found = json.loads(text)
+        return {"step": int(found["step"]), "loss": float(found["loss"])}
+    except (ValueError, KeyError, TypeError):
+        return {}

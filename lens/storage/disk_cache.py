@@ -80,7 +80,10 @@ class DiskCache:
     def get(self, kind: str, key: str) -> dict[str, np.ndarray] | None:
         """The arrays kept under this key, or None; an unusable entry is dropped."""
         path = self._path(kind, key)
-        if path.is_symlink() or not path.is_file():
+        try:
+            if path.is_symlink() or not path.is_file():
+                return None
+        except OSError:  # the folder cannot be looked into
             return None
         try:
             with open_npz(path, max_bytes=MAX_ENTRY) as npz:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from grok.files import set_aside
 from lens.errors import LensError
 from lens.storage import csv_text
 from lens.storage.disk_cache import cache_folder
@@ -32,6 +33,12 @@ FILE = "notes.sqlite3"
 LONGEST_NAME, LONGEST_NOTE = 60, 4000  # characters
 NOTES_OF_ONE = 5000
 PATIENCE = 10.0  # seconds to wait for another writer
+_CANNOT_WRITE = (
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _TABLE = """CREATE TABLE IF NOT EXISTS notes (
     owner TEXT NOT NULL, model TEXT NOT NULL, layer INTEGER NOT NULL, expert INTEGER NOT NULL,
@@ -100,7 +107,8 @@ class NoteBook:
                 f"SELECT {_COLUMNS} FROM notes WHERE owner = ?{which} "
                 "ORDER BY model, layer, expert",
                 values,
-            ).fetchall()
+            ).fetchall(),
+            reading=True,
         )
         return [
             ExpertNote(model, layer, expert, label, name, note, bool(pinned), changed)
@@ -155,8 +163,12 @@ class NoteBook:
                 )
             )
 
-    def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Work in one transaction; with a damaged file out of the way, once more."""
+    def _do(self, work: Callable[[sqlite3.Connection], Result], *, reading: bool = False) -> Result:
+        """Work in one transaction; with a damaged file out of the way, once more.
+
+        Args:
+            reading: it changes nothing, so a full or read-only disk does for it.
+        """
         for again in (True, False):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -166,15 +178,34 @@ class NoteBook:
                     with base:
                         return work(base)
             except (sqlite3.OperationalError, OSError) as error:  # locked, full, not to be written
+                if reading and self._lies_still(error):
+                    with closing(sqlite3.connect(self._as_it_is, uri=True)) as base:
+                        return work(base)
                 raise LensError(
                     f"Notes cannot be kept in {self.folder}: {error}. Free the folder, or name "
                     f"another one in {FOLDER_VARIABLE}."
                 ) from error
-            except sqlite3.DatabaseError:
+            except sqlite3.DatabaseError as error:
                 if not again:
-                    raise
+                    raise LensError(
+                        f"The file of notes in {self.folder} is damaged and cannot be set aside "
+                        f"({error}). Make the folder writable, or name another one in "
+                        f"{FOLDER_VARIABLE}."
+                    ) from error
                 self._put_aside()
         raise AssertionError("the second time returns or raises")
+
+    @property
+    def _as_it_is(self) -> str:
+        """The address of the file for somebody who only reads, and writes nothing beside it."""
+        return f"{self.file.resolve().as_uri()}?mode=ro&immutable=1"
+
+    def _lies_still(self, error: Exception) -> bool:
+        """True where nobody can write, and everything that was written is in the file."""
+        code = getattr(error, "sqlite_errorcode", None)
+        cannot = isinstance(error, OSError) or (code is not None and code & 0xFF in _CANNOT_WRITE)
+        log = self.file.with_name(f"{FILE}-wal")
+        return cannot and not (log.exists() and log.stat().st_size)
 
     def _put_aside(self) -> None:
         """Rename a damaged file with its log; another process may have done it meanwhile."""
@@ -182,10 +213,9 @@ class NoteBook:
             lock.take(patience=PATIENCE)
             if not _damaged(self.file):
                 return
-            stamp = time.strftime("%Y-%m-%d-%H%M%S")
-            for path in self.folder.glob(f"{FILE}*"):
-                path.replace(self.folder / f"damaged-{stamp}-{path.name}")
-            self.set_aside = self.folder / f"damaged-{stamp}-{FILE}"
+            self.set_aside = set_aside(self.file)
+            for log in self.folder.glob(f"{FILE}-*"):
+                set_aside(log)
 
 
 def notes_folder() -> Path:

@@ -75,9 +75,13 @@ class Reports:
         self._lock = threading.Lock()
 
     def made(self, order: Order) -> Made | None:
-        """The report, if it is done."""
+        """The report, if it is done, and nobody has cleared the folder of temporary files."""
         with self._lock:
-            return self._made.get(order.key)
+            made = self._made.get(order.key)
+            if made is not None and not (made.archive.is_file() and made.page.is_file()):
+                del self._made[order.key]
+                return None
+            return made
 
     def start(self, order: Order, group: Hashable) -> Job:
         """Begin a report for somebody.
@@ -90,7 +94,22 @@ class Reports:
     def _make(self, job: Job, order: Order) -> None:
         if self.made(order) is not None:  # somebody else asked for the same
             return
-        with tempfile.TemporaryDirectory(dir=self._folder) as work:
+        try:
+            made = self._written(job, order)
+        except OSError as error:
+            raise LensError(
+                f"The report cannot be written on this server ({error.strerror or error}). Try "
+                "again when there is room in its folder for temporary files."
+            ) from error
+        with self._lock:
+            self._made[order.key] = made
+            while len(self._made) > KEPT:
+                _, old = self._made.popitem(last=False)
+                shutil.rmtree(old.archive.parent, ignore_errors=True)
+
+    def _written(self, job: Job, order: Order) -> Made:
+        Path(self._folder).mkdir(mode=0o700, exist_ok=True)  # a cleaner may have taken it
+        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as work:
             folder = Path(work)
             save_routers(order.routers, folder / "routers.npz")
             _run(job, order, folder)
@@ -100,11 +119,7 @@ class Reports:
                 for file in sorted((folder / "report").iterdir()):
                     archive.write(file, f"report/{file.name}")
             shutil.move(folder / "report" / PAGE, made.page)
-        with self._lock:
-            self._made[order.key] = made
-            while len(self._made) > KEPT:
-                _, old = self._made.popitem(last=False)
-                shutil.rmtree(old.archive.parent, ignore_errors=True)
+            return made
 
 
 def _run(job: Job, order: Order, folder: Path) -> None:
