@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from grok.checkpoints.model_files import folder_identity
+from grok.config import BUNDLED_MODEL
 from grok.serving.shared_model import SharedModel
 
 OnLoad = Callable[[int, int], None]
@@ -21,7 +23,8 @@ def shared_model(
 ) -> SharedModel:
     """The model of a checkpoint folder (the bundled one when None), loaded once for everyone.
 
-    Two resident models are kept, and one streamed one: its buffers take most of its budget.
+    Two resident models are kept, and one streamed one: its buffers take most of its budget. A
+    checkpoint whose files have changed since is another model, and loaded anew.
 
     Args:
         checkpoint: folder that holds `ckpt-0`.
@@ -33,14 +36,15 @@ def shared_model(
     Raises:
         GrokError: as `grok.runner.loading.load`; a failed load is tried anew by the next call.
     """
+    identity = folder_identity(BUNDLED_MODEL if checkpoint is None else checkpoint)
     if mode == "streamed":
-        return _streamed(checkpoint, dtype, memory_budget, _progress=_progress)
-    return _resident(checkpoint, dtype, mode, _progress=_progress)
+        return _streamed(checkpoint, identity, dtype, memory_budget, _progress=_progress)
+    return _resident(checkpoint, identity, dtype, mode, _progress=_progress)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _resident(
-    checkpoint: str | None, dtype: str, mode: str, *, _progress: OnLoad | None
+    checkpoint: str | None, identity: str, dtype: str, mode: str, *, _progress: OnLoad | None
 ) -> SharedModel:
     from grok.runner.loading import load
 
@@ -49,7 +53,12 @@ def _resident(
 
 @st.cache_resource(max_entries=1, show_spinner=False)
 def _streamed(
-    checkpoint: str | None, dtype: str, memory_budget: int | None, *, _progress: OnLoad | None
+    checkpoint: str | None,
+    identity: str,
+    dtype: str,
+    memory_budget: int | None,
+    *,
+    _progress: OnLoad | None,
 ) -> SharedModel:
     from grok.runner.loading import load
 

@@ -1,12 +1,46 @@
-"""Output files that appear whole or not at all."""
+"""Output files that appear whole or not at all, and damaged ones, put out of the way."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+DAMAGED = "damaged-"
+_ASIDE = re.compile(DAMAGED + r"\d{4}-\d\d-\d\d-\d{6}-(?:\d{1,2}-)?(.+)")
+
+
+def set_aside(path: Path) -> Path | None:
+    """Renames a damaged file or folder to "damaged-WHEN-NAME" beside it; nothing is deleted.
+
+    Returns:
+        Where it is now; None where it stays, because it has gone or its folder cannot be
+        written: then it is refused again.
+    """
+    when = time.strftime("%Y-%m-%d-%H%M%S", time.gmtime())
+    place = path.with_name(f"{DAMAGED}{when}-{path.name}")
+    for number in range(2, 100):
+        if not place.exists():
+            break
+        place = path.with_name(f"{DAMAGED}{when}-{number}-{path.name}")
+    try:
+        os.rename(path, place)
+    except OSError:
+        return None
+    return place
+
+
+def set_aside_in(folder: Path) -> set[str]:
+    """Names of what was set aside in a folder, where nothing has taken its place since."""
+    try:
+        found = {m[1] for name in os.listdir(folder) if (m := _ASIDE.fullmatch(name))}
+    except OSError:
+        return set()
+    return {name for name in found if not (folder / name).exists()}
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[IO[bytes]], object]) -> None:

@@ -115,7 +115,7 @@ def collect(
     }
     run = _Run(passes, own, folder, manifest)
     try:
-        manifest["parts_done"] = begin(folder, manifest, own, kept, model.pieces)
+        manifest["parts_done"] = begin(folder, manifest, own, parts, kept, model.pieces)
         run.all_parts(parts, progress, turn)
     except OSError as error:
         raise GrokError(
@@ -260,12 +260,16 @@ class _Run:
     def all_parts(
         self, parts: Sequence[Sequence[int]], progress: Progress | None, turn: Turn
     ) -> None:
-        """Runs the parts that are not done, and counts each in the manifest when it is."""
-        first = self.manifest["parts_done"]
-        done = int(self.prompts.first_rows[parts[first - 1][-1] + 1]) if first else 0
+        """Runs the parts that are not done, and counts each in the manifest when it is.
+
+        A part that is counted and whose file is gone is run again.
+        """
+        todo = [i for i in range(len(parts)) if not self._is_done(i)]
+        left = sum(self.prompts.lengths[prompt] for i in todo for prompt in parts[i])
+        done = self.prompts.n_tokens - left
         if progress is not None:
             progress(done, self.prompts.n_tokens)
-        for i in range(first, len(parts)):
+        for i in todo:
             events: list[Columns] = []
             for together in self.passes.together(parts[i]):
                 with turn():
@@ -277,8 +281,15 @@ class _Run:
                     progress(done, self.prompts.n_tokens)
             if self.manifest["routing"]:
                 write_routing(routing_file(self.folder, i), events)
-            self.manifest["parts_done"] = i + 1
+            self.manifest["parts_done"] = max(self.manifest["parts_done"], i + 1)
             write_manifest(self.folder, self.manifest)
+
+    def _is_done(self, part: int) -> bool:
+        """True of a part that the manifest counts and whose file is there."""
+        counted = part < self.manifest["parts_done"]
+        return counted and (
+            not self.manifest["routing"] or routing_file(self.folder, part).is_file()
+        )
 
     def _keep(self, chosen: Sequence[int], result: Forward) -> list[Columns]:
         """Writes a batch's values; gives the routing events of its prompts where they are kept."""

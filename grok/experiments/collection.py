@@ -11,7 +11,8 @@ A collection is a folder:
   opened with `numpy.load(..., mmap_mode="r")`.
 
 A part's routing file appears whole, then the manifest counts the part, so a run that was killed
-goes on with the part it was in.
+goes on with the part it was in. Pages of Parquet files have checksums. A file that is gone, because
+it was damaged and set aside, is made again; a damaged manifest is made from the parts there are.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from typing import Any
 import numpy as np
 
 from grok.engine.compiled import Forward
-from grok.errors import GrokError
-from grok.files import write_whole
+from grok.errors import GrokError, plain
+from grok.files import set_aside, write_whole
 from grok.interventions.sites import Site
 
 FORMAT_VERSION = 1
 # Of collections whose manifest does not say it, and by default.
 PART_TOKENS = 20_000
-MANIFEST = "manifest.json"
+MANIFEST, PROMPTS, TOKENS = "manifest.json", "prompts.parquet", "tokens.parquet"
 
 Manifest = dict[str, Any]
 Columns = Mapping[str, np.ndarray]
@@ -66,7 +67,7 @@ class Collection:
         """Values of a site [tokens of all prompts, …], mapped from disk, read-only.
 
         Raises:
-            GrokError: the site was not collected.
+            GrokError: the site was not collected, or its file is damaged.
         """
         if site not in self.manifest["sites"]:
             raise GrokError(
@@ -74,7 +75,13 @@ class Collection:
                 f"{', '.join(self.manifest['sites']) or 'no activations'}."
             )
         file = activation_file(self.folder, site)
-        values: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        try:
+            values: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise GrokError(
+                f"{file}: the activations cannot be read ({plain(str(error), 120)}). Collect again "
+                "into another folder."
+            ) from error
         return values
 
 
@@ -91,8 +98,11 @@ def load_collection(folder: str | Path) -> Collection:
         for name in ("parts", "parts_done", "n_tokens", "n_prompts"):
             int(manifest[name])
         dict(manifest["sites"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GrokError(f"{folder}: no collection ({str(error):.100}).") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise GrokError(
+            f"{folder}: no collection ({plain(str(error), 100)}). Collect again: what is whole in "
+            "it is kept."
+        ) from error
     if version != FORMAT_VERSION:
         raise GrokError(
             f"{folder}: format {version}; this version reads {FORMAT_VERSION}. Collect again."
@@ -153,6 +163,7 @@ def begin(
     folder: Path,
     manifest: Manifest,
     prompts: Prompts,
+    parts: Sequence[Sequence[int]],
     sites: Sequence[Site],
     pieces: Callable[[np.ndarray], Sequence[str]],
 ) -> int:
@@ -162,6 +173,7 @@ def begin(
         folder: new, empty, or of the same collection.
         manifest: of the collection, with no part done.
         prompts: of the collection.
+        parts: numbers of the prompts of each part.
         sites: whose values are kept.
         pieces: gives those of token ids [T].
 
@@ -172,10 +184,11 @@ def begin(
         GrokError: the folder holds something else.
         OSError: it cannot be written.
     """
-    done = _parts_done(folder, manifest)
-    if done == 0:
+    done = _parts_done(folder, manifest, parts)
+    if done == 0 or not all((folder / name).is_file() for name in (PROMPTS, TOKENS)):
         tokens = np.concatenate(list(prompts.tokens)).astype(np.int32)
         _write_prompts(folder, prompts, tokens, pieces(tokens))
+    if done == 0:
         _make_activations(folder, sites, prompts.n_tokens)
         write_manifest(folder, manifest)
     return done
@@ -249,7 +262,7 @@ def activation_file(folder: Path, site: str) -> Path:
     return folder / "activations" / f"{site}.npy"
 
 
-def _parts_done(folder: Path, manifest: Manifest) -> int:
+def _parts_done(folder: Path, manifest: Manifest, parts: Sequence[Sequence[int]]) -> int:
     """Parts that an earlier run of the same collection has finished.
 
     Raises:
@@ -264,7 +277,15 @@ def _parts_done(folder: Path, manifest: Manifest) -> int:
         raise GrokError(f"{folder} holds other files; choose a folder that is new or empty.")
     if not (folder / MANIFEST).exists():
         return 0
-    before = {"part_tokens": PART_TOKENS} | load_collection(folder).manifest
+    try:
+        before = {"part_tokens": PART_TOKENS} | load_collection(folder).manifest
+    except GrokError:
+        if not _is_damaged(folder / MANIFEST):
+            raise
+        set_aside(folder / MANIFEST)
+        done = _whole_parts(folder, parts) if manifest["routing"] and not manifest["sites"] else 0
+        write_manifest(folder, manifest | {"parts_done": done})
+        return done
     differ = [
         name for name in manifest if name != "parts_done" and before.get(name) != manifest[name]
     ]
@@ -276,13 +297,41 @@ def _parts_done(folder: Path, manifest: Manifest) -> int:
     return int(before["parts_done"])
 
 
+def _is_damaged(file: Path) -> bool:
+    """True where a file holds no JSON object with the fields of a manifest."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(found, dict) or "format_version" not in found
+
+
+def _whole_parts(folder: Path, parts: Sequence[Sequence[int]]) -> int:
+    """First parts whose routing files are whole, and of these prompts."""
+    import pyarrow.parquet
+
+    for i, part in enumerate(parts):
+        try:
+            with pyarrow.parquet.ParquetFile(
+                routing_file(folder, i), page_checksum_verification=True
+            ) as file:
+                found = file.read()["prompt"].to_numpy()
+        except Exception:  # of a dozen kinds, for a file that is damaged or not there
+            return i
+        if not np.array_equal(np.unique(found), np.sort(np.asarray(part))):
+            return i
+    return len(parts)
+
+
 def _write_prompts(
     folder: Path, prompts: Prompts, tokens: np.ndarray, pieces: Sequence[str]
 ) -> None:
     sizes = np.array(prompts.lengths, np.int32)
     number = np.arange(len(sizes), dtype=np.int32)
     _write_table(
-        folder / "prompts.parquet",
+        folder / PROMPTS,
         {
             "prompt": number,
             "label": list(prompts.labels),
@@ -291,7 +340,7 @@ def _write_prompts(
         },
     )
     _write_table(
-        folder / "tokens.parquet",
+        folder / TOKENS,
         {
             "prompt": np.repeat(number, sizes),
             "position": np.concatenate([np.arange(n, dtype=np.int32) for n in sizes]),
@@ -313,4 +362,5 @@ def _write_table(file: Path, columns: Mapping[str, np.ndarray | Sequence[str]]) 
     import pyarrow.parquet
 
     table = pyarrow.table(dict(columns))
-    write_whole(file, lambda stream: pyarrow.parquet.write_table(table, stream, compression="zstd"))
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    write_whole(file, lambda stream: pyarrow.parquet.write_table(table, stream, **options))

@@ -104,10 +104,16 @@ def _scatter(
         "SELECT prompt, position, token, layer, slot, expert, margin FROM read_parquet($routing)",
         routing=[str(file)],
     )
-    row = first[found["prompt"]] + found["position"]
-    tokens[row] = found["token"]
-    experts[found["layer"], row, found["slot"]] = found["expert"]
-    margins[found["layer"], row] = found["margin"]
+    try:
+        row = first[found["prompt"]] + found["position"]
+        tokens[row] = found["token"]
+        experts[found["layer"], row, found["slot"]] = found["expert"]
+        margins[found["layer"], row] = found["margin"]
+    except (IndexError, ValueError) as error:
+        raise LensError(
+            f"The routing in {file.name} is of other prompts than this run's. Delete the run and "
+            "start it again."
+        ) from error
 
 
 def run_label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> LabelTest:

@@ -1,14 +1,16 @@
 """Runs of many prompts, each a folder that only its unguessable id leads to.
 
-    STORE/ID/run.json         what it is: owner's hash, model, counts, status
-    STORE/ID/input.json       the prompts, until the run is finished
+    STORE/ID/run.json         what it is, see `run_record`; begun.json: as it began
+    STORE/ID/input.json       the prompts, to go on with
     STORE/ID/events/          the collection: prompts, tokens and routing as Parquet
     STORE/ID/lock             held by the one that writes
+    STORE/ID/expired          since when the run is older than runs are kept
+    STORE/damaged-WHEN-ID/    a run whose record cannot be read or made anew
 
 A run has one writer; readers open finished files only, so neither waits for the other.
 Files appear whole or not at all. A run whose writer has ended without a word is stopped:
-its owner lets it go on or deletes it. Who has the id may look; only the owner is told that
-it exists, and only the owner changes it.
+its owner lets it go on or deletes it. Who has the id may look; only the owner is told that it
+exists, and only the owner changes it.
 """
 
 from __future__ import annotations
@@ -24,14 +26,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from grok.files import DAMAGED, set_aside
 from lens.errors import LensError
 from lens.many_prompts.prompt_lists import PromptList
+from lens.many_prompts.retention import DAY, KEEP_VARIABLE, due, expired, kept_days
 from lens.many_prompts.run_record import (
+    BEGUN,
     LOCK,
+    OWNER,
     RECORD,
     NoRunError,
     Run,
     as_json,
+    is_damaged,
     read_run,
     write_json,
 )
@@ -39,17 +46,13 @@ from lens.storage.disk_cache import cache_folder
 from lens.storage.file_lock import FileLock, is_held
 
 FOLDER_VARIABLE = "GROK_LENS_RUNS"
-KEEP_VARIABLE = "GROK_LENS_KEEP_DAYS"
-KEEP_DAYS = 30.0
 RUNS_OF_ONE = 20
 MAX_BYTES = 8 * 2**30
-DAY = 24 * 3600.0
 TELL_EVERY = 0.5  # seconds between two notes of progress
 ID = r"[A-Za-z0-9_-]{22}"
 """Ids that nobody guesses, of runs and of shared texts."""
-_OWNER = re.compile(r"[0-9a-f]{64}")
 _GONE = ".gone-"
-_INPUT = "input.json"
+_INPUT, _EXPIRED = "input.json", "expired"
 
 
 class RunStore:
@@ -120,12 +123,14 @@ class RunStore:
             run.folder.mkdir(mode=0o700)
             lock.take()
             write_json(run.folder / _INPUT, asdict(prompts))
+            write_json(run.folder / BEGUN, as_json(run))
             write_json(run.folder / RECORD, as_json(run))
         except OSError as error:
             lock.release()
+            shutil.rmtree(run.folder, ignore_errors=True)
             raise LensError(
-                f"A run cannot be kept on this server ({error.strerror or error}). Name a folder "
-                f"that can be written in {FOLDER_VARIABLE}."
+                f"A run cannot be kept on this server ({error.strerror or error}). Free space, or "
+                f"name a folder that can be written in {FOLDER_VARIABLE}."
             ) from error
         return Writing(run, prompts, lock)
 
@@ -149,14 +154,18 @@ class RunStore:
                 found["form"],
                 tuple(found["columns"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             lock.release()
             raise LensError(
                 "The prompts of this run cannot be read any more, so it cannot go on. Delete it "
                 "and start a new one."
             ) from error
         writing = Writing(replace(run, status="running", problem=""), prompts, lock)
-        writing.note()
+        try:
+            writing.note()
+        except LensError:
+            lock.release()
+            raise
         return writing
 
     def get(self, run_id: str) -> Run:
@@ -164,8 +173,15 @@ class RunStore:
 
         Raises:
             NoRunError: there is none, or no longer.
+            LensError: it is damaged.
         """
-        run = read_run(self._folder_of(run_id))
+        folder = self._folder_of(run_id)
+        run = read_run(folder)
+        if run is None and (is_damaged(folder) or any(self.folder.glob(f"{DAMAGED}*-{run_id}"))):
+            raise LensError(
+                "This run is damaged on this server and was set aside; nothing of it was deleted. "
+                f"Who runs the server finds it in the folder of runs, under “{DAMAGED}…”."
+            )
         if run is None or self._expired(run, time.time()):
             raise NoRunError(
                 "There is no run under this link. It has been deleted or cleared, or the link is "
@@ -188,7 +204,11 @@ class RunStore:
         self._remove(self._owned(run_id, owner).folder)
 
     def sweep(self, now: float | None = None) -> int:
-        """Clear runs that are older than they are kept for, and leftovers; how many runs."""
+        """Clear runs that have long been too old, and leftovers; set damaged ones aside.
+
+        Returns:
+            How many runs were cleared.
+        """
         now = time.time() if now is None else now
         cleared = 0
         for entry in self._entries():
@@ -197,13 +217,25 @@ class RunStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             run = read_run(folder)
-            if run is None:
-                if now - _changed(folder) > DAY and not is_held(folder / LOCK):
+            if run is not None:
+                old = self._expired(run, now)
+            elif is_damaged(folder):
+                folder = folder if entry.name.startswith(DAMAGED) else set_aside(folder) or folder
+                old = expired(_changed(folder / RECORD), self.keep_days, now)
+            else:
+                old = False
+                left = not (folder / RECORD).exists() and now - _changed(folder) > DAY
+                if left and not is_held(folder / LOCK):
                     self._remove(folder)
-            elif self._expired(run, now):
+            if due(folder / _EXPIRED, old, now):
                 self._remove(folder)
                 cleared += 1
         return cleared
+
+    @property
+    def n_damaged(self) -> int:
+        """Runs that were set aside, because nothing could be made of their records."""
+        return sum(entry.name.startswith(DAMAGED) for entry in self._entries())
 
     def _expired(self, run: Run, now: float) -> bool:
         """True where a run is older than runs are kept for; one that goes on never is."""
@@ -238,13 +270,13 @@ class RunStore:
         except OSError:
             return
         for entry in entries:
-            known = re.fullmatch(ID, entry.name) or entry.name.startswith(_GONE)
+            known = re.fullmatch(ID, entry.name) or entry.name.startswith((_GONE, DAMAGED))
             if known and entry.is_dir(follow_symlinks=False):
                 yield entry
 
     def _all(self) -> Iterator[Run]:
         for entry in self._entries():
-            run = None if entry.name.startswith(_GONE) else read_run(Path(entry.path))
+            run = read_run(Path(entry.path)) if re.fullmatch(ID, entry.name) else None
             if run is not None:
                 yield run
 
@@ -281,7 +313,7 @@ class Writing:
         return self.run.events
 
     def progress(self, done: int, total: int) -> None:
-        """Note how far it is, at most twice a second.
+        """Note how far it is, at most twice a second; a note that cannot be written is left out.
 
         Raises:
             NoRunError: the run was deleted meanwhile.
@@ -291,11 +323,13 @@ class Writing:
         self.run = replace(self.run, tokens_done=done, n_tokens=total)
         if time.monotonic() - self._told > TELL_EVERY:
             self._told = time.monotonic()
-            self.note()
+            try:
+                self.note()
+            except LensError:
+                pass  # the collection's own files say what to do
 
     def finish(self, *, model_sha256: str, n_tokens: int) -> Run:
         """The collection is whole."""
-        (self.run.folder / _INPUT).unlink(missing_ok=True)
         return self._end(
             status="finished", model_sha256=model_sha256, n_tokens=n_tokens, tokens_done=n_tokens
         )
@@ -318,10 +352,20 @@ class Writing:
         shutil.rmtree(self.run.folder, ignore_errors=True)
 
     def note(self) -> None:
-        """Write the record as it is now."""
+        """Write the record as it is now.
+
+        Raises:
+            LensError: it cannot be written.
+        """
         self.run = replace(self.run, changed=time.time())
-        if (self.run.folder / RECORD).is_file():
-            write_json(self.run.folder / RECORD, as_json(self.run))
+        try:
+            if (self.run.folder / RECORD).is_file():
+                write_json(self.run.folder / RECORD, as_json(self.run))
+        except OSError as error:
+            raise LensError(
+                f"The record of this run cannot be written ({error.strerror or error}). Free space "
+                "on the server's disk, then let the run go on: what was run is kept."
+            ) from error
 
     def _end(self, **changes: Any) -> Run:
         self.run = replace(self.run, **changes)
@@ -341,32 +385,8 @@ def runs_folder() -> Path:
     return Path(named).expanduser() if named else cache_folder() / "runs"
 
 
-def expired(created: float, keep_days: float, now: float) -> bool:
-    """True of what is older than it is kept for, in days; 0 of them are for ever."""
-    return bool(keep_days) and now - created > keep_days * DAY
-
-
-def kept_days() -> float:
-    """Days that runs are kept: GROK_LENS_KEEP_DAYS, else 30; 0 is for ever.
-
-    Raises:
-        LensError: the variable holds something else.
-    """
-    text = os.environ.get(KEEP_VARIABLE, "").strip()
-    try:
-        days = float(text) if text else KEEP_DAYS
-    except ValueError:
-        days = -1.0
-    if not 0 <= days < 1e6:
-        raise LensError(
-            f"{KEEP_VARIABLE} is {text[:40]!r}; expected days, such as 30, or 0 to keep runs for "
-            "ever. Correct it and start again."
-        )
-    return days
-
-
 def _checked_owner(owner: str) -> None:
-    if not _OWNER.fullmatch(owner):
+    if not re.fullmatch(OWNER, owner):
         raise ValueError("an owner is the SHA-256 of a key, in hexadecimal")
 
 

@@ -17,16 +17,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from grok.files import set_aside
 from lens.errors import LensError
-from lens.many_prompts.run_record import write_json
-from lens.many_prompts.run_store import ID, expired, kept_days, runs_folder
+from lens.many_prompts.retention import due, expired, kept_days
+from lens.many_prompts.run_record import LATEST, OWNER, write_json
+from lens.many_prompts.run_store import ID, runs_folder
 
 MOST = 2000
 MOST_OF_ONE = 50
 MAX_CHARACTERS = 200_000
 MAX_BYTES = 2_000_000
 FORMAT_VERSION = 1
-_DAMAGED = ".damaged-"
+_EXPIRED = ".expired"
 
 
 class NoTextError(LensError):
@@ -130,8 +132,12 @@ class SharedTexts:
                 raise ValueError("of another id")
         except FileNotFoundError:
             raise none from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self._set_aside(file)
+        except OSError as error:
+            raise LensError(
+                f"The text under this link cannot be read now ({error.strerror}). Try again later."
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            set_aside(file)
             raise LensError(
                 "The text under this link is damaged on this server, and was set aside. Ask who "
                 "shared it for a new link."
@@ -168,13 +174,19 @@ class SharedTexts:
             ) from error
 
     def sweep(self, now: float | None = None) -> int:
-        """Clear texts, damaged ones too, that are older than they are kept for; how many."""
+        """Clear texts, damaged ones too, that have been too old for a day; how many."""
         now = time.time() if now is None else now
         cleared = 0
         for entry in self._files():
+            file = Path(entry.path)
+            marker = file.with_name(file.name + _EXPIRED)
             try:
-                if expired(entry.stat(follow_symlinks=False).st_mtime, self.keep_days, now):
-                    os.unlink(entry.path)
+                if file.suffix == _EXPIRED:
+                    if not file.with_suffix("").exists():
+                        file.unlink(missing_ok=True)
+                elif due(marker, expired(file.stat().st_mtime, self.keep_days, now), now):
+                    file.unlink(missing_ok=True)
+                    marker.unlink(missing_ok=True)
                     cleared += 1
             except OSError:
                 continue  # removed meanwhile, or not ours to remove
@@ -195,12 +207,6 @@ class SharedTexts:
             if re.fullmatch(ID, name) and name != entry.name:
                 yield name
 
-    def _set_aside(self, file: Path) -> None:
-        try:
-            os.replace(file, self.folder / f"{_DAMAGED}{file.name}")
-        except OSError:
-            pass  # it stays, and is refused again
-
 
 def _read(file: Path) -> SharedText:
     found = json.loads(file.read_text("utf-8"))
@@ -208,6 +214,9 @@ def _read(file: Path) -> SharedText:
         raise ValueError("another version")
     one = SharedText(**found)
     texts = (one.id, one.owner, one.row, *one.texts.keys(), *one.texts.values())
-    if not all(isinstance(text, str) for text in texts) or not isinstance(one.created, int | float):
+    known = type(one.created) in (int, float) and 0 <= one.created <= LATEST
+    if not known or not all(isinstance(text, str) for text in texts):
         raise ValueError("other kinds of values")
+    if not re.fullmatch(OWNER, one.owner):
+        raise ValueError("no owner")
     return one

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from grok.checkpoints.model_files import folder_identity
 from grok.config import BUNDLED_MODEL
 from grok.errors import GrokError
 from lens.errors import LensError
@@ -56,7 +57,7 @@ def bundled_checkpoint() -> Path:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the routers of the checkpoint …")
-def _checkpoint_routers(checkpoint: str, modified: float) -> RouterSet:
+def _checkpoint_routers(checkpoint: str, identity: str) -> RouterSet:
     from grok.architectures.families import open_checkpoint
     from grok.checkpoints.safetensors_folder import SafetensorsFolder
     from lens.extract.grok1 import extract_routers
@@ -68,18 +69,20 @@ def _checkpoint_routers(checkpoint: str, modified: float) -> RouterSet:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the router file …")
-def _file_routers(path: str, modified: float) -> RouterSet:
+def _file_routers(path: str, identity: str) -> RouterSet:
     return load_routers(path)
 
 
-def _modified(path: str | Path) -> float:
-    """The time at which a path last changed, so that a replaced file is read again."""
+def _identity(path: str | Path) -> str:
+    """What tells that a file or a checkpoint is the same, so that a replaced one is read again."""
     path = Path(path)
-    inner = path / "ckpt-0"
+    if path.is_dir():
+        return folder_identity(path)
     try:
-        return (inner if inner.is_dir() else path).stat().st_mtime
+        found = path.stat()
     except OSError:
-        return 0.0
+        return ""
+    return f"{found.st_mtime_ns}|{found.st_size}|{found.st_ino}"
 
 
 def available() -> list[str]:
@@ -102,15 +105,15 @@ def routers_of(source: str) -> RouterSet:
     """
     found = configured()
     if source == "file" and found.routers:
-        return _file_routers(found.routers, _modified(found.routers))
+        return _file_routers(found.routers, _identity(found.routers))
     if source == "checkpoint" and found.checkpoint:
-        return _checkpoint_routers(found.checkpoint, _modified(found.checkpoint))
+        return _checkpoint_routers(found.checkpoint, _identity(found.checkpoint))
     kept = {"upload": UPLOADED_ROUTERS, "hub": hub_source.ROUTERS}
     routers = kept[source].get() if source in kept else None
     if routers is not None:
         return routers
     path = bundled_checkpoint()
-    return _checkpoint_routers(str(path), _modified(path))
+    return _checkpoint_routers(str(path), _identity(path))
 
 
 def source() -> str:

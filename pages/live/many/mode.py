@@ -19,6 +19,7 @@ from lens.many_prompts.prompt_lists import (
     columns_of,
     read_prompts,
 )
+from lens.many_prompts.run_events import DamagedRunError
 from lens.many_prompts.run_record import NoRunError, Run
 from lens.many_prompts.run_store import ID
 from pages.hosting import owner
@@ -82,10 +83,16 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
     if run_id is not None:
         try:
             run = store.get(run_id)
-        except NoRunError as error:
+        except LensError as error:  # there is none any more, or it is damaged
             st.warning(as_markdown(str(error)), icon=":material/link_off:")
             links.refer("run", None)
     _form(context, run)
+    if store.n_damaged:
+        runs = "1 run was" if store.n_damaged == 1 else f"{store.n_damaged} runs were"
+        st.caption(
+            f":material/healing: {runs} damaged on this server and set aside; none was deleted. "
+            "Who runs the server finds them in its folder of runs."
+        )
     own = store.runs_of(own_id)
     if own:
         owner.remember()
@@ -97,6 +104,10 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
     except NoRunError as error:
         st.warning(as_markdown(str(error)), icon=":material/delete:")
         return INVITATION
+    except DamagedRunError:
+        if store.get(run.id).status != "damaged":
+            raise
+        st.rerun()
 
 
 def _form(context: ModeContext, shown: Run | None) -> None:

@@ -16,8 +16,9 @@ from grok.serving.shared_model import SharedModel
 from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.many_prompts.prompt_lists import PromptList
+from lens.many_prompts.retention import kept_days
 from lens.many_prompts.run_record import NoRunError, Run
-from lens.many_prompts.run_store import RunStore, Writing, kept_days, runs_folder
+from lens.many_prompts.run_store import RunStore, Writing, runs_folder
 from pages.hosting import owner
 from pages.live.session import shared_models
 from pages.live.session.prompts import encoded
@@ -213,6 +214,7 @@ STATUS = {
     "failed": ":material/error: failed",
     "cancelled": ":material/cancel: cancelled",
     "stopped": ":material/pause_circle: stopped",
+    "damaged": ":material/healing: damaged",
 }
 
 

@@ -11,7 +11,7 @@ from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.findings import of_prompts
 from lens.many_prompts.label_tests import LabelTest
-from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_events import ask, check_files
 from lens.many_prompts.run_export import run_zip
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_statistics import run_label_test, run_traces
@@ -77,6 +77,7 @@ def show(context: ModeContext, run: Run, *, mine: bool) -> Headline:
 
     Raises:
         NoRunError: it was deleted meanwhile.
+        DamagedRunError: a file of it is damaged, and set aside now.
         LensError: its files cannot be read.
     """
     if context.choice is None:  # else the form's line says it
@@ -123,9 +124,15 @@ def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
     words = {
         "failed": f"This run failed: {as_markdown(run.problem)}",
         "cancelled": "This run was cancelled. What was run is kept; it can go on from there.",
-        "stopped": "This run stopped with the program that ran it. It can go on from there.",
+        "stopped": "This run stopped: the program that ran it ended, or could not write any more. "
+        "What was run is kept; it can go on from there.",
+        "damaged": "A file of this run was damaged on the server and has been set aside. The "
+        "others are whole: when its owner lets the run go on, only what was in that file is run "
+        "again.",
     }[run.status]
-    (st.error if run.status == "failed" else st.info)(words)
+    {"failed": st.error, "damaged": st.warning}.get(run.status, st.info)(words)
+    if run.problem and run.status != "failed":
+        st.warning(as_markdown(run.problem), icon=":material/healing:")
     if mine:
         with st.container(horizontal=True):
             choice = context.choice
@@ -144,6 +151,9 @@ def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
 
 
 def _finished(context: ModeContext, run: Run, mine: bool) -> Headline:
+    check_files(run)
+    if run.problem:
+        st.warning(as_markdown(run.problem), icon=":material/healing:")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         skip = links.choice(
             "first_tokens",

@@ -10,7 +10,8 @@ import streamlit as st
 
 from lens.errors import LensError
 from lens.escaping import as_markdown
-from lens.many_prompts.run_store import kept_days, runs_folder
+from lens.many_prompts.retention import kept_days
+from lens.many_prompts.run_store import runs_folder
 from lens.many_prompts.shared_texts import SharedText, SharedTexts
 from pages.hosting import owner
 from pages.shell import links

@@ -114,6 +114,45 @@ def test_a_stopped_collection_goes_on_where_it_was(tiny3, tmp_path):
     assert not list((tmp_path / "c").glob(".*"))
 
 
+@pytest.mark.parametrize("lost", ["routing-00001.parquet", "tokens.parquet"])
+def test_a_file_that_is_gone_is_made_again_and_the_others_stay(tiny3, tmp_path, lost):
+    whole = collect(tiny3, PROMPTS, tmp_path / "c", part_tokens=30)
+    before = {f.name: f.read_bytes() for f in whole.folder.iterdir()}
+    times = {name: (whole.folder / name).stat().st_mtime_ns for name in before}
+    (whole.folder / lost).unlink()
+    told = []
+    collect(tiny3, PROMPTS, tmp_path / "c", part_tokens=30, progress=lambda *at: told.append(at))
+    assert {f.name: f.read_bytes() for f in whole.folder.iterdir()} == before
+    changed = [n for n in before if (whole.folder / n).stat().st_mtime_ns != times[n]]
+    others = [n for n in changed if n.startswith("routing")]
+    assert others == ([lost] if lost.startswith("routing") else [])
+    assert told[-1] == (111, 111) and (told[0][0] < 111) == lost.startswith("routing")
+
+
+def test_a_damaged_manifest_is_set_aside_and_the_parts_that_are_whole_are_kept(tiny3, tmp_path):
+    whole = collect(tiny3, PROMPTS, tmp_path / "c", part_tokens=30)
+    (whole.folder / "manifest.json").write_bytes(b"[" * 100_000)
+    content = bytearray(whole.routing_files[2].read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    whole.routing_files[2].write_bytes(content)
+    times = [file.stat().st_mtime_ns for file in whole.routing_files]
+    with pytest.raises(GrokError, match="no collection"):
+        load_collection(whole.folder)
+    again = collect(tiny3, PROMPTS, tmp_path / "c", part_tokens=30)
+    assert again.manifest == whole.manifest
+    same = [f.stat().st_mtime_ns == t for f, t in zip(again.routing_files, times, strict=True)]
+    assert same[:3] == [True, True, False]
+    assert len(list(whole.folder.glob("damaged-*-manifest.json"))) == 1
+
+
+def test_damaged_activations_are_an_error_in_words(tiny3, tmp_path):
+    done = collect(tiny3, PROMPTS[:1], tmp_path / "c", sites="layers[0].resid_pre", routing=False)
+    file = done.folder / "activations" / "layers[0].resid_pre.npy"
+    file.write_bytes(file.read_bytes()[:70])
+    with pytest.raises(GrokError, match="activations cannot be read"):
+        done.activations("layers[0].resid_pre")
+
+
 def test_a_folder_of_something_else_is_left_alone(tiny3, tmp_path):
     collect(tiny3, PROMPTS, tmp_path / "c")
     before = {file: file.read_bytes() for file in (tmp_path / "c").iterdir() if file.is_file()}

@@ -97,4 +97,4 @@ def finished(store: RunStore, tokens, experts, labels, gates=None, owner=OWNER) 
 
 
 def _write(path, **columns) -> None:
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, write_page_checksum=True)

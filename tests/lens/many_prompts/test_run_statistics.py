@@ -146,7 +146,7 @@ def test_files_that_are_damaged_are_named_as_such(store, routing):
     run = finished(store, *routing, LABELS)
     file = run.events / "routing-00000.parquet"
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(LensError, match="cannot be read"):
+    with pytest.raises(LensError, match="routing-00000.parquet. was damaged"):
         run_traces(run)
 
 

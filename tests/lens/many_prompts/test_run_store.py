@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 
 from lens.errors import LensError
-from lens.many_prompts.run_events import ask
+from lens.many_prompts import run_events
+from lens.many_prompts.retention import DAY, kept_days
+from lens.many_prompts.run_events import DamagedRunError, ask, check_files
 from lens.many_prompts.run_record import NoRunError
-from lens.many_prompts.run_store import DAY, RunStore, kept_days, runs_folder
+from lens.many_prompts.run_store import RunStore, runs_folder
 from lens.storage.file_lock import FileLock, is_held
 from tests.lens.many_prompts.run_making import (
     OTHER,
@@ -203,8 +206,9 @@ def test_a_run_without_its_prompts_cannot_go_on(store):
 
 def test_the_prompts_are_in_no_file_but_the_runs_own(store):
     run = finished(store, *ROUTING, ["a", "a", "b", "b"])
-    assert not (run.folder / "input.json").exists()
-    assert "secret" not in (run.folder / "run.json").read_text()
+    for name in ("run.json", "begun.json", "lock"):
+        assert b"secret" not in (run.folder / name).read_bytes()
+    assert os.listdir(store.folder) == [run.id]
 
 
 def test_old_runs_are_cleared_and_running_ones_are_not(tmp_path, monkeypatch):
@@ -213,14 +217,31 @@ def test_old_runs_are_cleared_and_running_ones_are_not(tmp_path, monkeypatch):
     done.cancel()
     later = time.time() + 2 * DAY + 60
     assert store.sweep(later - 120) == 0
-    assert store.sweep(later) == 1
+    assert store.sweep(later) == 0  # from now on it is out of sight
+    assert store.sweep(later + DAY - 60) == 0
+    assert store.sweep(later + DAY + 60) == 1
     assert [run.id for run in store.runs_of(OWNER)] == [going.run.id]
     assert RunStore(tmp_path, keep_days=0).sweep(later * 2) == 0
     going.cancel()
     monkeypatch.setattr(time, "time", lambda: later)
     with pytest.raises(NoRunError, match="deleted or cleared"):
         store.get(going.run.id)  # before anybody has swept
-    assert RunStore(tmp_path, keep_days=2).runs_of(OWNER) == []  # swept when opened
+    monkeypatch.setattr(time, "time", lambda: later + 2 * DAY)
+    RunStore(tmp_path, keep_days=2)  # swept when opened
+    monkeypatch.setattr(time, "time", lambda: later + 4 * DAY)
+    assert RunStore(tmp_path, keep_days=2).runs_of(OWNER) == []
+
+
+def test_a_clock_that_was_ahead_or_behind_for_a_while_costs_no_run(tmp_path):
+    store = RunStore(tmp_path, keep_days=2)
+    kept = finished(store, *ROUTING, ["a", "a", "b", "b"])
+    now = time.time()
+    for wrong in (now + 5000 * DAY, now + 5000 * DAY + 600, 0.0, now + 9000 * DAY, now):
+        assert store.sweep(wrong) == 0
+    assert store.runs_of(OWNER) == [kept]
+    assert sorted(os.listdir(kept.folder)) == sorted(
+        ["begun.json", "events", "input.json", "lock", "run.json"]
+    )
 
 
 def test_sweeping_leaves_files_that_are_not_the_stores_alone(store):
@@ -234,16 +255,116 @@ def test_sweeping_leaves_files_that_are_not_the_stores_alone(store):
     assert sorted(os.listdir(store.folder)) == ["b" * 22, "folder", "notes.txt"]
 
 
-@pytest.mark.parametrize("change", [{"format_version": 9}, {"owner": 3}, {"status": "odd"}, None])
-def test_records_that_are_not_understood_are_no_runs(store, change):
+def test_a_record_of_another_version_is_no_run_and_stays(store):
     writing = begin(store)
     writing.cancel()
     file = writing.run.folder / "run.json"
-    record = json.loads(file.read_text())
-    file.write_text("{" if change is None else json.dumps(record | change))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 9}))
     assert store.runs_of(OWNER) == []
     with pytest.raises(NoRunError):
         store.get(writing.run.id)
+    store.sweep(time.time() + 99 * DAY)
+    assert file.exists()
+
+
+DAMAGES = [
+    b"",
+    b"{",
+    b"\xff\xfe\0",
+    b"[" * 100_000,
+    b'{"format_version": 1}',
+    {"owner": 3},
+    {"owner": "ü" * 64},
+    {"status": "odd"},
+    {"created": float("nan")},
+    {"created": 1e30},
+    {"tokens_done": None},
+    {"by_label": {"a": "many"}},
+]
+
+
+def damage(file: Path, change: bytes | dict) -> None:
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(file.read_text()) | change).encode()
+    file.write_bytes(change)
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+def test_a_damaged_record_is_set_aside_and_made_anew(store, change):
+    whole = finished(store, *ROUTING, ["a", "a", "b", "b"])
+    manifest = {"n_tokens": 14, "parts": 2, "parts_done": 2, "model_sha256": "0" * 64}
+    (whole.events / "manifest.json").write_text(json.dumps(manifest))
+    other = begin(store)
+    damage(whole.folder / "run.json", change)
+    run = store.get(whole.id)
+    assert (run.status, run.n_tokens, run.tokens_done) == ("finished", 14, 14)
+    assert (run.owner, run.by_label, run.model_sha256) == (OWNER, whole.by_label, "0" * 64)
+    assert "set aside" in run.problem
+    assert store.get(whole.id) == run  # read from the new record
+    assert len(list(whole.folder.glob("damaged-*-run.json"))) == 1
+    assert {one.id for one in store.runs_of(OWNER)} == {run.id, other.run.id}
+
+
+def test_a_damaged_record_of_an_unfinished_run_lets_it_go_on(store):
+    writing = begin(store)
+    (writing.run.folder / "run.json").write_bytes(b"")
+    assert store.get(writing.run.id).status == "running"  # its writer mends it
+    writing.note()
+    assert json.loads((writing.run.folder / "run.json").read_text())["status"] == "running"
+    writing.stop()
+    (writing.run.folder / "run.json").write_bytes(b"")
+    assert store.get(writing.run.id).status == "stopped"
+    assert store.resume(writing.run.id, OWNER).prompts == some_prompts()
+
+
+def test_a_run_of_which_nothing_can_be_made_is_set_aside_whole_and_said_to_be(store):
+    lost, other = begin(store), begin(store)
+    for writing in (lost, other):
+        writing.cancel()
+    for name in ("run.json", "begun.json"):
+        (lost.run.folder / name).write_bytes(b"half")
+    assert [run.id for run in store.runs_of(OWNER)] == [other.run.id]
+    store.sweep()
+    assert store.n_damaged == 1
+    with pytest.raises(LensError, match="damaged on this server.*nothing of it was deleted"):
+        store.get(lost.run.id)
+    (aside,) = store.folder.glob(f"damaged-*-{lost.run.id}")
+    assert (aside / "input.json").exists()
+    store.sweep(time.time() + 31 * DAY)
+    assert store.n_damaged == 1
+    store.sweep(time.time() + 33 * DAY)  # prompts are kept no longer than others
+    assert store.n_damaged == 0
+
+
+@pytest.mark.parametrize("name", ["routing-00001.parquet", "prompts.parquet", "tokens.parquet"])
+def test_a_damaged_file_of_a_run_is_set_aside_and_the_run_can_go_on(store, name):
+    run = finished(store, *ROUTING, ["a", "a", "b", "b"])
+    file = run.events / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    file.write_bytes(content)
+    question = f"SELECT count(*) AS n FROM read_parquet(${name.split('-')[0].split('.')[0]})"
+    with pytest.raises(DamagedRunError, match=f"{name}.*was damaged and has been set aside"):
+        ask(run, question)
+    assert store.get(run.id).status == "damaged"
+    assert len(list(run.events.glob(f"damaged-*-{name}"))) == 1
+    writing = store.resume(run.id, OWNER)
+    assert writing.prompts == some_prompts()
+    file.write_bytes(b"as a collection would")
+    writing.finish(model_sha256="0" * 64, n_tokens=14)
+    assert store.get(run.id).status == "finished"
+
+
+def test_a_file_that_cannot_be_read_for_another_reason_stays(store, monkeypatch):
+    run = finished(store, *ROUTING, ["a", "a", "b", "b"])
+
+    def too_many(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(run_events, "_read_through", too_many)
+    with pytest.raises(LensError, match="cannot be read now .*Too many open files"):
+        check_files(run)
+    assert store.get(run.id).status == "finished"
 
 
 def test_a_person_and_the_store_have_their_limits(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -10,7 +11,8 @@ import time
 import pytest
 
 from lens.errors import LensError
-from lens.many_prompts.run_store import DAY, RunStore
+from lens.many_prompts.retention import DAY
+from lens.many_prompts.run_store import RunStore
 from lens.many_prompts.shared_texts import NoTextError, SharedTexts
 from tests.lens.many_prompts.run_making import OTHER, OWNER
 
@@ -50,7 +52,17 @@ def test_only_its_owner_forgets_a_text(store):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"format_version": 2}', b"\xff\xfe", b'{"format_version": 1, "id": 3}'],
+    [
+        *(
+            b"",
+            b"{",
+            b"[]",
+            b'{"format_version": 2}',
+            b"\xff\xfe",
+            b'{"format_version": 1, "id": 3}',
+        ),
+        b"[" * 100_000,
+    ],
 )
 def test_a_damaged_text_is_set_aside_and_said_to_be(store, content):
     made = store.create(OWNER, "row", TEXTS)
@@ -59,7 +71,9 @@ def test_a_damaged_text_is_set_aside_and_said_to_be(store, content):
         store.get(made.id)
     with pytest.raises(NoTextError):
         store.get(made.id)
-    assert [file.name for file in store.folder.iterdir()] == [f".damaged-{made.id}.json"]
+    (aside,) = store.folder.iterdir()
+    assert aside.name.startswith("damaged-") and aside.name.endswith(f"-{made.id}.json")
+    assert aside.read_bytes() == content
 
 
 def test_a_text_under_anothers_id_is_refused(store):
@@ -71,9 +85,14 @@ def test_a_text_under_anothers_id_is_refused(store):
 
 def test_texts_are_cleared_after_their_days_whole_or_damaged(store):
     made = store.create(OWNER, "row", TEXTS)
-    (store.folder / ".damaged-old.json").write_text("?")
+    (store.folder / "damaged-old.json").write_text("?")
     assert store.sweep(time.time() + 29 * DAY) == 0
-    assert store.sweep(time.time() + 31 * DAY) == 2
+    assert store.sweep(time.time() + 900 * DAY) == 0  # a clock that is ahead for a while
+    assert store.sweep(time.time()) == 0
+    assert len(os.listdir(store.folder)) == 2
+    assert store.sweep(time.time() + 31 * DAY) == 0
+    assert store.sweep(time.time() + 32.1 * DAY) == 2
+    assert os.listdir(store.folder) == []
     with pytest.raises(NoTextError):
         store.get(made.id)
     file = store.folder / f"{made.id}.json"
@@ -81,6 +100,19 @@ def test_texts_are_cleared_after_their_days_whole_or_damaged(store):
     file.write_text(json.dumps(old))
     with pytest.raises(NoTextError):  # also before anything sweeps
         store.get(made.id)
+
+
+def test_a_text_that_cannot_be_read_for_a_while_is_not_set_aside(store, monkeypatch):
+    made = store.create(OWNER, "row", TEXTS)
+
+    def too_many(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as busy:
+        busy.setattr("pathlib.Path.read_text", too_many)
+        with pytest.raises(LensError, match="Too many open files.*Try again"):
+            store.get(made.id)
+    assert store.get(made.id) == made
 
 
 def test_texts_are_bounded_in_number_and_in_length(tmp_path):

@@ -164,7 +164,7 @@ def test_a_run_that_stopped_goes_on(open_page, store, monkeypatch):
     app = run_prompts(app, ready_ids().jsonl())
     (run,) = all_runs(store)
     assert run.status == "stopped"
-    assert "stopped with the program" in app.info[0].value
+    assert "the program that ran it ended" in app.info[0].value
     monkeypatch.undo()
     monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
     monkeypatch.setenv("GROK_LENS_RUNS", str(store.folder))
@@ -172,6 +172,39 @@ def test_a_run_that_stopped_goes_on(open_page, store, monkeypatch):
     app.run()
     assert ended(store).status == "finished"
     assert "12 prompts, 120 tokens" in told(app.run())
+
+
+def test_a_damaged_file_and_record_are_said_and_only_what_is_lost_is_run_again(
+    open_page, finished, store
+):
+    (run,) = all_runs(store)
+    words = told(finished)
+    part, *_ = run.routing_files
+    kept = (run.events / "tokens.parquet").stat().st_mtime_ns
+    part.write_bytes(part.read_bytes()[:-40])
+    (run.folder / "run.json").write_bytes(b"{half")
+    for app in (open_page("live_routing", mode="many", run=run.id), finished.run()):
+        warned = " ".join(one.value for one in app.warning)
+        assert "A file of this run was damaged" in warned
+        assert "record of this run was damaged" in warned
+        assert not app.exception and not app.error
+        assert ("Go on" in labels_of(app)) == (app is finished)  # who looks changes nothing
+    button(finished, "Go on").click()
+    finished.run()
+    assert ended(store).status == "finished"
+    assert told(finished.run()) == words and not finished.warning
+    assert (run.events / "tokens.parquet").stat().st_mtime_ns == kept
+    assert len(list(run.events.glob("damaged-*"))) == 1
+
+
+def test_a_run_of_which_nothing_can_be_made_is_said_to_be_set_aside(open_page, finished, store):
+    (run,) = all_runs(store)
+    for name in ("run.json", "begun.json"):
+        (run.folder / name).write_bytes(b"\0")
+    RunStore(store.folder)  # as each ten minutes
+    app = open_page("live_routing", mode="many", run=run.id)
+    assert "was set aside; nothing of it was deleted" in app.warning[0].value
+    assert any("1 run was damaged on this server" in one.value for one in app.caption)
 
 
 def test_a_run_is_cancelled_where_it_is(open_page, store, monkeypatch):
