@@ -8,6 +8,7 @@ import streamlit as st
 
 from grok.checkpoints.model_files import folder_identity
 from grok.config import BUNDLED_MODEL
+from grok.serving.remote.client import RemoteModel
 from grok.serving.shared_model import SharedModel
 
 OnLoad = Callable[[int, int], None]
@@ -40,6 +41,16 @@ def shared_model(
     if mode == "streamed":
         return _streamed(checkpoint, identity, dtype, memory_budget, _progress=_progress)
     return _resident(checkpoint, identity, dtype, mode, _progress=_progress)
+
+
+@st.cache_resource(max_entries=4, ttl=60, show_spinner=False)
+def remote_model(url: str, dtype: str | None = None) -> RemoteModel:
+    """The model that a server holds; it is asked again every minute what it is.
+
+    Raises:
+        GrokError: it cannot be reached; the next call tries anew.
+    """
+    return RemoteModel(url, dtype=dtype)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

@@ -55,7 +55,7 @@ lens/words.py lens/version.py lens/glossary.py lens/escaping.py
 lens/errors.py
 
 grok/__init__.py grok/cached.py
-grok/train.py grok/run.py grok/plan.py
+grok/train.py grok/run.py grok/plan.py grok/serve.py
 grok/serving
 grok/dictionaries/train.py
 grok/dictionaries/training

@@ -55,6 +55,13 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
+def tell(now: PassProgress) -> None:
+    """Tell the watcher of the current context about a pass that runs elsewhere."""
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher(now)
+
+
 class Watch:
     """Tells the watcher of the current context about one pass.
 

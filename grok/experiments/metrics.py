@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -92,3 +92,47 @@ def kl_divergence(*, everywhere: bool = False) -> Metric:
         everywhere: the mean over all tokens of the prompt, not the last one alone.
     """
     return Metric(_divergence, (), "KL divergence", "nats", everywhere)
+
+
+NAMED: Mapping[str, Callable[..., Metric]] = {
+    "kl_divergence": lambda everywhere=False: kl_divergence(everywhere=everywhere),
+    "probability": lambda token, everywhere=False: probability(token),
+    "logit_difference": lambda token, other, everywhere=False: logit_difference(token, other),
+}
+
+
+def plain_metric(metric: Metric) -> dict[str, Any]:
+    """A metric as plain data, to be sent to a model in another process.
+
+    Raises:
+        PromptError: it is a function of one's own.
+    """
+    for name in NAMED:
+        data = {
+            "name": name,
+            "tokens": [int(token) for token in metric.tokens],
+            "everywhere": metric.everywhere,
+        }
+        if name.replace("_", " ") == metric.name.lower() and metric_of(data) == metric:
+            return data
+    raise PromptError(
+        f"{metric.name}: a metric of your own cannot be sent to a model in another process; "
+        f"expected one of {', '.join(NAMED)}."
+    )
+
+
+def metric_of(data: Mapping[str, Any]) -> Metric:
+    """The metric that plain data stands for.
+
+    Raises:
+        PromptError: there is no such metric, or it takes another number of tokens.
+    """
+    make = NAMED.get(str(data.get("name")))
+    if make is None:
+        raise PromptError(f"metric: expected one of {', '.join(NAMED)}.")
+    try:
+        return make(*data.get("tokens", ()), everywhere=bool(data.get("everywhere", False)))
+    except TypeError as error:
+        raise PromptError(
+            f"metric: {len(data.get('tokens', ()))} tokens do not fit {data['name']}."
+        ) from error

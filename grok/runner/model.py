@@ -22,7 +22,7 @@ from grok.interventions.edits import NO_EDITS, Edits
 from grok.interventions.hooks import Hooks, arrange_hooks, no_hooks
 from grok.interventions.sites import HookPoint, Site, list_sites
 from grok.runner.interfaces import Passes, Prompt
-from grok.runner.results import Generation, Step
+from grok.runner.results import Generation, Step, generation_of, routing_trace_of
 from grok.runner.sampling import check_sampling, next_token
 from grok.runner.tracing import Tracing
 from grok.trace import RoutingTrace
@@ -66,6 +66,16 @@ class Model:
     def last_pass(self) -> Sequence[LayerFigures] | None:
         """Bytes and seconds of each layer of the last pass; None where nothing is streamed."""
         return self.engine.layers.last_pass
+
+    @property
+    def score(self) -> str:
+        """What the router's probabilities are, "softmax" or "sigmoid"."""
+        return self.engine.architecture.score
+
+    @property
+    def plain_gates(self) -> bool:
+        """Whether gates are probabilities of the chosen, and nothing else."""
+        return self.engine.architecture.plain_gates
 
     # text and tokens
 
@@ -249,12 +259,7 @@ class Model:
 
     def collect(self, steps: Sequence[Step], options: Mapping[str, Any]) -> Generation:
         """The `Generation` of the steps of one `stream`, which was given these options."""
-        passes = [(step.read, step.routing) for step in steps]
-        new = [step.token for step in steps]
-        settings = {k: v for k, v in options.items() if k not in ("edits", "wanted")}
-        edits = options.get("edits", NO_EDITS)
-        trace = self.routing_trace(passes, steps[0].read.size, settings, edits)
-        return Generation(new, self.text(new), trace)
+        return generation_of(self, steps, options)
 
     # what runs are made of
 
@@ -338,39 +343,8 @@ class Model:
             settings: of the run.
             edits: interventions of the run, which the settings then list.
         """
-        tokens = np.concatenate([read for read, _ in passes])
-
-        def joined(name: str, axis: int) -> np.ndarray:
-            parts = []
-            for read, routing in passes:
-                one = np.take(getattr(routing, name), 0, axis=axis - 1)  # the only sequence
-                parts.append(np.take(one, np.arange(read.size), axis=axis - 1))
-            return np.concatenate(parts, axis=axis - 1)
-
-        architecture = self.engine.architecture
-        moe_layers = np.array(self.config.moe_layers, np.int32)
-        all_ = moe_layers.size == self.config.n_layers
-        candidates = joined("candidates", 1)
-        rows = [self.pieces(row) for row in candidates]
-        return RoutingTrace(
-            tokens=tokens,
-            pieces=np.array(self.pieces(tokens), dtype=np.str_),
-            prompt_length=prompt_length,
-            router_logits=joined("router_logits", 2),
-            router_probs=joined("router_probs", 2),
-            experts=joined("experts", 2),
-            gates=joined("gates", 2),
-            candidates=candidates,
-            candidate_probs=joined("candidate_probs", 1),
-            candidate_pieces=np.array(rows, dtype=np.str_),
-            model_sha256=self.sha256,
-            settings={"model": self.name, "dtype": self.dtype, **settings}
-            | ({"interventions": edits.texts()} if edits else {}),
-            layer_ids=None if all_ else moe_layers,
-            score=architecture.score,
-            plain_gates=architecture.plain_gates,
-            choice_values=joined("choice_values", 2) if architecture.has_choice_values else None,
-        )
+        given = {**settings, "interventions": edits.texts()} if edits else settings
+        return routing_trace_of(self, passes, prompt_length, given)
 
 
 def _as_ids(prompt: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:

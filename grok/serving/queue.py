@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from grok.errors import BusyError
+from grok.serving import metrics
 from grok.serving.rounds import Rounds
 
 MOST_WAITING = 200
@@ -108,6 +109,7 @@ class FairQueue:
         self._numbers = itertools.count()
         self._since_background = 0
         self._measured = self._told = 0.0
+        metrics.watch(self)
 
     # what others may know
 
@@ -161,8 +163,10 @@ class FairQueue:
             n = len(self._visits) - self.slots
             own = [one for one in self._visits if one.person == visit.person]
             if n >= self.most_waiting:
+                metrics.REFUSED.labels("full").inc()
                 raise self._busy(f"The model is busy and {n} others wait already", n)
             if len(own) >= self.most_of_one:
+                metrics.REFUSED.labels("person").inc()
                 said = f"{len(own)} requests of yours wait already; at most {self.most_of_one} may"
                 raise self._busy(said, len(own))
             self._visits.add(visit)
@@ -196,6 +200,8 @@ class FairQueue:
 
     def served(self, tickets: Sequence[_Ticket], seconds: float) -> None:
         """The turn of these tickets is over; the next one's begins."""
+        metrics.TURNS.observe(seconds)
+        metrics.TOGETHER.observe(len(tickets))
         with self._lock:
             for ticket in tickets:
                 ticket.done = True
@@ -221,6 +227,7 @@ class FairQueue:
     def busy(self, patience: float) -> BusyError:
         """The error of who has waited for so many seconds."""
         with self._lock:
+            metrics.REFUSED.labels("patience").inc()
             said = f"The model was busy for {patience:.0f} seconds"
             return self._busy(said, len(self._waiting))
 
@@ -358,6 +365,8 @@ class Visit:
             self.moved.clear()
             mine = self.granted
             if mine is not None or all(ticket.done for ticket in tickets):
+                kind = metrics.KINDS[self.caller.background]
+                metrics.WAITS.labels(kind).observe(time.monotonic() - began)
                 if told and on_wait is not None:
                     on_wait(Waiting(0, 0.0))
                 return mine

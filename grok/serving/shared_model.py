@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from grok.serving.batches import Batches
+from grok.serving.jobs import patient_turn
 from grok.serving.queue import Caller, FairQueue, OnWait
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+    from grok.config import ModelConfig
+    from grok.engine.compiled import Forward
     from grok.experiments.ablation import AblationSweep
+    from grok.experiments.collecting import Progress
+    from grok.experiments.collection import Collection
     from grok.experiments.forks import Turn
     from grok.experiments.logit_lens import LogitLens
     from grok.experiments.patching import PatchSweep
@@ -62,6 +71,43 @@ class SharedModel:
         own = copy.copy(self)
         own.caller = Caller(person, background)
         return own
+
+    # what the model is
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def sha256(self) -> str:
+        return self.model.sha256
+
+    @property
+    def dtype(self) -> str:
+        return self.model.dtype
+
+    @property
+    def pad_token(self) -> int | None:
+        """An id that attention never reads; None for none."""
+        return self.model.engine.architecture.pad_token
+
+    def encode(self, prompt: Prompt) -> np.ndarray:
+        """`Model.encode`."""
+        return self.model.encode(prompt)
+
+    def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
+        """`Model.pieces`."""
+        return self.model.pieces(tokens)
+
+    def text(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """`Model.text`."""
+        return self.model.text(tokens)
+
+    # runs
 
     def turn(self, on_wait: OnWait | None = None) -> AbstractContextManager[None]:
         """A turn of this caller at the model itself; see `FairQueue.turn`."""
@@ -198,4 +244,55 @@ class SharedModel:
         self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> Generation:
         """`Model.generate`, in turn."""
-        return self.model.collect(list(self.stream(prompt, on_wait=on_wait, **options)), options)
+        return self.collect(list(self.stream(prompt, on_wait=on_wait, **options)), options)
+
+    def collect(self, steps: Sequence[Step], options: Mapping[str, Any]) -> Generation:
+        """`Model.collect`; nothing is run for it."""
+        return self.model.collect(steps, options)
+
+    def collect_prompts(
+        self,
+        prompts: Sequence[Prompt],
+        folder: str | Path,
+        *,
+        check: Callable[[], object],
+        labels: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Collection:
+        """`grok.experiments.collect` in the background: others have turns between its passes.
+
+        Args:
+            check: called while it waits; what it raises ends the wait, as `progress` does.
+            prompts, folder, labels, progress: see there.
+        """
+        from grok.experiments.collecting import collect
+
+        caller = Caller(self.caller.person, background=True)
+        return collect(
+            self.model,
+            prompts,
+            folder,
+            labels=labels,
+            progress=progress,
+            turn=partial(patient_turn, self.queue, check, caller=caller),
+        )
+
+    def read_rows(
+        self, rows: Sequence[np.ndarray], length: int, on_wait: OnWait | None = None
+    ) -> Forward:
+        """The routing of prompts padded to one length, in one pass and turn, without next tokens.
+
+        Args:
+            rows: tokens [T] of each; one that was there before only fills up.
+            length: that all are padded to.
+        """
+        from grok.engine.compiled import padded
+        from grok.engine.engine import Batch
+        from grok.interventions.hooks import no_hooks
+
+        given, real, keys = padded(rows, length, self.pad_token)
+        seen = [one.tobytes() for one in rows]
+        real[[one in seen[:i] for i, one in enumerate(seen)]] = False
+        batch = Batch(given, 0, keys, None, 0, no_hooks(self.config), real)
+        with self.turn(on_wait):
+            return self.model.engine.run([batch])[0]

@@ -11,8 +11,8 @@ import streamlit as st
 
 from grok.engine.progress import PassProgress, watching
 from grok.errors import GrokError, PromptError
-from grok.serving.jobs import CancelledError, Job, Jobs, JobState, patient_turn
-from grok.serving.shared_model import SharedModel
+from grok.serving.interfaces import ServedModel
+from grok.serving.jobs import CancelledError, Job, Jobs, JobState
 from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.many_prompts.prompt_lists import PromptList
@@ -108,11 +108,8 @@ def _start(choice: shared_models.ModelChoice, writing: Writing) -> None:
 
 def _work(choice: shared_models.ModelChoice, writing: Writing, job: Job) -> None:
     """Runs in a thread of its own: it draws nothing."""
-    from grok.cached import shared_model
-    from grok.experiments.collecting import collect
-
-    shared = shared_model(choice.path, writing.run.dtype, choice.mode, choice.memory_budget)
-    model = shared.of(writing.run.owner, background=True)
+    model = shared_models.shared(choice, writing.run.dtype, lambda done, total: job.check())
+    model = model.of(writing.run.owner, background=True)
     job.check()
     prompts = _encoded(model, choice, writing.prompts)
 
@@ -128,20 +125,19 @@ def _work(choice: shared_models.ModelChoice, writing: Writing, job: Job) -> None
         job.check()
 
     with watching(watch):
-        collection = collect(
-            model.model,
+        collection = model.collect_prompts(
             list(writing.prompts.texts) if choice.has_tokenizer else prompts,
             writing.events,
             labels=writing.prompts.labels,
             progress=tell,
-            turn=partial(patient_turn, model.queue, job.check, caller=model.caller),
+            check=job.check,
         )
     tell(collection.manifest["n_tokens"], collection.manifest["n_tokens"])
-    writing.finish(model_sha256=model.model.sha256, n_tokens=collection.manifest["n_tokens"])
+    writing.finish(model_sha256=model.sha256, n_tokens=collection.manifest["n_tokens"])
 
 
 def _encoded(
-    model: SharedModel, choice: shared_models.ModelChoice, prompts: PromptList
+    model: ServedModel, choice: shared_models.ModelChoice, prompts: PromptList
 ) -> list[np.ndarray]:
     """The token ids of all prompts.
 

@@ -191,7 +191,7 @@ def lens_of(view: View, choice: ModelChoice | None, *, asked: bool) -> LogitLens
 
     def read(on_wait: OnWait, on_load: OnLoad) -> LogitLens | OtherModel:
         model = shared_models.shared(choice, dtype, on_load)
-        if model.model.sha256 != trace.model_sha256:
+        if model.sha256 != trace.model_sha256:
             return OtherModel()
         return model.logit_lens(np.asarray(trace.tokens), on_wait=on_wait)
 

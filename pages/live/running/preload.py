@@ -37,14 +37,14 @@ def _begun() -> list[Job]:
 
 
 def begin() -> None:
-    """Start it, unless it was before; nothing where another model comes first or it is off.
+    """Start it, unless it was before; nothing where another model comes first, or it is off.
 
     The variable GROK_LENS_PRELOAD is "off" where a server's memory is too small for a model that
     nobody may ask for.
     """
     begun = _begun()
     wanted = os.environ.get(VARIABLE, "").strip().lower() != "off"
-    if begun or not wanted or data_source.configured().checkpoint:
+    if begun or not wanted or data_source.configured().checkpoint or shared_models.elsewhere():
         return
     with suppress(GrokError):  # another session has just started it, or the mode is none there is
         if stream_choice.setting() != "streamed":
@@ -62,7 +62,7 @@ def make_ready(job: Job) -> None:
     job.progress(0, STEPS)
     model = shared_models.shared(choice, "bfloat16", lambda done, total: job.check())
     job.progress(1, STEPS)
-    tokens = np.arange(1, min(TOKENS, model.model.config.context_length) + 1)
+    tokens = np.arange(1, min(TOKENS, model.config.context_length) + 1)
     model.trace_all([tokens])
     job.progress(2, STEPS)
     model.logit_lens(tokens)

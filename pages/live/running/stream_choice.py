@@ -18,7 +18,7 @@ from grok.planning.modes import ModePlan, choose, plan
 from grok.streaming.host_memory import sizes
 from grok.units import duration, size
 from lens.escaping import as_markdown
-from pages.live.session.shared_models import ModelChoice
+from pages.live.session.shared_models import REMOTE, ModelChoice
 from pages.shell.session_keys import SessionKey, SessionValue
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def decided(choice: ModelChoice, *, check: bool = True) -> ModelChoice:
         GrokError: it cannot run here, with the reason and what to do.
     """
     mode, budget = setting(), memory_budget()
-    if mode != "streamed" and not check:
+    if choice.mode == REMOTE or (mode != "streamed" and not check):
         return choice
     known = KNOWN.kept(dict)
     key = (choice.path, mode, budget)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from grok.serving.shared_model import SharedModel
+from grok.serving.interfaces import ServedModel
 from grok.trace import RoutingTrace
 from lens.traces import RoutedText
 from pages.live.session import kept_traces
@@ -46,7 +46,7 @@ class GenerationRun:
         prompt: token ids [T], once the model is loaded.
     """
 
-    model: SharedModel | None = None
+    model: ServedModel | None = None
     options: SamplingOptions = field(default_factory=lambda: SamplingOptions())
     steps: list[Step] = field(default_factory=list)
     before: RoutedText | None = None
@@ -54,9 +54,9 @@ class GenerationRun:
     ended: threading.Event = field(default_factory=threading.Event)
     prompt: np.ndarray | None = None
 
-    def begin(self, model: SharedModel, prompt: np.ndarray, options: SamplingOptions) -> None:
+    def begin(self, model: ServedModel, prompt: np.ndarray, options: SamplingOptions) -> None:
         """Take the model it runs on, and fit the new tokens into its context."""
-        room = model.model.config.context_length - len(prompt)
+        room = model.config.context_length - len(prompt)
         self.model, self.prompt, self.options = model, prompt, options.copy()
         self.options["max_new_tokens"] = max(min(options["max_new_tokens"], room), 1)
 
@@ -117,7 +117,7 @@ def finish() -> None:
 def keep(run: GenerationRun) -> None:
     """Keep what was made as the trace of this session."""
     assert run.model is not None, "a run with steps has a model"
-    model, steps = run.model.model, list(run.steps)
+    model, steps = run.model, list(run.steps)
     made = model.collect(steps, run.options)
     kept_traces.keep("first", made.trace)
     data_source.TRACE_SHOWN.set("first")

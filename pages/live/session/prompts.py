@@ -11,7 +11,7 @@ import numpy as np
 
 from grok import trace_prompt
 from grok.errors import PromptError
-from grok.serving.shared_model import SharedModel
+from grok.serving.interfaces import ServedModel
 from grok.trace import RoutingTrace
 from lens.recipe.steps import note
 from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait, shared
@@ -89,14 +89,14 @@ def run_all(
     return traces
 
 
-def encoded(model: SharedModel, choice: ModelChoice, text: str) -> np.ndarray:
+def encoded(model: ServedModel, choice: ModelChoice, text: str) -> np.ndarray:
     """The token ids [T] of a typed text, or the ids typed where there is no tokenizer.
 
     Raises:
         PromptError: there is no text, it is no prompt for this model, or longer than allowed.
     """
     check_text(text)
-    prompt = model.model.encode(text if choice.has_tokenizer else token_ids(text))
+    prompt = model.encode(text if choice.has_tokenizer else token_ids(text))
     check_length(len(prompt))
     return prompt
 

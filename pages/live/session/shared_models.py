@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,20 @@ import streamlit as st
 
 from grok.architectures.families import architecture_for, family_of, open_checkpoint
 from grok.config import ModelConfig
-from grok.errors import GrokError
+from grok.errors import GrokError, plain
+from grok.serving.interfaces import ServedModel
 from grok.serving.queue import OnWait
-from grok.serving.shared_model import SharedModel
+from grok.serving.remote import client
+from lens.errors import LensError
 from lens.escaping import as_markdown
 from pages.shell import data_source
 
 if TYPE_CHECKING:
     from grok.architectures.architecture import Architecture
 
-__all__ = ["ModelChoice", "OnLoad", "OnWait", "model_choices", "shared"]
+__all__ = ["REMOTE", "ModelChoice", "OnLoad", "OnWait", "elsewhere", "model_choices", "shared"]
+
+REMOTE = "remote"
 
 OnLoad = Callable[[int, int], None]  # told how many tensors are read, and of how many
 
@@ -30,7 +35,9 @@ class ModelChoice:
     """A checkpoint that prompts can be run on.
 
     Attributes:
-        mode: "resident", or "streamed" from disk for every pass; see `stream_choice`.
+        path: of its folder; the address of its server where no folder here holds its routers.
+        mode: "resident", "streamed" from disk for every pass (see `stream_choice`), or "remote":
+            a server holds it.
         memory_budget: bytes that a streamed one may take.
         why: why it is streamed.
         person: who asks, so that all people have their turns.
@@ -61,7 +68,13 @@ def model_choices(person: str | None = None) -> dict[str, ModelChoice]:
 
     Args:
         person: who will run prompts; None where nobody in particular does.
+
+    Returns:
+        By key; of a model that a server holds, that one alone.
     """
+    url = elsewhere()
+    if url is not None:
+        return _of_server(url, person)
     found = {}
     named = data_source.configured().checkpoint
     paths = [("checkpoint", "Configured checkpoint", named)] if named else []
@@ -82,7 +95,33 @@ def model_choices(person: str | None = None) -> dict[str, ModelChoice]:
     return found
 
 
-def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> SharedModel:
+def elsewhere() -> str | None:
+    """The address of the server that holds the model, where the environment names one."""
+    return client.configured()
+
+
+def _of_server(url: str, person: str | None) -> dict[str, ModelChoice]:
+    from grok.cached import remote_model
+
+    try:
+        model = remote_model(url)
+    except GrokError as error:
+        st.error(str(error), icon=":material/cloud_off:")
+        return {}
+    name, path = f"Model {plain(model.name, 40)}", url
+    for source, known in (("checkpoint", "Configured checkpoint"), ("bundled", "Bundled model")):
+        folder = data_source.configured().checkpoint
+        if source == "bundled":
+            folder = str(data_source.bundled_checkpoint())
+        with suppress(LensError, GrokError):
+            if folder and data_source.routers_of(source).sha256 == model.sha256:
+                name, path = known, folder
+                break
+    choice = ModelChoice(name, path, model.config, model.has_tokenizer, REMOTE, person=person)
+    return {REMOTE: choice}
+
+
+def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> ServedModel:
     """The model of all sessions, for the calls of the choice's person.
 
     It is read in another thread while this one shows how far that is.
@@ -90,8 +129,10 @@ def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> SharedModel:
     What a cached function draws is replayed to everybody who gets its result, so the
     progress must not be drawn from inside it.
     """
-    from grok.cached import shared_model
+    from grok.cached import remote_model, shared_model
 
+    if choice.mode == REMOTE:
+        return remote_model(str(elsewhere()), dtype).of(choice.person)
     read: list[tuple[int, int]] = []
     pool = ThreadPoolExecutor(max_workers=1)
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from grok.serving.shared_model import SharedModel
+from grok.serving.interfaces import ServedModel
 from lens.errors import LensError
 from lens.figures.prompt_pairs import sweeps as sweep_figures
 from lens.finding import Finding
@@ -147,7 +147,7 @@ def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelCh
         keep(sweep)
 
 
-def metric_of(measure: str, model: SharedModel, tokens: np.ndarray, on_wait: OnWait) -> Metric:
+def metric_of(measure: str, model: ServedModel, tokens: np.ndarray, on_wait: OnWait) -> Metric:
     """The metric that a measure means for this text."""
     from grok.experiments.metrics import kl_divergence, probability
 

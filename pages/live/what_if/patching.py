@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import PromptError
-from grok.serving.shared_model import SharedModel
+from grok.serving.interfaces import ServedModel
 from lens import figures
 from lens.figures.prompt_pairs import sweeps as sweep_figures
 from lens.finding import Finding
@@ -152,7 +152,7 @@ def expected_boxes(measure: str, choice: shared_models.ModelChoice) -> list[str]
     return texts
 
 
-def one_token(text: str, model: SharedModel, choice: shared_models.ModelChoice) -> int:
+def one_token(text: str, model: ServedModel, choice: shared_models.ModelChoice) -> int:
     """The id of a typed next token.
 
     Raises:
@@ -160,7 +160,7 @@ def one_token(text: str, model: SharedModel, choice: shared_models.ModelChoice) 
     """
     ids = prompts.encoded(model, choice, text)
     if ids.size != 1:
-        pieces = ", ".join(f"“{figures.visible(piece)}”" for piece in model.model.pieces(ids[:8]))
+        pieces = ", ".join(f"“{figures.visible(piece)}”" for piece in model.pieces(ids[:8]))
         raise PromptError(
             f"The next token “{text}” is {ids.size} tokens to this model ({pieces}); expected one. "
             "Type the first of them, or leave the box empty."
@@ -171,7 +171,7 @@ def one_token(text: str, model: SharedModel, choice: shared_models.ModelChoice) 
 def answers(
     tokens: list[np.ndarray],
     typed: tuple[str, ...],
-    model: SharedModel,
+    model: ServedModel,
     choice: shared_models.ModelChoice,
     on_wait: OnWait,
 ) -> list[int]:
@@ -188,7 +188,7 @@ def answers(
             trace = model.trace(prompt, on_wait=on_wait, candidates=1)
             found.append(int(trace.candidates[-1, 0]))
     if len(typed) == 2 and found[0] == found[1]:
-        piece = figures.visible(model.model.pieces(found[:1])[0])
+        piece = figures.visible(model.pieces(found[:1])[0])
         raise PromptError(
             f"Both next tokens are “{piece}”, so that their logits do not differ. Type the two "
             "next tokens to tell apart, or choose another measure."
@@ -267,8 +267,8 @@ def computed(
     sweep = model.patch_sweep(
         *tokens, metric=metric, sites=(site,), progress=begin(), on_wait=on_wait
     )
-    first, second = model.model.pieces([a, b])
-    return Result(request, sweep, (first, second), model.model.sha256)
+    first, second = model.pieces([a, b])
+    return Result(request, sweep, (first, second), model.sha256)
 
 
 def measure_text(result: Result) -> str:

@@ -1,0 +1,1 @@
+"""A shared model behind HTTP: its server, and the client that other processes are."""
