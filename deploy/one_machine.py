@@ -1,4 +1,4 @@
-"""The app for a team on one machine: two web processes, nginx with TLS before them.
+"""The app for a team on one machine: the model, two web processes, nginx with TLS before them.
 
     python deploy/one_machine.py --folder DIR [--port 8443] [--path /lens]
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,7 @@ class Part:
 def parts(options: argparse.Namespace, nginx: str) -> list[Part]:
     """The processes, in the order in which they start."""
     folder = options.folder
+    one, two = web_ports(options)
     environment = {
         "GROK_LENS_LOG": "json",
         "GROK_LENS_RUNS": str(folder / "data" / "runs"),
@@ -80,28 +82,31 @@ def parts(options: argparse.Namespace, nginx: str) -> list[Part]:
         "GROK_LENS_ACCESS": access(options.listen),
         "STREAMLIT_SERVER_BASE_URL_PATH": options.path.strip("/"),
     }
+    found = []
+    if options.model:
+        address = f"http://{HERE}:{two + 1}"
+        environment.setdefault("GROK_LENS_MODEL_TOKEN", secrets.token_hex(32))
+        environment["GROK_LENS_MODEL_URL"] = address
+        command = [sys.executable, "-m", "grok.serve", "--port", str(two + 1)]
+        if os.environ.get("GROK_LENS_CHECKPOINT"):
+            command += ["--checkpoint", os.environ["GROK_LENS_CHECKPOINT"]]
+        found.append(Part("model", command, environment, f"{address}/readyz"))
     web = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address", HERE]
-    found = [
-        Part(
-            f"web-{number}",
-            [*web, "--server.port", str(port)],
-            environment,
-            f"http://{HERE}:{port}/readyz",
-        )
-        for number, port in enumerate(web_ports(options), 1)
-    ]
+    for number, port in enumerate((one, two), 1):
+        command = [*web, "--server.port", str(port)]
+        found.append(Part(f"web-{number}", command, environment, f"http://{HERE}:{port}/readyz"))
     command = [nginx, "-c", str(folder / "nginx.conf"), "-e", str(folder / "log" / "nginx.txt")]
     return [*found, Part("nginx", command, dict(os.environ), "")]
 
 
-def access(listen: str, secrets: Path = SECRETS) -> str:
+def access(listen: str, secrets_file: Path = SECRETS) -> str:
     """Whom the app lets in, where the secrets do not say it: this machine alone, if nothing does.
 
     Raises:
         SystemExit: others could come, and nothing says who may.
     """
     said = os.environ.get("GROK_LENS_ACCESS", "")
-    if said or secrets.exists():
+    if said or secrets_file.exists():
         return said
     if listen not in (HERE, "localhost", "::1"):
         raise SystemExit(
@@ -239,7 +244,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--name", default="localhost", help="host that the certificate is for")
     made.add_argument("--certificate", type=Path, help="of your own, instead of a new one")
     made.add_argument("--key", type=Path, help="of that certificate")
-    made.add_argument("--first-port", type=int, default=8501, help="of the web processes")
+    made.add_argument(
+        "--no-model",
+        dest="model",
+        action="store_false",
+        help="start no process for the model: each web process holds the bundled one itself",
+    )
+    made.add_argument(
+        "--first-port", type=int, default=8501, help="of the web processes; the model's is next"
+    )
     return made
 
 

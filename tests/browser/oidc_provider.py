@@ -1,12 +1,16 @@
 """A provider of OpenID Connect on this machine: discovery, signed tokens, keys, sign-out.
 
-It asks nobody for a password: whoever comes chooses who to be.
+It asks nobody for a password: whoever comes chooses who to be. For tests and for trying:
+
+    python -m tests.browser.oidc_provider --port 8600
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -101,10 +105,10 @@ class Provider:
 
 
 @contextmanager
-def providing() -> Iterator[Provider]:
-    """A provider in a thread of this process."""
+def providing(port: int = 0) -> Iterator[Provider]:
+    """A provider in a thread of this process, on a free port where none is given."""
     place = socket.socket()
-    place.bind(("127.0.0.1", 0))
+    place.bind(("127.0.0.1", port))
     provider = Provider(f"http://127.0.0.1:{place.getsockname()[1]}")
     app = Starlette(
         routes=[
@@ -124,3 +128,11 @@ def providing() -> Iterator[Provider]:
         server.should_exit = True
         thread.join(60)
         place.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--port", type=int, default=8600)
+    with providing(parser.parse_args().port) as found:
+        print(f"Provider: {found.address}, client {CLIENT}, secret {SECRET}", flush=True)
+        signal.pause()

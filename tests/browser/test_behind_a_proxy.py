@@ -1,4 +1,4 @@
-"""The app as a team meets it: nginx with TLS before two web processes, one of which dies."""
+"""The app as a team meets it: signed in, nginx with TLS before two web processes; one dies."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -27,6 +28,7 @@ from lens.routers.router_set import RouterSet, save_routers
 from lens.storage.csv_text import read_csv
 from tests.browser.app_server import ROOT, START_LIMIT
 from tests.browser.conftest import PATIENCE
+from tests.browser.oidc_provider import CLIENT, SECRET, providing
 from tests.browser.steps import download, heading, settled, upload
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="there is no nginx here")
@@ -73,31 +75,60 @@ def free_ports() -> tuple[int, int]:
             return one.getsockname()[1], two.getsockname()[1]
 
 
+SECRETS = """
+[auth]
+redirect_uri = "{address}oauth2callback"
+cookie_secret = "known-to-both-processes-{port}-and-long-enough"
+client_id = "{client}"
+client_secret = "{secret}"
+server_metadata_url = "{provider}/.well-known/openid-configuration"
+"""
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     port, first = free_ports()
-    command = [sys.executable, "deploy/one_machine.py", "--folder", str(folder)]
+    found = Site(f"https://localhost:{port}/lens/", folder)
+    command = [sys.executable, "deploy/one_machine.py", "--folder", str(folder), "--no-model"]
     command += ["--port", str(port), "--first-port", str(first)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GROK_LENS_")}
-    environment["GROK_LENS_PRELOAD"] = "off"
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout is not None
-        late = threading.Timer(START_LIMIT, running.terminate)
-        late.start()
-        said = running.stdout.readline()
-        late.cancel()
-        assert said.startswith("Ready: "), said
-        try:
-            yield Site(f"https://localhost:{port}/lens/", folder)
-        finally:
-            running.terminate()
-            running.communicate(timeout=120)
+    environment |= {"GROK_LENS_PRELOAD": "off", "GROK_LENS_ACCESS": "signed-in"}
+    environment["STREAMLIT_SECRETS_FILES"] = str(folder / "secrets.toml")
+    with providing() as provider:
+        (folder / "secrets.toml").write_text(
+            SECRETS.format(
+                address=found.address,
+                port=port,
+                client=CLIENT,
+                secret=SECRET,
+                provider=provider.address,
+            )
+        )
+        with running(command, environment):
+            yield found
     for log in (folder / "log").iterdir():
         text = log.read_text(errors="replace")
         assert "Traceback" not in text and TYPED not in text, text
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+    """The command, from its word that it is ready to its end."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    late = threading.Timer(START_LIMIT, process.terminate)
+    late.start()
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        late.cancel()
+        assert said.startswith("Ready: "), said
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=120)
 
 
 @pytest.fixture
@@ -142,7 +173,11 @@ def test_a_visitor_stays_with_a_process_and_newcomers_go_to_both(site):
 def test_a_visit_goes_on_where_its_process_dies(site, page, tmp_path):
     mine = routers_of_three_layers(tmp_path)
     page.goto(f"{site.address}{DEEP}&{TYPED}=1")
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    page.locator("[name=who]").fill("ann@example.org")
+    page.get_by_role("button", name="Go on").click()
     heading(page, "Layers")
+    assert DEEP in page.url  # back at the place that was asked for
     settled(page)
     downloads = page.locator(".st-key-layer_similarity_heatmap_downloads")
     assert len(read_csv(download(page, downloads, "CSV").decode())) == 12 * 11 / 2 + 1
@@ -162,6 +197,7 @@ def test_a_visit_goes_on_where_its_process_dies(site, page, tmp_path):
     page.get_by_test_id("stSidebar").get_by_text("Raw", exact=True).click()
     # The file was in the process. The address says which it was, and it is opened again.
     expect(page.get_by_text("Open the file “mine.npz” first")).to_be_visible()
+    expect(page.get_by_text("Signed in: ann@example.org")).to_be_attached()
     settled(page)
     again = page.locator(".st-key-upload_first").get_by_test_id("stFileUploaderDropzoneInput")
     again.set_input_files(
