@@ -38,18 +38,20 @@ def distinct_experts(config: ModelConfig, n_tokens: int) -> float:
 
 def expert_bytes(architecture: Architecture) -> int:
     """Bytes of one expert's matrices, as released; scales are not counted."""
-    specs = architecture.layer_specs(0)
+    specs = architecture.layer_specs(architecture.config.moe_layers[0])
     return sum(spec.n_bytes for spec in specs if spec.per_expert) // architecture.config.n_experts
 
 
 def layer_bytes(architecture: Architecture) -> int:
-    """Bytes of one decoder layer, all experts."""
-    return sum(spec.n_bytes for spec in architecture.layer_specs(0))
+    """Bytes of one decoder layer with experts, all of them."""
+    return sum(spec.n_bytes for spec in architecture.layer_specs(architecture.config.moe_layers[0]))
 
 
 def model_bytes(architecture: Architecture) -> int:
     """Bytes of all weights."""
-    return architecture.config.n_layers * layer_bytes(architecture) + outer_bytes(architecture)
+    layers = (architecture.layer_specs(i) for i in range(architecture.config.n_layers))
+    inner = sum(spec.n_bytes for specs in layers for spec in specs)
+    return inner + outer_bytes(architecture)
 
 
 def outer_bytes(architecture: Architecture) -> int:

@@ -125,7 +125,10 @@ def working_bytes(architecture: Architecture, n_tokens: int) -> int:
         return architecture.decoder_layer(*args, dispatch=run_selected, hook=NO_HOOK)
 
     layer = jax.make_jaxpr(one_layer)(
-        {spec.leaf: parameter(spec) for spec in architecture.layer_specs(0)},
+        {
+            spec.leaf: parameter(spec)
+            for spec in architecture.layer_specs(architecture.config.moe_layers[0])
+        },
         stream,
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct((1, n_tokens), jnp.bool_),

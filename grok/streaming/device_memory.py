@@ -18,7 +18,7 @@ SCALE_GROUPS = 8  # at most, of a released matrix
 
 def layer_bytes(architecture: Architecture) -> int:
     """Bytes of one layer on the devices: as released, with room for scales in bfloat16."""
-    specs = architecture.layer_specs(0)
+    specs = architecture.layer_specs(architecture.config.moe_layers[0])
     scales = [2 * SCALE_GROUPS * spec.size // spec.shape[-2] for spec in specs if spec.quantizable]
     return sum(spec.n_bytes for spec in specs) + sum(scales)
 

@@ -55,7 +55,7 @@ def small_bytes(architecture: Architecture) -> int:
 
 def _small(architecture: Architecture) -> list[TensorSpec]:
     """The matrices of a layer outside its experts."""
-    specs = architecture.layer_specs(0)
+    specs = architecture.layer_specs(architecture.config.moe_layers[0])
     return [spec for spec in specs if not spec.per_expert and len(spec.shape) > 1]
 
 
@@ -79,7 +79,9 @@ def working_bytes(
     d, v = config.d_model, config.vocab_size
     attention = 4 * architecture.scores(n_tokens) * 4
     matrices = [
-        spec for spec in _small(architecture) if spec.leaf != architecture.router_spec(0).leaf
+        spec
+        for spec in _small(architecture)
+        if spec.leaf != architecture.router_spec(architecture.config.moe_layers[0]).leaf
     ]
     small = 4 * sum(_held_bytes(spec) for spec in matrices)
     in_layer = n_tokens * (12 * d * 4 + 2 * config.d_ff * 4 + d * 4) + attention + small
@@ -148,7 +150,9 @@ def sizes(
         )
     working = working_bytes(architecture, n_tokens, logits=logits, kept_bytes=kept_bytes)
     left = budget - PROCESS - working
-    specs = architecture.layer_specs(0)  # no use for more than a layer
+    specs = architecture.layer_specs(
+        architecture.config.moe_layers[0]
+    )  # no use for more than a layer
     whole = sum(spec.n_bytes for spec in specs if spec.per_expert)
     piece = max(least_piece(architecture), min(PIECE_BYTES, left // 8))
     buffers = min(MOST_BUFFERS, left // (piece + 2 * BLOCK), max(LEAST_BUFFERS, -(-whole // piece)))
