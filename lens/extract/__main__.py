@@ -2,6 +2,7 @@
 
     python -m lens.extract --checkpoint DIR --output routers.npz
     python -m lens.extract --safetensors DIR_OR_FILE --output routers.npz
+    python -m lens.extract --gguf FILE --output routers.npz
     python -m lens.extract --hub xai-org/grok-1 --output routers.npz
 
 Of a Grok-1-format checkpoint's files only the router of each layer and the scale of the norm
@@ -93,6 +94,15 @@ def _from_hub(options: argparse.Namespace, on_terminal: bool) -> tuple[RouterSet
     return routers, f"{said}; commit {fetched.revision}"
 
 
+def _from_gguf(options: argparse.Namespace) -> tuple[RouterSet, int]:
+    """The routers in a GGUF file, and the bytes of tensors that were read."""
+    from lens.extract.gguf import extract_gguf
+
+    return extract_gguf(
+        options.gguf, norms=not options.no_norms, top_k=options.top_k, score=options.score
+    )
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     families = "; ".join(layout.families for layout in LAYOUTS)
     parser = argparse.ArgumentParser(
@@ -112,6 +122,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR_OR_FILE",
         help="another model: the folder of its safetensors files and config.json, or one file",
+    )
+    source.add_argument(
+        "--gguf",
+        type=Path,
+        metavar="FILE",
+        help="another model as llama.cpp runs it: its GGUF file, or one of its parts",
     )
     source.add_argument(
         "--hub",
@@ -137,7 +153,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--top-k",
         type=int,
         metavar="N",
-        help="experts a token of a safetensors model (default: what config.json says)",
+        help="experts a token of another model (default: what its files say)",
     )
     parser.add_argument(
         "--score",
@@ -173,11 +189,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=shown,
             )
             said = summary(routers, n_bytes)
+        elif options.gguf is not None:
+            routers, n_bytes = _from_gguf(options)
+            said = summary(routers, n_bytes)
         elif options.hub is not None:
             routers, said = _from_hub(options, on_terminal)
         else:
             if options.top_k is not None or options.score is not None:
-                raise LensError("--top-k and --score are for --safetensors alone; leave them out.")
+                raise LensError(
+                    "--top-k and --score are for other models' files alone; leave them out."
+                )
             routers = extract_routers(
                 options.checkpoint, norms=not options.no_norms, progress=shown
             )

@@ -305,7 +305,7 @@ def test_the_command_refuses_what_it_cannot_do_and_writes_nothing(tmp_path, caps
         main(["--safetensors", "a", "--checkpoint", "b", "--output", str(out)])
     capsys.readouterr()
     assert main(["--checkpoint", "b", "--output", str(out), "--top-k", "2"]) == 2
-    assert "--top-k and --score are for --safetensors alone" in capsys.readouterr().err
+    assert "--top-k and --score are for other models" in capsys.readouterr().err
 
 
 # --- what the page says of such sets --------------------------------------------

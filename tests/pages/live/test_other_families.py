@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 DATA = Path(__file__).resolve().parents[2] / "data"
 MODES = {
     "inspect": {"example": "two_languages"},
