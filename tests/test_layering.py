@@ -57,7 +57,8 @@ lens/errors.py
 grok/__init__.py grok/cached.py
 grok/train.py grok/run.py grok/plan.py grok/serve.py
 grok/serving
-grok/dictionaries/train.py
+grok/dictionaries/train.py grok/dictionaries/evaluate.py
+grok/dictionaries/evaluation
 grok/dictionaries/training
 grok/dictionaries/kinds
 grok/experiments

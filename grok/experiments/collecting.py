@@ -193,6 +193,8 @@ class Passes:
         points: whose values are kept.
         edits: interventions in force.
         batch_tokens: padded tokens that are computed together.
+        candidates: next tokens to keep; without any, and with no point after the layers, there
+            are no logits.
     """
 
     model: Model
@@ -200,6 +202,7 @@ class Passes:
     points: Sequence[HookPoint]
     edits: Edits = NO_EDITS
     batch_tokens: int = BATCH_TOKENS
+    candidates: int = 0
 
     @cached_property
     def room(self) -> int | None:
@@ -245,7 +248,7 @@ class Passes:
             padded=given.shape[1],
             positions=bucket(self.model.config.context_length),
         )
-        return Batch(given, 0, keys, None, 0, hooks, real)
+        return Batch(given, 0, keys, None, self.candidates, hooks, real)
 
 
 @dataclass(frozen=True)

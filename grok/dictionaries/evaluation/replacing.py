@@ -1,0 +1,114 @@
+"""A model in which a dictionary stands for what it was trained on, as edits of a run.
+
+Edits are computed from the values of the run itself, so what a layer gets wrong the next ones see.
+
+Axes: B sequences, T tokens, D width, F features, K experts a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from grok.dictionaries.kinds.dictionary import Dictionary
+from grok.dictionaries.kinds.parameters import own_experts
+from grok.dictionaries.kinds.selection import largest_of_tokens
+from grok.errors import GrokError
+from grok.interventions.edits import Edits, request
+from grok.interventions.kinds import Intervention
+from grok.interventions.sites import HookPoint
+
+
+def replacement(dictionary: Dictionary, layers: Sequence[int] | None = None) -> Edits:
+    """The edits that put reconstructions in place of what is written.
+
+    Args:
+        dictionary: of one of the kinds whose groups belong to layers.
+        layers: where; all of the dictionary's by default.
+
+    Raises:
+        GrokError: a kind or rule that cannot be computed layer by layer.
+    """
+    design = dictionary.design
+    if design.kind == "crosscoder":
+        raise GrokError("A crosscoder reads all layers at once, so it replaces no layer of a run.")
+    if dictionary.activation.function == "topk" and dictionary.activation.pooled:
+        raise GrokError("A pooled topk compares all layers, so it replaces no layer of a run.")
+    chosen = design.layers if layers is None else layers
+    requests = []
+    for target, point in enumerate(design.targets):
+        if point.layer not in chosen:
+            continue
+        groups = [g for g, group in enumerate(design.groups) if target in group.writes]
+        parts = tuple(_part(dictionary, g, target) for g in groups)
+        bias = dictionary.params["decoder_bias"][target]
+        skip = dictionary.params["skip"][target] if design.skip else None
+        references: list[HookPoint] = []
+        for g in groups:
+            source = design.sources[design.groups[g].reads[0]]
+            if design.kind != "sae":
+                references.append(source)
+            if design.n_experts:
+                references.append(HookPoint(source.layer, "router.experts"))
+        function = Intervention(_Written(dictionary), (parts, bias, skip), "dictionary")
+        requests.append(request(point.site, function, point.layer, None, tuple(references)))
+    return Edits(tuple(requests))
+
+
+def _part(dictionary: Dictionary, group: int, target: int) -> tuple[Any, ...]:
+    """Arrays of one group for one of its targets: encoder, bias, level, gate, decoder."""
+    p, own = dictionary.params, dictionary.design.groups[group]
+    zeros = jnp.zeros(dictionary.design.features)
+    level = p["threshold"][group] if "threshold" in p else zeros
+    gate = p["gate"][group] if "gate" in p else zeros + 1
+    decoder = p["decoder"][group][:, own.writes.index(target)]
+    return tuple(
+        jnp.asarray(one)
+        for one in (p["encoder"][group][0], p["encoder_bias"][group], level, gate, decoder)
+    )
+
+
+class _Written:
+    """(value, arrays, bias, skip, *references) -> what the dictionary writes instead of value.
+
+    Equal for dictionaries of one design and rule, which then share compiled programs.
+    """
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self._design, self._rule = dictionary.design, dictionary.activation
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Written) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> Any:
+        return self._design, self._rule
+
+    def __call__(
+        self, value: jax.Array, parts: Any, bias: jax.Array, skip: Any, *references: jax.Array
+    ) -> jax.Array:
+        shape, d = value.shape, value.shape[-1]
+        each = 2 if self._design.n_experts else 1
+        out = jnp.broadcast_to(bias, (shape[0] * shape[1], d))
+        for i, (encoder, own_bias, level, gate, decoder) in enumerate(parts):
+            read = references[i * each] if references else value
+            x = read.astype(jnp.float32).reshape(-1, d)
+            pre = x @ encoder + own_bias
+            if self._design.n_experts:
+                experts = references[i * each + 1]
+                went = own_experts(self._design, experts.reshape(-1, experts.shape[-1]))
+                pre = jnp.where(went, pre, 0.0)
+            if self._rule.function == "topk":
+                active = largest_of_tokens(pre * gate, self._rule.k)
+            else:
+                active = pre > level
+            out = out + jnp.where(active, pre, 0.0) @ decoder
+            if skip is not None:
+                out = out + x @ skip
+        return out.reshape(shape).astype(value.dtype)
