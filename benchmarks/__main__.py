@@ -20,14 +20,15 @@ CLAIMS = {
     "science": "every measure and null: time, memory, and the obvious way beside it",
     "live": "traces, interventions, sweeps, generation, many prompts, dispatch",
     "app": "server start, page switches and reruns, seen from a browser",
+    "hosted": "people at once on one and two web processes: waits, refusals, mixing, memory",
     "products": "products of a few rows with int8 weights, against the limit of this machine",
     "hub": "requests and bytes that routers cost from the Hub, counted by a local server",
     "gpu": "a full-size layer on a GPU against its limits, and layers streamed to it",
     "fullsize": "a pass over a checkpoint of Grok-1's widths, 13 GB: disk, overlap, memory",
 }
-WITH_CHECKPOINT = {"live", "app"}
-# Runs only when named: it writes gigabytes.
-NAMED_ONLY = {"fullsize"}
+WITH_CHECKPOINT = {"live", "app", "hosted"}
+# Run only when named: one writes gigabytes, the other takes a quarter of an hour.
+NAMED_ONLY = {"fullsize", "hosted"}
 
 
 def listing() -> str:
@@ -44,13 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all but fullsize")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="default: all but fullsize and hosted"
+    )
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="model of live and app (default: the bundled one)",
+        help="model of live, app and hosted (default: the bundled one)",
     )
     args, rest = parser.parse_known_args(argv)
     if args.list:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from grok.runner.model import Model
 
 ROOM = 1024  # padded tokens of a batch: more gain little and make the next one wait
+MOST = 16  # prompts of a batch, for the same reason
 WARMING = Caller(background=True)
 
 
@@ -88,7 +89,7 @@ class Batches:
     def fit(self, kind: Hashable, n_waiting: int) -> int:
         """The size of the next batch: the largest that is compiled and filled by those waiting."""
         assert isinstance(kind, Kind)
-        most = max(1, min(n_waiting, self.room // kind.length))
+        most = max(1, min(n_waiting, MOST, self.room // kind.length))
         wanted = 1 << (most.bit_length() - 1)
         with self._lock:
             sizes = {size for known, size in self._compiled if known == kind and size <= wanted}
@@ -98,7 +99,7 @@ class Batches:
 
     def warm(self, kinds: Sequence[Kind]) -> None:
         """Compile all sizes of some kinds in the background, small ones first."""
-        sizes = [1 << i for i in range(self.room.bit_length())]
+        sizes = [1 << i for i in range(MOST.bit_length())]
         for size in sizes:
             for kind in kinds:
                 if size == 1 or size * kind.length <= self.room:
