@@ -14,10 +14,13 @@ from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.starlette import App
 
+from grok.serving.jobs import Jobs
 from lens.escaping import as_markdown
+from pages.exports import report
 from pages.guide import terms, tour
-from pages.hosting import gate, server, tabs
+from pages.hosting import gate, load, server, tabs
 from pages.hosting.first_answer import NO_PAGE
+from pages.live.many import runs
 from pages.live.running import preload
 from pages.notes import listing
 from pages.shell import data_source, links
@@ -106,6 +109,11 @@ def unknown_page_note(pages: list[StreamlitPage]) -> None:
                 st.page_link(page, width="content")
 
 
+def reports_under_way() -> Jobs:
+    """The reports that are being made."""
+    return report.reports().jobs
+
+
 def show() -> None:
     """One draw of the page that the address names."""
     pages = [
@@ -145,6 +153,8 @@ def show() -> None:
             listing.beside(routers)
             tour.again()
         gate.inside()
+        with st.sidebar:
+            load.popover({"Run of many prompts": runs.jobs, "Report": reports_under_way})
         tour.bar(page.url_path)
         if missing is None:
             page.run()

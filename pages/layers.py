@@ -17,6 +17,7 @@ from lens.recipe.steps import note
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import Chance
 from lens.tables import routers as router_tables
+from pages.access import limits
 from pages.layer_views import neighbours, pair
 from pages.shell import data_source, finding_block, layout, links, null_settings, parts
 from pages.shell.null_settings import NullSettings
@@ -151,7 +152,7 @@ def layer_null(
         draws = links.segments(
             "permutations",
             "Shuffles",
-            PERMUTATIONS,
+            limits.affordable(PERMUTATIONS, 20),
             20,
             shown=str,
         )

@@ -12,6 +12,8 @@ import streamlit as st
 from grok.errors import GrokError
 from lens.errors import LensError
 from lens.escaping import as_markdown
+from pages.access import limits, persons, settings
+from pages.access.messages import told
 from pages.hosting import owner
 from pages.live.compare import mode as compare_mode
 from pages.live.generate import mode as generate_mode
@@ -34,6 +36,11 @@ MODES: Mapping[str, tuple[str, Callable[[ModeContext], None]]] = {
 
 def model_controls() -> shared_models.ModelChoice | None:
     """The model to run: the configured checkpoint where it can run, else the bundled one."""
+    if persons.role() == "viewer":
+        st.info(persons.MAY_LOOK + as_markdown(persons.ask(settings.current())))
+        return None
+    if limits.current().words:
+        st.caption(limits.current().words)
     choices = shared_models.model_choices(owner.current())
     for name in list(choices):
         try:
@@ -77,10 +84,10 @@ def _other_routers_note(choice: shared_models.ModelChoice) -> None:
 
 def _cannot_run(choice: shared_models.ModelChoice, problem: str) -> None:
     if choice.path == str(data_source.bundled_checkpoint()):
-        st.error(as_markdown(problem), icon=":material/error:")
+        st.error(told(problem), icon=":material/error:")
         return
     st.warning(
-        f"{as_markdown(problem)}\n\nThe other pages show this checkpoint's routers all the same. "
+        f"{told(problem)}\n\nThe other pages show this checkpoint's routers all the same. "
         "Here, the bundled model runs your prompts, and a trace saved elsewhere (python -m "
         "grok.run --checkpoint DIR --prompt TEXT --trace OUT.npz) opens from the sidebar.",
         icon=":material/memory:",

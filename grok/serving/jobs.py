@@ -192,6 +192,11 @@ class Jobs:
         with self._moved:
             return self._jobs.get(key)
 
+    def under_way(self) -> dict[Hashable, Job]:
+        """The jobs that run or wait, by their keys, in the order they came."""
+        with self._moved:
+            return dict(self._jobs)
+
     def _run(
         self,
         key: Hashable,

@@ -64,6 +64,7 @@ class RunStore:
             GROK_LENS_KEEP_DAYS, else 30.
         runs_of_one: most runs that one owner may have.
         max_bytes: no run is begun while all together are larger.
+        bytes_of_one: nor while those of its owner are; None for no limit of one owner.
 
     Raises:
         LensError: the retention in the environment is no number of days.
@@ -76,10 +77,12 @@ class RunStore:
         keep_days: float | None = None,
         runs_of_one: int = RUNS_OF_ONE,
         max_bytes: int = MAX_BYTES,
+        bytes_of_one: int | None = None,
     ) -> None:
         self.folder = runs_folder() if folder is None else Path(folder)
         self.keep_days = kept_days() if keep_days is None else keep_days
         self.runs_of_one, self.max_bytes = runs_of_one, max_bytes
+        self.bytes_of_one = bytes_of_one
         self.sweep()
 
     def create(
@@ -97,6 +100,13 @@ class RunStore:
                 f"You have {len(own)} runs; at most {self.runs_of_one} are kept for one person. "
                 "Delete one that you no longer need."
             )
+        if self.bytes_of_one is not None:
+            size = sum(_bytes_in(run.folder) for run in own)
+            if size >= self.bytes_of_one:
+                raise LensError(
+                    f"Your runs take {size:,} bytes; at most {self.bytes_of_one:,} are kept for "
+                    "one person. Delete one that you no longer need."
+                )
         size = self.bytes_used()
         if size >= self.max_bytes:
             raise LensError(
@@ -243,14 +253,7 @@ class RunStore:
 
     def bytes_used(self) -> int:
         """Bytes of all files in the store."""
-        total = 0
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                try:
-                    total += os.lstat(os.path.join(folder, name)).st_size
-                except OSError:
-                    pass  # deleted meanwhile
-        return total
+        return _bytes_in(self.folder)
 
     def _folder_of(self, run_id: str) -> Path:
         if not re.fullmatch(ID, run_id):
@@ -395,3 +398,14 @@ def _changed(folder: Path) -> float:
         return folder.stat().st_mtime
     except OSError:
         return time.time()
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(inner, name)).st_size
+            except OSError:
+                pass  # deleted meanwhile
+    return total

@@ -29,7 +29,9 @@ from lens.storage.file_lock import FileLock
 Result = TypeVar("Result")
 
 FOLDER_VARIABLE = "GROK_LENS_NOTES"
+KEEP_VARIABLE = "GROK_LENS_KEEP_NOTES_DAYS"
 FILE = "notes.sqlite3"
+DAY = 24 * 3600.0
 LONGEST_NAME, LONGEST_NOTE = 60, 4000  # characters
 NOTES_OF_ONE = 5000
 PATIENCE = 10.0  # seconds to wait for another writer
@@ -163,8 +165,29 @@ class NoteBook:
                 )
             )
 
+    def delete_all(self, owner: str) -> None:
+        """Take out everything of one owner.
+
+        Raises:
+            LensError: the file cannot be written.
+        """
+        if self.file.exists():
+            self._do(lambda base: base.execute("DELETE FROM notes WHERE owner = ?", [owner]))
+
+    def sweep(self, keep_days: float, now: float | None = None) -> None:
+        """Take out what nobody has changed for so many days; 0 keeps all.
+
+        Raises:
+            LensError: the file cannot be written.
+        """
+        if keep_days and self.file.exists():
+            before = (time.time() if now is None else now) - keep_days * DAY
+            self._do(lambda base: base.execute("DELETE FROM notes WHERE changed < ?", [before]))
+
     def _do(self, work: Callable[[sqlite3.Connection], Result], *, reading: bool = False) -> Result:
         """Work in one transaction; with a damaged file out of the way, once more.
+
+        What is deleted is overwritten, in the log of changes too.
 
         Args:
             reading: it changes nothing, so a full or read-only disk does for it.
@@ -174,9 +197,13 @@ class NoteBook:
                 self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with closing(sqlite3.connect(self.file, timeout=PATIENCE)) as base:
                     base.execute("PRAGMA journal_mode = WAL")
+                    base.execute("PRAGMA secure_delete = ON")
                     base.execute(_TABLE)
                     with base:
-                        return work(base)
+                        result = work(base)
+                    if base.total_changes:
+                        base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    return result
             except (sqlite3.OperationalError, OSError) as error:  # locked, full, not to be written
                 if reading and self._lies_still(error):
                     with closing(sqlite3.connect(self._as_it_is, uri=True)) as base:
@@ -222,6 +249,20 @@ def notes_folder() -> Path:
     """The folder named by GROK_LENS_NOTES, else one beside the caches."""
     named = os.environ.get(FOLDER_VARIABLE)
     return Path(named).expanduser() if named else cache_folder() / "notes"
+
+
+def kept_notes_days() -> float:
+    """Days for which notes are kept that nobody changes, of GROK_LENS_KEEP_NOTES_DAYS; 0: for ever.
+
+    Raises:
+        LensError: it is no number of days.
+    """
+    text = os.environ.get(KEEP_VARIABLE, "").strip() or "0"
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text):
+        raise LensError(
+            f"{KEEP_VARIABLE}: found “{text}”; expected days, 0 to keep notes for ever."
+        )
+    return float(text)
 
 
 def as_json(notes: Sequence[ExpertNote]) -> str:

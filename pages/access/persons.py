@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import streamlit as st
 
+from grok.errors import PromptError
 from pages.access import settings
-from pages.access.settings import Access, AccessError, Role
+from pages.access.settings import Access, Role
 
 Standing = Literal["inside", "unknown", "ended", "not listed"]
 
@@ -86,13 +87,13 @@ def check_may_run() -> None:
     """Refuse to run a prompt for somebody who may only look, or is no longer signed in.
 
     Raises:
-        AccessError: it is so; the text says whom to ask.
+        PromptError: it is so; the text says whom to ask.
     """
     access, person = settings.current(), current()
     if standing(person, access) != "inside":
-        raise AccessError("Your sign-in has ended. Load the page again, and sign in.")
+        raise PromptError("Your sign-in has ended. Load the page again, and sign in.")
     if role_of(person, access) == "viewer":
-        raise AccessError(MAY_LOOK + ask(access))
+        raise PromptError(MAY_LOOK + ask(access))
 
 
 MAY_LOOK = "You may look at everything here, but not run prompts."

@@ -15,6 +15,7 @@ from lens.glossary import help_of
 from lens.many_prompts.expert_cards import LEVEL, ExpertCards
 from lens.routers.router_set import RouterSet
 from lens.words import fixed
+from pages.access.messages import told
 from pages.shell import links
 from pages.shell.session_keys import widget
 from pages.vocabulary import source as vocabulary_source
@@ -64,7 +65,7 @@ def show(
         if not found:
             how, found = on_its_own(routers, source, tokens[0], view)
     except (LensError, GrokError) as error:
-        st.warning(as_markdown(str(error)), icon=":material/search_off:")
+        st.warning(told(error), icon=":material/search_off:")
         return
     st.text(f"“{bare(piece)}”: {how}")
     with st.container(horizontal=True, gap="small"):

@@ -7,10 +7,10 @@ import streamlit as st
 from grok.errors import BusyError
 from grok.serving.jobs import FAILED, WAITING, Job
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.layers.similarity import LAYER_METRICS
 from lens.report.parts import Settings
 from lens.routers.router_set import RouterSet
+from pages.access.messages import told
 from pages.exports.report_job import Made, Order, Reports
 from pages.shell import data_source, downloads, links, null_settings, reference_choice
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -84,7 +84,7 @@ def _start(order: Order) -> None:
     try:
         JOB.set((order.key, reports().start(order, GROUP.kept(object))))
     except BusyError as error:
-        st.toast(as_markdown(str(error)), icon=":material/hourglass:")
+        st.toast(told(error), icon=":material/hourglass:")
 
 
 @st.fragment(run_every=EVERY)
@@ -127,6 +127,6 @@ def _failure(job: Job) -> None:
     error = job.state.error
     known = isinstance(error, LensError)
     st.error(
-        as_markdown(str(error)) if known else "The report could not be made. Try again.",
+        told(error) if known else "The report could not be made. Try again.",
         icon=":material/error:",
     )

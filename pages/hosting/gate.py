@@ -17,9 +17,10 @@ from streamlit.runtime.secrets import secrets_singleton
 from streamlit.user_info import validate_auth_credentials
 
 from lens.escaping import as_html, as_markdown
-from pages.access import persons, settings
+from pages.access import limits, persons, settings
 from pages.access.persons import Person, Standing
 from pages.access.settings import Access, AccessError
+from pages.hosting import your_data
 from pages.shell.session_keys import SessionKey, SessionValue
 
 DEFAULT = "default"
@@ -48,6 +49,7 @@ def check_start(address: str | None) -> Access:
     """
     secrets_singleton.load_if_toml_exists()  # the variables that stand there are read from now on
     access = settings.check_start(address)
+    limits.current()
     if not access.asks:
         return access
     if not is_authlib_installed():
@@ -150,4 +152,5 @@ def inside() -> None:
         st.html(_RETURN, unsafe_allow_javascript=True)
     with st.sidebar.container(key="signed_in"):
         st.html(f"<small>Signed in: {_named(person)}</small>")
+        your_data.popover()
         st.button("Sign out", key="sign_out", icon=":material/logout:", on_click=st.logout)

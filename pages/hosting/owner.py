@@ -35,6 +35,11 @@ def current() -> str:
     return hashlib.sha256(f"browser:{_key()}".encode()).hexdigest()
 
 
+def whose() -> str:
+    """Who is meant by "alone", in words."""
+    return "this browser" if persons.current() is None else "you"
+
+
 def remember() -> None:
     """Leave the key with the browser, for a year; call it once there is something to find again."""
     if persons.current() is None and _cookie() is None:

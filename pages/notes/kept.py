@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import streamlit as st
 
 from lens.errors import LensError
 from lens.routers.router_set import RouterSet
-from lens.storage.expert_notes import ExpertNote, NoteBook, notes_folder
+from lens.storage.expert_notes import DAY, ExpertNote, NoteBook, kept_notes_days, notes_folder
 from pages.hosting import owner
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -17,13 +18,15 @@ PROBLEM = SessionValue[str](SessionKey.NOTES_PROBLEM)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _book(folder: str) -> NoteBook:
-    return NoteBook(folder)
+def _book(folder: str, keep_days: float, day: int) -> NoteBook:
+    made = NoteBook(folder)
+    made.sweep(keep_days)
+    return made
 
 
 def book() -> NoteBook:
     """The store that all sessions of this server share."""
-    return _book(str(notes_folder()))
+    return _book(str(notes_folder()), kept_notes_days(), int(time.time() // DAY))
 
 
 def own(model: str | None = None) -> list[ExpertNote]:

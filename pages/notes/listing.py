@@ -7,6 +7,7 @@ import streamlit as st
 from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from lens.storage.expert_notes import ExpertNote, as_csv, as_json
+from pages.access.messages import told
 from pages.hosting import owner
 from pages.notes import kept
 
@@ -18,7 +19,7 @@ def beside(routers: RouterSet) -> None:
     notes = kept.own(routers.sha256)
     problem = kept.problem()
     if problem is not None:
-        st.warning(as_markdown(problem), icon=":material/warning:")
+        st.warning(told(problem), icon=":material/warning:")
     if notes:
         owner.remember()
     pinned = [note for note in notes if note.pinned]

@@ -17,6 +17,7 @@ from lens.model_pairs.comparison import Comparison, why_not_directions
 from lens.model_pairs.depth_profiles import Profile
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
 from lens.version import version
+from pages.access.messages import told
 from pages.shell import data_source, finding_block, layout, links, null_settings
 from pages.shell.layout import Provenance
 from pages.shell.session_keys import SessionKey, SessionValue, widget
@@ -50,7 +51,7 @@ def show(routers: RouterSet) -> None:
         )
         problem = PROBLEM.get()
         if problem is not None:
-            st.error(as_markdown(problem), icon=":material/error:")
+            st.error(told(problem), icon=":material/error:")
         if chosen != NONE:
             _compared(routers, chosen)
 
@@ -80,7 +81,7 @@ def _compared(a: RouterSet, chosen: str) -> None:
     try:
         b = kept if kept is not None else data_source.routers_of(chosen)
     except (LensError, GrokError) as error:
-        st.error(as_markdown(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return
     view, null = data_source.current_view(), null_settings.current()
     metric = links.chosen("metric", "cka")
@@ -155,4 +156,4 @@ def _told() -> Iterator[None]:
     try:
         yield
     except LensError as error:
-        st.caption(as_markdown(str(error)))
+        st.caption(told(error))

@@ -15,6 +15,7 @@ from lens.escaping import as_markdown
 from lens.glossary import help_of
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers, with_top_k
 from lens.traces.trace import Trace, load_trace
+from pages.access.messages import told
 from pages.shell import hub_source, links
 from pages.shell.session_keys import SessionKey, SessionValue, widget
 from pages.shell.startup import startup_options
@@ -128,7 +129,7 @@ def current() -> RouterSet:
     try:
         return routers_of(source())
     except (LensError, GrokError) as error:
-        why = as_markdown(str(error))
+        why = told(error)
         st.error(why, icon=":material/error:", title="These routers could not be opened")
         st.caption("Choose another source in the sidebar, or open a file there.")
         st.stop()
@@ -200,7 +201,7 @@ def sidebar(with_view: bool = True) -> None:
         # Below the expander: it closes when the list of sources above it appears.
         problem, kind = UPLOAD_ERROR.get(), UPLOAD_KIND.get()
         if problem is not None:
-            st.error(as_markdown(problem), icon=":material/error:")
+            st.error(told(problem), icon=":material/error:")
         elif kind == "trace":
             st.success("Trace opened: see Live routing.", icon=":material/check:")
         elif kind == "routers":
@@ -237,7 +238,7 @@ def open_first(source: str) -> None:
             st.info("That file is a saved trace. This link needs a router set.")
         problem = UPLOAD_ERROR.get()
         if problem is not None:
-            st.error(as_markdown(problem), icon=":material/error:")
+            st.error(told(problem), icon=":material/error:")
     else:
         st.subheader("Fetch the routers first", anchor=False)
         st.markdown(

@@ -10,14 +10,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 import altair as alt
 import streamlit as st
 
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.figures.as_python import figure_program
 from lens.figures.printing import KINDS, Kind, Print, printed, size_mm
+from pages.access import settings
+from pages.access.messages import told
+from pages.shell import data_source
 
 MIME: dict[Kind, str] = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
 AT_ONCE: tuple[Kind, ...] = ("png", "svg")
@@ -99,10 +102,20 @@ def _print_dialog(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) 
         st.caption("Reads the same data, makes the same choices and saves the same file.")
         try:
             file = f"{stem}.{kind}"
-            st.code(figure_program(chart, kind, how, file=file, note=note()), height=420)
+            made = figure_program(chart, kind, how, file=file, note=note())
+            st.code(_without_places(made), height=420)
             st.caption("Runs as it is where this project is on Python's path.")
         except LensError as error:
-            st.caption(as_markdown(str(error)))
+            st.caption(told(error))
+
+
+def _without_places(program: str) -> str:
+    """A program that names the files which a server was started with, not where they are."""
+    if settings.current().is_server:
+        found = data_source.configured()
+        for place in filter(None, (found.routers, found.checkpoint)):
+            program = program.replace(place, Path(place).name)
+    return program
 
 
 def _picture(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) -> tuple[Kind, Print]:

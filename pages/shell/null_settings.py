@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from pages.access import limits
 from pages.shell import links
 
 DRAWS = (500, 1000, 5000)
@@ -40,7 +41,7 @@ def controls() -> NullSettings:
     draws = links.segments(
         "draws",
         "Draws",
-        DRAWS,
+        limits.affordable(DRAWS, DEFAULT),
         DEFAULT,
         shown=lambda n: f"{n:,}",
         help="More draws tell smaller p-values apart and take longer. With many experts fewer "

@@ -44,6 +44,7 @@ class SessionKey(StrEnum):
     TOUR_GOING = "tour_going"  # a click on the tour leads to another page
     TOUR_SEEN = "tour_seen"  # the tour was begun or declined
     OWNER_KEY = "owner_key"  # random key of the browser, for the list of its runs
+    YOUR_DATA_PROBLEM = "own_problem"  # why all that is kept of somebody could not be deleted
     SIGN_IN_BACK = "sign_in_back"  # the address asked for before signing in was gone back to
     TAB = "tab_id"  # id by which a reload finds what this tab holds
     TAB_LOST = "tab_lost"  # whether the tab in the address is not kept, until that was said

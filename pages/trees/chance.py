@@ -17,6 +17,7 @@ from lens.clustering.reference_sets import ClusterSettings
 from lens.clustering.tree_null import GroupNull
 from lens.clustering.trees import LayerTree
 from lens.routers.router_set import RouterSet
+from pages.access import limits
 from pages.shell import links
 from pages.shell.deferred import Deferred
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -49,7 +50,7 @@ def popover() -> TreeChance:
         sets = links.segments(
             "sets",
             "Drawn sets",
-            SETS,
+            limits.affordable(SETS, tree_null.DRAWS),
             tree_null.DRAWS,
             help="Clustered and cut like these layers: chance for silhouettes and the cophenetic "
             "correlation.",
@@ -57,7 +58,7 @@ def popover() -> TreeChance:
         trees = links.segments(
             "trees",
             "Resampled trees",
-            TREES,
+            limits.affordable(TREES, branch_support.DRAWS),
             branch_support.DRAWS,
             help="Trees over resampled coordinates, of these layers and of each drawn set: "
             "support of branches.",

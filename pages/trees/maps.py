@@ -14,12 +14,12 @@ from lens.clustering.maps import MIN_LAYERS, SEEDED, LayerMap, MapSettings
 from lens.clustering.reference_sets import DRAWN, ClusterSettings
 from lens.clustering.tree_null import LEVEL
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import clustering as clustering_tables
 from lens.tables import routers as router_tables
 from lens.words import p_value_text, percent
+from pages.access.messages import told
 from pages.shell import downloads, layout, links
 from pages.shell.deferred import Deferred
 from pages.shell.picks import pick_layer
@@ -172,7 +172,7 @@ def computed(routers: RouterSet, chosen: MapChoice, settings: ClusterSettings) -
         with st.spinner(f"Computing {name} …", show_time=True):
             return cached.layer_map(routers, chosen.method, chosen.settings, settings)
     except LensError as error:
-        st.info(as_markdown(str(error)))
+        st.info(told(error))
         return None
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import streamlit as st
 
 from grok.errors import GrokError
-from lens.escaping import as_markdown
 from lens.figures.routers import vocabulary as vocabulary_figures
 from lens.figures.token_grid import visible
 from lens.glossary import help_of
@@ -19,6 +18,7 @@ from lens.routers.router_set import RouterSet
 from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.one_token import TokenReading, standing
 from lens.vocabulary.readout import Readout
+from pages.access.messages import told
 from pages.shell import downloads, layout, links
 from pages.shell.picks import pick_expert
 from pages.shell.session_keys import SessionKey, SessionValue, widget
@@ -139,7 +139,7 @@ def search_results(source: Source, token: int) -> None:
     """The tokens that were found, to choose another."""
     notice = NOTICE.get()
     if notice is not None:
-        st.warning(as_markdown(notice), icon=":material/search_off:")
+        st.warning(told(notice), icon=":material/search_off:")
     found = [t for t in MATCHES.get() or [] if t < source.embedding.n_tokens]
     if len(found) < 2 or token not in found:
         return

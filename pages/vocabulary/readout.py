@@ -20,6 +20,7 @@ from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.readout import TESTS, Readout, ReadoutSettings
 from lens.vocabulary.readout_null import band
 from lens.words import p_value_text, percent
+from pages.access.messages import told
 from pages.shell import layout, links
 from pages.shell.picks import Mark, pick_expert
 from pages.shell.session_keys import selected_rows
@@ -81,7 +82,7 @@ def show(routers: RouterSet, layer: int, expert: int, view: str) -> None:
             everywhere(routers, readout, source, layer, expert)
         one_token.show(routers, readout, source, layer, expert, view)
     except (LensError, GrokError) as error:
-        why = as_markdown(str(error))
+        why = told(error)
         st.error(why, icon=":material/error:", title="The embedding could not be read")
 
 
@@ -194,7 +195,7 @@ def caption(readout: Readout, source: Source) -> str:
     if readout.silent:
         text += f". {readout.silent:,} tokens have no embedding (all zero)"
     if source.problem:
-        text += f". Tokens are shown by their ids: {as_markdown(source.problem)}"
+        text += f". Tokens are shown by their ids: {told(source.problem)}"
     elif source.tokenizer is None:
         text += ". Tokens are shown by their ids: this checkpoint has no tokenizer"
     return text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.words import counted
+from pages.access.messages import told
 from pages.hosting import tabs
 from pages.live.compare import (
     examples,
@@ -207,7 +207,7 @@ def session_traces() -> Result | None:
     try:
         return run.two_traces(kept[first], kept[second], names)
     except LensError as error:
-        st.error(as_markdown(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return None
 
 
@@ -221,7 +221,7 @@ def results(result: Result, context: ModeContext) -> Headline:
         try:
             views.difference_map(comparison, pair, layer, what)
         except LensError as error:  # a model that chooses nothing has no margins
-            st.info(as_markdown(str(error)))
+            st.info(told(error))
         with st.container(border=True):
             views.cell(comparison, pair, layer)
     with texts:
@@ -276,7 +276,7 @@ def statistics(comparison: Comparison, picked: tuple[int, int], what: str) -> No
                 else:
                     significance.next_tokens(comparison, picked[0])
             except LensError as error:
-                st.info(as_markdown(str(error)))
+                st.info(told(error))
 
 
 def nothing_shared(result: Result) -> str:
@@ -322,6 +322,6 @@ def show(context: ModeContext) -> None:
     try:
         found: Headline = results(result, context)
     except LensError as error:
-        st.error(as_markdown(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         found = INVITATION
     context.heading(found, HOW_TO_READ)

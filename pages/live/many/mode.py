@@ -22,6 +22,7 @@ from lens.many_prompts.prompt_lists import (
 from lens.many_prompts.run_events import DamagedRunError
 from lens.many_prompts.run_record import NoRunError, Run
 from lens.many_prompts.run_store import ID
+from pages.access.messages import told
 from pages.hosting import owner
 from pages.live.many import runs as many_runs
 from pages.live.many import traces as many_traces
@@ -67,7 +68,7 @@ def show(context: ModeContext) -> None:
     try:
         context.heading(_prompts(context, run_id), many_view.HOW_TO_READ)
     except LensError as error:
-        st.error(as_markdown(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         context.heading(INVITATION, many_view.HOW_TO_READ)
 
 
@@ -84,7 +85,7 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
         try:
             run = store.get(run_id)
         except LensError as error:  # there is none any more, or it is damaged
-            st.warning(as_markdown(str(error)), icon=":material/link_off:")
+            st.warning(told(error), icon=":material/link_off:")
             links.refer("run", None)
     _form(context, run)
     if store.n_damaged:
@@ -102,7 +103,7 @@ def _prompts(context: ModeContext, run_id: str | None) -> Headline:
     try:
         return many_view.show(context, run, mine=run.owner == own_id)
     except NoRunError as error:
-        st.warning(as_markdown(str(error)), icon=":material/delete:")
+        st.warning(told(error), icon=":material/delete:")
         return INVITATION
     except DamagedRunError:
         if store.get(run.id).status != "damaged":
@@ -124,7 +125,7 @@ def _form(context: ModeContext, shown: Run | None) -> None:
         shared=False,
         linked=shown is None,
     )
-    line = None if shown is None else many_runs.told(shown)
+    line = None if shown is None else many_runs.in_a_line(shown)
     with prompt_form.fold(line, "Your own prompts", written=False):
         prompts, dtype, asked = _boxes(choice)
     if (asked or clicked) and prompts is not None:
@@ -202,7 +203,7 @@ def _read(text: str, file: UploadedFile | None) -> PromptList | None:
             source, form=form, where=name, prompt_column=prompt_column, label_column=label_column
         )
     except LensError as error:
-        st.error(as_markdown(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return None
     labels = prompts.by_label
     shown = ", ".join(f"{label} ({n})" for label, n in list(labels.items())[:8])

@@ -18,10 +18,13 @@ from lens.escaping import as_markdown
 from lens.many_prompts.prompt_lists import PromptList
 from lens.many_prompts.retention import kept_days
 from lens.many_prompts.run_record import NoRunError, Run
-from lens.many_prompts.run_store import RunStore, Writing, runs_folder
+from lens.many_prompts.run_store import RUNS_OF_ONE, RunStore, Writing, runs_folder
+from pages.access import limits
+from pages.access.limits import Limits
+from pages.access.messages import told
 from pages.hosting import owner
 from pages.live.session import shared_models
-from pages.live.session.prompts import encoded
+from pages.live.session.prompts import uncounted
 from pages.shell import links
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -32,8 +35,13 @@ DEFECT = "This run ended with a defect of the program. The server's log says whe
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _store(folder: str, keep_days: float, period: int) -> RunStore:
-    return RunStore(folder, keep_days=keep_days)
+def _store(folder: str, keep_days: float, own: Limits, period: int) -> RunStore:
+    return RunStore(
+        folder,
+        keep_days=keep_days,
+        runs_of_one=own.runs or RUNS_OF_ONE,
+        bytes_of_one=own.megabytes * limits.MB or None,
+    )
 
 
 def store() -> RunStore:
@@ -42,7 +50,9 @@ def store() -> RunStore:
     Raises:
         LensError: the retention in the environment is no number of days.
     """
-    return _store(str(runs_folder()), kept_days(), int(time.time() // SWEEP_EVERY))
+    return _store(
+        str(runs_folder()), kept_days(), limits.current(), int(time.time() // SWEEP_EVERY)
+    )
 
 
 @st.cache_resource(show_spinner=False)
@@ -147,7 +157,7 @@ def _encoded(
     found = []
     for number, text in enumerate(prompts.texts, 1):
         try:
-            found.append(encoded(model, choice, text))
+            found.append(uncounted(model, choice, text))
         except GrokError as error:
             raise PromptError(f"Prompt {number}: {error}") from error
     total = sum(len(one) for one in found)
@@ -156,6 +166,7 @@ def _encoded(
             f"The prompts have {total:,} tokens; at most {MAX_TOKENS:,} are run at once here. Take "
             "fewer prompts."
         )
+    limits.charge(choice.person, total)
     return found
 
 
@@ -188,7 +199,7 @@ def show_problem() -> None:
     """The error that `guarded` met, once."""
     problem = PROBLEM.take()
     if problem is not None:
-        st.error(as_markdown(problem), icon=":material/error:")
+        st.error(told(problem), icon=":material/error:")
 
 
 def title(run: Run) -> str:
@@ -199,7 +210,7 @@ def title(run: Run) -> str:
     return f"{when} UTC · {run.n_prompts:,} prompts · {as_markdown(shown)}"
 
 
-def told(run: Run) -> str:
+def in_a_line(run: Run) -> str:
     """A run in a line of Markdown: its title, and what ran it."""
     return f"{title(run)} · {as_markdown(run.model_name)}, {run.dtype}"
 
@@ -231,9 +242,17 @@ def own_runs(runs: list[Run], shown: str | None) -> None:
                 )
                 delete_button(run, "list")
         st.caption(
-            f"Kept on this server {kept_for()}, and listed for this browser alone. Who has the "
-            "link to a run can look at it and its prompts."
+            f"Kept on this server {kept_for()}, and listed for {owner.whose()} alone. Who has the "
+            f"link to a run can look at it and its prompts.{_room()}"
         )
+
+
+def _room() -> str:
+    """How many runs one person may keep, and how large; empty where nothing is said."""
+    own = limits.current()
+    said = [f"{own.runs} runs"] if own.runs else []
+    said += [f"{own.megabytes:,} MB"] if own.megabytes else []
+    return f" One person may keep {' and '.join(said)}." if said else ""
 
 
 def delete_button(run: Run, where: str) -> None:

@@ -30,6 +30,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.traces.trace import load_trace
+from pages.access.messages import told
 from pages.live.one_trace import routing_shape, routing_statistics
 from pages.shell import layout, links
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -141,7 +142,7 @@ def show(head: DeltaGenerator, routers: RouterSet, how_to_read: str) -> None:
         try:
             folder = _folder(path, labels, _state_of(path, labels))
         except LensError as error:
-            st.error(as_markdown(str(error)), icon=":material/error:")
+            st.error(told(error), icon=":material/error:")
     if folder is None:
         with head:
             layout.heading("Live routing", INVITATION, how_to_read, routers)
@@ -337,7 +338,7 @@ def information(many: Many) -> None:
         found["position"] = routing_statistics.folder_position_information(many.key, many.folder)
         st.markdown(routing_shape.information_finding(found["position"]))
     except LensError as error:
-        st.caption(as_markdown(str(error)))
+        st.caption(told(error))
     routing_shape.information_figure(found, many.labels, many.figure, "many_information")
 
 
@@ -346,7 +347,7 @@ def repeats(many: Many) -> None:
     try:
         test = routing_statistics.folder_repeats(many.key, many.folder)
     except LensError as error:
-        st.info(as_markdown(str(error)))
+        st.info(told(error))
         return
     tests = {"first choice": test.first, "any choice": test.any}
     many.figure(

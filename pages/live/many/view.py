@@ -8,7 +8,6 @@ import streamlit as st
 
 from grok.engine.progress import PassProgress
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.findings import of_prompts
 from lens.many_prompts.label_tests import LabelTest
 from lens.many_prompts.run_events import ask, check_files
@@ -16,6 +15,7 @@ from lens.many_prompts.run_export import run_zip
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_statistics import run_label_test, run_traces
 from lens.many_prompts.trace_folder import TraceFolder
+from pages.access.messages import told
 from pages.live.many import kinds as many_kinds
 from pages.live.many import runs as many_runs
 from pages.live.many import traces as many_traces
@@ -81,7 +81,7 @@ def show(context: ModeContext, run: Run, *, mine: bool) -> Headline:
         LensError: its files cannot be read.
     """
     if context.choice is None:  # else the form's line says it
-        st.caption(many_runs.told(run))
+        st.caption(many_runs.in_a_line(run))
     if run.status == "running":
         _progress(run.id, mine)
         return f"{_prompts(run)} {'is' if run.n_prompts == 1 else 'are'} being run."
@@ -122,7 +122,7 @@ def _progress(run_id: str, mine: bool) -> None:
 
 def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
     words = {
-        "failed": f"This run failed: {as_markdown(run.problem)}",
+        "failed": f"This run failed: {told(run.problem)}",
         "cancelled": "This run was cancelled. What was run is kept; it can go on from there.",
         "stopped": "This run stopped: the program that ran it ended, or could not write any more. "
         "What was run is kept; it can go on from there.",

@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 
 from lens.errors import LensError
-from lens.escaping import as_html, as_markdown
+from lens.escaping import as_html
 from lens.figures.token_grid import bare
 from lens.figures.traces import expert_words
 from lens.many_prompts.run_record import Run
@@ -25,6 +25,7 @@ from lens.many_prompts.run_words import (
 )
 from lens.storage import csv_text
 from lens.words import percent
+from pages.access.messages import told
 from pages.expert_views.contexts import running
 from pages.live.many.traces import Many
 from pages.shell import layout, links
@@ -84,7 +85,7 @@ def show(run: Run, many: Many, skip: int, picked: tuple[int, int] | None) -> Non
         words = counted(run, skip, scope)
         inside = counted(run, skip, "prompt")
     except LensError as error:
-        st.info(as_markdown(str(error)))
+        st.info(told(error))
     if words is not None:
         _map(many, words, int(inside.found.sum()), layer, expert)
     found, prompts = _strongest(run.id, run.changed, skip, layer, expert, run)

@@ -17,6 +17,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import router_geometry, routing
 from lens.words import p_value_text, percent
+from pages.access.messages import told
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 from pages.notes import kept
@@ -131,7 +132,7 @@ def flip(view: View, token: int, layer: int) -> None:
         mixed = router_geometry.mixed_pushes(view.trace, routers, layer, token)
         drawn = router_geometry.random_pushes(view.trace, routers, layer, token)
     except LensError as error:
-        st.caption(as_markdown(str(error)))
+        st.caption(told(error))
         return
     label = view.labels[layer]
     leaves, enters = found.leaves[token], found.enters[token]

@@ -14,6 +14,7 @@ from lens.escaping import as_markdown
 from lens.finding import Finding, strongest
 from lens.routers.router_set import RouterSet
 from lens.traces import RoutedText
+from pages.access.messages import told
 from pages.hosting import tabs
 from pages.live.one_trace import (
     cell_keys,
@@ -248,7 +249,7 @@ def statistics(shown: Inspected) -> None:
             try:
                 draw_tab(tab, view, shown.kept, layer, what)
             except LensError as error:
-                st.info(as_markdown(str(error)))
+                st.info(told(error))
 
 
 def results(shown: Inspected, heading: Callable[[], None]) -> None:

@@ -11,7 +11,6 @@ import streamlit as st
 
 from lens import cached, figures
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from lens.stats.permutation_tests import AgainstChance
 from lens.storage import csv_text
@@ -20,6 +19,7 @@ from lens.traces import RoutedText, margins
 from lens.traces.information import Information
 from lens.traces.logit_moments import Prediction
 from lens.words import fixed, p_value_text, percent
+from pages.access.messages import told
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 from pages.shell import layout
@@ -33,7 +33,7 @@ def information(view: View) -> None:
         found["position"] = routing_statistics.position_information(view.key, view.trace)
         st.markdown(information_finding(found["position"]))
     except LensError as error:
-        st.caption(as_markdown(str(error)))
+        st.caption(told(error))
     information_figure(found, view.labels, view.figure)
 
 

@@ -17,6 +17,7 @@ from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.glossary import help_of
 from lens.many_prompts.run_store import ID
+from pages.access.messages import told
 from pages.live.running import preload, stream_progress
 from pages.live.running.stream_cost import Work
 from pages.live.session import sharing
@@ -311,7 +312,7 @@ def run_guarded(
         with st.spinner(text, show_time=True):
             return run(on_wait, on_load)
     except (GrokError, LensError) as error:
-        st.error(as_markdown(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return None
     finally:
         slot.empty()

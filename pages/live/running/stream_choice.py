@@ -17,7 +17,7 @@ from grok.errors import DeviceError, GrokError
 from grok.planning.modes import ModePlan, choose, plan
 from grok.streaming.host_memory import sizes
 from grok.units import duration, size
-from lens.escaping import as_markdown
+from pages.access.messages import told
 from pages.live.session.shared_models import REMOTE, ModelChoice
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -220,14 +220,14 @@ def note(choice: ModelChoice) -> None:
     with st.container(border=True, key="stream_note"):
         st.markdown(
             ":material/hard_drive: **This model is streamed from disk.** "
-            f"{as_markdown(choice.why)} Its memory stays within {size(budget)} "
+            f"{told(choice.why)} Its memory stays within {size(budget)} "
             f"({MEMORY_VARIABLE}). Nothing starts before you have seen what it costs and said so."
         )
         with st.popover("What each mode costs", icon=":material/table:"):
             try:
                 table(choice)
             except GrokError as error:
-                st.error(as_markdown(str(error)), icon=":material/error:")
+                st.error(told(error), icon=":material/error:")
             st.button(
                 "Measure again",
                 icon=":material/speed:",

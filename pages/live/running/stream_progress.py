@@ -19,6 +19,7 @@ from grok.errors import BusyError, GrokError
 from grok.serving.jobs import Job, Jobs
 from lens.errors import LensError
 from lens.escaping import as_markdown
+from pages.access.messages import told
 from pages.live.running import stream_choice, stream_cost
 from pages.live.running.stream_cost import Work
 from pages.live.running.stream_run import RunRequest, StreamedRun
@@ -64,7 +65,7 @@ def ask(
     try:
         cost = stream_cost.cost(choice, work())
     except (GrokError, LensError) as error:
-        st.error(as_markdown(str(error)), icon=":material/error:")
+        st.error(told(error), icon=":material/error:")
         return
     REQUEST.set(RunRequest(choice, what, cost, run, then, draw))
 
@@ -94,7 +95,7 @@ def button(
     try:
         cost = stream_cost.cost(choice, work)
     except GrokError as error:
-        st.caption(as_markdown(str(error)))
+        st.caption(told(error))
         return
     request = RunRequest(
         choice, what, cost, lambda current: run(current.on_wait, current.on_load), then
@@ -179,7 +180,7 @@ def board() -> None:
     if message is not None:
         kind, words = message
         if kind == "error":
-            st.error(as_markdown(words), icon=":material/error:")
+            st.error(told(words), icon=":material/error:")
         else:
             st.info(as_markdown(words), icon=":material/stop_circle:")
 

@@ -14,6 +14,7 @@ from grok.errors import PromptError
 from grok.serving.interfaces import ServedModel
 from grok.trace import RoutingTrace
 from lens.recipe.steps import note
+from pages.access import limits
 from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait, shared
 
 LIMIT_VARIABLE = "GROK_LENS_MAX_PROMPT_TOKENS"
@@ -90,6 +91,18 @@ def run_all(
 
 
 def encoded(model: ServedModel, choice: ModelChoice, text: str) -> np.ndarray:
+    """The tokens [T] of a text, counted among the prompts of the person who asks.
+
+    Raises:
+        PromptError: it cannot be used.
+        BusyError: the person has run as much as one person may.
+    """
+    prompt = uncounted(model, choice, text)
+    limits.charge(choice.person, len(prompt))
+    return prompt
+
+
+def uncounted(model: ServedModel, choice: ModelChoice, text: str) -> np.ndarray:
     """The token ids [T] of a typed text, or the ids typed where there is no tokenizer.
 
     Raises:

@@ -17,7 +17,8 @@ from grok.serving.interfaces import ServedModel
 from grok.serving.queue import OnWait
 from grok.serving.remote import client
 from lens.errors import LensError
-from lens.escaping import as_markdown
+from pages.access import persons
+from pages.access.messages import told
 from pages.shell import data_source
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def model_choices(person: str | None = None) -> dict[str, ModelChoice]:
         try:
             checkpoint = open_checkpoint(path)
         except GrokError as error:
-            st.error(as_markdown(str(error)), icon=":material/error:")
+            st.error(told(error), icon=":material/error:")
             continue
         found[key] = ModelChoice(
             name,
@@ -106,7 +107,7 @@ def _of_server(url: str, person: str | None) -> dict[str, ModelChoice]:
     try:
         model = remote_model(url)
     except GrokError as error:
-        st.error(str(error), icon=":material/cloud_off:")
+        st.error(told(error), icon=":material/cloud_off:")
         return {}
     name, path = f"Model {plain(model.name, 40)}", url
     for source, known in (("checkpoint", "Configured checkpoint"), ("bundled", "Bundled model")):
@@ -128,9 +129,14 @@ def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> ServedModel:
 
     What a cached function draws is replayed to everybody who gets its result, so the
     progress must not be drawn from inside it.
+
+    Raises:
+        GrokError: the model cannot be read, or the visitor may not run prompts.
     """
     from grok.cached import remote_model, shared_model
 
+    if choice.person is not None:
+        persons.check_may_run()
     if choice.mode == REMOTE:
         return remote_model(str(elsewhere()), dtype).of(choice.person)
     read: list[tuple[int, int]] = []

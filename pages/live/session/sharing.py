@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import streamlit as st
 
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.many_prompts.retention import kept_days
 from lens.many_prompts.run_store import runs_folder
 from lens.many_prompts.shared_texts import SharedText, SharedTexts
+from pages.access.messages import told
 from pages.hosting import owner
 from pages.shell import links
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -67,7 +67,7 @@ def found(text_id: str) -> SharedText | None:
     try:
         return store().get(text_id)
     except LensError as error:
-        links.notice(as_markdown(str(error)))
+        links.notice(told(error))
         return None
 
 
@@ -76,13 +76,13 @@ def controls() -> None:
     here = HERE.take()
     problem = PROBLEM.take()
     if problem is not None:
-        st.error(as_markdown(problem), icon=":material/error:")
+        st.error(told(problem), icon=":material/error:")
     if here is None or not any(text.strip() for text in here.texts.values()):
         return
     try:
         _controls(here)
     except LensError as error:
-        st.caption(as_markdown(str(error)))
+        st.caption(told(error))
 
 
 def _controls(here: Here) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import streamlit as st
 
 from lens.errors import LensError
-from lens.escaping import as_markdown
 from lens.finding import Finding
+from pages.access.messages import told
 from pages.live.session.mode_context import ModeContext
 from pages.live.what_if import every_expert, one_expert, patching
 from pages.shell import links
@@ -70,5 +70,5 @@ def show(context: ModeContext) -> None:
     try:
         finding = SHOW[question](context, context.choice)
     except LensError as error:
-        st.info(as_markdown(str(error)))
+        st.info(told(error))
     context.heading(INVITATION if finding is None else [finding], HOW_TO_READ)

@@ -1,0 +1,159 @@
+"""What one person may use of a server: prompts, tokens, runs kept, space for them.
+
+    GROK_LENS_PROMPTS_A_MINUTE   default 30
+    GROK_LENS_TOKENS_AN_HOUR     default 200000, of prompts as they are typed
+    GROK_LENS_RUNS_A_PERSON      runs of many prompts that are kept, default 20
+    GROK_LENS_MB_A_PERSON        space that these may take, default 1000
+    GROK_LENS_LONG_NULLS         on: choices of draws that take minutes are offered
+
+0 is no limit. Each web process counts by itself, and a machine of one's own counts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from grok.errors import BusyError
+from pages.access import settings
+from pages.access.settings import AccessError
+
+Option = TypeVar("Option", bound=float)
+MINUTE, HOUR, MB = 60.0, 3600.0, 10**6
+LONG_NULLS = "GROK_LENS_LONG_NULLS"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one person; 0 is none."""
+
+    prompts_a_minute: int
+    tokens_an_hour: int
+    runs: int
+    megabytes: int
+
+    @property
+    def words(self) -> str:
+        """What one may run, in a sentence; empty where all is allowed."""
+        said = []
+        if self.prompts_a_minute:
+            said.append(f"{self.prompts_a_minute:,} prompts a minute")
+        if self.tokens_an_hour:
+            said.append(f"{self.tokens_an_hour:,} tokens an hour")
+        return f"One person may run {' and '.join(said)} here." if said else ""
+
+
+NONE = Limits(0, 0, 0, 0)
+
+
+def current() -> Limits:
+    """The limits of the environment; none where only this machine gets in.
+
+    Raises:
+        AccessError: one is no whole number.
+    """
+    if not settings.current().is_server:
+        return NONE
+    return Limits(
+        _number("GROK_LENS_PROMPTS_A_MINUTE", 30),
+        _number("GROK_LENS_TOKENS_AN_HOUR", 200_000),
+        _number("GROK_LENS_RUNS_A_PERSON", 20),
+        _number("GROK_LENS_MB_A_PERSON", 1000),
+    )
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or len(text) > 12:
+        raise AccessError(f"{name}: found “{text}”; expected a whole number, 0 for no limit.")
+    return int(text)
+
+
+class Used:
+    """What each person has used of late.
+
+    Args:
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._prompts: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
+        self._tokens: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
+
+    def charge(self, person: str, tokens: int, limits: Limits) -> None:
+        """Count a prompt of so many tokens.
+
+        Raises:
+            BusyError: it would be more than one may; nothing is counted.
+        """
+        with self._lock:
+            for used, most, more, span, what in (
+                (self._prompts, limits.prompts_a_minute, 1, MINUTE, "prompts within a minute"),
+                (self._tokens, limits.tokens_an_hour, tokens, HOUR, "tokens within an hour"),
+            ):
+                self._check(used[person], most, more, span, what)
+            self._prompts[person].append((self._now(), 1))
+            self._tokens[person].append((self._now(), tokens))
+            self._forget()
+
+    def _check(
+        self, used: deque[tuple[float, int]], most: int, more: int, span: float, what: str
+    ) -> None:
+        now = self._now()
+        while used and used[0][0] <= now - span:
+            used.popleft()
+        if not most:
+            return
+        if more > most:
+            raise BusyError(f"This takes {more:,} {what}; one person may run {most:,} here.")
+        over = sum(n for _, n in used) + more - most
+        for when, n in used if over > 0 else ():
+            over -= n
+            if over <= 0:
+                seconds = max(when + span - now, 1.0)
+                raise BusyError(
+                    f"You have run as much as one person may here: {most:,} {what}. Go on in "
+                    f"{_wait(seconds)}.",
+                    retry_after=seconds,
+                )
+
+    def _forget(self) -> None:
+        """Let go of people who have run nothing for an hour."""
+        old = self._now() - HOUR
+        for used in (self._prompts, self._tokens):
+            for person in [one for one, of in used.items() if not of or of[-1][0] <= old]:
+                del used[person]
+
+
+def _wait(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+USED = Used()
+
+
+def charge(person: str | None, tokens: int) -> None:
+    """Count a prompt of somebody; None is nobody in particular, who has no limit.
+
+    Raises:
+        BusyError: it would be more than one may; the text says when to go on.
+    """
+    if person is not None:
+        USED.charge(person, tokens, current())
+
+
+def affordable(options: Sequence[Option], default: Option) -> Sequence[Option]:
+    """Of these numbers of draws those that a server offers to everybody who has an address."""
+    allowed = os.environ.get(LONG_NULLS, "").strip().lower() in ("1", "on", "yes", "true")
+    if allowed or not settings.current().is_server:
+        return options
+    return [one for one in options if one <= default]
