@@ -19,7 +19,8 @@ SPACES = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # no backslash keeps them away; a mark without width or meaning inside them does.
 JOINER = "\u2060"
 BROKEN = re.compile(r"[:@](?=\S)|www(?=\.)|(?:^|(?<=\s))[<>~-](?=[=>-]+(?:\s|$))", re.IGNORECASE)
-SPECIAL = re.compile(r"[\\`*_\[\]<|$~]|&(?=#?\w+;)")
+# An underscore between letters or digits emphasizes nothing.
+SPECIAL = re.compile(r"[\\`*\[\]<|$~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 AT_LINE_START = re.compile(r"^(\s*\d*)([-+=.)#](?=[-=#\s]|$)|>)")
 
 

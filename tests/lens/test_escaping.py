@@ -17,6 +17,7 @@ from lens.escaping import JOINER, as_html, as_markdown, plain
         (":material/key: :red[x]", f":{JOINER}material/key: :{JOINER}red\\[x\\]"),
         ("<b>&lt;", r"\<b>\&lt;"),
         ("a -> b", f"a -{JOINER}> b"),
+        ("GROK_LENS_A _a_ __b__", r"GROK_LENS_A \_a\_ \_\_b\_\_"),
         ("# e & <f", r"\# e & \<f"),
         ("1. one", r"1\. one"),
         ("  - one\n# two", r"  \- one # two"),

@@ -62,7 +62,7 @@ def test_the_mode_invites_before_anything_was_compared(open_page, small_model):
 
 
 def test_without_a_model_the_mode_says_what_can_be_compared(open_page, small_model, monkeypatch):
-    monkeypatch.setattr(shared_models, "model_choices", dict)
+    monkeypatch.setattr(shared_models, "model_choices", lambda person=None: {})
     app = opened(open_page)
     assert not app.exception and not app.error
     assert "No model can run prompts here" in app.info[0].value
