@@ -44,6 +44,7 @@ from lens.many_prompts.run_record import (
 )
 from lens.storage.disk_cache import cache_folder
 from lens.storage.file_lock import FileLock, is_held
+from lens.storage.folder_size import bytes_in
 
 FOLDER_VARIABLE = "GROK_LENS_RUNS"
 RUNS_OF_ONE = 20
@@ -101,7 +102,7 @@ class RunStore:
                 "Delete one that you no longer need."
             )
         if self.bytes_of_one is not None:
-            size = sum(_bytes_in(run.folder) for run in own)
+            size = sum(bytes_in(run.folder) for run in own)
             if size >= self.bytes_of_one:
                 raise LensError(
                     f"Your runs take {size:,} bytes; at most {self.bytes_of_one:,} are kept for "
@@ -253,7 +254,7 @@ class RunStore:
 
     def bytes_used(self) -> int:
         """Bytes of all files in the store."""
-        return _bytes_in(self.folder)
+        return bytes_in(self.folder)
 
     def _folder_of(self, run_id: str) -> Path:
         if not re.fullmatch(ID, run_id):
@@ -398,14 +399,3 @@ def _changed(folder: Path) -> float:
         return folder.stat().st_mtime
     except OSError:
         return time.time()
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for inner, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(inner, name)).st_size
-            except OSError:
-                pass  # deleted meanwhile
-    return total

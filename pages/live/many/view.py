@@ -132,7 +132,7 @@ def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
     }[run.status]
     {"failed": st.error, "damaged": st.warning}.get(run.status, st.info)(words)
     if run.problem and run.status != "failed":
-        st.warning(as_markdown(run.problem), icon=":material/healing:")
+        st.warning(told(run.problem), icon=":material/healing:")
     if mine:
         with st.container(horizontal=True):
             choice = context.choice
@@ -153,7 +153,7 @@ def _unfinished(context: ModeContext, run: Run, mine: bool) -> str:
 def _finished(context: ModeContext, run: Run, mine: bool) -> Headline:
     check_files(run)
     if run.problem:
-        st.warning(as_markdown(run.problem), icon=":material/healing:")
+        st.warning(told(run.problem), icon=":material/healing:")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         skip = links.choice(
             "first_tokens",
