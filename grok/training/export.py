@@ -129,7 +129,7 @@ def measure(
     return {
         "model": card.model_facts(config, checkpoint_bytes=size, sha256=bundled.sha256),
         "data": card.data_facts(domains, encoded, WEIGHTS),
-        "training": {**settings, **_progress_facts(work)},
+        "training": {**settings, **progress_facts(work)},
         "evaluation": evaluation.evaluation_summary(
             measured, encoded, windows, pieces, bundled.config.n_experts
         ),
@@ -151,7 +151,7 @@ def _forward(model: Model) -> evaluation.Forward:
     return forward
 
 
-def _progress_facts(work: Path) -> dict[str, Any]:
+def progress_facts(work: Path) -> dict[str, Any]:
     """Tokens read, hours spent and the last losses, from the log of the run."""
     file = work / "metrics.jsonl"
     if not file.exists():

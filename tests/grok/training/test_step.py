@@ -285,6 +285,24 @@ def test_a_finished_run_is_exported_again_without_another_step(training, tmp_pat
     assert same(first, second) and again == metrics
 
 
+def test_a_damaged_state_is_set_aside_and_a_half_line_of_the_log_is_passed_over(
+    training, tmp_path, capsys
+):
+    with pytest.raises(StoppedError):
+        training(tmp_path / "run", stop=3)
+    work = tmp_path / "run.run"
+    whole = (work / "state.npz").read_bytes()
+    (work / "state.npz").write_bytes(whole[: len(whole) // 2])
+    with (work / "metrics.jsonl").open("ab") as log:
+        log.write(b'{"step": 4, "lo\xff')  # a kill in the middle of a line
+    with pytest.raises(StoppedError):
+        training(tmp_path / "run", stop=0)
+    assert "damaged and has been set aside" in capsys.readouterr().out
+    (aside,) = work.glob("damaged-*-state.npz")
+    assert aside.read_bytes() == whole[: len(whole) // 2]
+    assert export.progress_facts(work)["logged_steps"] == 3
+
+
 def test_a_run_begun_with_other_settings_is_refused_by_their_names(training, tmp_path):
     with pytest.raises(StoppedError):
         training(tmp_path / "run", stop=3)
