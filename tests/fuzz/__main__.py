@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+PAGES = 5  # whose addresses are tried too
 
 
 def main() -> int:
@@ -23,9 +24,10 @@ def main() -> int:
     from tests.fuzz.doors import DOORS
 
     doors = [name for name in DOORS if not options.door or options.door in name]
-    os.environ["FUZZ_SECONDS"] = str(60 * options.minutes / max(1, len(doors)))
+    os.environ["FUZZ_SECONDS"] = str(60 * options.minutes / max(1, len(doors) + PAGES))
     chosen = ["-k", options.door] if options.door else []
-    return int(pytest.main([str(HERE), "-q", "-p", "no:cacheprovider", *chosen, *rest]))
+    places = [HERE, HERE.parent / "pages" / "test_hostile_addresses.py"]
+    return int(pytest.main([*map(str, places), "-q", "-p", "no:cacheprovider", *chosen, *rest]))
 
 
 if __name__ == "__main__":

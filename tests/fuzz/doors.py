@@ -10,9 +10,11 @@ import io
 import json
 import pickle
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ import numpy as np
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from grok.architectures import families
 from grok.checkpoints.grok1 import open_checkpoint, router_path, tensor_paths, write_checkpoint
 from grok.checkpoints.safetensors import read_header
 from grok.checkpoints.safetensors_folder import SafetensorsFolder
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, read_tensor, write_tensor
 from grok.checkpoints.tensor_offsets import locate_tensor
-from grok.checkpoints.tokenizer import Tokenizer
+from grok.checkpoints.tokenizer import open_tokenizer
 from grok.config import BUNDLED_MODEL, GrokConfig
 from grok.experiments.collection import load_collection
 from grok.runner.saved_values import load_saved
@@ -35,14 +38,18 @@ from lens.extract.grok1 import extract_routers
 from lens.extract.safetensors import extract_safetensors
 from lens.many_prompts.expert_cards import load_cards
 from lens.many_prompts.prompt_lists import FORMS, columns_of, read_prompts
+from lens.many_prompts.run_events import check_files
 from lens.many_prompts.run_record import read_run
+from lens.many_prompts.run_statistics import run_traces
 from lens.many_prompts.run_store import RunStore
 from lens.many_prompts.shared_texts import SharedTexts
 from lens.many_prompts.trace_folder import read_labels
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers
 from lens.storage.disk_cache import DiskCache, content_key
+from lens.storage.expert_notes import ExpertNote, NoteBook
 from lens.traces.trace import load_trace
 from tests.fuzz.material import archives, changed_bytes, changed_json, words
+from tests.lens.many_prompts.run_making import finished, random_routing
 from tests.small_models import CONFIG, model
 
 OWNER = "0" * 64
@@ -203,8 +210,6 @@ ENTRY = {"cache_key": np.str_(f"some:{content_key('fuzz')}"), "values": np.zeros
 
 
 def _tensor_bytes(tensor: Any, name: str = "t") -> bytes:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         write_tensor(Path(folder) / name, tensor)
         return (Path(folder) / name).read_bytes()
@@ -262,7 +267,6 @@ def _tensor(content: bytes, folder: Path) -> None:
 
 def _checkpoint_files() -> dict[str, bytes]:
     """Router, norm and config of a small checkpoint, by their names."""
-    import tempfile
 
     def values(path: str) -> np.ndarray:
         from grok.checkpoints.grok1 import expected_shape
@@ -354,6 +358,15 @@ def _model(changed: Mapping[str, bytes], folder: Path) -> None:
     opened.read(opened.paths[0])
 
 
+def _family(changed: Mapping[str, bytes], folder: Path) -> None:
+    """As a model of a family that the folder's own config names."""
+    files = {"model.safetensors": SAFETENSORS, "config.json": json.dumps(FULL_CONFIG).encode()}
+    opened = families.open_checkpoint(_written(folder, files | changed))
+    for name in opened.missing()[:3]:
+        assert isinstance(name, str)
+    opened.check_complete()
+
+
 def _header(content: bytes, _: Path) -> None:
     from tests.small_models import Bytes
 
@@ -365,13 +378,28 @@ def _header(content: bytes, _: Path) -> None:
 TOKENIZER = (BUNDLED_MODEL / "tokenizer.model").read_bytes()
 
 
-def _tokenizer(content: bytes, folder: Path) -> None:
-    (folder / "tokenizer.model").write_bytes(content)
-    found = Tokenizer(folder / "tokenizer.model", 2**17)
+def _tokenizer(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    found = open_tokenizer(folder / name, 2**17)
     tokens = found.encode("A text, with ünïcode 日本 and\nlines.")
     found.pieces(tokens)
     found.decode(tokens)
 
+
+def _json_tokenizer() -> dict[str, Any]:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocabulary = {piece: i for i, piece in enumerate(["<s>", "a", "b", "c", "ab", "abc", "Ġ"])}
+    made = Tokenizer(models.BPE(vocabulary, [("a", "b"), ("ab", "c")], unk_token="<s>"))
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace("x", "y")])
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<s>"])
+    found: dict[str, Any] = json.loads(made.to_str())
+    return found
+
+
+JSON_TOKENIZER = _json_tokenizer()
 
 LISTS = (
     "first prompt\nsecond prompt\n",
@@ -468,6 +496,49 @@ def _record(content: bytes, folder: Path) -> None:
     store.get(ID)
 
 
+def _some_run() -> dict[str, bytes]:
+    """The files of a finished run, by their names in its folder."""
+    with tempfile.TemporaryDirectory() as place:
+        store = RunStore(Path(place))
+        routing = random_routing(np.random.default_rng(0), [4, 3])
+        run = finished(store, *routing, ["a", "b"])
+        return {
+            str(path.relative_to(run.folder)): path.read_bytes()
+            for path in run.folder.rglob("*")
+            if path.is_file()
+        }
+
+
+RUN_FILES = _some_run()
+RUN_ID = json.loads(RUN_FILES["run.json"])["id"]
+
+
+def _events(changed: Mapping[str, bytes], folder: Path) -> None:
+    (folder / RUN_ID).mkdir(exist_ok=True)
+    _written(folder / RUN_ID, RUN_FILES | changed)
+    run = RunStore(folder, keep_days=0).get(RUN_ID)
+    check_files(run)
+    run_traces(run)
+
+
+def _notes(content: bytes, folder: Path) -> None:
+    book = NoteBook(folder)
+    book.file.write_bytes(content)
+    book.of(OWNER)
+    book.keep(OWNER, ExpertNote("0" * 64, 2, 5, "L2·E5", name="endings"))
+    assert [note.name for note in book.of(OWNER)][-1] == "endings"
+
+
+def _notes_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        book = NoteBook(folder)
+        book.keep(OWNER, ExpertNote("0" * 64, 1, 5, "L1·E5", name="words", note="some"))
+        return book.file.read_bytes()
+
+
+NOTES = _notes_file()
+
+
 def _manifest(content: bytes, folder: Path) -> None:
     (folder / "manifest.json").write_bytes(content)
     found = load_collection(folder)
@@ -482,8 +553,6 @@ def _state(content: bytes, folder: Path) -> None:
 
 
 def _good_state() -> bytes:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         kept = Kept(Path(folder), "0" * 32)
         kept.save(0, [np.zeros(2, np.float32)], [np.zeros((2, 2), np.float32)])
@@ -498,7 +567,6 @@ def _resealed(content: bytes) -> bytes:
 
 
 STATE = _good_state()
-ARCHIVE_BYTES = st.binary(max_size=200)
 
 DOORS: dict[str, Door] = {
     "uploaded routers": Door(archives(ROUTERS), _upload, archive(ROUTERS)),
@@ -538,7 +606,18 @@ DOORS: dict[str, Door] = {
         _model,
         {},
     ),
-    "tokenizer": Door(changed_bytes(TOKENIZER), _tokenizer, TOKENIZER, examples=60),
+    "config of a model": Door(
+        st.fixed_dictionaries({"config.json": changed_json(FULL_CONFIG)}), _family, {}
+    ),
+    "tokenizer.model": Door(
+        changed_bytes(TOKENIZER), partial(_tokenizer, "tokenizer.model"), TOKENIZER, examples=60
+    ),
+    "tokenizer.json": Door(
+        changed_json(JSON_TOKENIZER, most=2),
+        partial(_tokenizer, "tokenizer.json"),
+        json.dumps(JSON_TOKENIZER).encode(),
+        examples=200,
+    ),
     "list of prompts": Door(
         st.tuples(_lists, st.sampled_from([None, *FORMS]), _columns, _columns, words),
         _prompts,
@@ -556,6 +635,20 @@ DOORS: dict[str, Door] = {
     "id of a run": Door(words, _run_id, ID, examples=50),
     "file of a shared text": Door(changed_json(SHARED), _shared, json.dumps(SHARED).encode()),
     "record of a run": Door(changed_json(RUN), _record, json.dumps(RUN).encode()),
+    "Parquet files of a run": Door(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                name: changed_bytes(content)
+                for name, content in RUN_FILES.items()
+                if name.endswith(".parquet")
+            },
+        ),
+        _events,
+        {},
+        examples=30,
+    ),
+    "file of notes": Door(changed_bytes(NOTES), _notes, NOTES, examples=60),
     "manifest of a collection": Door(
         changed_json(MANIFEST), _manifest, json.dumps(MANIFEST).encode()
     ),
