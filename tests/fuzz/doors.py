@@ -34,6 +34,7 @@ from grok.config import BUNDLED_MODEL, GrokConfig
 from grok.experiments.collection import load_collection
 from grok.runner.saved_values import load_saved
 from grok.streaming.resume import Kept
+from lens.extract.gguf import extract_gguf
 from lens.extract.grok1 import extract_routers
 from lens.extract.safetensors import extract_safetensors
 from lens.many_prompts.expert_cards import load_cards
@@ -358,6 +359,22 @@ def _model(changed: Mapping[str, bytes], folder: Path) -> None:
     opened.read(opened.paths[0])
 
 
+def _gguf_bytes() -> bytes:
+    from tests.lens.extract.test_gguf import write
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = RouterSet(_rng.standard_normal((2, 6, 4)), np.ones((2, 6)))
+        return Path(write(Path(folder) / "model.gguf", found)).read_bytes()
+
+
+GGUF = _gguf_bytes()
+
+
+def _gguf(content: bytes, folder: Path) -> None:
+    (folder / "model.gguf").write_bytes(content)
+    extract_gguf(folder / "model.gguf")
+
+
 def _family(changed: Mapping[str, bytes], folder: Path) -> None:
     """As a model of a family that the folder's own config names."""
     files = {"model.safetensors": SAFETENSORS, "config.json": json.dumps(FULL_CONFIG).encode()}
@@ -609,6 +626,7 @@ DOORS: dict[str, Door] = {
     "config of a model": Door(
         st.fixed_dictionaries({"config.json": changed_json(FULL_CONFIG)}), _family, {}
     ),
+    "GGUF file": Door(changed_bytes(GGUF), _gguf, GGUF, examples=100),
     "tokenizer.model": Door(
         changed_bytes(TOKENIZER), partial(_tokenizer, "tokenizer.model"), TOKENIZER, examples=60
     ),
