@@ -65,7 +65,7 @@ class RunStore:
             GROK_LENS_KEEP_DAYS, else 30.
         runs_of_one: most runs that one owner may have.
         max_bytes: no run is begun while all together are larger.
-        bytes_of_one: nor while those of its owner are; None for no limit of one owner.
+        bytes_of_one: nor while those of its owner are; None for no such limit.
 
     Raises:
         LensError: the retention in the environment is no number of days.
@@ -101,13 +101,12 @@ class RunStore:
                 f"You have {len(own)} runs; at most {self.runs_of_one} are kept for one person. "
                 "Delete one that you no longer need."
             )
-        if self.bytes_of_one is not None:
-            size = sum(bytes_in(run.folder) for run in own)
-            if size >= self.bytes_of_one:
-                raise LensError(
-                    f"Your runs take {size:,} bytes; at most {self.bytes_of_one:,} are kept for "
-                    "one person. Delete one that you no longer need."
-                )
+        size = sum(bytes_in(run.folder) for run in own) if self.bytes_of_one else 0
+        if size >= (self.bytes_of_one or 1):
+            raise LensError(
+                f"Your runs take {size:,} bytes; at most {self.bytes_of_one:,} are kept for one "
+                "person. Delete one that you no longer need."
+            )
         size = self.bytes_used()
         if size >= self.max_bytes:
             raise LensError(
