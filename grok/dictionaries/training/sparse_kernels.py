@@ -29,9 +29,9 @@ def count_above(pre, gate, bar, allowed):  # type: ignore[no-untyped-def]
     """
     n = np.zeros(pre.shape[0], np.int64)
     for b in range(pre.shape[0]):
-        total = 0
-        for f in range(pre.shape[1]):
-            total += (pre[b, f] * gate[f] >= bar) & allowed[f]
+        row, total = pre[b], np.int32(0)
+        for f in range(row.shape[0]):
+            total += np.int32((row[f] * gate[f] >= bar) & allowed[f])
         n[b] = total
     return n
 
@@ -63,10 +63,11 @@ def add_decoded(out, first, last, starts, features, values, decoder, offset):  #
     """Adds what tokens `first` to `last` write to `out` [B, M·D], from column `offset` on."""
     width = decoder.shape[1]
     for b in range(first, last):
+        into = out[b, offset : offset + width]
         for i in range(starts[b], starts[b + 1]):
-            value, f = values[i], features[i]
+            value, row = values[i], decoder[features[i]]
             for d in range(width):
-                out[b, offset + d] += value * decoder[f, d]
+                into[d] += value * row[d]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=VECTORS)
@@ -75,11 +76,12 @@ def to_values(given, starts, features, decoder, offset):  # type: ignore[no-unty
     back = np.empty(features.shape[0], np.float32)
     width = decoder.shape[1]
     for b in range(starts.shape[0] - 1):
+        own = given[b, offset : offset + width]
         for i in range(starts[b], starts[b + 1]):
-            f = features[i]
+            row = decoder[features[i]]
             total = np.float32(0.0)
             for d in range(width):
-                total += given[b, offset + d] * decoder[f, d]
+                total += own[d] * row[d]
             back[i] = total
     return back
 
@@ -114,10 +116,11 @@ def add_outer(into, firsts, pairs, tokens, weights, rows, offset):  # type: igno
     """
     width = into.shape[1]
     for f in range(into.shape[0]):
+        own = into[f]
         for i in range(firsts[f], firsts[f + 1]):
-            weight, b = weights[pairs[i]], tokens[i]
+            weight, row = weights[pairs[i]], rows[tokens[i], offset : offset + width]
             for d in range(width):
-                into[f, d] += weight * rows[b, offset + d]
+                own[d] += weight * row[d]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -71,24 +71,6 @@ class _Work:
         """The results of a task for 0 to n − 1, shared out among threads."""
         return list(self.threads.map(task, range(n)))
 
-    def candidates(
-        self,
-        pre: Sequence[np.ndarray],
-        gates: Sequence[np.ndarray],
-        bars: Sequence[np.float32],
-        allowed: np.ndarray,
-    ) -> list[_Candidates]:
-        """Pairs whose gated value reaches the bar of its group."""
-
-        def of(g: int) -> _Candidates:
-            n = kernels.count_above(pre[g], gates[g], bars[g], allowed[g])
-            starts = np.concatenate([[0], np.cumsum(n)])
-            return _Candidates(
-                starts, *kernels.take_above(pre[g], gates[g], bars[g], allowed[g], starts)
-            )
-
-        return self.each(of, len(pre))
-
     def largest(
         self,
         pre: Sequence[np.ndarray],
@@ -97,26 +79,40 @@ class _Work:
         guess: float,
         allowed: np.ndarray,
     ) -> tuple[list[Pairs], np.float32]:
-        """The `count` largest positive gated values of some groups, and the smallest of them.
+        """The `count` largest positive gated values of all groups, and the smallest of them.
 
         Of equal ones the first in the order group, token, feature are kept.
         """
+
+        def above(bar: np.float32) -> list[_Candidates]:
+            return self.each(lambda g: _candidates(pre[g], gates[g], bar, allowed[g]), len(pre))
+
         bar = max(SMALLEST, np.float32(guess) * BELOW_GUESS)
-        found = self.candidates(pre, gates, [bar] * len(pre), allowed)
+        found = above(bar)
         if sum(len(one.gated) for one in found) < count and bar > SMALLEST:
-            found = self.candidates(pre, gates, [SMALLEST] * len(pre), allowed)
-        every = np.concatenate([one.gated for one in found])
-        level = SMALLEST
-        if len(every) > count:
-            level = np.partition(every, len(every) - count)[len(every) - count]
-        left = count - int((every > level).sum())
-        pairs = []
-        for one, own, gate in zip(found, pre, gates, strict=True):
-            ties = one.gated == level
-            keep = (one.gated > level) | (ties & (np.cumsum(ties) <= left))
-            left = max(0, left - int(ties.sum()))
-            pairs.append(_filtered(one, keep, own, gate))
-        return pairs, level
+            found = above(SMALLEST)
+        return _kept(found, pre, count)
+
+    def largest_apart(
+        self,
+        pre: Sequence[np.ndarray],
+        gates: Sequence[np.ndarray],
+        count: int,
+        guesses: np.ndarray,
+        allowed: np.ndarray,
+    ) -> tuple[list[Pairs], np.ndarray]:
+        """As `largest`, of each group alone; levels are [G]."""
+
+        def of(g: int) -> tuple[Pairs, np.float32]:
+            bar = max(SMALLEST, np.float32(guesses[g]) * BELOW_GUESS)
+            found = _candidates(pre[g], gates[g], bar, allowed[g])
+            if len(found.gated) < count and bar > SMALLEST:
+                found = _candidates(pre[g], gates[g], SMALLEST, allowed[g])
+            pairs, level = _kept([found], pre[g : g + 1], count)
+            return pairs[0], level
+
+        pairs, levels = zip(*self.each(of, len(pre)), strict=True)
+        return list(pairs), np.array(levels, np.float32)
 
     def decoded(self, out: np.ndarray, pairs: Sequence[Pairs], decoders: Sequence[Any]) -> None:
         """Adds what all groups write to `out` [B, M·D]."""
@@ -169,7 +165,34 @@ class _Gradients(NamedTuple):
         )
 
 
-def _filtered(one: _Candidates, keep: np.ndarray, pre: np.ndarray, gate: np.ndarray) -> Pairs:
+def _candidates(
+    pre: np.ndarray, gate: np.ndarray, bar: np.float32, allowed: np.ndarray
+) -> _Candidates:
+    """Pairs of a group whose gated value reaches a bar."""
+    n = kernels.count_above(pre, gate, bar, allowed)
+    starts = np.concatenate([[0], np.cumsum(n)])
+    return _Candidates(starts, *kernels.take_above(pre, gate, bar, allowed, starts))
+
+
+def _kept(
+    found: Sequence[_Candidates], pre: Sequence[np.ndarray], count: int
+) -> tuple[list[Pairs], np.float32]:
+    """The `count` largest of candidates, and the smallest of them; see `_Work.largest`."""
+    every = np.concatenate([one.gated for one in found])
+    level = SMALLEST
+    if len(every) > count:
+        level = np.partition(every, len(every) - count)[len(every) - count]
+    left = count - int((every > level).sum())
+    pairs = []
+    for one, own in zip(found, pre, strict=True):
+        ties = one.gated == level
+        keep = (one.gated > level) | (ties & (np.cumsum(ties) <= left))
+        left = max(0, left - int(ties.sum()))
+        pairs.append(_filtered(one, keep, own))
+    return pairs, level
+
+
+def _filtered(one: _Candidates, keep: np.ndarray, pre: np.ndarray) -> Pairs:
     """The pairs to keep, with their pre-activations for values."""
     n = np.concatenate([[0], np.cumsum(keep)])
     features = one.features[keep]
@@ -244,13 +267,7 @@ def _selected(
         count = round(budget * tokens * n)
         pairs, level = work.largest(pre, gates, count, float(guesses[0]), every)
         return pairs, np.full(n, level, np.float32)
-
-    found = [
-        work.largest(pre[g : g + 1], gates[g : g + 1], round(budget * tokens), float(guesses[g]),
-                     every[:1])
-        for g in range(n)
-    ]  # fmt: skip
-    return [pairs[0] for pairs, _ in found], np.array([level for _, level in found], np.float32)
+    return work.largest_apart(pre, gates, round(budget * tokens), guesses, every)
 
 
 def _add_auxiliary(
@@ -270,11 +287,8 @@ def _add_auxiliary(
     target = error[:n].reshape(shape)
     k = min(loss.auxiliary_k, design.features)
     some = [one[:n] for one in pre]
-    ones = [np.ones(design.features, np.float32)]
-    pairs = []
-    for g in range(len(some)):
-        own, _ = work.largest(some[g : g + 1], ones, k * n, 0.0, dead[g : g + 1])
-        pairs += own
+    ones = [np.ones(design.features, np.float32)] * len(some)
+    pairs, _ = work.largest_apart(some, ones, k * n, np.zeros(len(some)), dead)
     out = np.zeros((n, error.shape[1]), np.float32)
     work.decoded(out, pairs, decoders)
     left = target - out.reshape(shape)
