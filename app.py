@@ -24,14 +24,8 @@ from pages.live.many import runs
 from pages.live.running import preload
 from pages.notes import listing
 from pages.shell import data_source, links
+from pages.shell.link_names import PAGES, page_file
 
-PAGES = {
-    "overview": ("Overview", ":material/home:"),
-    "live_routing": ("Live routing", ":material/alt_route:"),
-    "experts": ("Experts", ":material/hub:"),
-    "layers": ("Layers", ":material/grid_on:"),
-    "clustering": ("Clustering", ":material/account_tree:"),
-}
 # Pages that show routers in the view that the sidebar offers.
 OF_ROUTERS = ("experts", "layers", "clustering")
 
@@ -118,7 +112,7 @@ def show() -> None:
     """One draw of the page that the address names."""
     pages = [
         st.Page(
-            f"pages/{name}.py",
+            page_file(name),
             title=title,
             icon=icon,
             default=name == "overview",

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from grok.runner.model import Model
     from grok.trace import RoutingTrace
 
-__all__ = ["BUNDLED_MODEL", "GROK_1", "GrokConfig", "GrokError", "load", "trace_prompt"]
+__all__ = [
+    "BUNDLED_MODEL",
+    "GROK_1",
+    "GrokConfig",
+    "GrokError",
+    "continued",
+    "load",
+    "trace_prompt",
+]
 
 
 def load(path: str | os.PathLike[str] | None = None, **options: Any) -> Model:
@@ -31,3 +39,20 @@ def trace_prompt(
 ) -> RoutingTrace:
     """The routing of a text, or of token ids, by the model of a checkpoint."""
     return load(path, dtype=dtype).trace_routing(prompt)
+
+
+def continued(
+    path: str | os.PathLike[str] | None,
+    prompt: str | Sequence[int],
+    dtype: str = "bfloat16",
+    **options: Any,
+) -> RoutingTrace:
+    """The routing of a text and of its continuation by the model of a checkpoint.
+
+    Args:
+        path: of the checkpoint; None is the bundled one.
+        prompt: a text, or token ids.
+        dtype: of the activations.
+        options: of the model's `generate`: how many tokens, temperature, seed.
+    """
+    return load(path, dtype=dtype).generate(prompt, **options).trace

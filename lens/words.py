@@ -33,14 +33,17 @@ def p_value_text(p_value: float, draws: int | None = None, *, bound: bool = Fals
     return f"{'≤' if bound or at_least else '='} {p_value:.2g}"
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """A number to so many significant digits: "0.123", "−12.3", "1.23e−05"."""
-    return _with_minus(f"{value:.{digits}g}")
+def significant(value: float, digits: int = 3, *, sign: bool = False) -> str:
+    """A number to so many significant digits: "0.123", "−12.3", "1.23e−05"; see `fixed`."""
+    return _with_minus(f"{value:+.{digits}g}" if sign else f"{value:.{digits}g}")
 
 
 def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
-    """A number to so many decimals, with `sign` also where it is above 0: "+1.500", "−0.250"."""
-    return _with_minus(f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}")
+    """A number to so many decimals, with `sign` also where it is above 0: "+1.500", "−0.250".
+
+    Thousands are set apart by a comma, as everywhere: "1,128".
+    """
+    return _with_minus(f"{value:+,.{decimals}f}" if sign else f"{value:,.{decimals}f}")
 
 
 def plain(value: float) -> str:

@@ -20,6 +20,7 @@ from pages.live.session import kept_traces
 from pages.notes import card as note_card
 from pages.notes import kept, listing
 from pages.shell import data_source, layout, links, null_settings, parts
+from pages.shell.link_names import PAGES, page_file
 from pages.shell.picks import pick_expert
 from pages.vocabulary import chips
 from pages.vocabulary import readout as vocabulary_readout
@@ -268,7 +269,8 @@ def breadth_and_load(
     trace = kept_traces.shown()
     if load is None or trace is None:
         st.info("Run a prompt on the Live routing page with these routers' model to see it.")
-        st.page_link("pages/live_routing.py", label="Live routing", icon=":material/alt_route:")
+        title, icon = PAGES["live_routing"]
+        st.page_link(page_file("live_routing"), label=title, icon=icon)
         return
     measured, labels = load, layout.layer_labels(routers)
     names = [f"E{expert}" for expert in range(routers.n_experts)]

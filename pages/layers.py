@@ -17,6 +17,7 @@ from lens.recipe.steps import note
 from lens.routers.router_set import RouterSet
 from lens.stats.chance import Chance
 from lens.tables import routers as router_tables
+from lens.words import fixed
 from pages.access import limits
 from pages.layer_views import neighbours, pair
 from pages.shell import data_source, finding_block, layout, links, null_settings, parts
@@ -189,7 +190,7 @@ def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
         st.markdown(found.sentence, width="content")
         with finding_block.behind():
             st.markdown(
-                f"{found.detail} Effective dimension {dimension:,.0f} of {routers.d_model:,}."
+                f"{found.detail} Effective dimension {fixed(dimension, 0)} of {routers.d_model:,}."
             )
 
 

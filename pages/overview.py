@@ -15,16 +15,18 @@ from lens.questions import Answer
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
+from lens.words import fixed
 from pages.expert_views import stored_cards
 from pages.expert_views.measures import takes_map
 from pages.exports import report
 from pages.guide import tour
 from pages.overview_views import hero, questions, two_sets
 from pages.shell import data_source, layout, links
+from pages.shell.link_names import page_file
 from pages.shell.picks import Mark, OnPick, pick_expert, pick_layers
 from pages.shell.session_keys import SessionKey, SessionValue
 
-LAYERS, EXPERTS = "pages/layers.py", "pages/experts.py"
+LAYERS, EXPERTS = page_file("layers"), page_file("experts")
 OPENED = SessionValue[str](SessionKey.OVERVIEW_OPENED)
 
 HOW_TO_READ = """
@@ -62,7 +64,7 @@ def described(routers: RouterSet) -> str:
         f"{routers.d_model:,} wide",
     ]
     if routers.n_layers > 1:
-        dimension = f"{cached.unbiased_dimension(routers):,.0f} of {routers.d_model:,}"
+        dimension = f"{fixed(cached.unbiased_dimension(routers), 0)} of {routers.d_model:,}"
         parts.append(f"routers point in about {dimension} directions")
     if routers.norm_scales is None:
         parts.append("norm scales unknown")

@@ -17,6 +17,7 @@ from lens.errors import LensError
 from lens.layers.similarity import layer_distances
 from lens.routers.gram import RouterGram, standardized_gram
 from lens.routers.router_set import RouterSet
+from lens.words import significant
 
 METHODS = ("pca", "mds", "tsne", "umap")
 SEEDED = ("tsne", "umap")
@@ -153,8 +154,8 @@ def tsne_perplexity(n_layers: int, asked: float | None) -> float:
     limit = (n_layers - 1) / 3
     if asked is not None and not 0 < asked <= limit:
         raise LensError(
-            f"perplexity: found {asked:g}; expected more than 0 and at most {limit:.3g}, a third "
-            "of the other layers."
+            f"perplexity: found {asked:g}; expected more than 0 and at most {significant(limit)}, "
+            "a third of the other layers."
         )
     return min(30.0, limit) if asked is None else float(asked)
 

@@ -18,7 +18,7 @@ from lens.model_pairs.comparison import (
 )
 from lens.model_pairs.depth_profiles import Profile
 from lens.routers.router_set import RouterSet, layer_labels
-from lens.words import fixed, p_value_text, similarity_text
+from lens.words import fixed, p_value_text, significant, similarity_text
 
 NAMED = 8  # layers or experts that a line names
 FAR = 60.0  # degrees
@@ -94,12 +94,17 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
     lost = np.argwhere(found.expert_q > LEVEL)
     beyond = found.expert_q.size - len(lost)
     angles = found.angle[found.expert_q <= LEVEL]
-    apart = f"; their directions are {np.median(angles):.2g}° apart (median)" if beyond else ""
+    apart = (
+        f"; their directions are {significant(np.median(angles), 2)}° apart (median)"
+        if beyond
+        else ""
+    )
     lines.append(
         f"{beyond:,} of {found.expert_q.size:,} experts have a counterpart nearer than what both "
         f"layers read explains (q ≤ {LEVEL:g}; experts mixed within their layers and "
         f"matched anew, {found.expert_draws:,} draws of all experts of a layer, seed {found.seed}; "
-        f"mean cosine {found.cosine.mean():.3f}, mixed {found.mixed_cosine:.3f}){apart}."
+        f"mean cosine {fixed(found.cosine.mean(), 3)}, mixed "
+        f"{fixed(found.mixed_cosine, 3)}){apart}."
     )
     if 0 < len(lost) < found.expert_q.size:
         named = ", ".join(
@@ -110,7 +115,8 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
     far = far[np.argsort(-found.angle[tuple(far.T)], kind="stable")]
     if len(far):
         named = ", ".join(
-            f"{a.label(int(found.pairs[pair, 0]), int(expert))} ({found.angle[pair, expert]:.0f}°)"
+            f"{a.label(int(found.pairs[pair, 0]), int(expert))} "
+            f"({fixed(found.angle[pair, expert], 0)}°)"
             for pair, expert in far[:NAMED]
         )
         lines.append(f"Nearer than that but more than {FAR:g}° apart: {named}{_more(far)}.")
@@ -128,7 +134,8 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
     if found.breadth_null is not None:
         band = found.breadth_null
         null = (
-            f"; between equal experts ({band.null}) it is {band.low:.2g} to {band.high:.2g} in "
+            f"; between equal experts ({band.null}) it is {significant(band.low, 2)} to "
+            f"{significant(band.high, 2)} in "
             "95 % of draws"
         )
     return [*lines, f"{most}{null}."]
@@ -136,7 +143,7 @@ def _experts(a: RouterSet, found: Comparison) -> list[str]:
 
 def _structure(found: Comparison | None, alike: Structure) -> list[str]:
     dimensions = ", ".join(
-        f"{name} {'unknown of one layer' if np.isnan(one) else f'{one:,.1f} of {width:,}'}"
+        f"{name} {'unknown of one layer' if np.isnan(one) else f'{fixed(one, 1)} of {width:,}'}"
         for name, (one, width) in zip("AB", alike.dimensions, strict=True)
     )
     lines = [f"Effective dimension, from pairs of different layers: {dimensions}."]
@@ -158,7 +165,8 @@ def _structure(found: Comparison | None, alike: Structure) -> list[str]:
         verdict = "alike" if alike.p <= LEVEL else "not distinguishable from chance"
         lines.append(
             f"Structure over depth: {verdict}; the CKA matrices of {alike.n_layers} layers, paired "
-            f"by relative depth, correlate by {alike.correlation:.3f}; random pairings do so with "
+            f"by relative depth, correlate by {fixed(alike.correlation, 3)}; random pairings do so "
+            "with "
             f"p {p_value_text(alike.p, alike.draws)} ({alike.draws:,} draws, seed {alike.seed})."
         )
     return lines

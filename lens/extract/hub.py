@@ -25,6 +25,7 @@ from lens.extract.grok1 import extract_routers, needed_paths
 from lens.extract.safetensors import extract_model
 from lens.recipe.steps import remembered
 from lens.routers.router_set import RouterSet
+from lens.words import fixed
 
 GROK_1_REPOSITORY = "xai-org/grok-1"
 # Bytes of Grok-1's own files.
@@ -184,4 +185,4 @@ def shown(done: int, total: int) -> str:
     """Progress of a download, for people: bytes of files, or tensors where ranges are read."""
     if total < 10_000:
         return f"{done} of {total} tensors"
-    return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
+    return f"{fixed(done / 1e6, 1)} of {fixed(total / 1e6, 1)} MB"

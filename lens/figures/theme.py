@@ -40,7 +40,8 @@ OKABE_ITO = (
 # whose colour the surroundings set: see `look`.
 MID_GREY = "#7A7A7A"
 BAND_GREY = "#9A9A9A"
-BLUE = "#2F83C7"
+# A blue and an orange that grey print tells apart, and a browser on either background.
+BLUE = "#1769AA"
 ORANGE = "#E07B00"
 ON_LIGHT = "#111111"
 ON_DARK = "#FFFFFF"

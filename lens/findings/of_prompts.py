@@ -10,7 +10,7 @@ import numpy as np
 from lens.finding import Finding
 from lens.many_prompts.label_tests import LabelTest
 from lens.many_prompts.trace_folder import TraceFolder
-from lens.words import ratio_in_words
+from lens.words import fixed, ratio_in_words
 
 LEVEL = 0.05
 PLAIN_LABEL = re.compile(r"[\w-]{1,24}")
@@ -46,8 +46,8 @@ def labels_and_experts(
         most = float(-(share * np.log(share)).sum())
         detail = (
             f"{what} The label tells of the expert in {layers} of {folder.n_layers} layers: "
-            f"{mean:.3f} of at most {most:.2f} nats, mean over layers (labels permuted over "
-            f"{noun}: {chance:.3f}); {np.count_nonzero(real):,} of "
+            f"{fixed(mean, 3)} of at most {fixed(most, 2)} nats, mean over layers (labels permuted "
+            f"over {noun}: {fixed(chance, 3)}); {np.count_nonzero(real):,} of "
             f"{np.count_nonzero(np.isfinite(test.q)):,} loads differ between labels (q ≤ 0.05)."
         )
         sentence = _strongest(folder, test, names)

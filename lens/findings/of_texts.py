@@ -14,7 +14,7 @@ from lens.traces import load_null, routing
 from lens.traces.continuation import PartLoads
 from lens.traces.contrast import Contrast, EqualTokens
 from lens.traces.protocols import RoutedTokens
-from lens.words import p_value_text, percent
+from lens.words import fixed, p_value_text, percent
 
 LEVEL = 0.05
 FEWEST = 2  # tokens; one by itself prefers nothing
@@ -51,7 +51,7 @@ def busiest_expert(trace: RoutedTokens, names: Sequence[str]) -> Finding:
         f"the largest share, {percent(most)} of its layer's assignments, which is "
         f"{percent(most * top_k)} of the tokens: {told} chance (even {percent(1 / n_experts, 1)}; "
         f"by chance no expert above {percent(float(high[layer]))} in 95\u00a0% of texts, each of "
-        f"{n_tokens / times[layer]:,.0f} independent tokens, which these are worth)."
+        f"{fixed(n_tokens / times[layer], 0)} independent tokens, which these are worth)."
     )
     if n_tokens >= FEWEST:
         repeat = routing.repeat_rate(trace)

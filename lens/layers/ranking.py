@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from lens.words import fixed
+
 TOP = 10
 
 
@@ -40,7 +42,7 @@ class RankingChange:
         return (
             f"The ranking depends on the view: {self.kept} of the {self.top} highest {what} are "
             f"the same in the canonical and in the raw view{first} (Kendall's τ of all "
-            f"{self.tau:.2f})."
+            f"{fixed(self.tau, 2)})."
         )
 
 

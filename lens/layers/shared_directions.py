@@ -36,6 +36,7 @@ from lens.routers.expert_mixing import random_orthogonal, zero_sum_basis
 from lens.routers.gram import RouterGram, gram_of_columns
 from lens.stats.exponential_tail import pooled_tail_p
 from lens.stats.p_values import benjamini_hochberg
+from lens.words import percent
 
 SEED = 0
 CHOICES = (0, 1, 3, 10)
@@ -356,5 +357,5 @@ def taken_in_words(shared: SharedDirections) -> str:
     named = "direction" if shared.directions == 1 else f"{shared.directions} directions"
     return (
         f"the largest {named} that all layers share taken away, "
-        f"{100 * shared.share:.0f} % of the second moment"
+        f"{percent(shared.share)} of the second moment"
     )

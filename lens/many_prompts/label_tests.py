@@ -22,6 +22,7 @@ from lens.stats.p_values import benjamini_hochberg
 from lens.stats.permutation_tests import SEED, AgainstChance, against_chance
 from lens.traces.information import Information, position_information, token_information
 from lens.traces.repeats import RepeatTest, repeat_test
+from lens.words import significant
 
 DRAWS = 1999
 LEVEL = 0.95
@@ -214,7 +215,7 @@ def label_test(folder: TraceFolder, *, draws: int = DRAWS, seed: int = SEED) -> 
     if ways < 40:
         note = (
             f"{n_traces} traces form such groups in {ways} ways only: no p-value is much below "
-            f"{1 / ways:.2g}: add traces."
+            f"{significant(1 / ways, 2)}: add traces."
         )
     logs = np.log(np.where(all_load > 0, all_load, 1))
     return LabelTest(

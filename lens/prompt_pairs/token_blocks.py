@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from lens.errors import LensError
 from lens.stats.draws import check_draws
 from lens.stats.neighbour_correlation import correlation_time, neighbour_correlation
+from lens.words import fixed
 
 SHORTEST = 8
 LONGEST = 512
@@ -55,8 +56,8 @@ class TokenBlocks:
     def text(self) -> str:
         """For people: the blocks, and the correlation that their length is taken from."""
         known = np.isfinite(self.correlation)
-        why = f" (neighbours correlate by {self.correlation:.2f}, " if known else " ("
-        why += f"{self.time:.1f} tokens count as one)"
+        why = f" (neighbours correlate by {fixed(self.correlation, 2)}, " if known else " ("
+        why += f"{fixed(self.time, 1)} tokens count as one)"
         return f"{self.count} blocks of {self.length} neighbouring tokens{why}"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from grok.config import BUNDLED_MODEL
 from lens.errors import LensError
-from lens.recipe.steps import Call, File, Given, Group, Node, Part, node_of
+from lens.recipe.steps import FILES, Call, File, Given, Group, Node, Part, node_of
 
 WIDTH = 96  # characters of a line
 MODULES = ("lens.cached", "lens.figures")
@@ -31,12 +31,6 @@ NAMES = {
     "layer_labels": "labels",
 }
 """Variables that are not called after the function that fills them."""
-FILES = {
-    "RouterSet": ("lens.routers.router_set", "load_routers", "routers.npz"),
-    "Trace": ("lens.traces.trace", "load_trace", "trace.npz"),
-    "RoutingTrace": ("lens.traces.trace", "load_trace", "trace.npz"),
-}
-"""What reads a file of what the program cannot make again, by the name of its type."""
 
 
 def program(

@@ -23,8 +23,14 @@ import numpy as np
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-WRITTEN_OUT = 300
+WRITTEN_OUT = 2000
 """Numbers of an array that a program writes out where it doesn't know how they were made."""
+FILES = {
+    "RouterSet": ("lens.routers.router_set", "load_routers", "routers.npz"),
+    "Trace": ("lens.traces.trace", "load_trace", "trace.npz"),
+    "RoutingTrace": ("lens.traces.trace", "load_trace", "trace.npz"),
+}
+"""What reads a file of what the program cannot make again, by the name of its type."""
 DEEPEST = 2  # parts of parts of a result
 
 
@@ -119,14 +125,16 @@ def note(result: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -
 def node_of(value: Any) -> Node:
     """How a value was made, as far as that is known."""
     known = _noted(value)
-    if known is not None:
+    if known is not None and not _lost(known):
         return known
     if isinstance(value, np.ndarray):
         window = _window(value)
-        if window is not None:
+        if window is not None and not _lost(window):
             return window
         if value.size <= WRITTEN_OUT and value.dtype.kind in "biufU":
             return Plain(value.copy())
+    elif type(value).__name__ in FILES:
+        return Given(type(value)) if known is None else known
     elif _is_plain(value):
         return Plain(value)
     elif isinstance(value, dict):
@@ -141,7 +149,18 @@ def node_of(value: Any) -> Node:
         ]
         if not any(isinstance(node, Given) for _, node in inside):
             return Call(type(value), (), tuple(inside))
-    return Given(type(value))
+    return Given(type(value)) if known is None else known
+
+
+def _lost(node: Node) -> bool:
+    """True where something that a call was given can neither be made nor read from a file."""
+    if isinstance(node, Given):
+        return node.kind.__name__ not in FILES
+    if isinstance(node, Call):
+        return any(_lost(one) for one in (*node.args, *(one for _, one in node.kwargs)))
+    if isinstance(node, Part):
+        return _lost(node.whole)
+    return isinstance(node, Group) and any(map(_lost, node.members))
 
 
 def _note(value: Any, node: Node, args: list[Any], depth: int) -> None:

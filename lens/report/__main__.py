@@ -21,6 +21,7 @@ from lens.report.parts import Part, Settings, in_section
 from lens.report.write import CLEAR_LINE, write_report
 from lens.routers.router_set import VIEWS, RouterSet, layer_labels, load_routers
 from lens.traces.trace import load_trace
+from lens.words import fixed
 
 BETWEEN = 5.0  # seconds between two lines of progress, unless told otherwise
 
@@ -91,7 +92,11 @@ def _log_progress(seconds: float) -> Callable[[int, int, str], None]:
         now = time.monotonic()
         if done == 0 or now - told >= seconds:
             told = now
-            print(f"[{done + 1}/{total}] {name} ({now - begun:.0f} s)", file=sys.stderr, flush=True)
+            print(
+                f"[{done + 1}/{total}] {name} ({fixed(now - begun, 0)} s)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return tell
 

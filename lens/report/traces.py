@@ -32,6 +32,7 @@ from lens.traces import (
     logit_moments as moments,
 )
 from lens.traces.trace import Trace
+from lens.words import fixed
 
 if TYPE_CHECKING:
     from lens.report.parts import Part, Settings
@@ -266,10 +267,10 @@ def _model_parts(n: TraceNumbers, settings: Settings) -> Iterator[Part]:
     def predicted() -> alt.TopLevelMixin:
         found = n.prediction
         names = {"logits' mean and covariance": found.normal.load}
-        note = f"normal logits: r {found.normal.correlation:.2f}"
+        note = f"normal logits: r {fixed(found.normal.correlation, 2)}"
         if found.isotropic is not None:
             names["weights alone"] = found.isotropic.load
-            note += f"; weights alone: r {found.isotropic.correlation:.2f}"
+            note += f"; weights alone: r {fixed(found.isotropic.correlation, 2)}"
         return figures.predicted_load(found.measured, names, n.labels, note=note)
 
     yield Part("breadth_against_load", against_breadth)

@@ -33,6 +33,7 @@ from lens.routers.router_set import RouterSet
 from lens.stats.draws import check_draws
 from lens.traces.trace import Trace
 from lens.version import version
+from lens.words import fixed
 
 INDEX = "report.json"
 PAGE = "report.html"
@@ -115,7 +116,7 @@ def _page(
     shape = f"{routers.n_layers} layers × {routers.n_experts} experts, width {routers.d_model:,}"
     dimension = "needs two layers"
     if routers.n_layers > 1:
-        dimension = f"{unbiased_dimension(numbers.gram):,.1f} of {routers.d_model:,}"
+        dimension = f"{fixed(unbiased_dimension(numbers.gram), 1)} of {routers.d_model:,}"
     facts = [
         ("Routers", f"{shape}, top {routers.top_k}, {routers.score}"),
         ("SHA-256", routers.sha256),

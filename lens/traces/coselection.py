@@ -18,6 +18,7 @@ from lens.stats.neighbour_correlation import correlation_time
 from lens.stats.p_values import SMALLEST, benjamini_hochberg
 from lens.traces.protocols import RoutedTokens
 from lens.traces.router_geometry import members
+from lens.words import fixed
 
 # Different choices up to which their joint distribution is gone through whole.
 HELD_SETS = 5000
@@ -194,7 +195,7 @@ def pair_test(found: CoSelection, times: Float[np.ndarray, " layer"] | None = No
     q = np.where(np.isnan(q), q.transpose(0, 2, 1), q)
     method = "loads fitted, independent tokens"
     if times is not None:
-        method = f"loads fitted, {time.mean():.1f} tokens count as one (mean over layers)"
+        method = f"loads fitted, {fixed(time.mean(), 1)} tokens count as one (mean over layers)"
     return PairTest(z, p, q, sd, method if whole else f"{method}, binomial counts")
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from grok.errors import BusyError
+from lens.words import fixed
 from pages.access import settings
 from pages.access.settings import AccessError
 
@@ -135,7 +136,7 @@ class Used:
 
 
 def _wait(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    return f"{fixed(seconds, 0)} s" if seconds < 90 else f"{fixed(seconds / 60, 0)} minutes"
 
 
 USED = Used()

@@ -14,8 +14,9 @@ from lens.experts.nearest import NearExpert
 from lens.glossary import help_of
 from lens.many_prompts.expert_cards import ExpertCards
 from lens.routers.router_set import RouterSet
-from lens.words import percent
+from lens.words import fixed, percent, significant
 from pages.expert_views import takes
+from pages.guide import tables
 from pages.shell import links
 from pages.vocabulary import chips
 
@@ -108,9 +109,9 @@ def around(routers: RouterSet, view: str, layer: int, expert: int) -> list[tuple
 def weights(measures: ExpertMeasures, load: np.ndarray | None, layer: int, expert: int) -> None:
     """Breadth, norm and the spread of the weights, beside what even ones have."""
     facts = [
-        ("Breadth", f"{measures.breadth[layer, expert]:.3f}"),
-        ("Norm", f"{measures.norm[layer, expert]:.3g}"),
-        ("L1 / L2", f"{measures.l1_l2[layer, expert]:.3g}"),
+        ("Breadth", f"{fixed(measures.breadth[layer, expert], 3)}"),
+        ("Norm", f"{significant(measures.norm[layer, expert])}"),
+        ("L1 / L2", f"{significant(measures.l1_l2[layer, expert])}"),
     ]
     if load is not None:
         facts.append(("Load", percent(load[layer, expert], 1)))
@@ -118,22 +119,22 @@ def weights(measures: ExpertMeasures, load: np.ndarray | None, layer: int, exper
         for name, value in facts:
             st.metric(name, value, width="content", help=help_of(None, name))
     st.caption(
-        f"Even breadth {measures.baselines['breadth']:.3f}; L1 / L2 of Gaussian weights "
-        f"{measures.baselines['l1_l2']:.3g}. Breadth is known by {measures.breadth_method}."
+        f"Even breadth {fixed(measures.baselines['breadth'], 3)}; L1 / L2 of Gaussian weights "
+        f"{significant(measures.baselines['l1_l2'])}. Breadth is known by "
+        f"{measures.breadth_method}."
     )
 
 
 def nearest_table(routers: RouterSet, nearest: list[NearExpert]) -> None:
     """The nearest experts of other layers, each with its place among what chance gives."""
     others = (routers.n_layers - 1) * routers.n_experts
-    st.dataframe(
+    tables.show(
         {
             "expert": [routers.label(near.layer, near.expert) for near in nearest],
             "cosine": [near.cosine for near in nearest],
             "mixed": [near.mixed_percentile for near in nearest],
             "unrelated": [near.unrelated_percentile for near in nearest],
         },
-        hide_index=True,
         column_config={
             "cosine": st.column_config.NumberColumn(format="%.3f"),
             "mixed": st.column_config.NumberColumn(
@@ -141,7 +142,7 @@ def nearest_table(routers: RouterSet, nearest: list[NearExpert]) -> None:
                 format="%.2f",
                 help="Percentile among cosines of experts mixed within the same two layers, which "
                 f"read the same directions. For the nearest of {others:,} experts "
-                f"{100 * (1 - 1 / others):.2f} is usual",
+                f"{fixed(100 * (1 - 1 / others), 2)} is usual",
             ),
             "unrelated": st.column_config.NumberColumn(
                 "% of unrelated",

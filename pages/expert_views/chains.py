@@ -13,6 +13,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.words import fixed
+from pages.guide import tables
 from pages.shell import downloads, finding_block, layout
 from pages.shell.null_settings import NullSettings
 from pages.shell.picks import pick_expert
@@ -59,13 +60,11 @@ def show(routers: RouterSet, view: str, layer: int, expert: int, settings: NullS
         "beats mixed experts": [bool(links.q[match] <= found.level) for match in matches],
     }
     st.caption("The chain through the chosen expert, with the matches before and after it:")
-    st.dataframe(
+    tables.show(
         columns,
-        hide_index=True,
         key="chain_table",
         column_config={
             "cosine": st.column_config.NumberColumn(format="%.3f"),
-            "p": st.column_config.NumberColumn(format="%.2g"),
             "q": st.column_config.NumberColumn(format="%.2g", help="Adjusted for all links"),
         },
     )

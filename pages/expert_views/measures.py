@@ -14,6 +14,7 @@ from lens.storage import csv_text
 from lens.tables import expert_cards
 from lens.tables import routers as router_tables
 from pages.expert_views import takes
+from pages.guide import tables
 from pages.notes import kept
 from pages.shell import downloads, layout, links, null_settings
 from pages.shell.picks import OnPick, pick_expert
@@ -145,9 +146,8 @@ def table(routers: RouterSet, measures: ExpertMeasures, load: np.ndarray | None,
         if rows:
             links.choose(layer=layers[rows[0]], expert=experts[rows[0]])
 
-    st.dataframe(
+    tables.show(
         columns,
-        hide_index=True,
         height=420,
         key="expert_table",
         on_select=picked,

@@ -9,13 +9,14 @@ from lens import cached, figures
 from lens.experts.within_layers import EQUAL, UNRELATED
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
+from lens.words import fixed
 from pages.shell import layout, links
 from pages.shell.null_settings import NullSettings
 
 NULLS = {
     EQUAL: "Equal experts: the layer with its weights dealt to other experts, and experts mixed "
     "from all layers, which keep norm scales, outlier dimensions and the space that all layers "
-    "read; the larger p counts. Unrelated columns vary by ± {sd:.3f}.",
+    "read; the larger p counts. Unrelated columns vary by ± {sd}.",
     UNRELATED: "Unrelated columns: independent Gaussian weights (raw view). Norm scales or outlier "
     "dimensions alone make experts differ from them; the canonical view sets experts against "
     "equal ones.",
@@ -44,10 +45,11 @@ def show(routers: RouterSet, view: str, layer: int, settings: NullSettings) -> N
         everywhere = int((found.q[:, upper[0], upper[1]] <= 0.05).any(axis=1).sum())
         st.markdown(
             f"**{beyond} of {len(upper[0]):,} pairs of {routers.label(layer)}** are other than "
-            f"{found.null} ({found.baseline:.3f} ± {found.sd[layer]:.3f}; {found.draws:,} draws, "
+            f"{found.null} ({fixed(found.baseline, 3)} ± {fixed(found.sd[layer], 3)}; "
+            f"{found.draws:,} draws, "
             f"seed {found.seed}); {everywhere} of {routers.n_layers} layers have such pairs."
         )
-        st.caption(NULLS[found.null].format(sd=found.unrelated_sd))
+        st.caption(NULLS[found.null].format(sd=fixed(found.unrelated_sd, 3)))
         layout.figure(
             figures.expert_cosines_against_chance(
                 found.cosines[layer],

@@ -16,6 +16,7 @@ from lens.many_prompts.expert_cards import ExpertCards, main_kinds
 from lens.many_prompts.run_words import Occurrence
 from lens.words import whole_percent
 from pages.expert_views import contexts
+from pages.guide import tables
 from pages.shell import finding_block
 from pages.vocabulary.chips import chips_html
 
@@ -28,7 +29,7 @@ STYLE = """<style>
 .kinds td, .kinds th { padding: 0.06rem 0.3rem; border: 0; font-weight: 400; text-align: left; }
 .kinds td:first-of-type { width: 62%; } .kinds td:last-child { text-align: right; }
 .kinds i { display: block; height: 0.7rem; border-radius: 2px; background: #8C8C8C; }
-.kinds .own i { background: #2F83C7; } .kinds .own th { font-weight: 600; }
+.kinds .own i { background: #1769AA; } .kinds .own th { font-weight: 600; }
 </style>"""
 
 
@@ -77,7 +78,7 @@ def more(cards: ExpertCards, layer: int, expert: int, n_words: int) -> None:
         st.caption("Its kinds of text explain all of its words.")
     own = cards.words(layer, expert)
     at = layer, expert, own
-    st.dataframe(
+    tables.show(
         {
             "word": [bare(cards.pieces[i]) for i in own],
             "taken": cards.taken[at],
@@ -86,14 +87,12 @@ def more(cards: ExpertCards, layer: int, expert: int, n_words: int) -> None:
             "q": cards.word_q[at],
             "q within a text": cards.inside_q[at],
         },
-        hide_index=True,
         height=min(len(own), 6) * 35 + 38,
         key="card_words",
         column_config={
             "by chance": st.column_config.NumberColumn(
                 format="%.1f", help="Words shuffled over all texts"
             ),
-            "q": st.column_config.NumberColumn(format="%.2g"),
             "q within a text": st.column_config.NumberColumn(
                 format="%.2g", help="Words shuffled within stretches of about 16 tokens of a text"
             ),

@@ -10,6 +10,7 @@ from lens.errors import LensError
 from lens.layers.similarity import LAYER_METRICS
 from lens.report.parts import Settings
 from lens.routers.router_set import RouterSet
+from lens.words import fixed, percent
 from pages.access.messages import told
 from pages.exports.report_job import Made, Order, Reports
 from pages.shell import data_source, downloads, links, null_settings, reference_choice
@@ -100,7 +101,7 @@ def _progress() -> None:
         st.progress(0.0, f"Waiting: {state.n_before} before it")
     else:
         share = state.done / state.total if state.total else 0.0
-        st.progress(share, f"Making {job.detail or 'ready'} … {share:.0%}")
+        st.progress(share, f"Making {job.detail or 'ready'} … {percent(share)}")
     st.button("Stop", key="report_stop", icon=":material/stop:", on_click=job.cancel)
     st.caption("You can go on to other pages; it waits for you here.")
 
@@ -113,7 +114,7 @@ def _files(order: Order, made: Made) -> None:
             ("One page (HTML)", made.page, "html", "text/html"),
         ):
             st.download_button(
-                f"{name}, {file.stat().st_size / 1e6:.1f} MB",
+                f"{name}, {fixed(file.stat().st_size / 1e6, 1)} MB",
                 file.read_bytes,
                 file_name=f"{stem}.{ending}",
                 mime=mime,

@@ -13,6 +13,7 @@ import streamlit as st
 
 from lens.glossary import marked
 from pages.shell import links
+from pages.shell.link_names import page_file
 from pages.shell.session_keys import SessionKey, SessionValue
 
 COOKIE = "grok_lens_tour"
@@ -87,13 +88,6 @@ STEPS = (
         ".st-key-layer_mds, .st-key-layer_dendrogram",
     ),
 )
-PAGES = {
-    "": "pages/overview.py",
-    "live_routing": "pages/live_routing.py",
-    "experts": "pages/experts.py",
-    "layers": "pages/layers.py",
-    "clustering": "pages/clustering.py",
-}
 STYLE = """<style>
 [data-testid="stLayoutWrapper"]:has(> .st-key-tour) { position: sticky; top: 3.2rem; z-index: 90; }
 .st-key-tour { padding: 0.6rem 1rem; background: GROUND; border: 1px solid #1769AA;
@@ -135,7 +129,7 @@ def bar(page: str) -> None:
     if at is None:
         return
     if GOING.take() and STEPS[at].page != page:
-        st.switch_page(PAGES[STEPS[at].page])
+        st.switch_page(page_file(STEPS[at].page))
     if STEPS[at].page != page:  # somebody goes their own way: the tour comes along
         at = next(i for i, step in enumerate(STEPS) if step.page == page)
         AT.set(at)

@@ -11,6 +11,7 @@ import streamlit as st
 from prometheus_client import REGISTRY
 
 from grok.serving.jobs import Jobs
+from lens.words import fixed, percent, significant
 from pages.access import persons, settings
 
 OWN = "grok_lens_"
@@ -41,7 +42,7 @@ def _contents(work: Mapping[str, Callable[[], Jobs]]) -> None:
     for name, jobs in work.items():
         for number, (key, job) in enumerate(jobs().under_way().items()):
             state = job.state
-            share = f"{state.done / state.total:.0%}" if state.total else state.status
+            share = percent(state.done / state.total) if state.total else state.status
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"{name}, {share}", width="stretch")
                 st.button("End", key=f"end_{name}_{number}_{hash(key)}", on_click=job.cancel)
@@ -59,8 +60,8 @@ def figures() -> dict[str, str]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_bytes = peak if sys.platform == "darwin" else 1024 * peak
     found = {
-        "Hours since it was started": f"{(time.time() - STARTED) / 3600:.1f}",
-        "Most memory it has had": f"{peak_bytes / 1e6:,.0f} MB",
+        "Hours since it was started": fixed((time.time() - STARTED) / 3600, 1),
+        "Most memory it has had": f"{fixed(peak_bytes / 1e6, 0)} MB",
     }
     for family in REGISTRY.collect():
         if not family.name.startswith(OWN) or family.name.startswith(OF_REQUESTS):
@@ -70,5 +71,5 @@ def figures() -> dict[str, str]:
             labels = ", ".join(one.labels.values())
             what = " (sum)" if one.name.endswith("_sum") else ""
             name = f"{family.documentation}{what}{f': {labels}' if labels else ''}"
-            found[name] = f"{one.value:,.6g}"
+            found[name] = significant(one.value, 6)
     return found

@@ -13,7 +13,7 @@ from lens.routers.router_set import RouterSet
 from lens.stats.chance import chance_of, percentile
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from lens.words import p_value_text, percent
+from lens.words import fixed, p_value_text, percent
 from pages.shell import finding_block, layout, links
 from pages.shell.null_settings import NullSettings
 
@@ -47,16 +47,17 @@ def show(
         among = f", more alike than {percent(place)} of the other pairs"
         among = ", the most alike of all pairs" if place == 1 else among
     st.markdown(
-        f"**{routers.label(layer)} with {routers.label(other)}**: {name} {value:.3f}{among}."
+        f"**{routers.label(layer)} with {routers.label(other)}**: {name} {fixed(value, 3)}{among}."
     )
     beyond = bool(null.q[layer, other] <= LEVEL)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         finding_block.verdict_chip("found" if beyond else "not told from chance")
         with finding_block.behind():
             st.markdown(
-                f"{name} {value:.4f}; with the coordinates drawn anew {interval.low:.3f} to "
-                f"{interval.high:.3f} in 95 % (corrected for what resampling adds, so it may lie "
-                f"beside the value). {verdict(null, layer, other)}"
+                f"{name} {fixed(value, 4)}; with the coordinates drawn anew "
+                f"{fixed(interval.low, 3)} to "
+                f"{fixed(interval.high, 3)} in 95 % (corrected for what resampling adds, so it may "
+                f"lie beside the value). {verdict(null, layer, other)}"
             )
     for tab, container in links.tabs("pair", {"experts": "Experts", "angles": "Angles and chance"}):
         with container:
@@ -83,9 +84,10 @@ def verdict(null: LayerNull, layer: int, other: int) -> str:
         said = f"not distinguishable from {REFERENCE_LABELS[null.reference]}"
     left = ""
     if null.directions:
-        left = f"what is left of them {null.similarity[layer, other]:.3f}, "
+        left = f"what is left of them {fixed(null.similarity[layer, other], 3)}, "
     return (
-        f"{said[0].upper()}{said[1:]}: {left}z {z:.1f}, p {p_value_text(p)}, q {p_value_text(q)}."
+        f"{said[0].upper()}{said[1:]}: {left}z {fixed(z, 1)}, p {p_value_text(p)}, q "
+        f"{p_value_text(q)}."
     )
 
 
@@ -131,9 +133,9 @@ def pair_in_chance(
         table=lambda: csv_text.table_csv({f"similarity, {drawn}": samples}),
     )
     rank = percentile(value, samples)
-    st.caption(f"The value lies above {rank:.1f} % of {len(samples):,} draws.")
+    st.caption(f"The value lies above {fixed(rank, 1)} % of {len(samples):,} draws.")
     st.markdown("Cosines of the principal angles, largest first")
     shown = pair.angles[:MOST_ANGLES]
-    st.code("  ".join(f"{angle:.3f}" for angle in shown), language=None, wrap_lines=True)
+    st.code("  ".join(f"{fixed(angle, 3)}" for angle in shown), language=None, wrap_lines=True)
     if len(shown) < len(pair.angles):
         st.caption(f"The {len(shown)} largest of {len(pair.angles)}.")

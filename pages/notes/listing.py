@@ -8,10 +8,12 @@ from lens.escaping import as_markdown
 from lens.routers.router_set import RouterSet
 from lens.storage.expert_notes import ExpertNote, as_csv, as_json
 from pages.access.messages import told
+from pages.guide import tables
 from pages.hosting import owner
 from pages.notes import kept
+from pages.shell.link_names import page_file
 
-EXPERTS = "pages/experts.py"
+EXPERTS = page_file("experts")
 
 
 def beside(routers: RouterSet) -> None:
@@ -48,7 +50,7 @@ def show(routers: RouterSet) -> None:
                 st.page_link(
                     EXPERTS, label=as_markdown(note.title), query_params=_place(routers, note)
                 )
-        st.dataframe(
+        tables.show(
             {
                 "expert": [note.label for note in notes],
                 "name": [note.name for note in notes],
@@ -56,7 +58,6 @@ def show(routers: RouterSet) -> None:
                 "pinned": [note.pinned for note in notes],
                 "model": [_model(note, routers) for note in notes],
             },
-            hide_index=True,
             height="content" if len(notes) <= 12 else 420,
             key="notes_table",
         )

@@ -13,6 +13,7 @@ from lens.glossary import hover, marked
 from lens.traces.contrast import first_choice_contrast
 from lens.traces.trace import Trace, load_trace
 from pages.shell import data_source
+from pages.shell.link_names import page_file
 
 SECOND_LANGUAGE = "▁Sie"  # the token that the German half begins with
 BEST_LAYER = 8
@@ -61,7 +62,7 @@ def show() -> None:
             st.markdown(marked("\n".join(f"- {line}" for line in WHAT_A_ROUTER_IS)))
             with st.container(key="try_own"):
                 st.page_link(
-                    "pages/live_routing.py", label="Try your own text", icon=":material/edit:"
+                    page_file("live_routing"), label="Try your own text", icon=":material/edit:"
                 )
 
 

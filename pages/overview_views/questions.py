@@ -8,12 +8,7 @@ from lens import figures
 from lens.glossary import marked
 from lens.questions import Answer
 from pages.shell import finding_block, layout
-
-PAGES = {
-    "/layers": ("pages/layers.py", "Layers", ":material/grid_on:"),
-    "/experts": ("pages/experts.py", "Experts", ":material/hub:"),
-    "/clustering": ("pages/clustering.py", "Clustering", ":material/account_tree:"),
-}
+from pages.shell.link_names import PAGES, page_file
 
 
 def cards(answers: list[Answer]) -> None:
@@ -33,8 +28,8 @@ def _card(answer: Answer) -> None:
         if finding.verdict != "not asked":
             layout.chart(figures.effect_on_chance(finding), f"effect_{answer.id}")
         page, params = layout.QUESTION_VIEWS[answer.id]
-        path, name, icon = PAGES[page]
+        name, icon = PAGES[page.strip("/")]
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             finding_block.chip(finding)
-            st.page_link(path, label=f"See it in {name}", icon=icon, query_params=params)
+            st.page_link(page_file(page), label=f"See it in {name}", icon=icon, query_params=params)
             finding_block.numbers([finding])

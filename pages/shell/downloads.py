@@ -18,6 +18,7 @@ import streamlit as st
 from lens.errors import LensError
 from lens.figures.as_python import figure_program
 from lens.figures.printing import KINDS, Kind, Print, printed, size_mm
+from lens.words import fixed
 from pages.access import settings
 from pages.access.messages import told
 from pages.shell import data_source
@@ -136,7 +137,7 @@ def _picture(chart: alt.TopLevelMixin, stem: str, note: Callable[[], str]) -> tu
     method = st.checkbox("Method lines: what was measured and drawn", value=True)
     selection = st.checkbox("What is selected on screen")
     how = Print(float(width), dpi, title, method, selection)
-    st.caption("{:.0f} × {:.0f} mm".format(*size_mm(chart, how)))
+    st.caption(" × ".join(fixed(side, 0) for side in size_mm(chart, how)) + " mm")
     st.download_button(
         "Save",
         _maker(chart, kind, how, note),

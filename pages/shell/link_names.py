@@ -8,6 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+PAGES: Mapping[str, tuple[str, str]] = {
+    "overview": ("Overview", ":material/home:"),
+    "live_routing": ("Live routing", ":material/alt_route:"),
+    "experts": ("Experts", ":material/hub:"),
+    "layers": ("Layers", ":material/grid_on:"),
+    "clustering": ("Clustering", ":material/account_tree:"),
+}
+"""Title and icon of each page, in their order; the first one has no name in its address."""
+
+
+def page_file(name: str) -> str:
+    """The file of a page, by its name or its address, as Streamlit wants it."""
+    return f"pages/{name.strip('/') or 'overview'}.py"
+
+
 NAMES: Mapping[str, str] = {
     # every page
     "source": "where the routers come from",

@@ -14,6 +14,7 @@ from lens.routers.router_set import RouterSet
 from lens.tables import clustering as clustering_tables
 from lens.tables import routers as router_tables
 from lens.words import p_value_text, plain
+from pages.guide import tables
 from pages.shell import downloads, layout, links, null_settings
 from pages.shell.picks import Mark
 from pages.trees.chance import ShownTree
@@ -108,7 +109,7 @@ def groups_table(routers: RouterSet, clusters: np.ndarray) -> None:
     """The layers of every group of the cut."""
     labels = layout.layer_labels(routers)
     numbers = sorted(set(clusters.tolist()))
-    st.dataframe(
+    tables.show(
         {
             "group": numbers,
             "layers": [int((clusters == number).sum()) for number in numbers],
@@ -117,7 +118,6 @@ def groups_table(routers: RouterSet, clusters: np.ndarray) -> None:
                 for number in numbers
             ],
         },
-        hide_index=True,
         key="groups",
         column_config={"members": st.column_config.TextColumn(width="large")},
     )

@@ -18,7 +18,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import clustering as clustering_tables
 from lens.tables import routers as router_tables
-from lens.words import p_value_text, percent
+from lens.words import fixed, p_value_text, percent
 from pages.access.messages import told
 from pages.shell import downloads, layout, links
 from pages.shell.deferred import Deferred
@@ -35,8 +35,8 @@ def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
     """Trustworthiness of a map beside maps of drawn sets, and agreement of seeds."""
     drawn = DRAWN[trust.reference]
     against = (
-        f"trustworthiness {trust.value:.2f}, {trust.draws} maps of {drawn} "
-        f"{trust.low:.2f} to {trust.high:.2f}, p {p_value_text(trust.p, trust.draws)}"
+        f"trustworthiness {fixed(trust.value, 2)}, {trust.draws} maps of {drawn} "
+        f"{fixed(trust.low, 2)} to {fixed(trust.high, 2)}, p {p_value_text(trust.p, trust.draws)}"
     )
     beyond = (
         f"**The map keeps more neighbours than maps of {drawn}**"
@@ -50,7 +50,7 @@ def map_in_words(trust: TrustNull, stability: MapStability | None) -> str:
             f" Maps of the seeds {seeds} share {percent(stability.overlap)} of the "
             f"{stability.neighbours} nearest neighbours (chance "
             f"{percent(stability.overlap_chance)}); their disparity is "
-            f"{stability.disparity:.2f} (chance {stability.disparity_chance:.2f}, "
+            f"{fixed(stability.disparity, 2)} (chance {fixed(stability.disparity_chance, 2)}, "
             f"p {p_value_text(stability.p, stability.draws)})."
         )
     return text

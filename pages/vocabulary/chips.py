@@ -12,7 +12,7 @@ from lens.escaping import as_html
 from lens.figures.token_grid import bare
 from lens.routers.router_set import RouterSet
 from lens.vocabulary.readout import Readout, ReadoutSettings
-from lens.words import p_value_text
+from lens.words import fixed, p_value_text
 from pages.shell import finding_block
 from pages.vocabulary import source as vocabulary_source
 from pages.vocabulary.source import Source
@@ -59,9 +59,10 @@ def show(routers: RouterSet, words: Words, layer: int, expert: int) -> None:
         finding_block.verdict_chip("found" if q <= LEVEL else "not told from chance")
         with finding_block.behind():
             st.markdown(
-                f"The first of them pushes {label} by {readout.top_push[layer, expert, 0]:.2f} "
-                f"logits; for mixed experts of its layer the strongest token gives {low:.2f} to "
-                f"{high:.2f} ({readout.mixtures:,} mixtures; q {p_value_text(q)} over all "
+                f"The first of them pushes {label} by "
+                f"{fixed(readout.top_push[layer, expert, 0], 2)} "
+                f"logits; for mixed experts of its layer the strongest token gives {fixed(low, 2)} "
+                f"to {fixed(high, 2)} ({readout.mixtures:,} mixtures; q {p_value_text(q)} over all "
                 "experts). Each word by itself, from the embedding alone: later layers see more."
             )
 

@@ -19,6 +19,7 @@ from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.one_token import TokenReading, standing
 from lens.vocabulary.readout import Readout
 from pages.access.messages import told
+from pages.guide import tables
 from pages.shell import downloads, layout, links
 from pages.shell.picks import pick_expert
 from pages.shell.session_keys import SessionKey, SessionValue, widget
@@ -167,9 +168,8 @@ def selections(routers: RouterSet, reading: TokenReading) -> None:
         for k in range(min(routers.top_k, 4))
     }
     last = reading.margin[order, reading.chosen[:, -1]]
-    st.dataframe(
+    tables.show(
         {"layer": layout.layer_labels(routers), **chosen, "margin of the last": last},
-        hide_index=True,
         height=min(routers.n_layers, 11) * 35 + 38,
         key="token_selections",
         column_config={"margin of the last": st.column_config.NumberColumn(format="%.3f")},

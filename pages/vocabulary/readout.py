@@ -19,8 +19,9 @@ from lens.routers.router_set import RouterSet
 from lens.tables import vocabulary as vocabulary_tables
 from lens.vocabulary.readout import TESTS, Readout, ReadoutSettings
 from lens.vocabulary.readout_null import band
-from lens.words import p_value_text, percent
+from lens.words import fixed, p_value_text, percent
 from pages.access.messages import told
+from pages.guide import tables
 from pages.shell import layout, links
 from pages.shell.picks import Mark, pick_expert
 from pages.shell.session_keys import selected_rows
@@ -94,8 +95,8 @@ def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Read
     with slot.container(border=True):
         st.markdown(
             f"The token embedding has {embedding.n_tokens:,} rows, "
-            f"{embedding.n_bytes / 1e6:,.0f} MB. It is read once, in blocks, and never held whole; "
-            f"that takes about {duration(seconds)} here. The result is kept on disk."
+            f"{fixed(embedding.n_bytes / 1e6, 0)} MB. It is read once, in blocks, and never held "
+            f"whole; that takes about {duration(seconds)} here. The result is kept on disk."
         )
         problem = vocabulary_source.can_keep()
         if problem:
@@ -112,7 +113,7 @@ def offer(routers: RouterSet, source: Source, settings: ReadoutSettings) -> Read
         def progress(share: float, spent: float) -> None:
             left = seconds - spent if share == 0 else spent * (1 - share) / share
             rest = f", about {duration(left)} left" if left > 0 else ""
-            bar.progress(share, f"Reading the vocabulary: {share:.0%}{rest}")
+            bar.progress(share, f"Reading the vocabulary: {percent(share)}{rest}")
 
         readout = vocabulary_source.computed(routers, source, settings, progress)
     slot.empty()
@@ -145,12 +146,15 @@ def finding(routers: RouterSet, readout: Readout, layer: int, expert: int) -> st
 
     return (
         f"**{label}.** Its strongest token pushes it by "
-        f"{readout.top_push[layer, expert, 0]:.2f} logits: {beats('top')} "
-        f"({low[0]:.2f} to {high[0]:.2f}; unrelated directions {zero[0][0]:.2f} to "
-        f"{zero[1][0]:.2f}; q {p_value_text(q['top'])} over all experts). How much it tells tokens "
-        f"apart: {beats('spread')} (spread {spread:.3f}; mixed {usual[0]:.3f} to {usual[1]:.3f}; "
-        f"unrelated {apart[0]:.3f} to {apart[1]:.3f}; q {p_value_text(q['spread'])}). The "
-        f"embedding alone would select it for {percent(share)} of the vocabulary: "
+        f"{fixed(readout.top_push[layer, expert, 0], 2)} logits: {beats('top')} "
+        f"({fixed(low[0], 2)} to {fixed(high[0], 2)}; unrelated directions {fixed(zero[0][0], 2)} "
+        "to "
+        f"{fixed(zero[1][0], 2)}; q {p_value_text(q['top'])} over all experts). How much it tells "
+        "tokens "
+        f"apart: {beats('spread')} (spread {fixed(spread, 3)}; mixed {fixed(usual[0], 3)} to "
+        f"{fixed(usual[1], 3)}; "
+        f"unrelated {fixed(apart[0], 3)} to {fixed(apart[1], 3)}; q {p_value_text(q['spread'])}). "
+        f"The embedding alone would select it for {percent(share)} of the vocabulary: "
         f"{'not distinguishable from' if inside else 'unlike'} mixed experts that are as long "
         f"({percent(readout.share_low[layer, expert])} to "
         f"{percent(readout.share_high[layer, expert])}; even {percent(even)})."
@@ -247,7 +251,7 @@ def end_of(
         if rows:
             links.choose(vocab=int(tokens[rows[0]]))
 
-    st.dataframe(
+    tables.show(
         {
             "token": [visible(text) for text in texts],
             "id": tokens,
@@ -255,7 +259,6 @@ def end_of(
             "margin": margin,
             "mixed up to" if end == "top" else "mixed down to": high if end == "top" else low,
         },
-        hide_index=True,
         height=min(count, 10) * 35 + 38,
         key=f"tokens_{end}_table",
         on_select=picked_row,

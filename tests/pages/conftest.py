@@ -8,19 +8,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import HeadingBase, Markdown
 
+import grok
 from lens.clustering import branch_support, tree_null
 from lens.extract.grok1 import extract_routers
+from lens.figures import printing
 from lens.glossary import unmarked
 from lens.routers.router_set import RouterSet
 from lens.storage.expert_notes import FOLDER_VARIABLE
 from pages.live.running import preload
-from pages.shell import data_source
+from pages.shell import data_source, downloads
 from pages.trees import chance as tree_chance
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +64,22 @@ def texts_are_read_without_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (HeadingBase, Markdown):
         shown = property(lambda element: unmarked(element.proto.body))
         monkeypatch.setattr(kind, "value", shown)
+
+
+@pytest.fixture
+def shown_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, alt.TopLevelMixin]:
+    """The figures that pages offer to save, by their keys; code that makes them saves nothing."""
+    found: dict[str, alt.TopLevelMixin] = {}
+
+    def kept(key: str, stem: str, *, chart: alt.TopLevelMixin | None = None, **_: Any) -> None:
+        if chart is not None:
+            found[key] = chart
+
+    monkeypatch.setattr(downloads, "row", kept)
+    monkeypatch.setattr(printing, "printed", lambda *_: b"")
+    monkeypatch.setattr(grok, "load", cache(grok.load))  # once for all figures
+    monkeypatch.chdir(tmp_path)
+    return found
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import pytest
@@ -15,10 +14,10 @@ from grok import BUNDLED_MODEL, trace_prompt
 from lens import figures
 from lens.figures import printing
 from lens.figures.as_python import figure_program
-from lens.figures.printing import Print
+from lens.figures.printing import Print, printed
 from lens.recipe.steps import note
 from lens.traces import routing
-from pages.shell import downloads
+from tests.pages.copied_code import check, made_again
 
 pytestmark = pytest.mark.usefixtures("few_drawn_sets")
 
@@ -43,40 +42,23 @@ Figures = dict[str, alt.TopLevelMixin]
 
 
 @pytest.fixture
-def figures_of(open_page, monkeypatch) -> Callable[..., Figures]:
+def figures_of(open_page, shown_figures) -> Callable[..., Figures]:
     """The figures that a page offers to save, by their keys."""
-    found: Figures = {}
-
-    def kept(key: str, stem: str, *, chart: alt.TopLevelMixin | None = None, **_: Any) -> None:
-        if chart is not None:
-            found[key] = chart
-
-    monkeypatch.setattr(downloads, "row", kept)
 
     def of(page: str, **query: str) -> Figures:
         app = open_page(page, draws="500", **query)
         assert not app.exception
-        return found
+        return shown_figures
 
     return of
 
 
-def made_again(code: str) -> alt.TopLevelMixin:
-    space: dict[str, Any] = {}
-    exec(compile(code, "pasted", "exec"), space)
-    return space["chart"]
-
-
 @pytest.mark.parametrize("page, query", VIEWS)
-def test_the_code_of_a_figure_makes_the_same_figure(figures_of, monkeypatch, tmp_path, page, query):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(printing, "printed", lambda *_: b"")
+def test_the_code_of_a_figure_makes_the_same_figure(figures_of, tmp_path, page, query):
     shown = figures_of(page, **query)
-    assert shown
-    for key, chart in shown.items():
-        code = figure_program(chart, "pdf", Print(), file=f"{key}.pdf")
-        assert made_again(code).to_dict() == chart.to_dict(), key
+    for key in check(shown, set()):
         assert (tmp_path / f"{key}.pdf").exists()
+    assert shown
 
 
 def test_it_runs_as_pasted_where_the_project_is_at_hand(figures_of, tmp_path):
@@ -92,9 +74,7 @@ def test_it_runs_as_pasted_where_the_project_is_at_hand(figures_of, tmp_path):
         timeout=300,
     )
     assert (run.returncode, run.stderr) == (0, "")
-    assert (tmp_path / "figure.svg").read_bytes() == printing.printed(
-        chart, "svg", how, "from a page"
-    )
+    assert (tmp_path / "figure.svg").read_bytes() == printed(chart, "svg", how, "from a page")
 
 
 @pytest.mark.parametrize(
@@ -109,17 +89,10 @@ def test_it_runs_as_pasted_where_the_project_is_at_hand(figures_of, tmp_path):
         {"part": "paths"},
     ],
 )
-def test_the_code_of_a_routed_texts_figure_makes_the_same_figure(
-    figures_of, monkeypatch, tmp_path, query
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(printing, "printed", lambda *_: b"")
+def test_the_code_of_a_routed_texts_figure_makes_the_same_figure(figures_of, query):
     shown = figures_of("live_routing", **query)
-    assert {"token_strip", "token_layer_map", "cell_probabilities"} <= set(shown)
-    for key, chart in shown.items():
-        code = figure_program(chart, "pdf", Print(), file=f"{key}.pdf")
-        assert 'load_trace(BUNDLED_MODEL / "example_trace.npz")' in code
-        assert made_again(code).to_dict() == chart.to_dict(), key
+    codes = check(shown, {"token_strip", "token_layer_map", "cell_probabilities"})
+    assert all('load_trace(BUNDLED_MODEL / "example_trace.npz")' in one for one in codes.values())
 
 
 def test_the_code_of_a_prompt_that_was_run_here_runs_it_again(monkeypatch, tmp_path):

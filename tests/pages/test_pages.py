@@ -12,6 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from lens import figures
+from lens.escaping import as_markdown
 from lens.finding import strongest
 from lens.layers.similarity import LAYER_METRICS, layer_similarity
 from lens.questions import four_questions
@@ -58,7 +59,7 @@ def test_the_first_line_is_what_lens_answers(open_page, routers, name, places):
     assert finding(app) == strongest([answer.finding for answer in own]).sentence
     text = "\n".join(element.value for element in app.markdown)
     for answer in own:
-        assert answer.sentence in text  # behind "Numbers"
+        assert as_markdown(answer.sentence) in text  # behind "Numbers"
 
 
 def test_the_overview_answers_all_four_questions_and_opens_with_the_first_that_is_found(
@@ -69,7 +70,7 @@ def test_the_overview_answers_all_four_questions_and_opens_with_the_first_that_i
     text = "\n".join(element.value for element in app.markdown)
     for answer in answers:
         for told in (answer.question, answer.plain, answer.sentence):
-            assert told in text
+            assert told in text or as_markdown(told) in text
     assert finding(app) == next(one.plain for one in answers if one.distinguishable)
 
 

@@ -22,7 +22,7 @@ from lens.figures.token_grid import (
     window_text,
 )
 from lens.recipe.steps import remembered
-from lens.words import counted, percent
+from lens.words import counted, fixed, percent, significant
 
 
 @remembered
@@ -124,7 +124,7 @@ def moved_by_layer(
             width=420,
         ),
         theme.alt_description(
-            f"Share of tokens with other experts by layer, at most {float(moved.max()):.2f}"
+            f"Share of tokens with other experts by layer, at most {fixed(float(moved.max()), 2)}"
         ),
     )
 
@@ -179,8 +179,8 @@ def change_by_token(
             width=WIDTH,
         ),
         theme.alt_description(
-            f"KL after {counted(len(window), 'token')}, mean {float(kl.mean()):.3g}, largest "
-            f"{float(kl.max()):.3g} nats",
+            f"KL after {counted(len(window), 'token')}, mean {significant(float(kl.mean()))}, "
+            f"largest {significant(float(kl.max()))} nats",
             part,
         ),
         flexible=False,
@@ -255,8 +255,9 @@ def effects_in_layer(
         theme.title("Change beside use", *title, width=420),
         theme.alt_description(
             f"Mean KL of {len(names)} experts of {label} against their use; "
-            f"{label}·E{own} {float(effect[at]):.3g} nats, used by {percent(float(use[at]))}",
-            "" if instead is None else f"same tokens without their other expert {instead:.3g}",
+            f"{label}·E{own} {significant(float(effect[at]))} nats, used by "
+            f"{percent(float(use[at]))}",
+            "" if instead is None else f"same tokens without their other {significant(instead)}",
         ),
     )
 
@@ -296,8 +297,11 @@ def next_tokens_changed(
     link = marks.chart(
         {"name": names, "value": before, "other": after}, x=x, x2=alt.X2("other:Q"), y=y
     )
+    shapes = alt.Scale(domain=scale.domain, range=["circle", "diamond"])
+    legend = alt.Legend(orient="top")
     dots = marks.chart(both, x=x, y=y, tooltip=tips).encode(
-        color=alt.Color("run:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
+        color=alt.Color("run:N", title=None, scale=scale, legend=legend),
+        shape=alt.Shape("run:N", title=None, scale=shapes, legend=legend),
     )
     return marks.plot_figure(
         [
@@ -309,7 +313,7 @@ def next_tokens_changed(
         theme.alt_description(
             "Next tokens before and after: "
             + ", ".join(
-                f"{visible(p)} {float(a):.3f} to {float(b):.3f}"
+                f"{visible(p)} {fixed(float(a), 3)} to {fixed(float(b), 3)}"
                 for p, a, b in zip(pieces, before, after, strict=True)
             )
         ),

@@ -25,7 +25,7 @@ from lens.figures.traces.token_maps import TOKEN_VALUES
 from lens.figures.traces.tokens import flow
 from lens.prompt_pairs.alignment import DELETED, INSERTED, KINDS, SAME, SUBSTITUTED, Alignment
 from lens.recipe.steps import remembered
-from lens.words import counted
+from lens.words import counted, fixed
 
 LINE = 58  # pixels of both texts' rows and the space below them
 MAX_PAIRS = theme.MAX_MARKS // 8
@@ -230,13 +230,13 @@ def pair_map(
         (step, grid.height),
         theme.title(
             f"{name} of the same token in every layer",
-            f"{unit}; mean {mean:+.3f}; no cell: the tokens differ. {part}",
+            f"{unit}; mean {fixed(mean, 3, sign=True)}; no cell: the tokens differ. {part}",
             width=max(step * len(window), 420),
         ),
         theme.alt_description(
             f"Heatmap of {counted(len(window), 'pair')} of tokens in {n_layers} layers",
             f"{name}, {unit}",
-            f"Mean {mean:+.3f}",
+            f"Mean {fixed(mean, 3, sign=True)}",
             part,
         ),
     )
@@ -327,7 +327,8 @@ def load_differences(
         ),
         theme.alt_description(
             f"Heatmap of differences in load of {difference.size} experts, from "
-            f"{float(difference.min()):+.3f} to {float(difference.max()):+.3f}; "
+            f"{fixed(float(difference.min()), 3, sign=True)} to "
+            f"{fixed(float(difference.max()), 3, sign=True)}; "
             f"{found} with q of at most 0.05"
         ),
     )

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from lens.figures import marks, theme
 from lens.figures.token_grid import token_axis
 from lens.recipe.steps import remembered
+from lens.words import fixed, significant
 
 
 @remembered
@@ -77,7 +78,8 @@ def expert_effects(
             width=max(step * n_experts, 420),
         ),
         theme.alt_description(
-            f"Heatmap of the effect of {effect.size} experts, largest {float(effect.max()):.3g} "
+            f"Heatmap of the effect of {effect.size} experts, largest "
+            f"{significant(float(effect.max()))} "
             f"{unit} for {name}",
             f"{int((~used).sum())} are not used by the text",
         ),
@@ -192,7 +194,7 @@ def patch_map(
         (step, theme.cell_step(n_layers, 420, low=6, high=24)),
         theme.title(title, subtitle, width=max(step * n_positions, 360)),
         theme.alt_description(
-            f"{title}: {share.size} patches, the largest share {float(np.nanmax(share)):.2f} at "
-            f"{labels[int(best[0])]}, token {names[int(best[1])]}"
+            f"{title}: {share.size} patches, the largest share {fixed(float(np.nanmax(share)), 2)} "
+            f"at {labels[int(best[0])]}, token {names[int(best[1])]}"
         ),
     )

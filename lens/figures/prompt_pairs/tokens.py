@@ -76,7 +76,7 @@ def change_along(
     if chance is not None:
         band, mean = _chance_band(chance, y)
         layers = [band, *layers, mean]
-        words += f"; dashed, shaded: mean of unrelated places and its band ({chance[0]:.2f})"
+        words += f"; dashed, shaded: mean of unrelated places and its band ({fixed(chance[0], 2)})"
     step = token_step(len(window))
     part = window_text(window, len(pairs))
     return marks.plot_figure(
@@ -89,8 +89,8 @@ def change_along(
         ),
         theme.alt_description(
             f"Total variation after {counted(len(window), 'token')}, "
-            f"at least {float(low.mean()):.3f} on "
-            f"average, at most {float(high.mean()):.3f}",
+            f"at least {fixed(float(low.mean()), 3)} on "
+            f"average, at most {fixed(float(high.mean()), 3)}",
             part,
         ),
         flexible=False,
@@ -173,7 +173,7 @@ def next_tokens_of_both(
         theme.alt_description(
             "Next tokens in both runs: "
             + ", ".join(
-                f"{visible(piece)} {a:.3f} and {b:.3f}"
+                f"{visible(piece)} {fixed(a, 3)} and {fixed(b, 3)}"
                 for piece, a, b in zip(pieces, before, after, strict=True)
             )
         ),

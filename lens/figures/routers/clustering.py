@@ -17,7 +17,7 @@ from lens.figures import marks, theme
 from lens.figures.routers.layers import layer_similarity_heatmap
 from lens.layers.references import BEATEN
 from lens.recipe.steps import remembered
-from lens.words import percent
+from lens.words import fixed, percent
 
 if TYPE_CHECKING:
     from lens.clustering.branch_support import BranchSupport
@@ -51,7 +51,7 @@ def layer_dendrogram(
     chart = _tree(tree, labels, cut, step, support, show_labels=True)
     groups = f" Orange: cut into {cut} groups." if cut else ""
     groups += " The axis does not start at 0." * (_foot(tree) > 0)
-    fit = f"cophenetic correlation {tree.cophenetic:.2f} (1: the tree keeps all distances)"
+    fit = f"cophenetic correlation {fixed(tree.cophenetic, 2)} (1: the tree keeps all distances)"
     return chart.properties(
         autosize=theme.NATURAL,
         title=theme.title(
@@ -111,7 +111,7 @@ def dendrogram_with_heatmap(
         title=theme.title(
             "Tree and similarity of layers",
             " ".join(text["subtitle"]),
-            f"Tree: cophenetic correlation {tree.cophenetic:.2f}. {groups}",
+            f"Tree: cophenetic correlation {fixed(tree.cophenetic, 2)}. {groups}",
             _support_text(support),
             width=step * len(labels),
         ),
@@ -243,7 +243,7 @@ def _percentages(
             taken.append((across, up))
             kept.append(merge)
     nodes = n + np.array(kept, int)
-    text = [f"{100 * support.support[merge]:.0f}" for merge in kept]
+    text = [f"{fixed(100 * support.support[merge], 0)}" for merge in kept]
     return {"x0": x[nodes], "y0": np.maximum(y[nodes], foot), "text": text}
 
 
@@ -279,7 +279,7 @@ def _tree_text(
             f"support than those of {DRAWN[support.reference]}"
         )
     return theme.alt_description(
-        f"Dendrogram of {len(labels)} layers, cophenetic correlation {tree.cophenetic:.2f}",
+        f"Dendrogram of {len(labels)} layers, cophenetic correlation {fixed(tree.cophenetic, 2)}",
         f"Leaves in order: {order}",
         f"Cut into {cut} groups" if cut else "",
         stable,

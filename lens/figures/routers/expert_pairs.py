@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from lens.figures import marks, theme
 from lens.recipe.steps import remembered
+from lens.words import fixed
 
 MAX_PANELS = 8
 
@@ -148,7 +149,8 @@ def expert_correlation_matrix(
         ),
         theme.alt_description(
             f"Heatmap of the {measure} between {n_experts} experts {where}",
-            f"Values from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}" * (len(values) > 0),
+            f"Values from {fixed(np.nanmin(values), 3)} to "
+            f"{fixed(np.nanmax(values), 3)}" * (len(values) > 0),
             level,
         ),
     )

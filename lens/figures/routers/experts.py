@@ -16,7 +16,7 @@ from jaxtyping import Float
 from lens.figures import marks, theme
 from lens.figures.routers.expert_grid import GridText, MeasureText, expert_grid
 from lens.recipe.steps import remembered
-from lens.words import significant
+from lens.words import fixed, significant
 
 if TYPE_CHECKING:
     from lens.experts.measures import ExpertMeasures
@@ -95,7 +95,8 @@ def expert_map(
         tooltip=text.title,
         description=theme.alt_description(
             f"{text.title} of {n_experts} experts in each of {n_layers} layers",
-            f"Values from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}",
+            f"Values from {significant(np.nanmin(values), 4)} to "
+            f"{significant(np.nanmax(values), 4)}",
             level,
         ),
     )
@@ -132,7 +133,8 @@ def expert_variance_analysis(
         ),
         description=theme.alt_description(
             f"Variance, L2 norm and L1 over L2 of the router columns in {len(labels)} layers",
-            f"L2 norms run from {np.min(measures.norm):.3g} to {np.max(measures.norm):.3g}",
+            f"L2 norms run from {significant(np.min(measures.norm))} to "
+            f"{significant(np.max(measures.norm))}",
         ),
     )
 
@@ -250,7 +252,7 @@ def breadth_against_load(
         theme.alt_description(
             f"Scatter of {n_layers * n_experts} experts: share of selections foretold by the "
             "router against measured load",
-            f"Correlation {correlation:.2f}",
+            f"Correlation {fixed(correlation, 2)}",
         ),
         flexible=False,
     )

@@ -13,6 +13,7 @@ from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.layers.references import BEATEN
 from lens.recipe.steps import remembered
+from lens.words import percent
 
 if TYPE_CHECKING:
     from lens.clustering.tree_null import GroupNull
@@ -105,7 +106,7 @@ def _silhouette_points(base: alt.Chart, beyond: str, within: str) -> alt.Chart:
     ).encode(
         fill=alt.Fill(
             "finding:N",
-            title=f"at {100 * LEVEL:.0f} %",
+            title=f"at {percent(LEVEL)}",
             scale=alt.Scale(domain=[beyond, within], range=[theme.BLUE, "#FFFFFF"]),
             legend=alt.Legend(orient="top", titleLimit=200, labelLimit=300),
         ),

@@ -184,9 +184,11 @@ def _adjacent_layers(data: dict[str, Any], name: str, intervals: bool) -> list[a
         tips += [("from:Q", "interval, low", ".4f"), ("to:Q", "interval, high", ".4f")]
         bars = base.mark_rule(color=theme.BLUE, opacity=0.6)
         layers.append(bars.encode(y=alt.Y("from:Q", title=name), y2=alt.Y2("to:Q")))
-    points = base.mark_point(filled=True, size=52, opacity=1).encode(
+    shapes = alt.Scale(domain=key.domain, range=["circle", "diamond", "square"])
+    points = base.mark_point(filled=True, size=64, opacity=1).encode(
         y=y,
         color=alt.Color("key:N", title=None, scale=key, legend=legend),
+        shape=alt.Shape("key:N", title=None, scale=shapes, legend=legend),
         tooltip=marks.tooltip(*tips),
     )
     return [

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
 from lens.recipe.steps import remembered
+from lens.words import fixed, significant
 
 if TYPE_CHECKING:
     from lens.layers.similarity import AdjacentLayers, LayerPair
@@ -264,13 +265,13 @@ def pair_matrix(
         (step, step),
         theme.title(
             f"Experts of {labels_a[0].split('·')[0]} against {labels_b[0].split('·')[0]}",
-            f"cosine; outlined: the best one-to-one matching, mean {mean:.3f}; matched mean, "
+            f"cosine; outlined: the best one-to-one matching, mean {fixed(mean, 3)}; matched mean, "
             f"{theme.chance_text(chance)}.{part}",
             width=step * len(rows),
         ),
         theme.alt_description(
             f"Cosines of {len(rows)} by {len(columns)} experts of two layers",
-            f"Mean over the matched pairs {mean:.3f}, {theme.chance_text(chance)}",
+            f"Mean over the matched pairs {fixed(mean, 3)}, {theme.chance_text(chance)}",
         ),
     )
 
@@ -308,13 +309,13 @@ def value_against_null(
         layers,
         (420, 90 if samples is not None else 40),
         theme.title(
-            f"{name}: {value:.4f}",
+            f"{name}: {fixed(value, 4)}",
             f"orange: this value, {verdict} the band; grey: "
             f"{theme.chance_text(chance, chance.method)}, {chance.draws} draws",
             width=420,
         ),
         theme.alt_description(
-            f"{name} is {value:.4f}, {verdict} what chance gives",
+            f"{name} is {fixed(value, 4)}, {verdict} what chance gives",
             theme.chance_text(chance, chance.method),
         ),
     )
@@ -323,4 +324,4 @@ def value_against_null(
 def _range_text(values: np.ndarray) -> str:
     if not len(values):
         return ""
-    return f"Values from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
+    return f"Values from {significant(np.nanmin(values))} to {significant(np.nanmax(values))}"

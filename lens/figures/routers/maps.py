@@ -16,7 +16,7 @@ from lens.errors import LensError
 from lens.figures import marks, theme
 from lens.layers.similarity import LAYER_METRICS
 from lens.recipe.steps import remembered
-from lens.words import p_value_text, percent
+from lens.words import fixed, p_value_text, percent, significant
 
 if TYPE_CHECKING:
     from lens.clustering.map_stability import MapStability, TrustNull
@@ -155,13 +155,14 @@ def _point_layers(base: alt.Chart, clusters: np.ndarray | None, n_layers: int) -
 
 def _trust_text(layer_map: LayerMap, trust: TrustNull | None) -> str:
     n = len(layer_map.points)
-    text = f"trustworthiness {layer_map.trustworthiness:.2f} (1: neighbours kept; "
+    text = f"trustworthiness {fixed(layer_map.trustworthiness, 2)} (1: neighbours kept; "
     if trust is None:
         k = trust_neighbours(n)
-        return f"{text}points at random: {random_trust(n, k):.2f}, maps of any layers more)"
+        return f"{text}points at random: {fixed(random_trust(n, k), 2)}, maps of any layers more)"
     return (
-        f"{text}maps of {DRAWN[trust.reference]} {trust.low:.2f} to {trust.high:.2f}, mean "
-        f"{trust.mean:.2f}, in {trust.draws} draws; p {p_value_text(trust.p, trust.draws)})"
+        f"{text}maps of {DRAWN[trust.reference]} {fixed(trust.low, 2)} to {fixed(trust.high, 2)}, "
+        "mean "
+        f"{fixed(trust.mean, 2)}, in {trust.draws} draws; p {p_value_text(trust.p, trust.draws)})"
     )
 
 
@@ -170,9 +171,10 @@ def _stability_text(stability: MapStability | None) -> str:
         return ""
     seeds = ", ".join(map(str, stability.seeds))
     return (
-        f"seeds {seeds} share {100 * stability.overlap:.0f} % of the {stability.neighbours} "
-        f"nearest neighbours (chance {100 * stability.overlap_chance:.0f} %); Procrustes disparity "
-        f"{stability.disparity:.2f} (0: the same map, chance {stability.disparity_chance:.2f})"
+        f"seeds {seeds} share {percent(stability.overlap)} of the {stability.neighbours} "
+        f"nearest neighbours (chance {percent(stability.overlap_chance)}); Procrustes disparity "
+        f"{fixed(stability.disparity, 2)} (0: the same map, chance "
+        f"{fixed(stability.disparity_chance, 2)})"
     )
 
 
@@ -237,4 +239,4 @@ def _bare(title: str, domain: tuple[float, float]) -> dict[str, Any]:
 def _setting(value: object) -> str:
     if value in LAYER_METRICS:
         return LAYER_METRICS[str(value)].label
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{significant(value)}" if isinstance(value, float) else str(value)

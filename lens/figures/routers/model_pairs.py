@@ -89,7 +89,7 @@ def layers_changed(found: Comparison, labels: Sequence[str]) -> alt.LayerChart:
         ),
         theme.alt_description(
             f"{name} of {len(names)} layers of A with their counterparts in B",
-            f"from {found.similarity.min():.3g} to {found.similarity.max():.3g}",
+            f"from {significant(found.similarity.min())} to {significant(found.similarity.max())}",
         ),
     )
 
@@ -218,7 +218,7 @@ def experts_changed(found: Comparison, labels: Sequence[str]) -> alt.Chart:
         ),
         description=theme.alt_description(
             f"Angles of {beyond.size} experts of A to their matches in B",
-            f"from {found.angle.min():.3g} to {found.angle.max():.3g} degrees",
+            f"from {significant(found.angle.min())} to {significant(found.angle.max())} degrees",
         ),
     )
 

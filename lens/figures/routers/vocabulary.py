@@ -155,7 +155,7 @@ def token_pushes(
         theme.alt_description(
             f"Bars of the {len(names)} tokens that push {label} {what}: "
             + ", ".join(
-                f"{visible(p)} {float(v):.3g}" for p, v in zip(pieces[:10], push, strict=False)
+                f"{visible(p)} {significant(v)}" for p, v in zip(pieces[:10], push, strict=False)
             ),
             f"Mixed experts at rank 1: {low} to {high}",
         ),
@@ -233,8 +233,8 @@ def vocabulary_map(
         values, middle = np.asarray(readout.share), readout.top_k / readout.share.shape[1]
         beyond = (readout.share < readout.share_low) | (readout.share > readout.share_high)
         level = (
-            f"even {middle:.3g}; dots: outside of 95 % of mixed experts that are as long, each at "
-            "a level of 5 %"
+            f"even {significant(middle)}; dots: outside of 95 % of mixed experts that are as long, "
+            "each at a level of 5 %"
         )
     else:
         own, mixed, drawn = {
@@ -263,8 +263,9 @@ def vocabulary_map(
         reading=f"{text.unit}; {level}; {DIRECT}",
         legend=text.short,
         tooltip=text.short,
-        description=f"{text.title} for every expert of every layer, from {values.min():.3g} to "
-        f"{values.max():.3g}. {len(at)} of {values.size} are marked as beyond mixed experts",
+        description=f"{text.title} for every expert of every layer, from "
+        f"{significant(values.min())} to {significant(values.max())}. {len(at)} of "
+        f"{values.size} are marked as beyond mixed experts",
     )
     return expert_grid(
         values.astype(float),

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from lens.figures import marks, theme
 from lens.figures.token_grid import visible
 from lens.recipe.steps import remembered
-from lens.words import counted
+from lens.words import counted, fixed
 
 LONGEST = 9
 LEVEL = 0.05
@@ -151,7 +151,8 @@ def word_bars(
         ),
         theme.alt_description(
             f"Share of the occurrences of {len(names)} words that chose {label}, from "
-            f"{float(np.min(share)):.2f} to {float(np.max(share)):.2f}; {int(sure.sum())} at "
+            f"{fixed(float(np.min(share)), 2)} to {fixed(float(np.max(share)), 2)}; "
+            f"{int(sure.sum())} at "
             "q ≤ 0.05"
         ),
         flexible=False,

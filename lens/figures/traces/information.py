@@ -11,12 +11,14 @@ from jaxtyping import Float
 
 from lens.figures import marks, theme
 from lens.recipe.steps import remembered
+from lens.words import significant
 
 if TYPE_CHECKING:
     from lens.stats.permutation_tests import AgainstChance
 
 PLOT_WIDTH = 680
 SHADES = (theme.BLUE, theme.ORANGE, *theme.OKABE_ITO[2:])
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
 RARE = "datum.q !== null && datum.q <= 0.05"
 
 
@@ -43,7 +45,8 @@ def chance_lines(
     first = next(iter(tests.values()))
     found = ", ".join(f"{name} {test.found()}" for name, test in tests.items())
     means = ", ".join(
-        f"{name} {np.nanmean(test.value):.3g}, by chance {np.nanmean(test.mean):.3g}"
+        f"{name} {significant(np.nanmean(test.value))}, by chance "
+        f"{significant(np.nanmean(test.mean))}"
         for name, test in tests.items()
     )
     return marks.plot_figure(
@@ -68,7 +71,7 @@ def _chance_layers(
 ) -> list[alt.Chart]:
     names = list(tests)
     scale = alt.Scale(domain=names, range=list(SHADES[: len(names)]))
-    legend = alt.Legend(orient="bottom", labelLimit=360, symbolType="circle", symbolOpacity=1)
+    legend = alt.Legend(orient="bottom", labelLimit=360, symbolOpacity=1)
     x = alt.X(
         "x:Q",
         title="layer",
@@ -92,17 +95,19 @@ def _chance_layers(
         ("high:Q", "to", ".4f"),
         marks.Q_TIP,
     )
+    kinds = alt.Scale(domain=names, range=list(SHAPES[: len(names)]))
+    shape = alt.Shape("name:N", title=None, scale=kinds, legend=legend)
     hollow = base.transform_filter(f"!({RARE})").mark_point(
         size=40, filled=False, strokeWidth=1.4, aria=False
     )
     # Either may be empty, and an empty group has no name to be read aloud; the line has them all.
-    filled = base.transform_filter(RARE).mark_circle(size=52, opacity=1, aria=False)
+    filled = base.transform_filter(RARE).mark_point(size=52, filled=True, opacity=1, aria=False)
     return [
         base.mark_line(strokeWidth=1.4),
         null.mark_area(fillOpacity=0.2, tooltip=None).encode(y=low, y2=alt.Y2("high:Q")),
         null.mark_line(strokeDash=[5, 4], strokeWidth=1.2).encode(y=mean),
-        hollow.encode(tooltip=tips),
-        filled.encode(tooltip=tips),
+        hollow.encode(tooltip=tips, shape=shape),
+        filled.encode(tooltip=tips, shape=shape),
     ]
 
 

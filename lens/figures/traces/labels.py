@@ -11,6 +11,7 @@ from jaxtyping import Float
 from lens.figures import marks, theme
 from lens.figures.traces.lift import lift_columns, lift_layers, rare
 from lens.recipe.steps import remembered
+from lens.words import fixed
 
 PLOT_WIDTH = 680
 
@@ -80,7 +81,8 @@ def label_load(
         ),
         theme.alt_description(
             f"Load of {n_experts} experts of {label} under {n_groups} labels, from "
-            f"{share.min():.3f} to {share.max():.3f}; even share {1 / n_experts:.3f}"
+            f"{fixed(share.min(), 3)} to {fixed(share.max(), 3)}; even share "
+            f"{fixed(1 / n_experts, 3)}"
         ),
     )
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from lens.figures import marks, theme
 from lens.recipe.steps import remembered
+from lens.words import fixed, percent, significant
 
 PLOT_WIDTH = 680
 SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -41,7 +42,7 @@ def margin_quantiles(
         **{f"q{i}": stacked[:, i] for i in range(len(SHOWN))},
     }
     percentages: list[marks.Tip] = [
-        (f"q{i}:Q", f"{100 * level:.0f} %", ".4f") for i, level in enumerate(SHOWN)
+        (f"q{i}:Q", f"{percent(level)}", ".4f") for i, level in enumerate(SHOWN)
     ]
     base = marks.chart(
         data,
@@ -78,8 +79,8 @@ def margin_quantiles(
         ),
         theme.alt_description(
             f"Quantiles of the margins of {n_layers} layers",
-            f"Medians from {own.min():.3g} to {own.max():.3g} logits; of normal logits "
-            f"{expected.min():.3g} to {expected.max():.3g}",
+            f"Medians from {significant(own.min())} to {significant(own.max())} logits; of normal "
+            f"logits {significant(expected.min())} to {significant(expected.max())}",
         ),
     )
 
@@ -133,6 +134,6 @@ def margin_histogram(
         ),
         theme.alt_description(
             f"Histogram of the margins of {total} tokens in {label}",
-            f"In the lowest bin {int(counts[0])}; normal logits would give {expected[0]:.1f}",
+            f"In the lowest bin {int(counts[0])}; normal logits would give {fixed(expected[0], 1)}",
         ),
     )

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lens.figures import marks, theme
 from lens.figures.token_grid import quoted, token_names, visible
 from lens.recipe.steps import remembered
-from lens.words import significant
+from lens.words import fixed, significant
 
 
 @remembered
@@ -117,7 +117,7 @@ def logit_lens_by_layer(
         "layer": rows,
         "y": list(labels),
         "value": np.asarray(kl, dtype=float),
-        "text": [f"{visible(p)}  {float(q):.2f}" for p, q in zip(pieces, probs, strict=True)],
+        "text": [f"{visible(p)}  {fixed(float(q), 2)}" for p, q in zip(pieces, probs, strict=True)],
         "shade": np.where(rows == layer, theme.ORANGE, theme.BLUE),
     }
     y = marks.layer_y(labels)
@@ -150,7 +150,7 @@ def logit_lens_by_layer(
         theme.alt_description(
             "Likeliest next token after each layer: "
             + ", ".join(
-                f"{name} {visible(piece)} (KL {float(k):.2f})"
+                f"{name} {visible(piece)} (KL {fixed(float(k), 2)})"
                 for name, piece, k in zip(labels, pieces, kl, strict=True)
             )
         ),

@@ -25,6 +25,7 @@ from lens.figures.token_grid import (
     window_text,
 )
 from lens.recipe.steps import remembered
+from lens.words import fixed, significant
 
 GAP = "generated:"
 
@@ -128,7 +129,7 @@ def token_layer_map(
         ),
         theme.alt_description(
             f"Heatmap: {text.title} of {len(window)} tokens in {n_layers} layers",
-            f"Values from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}",
+            f"Values from {significant(np.nanmin(values))} to {significant(np.nanmax(values))}",
             part,
         ),
     )
@@ -182,12 +183,12 @@ def difference_map(
         (step, grid.height),
         theme.title(
             f"Two prompts: {text.title.lower()}",
-            f"{name}; {text.unit}; mean {mean:+.3f}; 0: alike",
+            f"{name}; {text.unit}; mean {fixed(mean, 3, sign=True)}; 0: alike",
             width=step * len(window),
         ),
         theme.alt_description(
             f"Heatmap of the difference in {text.title.lower()} between two prompts",
-            f"Mean {mean:+.3f}",
+            f"Mean {fixed(mean, 3, sign=True)}",
         ),
     )
 
@@ -253,11 +254,11 @@ def _token_chance(what: str, n_experts: int | None) -> str:
     if not n_experts:
         return ""
     if what == "entropy":
-        return f"Even gates: {np.log(n_experts):.2f}. "
+        return f"Even gates: {fixed(np.log(n_experts), 2)}. "
     if what == "top1":
         return f"Even use: each on 1/{n_experts} of the tokens. "
     if what == "top1_prob":
-        return f"Even gates: 1/{n_experts} = {1 / n_experts:.3g}. "
+        return f"Even gates: 1/{n_experts} = {significant(1 / n_experts)}. "
     return ""
 
 

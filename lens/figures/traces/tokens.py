@@ -284,7 +284,9 @@ def candidate_bars(
         ),
         theme.alt_description(
             "Most likely next tokens: "
-            + ", ".join(f"{visible(p)} {float(v):.3f}" for p, v in zip(pieces, probs, strict=True))
+            + ", ".join(
+                f"{visible(p)} {{fixed(float(v), 3)}}" for p, v in zip(pieces, probs, strict=True)
+            )
         ),
     )
 

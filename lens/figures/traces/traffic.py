@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from lens.figures import marks, theme
 from lens.figures.traces.lift import lift_columns, lift_layers, log_lift, rare
 from lens.recipe.steps import remembered
-from lens.words import counted
+from lens.words import counted, fixed, significant
 
 PLOT_WIDTH = 680
 # Experts of the paths figure; of more, only those that a drawn flow touches.
@@ -74,14 +74,16 @@ def load_by_layer(
         theme.title(
             "Load of every expert",
             f"share of (token, slot) assignments; dashed: even share 1/{n_experts}; grey: 95 % "
-            f"band of choices at random ({low:.3f} to {high:.3f}); {outside} of {load.size} "
+            f"band of choices at random ({fixed(low, 3)} to {fixed(high, 3)}); {outside} of "
+            f"{load.size} "
             f"outside{whiskers}",
             width=PLOT_WIDTH,
         ),
         theme.alt_description(
-            f"Load of {n_experts} experts in {n_layers} layers, from {load.min():.3f} to "
-            f"{load.max():.3f}; even share {1 / n_experts:.3f}",
-            f"{outside} of {load.size} lie outside the 95 % band {low:.3f} to {high:.3f}",
+            f"Load of {n_experts} experts in {n_layers} layers, from {fixed(load.min(), 3)} to "
+            f"{fixed(load.max(), 3)}; even share {fixed(1 / n_experts, 3)}",
+            f"{outside} of {load.size} lie outside the 95 % band {fixed(low, 3)} to "
+            f"{fixed(high, 3)}",
         ),
     )
 
@@ -181,7 +183,7 @@ def coselection_matrix(
         ),
         theme.alt_description(
             f"Heatmap of the lift of pairs of {n_experts} experts, {label}",
-            f"Values from {np.nanmin(values):.2f} to {np.nanmax(values):.2f}; chance 1"
+            f"Values from {fixed(np.nanmin(values), 2)} to {fixed(np.nanmax(values), 2)}; chance 1"
             if np.isfinite(values).any()
             else "No pair was chosen",
         ),
@@ -256,7 +258,7 @@ def routing_paths(
         theme.title(
             "Paths through the layers",
             f"first choices; width: tokens (of {total}); the {drawn} largest flows; an even "
-            f"spread would put {total / n_experts**2:.2g} on each",
+            f"spread would put {significant(total / n_experts**2, 2)} on each",
             width=PLOT_WIDTH,
         ),
         theme.alt_description(

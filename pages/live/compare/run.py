@@ -178,6 +178,8 @@ def two_texts(
     model = shared_models.shared(choice, dtype, on_load)
     tokens = [prompts.encoded(model, choice, one) for one in (text, other)]
     first, second = model.trace_all(tokens, on_wait=on_wait, candidates=listed(choice))
+    for trace, one in ((first, text), (second, other)):
+        prompts.note_trace(trace, choice, one, dtype)
     return Result(first, second, align(*tokens), TEXTS)
 
 

@@ -15,7 +15,7 @@ from lens.prompt_pairs.next_token_change import expected_tokens
 from lens.prompt_pairs.token_blocks import TokenBlocks
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
-from lens.words import fixed, p_value_text, percent
+from lens.words import fixed, p_value_text, percent, significant
 from pages.live.compare.run import Result
 from pages.live.compare.views import SHOWN, Comparison, pick_pair
 from pages.shell.picks import pick_layer
@@ -47,8 +47,8 @@ def few_note(blocks: TokenBlocks) -> None:
     if blocks.too_few:
         st.caption(
             f":material/info: Too few independent tokens: {blocks.text}, worth "
-            f"{blocks.effective:.1f} stretches that have little to do with each other; expected "
-            "six or more of both. Compare longer texts."
+            f"{fixed(blocks.effective, 1)} stretches that have little to do with each other; "
+            "expected six or more of both. Compare longer texts."
         )
 
 
@@ -208,7 +208,7 @@ def loads(comparison: Comparison, layer: int) -> None:
         )
         + f" Most: {unit}, {percent(found.first[at], 1)} and "
         f"{percent(found.second[at], 1)}. Null: {found.method}, seed {found.seed}; no p "
-        f"below {found.smallest_p:.2g}; Benjamini–Hochberg over all."
+        f"below {significant(found.smallest_p, 2)}; Benjamini–Hochberg over all."
     )
     few_note(found.blocks)
     expert = int(np.argmax(np.abs(found.difference[layer])))
@@ -243,10 +243,11 @@ def next_tokens(comparison: Comparison, pair: int) -> None:
     result = comparison.result
     st.markdown(
         f"Total variation of the next-token distributions after the same token: at least "
-        f"**{found.value:.3f}** and at most {found.high.mean():.3f} on average, for the runs list "
+        f"**{fixed(found.value, 3)}** and at most {fixed(found.high.mean(), 3)} on average, for "
+        "the runs list "
         f"their {result.first.candidates.shape[1]} likeliest tokens alone; the likeliest is "
         f"another in {percent(found.likeliest.mean())} of the places. Unrelated places: at "
-        f"least {found.mean:.3f} (as little change: "
+        f"least {fixed(found.mean, 3)} (as little change: "
         f"{chance(found.p, found.blocks, found.draws)}). Null: {found.method}, "
         f"seed {found.seed}."
     )
@@ -261,8 +262,8 @@ def next_tokens(comparison: Comparison, pair: int) -> None:
         most = figures.visible(comparison.first.pieces[int(result.kl.argmax())])
         columns["KL as it is ‖ changed (nats)"] = result.kl[comparison.runs.at[0]]
         st.caption(
-            f"KL(as it is ‖ changed), over the whole vocabulary: {result.kl.mean():.3g} nats a "
-            f"token, at most {result.kl.max():.3g} after “{as_markdown(most)}”."
+            f"KL(as it is ‖ changed), over the whole vocabulary: {significant(result.kl.mean())} "
+            f"nats a token, at most {significant(result.kl.max())} after “{as_markdown(most)}”."
         )
     comparison.figure(
         token_figures.change_along(

@@ -19,6 +19,7 @@ from lens.prompt_pairs.next_token_change import NextTokenChange
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import routing
+from lens.words import fixed
 from pages.live.compare import paired_statistics
 from pages.live.compare.run import Result
 from pages.live.one_trace.routing_views import View
@@ -222,7 +223,7 @@ def cell(comparison: Comparison, pair: int, layer: int) -> None:
         units = " and ".join(f"**{label}·E{e}**" for e in experts)
         words.append(
             f"“{as_markdown(figures.visible(view.pieces[at]))}” in {name}, place {at}: {units}, "
-            f"margin {margin:.3f} logits"
+            f"margin {fixed(margin, 3)} logits"
         )
     st.markdown("; ".join(words) + ".")
     for column, (view, name, at) in zip(st.columns(2, gap="large"), sides, strict=False):

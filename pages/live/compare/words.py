@@ -8,7 +8,7 @@ from lens.errors import LensError
 from lens.finding import Finding
 from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
-from lens.words import counted, p_value_text, percent
+from lens.words import counted, fixed, p_value_text, percent, significant
 from pages.live.compare import run, significance
 from pages.live.compare.views import Comparison
 
@@ -69,7 +69,7 @@ def next_words(comparison: Comparison) -> str:
     after = comparison.expected()
     return (
         "What they expect next changes by a total variation of at least "
-        f"{after.value:.2f} (unrelated places {after.mean:.2f}, "
+        f"{fixed(after.value, 2)} (unrelated places {fixed(after.mean, 2)}, "
         f"{significance.chance(after.p, after.blocks, after.draws)})."
     )
 
@@ -83,7 +83,8 @@ def change_words(comparison: Comparison) -> str:
     value = float(kl.mean())
     outside = "in all layers" if change.layer == run.ALL else "in the other layers"
     text = (
-        f"{change.text(comparison.labels)} changes what the model expects next by {value:.3g} nats "
+        f"{change.text(comparison.labels)} changes what the model expects next by "
+        f"{significant(value)} nats "
         f"a token (KL). Of {counted(len(comparison.runs.pairs), 'token')}, "
         f"{percent(result.kept, 1)} of the experts stay {outside}."
     )
@@ -91,8 +92,8 @@ def change_words(comparison: Comparison) -> str:
         return text
     where = "layers" if change.kind == "temperature" else "experts of the layer"
     return (
-        f"{text} The same on {others.size} other {where}: {others.min():.3g} to "
-        f"{others.max():.3g} nats ({verdict(interventions.among_others(value, others))}), "
+        f"{text} The same on {others.size} other {where}: {significant(others.min())} to "
+        f"{significant(others.max())} nats ({verdict(interventions.among_others(value, others))}), "
         f"{percent(others_kept.min(), 1)} to {percent(others_kept.max(), 1)} kept."
     )
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from grok.serving.jobs import CancelledError
 from grok.serving.queue import Waiting
-from lens.words import counted
+from lens.words import counted, fixed
 from pages.hosting import tabs
 from pages.live.generate.examples import EXAMPLES
 from pages.live.generate.view import BETWEEN, finding, live_html, made_text
@@ -110,6 +110,7 @@ def ask(choice: shared_models.ModelChoice, text: str, dtype: str, options: Sampl
     ) -> generation.GenerationRun:
         model = shared_models.shared(choice, dtype, under_way.on_load)
         generated.begin(model, prompts.encoded(model, choice, text), options)
+        generated.source = (choice.path, prompts.prompt_of(choice, text), dtype)
         try:
             for step in generated.stream(under_way.on_wait):
                 generated.take(step)
@@ -148,6 +149,7 @@ def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: Sampl
         model = shared_models.shared(choice, dtype, on_load)
         on_wait(Waiting(0, 0.0))  # takes away how far the model is read
         generated.begin(model, prompts.encoded(model, choice, text), options)
+        generated.source = (choice.path, prompts.prompt_of(choice, text), dtype)
         steps = generated.stream(on_wait)
         most = generated.options["max_new_tokens"]
         begun = shown = time.monotonic()
@@ -161,7 +163,7 @@ def run(choice: shared_models.ModelChoice, text: str, dtype: str, options: Sampl
                     begun = now
                 if now - shown >= BETWEEN or n == 1:
                     shown = now
-                    rate = f", {(n - 1) / (now - begun):.0f} a second" if n > 1 else ""
+                    rate = f", {fixed((n - 1) / (now - begun), 0)} a second" if n > 1 else ""
                     counter.caption(f"{n:,} of {most:,} tokens{rate}")
                     board.html(live_html(generated.steps, layer))
         finally:

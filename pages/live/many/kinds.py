@@ -14,6 +14,7 @@ from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_words import Words
 from lens.tables import expert_cards
 from pages.expert_views import takes
+from pages.guide import tables
 from pages.live.many import words as many_words
 from pages.live.many.traces import Many
 from pages.shell import layout, links
@@ -95,9 +96,8 @@ def _labels(many: Many, cards: ExpertCards) -> None:
             links.choose(layer=place[0], expert=place[1])
 
     st.markdown("**Each label's expert**")
-    st.dataframe(
+    tables.show(
         rows,
-        hide_index=True,
         key="many_label_experts",
         on_select=picked,
         selection_mode="single-row",

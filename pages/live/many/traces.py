@@ -30,7 +30,9 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.tables import traces as trace_tables
 from lens.traces.trace import load_trace
+from lens.words import significant
 from pages.access.messages import told
+from pages.guide import tables
 from pages.live.one_trace import routing_shape, routing_statistics
 from pages.shell import layout, links
 from pages.shell.session_keys import SessionKey, SessionValue
@@ -226,7 +228,7 @@ def _overview(many: Many) -> None:
                 "entropy, mean (nats)": round(float(folder.entropies[own].mean()), 4),
             }
         )
-    st.dataframe(rows, hide_index=True)
+    tables.show(rows)
 
 
 def by_label(
@@ -253,8 +255,8 @@ def by_label(
             st.warning(as_markdown(test.note), icon=":material/warning:")
         st.caption(
             f"Null: {test.test.method}, seed {test.seed}; smallest p that so many {many.noun} can "
-            f"give: {test.smallest_p:.2g}. Texts of different length or with different first "
-            "tokens differ for that reason too."
+            f"give: {significant(test.smallest_p, 2)}. Texts of different length or with different "
+            "first tokens differ for that reason too."
         )
         many.figure(
             figures.chance_lines(
@@ -314,7 +316,7 @@ def _differences(many: Many, test: LabelTest) -> None:
     order = np.argsort(-strength, axis=None)[: min(LISTED, int(rare.sum()))]
     group, layer, expert = np.unravel_index(order, strength.shape)
     st.caption(f"The largest of {int(rare.sum()):,} differences at q ≤ 0.05:")
-    st.dataframe(
+    tables.show(
         [
             {
                 "label": many.folder.labels[g],
@@ -322,11 +324,10 @@ def _differences(many: Many, test: LabelTest) -> None:
                 "load": round(float(test.load.share[g, row, e]), 4),
                 "difference to the other labels": round(float(test.difference[g, row, e]), 4),
                 "lift": round(float(test.lift[g, row, e]), 2),
-                "q": float(f"{test.q[g, row, e]:.2g}"),
+                "q": float(test.q[g, row, e]),
             }
             for g, row, e in zip(group, layer, expert, strict=True)
         ],
-        hide_index=True,
     )
 
 

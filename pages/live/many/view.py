@@ -16,6 +16,7 @@ from lens.many_prompts.run_record import Run
 from lens.many_prompts.run_statistics import run_label_test, run_traces
 from lens.many_prompts.trace_folder import TraceFolder
 from pages.access.messages import told
+from pages.guide import tables
 from pages.live.many import kinds as many_kinds
 from pages.live.many import runs as many_runs
 from pages.live.many import traces as many_traces
@@ -233,14 +234,13 @@ def _texts(run: Run) -> None:
             examples.ask(str(found["text"][rows[0]]))
 
     st.caption("A click on a row opens its prompt in Inspect.")
-    st.dataframe(
+    tables.show(
         {
             "prompt": found["prompt"],
             "label": found["label"],
             "tokens": found["n_tokens"],
             "text": found["text"],
         },
-        hide_index=True,
         key="many_texts",
         on_select=picked,
         selection_mode="single-row",

@@ -24,9 +24,10 @@ from lens.many_prompts.run_words import (
     word_lift,
 )
 from lens.storage import csv_text
-from lens.words import percent
+from lens.words import fixed, percent
 from pages.access.messages import told
 from pages.expert_views.contexts import running
+from pages.guide import tables
 from pages.live.many.traces import Many
 from pages.shell import layout, links
 from pages.shell.picks import pick_expert
@@ -224,7 +225,7 @@ def _bars(
         table=lambda: words_csv(words, many.labels, (layer, expert)),
     )
     with st.expander("As a table"):
-        st.dataframe(
+        tables.show(
             [
                 {
                     "word": bare(words.pieces[i]),
@@ -232,11 +233,10 @@ def _bars(
                     "chose it": int(words.count[layer, expert, i]),
                     "of": int(words.occurrences[i]),
                     "prompts": prompts.get(int(words.tokens[i]), 0),
-                    "q": float(f"{words.q[layer, expert, i]:.2g}"),
+                    "q": float(words.q[layer, expert, i]),
                 }
                 for i in best
             ],
-            hide_index=True,
         )
 
 
@@ -249,7 +249,7 @@ def concordance(found: Sequence[Occurrence], *, many_labels: bool) -> str:
         after = as_html(running(one.after))
         label = f"<td>{as_html(one.label)}</td>" if many_labels else ""
         rows.append(
-            f"<tr><td>{one.gate:.3f}</td>{label}"
+            f"<tr><td>{fixed(one.gate, 3)}</td>{label}"
             f"<td>{one.prompt}</td>"
             f"<td>{before}</td><td><mark>{token}</mark></td><td>{after}</td></tr>"
         )

@@ -16,8 +16,9 @@ from lens.glossary import marked
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import router_geometry, routing
-from lens.words import p_value_text, percent
+from lens.words import fixed, p_value_text, percent, significant
 from pages.access.messages import told
+from pages.guide import tables
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 from pages.notes import kept
@@ -66,12 +67,12 @@ def sentence(view: View, token: int, layer: int) -> str:
     used = chosen >= 0
     names = " and ".join(named(view, layer, chosen[used].tolist()))
     mix = " : ".join(percent(s) for s in routing.gate_share(trace)[layer, token][used])
-    raw = ", ".join(f"{g:.3f}" for g in trace.gates[layer, token][used])
+    raw = ", ".join(f"{fixed(g, 3)}" for g in trace.gates[layer, token][used])
     margin = routing.margin(trace)[layer, token]
     part = "generated token" if token >= trace.prompt_length else "token"
     return (
         f"{part.capitalize()} {token} “{as_markdown(figures.visible(view.pieces[token]))}” goes to "
-        f"{names or 'no expert'}. Mix {mix}, raw gates {raw}, margin {margin:.3f} logits."
+        f"{names or 'no expert'}. Mix {mix}, raw gates {raw}, margin {fixed(margin, 3)} logits."
     )
 
 
@@ -149,7 +150,7 @@ def flip(view: View, token: int, layer: int) -> None:
         else ""
     )
     st.markdown(
-        f"Next in line is **{label}·E{following}**, {found.margin[token]:.3f} logits behind "
+        f"Next in line is **{label}·E{following}**, {fixed(found.margin[token], 3)} logits behind "
         f"E{found.last_chosen[token]}. The smallest push that changes the experts is "
         f"**{_of_length(float(found.push[token]))}** of the length of what the router reads.{other}"
         + closer
@@ -189,7 +190,11 @@ def _share(pushes: np.ndarray) -> str:
 def _of_length(share: float) -> str:
     """A push in percent of what the router reads, with two digits that count: "7.2 %", "130 %"."""
     value = 100 * share
-    return f"{value:.2g}\u00a0%" if value < 99.5 else f"{round(value, -1):,.0f}\u00a0%"
+    return (
+        f"{significant(value, 2)}\u00a0%"
+        if value < 99.5
+        else f"{fixed(round(value, -1), 0)}\u00a0%"
+    )
 
 
 # --- the tokens that are routed alike -------------------------------------------------
@@ -207,8 +212,9 @@ def near(view: View, token: int, layer: int) -> None:
     nearest_one = as_markdown(figures.visible(view.pieces[found.tokens[0]]))
     st.caption(
         f"The nearest, “{nearest_one}” (token "
-        f"{found.tokens[0]}), is {found.distance[0]:.3f} away; half of this layer's "
-        f"{found.pairs:,} pairs{drawn} are further apart than {found.median:.3f}. That {verdict} "
+        f"{found.tokens[0]}), is {fixed(found.distance[0], 3)} away; half of this layer's "
+        f"{found.pairs:,} pairs{drawn} are further apart than {fixed(found.median, 3)}. That "
+        f"{verdict} "
         f"nearer than the nearest ones of this text's other tokens are to them "
         f"(p {p_value_text(found.as_near)}, its rank among {len(nearest):,}). "
         "Distance: √ of the Jensen–Shannon divergence of the gates, nats; 0 to 0.83."
@@ -222,9 +228,8 @@ def near(view: View, token: int, layer: int) -> None:
         "distance": found.distance,
         "pairs as close": found.closer,
     }
-    st.dataframe(
+    tables.show(
         columns,
-        hide_index=True,
         height="content",
         column_config={
             "distance": st.column_config.NumberColumn(format="%.3f"),

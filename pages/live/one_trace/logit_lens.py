@@ -14,7 +14,7 @@ from lens import figures
 from lens.escaping import as_markdown
 from lens.storage import csv_text
 from lens.traces import RoutedText
-from lens.words import percent
+from lens.words import fixed, percent
 from pages.live.one_trace.routing_views import CELL, View
 from pages.live.running import prompt_form, stream_cost, stream_progress
 from pages.live.session import shared_models
@@ -71,10 +71,10 @@ def fill(
         st.markdown(
             f"**Next token.** If the model ended after {view.labels[layer]}, it would most expect "
             f"“{as_markdown(figures.visible(str(found.pieces[layer, token, 0])))}” "
-            f"({found.probs[layer, token, 0]:.3f}); as a whole, "
+            f"({fixed(found.probs[layer, token, 0], 3)}); as a whole, "
             f"“{as_markdown(figures.visible(str(found.pieces[-1, token, 0])))}” "
-            f"({found.probs[-1, token, 0]:.3f}). KL(whole ‖ up to {view.labels[layer]}) is "
-            f"{kl[layer]:.2f} nats; median of the text {typical[layer]:.2f}{nearer}."
+            f"({fixed(found.probs[-1, token, 0], 3)}). KL(whole ‖ up to {view.labels[layer]}) is "
+            f"{fixed(kl[layer], 2)} nats; median of the text {fixed(typical[layer], 2)}{nearer}."
         )
         left, middle, right = st.columns([5, 4, 4], gap="medium")
         with left:

@@ -42,9 +42,9 @@ def information_finding(found: Information) -> str:
     test, n_layers = found.test, len(found.test.value)
     shares = found.share[np.isfinite(found.share)]
     some = test.found()
-    size = f"mean {test.value.mean():.3f} nats, by chance {test.mean.mean():.3f}"
+    size = f"mean {fixed(test.value.mean(), 3)} nats, by chance {fixed(test.mean.mean(), 3)}"
     if some:
-        size += f", excess {test.excess.mean():.3f}"
+        size += f", excess {fixed(test.excess.mean(), 3)}"
     if some and shares.size:
         size += f" ({percent(float(shares.mean()), 1)} of what there is to know)"
     name = found.label[0].upper() + found.label[1:]
@@ -84,8 +84,8 @@ def information_figure(
     st.caption(
         f"Over the (token, choice) assignments of {one.n_tokens:,} tokens; {one.n_values:,} "
         f"different values, {one.n_repeated:,} tokens share theirs with another. H(expert) is "
-        f"{one.entropy.mean():.3f} nats on average; what fixes a token's choices would have "
-        f"{one.most.mean():.3f}."
+        f"{fixed(one.entropy.mean(), 3)} nats on average; what fixes a token's choices would have "
+        f"{fixed(one.most.mean(), 3)}."
     )
 
 
@@ -96,8 +96,8 @@ def margin_distribution(view: View, layer: int) -> None:
     some = test.found()
     middle = shape.levels.index(0.5)
     sizes = (
-        f"median {np.mean(shape.quantiles[:, middle]):.3f} logits, normal "
-        f"{np.mean(shape.normal[:, middle]):.3f}, mean over layers"
+        f"median {fixed(np.mean(shape.quantiles[:, middle]), 3)} logits, normal "
+        f"{fixed(np.mean(shape.normal[:, middle]), 3)}, mean over layers"
     )
     st.markdown(
         (
@@ -155,14 +155,15 @@ def predicted_load(routers: RouterSet, trace: RoutedText, labels: list[str]) -> 
         names["weights alone"] = found.isotropic.load
     st.markdown("\n".join(f"- {line}" for line in lines))
     st.caption(
-        f"Mean absolute error of even use: {found.even_error:.4f}; of a perfect prediction, by "
-        f"chance alone with {found.n_tokens:,} independent tokens: {found.noise_error:.4f}. Null: "
-        f"experts of each layer relabelled, {found.draws:,} times, seed {found.seed}. Normal "
+        f"Mean absolute error of even use: {fixed(found.even_error, 4)}; of a perfect prediction, "
+        "by "
+        f"chance alone with {found.n_tokens:,} independent tokens: {fixed(found.noise_error, 4)}. "
+        f"Null: experts of each layer relabelled, {found.draws:,} times, seed {found.seed}. Normal "
         f"logits: {found.method}."
     )
-    note = f"normal logits: r {found.normal.correlation:.2f}"
+    note = f"normal logits: r {fixed(found.normal.correlation, 2)}"
     if found.isotropic is not None:
-        note += f"; weights alone: r {found.isotropic.correlation:.2f}"
+        note += f"; weights alone: r {fixed(found.isotropic.correlation, 2)}"
     else:
         st.caption("These routers did not make the trace, so their own prediction is not shown.")
     view.figure(
@@ -181,5 +182,5 @@ def prediction_line(source: str, one: Prediction) -> str:
     return (
         f"Predicted from {source}: correlation **{fixed(one.correlation, 2)}** (relabelled "
         f"{fixed(low, 2)} to {fixed(high, 2)}, p {p_value_text(one.p)}{verdict}), mean absolute "
-        f"error {one.error:.4f} (relabelled {one.null_error:.4f})."
+        f"error {fixed(one.error, 4)} (relabelled {fixed(one.null_error, 4)})."
     )

@@ -19,7 +19,7 @@ from lens.storage import csv_text
 from lens.tables import routers as router_tables
 from lens.tables import traces as trace_tables
 from lens.traces import RoutedText, load_null, routing
-from lens.words import counted, percent
+from lens.words import counted, fixed, percent
 from pages.live.one_trace import routing_statistics
 from pages.shell import layout, links
 from pages.shell.parts import then_drawn
@@ -226,9 +226,9 @@ def load(view: View, layer: int) -> None:
         f"Even use, {percent(even, 1)}, lies outside the interval of "
         f"**{np.count_nonzero(apart)} of {share.size}** experts, in "
         f"{np.count_nonzero(apart.any(axis=1))} of {view.n_layers} layers; by chance in about "
-        f"{0.05 * view.n_layers:.1f}. Intervals (Clopper–Pearson) hold together for each layer at "
-        f"95\u00a0%. Neighbours choose alike, so the {view.n_tokens:,} tokens count as "
-        f"{worth.mean():.0f} independent ones (mean over layers)."
+        f"{fixed(0.05 * view.n_layers, 1)}. Intervals (Clopper–Pearson) hold together for each "
+        f"layer at 95\u00a0%. Neighbours choose alike, so the {view.n_tokens:,} tokens count as "
+        f"{fixed(worth.mean(), 0)} independent ones (mean over layers)."
     )
     view.figure(
         figures.load_by_layer(share, low, high, view.labels, interval=(least, most)),
@@ -325,8 +325,9 @@ def order(view: View) -> None:
         )
         st.caption(
             f"Below even use at q ≤ 0.05 in {use.found()} of {view.n_layers} layers. Even use "
-            f"gives {use.mean.mean():.2f} on average, not {view.n_experts} (95\u00a0%: "
-            f"{use.low.mean():.2f} to {use.high.mean():.2f}, mean over layers): {use.method}."
+            f"gives {fixed(use.mean.mean(), 2)} on average, not {view.n_experts} (95\u00a0%: "
+            f"{fixed(use.low.mean(), 2)} to {fixed(use.high.mean(), 2)}, mean over layers): "
+            f"{use.method}."
         )
 
 

@@ -9,6 +9,7 @@ from lens import figures
 from lens.storage import csv_text
 from lens.traces.continuation import PartLoads
 from lens.words import p_value_text, percent
+from pages.guide import tables
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
 
@@ -96,15 +97,12 @@ def show(view: View) -> None:
         order = np.argsort(-np.abs(found.difference.ravel()), kind="stable")[:MOST_ROWS]
         st.caption(f"The {len(order)} largest differences of {len(units)}; q is over all of them")
         share = st.column_config.NumberColumn(format="percent")
-        st.dataframe(
+        tables.show(
             {name: np.asarray(values)[order] for name, values in columns.items()},
-            hide_index=True,
             height="content",
             column_config={
                 "in the prompt": share,
                 "generated": share,
                 "difference": share,
-                "p": st.column_config.NumberColumn(format="%.3f"),
-                "q": st.column_config.NumberColumn(format="%.3f"),
             },
         )

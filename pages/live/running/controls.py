@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from streamlit.delta_generator import DeltaGenerator
 
+from lens.words import fixed, percent
 from pages.live.session.shared_models import ModelChoice
 from pages.shell import links
 
@@ -39,6 +40,6 @@ def teller(bar: DeltaGenerator) -> Callable[[int, int], None]:
             return
         last[0] = now
         left = (now - started) * (total - done) / max(done, 1)
-        bar.progress(done / total, f"{done / total:.0%}, about {left:.0f}\u00a0s left")
+        bar.progress(done / total, f"{percent(done / total)}, about {fixed(left, 0)}\u00a0s left")
 
     return tell

@@ -17,7 +17,9 @@ from grok.errors import DeviceError, GrokError
 from grok.planning.modes import ModePlan, choose, plan
 from grok.streaming.host_memory import sizes
 from grok.units import duration, size
+from lens.words import fixed
 from pages.access.messages import told
+from pages.guide import tables
 from pages.live.session.shared_models import REMOTE, ModelChoice
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -179,8 +181,8 @@ def fitting_plan(choice: ModelChoice, n_tokens: int) -> ModePlan:
     if not found.fits:
         raise DeviceError(
             f"{found.why} The budget is {size(budget)}. Start the app with {MEMORY_VARIABLE} of "
-            f"{found.smallest_bytes / 1e9:.1f} or more, on a machine that has as much free, or run "
-            "fewer tokens at once."
+            f"{fixed(found.smallest_bytes / 1e9, 1)} or more, on a machine that has as much free, "
+            "or run fewer tokens at once."
         )
     return found
 
@@ -256,7 +258,7 @@ def table(choice: ModelChoice) -> None:
         "Limited by": [one.binds for one in plans],
     }
     columns = {one.mode: [row[i] for row in rows.values()] for i, one in enumerate(plans)}
-    st.dataframe({"": list(rows), **columns}, hide_index=True)
+    tables.show({"": list(rows), **columns})
     st.caption(rates_words(choice))
 
 

@@ -18,6 +18,7 @@ from grok.engine.progress import PassProgress, watching
 from grok.serving.jobs import CancelledError, Job
 from grok.serving.queue import Waiting
 from grok.units import duration, size
+from lens.words import percent
 from pages.live.running import stream_choice
 from pages.live.running.stream_cost import Cost
 from pages.live.session.shared_models import ModelChoice
@@ -189,7 +190,7 @@ class StreamedRun(Generic[Result]):
         parts = []
         work = self.request.cost.work
         if self.share is not None:
-            parts.append(f"Sweep {self.share[0]:.0%}")
+            parts.append(f"Sweep {percent(self.share[0])}")
         elif work.n_passes > 1:
             unit = "Token" if work.new_tokens else "Pass"
             parts.append(f"{unit} {min(self.passes + 1, work.n_passes)} of {work.n_passes:,}")

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from grok import continued
 from grok.serving.interfaces import ServedModel
 from grok.trace import RoutingTrace
+from lens.recipe.steps import note
 from lens.traces import RoutedText
 from pages.live.session import kept_traces
 from pages.live.session.shared_models import OnWait
@@ -44,6 +46,7 @@ class GenerationRun:
         cancelled: set by who wants it to end.
         ended: set when it has ended.
         prompt: token ids [T], once the model is loaded.
+        source: checkpoint, text and dtype, for a program that makes it again.
     """
 
     model: ServedModel | None = None
@@ -53,6 +56,7 @@ class GenerationRun:
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     prompt: np.ndarray | None = None
+    source: tuple[str, str | list[int], str] | None = None
 
     def begin(self, model: ServedModel, prompt: np.ndarray, options: SamplingOptions) -> None:
         """Take the model it runs on, and fit the new tokens into its context."""
@@ -119,6 +123,9 @@ def keep(run: GenerationRun) -> None:
     assert run.model is not None, "a run with steps has a model"
     model, steps = run.model, list(run.steps)
     made = model.collect(steps, run.options)
+    if run.source is not None:
+        options = {**run.options, "max_new_tokens": len(steps)}
+        note(made.trace, continued, *run.source, **options)
     kept_traces.keep("first", made.trace)
     data_source.TRACE_SHOWN.set("first")
     links.forget("token")

@@ -85,9 +85,18 @@ def run_all(
     prompts = [encoded(model, request.model, text) for text in texts]
     traces = model.trace_all(prompts, on_wait=on_wait)
     for trace, text in zip(traces, texts, strict=True):
-        prompt = text if request.model.has_tokenizer else token_ids(text)
-        note(trace, trace_prompt, request.model.path, prompt, request.dtype)
+        note_trace(trace, request.model, text, request.dtype)
     return traces
+
+
+def note_trace(trace: RoutingTrace, choice: ModelChoice, text: str, dtype: str) -> None:
+    """Note how a trace is made again: by the model of these files, from the text."""
+    note(trace, trace_prompt, choice.path, prompt_of(choice, text), dtype)
+
+
+def prompt_of(choice: ModelChoice, text: str) -> str | list[int]:
+    """What a typed text is to a model: itself, or the ids that were typed."""
+    return text if choice.has_tokenizer else token_ids(text)
 
 
 def encoded(model: ServedModel, choice: ModelChoice, text: str) -> np.ndarray:

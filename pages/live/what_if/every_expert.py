@@ -16,7 +16,8 @@ from lens.finding import Finding
 from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
-from lens.words import fixed, p_value_text
+from lens.words import fixed, p_value_text, significant
+from pages.guide import tables
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
 from pages.live.running.stream_run import StreamedRun
@@ -228,9 +229,11 @@ def details(
     layer, expert = (int(i) for i in interventions.strongest(size, 1)[0])
     others = np.delete(size[layer], expert)
     text = (
-        f"{rows[layer]}·E{expert} matters most for this text: {size[layer, expert]:.3g} "
-        f"{sweep.unit}, others of its layer {others.min():.3g} to {others.max():.3g} (mean "
-        f"{others.mean():.3g}), all experts {np.median(size):.2g} in the middle."
+        f"{rows[layer]}·E{expert} matters most for this text: {significant(size[layer, expert])} "
+        f"{sweep.unit}, others of its layer {significant(others.min())} to "
+        f"{significant(others.max())} (mean "
+        f"{significant(others.mean())}), all experts {significant(np.median(size), 2)} in the "
+        "middle."
     )
     try:
         test = interventions.effect_and_use(size, weights(sweep))
@@ -296,7 +299,7 @@ def listed(sweep: AblationSweep, size: np.ndarray, rows: list[str]) -> None:
 
     at = tuple(top.T)
     per_use = interventions.effect_per_use(sweep.effect, sweep.load, sweep.trace.experts.shape[-1])
-    st.dataframe(
+    tables.show(
         {
             "expert": [f"{rows[layer]}·E{expert}" for layer, expert in top],
             f"effect ({sweep.unit})": sweep.effect[at],
@@ -305,7 +308,6 @@ def listed(sweep: AblationSweep, size: np.ndarray, rows: list[str]) -> None:
             "share of the mix": weights(sweep)[at],
             PER_USE: per_use[at],
         },
-        hide_index=True,
         key="effects_table",
         on_select=chosen,
         selection_mode="single-row",

@@ -14,7 +14,7 @@ from lens.prompt_pairs import interventions
 from lens.prompt_pairs.interventions import AmongOthers
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from lens.words import p_value_text, percent
+from lens.words import p_value_text, percent, significant
 from pages.live.one_trace import routing_views
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels
@@ -142,9 +142,9 @@ def details(result: Result, name: str, among: AmongOthers) -> str:
     )
     return (
         f"{DONE[request.action].format(name)}, which {percent(used)} of {n:,} tokens use, changes "
-        f"what the model expects next by {among.value:.3g} nats a token (KL). The same on "
-        f"{among.others.size} other experts of the layer: {among.others.min():.3g} to "
-        f"{among.others.max():.3g}, mean {among.others.mean():.3g} ({verdict})."
+        f"what the model expects next by {significant(among.value)} nats a token (KL). The same on "
+        f"{among.others.size} other experts of the layer: {significant(among.others.min())} to "
+        f"{significant(among.others.max())}, mean {significant(among.others.mean())} ({verdict})."
     ) + same_tokens_text(result)
 
 
@@ -163,7 +163,7 @@ def same_tokens_text(result: Result) -> str:
     own, other = mix_shares(result)
     return (
         f" Where tokens have another expert, it weighs {percent(other)} of the mix to this one's "
-        f"{percent(own)}; when they lose their other expert instead: {beside.instead:.3g} "
+        f"{percent(own)}; when they lose their other expert instead: {significant(beside.instead)} "
         f"({verdict})."
     )
 
@@ -300,11 +300,12 @@ def beside_use(result: Result, view: routing_views.View, name: str, words: tuple
         return
     drawn_signs = f"all {beside.draws + 1:,} ways" if beside.exact else f"{beside.draws:,} times"
     st.caption(
-        f"Orange less blue: {beside.value - beside.instead:+.3g} nats a token; signs of "
-        f"{beside.blocks.text} flipped {drawn_signs}"
+        f"Orange less blue: {significant(beside.value - beside.instead, sign=True)} nats a token; "
+        f"signs of {beside.blocks.text} flipped {drawn_signs}"
         + ("" if beside.exact else f" (seed {beside.seed})")
-        + f": {beside.low:+.3g} to {beside.high:+.3g} in 95\u00a0%, p {p_value_text(beside.p)}, "
-        f"at least {beside.smallest_p:.2g}."
+        + f": {significant(beside.low, sign=True)} to {significant(beside.high, sign=True)} in "
+        f"95\u00a0%, p {p_value_text(beside.p)}, "
+        f"at least {significant(beside.smallest_p, 2)}."
     )
 
 
@@ -333,6 +334,6 @@ def next_tokens(
         ),
     )
     st.caption(
-        f"KL after this token: {own.kl[token]:.4g} nats; others of the layer "
-        f"{result.kl[:, token].min():.3g} to {result.kl[:, token].max():.3g}."
+        f"KL after this token: {significant(own.kl[token], 4)} nats; others of the layer "
+        f"{significant(result.kl[:, token].min())} to {significant(result.kl[:, token].max())}."
     )

@@ -17,7 +17,7 @@ from lens.finding import Finding
 from lens.findings import of_pairs
 from lens.prompt_pairs import interventions
 from lens.storage import csv_text
-from lens.words import percent
+from lens.words import percent, significant
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.running.controls import dtype_choice, model_labels, teller
 from pages.live.running.prompt_form import Example
@@ -361,8 +361,9 @@ def details(
     sweep = result.sweep
     start, end = found.position[0], found.position[-1]
     text = (
-        f"The prompts differ by {sweep.clean - sweep.corrupt:+.3g} {sweep.unit} in the "
-        f"{measure_text(result)} (clean {sweep.clean:.3g}, corrupt {sweep.corrupt:.3g}). One value "
+        f"The prompts differ by {significant(sweep.clean - sweep.corrupt, sign=True)} {sweep.unit} "
+        f"in the {measure_text(result)} (clean {significant(sweep.clean)}, corrupt "
+        f"{significant(sweep.corrupt)}). One value "
         f"of {SITES[result.request[4]].lower()} brings back at most "
         f"{percent(found.largest.max())} (control in the same place "
         f"{percent(found.control[int(found.largest.argmax())])})"

@@ -124,6 +124,12 @@ def test_the_grey_of_second_lines_reads_on_light_and_dark(background):
     assert contrast(theme.MID_GREY, background) > 4
 
 
+def test_blue_and_orange_are_told_apart_in_grey_and_seen_on_either_background():
+    assert contrast(theme.BLUE, theme.ORANGE) > 1.9
+    for colour in (theme.BLUE, theme.ORANGE):
+        assert min(contrast(colour, ground) for ground in ("#FFFFFF", "#0E1117")) > 2.8
+
+
 @pytest.mark.parametrize("expert", range(8))
 def test_digits_read_on_every_experts_colour(expert):
     from lens.figures.traces.token_maps import digit_ink

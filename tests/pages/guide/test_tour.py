@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pages.guide import tour
+from pages.shell.link_names import PAGES
 from tests.headline_words import MOST_WORDS
 
 
@@ -52,5 +53,5 @@ def test_it_comes_along_to_a_page_that_somebody_chooses_and_ends_with_done(open_
 
 @pytest.mark.parametrize("step", tour.STEPS, ids=lambda step: step.says[:20])
 def test_a_step_is_short_and_has_a_page(step):
-    assert step.page in tour.PAGES
+    assert (step.page or "overview") in PAGES
     assert len(step.says.split()) <= MOST_WORDS + 10

@@ -234,7 +234,7 @@ def test_a_map_states_what_chance_gives_for_trust_and_seeds(routers, gram):
         "maps of layers mixed from all layers 0.60 to 0.80, mean 0.70, in 99 draws; p ≤ 0.01"
         in judged
     )
-    assert "seeds 4, 5, 6 share 75 % of the 2 nearest neighbours (chance 25 %)" in judged
+    assert "seeds 4, 5, 6 share 75\u00a0% of the 2 nearest neighbours (chance 25\u00a0%)" in judged
     assert "disparity 0.10 (0: the same map, chance 0.90)" in judged
 
 

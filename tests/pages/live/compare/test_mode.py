@@ -22,6 +22,7 @@ from pages.live.compare import (
 from pages.live.session import prompts, shared_models
 from pages.shell import data_source
 from tests.headline_words import told
+from tests.pages.copied_code import check
 
 SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
 LONG = ", ".join(str(10 + 7 * i % 90) for i in range(14))
@@ -68,7 +69,9 @@ def test_without_a_model_the_mode_says_what_can_be_compared(open_page, small_mod
     assert "No model can run prompts here" in app.info[0].value
 
 
-def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, small_model):
+def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(
+    open_page, small_model, shown_figures
+):
     app = compared(opened(open_page), f"1, {LONG}", f"2, 9, {LONG}")
     assert not app.tabs  # statistics are folded
     app = compared(opened(open_page, differences="agreement"), f"1, {LONG}", f"2, 9, {LONG}")
@@ -85,6 +88,11 @@ def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(open_page, sm
         assert len(null) == 1 and "seed 0" in null[0]
         said.update(null)
     assert len(said) == len(significance.PARTS)
+    tests = {"agreement", "fading", "difference", "loads", "change_along", "next_tokens"}
+    codes = check(
+        shown_figures, {f"compare_{key}" for key in tests | {"strip", "map", "cell_0", "cell_1"}}
+    )
+    assert "trace_prompt(" in codes["compare_cell_1"]
 
 
 def test_too_few_tokens_to_see_a_difference_fade_are_said_to_be(open_page, small_model):

@@ -14,6 +14,7 @@ from pages.live.one_trace.mode import STATISTICS_FOLD
 from pages.live.session import generation, prompts
 from pages.shell import data_source
 from tests.headline_words import told
+from tests.pages.copied_code import check
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
@@ -45,7 +46,9 @@ def test_generate_invites_a_beginning(open_page):
     assert app.subheader[0].value == generate_mode.INVITATION
 
 
-def test_the_text_and_its_routing_are_those_of_the_runner_with_the_same_seed(open_page):
+def test_the_text_and_its_routing_are_those_of_the_runner_with_the_same_seed(
+    open_page, shown_figures
+):
     from grok import load
 
     app = opened(open_page, new_tokens="50", temperature="0.9", top_p="0.8", sampling_seed="11")
@@ -64,6 +67,8 @@ def test_the_text_and_its_routing_are_those_of_the_runner_with_the_same_seed(ope
     app.run()
     assert "turns of their borders" in said(app)
     assert "Stop" not in [button.label for button in app.button]
+    codes = check(shown_figures, {"token_strip", "token_layer_map", "cell_probabilities"})
+    assert "continued(" in codes["token_strip"]
 
 
 def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(open_page):

@@ -32,8 +32,15 @@ from pages.live.many import (
 from pages.live.many.examples import TEXTS, ready_ids, ready_list
 from pages.shell import data_source
 from tests.headline_words import told
+from tests.pages.copied_code import check
 
 SMALL = Path(__file__).resolve().parents[3] / "data" / "tiny12"
+FIGURES = {
+    "labels": {"label_information", "label_lift", "label_load"},
+    "words": {"word_map"},
+    "many_information": {"many_information"},
+    "many_order": {"many_repeats"},
+}
 TABS = ["labels", "words", "many_information", "many_order", "texts"]
 
 
@@ -106,11 +113,13 @@ def test_the_address_holds_the_id_and_never_a_prompt(finished, store):
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_every_tab_of_a_run_opens_by_its_link(open_page, finished, store, tab):
+def test_every_tab_of_a_run_opens_by_its_link(open_page, finished, store, shown_figures, tab):
     (run,) = all_runs(store)
+    shown_figures.clear()
     app = open_page("live_routing", mode="many", run=run.id, seen=tab, first_tokens="1")
     assert not app.exception and not app.error
     assert "108 tokens" in told(app)
+    check(shown_figures, {"label_map"} | FIGURES.get(tab, set()))
 
 
 def test_who_has_the_link_looks_and_neither_lists_nor_changes(open_page, finished, store):

@@ -13,6 +13,7 @@ from pages.live.session import prompts
 from pages.live.what_if import every_expert, examples, one_expert, patching
 from pages.shell import data_source
 from tests.headline_words import told
+from tests.pages.copied_code import check
 
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 OTHER = "5, 17, 3, 44, 99, 256, 12, 7"
@@ -44,7 +45,7 @@ def test_the_mode_invites_before_anything_ran(open_page, small_model):
     assert told(app).startswith("Take each expert away")
 
 
-def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_model):
+def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_model, shown_figures):
     from grok import load
     from grok.experiments.what_if import what_if
     from grok.interventions.edits import ban, edit
@@ -63,6 +64,7 @@ def test_one_expert_is_banned_beside_the_others_of_its_layer(open_page, small_mo
     rank = 1 + sum(value >= each[2] for i, value in enumerate(each) if i != 2)
     assert "Banning L3·E2, which" in said and f"rank {rank} of 8" in said
     assert not (result.own.changed.experts[3] == 2).any()
+    check(shown_figures, {"next_tokens_changed", "effects_in_layer", "moved_map"})
 
 
 def test_a_ban_stands_beside_one_of_another_expert_of_the_same_tokens(open_page, small_model):
@@ -117,7 +119,9 @@ def test_another_expert_is_looked_at_without_pressing_run_again(
     assert any("press Run" in caption.value for caption in app.caption)
 
 
-def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(open_page, small_model):
+def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(
+    open_page, small_model, shown_figures
+):
     app = asked(open_page, "every", {"prompt": IDS})
     assert not app.exception and not app.error
     sweep = app.session_state[every_expert.KEPT.key].sweep
@@ -130,6 +134,7 @@ def test_every_expert_is_swept_and_use_is_tested_beside_relabelled_experts(open_
     used = table["share of assignments"] > 0
     expected = table.iloc[:, 1] / (2 * table["share of assignments"])
     np.testing.assert_allclose(table[every_expert.PER_USE][used], expected[used])
+    check(shown_figures, {"expert_effects", "effects_against_use"})
 
 
 @pytest.mark.parametrize("measure", list(every_expert.MEASURES))
@@ -179,7 +184,9 @@ def test_prompts_without_a_difference_say_that_there_is_nothing_to_recover(open_
     assert any("Both next tokens are" in error.value for error in app.error)
 
 
-def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(open_page, small_model):
+def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(
+    open_page, small_model, shown_figures
+):
     from grok import load
 
     texts = {"clean": IDS, "corrupt": OTHER}
@@ -200,6 +207,7 @@ def test_next_tokens_that_are_typed_are_what_a_patch_is_measured_by(open_page, s
     assert "logit of “#11” minus logit of “#30”" in told(app)
     assert "The control brings back most in L" in told(app)
     assert "11" not in str(app.query_params)
+    check(shown_figures, {"patch_map", "patch_control"})
     app.text_input(key="answer").set_value("11, 12")
     app = press(app, "Run")
     assert any("is 2 tokens to this model" in error.value for error in app.error)
