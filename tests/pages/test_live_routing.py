@@ -73,6 +73,7 @@ def npz_of(trace: Trace) -> bytes:
         field.name: getattr(trace, field.name)
         for field in dataclasses.fields(trace)
         if field.name not in ("settings", "candidate_pieces")
+        and getattr(trace, field.name) is not None
     }
     file = io.BytesIO()
     np.savez(file, **arrays)
