@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from grok.checkpoints.tokenizer import open_tokenizer
 from grok.config import BUNDLED_MODEL, GrokConfig
 from grok.experiments.collection import load_collection
 from grok.runner.saved_values import load_saved
+from grok.serving.remote.bodies import Limits, Told
+from grok.serving.remote.calls import CALLS
+from grok.serving.remote.wire import packed, unpacked
 from grok.streaming.resume import Kept
 from lens.extract.gguf import extract_gguf
 from lens.extract.grok1 import extract_routers
@@ -585,6 +588,58 @@ def _resealed(content: bytes) -> bytes:
 
 STATE = _good_state()
 
+# --- the model's server ---------------------------------------------------------------------------
+
+_CHANGE = {"site": "router.logits", "kind": "ban", "arguments": [1], "layers": [1]}
+_CHANGES = [_CHANGE, {"site": "moe.output", "kind": "scale", "arguments": [0.5], "positions": [0]}]
+BODIES: dict[str, Any] = {
+    "encode": {"prompt": [5, 17]},
+    "pieces": {"tokens": [5, 17]},
+    "trace": {"prompt": [5, 17, 3], "candidates": 3, "edits": _CHANGES},
+    "trace_all": {"prompts": [[5, 17, 3], [4]], "candidates": 3},
+    "what_ifs": {"prompt": [5, 17, 3], "edits": [_CHANGES, [_CHANGE]], "candidates": 2},
+    "logit_lens": {"prompt": [5, 17, 3], "candidates": 2},
+    "stream": {"prompt": [5, 17], "max_new_tokens": 2, "temperature": 0.5, "top_p": 0.9, "seed": 1},
+    "forward": {"rows": [[5, 17], [3]], "length": 4},
+}
+_bodies = st.sampled_from(sorted(BODIES)).flatmap(
+    lambda name: st.tuples(st.just(name), changed_json(BODIES[name], most=2))
+)
+
+
+@cache
+def _served() -> Any:
+    import grok
+    from grok.serving.shared_model import SharedModel
+
+    data = Path(__file__).resolve().parents[1] / "data"
+    model = SharedModel(grok.load(data / "tiny3", dtype="float32", mesh=(1, 1)))
+    for name, body in BODIES.items():  # compiles what these bodies run
+        CALLS[name].work(model, body, TOLD, LIMITS)
+    return model
+
+
+TOLD, LIMITS = Told(*[lambda *_: None] * 4), Limits(prompt_tokens=64)
+
+
+def _body(given: tuple[str, bytes], _: Path) -> None:
+    """As the server takes a call, from the bytes of its body to the end of its work."""
+    name, content = given
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return  # which the server says
+    checked = CALLS[name].check(body)
+    if checked.get("max_new_tokens", 0) < 9:
+        CALLS[name].work(_served(), checked, TOLD, LIMITS)
+
+
+def _result(content: bytes, _: Path) -> None:
+    unpacked(content)
+
+
+RESULT = packed({"tokens": np.arange(3), "text": "some", "parts": [1.5, None, (2, "b")]})
+
 DOORS: dict[str, Door] = {
     "uploaded routers": Door(archives(ROUTERS), _upload, archive(ROUTERS)),
     "uploaded trace": Door(archives(TRACE), _upload, archive(TRACE)),
@@ -626,6 +681,8 @@ DOORS: dict[str, Door] = {
     "config of a model": Door(
         st.fixed_dictionaries({"config.json": changed_json(FULL_CONFIG)}), _family, {}
     ),
+    "body of a call": Door(_bodies, _body, ("trace", json.dumps(BODIES["trace"]).encode()), 80),
+    "result of a call": Door(changed_bytes(RESULT), _result, RESULT),
     "GGUF file": Door(changed_bytes(GGUF), _gguf, GGUF, examples=100),
     "tokenizer.model": Door(
         changed_bytes(TOKENIZER), partial(_tokenizer, "tokenizer.model"), TOKENIZER, examples=60

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -370,6 +371,27 @@ def test_a_model_that_is_killed_comes_back_and_who_waited_is_served(server, remo
     close(others[1], tiny3.trace_routing(PROMPT))
     assert server.worker() != first
     assert "is started again in" in server.log.read_text()
+
+
+def test_a_run_of_many_prompts_goes_on_when_the_model_is_killed_in_its_middle(
+    server, remote, tiny3, tmp_path
+):
+    prompts = [[5 + i] * length for i, length in enumerate((3, 20, 40, 5))]
+    first, killed = server.worker(), []
+
+    def kill(done: int, total: int) -> None:
+        if 0 < done < total and not killed:
+            killed.append(done)
+            server.kill_worker()
+
+    options = {"check": lambda: None, "labels": ["a", "b", "a", "b"]}
+    found = remote.collect_prompts(prompts, tmp_path / "remote", progress=kill, **options)
+    own = SharedModel(tiny3).collect_prompts(prompts, tmp_path / "own", **options)
+    assert killed and server.worker() != first
+    assert found.finished and found.manifest == own.manifest
+    for one, other in zip(found.routing_files, own.routing_files, strict=True):
+        got, wanted = (parquet.read_table(file).to_pydict() for file in (one, other))
+        assert got["expert"] == wanted["expert"] and got["prompt"] == wanted["prompt"]
 
 
 def test_a_model_that_keeps_dying_is_told_to_who_asked(server, remote):

@@ -57,8 +57,9 @@ def zipped(**arrays) -> bytes:
         zipped(tree=np.array("{")),
         zipped(tree=np.array('{"$": "Step", "fields": {"token": 1}}')),
         zipped(tree=np.array([{}], dtype=object)),
+        b"\x93NUMPY\1\0\1\0{\n",  # half a header, of an array alone
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_bytes_that_hold_no_result_are_refused(data: bytes):
     with pytest.raises(WireError, match="cannot be read"):
