@@ -137,4 +137,5 @@ def test_files_for_download_are_for_those_who_are_signed_in(closed_server):
     for path in ("/media/0123456789abcdef.csv", "/_stcore/upload_file/a/b"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(closed_server + path, timeout=60)
-        assert refused.value.code == 403
+        with refused.value:
+            assert refused.value.code == 403
