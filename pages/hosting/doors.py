@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
+from streamlit import get_option
 from streamlit.auth_util import get_cookie_with_chunks
 from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
@@ -22,7 +23,7 @@ from pages.hosting.first_answer import App, Receive, Scope, Send
 
 # A proxy adds one of these; whoever asks the process itself has no reason to.
 THROUGH_A_PROXY = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "via")
-FOR_THE_SIGNED_IN = ("media", "upload_file")
+FOR_THE_SIGNED_IN = ("media/", "_stcore/upload_file/")  # after the app's own path
 COOKIE = "_streamlit_user"
 ONLY_HERE = (
     "This app was started for its own machine alone. Whoever runs it lets others in with "
@@ -59,8 +60,9 @@ def refusal(scope: Scope) -> str | None:
     request = HTTPConnection(scope)
     if not access.is_server:
         return None if is_from_here(request) else ONLY_HERE
-    parts = scope["path"].split("/")
-    if access.asks and any(part in FOR_THE_SIGNED_IN for part in parts):
+    base = str(get_option("server.baseUrlPath") or "").strip("/")
+    path = scope["path"].strip("/").removeprefix(base).lstrip("/")
+    if access.asks and path.startswith(FOR_THE_SIGNED_IN):
         person = persons.of_claims(claims(request))
         if persons.standing(person, access) != "inside":
             return SIGN_IN

@@ -125,7 +125,7 @@ def _sign_in(access: Access, *, ended: bool) -> None:
         "You are asked who you are by your own provider, and come back here; this server sees no "
         "password. It keeps your address of mail in a cookie, and a code made from your account "
         f"beside runs, notes and texts that you keep. After {hours} you sign in again."
-        + (persons.ask(access) if access.contact else "")
+        + (as_markdown(f" If it does not work, ask {access.contact}.") if access.contact else "")
     )
     st.html(_KEEP, unsafe_allow_javascript=True)
 

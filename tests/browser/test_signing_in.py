@@ -71,9 +71,13 @@ def test_who_signs_in_comes_to_the_place_that_was_asked_for_and_out_again(
     somebody, closed_server, provider
 ):
     page = somebody.new_page()
+    missed: list[str] = []
+    page.on("response", lambda answer: missed.append(answer.url) if answer.status >= 400 else None)
     page.goto("/layers?metric=cosine")
     expect(title(page)).to_have_text("Sign in to go on")
     assert page.get_by_test_id("stSidebarNav").count() == 0
+    page.wait_for_load_state("networkidle")
+    assert missed == []
     sign_in(page, "ann@example.org", "/layers?metric=cosine")
     expect(title(page)).to_have_text("Layers")
     assert "metric=cosine" in page.url

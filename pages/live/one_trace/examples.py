@@ -12,6 +12,7 @@ from lens.finding import Finding
 from lens.findings import of_texts
 from lens.traces import RoutedText
 from lens.traces.contrast import equal_tokens, strongest_contrast
+from pages.access import persons
 from pages.live.one_trace.routing_views import View
 from pages.live.running import prompt_form
 from pages.live.session.shared_models import ModelChoice
@@ -158,7 +159,11 @@ def row(has_tokenizer: bool) -> bool:
 def stored(choice: ModelChoice | None) -> dict[str, RoutedText]:
     """The first example's routing, shown before anything was run; nothing for other models."""
     file = hero.example_file()
-    if choice is None or choice.path != str(data_source.bundled_checkpoint()) or not file.exists():
+    if choice is None:
+        known = persons.role() == "viewer"  # who runs nothing may look at this one
+    else:
+        known = choice.path == str(data_source.bundled_checkpoint())
+    if not known or not file.exists():
         return {}
     trace = hero.example()
     if (RUN.get() or (None, None))[1] is not trace:

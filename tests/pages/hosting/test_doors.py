@@ -61,7 +61,11 @@ def test_a_cookie_that_this_server_did_not_sign_fetches_no_file(monkeypatch):
     monkeypatch.setenv("GROK_LENS_ACCESS", "signed-in")
     asked = scope("/media/0123.csv", host="lens.example.org", cookie=f"{doors.COOKIE}=e30.x.y")
     assert doors.refusal(asked) == doors.SIGN_IN
-    assert doors.refusal(scope("/layers", host="lens.example.org")) is None
+    for path in ("/layers", "/static/media/font.woff2", "/_stcore/health"):
+        assert doors.refusal(scope(path, host="lens.example.org")) is None
+    monkeypatch.setattr(doors, "get_option", lambda name: "/deep/lens/")
+    asked = scope("/deep/lens/media/0123.csv", host="lens.example.org")
+    assert doors.refusal(asked) == doors.SIGN_IN
 
 
 @pytest.mark.parametrize(

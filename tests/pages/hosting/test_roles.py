@@ -55,6 +55,7 @@ def test_who_may_look_sees_pages_and_no_form(open_as):
     app = open_as("vic@a.org", "live_routing")
     assert not app.exception and not app.text_area
     assert any("but not run prompts. Ask Olga." in one.value for one in app.info)
+    assert app.get("vega_lite_chart")  # the example that is stored beside the model
     app.switch_page("pages/layers.py").run()
     assert app.title[0].value == "Layers" and not app.exception
     assert not [one for one in app.get("popover") if one.proto.popover.label == "Server"]
