@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="checkpoint; the bundled model by default")
     parser.add_argument("--corpus", type=Path, help="folder of the bundled model's own text")
     parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE")
+    parser.add_argument("--beside", type=Path, metavar="DIR", help="the same with another seed")
     parser.add_argument("--tokens", type=int, default=200_000, help="held-out tokens, at most")
     parser.add_argument("--spliced-tokens", type=int, default=16_384, metavar="N")
     parser.add_argument("--memory-budget", type=float, metavar="GB", help="of a streamed model")
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from grok.dictionaries.evaluation.measure import Plan, measured
+    from grok.dictionaries.evaluation.measure import Plan, measured, stability
     from grok.dictionaries.kinds.files import load_dictionary
     from grok.dictionaries.training.texts import streams
     from grok.dictionaries.training.windows import cut
@@ -57,7 +58,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         for held in (False, True)
     )
     plan = Plan(held_out=args.tokens, spliced=args.spliced_tokens)
-    found = measured(model, dictionary, fit, held_out, plan)
+    # First, since it may be refused.
+    beside = stability(dictionary, load_dictionary(args.beside)) if args.beside else None
+    found = measured(model, dictionary, fit, held_out, plan) | {"stability": beside}
     print(table(found))
     try:
         write_whole(args.dictionary / "evaluation.json", json.dumps(found, indent=1).encode())
@@ -95,6 +98,9 @@ def table(found: Mapping[str, Any]) -> str:
     if routes:
         shares = " ".join(f"{share:.1%}" for share in routes["same_set"])
         lines.append(f"same experts by layer: {shares}")
+    if found.get("stability"):
+        shares = " ".join(f"{share:.1%}" for share in found["stability"]["share"])
+        lines.append(f"features that the other has too: {shares}")
     return "\n".join(lines)
 
 

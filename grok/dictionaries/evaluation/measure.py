@@ -14,18 +14,24 @@ import numpy as np
 from grok.dictionaries.evaluation.controls import Controls, Fitting, at_level
 from grok.dictionaries.evaluation.replacing import replacement
 from grok.dictionaries.evaluation.spliced import compared
-from grok.dictionaries.evaluation.sums import Activity, Reconstruction, nearest_cosines
+from grok.dictionaries.evaluation.sums import (
+    Activity,
+    Reconstruction,
+    nearest_cosines,
+    partner_cosines,
+)
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.inference import apply
 from grok.dictionaries.training.losses import Batch
 from grok.dictionaries.training.source import Computed, taken
 from grok.dictionaries.training.windows import Windows
+from grok.errors import GrokError
 from grok.interventions.edits import Edits, edit, replace_with, zero_out
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
 
-DUPLICATE = 0.9
+DUPLICATE, PARTNER = 0.9, 0.7
 LOWEST_DENSITIES = "10^-6 to 10^0.5 in steps of 10^0.5"
 
 
@@ -61,6 +67,29 @@ def batches(
         own, at = window[first : first + batch], place[first : first + batch]
         tokens = np.array([windows.tokens[w][p] for w, p in zip(own, at, strict=True)])
         yield taken(dictionary.design, values, own, at), tokens
+
+
+def stability(dictionary: Dictionary, other: Dictionary) -> dict[str, list[float]]:
+    """Features that another dictionary, of another seed, has too, by group.
+
+    Returns:
+        The share with a partner of cosine above 0.7, and the mean of the largest cosines.
+
+    Raises:
+        GrokError: the two are not of one design.
+    """
+    if dictionary.design != other.design:
+        raise GrokError(
+            f"A {dictionary.design.kind} with {dictionary.design.features} features a group and a "
+            f"{other.design.kind} with {other.design.features}: only dictionaries of one design "
+            "can be compared."
+        )
+    pairs = zip(dictionary.params["decoder"], other.params["decoder"], strict=True)
+    found = [partner_cosines(a, b) for a, b in pairs]
+    return {
+        "share": [float((one > PARTNER).mean()) for one in found],
+        "mean": [float(one.mean()) for one in found],
+    }
 
 
 def measured(

@@ -125,8 +125,18 @@ class Activity:
 
 def nearest_cosines(decoder: np.ndarray) -> np.ndarray:
     """The largest cosine of each feature's decoders [F, W, D] with another feature's [F]."""
-    flat = decoder.reshape(len(decoder), -1).astype(np.float64)
-    flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)
-    cosines = flat @ flat.T
+    own = _directions(decoder)
+    cosines = own @ own.T
     np.fill_diagonal(cosines, -1)
     return np.asarray(cosines.max(1))
+
+
+def partner_cosines(decoder: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The largest cosine of each feature's decoders [F, W, D] with those of another dictionary."""
+    return np.asarray((_directions(decoder) @ _directions(other).T).max(1))
+
+
+def _directions(decoder: np.ndarray) -> np.ndarray:
+    """Decoders [F, W, D] as unit vectors [F, W·D]; those of length 0 stay."""
+    flat = decoder.reshape(len(decoder), -1).astype(np.float64)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)

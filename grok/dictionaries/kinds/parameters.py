@@ -62,6 +62,16 @@ def initial(design: Design, activation: Activation, seed: int) -> dict[str, Any]
     return params
 
 
+def random_decoders(design: Design, seed: int) -> list[jax.Array]:
+    """Random directions of one length for every feature and site that it writes."""
+    decoders = []
+    for i, group in enumerate(design.groups):
+        key = jax.random.fold_in(jax.random.key(seed), 2**16 + i)
+        w = jax.random.normal(key, (design.features, len(group.writes), design.d_model))
+        decoders.append(DECODER_NORM * w / jnp.linalg.norm(w, axis=-1, keepdims=True))
+    return decoders
+
+
 def shapes(design: Design, activation: Activation) -> Any:
     """Shapes and dtypes of the parameters; computes nothing."""
     return jax.eval_shape(lambda: initial(design, activation, 0))

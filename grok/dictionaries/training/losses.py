@@ -42,7 +42,7 @@ class Held(NamedTuple):
     """What a run measured before its first step.
 
     denominators: E‖y − E y‖² [M]; routers: columns [M, D, E] that turn an error of the stream into
-    an error of router logits, or None.
+    an error of router logits over their spread, or None.
     """
 
     denominators: jax.Array

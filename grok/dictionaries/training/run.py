@@ -19,6 +19,7 @@ from grok.dictionaries.kinds.normalising import Units, measured
 from grok.dictionaries.training.checkpoint import load_state, read_log, save_state, write_log
 from grok.dictionaries.training.losses import Batch, Parts
 from grok.dictionaries.training.progress import Reporter, Screen, close_all
+from grok.dictionaries.training.routers import router_columns
 from grok.dictionaries.training.settings import Settings
 from grok.dictionaries.training.source import (
     OUTLIER,
@@ -42,13 +43,15 @@ class Measured(NamedTuple):
     """What a run measured before its first step, as arrays that a checkpoint keeps.
 
     reads, writes: units; ratio: how much longer values at position 0 are; skipped: positions at
-    the start of each window that are left out.
+    the start of each window that are left out; routers: [M, D, E], see `router_columns`, with no
+    experts where the loss has no routing term.
     """
 
     reads: tuple[np.ndarray, ...]
     writes: tuple[np.ndarray, ...]
     ratio: np.ndarray
     skipped: np.ndarray
+    routers: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,12 @@ class Run:
         own = self.settings.normalisation
         reads = measured(np.asarray(block.x)[:, :n], own.reads)
         writes = measured(np.asarray(block.y)[:, :n], own.writes)
-        return Measured(_parts(reads), _parts(writes), np.array(ratio), np.array(skipped))
+        routers = np.zeros((len(self.design.targets), self.design.d_model, 0))
+        if self.settings.loss.routing:
+            n = max(1, SAMPLE // int(self.windows.lengths.max()))
+            some = np.unique(np.linspace(0, len(self.windows.tokens) - 1, n).astype(int)).tolist()
+            routers = router_columns(self.values(), some, self.windows.lengths, self.design.layers)
+        return Measured(_parts(reads), _parts(writes), np.array(ratio), np.array(skipped), routers)
 
 
 def _parts(units: Units) -> tuple[np.ndarray, ...]:
@@ -193,7 +201,9 @@ def _start(run: Run, resume: bool) -> tuple[Constants, State, Measured, Source]:
 
 
 def _constants(facts: Measured) -> Constants:
-    return constants_of(Units(*facts.reads), Units(*facts.writes))
+    writes = Units(*facts.writes)
+    routers = facts.routers / writes.scale[:, :, None] if facts.routers.size else None
+    return constants_of(Units(*facts.reads), writes, routers)
 
 
 def _like(run: Run) -> Any:
@@ -212,7 +222,8 @@ def _like(run: Run) -> Any:
         return begun(design, run.settings, constants_of(ones, outs), batch)
 
     units = [tuple(np.zeros((n, d)) for _ in range(4)) for n in (s, m)]
-    facts = Measured(units[0], units[1], np.array(0.0), np.array(0))
+    experts = run.model.config.n_experts if run.settings.loss.routing else 0
+    facts = Measured(units[0], units[1], np.array(0.0), np.array(0), np.zeros((m, d, experts)))
     return jax.eval_shape(state), facts
 
 

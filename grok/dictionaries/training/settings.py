@@ -172,6 +172,7 @@ class Schedule:
         save_every: steps between checkpoints.
         log_every: steps between lines of the log.
         seed: of parameters and of the order of the text.
+        frozen_decoder: decoders stay random directions: a control, whose encoders alone learn.
     """
 
     tokens: int = 10_000_000
@@ -186,6 +187,7 @@ class Schedule:
     save_every: int = 200
     log_every: int = 10
     seed: int = 0
+    frozen_decoder: bool = False
 
     def __post_init__(self) -> None:
         _need(

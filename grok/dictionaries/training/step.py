@@ -14,7 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.dictionaries.kinds.design import Activation, Design
-from grok.dictionaries.kinds.parameters import decoder_norms, encode, initial
+from grok.dictionaries.kinds.parameters import (
+    decoder_norms,
+    encode,
+    initial,
+    random_decoders,
+)
 from grok.dictionaries.kinds.selection import threshold_of
 from grok.dictionaries.training import sparse_step
 from grok.dictionaries.training.losses import Batch, Now, Parts, loss_of
@@ -45,7 +50,10 @@ def begun(design: Design, settings: Settings, constants: Constants, sample: Batc
         constants: of the run.
         sample: tokens as the model has them.
     """
-    params = initial(design, settings.activation, settings.training.seed)
+    seed = settings.training.seed
+    params = initial(design, settings.activation, seed)
+    if settings.training.frozen_decoder:
+        params["decoder"] = random_decoders(design, seed)
     x, y = in_units(sample.x, constants.reads), in_units(sample.y, constants.writes)
     params["decoder_bias"] = jnp.mean(y, axis=1)
     share = min(0.5, first_budget(settings) / design.features)

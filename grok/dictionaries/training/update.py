@@ -130,6 +130,8 @@ def advanced(
         tokens: of this step.
     """
     transform = optimiser_of(settings.training)
+    if settings.training.frozen_decoder:
+        grads = {**grads, "decoder": jax.tree.map(jnp.zeros_like, grads["decoder"])}
     updates, optimiser = transform.update(grads, state.optimiser, state.params)
     params = optax.apply_updates(state.params, updates)
     if "threshold" in params:

@@ -9,10 +9,15 @@ import pytest
 
 from grok.dictionaries import evaluate as command
 from grok.dictionaries.evaluation.controls import Controls, Fitting, at_level
-from grok.dictionaries.evaluation.measure import Plan, measured
+from grok.dictionaries.evaluation.measure import Plan, measured, stability
 from grok.dictionaries.evaluation.replacing import replacement
 from grok.dictionaries.evaluation.spliced import compared
-from grok.dictionaries.evaluation.sums import Activity, Reconstruction, nearest_cosines
+from grok.dictionaries.evaluation.sums import (
+    Activity,
+    Reconstruction,
+    nearest_cosines,
+    partner_cosines,
+)
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary, as_float32
 from grok.dictionaries.kinds.files import save_dictionary
@@ -80,6 +85,7 @@ def test_nearest_cosines_find_features_that_are_the_same():
     assert nearest_cosines(w).max() == 0
     w[3] = w[0] / 7
     np.testing.assert_allclose(nearest_cosines(w), [1, 0, 0, 1])
+    np.testing.assert_allclose(partner_cosines(np.eye(4)[:, None, :], w), [1, 1, 1, 0])
 
 
 def test_controls_are_what_they_say():
@@ -185,6 +191,11 @@ def test_a_dictionary_that_writes_nothing_is_zero_ablation(tiny3):
     assert a["kl"] == pytest.approx(b["kl"], rel=1e-5) and a["kl"] > 1e-3
 
 
+def test_only_dictionaries_of_one_design_are_compared(tiny3):
+    with pytest.raises(GrokError, match="A transcoder with 16 features a group and a clt with 16"):
+        stability(random_one(tiny3, "transcoder"), random_one(tiny3, "clt"))
+
+
 def test_kinds_that_belong_to_no_layer_are_refused(tiny3):
     own = random_one(tiny3, "transcoder")
     both = Design("crosscoder", (0, 1), ("resid_mid",), ("resid_mid",), 4, own.design.d_model)
@@ -219,12 +230,13 @@ def test_the_command_prints_and_keeps_what_it_measured(tiny3, tmp_path, capsys):
     folder = save_dictionary(tmp_path / "d", own)
     np.save(tmp_path / "ids.npy", np.tile(IDS, 8))
     arguments = ["--model", str(DATA / "tiny3"), "--text", str(tmp_path / "ids.npy")]
-    small = ["--tokens", "32", "--spliced-tokens", "32"]
+    small = ["--tokens", "32", "--spliced-tokens", "32", "--beside", str(folder)]
     assert command.main([str(folder), *arguments, *small]) == 0
     said = capsys.readouterr().out
     assert "pca_best" in said and "layers[2].moe.normed" in said and "CE recovered" in said
     kept = json.loads((folder / "evaluation.json").read_text())
     assert kept["dictionary"]["l0"][0] <= 4 and 0 < kept["held_out_tokens"] <= 32
+    assert "other has too: 100.0% 100.0% 100.0%" in said
     assert command.main([str(tmp_path), *arguments]) == 2
     assert "no dictionary" in capsys.readouterr().err
 

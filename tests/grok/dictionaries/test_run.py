@@ -15,6 +15,7 @@ import pytest
 from grok.dictionaries import train as command
 from grok.dictionaries.kinds.files import load_dictionary
 from grok.dictionaries.training import run as runs
+from grok.dictionaries.training.losses import routing_of
 from grok.dictionaries.training.run import Run, train
 from grok.dictionaries.training.settings import settings_of
 from grok.dictionaries.training.source import (
@@ -252,3 +253,33 @@ def test_first_positions_that_stand_out_are_left_out(tiny3, tmp_path, monkeypatc
         facts = run.measured()
         assert int(facts.skipped) == skipped
         assert run.source(skipped).order.places(0).position.min() == skipped
+
+
+def test_the_routing_term_is_the_error_that_routers_see(tiny3, tmp_path):
+    own = {"kind": "sae", "reads": ["resid_mid"], "features": 16}
+    parts = {"training": {"tokens": 128, "batch": 64}, "text": {"buffer": 2},
+             "normalisation": {"reads": "scalar", "writes": "scalar"}}  # fmt: skip
+    some = settings_of({"dictionary": own, "loss": {"routing": 0.5}, **parts})
+    run = Run(some, tiny3, TEXTS, tmp_path / "out")
+    facts = run.measured()
+    with tiny3.trace(TEXTS.tokens[0]) as t:
+        layer = t.layers[1]
+        h, z = layer.resid_mid.save(), layer.router.logits.save()
+    seen = h.value / np.sqrt(np.square(h.value).mean(1, keepdims=True)) @ facts.routers[1]
+    canonical = z.value - z.value.mean(1, keepdims=True)
+    ratio = (seen * canonical).sum() / np.square(canonical).sum()  # the spread's own units
+    np.testing.assert_allclose(seen, ratio * canonical, atol=0.02 * np.abs(seen).max())
+    # An error of the size of the stream's own spread costs 1.
+    block = run.source(0).block(0)
+    off = np.asarray(block.x) - np.asarray(block.x).mean(1, keepdims=True)
+    scale = facts.writes[1][:, None]
+    held = runs.constants_of(
+        runs.Units(*facts.reads),
+        runs.Units(*facts.writes),
+        facts.routers / facts.writes[1][..., None],
+    ).held
+    assert float(routing_of(off * scale, held)) == pytest.approx(1, rel=0.2)
+    made = train(run)
+    assert made.facts["settings"]["loss"]["routing"] == 0.5
+    rerun = Run(replace(some, loss=replace(some.loss, routing=0.0)), tiny3, TEXTS, tmp_path / "b")
+    assert not np.array_equal(train(rerun).params["encoder"][0], made.params["encoder"][0])

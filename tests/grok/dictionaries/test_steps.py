@@ -149,6 +149,23 @@ def test_dead_features_are_asked_to_explain_the_error():
     assert float(auxiliary_of(loss, design, params, pre, -error, ~dead & False)) == 0
 
 
+@pytest.mark.parametrize("make", [make_dense_step, make_sparse_step])
+def test_frozen_decoders_stay_and_encoders_learn(make):
+    settings = settings_for(
+        "clt", dictionary={"reads": ["router.input"], "writes": ["moe.normed"], "layers": [0, 1]},
+        activation={"k": 2}, training={"tokens": 64, "batch": 16, "frozen_decoder": True},
+    )  # fmt: skip
+    design = design_of(settings)
+    x, y = np.random.default_rng(0).standard_normal((2, 2, B, D)).astype(np.float32)
+    constants = constants_of(measured(x, "centred"), measured(y, "centred"))
+    state = begun(design, settings, constants, Batch(x, y))
+    before = jax.device_get(state.params)
+    state, _ = make(design, settings)(state, Batch(x, y), constants)
+    np.testing.assert_array_equal(before["decoder"][0], state.params["decoder"][0])
+    np.testing.assert_allclose(np.linalg.norm(before["decoder"][0], axis=-1), 0.1, rtol=1e-5)
+    assert not np.array_equal(before["encoder"][0], state.params["encoder"][0])
+
+
 def test_schedules_end_where_they_should():
     settings = settings_for(
         activation={"k": 2},
