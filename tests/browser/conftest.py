@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.browser.app_server import launch_arguments, serving
 
 PATIENCE = 180_000  # milliseconds that a busy machine may take
+
+WINDOW: ViewportSize = {"width": 1440, "height": 1100}
 
 expect.set_options(timeout=PATIENCE)
 
@@ -41,10 +44,19 @@ class Watch:
         self.errors: list[str] = []
         self.strangers: list[str] = []
         self.server = server
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", self._request)
-        page.on("response", self._response)
+        self.page = page
+        self.heard = {
+            "console": self._console,
+            "pageerror": lambda error: self.errors.append(str(error)),
+            "request": self._request,
+            "response": self._response,
+        }
+        for event, hear in self.heard.items():
+            page.on(event, hear)
+
+    def end(self) -> None:
+        for event, hear in self.heard.items():
+            self.page.remove_listener(event, hear)
 
     def _console(self, message) -> None:
         if message.type == "error":
@@ -60,23 +72,58 @@ class Watch:
             self.strangers.append(request.url)
 
 
-@pytest.fixture
-def visit(browser: Browser, server: str) -> Iterator:
-    """Opens a page in a browser of its own; at the end none has complained or asked elsewhere."""
-    opened: list[tuple[BrowserContext, Watch]] = []
+@pytest.fixture(scope="session")
+def tabs() -> list[Page]:
+    """Tabs that nobody looks at, each of a browser of its own.
 
-    def open_at(path: str = "/", **options) -> Page:
-        options.setdefault("viewport", {"width": 1440, "height": 1100})
-        context = browser.new_context(**options)
-        context.set_default_timeout(PATIENCE)
-        page = context.new_page()
-        opened.append((context, Watch(page, server)))
+    A tab that showed the app before has its scripts compiled: a page takes it a third of the
+    work that it takes a new one.
+    """
+    return []
+
+
+def forget(page: Page) -> None:
+    """Make a tab and its browser as new: no cookie, nothing stored, nothing open."""
+    for other in page.context.pages:
+        if other is not page:
+            other.close()
+    page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    page.goto("about:blank")
+    page.mouse.move(0, 0)
+    page.context.clear_cookies()
+
+
+@pytest.fixture
+def visit(browser: Browser, server: str, tabs: list[Page]) -> Iterator:
+    """Opens a page for somebody new; at the end none has complained or asked elsewhere.
+
+    Whoever visits second in a test has another browser. What a tab can't become later, such as a
+    phone, is asked for by `options` of a new one's context.
+    """
+    opened: list[tuple[Page, Watch, bool]] = []
+
+    def open_at(
+        path: str = "/",
+        viewport: ViewportSize = WINDOW,
+        color_scheme: Literal["light", "dark"] = "light",
+        **options,
+    ) -> Page:
+        page = tabs.pop() if tabs and not options else browser.new_context(**options).new_page()
+        page.context.set_default_timeout(PATIENCE)
+        page.set_viewport_size(viewport)
+        page.emulate_media(color_scheme=color_scheme)
+        opened.append((page, Watch(page, server), not options))
         page.goto(server + path)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         return page
 
     yield open_at
-    for context, watch in opened:
-        context.close()
+    for page, watch, again in opened:
+        if again:
+            forget(page)
+            tabs.append(page)
+        else:
+            page.context.close()
+        watch.end()
         assert watch.errors == []
         assert watch.strangers == []

@@ -1,6 +1,7 @@
 """JAX on eight CPU devices, so that sharding is testable anywhere; models shared by the session.
 
-A test that wants a single device says `mesh=(1, 1)`.
+What loads a model without a mesh has one of them, as it has on a computer without accelerators:
+eight that share two processors take four times the work. A test of sharding names its mesh.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
+from grok.engine import sharding  # noqa: E402
 from grok.runner import loading as runner  # noqa: E402
+
+
+def mesh_of_one(config, shape=None, devices=None):
+    return sharding.make_mesh(config, shape or (1, 1), devices)
+
+
+# For the whole process, since the devices are: the tests of pages run in it too.
+runner.make_mesh = mesh_of_one
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
