@@ -19,29 +19,53 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# The longest files by the processor seconds that they take; all others come after them.
 LONGEST = (
-    "test_types.py",
     "test_streamed_journey.py",
-    "test_host_layers.py",
+    "test_behind_a_proxy.py",
     "test_examples.py",
-    "test_calibration.py",
+    "test_fair_nulls.py",
+    "test_mode.py",
+    "test_host_layers.py",
+    "test_keeping.py",
+    "test_step.py",
+    "test_edits.py",
 )
-FIRST = ("browser", "pages", "grok")
+FIRST = ("browser", "pages", "grok", "lens")
+# Journeys with servers of their own; all others share one, and tabs that know the app.
+OWN_SERVER = ("test_streamed_journey.py", "test_behind_a_proxy.py", "test_signing_in.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders files, not the tests within them, so that two workers end at about the same time."""
+    """Orders files, not the tests within them, so that all workers end at about the same time."""
     tests = Path(__file__).parent
 
     def turn(item: pytest.Item) -> int:
         file = Path(item.path)
+        folder = file.relative_to(tests).parts[0]
+        if folder == "browser" and file.name not in OWN_SERVER:
+            return -1
         if file.name in LONGEST:
             return LONGEST.index(file.name)
-        folder = file.relative_to(tests).parts[0]
-        after = len(LONGEST)
-        return after + (FIRST.index(folder) if folder in FIRST else len(FIRST))
+        return len(LONGEST) + (FIRST.index(folder) if folder in FIRST else len(FIRST))
 
     items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Gives a file to one worker, and to one worker all journeys that share a server."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            shared = "browser" in file.parts and file.name not in OWN_SERVER
+            return "browser" if shared else str(file)
+
+    return ByServer(config, log)
 
 
 @pytest.fixture

@@ -69,6 +69,10 @@ def download(page: Page, place, label: str) -> bytes:
 
 def upload(page: Page, name: str, data: bytes) -> None:
     page.get_by_text("Open a file").click()
+    choose_file(page, name, data)
+
+
+def choose_file(page: Page, name: str, data: bytes) -> None:
     page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
         {"name": name, "mimeType": "application/octet-stream", "buffer": data}
     )

@@ -30,6 +30,9 @@ def has_focus(page: Page) -> bool:
 def test_arrow_keys_move_the_cell_while_the_map_has_the_focus_and_only_then(visit):
     page = visit("/live_routing")
     run_prompt(page, TEXT)
+    place = page.locator(f".st-key-{MAP}")
+    expect(place).to_have_attribute("tabindex", "0")  # reached by the tab key, and says its keys
+    expect(place).to_have_attribute("aria-label", re.compile("arrow keys"))
     cell(page, MAP, 3 * N_TOKENS + 5).click()
     at(page, 5, 3)
     assert has_focus(page)
@@ -70,24 +73,6 @@ def test_statistics_of_a_layer_follow_the_cell_though_it_is_drawn_alone(visit):
     expect(page).to_have_url(re.compile("layer=3"))
 
 
-def test_the_map_is_reached_by_tab_and_says_what_its_keys_do(visit):
-    page = visit("/live_routing")
-    run_prompt(page, TEXT)
-    place = page.locator(f".st-key-{MAP}")
-    expect(place).to_have_attribute("tabindex", "0")
-    expect(place).to_have_attribute("aria-label", re.compile("arrow keys"))
-
-
-def test_a_click_on_a_layer_of_the_logit_lens_chooses_it(visit):
-    page = visit("/live_routing")
-    run_prompt(page, TEXT)
-    expect(page.get_by_text(re.compile("If the model ended after L"))).to_be_visible()
-    place = page.locator(".st-key-logit_lens svg.marks g.mark-rect.role-mark").first
-    place.locator("path").nth(3).click()
-    expect(page.get_by_text("If the model ended after L3")).to_be_visible()
-    expect(page).to_have_url(re.compile("layer=3"))
-
-
 def generate(page: Page, text: str) -> None:
     prompt_box(page).fill(text)
     page.get_by_test_id("stBaseButton-primaryFormSubmit").click()
@@ -116,12 +101,18 @@ def continuation(page: Page) -> np.ndarray:
     return load_trace(io.BytesIO(data)).tokens
 
 
-def test_a_reload_keeps_a_result_and_a_shared_link_opens_it_in_another_browser(visit):
+def test_a_layer_chosen_in_the_lens_survives_a_reload_and_a_shared_link_opens_elsewhere(visit):
     page = visit("/live_routing")
     run_prompt(page, TEXT)
+    expect(page.get_by_text(re.compile("If the model ended after L"))).to_be_visible()
+    place = page.locator(".st-key-logit_lens svg.marks g.mark-rect.role-mark").first
+    place.locator("path").nth(3).click()
+    expect(page.get_by_text("If the model ended after L3")).to_be_visible()
+    expect(page).to_have_url(re.compile("layer=3"))
     expect(page).to_have_url(re.compile("kept="))
     page.reload()
     expect(page.get_by_text(f"(shown: “{TEXT[:20]}")).to_be_visible()
+    expect(page.get_by_text("If the model ended after L3")).to_be_visible()
     settled(page)
     page.get_by_role("button", name="Share").first.click()
     body = page.get_by_test_id("stPopoverBody")
