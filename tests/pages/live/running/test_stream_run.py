@@ -11,6 +11,7 @@ import pytest
 
 from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path
 from grok.planning import machine
+from lens.escaping import as_markdown
 from pages.live.running import stream_choice, stream_progress
 from pages.shell import data_source
 from tests.headline_words import told
@@ -44,7 +45,8 @@ def test_the_page_says_first_how_the_model_runs_and_starts_nothing_by_itself(ope
     app = open_page("live_routing")
     assert not app.exception and not app.error
     words = said(app)
-    assert "This model is streamed from disk" in words and "GROK_LENS_MODE asks for it" in words
+    assert "This model is streamed from disk" in words
+    assert as_markdown("GROK_LENS_MODE asks for it") in words
     assert "8.0 GB (GROK_LENS_MEMORY_GB)" in words
     assert {"resident", "streamed"} <= set(app.dataframe[0].value.columns)
     assert running(app) is None
@@ -158,7 +160,7 @@ def test_a_setting_that_cannot_be_is_explained(open_page, monkeypatch, variable,
     monkeypatch.setenv(variable, value)
     app = open_page("live_routing")
     assert not app.exception
-    assert any(message in error.value for error in app.error)
+    assert any(as_markdown(message) in error.value for error in app.error)
 
 
 # --- a run ------------------------------------------------------------------------------
