@@ -14,6 +14,12 @@ from tests.browser.app_server import launch_arguments, serving
 PATIENCE = 180_000  # milliseconds that a busy machine may take
 
 WINDOW: ViewportSize = {"width": 1440, "height": 1100}
+# What turns while one waits is drawn sixty times a second by the processor that is waited for.
+STILL = """
+  const still = new CSSStyleSheet();
+  still.replaceSync("*, ::before, ::after {animation-duration: 0s !important}");
+  document.adoptedStyleSheets = [still];
+"""
 
 expect.set_options(timeout=PATIENCE)
 
@@ -108,8 +114,12 @@ def visit(browser: Browser, server: str, tabs: list[Page]) -> Iterator:
         color_scheme: Literal["light", "dark"] = "light",
         **options,
     ) -> Page:
-        page = tabs.pop() if tabs and not options else browser.new_context(**options).new_page()
-        page.context.set_default_timeout(PATIENCE)
+        if tabs and not options:
+            page = tabs.pop()
+        else:
+            page = browser.new_context(**options).new_page()
+            page.context.set_default_timeout(PATIENCE)
+            page.context.add_init_script(STILL)
         page.set_viewport_size(viewport)
         page.emulate_media(color_scheme=color_scheme)
         opened.append((page, Watch(page, server), not options))
