@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # The longest files by the processor seconds that they take; all others come after them.
 LONGEST = (
+    "test_accessibility.py",
     "test_streamed_journey.py",
     "test_behind_a_proxy.py",
     "test_examples.py",
@@ -32,8 +33,14 @@ LONGEST = (
     "test_edits.py",
 )
 FIRST = ("browser", "pages", "grok", "lens")
-# Journeys with servers of their own; all others share one, and tabs that know the app.
-OWN_SERVER = ("test_streamed_journey.py", "test_behind_a_proxy.py", "test_signing_in.py")
+# Journeys that go by themselves: with servers of their own, or long. All others go together, to
+# share a server and tabs that know the app.
+APART = (
+    "test_streamed_journey.py",
+    "test_behind_a_proxy.py",
+    "test_signing_in.py",
+    "test_accessibility.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def turn(item: pytest.Item) -> int:
         file = Path(item.path)
         folder = file.relative_to(tests).parts[0]
-        if folder == "browser" and file.name not in OWN_SERVER:
+        if folder == "browser" and file.name not in APART:
             return -1
         if file.name in LONGEST:
             return LONGEST.index(file.name)
@@ -62,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     class ByServer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            shared = "browser" in file.parts and file.name not in OWN_SERVER
+            shared = "browser" in file.parts and file.name not in APART
             return "browser" if shared else str(file)
 
     return ByServer(config, log)

@@ -14,10 +14,12 @@ from tests.browser.app_server import launch_arguments, serving
 PATIENCE = 180_000  # milliseconds that a busy machine may take
 
 WINDOW: ViewportSize = {"width": 1440, "height": 1100}
-# What turns while one waits is drawn sixty times a second by the processor that is waited for.
+# What turns while one waits is drawn sixty times a second by the processor that is waited for, and
+# what fades in has its colours only at the end of it.
 STILL = """
   const still = new CSSStyleSheet();
-  still.replaceSync("*, ::before, ::after {animation-duration: 0s !important}");
+  still.replaceSync(`*, ::before, ::after {animation-duration: 0s !important}
+    [data-stale] {transition: none !important}`);
   document.adoptedStyleSheets = [still];
 """
 

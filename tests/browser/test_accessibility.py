@@ -17,8 +17,6 @@ COLOURS, SCROLLING = "color-contrast", "scrollable-region-focusable"
 SCROLLABLE = """() => [...document.querySelectorAll("[data-testid=stVegaLiteChart]")].every(
   chart => chart.scrollWidth <= chart.clientWidth || chart.tabIndex === 0)"""
 LEVELS = "() => [...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tagName[1])"
-# What fades in has the colours that it is looked at for at the end of it.
-SHOWN = "() => document.getAnimations().every(one => !(one instanceof CSSTransition))"
 GRAVE = {"serious", "critical"}
 PAGES = [
     scene
@@ -30,7 +28,6 @@ PAGES = [
 def found(page: Page, *rules: str) -> list[str]:
     """Serious and critical findings of some rules, or of all, a line for each."""
     page.wait_for_function(SCROLLABLE)
-    page.wait_for_function(SHOWN)
     options = {"runOnly": list(rules)} if rules else {}
     # Of what is in order, one element a rule is named instead of each.
     answer = Axe().run(page, options={**options, "resultTypes": ["violations"]}).response
