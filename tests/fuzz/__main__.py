@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 HERE = Path(__file__).parent
 PAGES = 5  # whose addresses are tried too
@@ -24,10 +23,12 @@ def main() -> int:
     from tests.fuzz.doors import DOORS
 
     doors = [name for name in DOORS if not options.door or options.door in name]
-    os.environ["FUZZ_SECONDS"] = str(60 * options.minutes / max(1, len(doors) + PAGES))
-    chosen = ["-k", options.door] if options.door else []
+    shares = len(doors) or 1 if options.door else len(doors) + PAGES
+    os.environ["FUZZ_SECONDS"] = str(60 * options.minutes / shares)
+    chosen = ["-k", " and ".join(options.door.split())] if options.door else []
     places = [HERE, HERE.parent / "pages" / "test_hostile_addresses.py"]
-    return int(pytest.main([*map(str, places), "-q", "-p", "no:cacheprovider", *chosen, *rest]))
+    command = ["-m", "pytest", *map(str, places), "-q", "-p", "no:cacheprovider", *chosen, *rest]
+    return subprocess.call([sys.executable, *command])
 
 
 if __name__ == "__main__":

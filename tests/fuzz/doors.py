@@ -6,6 +6,7 @@ raises an error in the project's own words; anything else is a defect.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -31,6 +32,11 @@ from grok.checkpoints.tensor_file import QuantizedWeight8bit, read_tensor, write
 from grok.checkpoints.tensor_offsets import locate_tensor
 from grok.checkpoints.tokenizer import open_tokenizer
 from grok.config import BUNDLED_MODEL, GrokConfig
+from grok.dictionaries.kinds.design import Activation, Design
+from grok.dictionaries.kinds.dictionary import Dictionary, as_float32, param_shapes
+from grok.dictionaries.kinds.files import TENSORS as TENSORS_FILE
+from grok.dictionaries.kinds.files import TEXT as TEXT_FILE
+from grok.dictionaries.kinds.files import load_dictionary, nested, save_dictionary
 from grok.experiments.collection import load_collection
 from grok.runner.saved_values import load_saved
 from grok.serving.remote.bodies import Limits, Told
@@ -393,6 +399,29 @@ def _header(content: bytes, _: Path) -> None:
     read_header(Bytes(content))
 
 
+def _dictionary_files() -> dict[str, bytes]:
+    design, rule = Design("clt", (0, 2), ("router.input",), ("moe.normed",), 6, 4), RULE
+    shapes = param_shapes(design, rule)
+    arrays = {name: _rng.standard_normal(shape) for name, shape in shapes.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        made = Dictionary(design, rule, as_float32(nested(arrays)), {"model": "one", "seed": 3})
+        save_dictionary(folder, made)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+RULE = Activation("jumprelu", 2)
+DICTIONARY = _dictionary_files()
+
+
+def _dictionary(changed: Mapping[str, bytes], folder: Path) -> None:
+    """The hash is made to fit, so that what lies behind it is read."""
+    files = DICTIONARY | changed
+    digest = hashlib.sha256(files[TENSORS_FILE]).hexdigest().encode()
+    before = hashlib.sha256(DICTIONARY[TENSORS_FILE]).hexdigest().encode()
+    text = files[TEXT_FILE].replace(before, digest)
+    load_dictionary(_written(folder, files | {TEXT_FILE: text}))
+
+
 # --- tokenizers, lists of prompts, ids, stores ----------------------------------------------------
 
 TOKENIZER = (BUNDLED_MODEL / "tokenizer.model").read_bytes()
@@ -581,8 +610,6 @@ def _good_state() -> bytes:
 
 def _resealed(content: bytes) -> bytes:
     """The state with a hash that fits, so that what lies behind it is read."""
-    import hashlib
-
     return hashlib.sha256(content[32:]).digest() + content[32:]
 
 
@@ -680,6 +707,18 @@ DOORS: dict[str, Door] = {
     ),
     "config of a model": Door(
         st.fixed_dictionaries({"config.json": changed_json(FULL_CONFIG)}), _family, {}
+    ),
+    "dictionary of features": Door(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                TEXT_FILE: changed_json(json.loads(DICTIONARY[TEXT_FILE])),
+                TENSORS_FILE: changed_bytes(DICTIONARY[TENSORS_FILE]),
+            },
+        ),
+        _dictionary,
+        {},
+        examples=100,
     ),
     "body of a call": Door(_bodies, _body, ("trace", json.dumps(BODIES["trace"]).encode()), 80),
     "result of a call": Door(changed_bytes(RESULT), _result, RESULT),

@@ -21,14 +21,14 @@ def shown(app) -> str:
     return said.split("`")[1]
 
 
-@pytest.mark.parametrize("page", ["layers", "live_routing"])
+@pytest.mark.parametrize("name", ["layers", "live_routing"])
 def test_a_checkpoint_that_goes_away_or_is_replaced_is_said_to_be(
-    open_page, monkeypatch, tmp_path, page
+    open_page, monkeypatch, tmp_path, name
 ):
     folder = tmp_path / "model"
     shutil.copytree(DATA / "tiny3", folder)
     monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(folder))
-    app = open_page(page)
+    app = open_page(name)
     first = shown(app)
     folder.rename(tmp_path / "gone")
     app.run()
