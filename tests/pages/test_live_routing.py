@@ -75,6 +75,7 @@ def npz_of(trace: Trace) -> bytes:
         if field.name not in ("settings", "candidate_pieces")
         and getattr(trace, field.name) is not None
     }
+    arrays["plain_gates"] = np.int32(trace.plain_gates)
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()

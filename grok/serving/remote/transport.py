@@ -66,7 +66,6 @@ class Transport:
                 f"The address of the model's server is {url!r:.80}; expected one such as "
                 "http://127.0.0.1:8700."
             )
-        self.url = url.rstrip("/")
         self._parts, self._token, self._silence = parts, token, silence
 
     def quick(
@@ -148,14 +147,14 @@ class Transport:
             raise _error_of(json.loads(said)["error"])
         except (ValueError, KeyError, TypeError) as error:
             raise GrokError(
-                f"{self.url} answered with status {answer.status}; expected the model's server. "
-                "Look at its address."
+                f"The address of the model's server gave status {answer.status} without a reason; "
+                "expected python -m grok.serve there. Look at the address."
             ) from error
 
     def _unreached(self, error: BaseException) -> GrokError:
         return BusyError(
-            f"{self.url}: the model's server cannot be reached ({type(error).__name__}). It may be "
-            "starting; try again in about 5 seconds, or ask whoever runs it.",
+            f"The model's server cannot be reached ({type(error).__name__}). It may be starting; try "
+            "again in about 5 seconds, or ask whoever runs it.",
             retry_after=5,
         )
 

@@ -36,7 +36,7 @@ class ModelChoice:
     """A checkpoint that prompts can be run on.
 
     Attributes:
-        path: of its folder; the address of its server where no folder here holds its routers.
+        path: of its folder; its name alone where a server holds it and no folder here its routers.
         mode: "resident", "streamed" from disk for every pass (see `stream_choice`), or "remote":
             a server holds it.
         memory_budget: bytes that a streamed one may take.
@@ -109,7 +109,8 @@ def _of_server(url: str, person: str | None) -> dict[str, ModelChoice]:
     except GrokError as error:
         st.error(told(error), icon=":material/cloud_off:")
         return {}
-    name, path = f"Model {plain(model.name, 40)}", url
+    path = plain(model.name, 40)
+    name = f"Model {path}"
     for source, known in (("checkpoint", "Configured checkpoint"), ("bundled", "Bundled model")):
         folder = data_source.configured().checkpoint
         if source == "bundled":
