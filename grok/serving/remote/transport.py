@@ -153,8 +153,8 @@ class Transport:
 
     def _unreached(self, error: BaseException) -> GrokError:
         return BusyError(
-            f"The model's server cannot be reached ({type(error).__name__}). It may be starting; try "
-            "again in about 5 seconds, or ask whoever runs it.",
+            f"The model's server cannot be reached ({type(error).__name__}). It may be starting; "
+            "try again in about 5 seconds, or ask whoever runs it.",
             retry_after=5,
         )
 
