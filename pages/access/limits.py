@@ -27,6 +27,7 @@ from pages.access.settings import AccessError
 Option = TypeVar("Option", bound=float)
 MINUTE, HOUR, MB = 60.0, 3600.0, 10**6
 LONG_NULLS = "GROK_LENS_LONG_NULLS"
+DRAWN = ("draws", "sets", "trees", "permutations")  # names of an address that `affordable` bounds
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,13 @@ def charge(person: str | None, tokens: int) -> None:
     """
     if person is not None:
         USED.charge(person, tokens, current())
+
+
+def reason(name: str) -> str:
+    """Why an address cannot have what it asks for under a name, after a comma."""
+    if name in DRAWN and settings.current().is_server:
+        return "which takes longer than this server allows"
+    return "which this data does not have"
 
 
 def affordable(options: Sequence[Option], default: Option) -> Sequence[Option]:

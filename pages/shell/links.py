@@ -20,6 +20,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from lens.escaping import as_markdown
 from lens.glossary import help_of
+from pages.access import limits
 from pages.shell.link_names import NAMES, OF_EVERY_LINK, OF_NO_LINK
 from pages.shell.session_keys import SessionKey, SessionValue, widget
 
@@ -354,8 +355,8 @@ def _prepare(
         value = parse(asked)
         if value is None:
             NOTICES.kept(list).append(
-                f"The link asks for {label.lower()} “{as_markdown(asked[:LONGEST])}”, which this "
-                f"data does not have. Showing {shown(default)}."
+                f"The link asks for {label.lower()} “{as_markdown(asked[:LONGEST])}”, "
+                f"{limits.reason(name)}. Showing {shown(default)}."
             )
         state.set(default if value is None else value)
         return

@@ -104,6 +104,14 @@ def test_a_person_takes_all_away_and_deletes_it_for_good(open_as, tmp_path, monk
     assert b"a secret of mine" not in left and b"of another" in left
 
 
+def test_an_address_asks_a_server_in_vain_for_draws_that_take_minutes(open_as):
+    app = open_as("rita@a.org", "layers", draws="5000", permutations="100")
+    assert not app.exception
+    said = [one.value for one in app.toast]
+    assert any("draws “5000”, which takes longer than this server allows" in one for one in said)
+    assert app.segmented_control(key="draws").options == ["500", "1,000"]
+
+
 @pytest.mark.parametrize("named", ["", "xai-org/grok-1"])
 def test_a_server_fetches_from_the_hub_what_it_names_and_nothing_else(open_as, monkeypatch, named):
     monkeypatch.setenv("GROK_LENS_HUB_ALLOW", named)
