@@ -81,6 +81,7 @@ def problem() -> str | None:
     if aside is not None:
         book().set_aside = None
         return (
-            f"The file of notes was damaged and has been set aside as {aside}. A new one is begun."
+            f"The file of notes was damaged and has been set aside as {aside.name} on the server, "
+            "where nothing of it is deleted. A new one is begun."
         )
     return PROBLEM.take()
