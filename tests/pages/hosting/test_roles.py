@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 import zipfile
 
@@ -10,9 +11,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from grok.errors import BusyError
+from grok.serving.jobs import CANCELLED, Job
 from lens.storage.expert_notes import ExpertNote, NoteBook
 from pages.access import limits, settings
 from pages.hosting import your_data
+from pages.live.many import runs
 from pages.shell import hub_source
 
 
@@ -82,6 +85,22 @@ def test_an_owner_sees_the_load_and_clears_caches(open_as):
     assert any("Hours since" in str(one.value) for one in app.sidebar.dataframe)
     app.button(key="clear_caches").click().run()
     assert not app.exception
+
+
+def test_an_owner_ends_a_run_of_somebody_else(open_as):
+    stop = threading.Event()
+
+    def work(job: Job) -> None:
+        while not stop.wait(0.01):
+            job.check()
+
+    job = runs.jobs().start("a run", work, group="rita")
+    try:
+        app = open_as("olga@a.org", state={"server": True})
+        next(one for one in app.button if str(one.key).startswith("end_")).click().run()
+        assert job.wait(300).status == CANCELLED and not app.exception
+    finally:
+        stop.set()
 
 
 def test_a_person_takes_all_away_and_deletes_it_for_good(open_as, tmp_path, monkeypatch):
