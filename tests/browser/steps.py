@@ -28,6 +28,19 @@ def cell(page: Page, key: str, index: int):
     )
 
 
+def answer_in_view(page: Page) -> None:
+    """The first line and the start of the first figure stand in a laptop's window, unscrolled."""
+    before = page.viewport_size
+    page.set_viewport_size({"width": 1280, "height": 720})
+    settled(page)
+    assert page.get_by_test_id("stMain").evaluate("e => e.scrollTop") == 0
+    line = page.locator(".st-key-first_lines").bounding_box()
+    chart = page.get_by_test_id("stMain").get_by_test_id("stVegaLiteChart").first.bounding_box()
+    assert 0 <= line["y"] < chart["y"] <= 600
+    page.set_viewport_size(before)
+    settled(page)
+
+
 def prompt_box(page: Page):
     """The box that a text is typed into; the form is unfolded where it is folded."""
     settled(page)

@@ -6,6 +6,8 @@ import re
 
 from playwright.sync_api import Page, expect
 
+from tests.browser.steps import answer_in_view
+
 PLACE = "/live_routing?mode=compare"
 KEPT = re.compile(r"^(The same tokens keep \d+.% of their experts in both|The texts share too few)")
 
@@ -22,6 +24,7 @@ def test_an_example_is_compared_and_a_clicked_cell_becomes_the_one_looked_at(vis
     settled(page)
     expect(page.get_by_text(re.compile("^Your own texts .shown: “In spring"))).to_be_visible()
     expect(page.get_by_text(KEPT)).to_be_visible()
+    answer_in_view(page)
     page.locator(".st-key-compare_map svg.marks g.mark-rect.role-mark path").nth(0).click()
     expect(page).to_have_url(re.compile(r"pair=0"))
     expect(page.get_by_text("in first text, place 0")).to_be_visible()

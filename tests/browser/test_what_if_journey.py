@@ -6,7 +6,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.steps import numbers
+from tests.browser.steps import answer_in_view, numbers
 
 PLACE = "/live_routing?mode=what_if"
 PYTHON = "Python"
@@ -37,6 +37,7 @@ def test_a_ban_is_shown_beside_the_other_experts_and_survives_a_click_on_a_token
     finding = page.get_by_text(re.compile(r"^Without L2·E4 the model's guesses change"))
     expect(finding).to_be_visible()
     settled(page)
+    answer_in_view(page)
     page.locator(".st-key-change_by_token svg.marks g.mark-rect.role-mark path").nth(3).click()
     expect(page).to_have_url(re.compile("token=3"))
     expect(finding).to_be_visible()
@@ -53,6 +54,7 @@ def test_a_sweep_shows_progress_and_a_click_on_an_expert_looks_at_it_alone(visit
     expect(chart).to_be_visible()
     settled(page)
     expect(page.get_by_text(re.compile("^L2·E4 matters most for this text"))).to_be_visible()
+    answer_in_view(page)
     chart.locator("svg.marks g.mark-rect.role-mark").first.locator("path").nth(3 * 8 + 5).click()
     expect(page).to_have_url(re.compile("layer=3"))
     expect(page).to_have_url(re.compile("expert=5"))
