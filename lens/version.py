@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 
+@cache
 def version() -> str:
     """The version as installed, else as the source says."""
     try:

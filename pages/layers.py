@@ -305,12 +305,10 @@ def show() -> None:
                 found.append(layer_null(routers, view, metric, against, settings))
         return found[0]
 
-    if not layout.is_large(routers):
-        null()
     place = pair_part(routers, view, shown, settings, null, found)
     with said:
         pairs_in_words(routers, null(), view)
-    if place is not None:  # of a large set the heatmap is there before its null
+    if place is not None:  # the heatmap is there before its null
         with place[0]:
             pair.show(routers, view, metric, null(), settings, *place[1:])
     neighbours.show(routers, view, metric, against, settings)

@@ -201,12 +201,15 @@ def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
         tab, *drawn_with = shown.beside
         if tab in OF_THE_CELL and drawn_with != [layer, what]:
             st.rerun()  # the statistics below are of another layer
-    routing_views.strip(view, token, layer, what)
-    if what == "agreement":
-        routing_views.agreement_note(view)
-    routing_views.token_map(view, token, layer, what)
-    cell_keys.show("token_layer_map", token, layer, view.n_tokens, view.n_layers)
-    slot = cell_view.show(view, token, layer)
+    text, card = st.container(), st.container()
+    with card:  # first: what a move is made for
+        slot = cell_view.show(view, token, layer)
+    with text:
+        routing_views.strip(view, token, layer, what)
+        if what == "agreement":
+            routing_views.agreement_note(view)
+        routing_views.token_map(view, token, layer, what)
+        cell_keys.show("token_layer_map", token, layer, view.n_tokens, view.n_layers)
     parts.drawn()
     if parts.alone() or logit_lens.at_once(view, asked=shown.stored):
         shown.lens(slot, token, layer)
