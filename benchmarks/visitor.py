@@ -245,7 +245,7 @@ class Visitor:
             row: key of the row of examples.
             name: of the example.
         """
-        button = self.page.locator(f".st-key-{row}").get_by_role("button", name=name)
+        button = self.page.locator(f".st-key-{row}").get_by_text(name, exact=True)
         return self.timed(self._changed("lens.finding()"), button.click)
 
     def move(self) -> Times:
