@@ -50,25 +50,37 @@ def current() -> Person | None:
     return of_claims(st.user.to_dict())
 
 
+def signed_in() -> Person | None:
+    """The person of this session, whose sign-in still counts."""
+    person = current()
+    return None if person is None or has_ended(person, settings.current()) else person
+
+
 def standing(person: Person | None, access: Access, now: float | None = None) -> Standing:
     """Whether somebody is let in, and if not, why."""
     if not access.asks:
         return "inside"
     if person is None:
         return "unknown"
-    now = time.time() if now is None else now
-    if not -300 <= now - person.since < 3600 * access.hours:
+    if has_ended(person, access, now):
         return "ended"
     if access.kind == "list" and person.address not in access.listed:
         return "not listed"
     return "inside"
 
 
-def role_of(person: Person | None, access: Access) -> Role:
+def has_ended(person: Person, access: Access, now: float | None = None) -> bool:
+    """True where a sign-in is too long ago to count, or in the future."""
+    now = time.time() if now is None else now
+    return not -300 <= now - person.since < 3600 * access.hours
+
+
+def role_of(person: Person | None, access: Access, now: float | None = None) -> Role:
     """What somebody may do who is let in; on a machine of their own everything."""
     if not access.is_server:
         return "owner"
-    address = "" if person is None else person.address
+    unknown = person is None or has_ended(person, access, now)
+    address = "" if person is None or unknown else person.address
     if address and address in access.owners:
         return "owner"
     if address and address in access.runners:

@@ -8,7 +8,7 @@ waits in the browser's tab meanwhile.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 from streamlit.auth_util import get_secrets_auth_section, is_authlib_installed
@@ -110,16 +110,7 @@ def _sign_in(access: Access, *, ended: bool) -> None:
         "their experts. This server is for "
         + ("the people on its list." if access.kind == "list" else "people with an account.")
     )
-    for name in providers():
-        label = "Sign in" if name == DEFAULT else f"Sign in with {as_markdown(name.capitalize())}"
-        st.button(
-            label,
-            key=f"sign_in_{name}",
-            type="primary",
-            icon=":material/login:",
-            on_click=st.login,
-            args=() if name == DEFAULT else (name,),
-        )
+    _buttons("primary")
     hours = f"{access.hours:g} hours" if access.hours != 1 else "an hour"
     st.caption(
         "You are asked who you are by your own provider, and come back here; this server sees no "
@@ -128,6 +119,20 @@ def _sign_in(access: Access, *, ended: bool) -> None:
         + (as_markdown(f" If it does not work, ask {access.contact}.") if access.contact else "")
     )
     st.html(_KEEP, unsafe_allow_javascript=True)
+
+
+def _buttons(type: Literal["primary", "secondary"]) -> None:
+    """A button for each provider."""
+    for name in providers():
+        label = "Sign in" if name == DEFAULT else f"Sign in with {as_markdown(name.capitalize())}"
+        st.button(
+            label,
+            key=f"sign_in_{name}",
+            type=type,
+            icon=":material/login:",
+            on_click=st.login,
+            args=() if name == DEFAULT else (name,),
+        )
 
 
 def _refused(access: Access, person: Person) -> None:
@@ -144,8 +149,11 @@ def _named(person: Person) -> str:
 
 def inside() -> None:
     """Who is signed in, and the way out, at the end of the sidebar; back to where one came for."""
-    person = persons.current()
+    person = persons.signed_in()
     if person is None:
+        if settings.current().kind == "open" and providers():
+            with st.sidebar.container(key="may_sign_in"):
+                _buttons("secondary")
         return
     if not BACK.get():
         BACK.set(True)

@@ -29,7 +29,7 @@ _SCRIPT = """<script>(() => {{
 
 def current() -> str:
     """SHA-256 of the owner's key, the same for all tabs of a browser once it is remembered."""
-    person = persons.current()
+    person = persons.signed_in()
     if person is not None:
         return hashlib.sha256(f"person:{person.key}".encode()).hexdigest()
     return hashlib.sha256(f"browser:{_key()}".encode()).hexdigest()
@@ -37,12 +37,12 @@ def current() -> str:
 
 def whose() -> str:
     """Who is meant by "alone", in words."""
-    return "this browser" if persons.current() is None else "you"
+    return "this browser" if persons.signed_in() is None else "you"
 
 
 def remember() -> None:
     """Leave the key with the browser, for a year; call it once there is something to find again."""
-    if persons.current() is None and _cookie() is None:
+    if persons.signed_in() is None and _cookie() is None:
         script = _SCRIPT.format(cookie=COOKIE, key=_key(), age=YEAR)
         st.html(script, unsafe_allow_javascript=True)
 

@@ -91,8 +91,11 @@ def test_roles_come_from_lists_and_a_machine_of_ones_own_has_none(monkeypatch):
     ann = persons.of_claims(ANN)
     assert persons.role_of(None, settings.current()) == "owner"
     found = access(monkeypatch, ACCESS="signed-in", ROLE="viewer", RUNNERS="@example.org")
-    assert persons.role_of(ann, found) == "runner"
-    assert persons.role_of(persons.of_claims(ANN | {"email_verified": False}), found) == "viewer"
+    assert persons.role_of(ann, found, NOW) == "runner"
+    assert (
+        persons.role_of(persons.of_claims(ANN | {"email_verified": False}), found, NOW) == "viewer"
+    )
     found = access(monkeypatch, OWNERS="ann@example.org")
-    assert persons.role_of(ann, found) == "owner"
-    assert persons.role_of(None, found) == "viewer"
+    assert persons.role_of(ann, found, NOW) == "owner"
+    assert persons.role_of(None, found, NOW) == "viewer"
+    assert persons.role_of(ann, found, NOW + 13 * 3600) == "viewer"
