@@ -52,8 +52,9 @@ def save(trace, path):
     arrays = {
         f.name: getattr(trace, f.name)
         for f in dataclasses.fields(trace)
-        if f.name not in ("settings", "candidate_pieces")
+        if f.name not in ("settings", "candidate_pieces") and getattr(trace, f.name) is not None
     }
+    arrays["plain_gates"] = int(trace.plain_gates)
     np.savez(path, settings=json.dumps(trace.settings), **arrays)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pyarrow as pa
 
 from lens.storage.expert_notes import ExpertNote, NoteBook
 from pages.hosting import owner
@@ -64,9 +64,8 @@ def test_a_name_stands_in_the_tooltip_of_the_map(open_page, monkeypatch):
     NoteBook().keep("f" * 64, ExpertNote("0" * 64, 2, 3, "L2·E3", "of another model"))
     app = write(open_page("experts", layer="2", expert="3"), "German endings", "")
     shown = next(one for one in app.get("vega_lite_chart") if "expert_map" in one.proto.id)
-    drawn = json.loads(shown.proto.spec)
-    data = [part["data"]["values"] for part in (drawn, *drawn["layer"]) if "data" in part]
-    names = {mark.get("name") for values in data for mark in values}
+    tables = [pa.ipc.open_stream(one.data.data).read_pandas() for one in shown.proto.datasets]
+    names = {name for table in tables if "name" in table for name in table["name"]}
     assert {"L2·E3, German endings", "L2·E4"} <= names
 
 
