@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from grok.errors import PromptError, TokenizerError
+from grok.errors import PromptError, TokenizerError, plain
 
 
 class Tokenizer(Protocol):
@@ -76,8 +76,9 @@ class PieceTokenizer:
             if not model:  # SentencePiece would take it for a model of no pieces
                 raise TokenizerError(f"{file}: not a SentencePiece model (the file is empty).")
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, OSError) as error:
-            raise TokenizerError(f"{file}: not a SentencePiece model ({error}).") from None
+        except (RuntimeError, OSError, UnicodeDecodeError) as error:  # the last of its message
+            said = plain(str(error), 100)
+            raise TokenizerError(f"{file}: not a SentencePiece model ({said}).") from None
         self.n_pieces = int(self._model.get_piece_size())
         if self.n_pieces > vocab_size:
             raise TokenizerError(

@@ -196,6 +196,7 @@ class NoteBook:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with closing(sqlite3.connect(self.file, timeout=PATIENCE)) as base:
+                    base.text_factory = _text
                     base.execute("PRAGMA journal_mode = WAL")
                     base.execute("PRAGMA secure_delete = ON")
                     base.execute(_TABLE)
@@ -212,7 +213,7 @@ class NoteBook:
                     f"Notes cannot be kept in {self.folder}: {error}. Free the folder, or name "
                     f"another one in {FOLDER_VARIABLE}."
                 ) from error
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # of its own message
                 if not again:
                     raise LensError(
                         f"The file of notes in {self.folder} is damaged and cannot be set aside "
@@ -288,5 +289,10 @@ def _damaged(file: Path) -> bool:
             return bool(verdict != "ok")
     except sqlite3.OperationalError:
         return False
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         return True
+
+
+def _text(stored: bytes) -> str:
+    """Text of a column; a damaged byte of it takes no other note with it."""
+    return stored.decode("utf-8", "replace")

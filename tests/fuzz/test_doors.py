@@ -20,6 +20,7 @@ from tests.fuzz.doors import DOORS
 from tests.fuzz.guard import budget, rounds, watched
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("name", DOORS)
 def test_what_comes_through_a_door_is_taken_or_refused_in_words(name: str) -> None:
     door = DOORS[name]

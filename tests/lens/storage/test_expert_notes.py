@@ -64,6 +64,19 @@ def test_a_damaged_file_is_set_aside_and_said(book):
     assert told(again) == [NOTE]
 
 
+@pytest.mark.parametrize("name", [b"CREATE TABLE notes", b"endings"])
+def test_damaged_bytes_of_a_text_take_no_other_note_with_them(book, name):
+    book.keep(ANN, replace(NOTE, layer=1, name="endings"))
+    book.keep(ANN, replace(NOTE, layer=2, name="whole"))
+    content = book.file.read_bytes()
+    book.file.write_bytes(content.replace(name, name[:-4] + b"\x80\x80\xff\xfe"))
+    again = NoteBook(book.folder)
+    names = [note.name for note in again.of(ANN)]
+    assert names == [] if again.set_aside else names[1:] == ["whole"]
+    again.keep(ANN, replace(NOTE, layer=3))
+    assert again.of(ANN)[-1].layer == 3
+
+
 def test_writers_do_not_lose_each_others_notes(book):
     def write(owner: str) -> None:
         for layer in range(20):
