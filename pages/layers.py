@@ -183,6 +183,19 @@ def layer_null(
     return kept[run]
 
 
+def known_null(routers: RouterSet, view: str, shown: Controls, settings: NullSettings) -> LayerNull:
+    """The null as `layer_null` gives it, without a word on the page.
+
+    Unrelated directions stand for shuffled coordinates.
+    """
+    reference, directions = shown.against
+    if reference == "shuffled":
+        reference, directions = "unrelated", None
+    return cached.layer_null_of(
+        routers, shown.metric, view, reference, directions, settings.draws, settings.seed
+    )
+
+
 def pairs_in_words(routers: RouterSet, null: LayerNull, view: str) -> None:
     """Number of pairs that beat the reference; the null and the effective dimension behind it."""
     found, dimension = pairs_finding(null), cached.unbiased_dimension(routers, view)
@@ -200,9 +213,13 @@ def heatmap(
     shown: Controls,
     chance: Chance | None,
     null: Callable[[], LayerNull],
+    saved: Callable[[], LayerNull],
     picked: tuple[int, int],
 ) -> None:
-    """Similarity of all pairs of layers; the null is asked for only where it is drawn."""
+    """Similarity of all pairs of layers; the null is asked for only where it is drawn.
+
+    `saved` gives the null for the table, whose button may be pressed before it is on the page.
+    """
     metric, colours = shown.metric, shown.colours
     similarity = cached.layer_similarity(routers, metric, view)
     leaves = None
@@ -228,7 +245,7 @@ def heatmap(
         scale=0.85,
         stretch=True,
         words=(metric, view) + ((colours,) if colours in ("z", "beyond") else ()),
-        table=lambda: router_tables.layer_null_csv(null(), similarity, labels),
+        table=lambda: router_tables.layer_null_csv(saved(), similarity, labels),
         on_pick=pick_layers,
     )
     other = cached.layer_similarity(routers, metric, "raw" if view == "canonical" else "canonical")
@@ -264,7 +281,11 @@ def pair_part(
         slot = st.container()
     with left:
         chance = cached.chance_level(shown.metric, routers, view)
-        heatmap(routers, view, shown, chance, null, chosen)
+
+        def saved() -> LayerNull:
+            return found[0] if found else known_null(routers, view, shown, settings)
+
+        heatmap(routers, view, shown, chance, null, saved, chosen)
     missing = None
     with slot:
         if chosen[0] == chosen[1]:

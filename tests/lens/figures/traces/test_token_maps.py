@@ -222,7 +222,7 @@ def test_chance_lines_hold_value_band_and_null_of_every_layer():
     tests = {"one": beside_null(0), "two": beside_null(1)}
     chart = figures.chance_lines(tests, LABELS, title="T", unit="nats")
     assert "99 draws, seed 4" in title_text(chart)
-    points = [r for r in rows(first(chart, "circle")) if r["name"] == "two"]
+    points = [r for r in rows(first(chart, "point")) if r["name"] == "two"]
     assert [r["value"] for r in points] == pytest.approx(tests["two"].value, rel=1e-5)
     band = [r for r in rows(first(chart, "area")) if r["name"] == "one"]
     assert [r["low"] for r in band] == pytest.approx(tests["one"].low, rel=1e-5)
@@ -233,10 +233,12 @@ def test_chance_lines_hold_value_band_and_null_of_every_layer():
 def test_only_rare_points_of_chance_lines_are_filled():
     chart = figures.chance_lines({"one": beside_null(0)}, LABELS, title="T", unit="nats")
     filters = {
-        mark(v): v["transform"][0]["filter"] for v in views(chart.to_dict()) if "transform" in v
+        v["mark"]["filled"]: v["transform"][0]["filter"]
+        for v in views(chart.to_dict())
+        if "transform" in v
     }
-    assert filters["circle"] == "datum.q !== null && datum.q <= 0.05"
-    assert filters["point"] == f"!({filters['circle']})"
+    assert filters[True] == "datum.q !== null && datum.q <= 0.05"
+    assert filters[False] == f"!({filters[True]})"
 
 
 def test_one_layer_still_has_a_band_with_a_width():

@@ -79,7 +79,7 @@ def test_a_sweep_tells_its_own_share(monkeypatch):
     now[0] += 30
     run.on_share(50, 200)
     assert run.fraction == 0.25 and run.seconds_left == pytest.approx(90)
-    assert run.words() == "Sweep 25% · 90 s left · 0.0 MB read"
+    assert run.words() == "Sweep 25\u00a0% · 90 s left · 0.0 MB read"
 
 
 def test_a_run_whose_browser_has_gone_ends_after_a_while_and_not_at_a_reload(monkeypatch):
