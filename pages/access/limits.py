@@ -6,26 +6,23 @@
     GROK_LENS_MB_A_PERSON        space that these may take, default 1000
     GROK_LENS_LONG_NULLS         on: choices of draws that take minutes are offered
 
-0 is no limit. Each web process counts by itself, and a machine of one's own counts nothing.
+0 is no limit. All web processes that share the folder of notes count together (see `used`), and a
+machine of one's own counts nothing.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from grok.errors import BusyError
-from lens.words import fixed
 from pages.access import settings
 from pages.access.settings import AccessError
+from pages.access.used import Used
 
 Option = TypeVar("Option", bound=float)
-MINUTE, HOUR, MB = 60.0, 3600.0, 10**6
+MB = 10**6
 LONG_NULLS = "GROK_LENS_LONG_NULLS"
 DRAWN = ("draws", "sets", "trees", "permutations")  # names of an address that `affordable` bounds
 
@@ -78,68 +75,6 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
-class Used:
-    """What each person has used of late.
-
-    Args:
-        now: seconds of a clock that never goes back.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._lock = threading.Lock()
-        self._prompts: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
-        self._tokens: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
-
-    def charge(self, person: str, tokens: int, limits: Limits) -> None:
-        """Count a prompt of so many tokens.
-
-        Raises:
-            BusyError: it would be more than one may; nothing is counted.
-        """
-        with self._lock:
-            for used, most, more, span, what in (
-                (self._prompts, limits.prompts_a_minute, 1, MINUTE, "prompts within a minute"),
-                (self._tokens, limits.tokens_an_hour, tokens, HOUR, "tokens within an hour"),
-            ):
-                self._check(used[person], most, more, span, what)
-            self._prompts[person].append((self._now(), 1))
-            self._tokens[person].append((self._now(), tokens))
-            self._forget()
-
-    def _check(
-        self, used: deque[tuple[float, int]], most: int, more: int, span: float, what: str
-    ) -> None:
-        now = self._now()
-        while used and used[0][0] <= now - span:
-            used.popleft()
-        if not most:
-            return
-        if more > most:
-            raise BusyError(f"This takes {more:,} {what}; one person may run {most:,} here.")
-        over = sum(n for _, n in used) + more - most
-        for when, n in used if over > 0 else ():
-            over -= n
-            if over <= 0:
-                seconds = max(when + span - now, 1.0)
-                raise BusyError(
-                    f"You have run as much as one person may here: {most:,} {what}. Go on in "
-                    f"{_wait(seconds)}.",
-                    retry_after=seconds,
-                )
-
-    def _forget(self) -> None:
-        """Let go of people who have run nothing for an hour."""
-        old = self._now() - HOUR
-        for used in (self._prompts, self._tokens):
-            for person in [one for one, of in used.items() if not of or of[-1][0] <= old]:
-                del used[person]
-
-
-def _wait(seconds: float) -> str:
-    return f"{fixed(seconds, 0)} s" if seconds < 90 else f"{fixed(seconds / 60, 0)} minutes"
-
-
 USED = Used()
 
 
@@ -150,7 +85,8 @@ def charge(person: str | None, tokens: int) -> None:
         BusyError: it would be more than one may; the text says when to go on.
     """
     if person is not None:
-        USED.charge(person, tokens, current())
+        own = current()
+        USED.charge(person, tokens, a_minute=own.prompts_a_minute, an_hour=own.tokens_an_hour)
 
 
 def reason(name: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from lens.routers.router_set import RouterSet, load_routers, save_routers
 from lens.storage.disk_cache import DiskCache, content_key
 from lens.storage.expert_notes import ExpertNote, NoteBook
 from lens.traces.trace import load_trace
+from pages.access.used import Used
 from tests.faults.disks import SmallDisk, disk
 from tests.fuzz.doors import ROUTERS, SMALL, TRACE
 from tests.lens.many_prompts.run_making import OWNER, begin, finished, random_routing
@@ -83,6 +86,12 @@ def _runs(folder: Path) -> list[int]:
 
 def _begun(folder: Path, n: int) -> None:
     begin(RunStore(folder)).cancel()
+
+
+def _counted(folder: Path) -> object:
+    as_it_is = f"{Used(folder).file.as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(as_it_is, uri=True)) as base:
+        return base.execute("SELECT sum(tokens) FROM used").fetchone()
 
 
 def _cached(folder: Path, n: int) -> None:
@@ -139,6 +148,11 @@ PLACES = {
         lambda folder: [one.texts["prompt"] for one in SharedTexts(folder).of(OWNER)],
     ),
     "a note": Place(_note, lambda folder: [one.layer for one in NoteBook(folder).of(OWNER)]),
+    "what a person has run": Place(
+        lambda folder, n: Used(folder).charge(OWNER, n, a_minute=0, an_hour=100),
+        _counted,
+        quiet=True,
+    ),
     "an entry of the cache": Place(
         _cached,
         lambda folder: [n for n in range(9) if DiskCache(folder).get("some", content_key(n))],

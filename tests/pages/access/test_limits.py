@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grok.errors import BusyError
 from pages.access import limits, settings
-from pages.access.limits import Limits, Used
 from pages.access.messages import told, without_folders
 from pages.access.settings import AccessError
 
@@ -15,44 +13,6 @@ from pages.access.settings import AccessError
 def nothing_set(monkeypatch):
     for name in settings.NAMES:
         monkeypatch.delenv(name, raising=False)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_prompts_of_a_minute_are_counted_for_each_person_and_come_back():
-    clock = Clock()
-    used, most = Used(clock), Limits(2, 0, 0, 0)
-    used.charge("ann", 5, most)
-    clock.now = 20
-    used.charge("ann", 5, most)
-    with pytest.raises(BusyError, match="2 prompts within a minute. Go on in 40 s") as refused:
-        used.charge("ann", 5, most)
-    assert refused.value.retry_after == pytest.approx(40)
-    used.charge("bob", 5, most)
-    clock.now = 61
-    used.charge("ann", 5, most)
-    with pytest.raises(BusyError):
-        used.charge("ann", 5, most)
-
-
-def test_tokens_of_an_hour_are_counted_and_one_prompt_may_be_too_many():
-    clock = Clock()
-    used, most = Used(clock), Limits(0, 100, 0, 0)
-    with pytest.raises(BusyError, match="takes 101 tokens within an hour; one person may run 100"):
-        used.charge("ann", 101, most)
-    used.charge("ann", 60, most)
-    clock.now = 600
-    used.charge("ann", 40, most)
-    with pytest.raises(BusyError, match="Go on in 50 minutes"):
-        used.charge("ann", 1, most)
-    clock.now = 3601
-    used.charge("ann", 60, most)
 
 
 def test_a_machine_of_ones_own_counts_nothing_and_a_server_says_what_it_counts(monkeypatch):

@@ -29,7 +29,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("GROK_LENS_OWNERS", "olga@a.org")
     monkeypatch.setenv("GROK_LENS_CONTACT", "Olga")
     monkeypatch.setenv("GROK_LENS_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(limits, "USED", limits.Used())
+    monkeypatch.setenv("GROK_LENS_NOTES", str(tmp_path / "notes"))
 
 
 @pytest.fixture
