@@ -40,6 +40,7 @@ lens/cached.py
 lens/compare
 lens/report
 lens/tables lens/figures
+lens/features
 lens/questions lens/findings
 lens/many_prompts lens/prompt_pairs lens/model_pairs
 lens/traces
@@ -58,6 +59,7 @@ grok/__init__.py grok/cached.py
 grok/train.py grok/run.py grok/plan.py grok/serve.py
 grok/serving
 grok/dictionaries/train.py grok/dictionaries/evaluate.py
+grok/dictionaries/attribution
 grok/dictionaries/evaluation
 grok/dictionaries/training
 grok/dictionaries/kinds
