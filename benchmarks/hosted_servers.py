@@ -102,6 +102,7 @@ def hosted(n_web: int, checkpoint: Path | None = None) -> Iterator[Hosted]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         log = folder / "log.txt"
         output = stack.enter_context(log.open("wb"))
+        own["GROK_LENS_LOG"] = "json"  # as a team has it
         own |= {name: str(folder / name) for name in ("GROK_LENS_RUNS", "GROK_LENS_NOTES")}
         processes: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 
 from grok.errors import BusyError, GrokError
+from grok.serving import logs
 from grok.serving.queue import NOBODY, Caller, FairQueue
 
 LOG = logging.getLogger(__name__)
@@ -162,8 +164,13 @@ class Jobs:
                     f"{own} of your runs go on or wait already. Wait for one, or cancel it."
                 )
             self._jobs[key] = job
+        context = Context()
+        context.run(logs.REQUEST.set, logs.current())
         thread = threading.Thread(
-            target=self._run, args=(key, job, work, ended), name="grok-job", daemon=True
+            target=context.run,
+            args=(self._run, key, job, work, ended),
+            name="grok-job",
+            daemon=True,
         )
         try:
             thread.start()

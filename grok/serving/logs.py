@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import traceback
 import uuid
 from collections.abc import Callable, Iterable
@@ -18,9 +19,10 @@ from datetime import UTC, datetime
 
 VARIABLE = "GROK_LENS_LOG"
 HEADER = b"x-request-id"
+LONGEST_WHOLE = 55  # characters of an id in that of a part
 FRAMES = 12  # of a traceback, the innermost
 
-# The request that is answered now, in the task that answers it.
+# The request that is answered now, in the task that answers it and the jobs that it starts.
 REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
 _ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 
@@ -45,18 +47,34 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return uuid.uuid4().hex
 
 
+def _no_request() -> str | None:
+    return None
+
+
+_of_thread: Callable[[], str | None] = _no_request
+
+
+def know(of_thread: Callable[[], str | None]) -> None:
+    """Have `current` ask this for the id of a thread's request, where `REQUEST` does not say."""
+    global _of_thread
+    _of_thread = of_thread
+
+
+def current() -> str | None:
+    """Id of the request that this thread works for; None where there is none."""
+    return REQUEST.get() or _of_thread()
+
+
+def part_of(request: str) -> str:
+    """A new id, of something that is asked elsewhere for a request: it begins with its id."""
+    return f"{request[:LONGEST_WHOLE]}.{secrets.token_hex(4)}"
+
+
 class JsonLines(logging.Formatter):
     """A line of the log as one JSON object.
 
     What `extra={"fields": {...}}` of a call holds becomes fields of the object.
-
-    Args:
-        where: the id of the request that a thread works for, where `REQUEST` does not say.
     """
-
-    def __init__(self, where: Callable[[], str | None] = lambda: None) -> None:
-        super().__init__()
-        self.where = where
 
     def format(self, record: logging.LogRecord) -> str:
         """The object, on one line."""
@@ -66,7 +84,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        request = REQUEST.get() or self.where()
+        request = current()
         if request:
             said["request"] = request
         said |= getattr(record, "fields", {})
@@ -78,13 +96,9 @@ class JsonLines(logging.Formatter):
         return json.dumps(said, ensure_ascii=False, default=str)
 
 
-def install(where: Callable[[], str | None] = lambda: None) -> None:
-    """Has every logger that writes to the terminal, now and later, write JSON.
-
-    Args:
-        where: as `JsonLines` takes it.
-    """
-    form = JsonLines(where)
+def install() -> None:
+    """Has every logger that writes to the terminal, now and later, write JSON."""
+    form = JsonLines()
 
     class Logger(logging.Logger):
         """A logger whose handlers write JSON, whoever made them."""

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from grok.serving import logs
+from grok.serving.remote.transport import ASKED
 from pages.hosting.first_answer import App, Message, Receive, Scope, Send
 
 LOG = logging.getLogger("grok_lens.requests")
@@ -140,6 +141,8 @@ def of_the_session() -> str | None:
 
 def write_json() -> None:
     """Has the log written as JSON, requests included, where the environment asks for it."""
+    logs.know(of_the_session)
     if logs.wanted():
-        logs.install(of_the_session)
+        logs.install()
+        ASKED.setLevel(logging.INFO)
         LOG.setLevel(logging.INFO)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import math
+import time
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ from urllib.parse import urlsplit
 
 from grok import errors
 from grok.errors import BusyError, GrokError
+from grok.serving import logs
 from grok.serving.queue import OnWait, Waiting
 
 if TYPE_CHECKING:
     from grok.experiments.forks import Progress
 
+ASKED = logging.getLogger("grok_lens.asked")
 TRIES = 2
 MOST_BYTES = 2**31  # of an answer's line
 RESTARTED = "The model was restarted while this ran. Send it again."
@@ -131,17 +135,26 @@ class Transport:
         given = {"Content-Type": "application/json", **headers}
         if self._token:
             given["Authorization"] = f"Bearer {self._token}"
+        request = logs.current()
+        if request is not None:
+            given["X-Request-Id"] = logs.part_of(request)
         data = None if body is None else json.dumps(body).encode()
+        began, status = time.monotonic(), 0
         try:
             path = f"{self._parts.path.rstrip('/')}/v1/{call}"
             connection.request(method, path, data, given)
             answer = connection.getresponse()
-            if answer.status == 200:
+            status = answer.status
+            if status == 200:
                 return _Answer(connection, answer)
             said = answer.read(2**20)
         except BaseException:
             connection.close()
             raise
+        finally:
+            fields = {"call": call, "status": status, "asked": given.get("X-Request-Id")}
+            seconds = round(time.monotonic() - began, 4)
+            ASKED.info("asked", extra={"fields": fields | {"seconds": seconds}})
         connection.close()
         try:
             raise _error_of(json.loads(said)["error"])

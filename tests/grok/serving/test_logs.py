@@ -15,7 +15,8 @@ import logging, sys
 early = logging.getLogger("early")
 early.addHandler(logging.StreamHandler())
 from grok.serving import logs
-logs.install(lambda: "request-of-a-thread")
+logs.know(lambda: "request-of-a-thread")
+logs.install()
 late = logging.getLogger("late")
 late.propagate = False
 late.addHandler(logging.StreamHandler())
@@ -49,6 +50,12 @@ def test_an_id_of_another_form_is_replaced(given):
 def test_an_id_of_the_proxy_is_kept():
     headers = [(b"host", b"x"), (b"X-Request-ID", b"0f.a-b_c12345")]
     assert logs.request_id(headers) == "0f.a-b_c12345"
+
+
+def test_the_id_of_a_part_begins_with_its_requests_and_is_one():
+    headers = [(b"x-request-id", logs.part_of("a" * 64).encode())]
+    assert logs.request_id(headers).startswith("a" * logs.LONGEST_WHOLE + ".")
+    assert logs.part_of("from-the-proxy") != logs.part_of("from-the-proxy")
 
 
 def test_another_kind_of_log_is_refused_by_name(monkeypatch):
