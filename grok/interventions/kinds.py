@@ -138,6 +138,8 @@ def _shown(argument: Any) -> str:
         return str(argument)
     if isinstance(argument, jax.tree_util.Partial):
         return ", ".join(_shown(one) for one in argument.args)
+    if isinstance(argument, tuple):
+        return ", ".join(_shown(one) for one in argument)
     array = np.asarray(argument)
     if array.dtype.kind not in "biuf":
         return f"{type(argument).__name__}{list(array.shape)}"

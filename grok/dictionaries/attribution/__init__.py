@@ -10,15 +10,20 @@ from grok.dictionaries.attribution.accounts import (
 from grok.dictionaries.attribution.flips import FlipTable, first_doses, smallest_flips
 from grok.dictionaries.attribution.reading import PromptFeatures, read_features
 from grok.dictionaries.attribution.readout import Readout, readout_of
+from grok.dictionaries.attribution.steering import Change, steer
+from grok.dictionaries.attribution.sweeps import DoseSweep, dose_sweep
 from grok.dictionaries.attribution.verifying import FlipCheck, verify_flips
 
 __all__ = [
+    "Change",
+    "DoseSweep",
     "FlipCheck",
     "FlipTable",
     "PromptFeatures",
     "Readout",
     "RouteAccount",
     "RowSpace",
+    "dose_sweep",
     "first_doses",
     "read_features",
     "readout_of",
@@ -26,5 +31,6 @@ __all__ = [
     "row_space",
     "smallest_flips",
     "static_effects",
+    "steer",
     "verify_flips",
 ]
