@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from grok.serving.jobs import Job, Jobs
 from grok.serving.queue import Caller, FairQueue, OnWait
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from grok.engine.compiled import Forward
     from grok.runner.model import Model
@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 
 
 @cache
-def _warming() -> Jobs:
+def warming() -> Jobs:
     """The compiling of this process."""
     return Jobs(at_once=1, most=64).close_at_exit()
 
@@ -98,11 +98,14 @@ class Batches:
         return max(sizes, default=1)
 
     def warm(self, kinds: Sequence[Kind]) -> None:
-        """Compile all sizes of some kinds in the background, small ones first."""
-        sizes = [1 << i for i in range(MOST.bit_length())]
-        for size in sizes:
+        """Compile some kinds in the background: one prompt, its logit lens, then larger batches."""
+        for kind in kinds:
+            self._compile_behind(kind, 1)
+        for kind in kinds:
+            self._behind((kind, "lens"), partial(self._read_lens, kind))
+        for size in [1 << i for i in range(1, MOST.bit_length())]:
             for kind in kinds:
-                if size == 1 or size * kind.length <= self.room:
+                if size * kind.length <= self.room:
                     self._compile_behind(kind, size)
 
     def _run(self, kind: Hashable, prompts: list[np.ndarray]) -> list[Forward]:
@@ -117,15 +120,24 @@ class Batches:
     def _compile_behind(self, kind: Kind, size: int) -> None:
         if size == 1 and (kind, 1) in self._compiled:
             return
-        with suppress(BusyError):  # it is being compiled, or much else is
-            _warming().start((id(self), kind, size), lambda job: self._compile(job, kind, size))
-
-    def _compile(self, job: Job, kind: Kind, size: int) -> None:
-        job.progress(0, 1)
         filler = [np.ones(kind.length, np.int32)] * size
+        self._behind((kind, size), lambda: self._run(kind, filler))
+
+    def _read_lens(self, kind: Kind) -> None:
+        """A logit lens has programs of its own: a pass that keeps streams, and their reading."""
+        from grok.experiments.logit_lens import logit_lens
+
+        logit_lens(self.model, np.ones(kind.length, np.int32), candidates=kind.candidates)
+
+    def _behind(self, key: Hashable, run: Callable[[], object]) -> None:
+        with suppress(BusyError):  # it is being compiled, or much else is
+            warming().start((id(self), key), lambda job: self._compile(job, run))
+
+    def _compile(self, job: Job, run: Callable[[], object]) -> None:
+        job.progress(0, 1)
         if self.model.mesh.size == 1:
-            self._run(kind, filler)
+            run()
             return
         # Programs that span devices must be begun in one order on all of them.
         with self.queue.turn(caller=WARMING):
-            self._run(kind, filler)
+            run()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import jax
 import numpy as np
 import pytest
 
 from grok.errors import GrokError, PromptError
 from grok.interventions.edits import ban, edit
 from grok.runner.batching import read_batch
+from grok.serving import batches as serving_batches
 from grok.serving.batches import Batches, Kind
 from grok.serving.queue import FairQueue
 from grok.serving.shared_model import MOST_GENERATIONS, SharedModel
@@ -108,6 +111,30 @@ def test_a_prompt_has_the_same_bits_in_every_batch_of_one_shape(tiny3):
     last = read_batch(tiny3, [*others[4:], own], 5)[3]
     for name in ("router_logits", "experts", "gates", "candidates", "candidate_probs", "logits"):
         assert np.array_equal(getattr(first, name), getattr(last, name)), name
+
+
+# Share of the largest router logit; docs/serving.md says it.
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+def test_between_shapes_numbers_differ_by_no_more_than_is_said(model, dtype, most):
+    held, prompts = model("tiny3", dtype), [np.array(one) for one in prompts_of(4, (11,))]
+    alone = [read_batch(held, [one], 3)[0] for one in prompts]
+    for own, among in zip(alone, read_batch(held, prompts, 3), strict=True):
+        wanted = np.asarray(own.router_logits, np.float32)
+        apart = np.abs(np.asarray(among.router_logits, np.float32) - wanted).max()
+        assert apart <= most * np.abs(wanted).max()
+
+
+def test_a_logit_lens_of_a_warmed_length_compiles_nothing(tiny3, caplog):
+    shared = SharedModel(tiny3)
+    shared.batches.room = 16
+    shared.batches.warm([Kind(16, 7)])
+    until(lambda: not serving_batches.warming().under_way())
+    caplog.set_level(logging.WARNING)
+    with jax.log_compiles():
+        shared.logit_lens([5, 17, 3], candidates=7)
+        assert "Compiling" not in caplog.text
+        shared.logit_lens([5, 17, 3], candidates=6)
+        assert "Compiling" in caplog.text
 
 
 def test_only_sizes_that_are_compiled_are_used_and_others_are_compiled_behind(tiny3):
