@@ -173,7 +173,7 @@ def _table(trace: RoutingTrace) -> str:
     ]
     names = [repr(str(piece))[1:-1] for piece in trace.pieces]
     width = max(len("token"), *(len(name) for name in names))
-    heads = [f"L{layer}" for layer in range(n_layers)]
+    heads = [f"L{layer}" for layer in trace.layers]
     columns = [max(len(heads[i]), *(len(row[i]) for row in cells)) for i in range(n_layers)]
     lines = ["token".ljust(width) + "  " + " ".join(map(str.rjust, heads, columns))]
     for t, (name, row) in enumerate(zip(names, cells, strict=True)):

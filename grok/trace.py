@@ -58,6 +58,11 @@ class RoutingTrace:
     plain_gates: bool = True
     choice_values: np.ndarray | None = None
 
+    @property
+    def layers(self) -> np.ndarray:
+        """The model's numbers of the layers with experts [L], of which the arrays are."""
+        return np.arange(len(self.experts)) if self.layer_ids is None else self.layer_ids
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The entries of the `.npz`, none of them an object array."""
         return {

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grok.config import ModelConfig
 from grok.errors import InterventionError, PromptError, SiteError
 from grok.experiments.forks import ForkedRuns, Forks, Progress, Turn
 from grok.experiments.metrics import Metric, kl_divergence
 from grok.interventions.hooks import Edit
 from grok.interventions.kinds import Intervention
-from grok.interventions.sites import indexes
+from grok.interventions.sites import MIXTURE_SITES, HookPoint, check_mixture, indexes
 from grok.runner.interfaces import Prompt
 from grok.trace import RoutingTrace
 
@@ -32,7 +33,7 @@ class AblationSweep:
     """Each expert of each layer banned or given to all, one at a time, for all tokens of a prompt.
 
     Attributes:
-        layers: rows [N].
+        layers: the model's numbers of the layers [N].
         values: the metric after it [N, E].
         base: the metric without.
         effect: values - base [N, E].
@@ -53,6 +54,11 @@ class AblationSweep:
     unit: str
     how: str
     trace: RoutingTrace
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The sweep's layers among those of the trace, which has the ones with experts [N]."""
+        return np.searchsorted(self.trace.layers, self.layers)
 
 
 def _ban_own(logits: jax.Array, experts: jax.Array) -> jax.Array:
@@ -98,7 +104,7 @@ def ablation_sweep(
         prompt: text, or token ids.
         metric: by default the mean over all tokens of KL(plain ‖ changed).
         how: "ban", or "include" as the intervention of that name.
-        layers: one or several; all by default.
+        layers: one or several, by the model's numbers; all that have experts by default.
         batch, progress, turn: see `grok.experiments.forks.ForkedRuns`.
 
     Raises:
@@ -112,7 +118,7 @@ def ablation_sweep(
     if how not in HOW:
         raise InterventionError(f"how is {how!r:.20}; expected {' or '.join(HOW)}.")
     metric = (metric or kl_divergence(everywhere=True)).check(config.vocab_size)
-    chosen = chosen_layers(layers, config.n_layers)
+    chosen = chosen_layers(layers, config, [HOW[how][0]])
     tokens = model.encode(prompt)
     with turn():
         plain = model.run_one(tokens, candidates=10)
@@ -145,18 +151,25 @@ def ablation_sweep(
 
 def _load(trace: RoutingTrace, layers: Sequence[int], n_experts: int) -> np.ndarray:
     """Share of the assignments of some layers that each expert has [N, E]."""
-    counts = np.stack([np.bincount(trace.experts[i].ravel(), minlength=n_experts) for i in layers])
+    rows = np.searchsorted(trace.layers, layers)
+    counts = np.stack([np.bincount(trace.experts[i].ravel(), minlength=n_experts) for i in rows])
     shares: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
     return shares
 
 
-def chosen_layers(layers: int | Iterable[int] | None, n_layers: int) -> list[int]:
-    """Numbers of layers in order, without repeats; all of them for None.
+def chosen_layers(
+    layers: int | Iterable[int] | None, config: ModelConfig, sites: Iterable[str]
+) -> list[int]:
+    """Numbers of layers in order, without repeats; for None all that have the sites.
 
     Raises:
-        SiteError: a layer that there is not, or none.
+        SiteError: a layer that there is not or that lacks a site, or none.
     """
-    chosen = list(range(n_layers)) if layers is None else sorted(set(indexes(layers)))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
-        raise SiteError(f"Layers {chosen[:20]}: this model has layers 0 to {n_layers - 1}.")
+    routed = set(sites) & set(MIXTURE_SITES)
+    there = list(config.moe_layers if routed else range(config.n_layers))
+    chosen = there if layers is None else sorted(set(indexes(layers)))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= config.n_layers:
+        raise SiteError(f"Layers {chosen[:20]}: this model has layers 0 to {config.n_layers - 1}.")
+    for layer in chosen:
+        check_mixture(HookPoint(layer, min(routed, default="resid_pre")), config)
     return chosen

@@ -35,7 +35,14 @@ from grok.experiments.collection import (
 )
 from grok.interventions.edits import NO_EDITS, Edits
 from grok.interventions.hooks import arrange_hooks
-from grok.interventions.sites import HookPoint, Site, parse, row_bytes, site_names
+from grok.interventions.sites import (
+    HookPoint,
+    Site,
+    check_mixture,
+    parse,
+    row_bytes,
+    site_names,
+)
 from grok.runner.interfaces import Prompt
 
 if TYPE_CHECKING:
@@ -152,6 +159,8 @@ def encoded(model: Model, prompts: Sequence[Prompt], labels: Sequence[str] | Non
 
 def _kept_sites(model: Model, points: Sequence[HookPoint], stored: str) -> list[Site]:
     """The sites of hook points, with the dtype in which they are stored."""
+    for point in points:
+        check_mixture(point, model.config)
     listed = {site.name: site for site in model.sites()}
     found = [listed[str(point)] for point in points]
     return [site._replace(dtype="int32" if site.dtype == "int32" else stored) for site in found]
@@ -300,7 +309,8 @@ class _Run:
         for row, prompt in enumerate(dict.fromkeys(chosen)):
             tokens = self.prompts.tokens[prompt]
             if self.manifest["routing"]:
-                events.append(routing_events(prompt, tokens, result, row))
+                layers = self.passes.model.config.moe_layers
+                events.append(routing_events(prompt, tokens, result, row, layers))
             values = {str(point): result.kept[point][row] for point in self.passes.points}
             first = int(self.prompts.first_rows[prompt])
             write_values(self.folder, values, first, len(tokens))

@@ -219,7 +219,9 @@ def write_routing(file: Path, events: Sequence[Columns]) -> None:
     _write_table(file, {name: np.concatenate([one[name] for one in events]) for name in events[0]})
 
 
-def routing_events(prompt: int, tokens: np.ndarray, result: Forward, row: int) -> Columns:
+def routing_events(
+    prompt: int, tokens: np.ndarray, result: Forward, row: int, layers: Sequence[int]
+) -> Columns:
     """Columns of one prompt's routing events, in the order position, layer, slot.
 
     Args:
@@ -227,12 +229,14 @@ def routing_events(prompt: int, tokens: np.ndarray, result: Forward, row: int) -
         tokens: its ids [T].
         result: of the pass it was in.
         row: of the prompt in that pass.
+        layers: the model's numbers of the layers with experts [L].
     """
     t = len(tokens)
     experts = result.experts[:, row, :t].transpose(1, 0, 2)  # [T, L, K]
     gates = result.gates[:, row, :t].transpose(1, 0, 2)
     _, n_layers, k = experts.shape
-    ordered = np.sort(result.router_logits[:, row, :t], axis=-1)[..., ::-1]
+    deciding = result.router_logits if result.choice_values is None else result.choice_values
+    ordered = np.sort(deciding[:, row, :t], axis=-1)[..., ::-1]
     if k < ordered.shape[-1]:
         margin = (ordered[..., k - 1] - ordered[..., k]).T  # [T, L]
     else:
@@ -243,7 +247,7 @@ def routing_events(prompt: int, tokens: np.ndarray, result: Forward, row: int) -
         "prompt": np.full(experts.size, prompt, np.int32),
         "position": position.astype(np.int32),
         "token": tokens[position].astype(np.int32),
-        "layer": layer.astype(np.int16),
+        "layer": np.asarray(layers, np.int16)[layer],
         "slot": slot.astype(np.int8),
         "expert": experts.ravel().astype(np.int16),
         "gate": gates.ravel().astype(np.float32),

@@ -34,7 +34,7 @@ class PatchSweep:
     """A corrupt prompt run with one value of the clean prompt's run at a time.
 
     Attributes:
-        sites: names [S]; layers: rows [N]; positions: tokens [P].
+        sites: names [S]; layers: the model's numbers [N]; positions: tokens [P].
         pieces_clean, pieces_corrupt: the tokens of both prompts [T].
         values: the metric after each patch [S, N, P].
         clean, corrupt: the metric of the two prompts as they are.
@@ -124,7 +124,8 @@ def patch_sweep(
         clean, corrupt: prompts of the same number of tokens.
         metric: of the distribution after the last token. KL is from the clean prompt's.
         sites: one or several within a layer, such as "resid_pre", "attn.output", "moe.output".
-        layers, positions: one or several; all by default.
+        layers, positions: one or several; by default all tokens, and all layers that have the
+            sites.
         batch, progress, turn: see `grok.experiments.forks.ForkedRuns`.
         seed: of the control's positions.
 
@@ -134,7 +135,7 @@ def patch_sweep(
     """
     metric.check(model.config.vocab_size)
     names = tuple(known(site, LAYER_SITES) for site in site_names(sites))
-    chosen = chosen_layers(layers, model.config.n_layers)
+    chosen = chosen_layers(layers, model.config, names)
     source, target = _of_one_length(model.encode(clean), model.encode(corrupt))
     length = target.size
     patched = _positions(positions, length)

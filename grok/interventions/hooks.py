@@ -29,6 +29,7 @@ from grok.interventions.sites import (
     MIXTURE_SITES,
     MODEL_SITES,
     HookPoint,
+    check_mixture,
     known,
     model_point,
 )
@@ -267,7 +268,8 @@ def arrange_hooks(
     wanted = frozenset(wanted)
     for site in {point.site for point in wanted} | {request.site for request in edits.requests}:
         known(site, (*layer_sites, *MODEL_SITES))
-    _check_mixtures(wanted, config)
+    for point in wanted:
+        check_mixture(point, config)
     referenced: set[HookPoint] = set()
     banned: dict[int, np.ndarray] = {}  # [1 or B, S, E] of the layers with bans
     for request in edits.requests:
@@ -296,15 +298,6 @@ def arrange_hooks(
         wanted,
         frozenset(referenced),
     )
-
-
-def _check_mixtures(points: Iterable[HookPoint], config: ModelConfig) -> None:
-    for point in points:
-        if point.site in MIXTURE_SITES and point.layer not in config.moe_layers:
-            raise SiteError(
-                f"{point}: layer {point.layer} of this model has no experts; those that do are "
-                f"{', '.join(map(str, config.moe_layers))}."
-            )
 
 
 def _bans(request: Request, n_experts: int, at: np.ndarray | None, s: int) -> np.ndarray | None:
@@ -340,7 +333,8 @@ def _points(request: Request, config: ModelConfig) -> list[HookPoint]:
                 f"layers[{layer}].{request.site}: this model has layers 0 to {n_layers - 1}."
             )
     own = [HookPoint(layer, request.site) for layer in layers]
-    _check_mixtures(own, config)
+    for point in own:
+        check_mixture(point, config)
     return own
 
 

@@ -184,6 +184,19 @@ def parse(name: str, n_layers: int) -> HookPoint:
     return HookPoint(layer, known(match.group(2), LAYER_SITES))
 
 
+def check_mixture(point: HookPoint, config: ModelConfig) -> None:
+    """Refuses a site of a mixture in a layer that is none.
+
+    Raises:
+        SiteError: the layer has no experts; the text names those that do.
+    """
+    if point.site in MIXTURE_SITES and point.layer not in config.moe_layers:
+        raise SiteError(
+            f"{point}: layer {point.layer} of this model has no experts; those that do are "
+            f"{', '.join(map(str, config.moe_layers))}."
+        )
+
+
 def model_point(site: str, n_layers: int) -> HookPoint:
     """The hook point of a site outside the layers."""
     return HookPoint(-1 if site == EMBED else n_layers, site)
@@ -204,7 +217,12 @@ def list_sites(
         layer_sites: those that a layer of the model has.
     """
     last = config.n_layers
-    layers = [HookPoint(i, name) for i in range(last) for name in layer_sites]
+    layers = [
+        HookPoint(i, name)
+        for i in range(last)
+        for name in layer_sites
+        if name not in MIXTURE_SITES or i in config.moe_layers
+    ]
     points = [HookPoint(-1, EMBED), *layers, HookPoint(last, NORM), HookPoint(last, LOGITS)]
     return [_site(config, dtype, n_tokens, point) for point in points]
 

@@ -87,6 +87,16 @@ def ask(run: Run, statement: str, **values: Any) -> dict[str, np.ndarray]:
     return {name: np.ma.getdata(column) for name, column in found.items()}
 
 
+def layer_numbers(run: Run) -> np.ndarray:
+    """The model's numbers of the layers with experts, rising; their places are rows elsewhere.
+
+    Raises:
+        NoRunError, DamagedRunError, LensError: as for `ask`.
+    """
+    found = ask(run, "SELECT DISTINCT layer FROM read_parquet($routing) ORDER BY layer")
+    return found["layer"].astype(np.int64)
+
+
 def check_files(run: Run) -> None:
     """Refuses a run of which a file is damaged or gone, before anything of it is shown.
 

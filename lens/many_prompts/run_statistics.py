@@ -13,7 +13,7 @@ import numpy as np
 
 from lens.errors import LensError
 from lens.many_prompts.label_tests import DRAWS, LabelTest, check_labels, label_test
-from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_events import ask, layer_numbers
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.trace_folder import MAX_CHOICES, TraceFolder
 from lens.stats.permutation_tests import SEED
@@ -33,10 +33,9 @@ def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
     """
     prompts = ask(run, "SELECT prompt, label, n_tokens FROM read_parquet($prompts) ORDER BY prompt")
     lengths = prompts["n_tokens"].astype(int)
-    shape = ask(
-        run, "SELECT max(layer) + 1 AS layers, max(slot) + 1 AS k FROM read_parquet($routing)"
-    )
-    n_layers, k = int(shape["layers"][0]), int(shape["k"][0])
+    layer_ids = layer_numbers(run)
+    slots = ask(run, "SELECT max(slot) + 1 AS k FROM read_parquet($routing)")
+    n_layers, k = len(layer_ids), int(slots["k"][0])
     if n_layers * k * lengths.sum() > MAX_CHOICES:
         raise LensError(
             f"The run holds more than {MAX_CHOICES:,} (layer, token, choice) numbers, too many to "
@@ -47,7 +46,7 @@ def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
     tokens = np.full(first[-1], -1, np.int32)
     margins = np.full((n_layers, first[-1]), np.nan, np.float32)
     for file in run.routing_files:
-        _scatter(run, file, first, tokens, experts, margins)
+        _scatter(run, file, first, layer_ids, tokens, experts, margins)
     if (experts < 0).any() or (experts >= run.n_experts).any():
         raise LensError(
             "The routing of this run is not whole. If it goes on, wait; else delete it and start "
@@ -87,6 +86,7 @@ def run_traces(run: Run, *, skip: int = 0) -> TraceFolder:
         ),
         entropies=np.full((len(kept), n_layers), np.nan),
         model_sha256=run.model_sha256,
+        layer_ids=layer_ids,
     )
 
 
@@ -94,6 +94,7 @@ def _scatter(
     run: Run,
     file: Path,
     first: np.ndarray,
+    layer_ids: np.ndarray,
     tokens: np.ndarray,
     experts: np.ndarray,
     margins: np.ndarray,
@@ -107,8 +108,9 @@ def _scatter(
     try:
         row = first[found["prompt"]] + found["position"]
         tokens[row] = found["token"]
-        experts[found["layer"], row, found["slot"]] = found["expert"]
-        margins[found["layer"], row] = found["margin"]
+        layer = np.searchsorted(layer_ids, found["layer"])
+        experts[layer, row, found["slot"]] = found["expert"]
+        margins[layer, row] = found["margin"]
     except (IndexError, ValueError) as error:
         raise LensError(
             f"The routing in {file.name} is of other prompts than this run's. Delete the run and "

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.many_prompts.run_events import ask
+from lens.many_prompts.run_events import ask, layer_numbers
 from lens.many_prompts.run_record import Run
 from lens.many_prompts.word_null import at_least, expected_counts
 from lens.stats.p_values import benjamini_hochberg
@@ -208,9 +208,11 @@ def _counted(run: Run, tokens: Int[np.ndarray, " word"], within: Within, skip: i
         skip=skip,
         stretch=stretch,
     )
-    shape = (int(sizes["layer"].max()) + 1, run.n_experts)
+    layers = np.unique(sizes["layer"])
+    shape = (len(layers), run.n_experts)
     size = np.zeros((groups.count, *shape), np.int64)
-    np.add.at(size, (groups.of(sizes), sizes["layer"], sizes["expert"]), sizes["n"])
+    row = np.searchsorted(layers, sizes["layer"])
+    np.add.at(size, (groups.of(sizes), row, sizes["expert"]), sizes["n"])
     counts = ask(
         run,
         "SELECT layer, expert, token, count(*) AS n FROM read_parquet($routing) "
@@ -220,7 +222,8 @@ def _counted(run: Run, tokens: Int[np.ndarray, " word"], within: Within, skip: i
         ids=ids,
     )
     count = np.zeros((*shape, n_words), np.int64)
-    count[counts["layer"], counts["expert"], column(counts["token"])] = counts["n"]
+    row = np.searchsorted(layers, counts["layer"])
+    count[row, counts["expert"], column(counts["token"])] = counts["n"]
     return _Counted(totals, occurrences, size, count)
 
 
@@ -260,9 +263,9 @@ def _groups(run: Run, within: Within, skip: int) -> tuple[_Groups, int]:
     )
     n = none.copy()
     n[lengths["prompt"]] = lengths["n"]
-    layers = ask(run, "SELECT max(layer) + 1 AS n FROM read_parquet($routing)")["n"][0]
+    n_layers = len(layer_numbers(run))
     stretch = STRETCH
-    while n.sum() // stretch * int(layers) * run.n_experts > HELD:
+    while n.sum() // stretch * n_layers * run.n_experts > HELD:
         stretch *= 2
     parts = np.maximum(np.rint(n / stretch), 1).astype(np.int64)
     return _Groups(np.cumsum(parts) - parts, parts - 1, int(parts.sum())), stretch
@@ -329,7 +332,7 @@ def strongest(
         "JOIN read_parquet($tokens) t ON t.prompt = best.prompt "
         "  AND t.position BETWEEN best.position - $context AND best.position + $context "
         "GROUP BY ALL ORDER BY best.gate DESC, best.prompt, best.position",
-        layer=int(layer),
+        layer=int(layer_numbers(run)[layer]),
         expert=int(expert),
         skip=int(skip),
         token=None if token is None else int(token),
@@ -363,7 +366,7 @@ def prompts_of_words(run: Run, layer: int, expert: int, *, skip: int = 0) -> dic
         run,
         "SELECT token, count(DISTINCT prompt) AS n FROM read_parquet($routing) "
         "WHERE layer = $layer AND expert = $expert AND position >= $skip GROUP BY token",
-        layer=int(layer),
+        layer=int(layer_numbers(run)[layer]),
         expert=int(expert),
         skip=int(skip),
     )

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from grok.errors import plain
 from lens.errors import LensError
+from lens.traces.protocols import layer_numbers
 from lens.traces.routing import entropy, margin
 from lens.traces.trace import Trace, load_trace
 
@@ -50,6 +51,7 @@ class TraceFolder:
         margins: mean margin, by trace, in logits.
         entropies: mean entropy of the gates, by trace, in nats.
         model_sha256: identity of the routers that made them all.
+        layer_ids: the model's own numbers of the layers.
     """
 
     names: tuple[str, ...]
@@ -63,6 +65,7 @@ class TraceFolder:
     margins: Float[np.ndarray, "trace layer"]
     entropies: Float[np.ndarray, "trace layer"]
     model_sha256: str
+    layer_ids: Int[np.ndarray, " layer"]
 
     @property
     def n_traces(self) -> int:
@@ -153,6 +156,7 @@ class _Kept:
         self.counts: list[np.ndarray] = []
         self.margins: list[np.ndarray] = []
         self.entropies: list[np.ndarray] = []
+        self.layer_ids = np.zeros(0, np.int64)
         self.size = 0
 
     def add(self, name: str, label: str, trace: Trace) -> None:
@@ -162,6 +166,7 @@ class _Kept:
                 "fewer."
             )
         n_layers, _, n_experts = trace.router_logits.shape
+        self.layer_ids = layer_numbers(trace)
         shape = (n_layers, n_experts, trace.experts.shape[2])
         self.models.setdefault((trace.model_sha256, shape), []).append(name)
         self.names.append(name)
@@ -216,6 +221,7 @@ class _Kept:
             margins=np.stack(self.margins),
             entropies=np.stack(self.entropies),
             model_sha256=sha256,
+            layer_ids=self.layer_ids,
         )
 
 

@@ -31,6 +31,7 @@ from lens.traces import (
 from lens.traces import (
     logit_moments as moments,
 )
+from lens.traces.protocols import layer_numbers
 from lens.traces.trace import Trace
 from lens.words import fixed
 
@@ -55,7 +56,7 @@ class TraceNumbers:
             routers.n_layers,
             routers.n_experts,
         )
-        ids = range(trace.n_layers) if trace.layer_ids is None else trace.layer_ids
+        ids = layer_numbers(trace)
         self.labels = [routers.label(i) if self.same else f"L{n}" for i, n in enumerate(ids)]
 
     @cached_property

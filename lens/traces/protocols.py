@@ -22,6 +22,20 @@ class RoutedTokens(Protocol):
     def choice_values(self) -> np.ndarray | None: ...
 
 
+class RoutedLayers(Protocol):
+    """Something that is known layer by layer."""
+
+    @property
+    def experts(self) -> np.ndarray: ...
+    @property
+    def layer_ids(self) -> np.ndarray | None: ...
+
+
+def layer_numbers(trace: RoutedLayers) -> np.ndarray:
+    """The model's own numbers of the layers of a trace."""
+    return np.arange(len(trace.experts)) if trace.layer_ids is None else trace.layer_ids
+
+
 class RoutedText(RoutedTokens, Protocol):
     """A text with its routing: a `Trace`, or a trace that the runner has just made."""
 

@@ -142,7 +142,8 @@ def compare(
     def work() -> stream_cost.Work:
         if change is None:
             return stream_cost.together(choice, [text, other])
-        others = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
+        n_layers = len(choice.config.moe_layers)
+        others = change.elsewhere(n_layers, choice.config.n_experts)
         return stream_cost.changed(choice, text, 1 + len(others))
 
     if prompt_form.run_or_ask(
@@ -168,7 +169,7 @@ def change_controls(choice: shared_models.ModelChoice, kind: str) -> Change:
         layer = links.choice(
             "change_layer",
             "In layer",
-            {**{str(layer): layer for layer in range(len(layers))}, **every},
+            {**{name.removeprefix("L"): row for row, name in enumerate(layers)}, **every},
             0,
             shown=lambda layer: "all layers" if layer == run.ALL else layers[layer],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ class Change:
 
     Attributes:
         kind: a name in `CHANGES`.
-        layer: row, or `ALL`.
+        layer: its place among the layers with experts, or `ALL`.
         expert: of a ban, or one that every token gets.
         temperature: the logits are divided by it.
     """
@@ -62,7 +63,7 @@ class Change:
         return f"Banning {name}" if self.kind == "ban" else f"Giving every token {name}"
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
-        """The rows whose routers are changed."""
+        """The places, of so many layers with experts, whose routers are changed."""
         return tuple(range(n_layers)) if self.layer == ALL else (self.layer,)
 
     def elsewhere(self, n_layers: int, n_experts: int) -> list[Change]:
@@ -86,11 +87,11 @@ class Change:
             others = [others[i] for i in sorted(order)]
         return others
 
-    def edits(self) -> Edits:
-        """The change as `grok` takes it."""
+    def edits(self, moe_layers: Sequence[int]) -> Edits:
+        """The change as `grok` takes it, by the model's numbers of its layers with experts."""
         from grok.interventions.edits import ban, edit, include, temperature
 
-        layers = None if self.layer == ALL else self.layer
+        layers = None if self.layer == ALL else moe_layers[self.layer]
         if self.kind == "temperature":
             return edit("router.logits", temperature(self.temperature), layers=layers)
         if self.kind == "ban":
@@ -211,10 +212,11 @@ def one_change(
     model = shared_models.shared(choice, dtype, on_load)
     tokens = prompts.encoded(model, choice, text)
 
-    elsewhere = change.elsewhere(choice.config.n_layers, choice.config.n_experts)
+    layers = choice.config.moe_layers
+    elsewhere = change.elsewhere(len(layers), choice.config.n_experts)
     own, *found = model.what_ifs(
         tokens,
-        [one.edits() for one in (change, *elsewhere)],
+        [one.edits(layers) for one in (change, *elsewhere)],
         on_wait=on_wait,
         candidates=listed(choice),
     )

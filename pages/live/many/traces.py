@@ -179,9 +179,7 @@ class Many:
         self.noun = noun  # what the labels are of
         self.routers = routers
         own = folder.model_sha256 == routers.sha256 and folder.n_layers == routers.n_layers
-        self.labels = (
-            layout.layer_labels(routers) if own else [f"L{i}" for i in range(folder.n_layers)]
-        )
+        self.labels = layout.layer_labels(routers) if own else [f"L{i}" for i in folder.layer_ids]
         self.key = routing_statistics.folder_key(folder)
 
     def figure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 from lens import figures
 from lens.escaping import as_markdown
 from lens.storage import csv_text
-from lens.traces import RoutedText
+from lens.traces import RoutedText, layer_numbers
 from lens.words import fixed, percent
 from pages.live.one_trace.routing_views import CELL, View
 from pages.live.running import prompt_form, stream_cost, stream_progress
@@ -61,6 +61,8 @@ def fill(
         if found is None:
             candidates(view, token)
             return
+        whole = found
+        found = of_layers(found, layer_numbers(view.trace))
         kl = found.kl[:, token]
         typical = np.median(found.kl, axis=1)
         others = np.delete(found.kl[layer], token)
@@ -72,8 +74,8 @@ def fill(
             f"**Next token.** If the model ended after {view.labels[layer]}, it would most expect "
             f"“{as_markdown(figures.visible(str(found.pieces[layer, token, 0])))}” "
             f"({fixed(found.probs[layer, token, 0], 3)}); as a whole, "
-            f"“{as_markdown(figures.visible(str(found.pieces[-1, token, 0])))}” "
-            f"({fixed(found.probs[-1, token, 0], 3)}). KL(whole ‖ up to {view.labels[layer]}) is "
+            f"“{as_markdown(figures.visible(str(whole.pieces[-1, token, 0])))}” "
+            f"({fixed(whole.probs[-1, token, 0], 3)}). KL(whole ‖ up to {view.labels[layer]}) is "
             f"{fixed(kl[layer], 2)} nats; median of the text {fixed(typical[layer], 2)}{nearer}."
         )
         left, middle, right = st.columns([5, 4, 4], gap="medium")
@@ -83,6 +85,12 @@ def fill(
             bars(view, found, token, layer)
         with right:
             candidates(view, token)
+
+
+def of_layers(found: LogitLens, layers: np.ndarray) -> LogitLens:
+    """The lens after these layers alone, such as those that have experts."""
+    names = ("tokens", "pieces", "probs", "kl", "next_probs")
+    return replace(found, **{name: getattr(found, name)[layers] for name in names})
 
 
 def course(view: View, found: LogitLens, token: int, layer: int) -> None:
@@ -179,7 +187,7 @@ def lens_of(view: View, choice: ModelChoice | None, *, asked: bool) -> LogitLens
     if choice is None or why is not None:
         st.caption(why or "")
         return None
-    apart = choice.streamed and stream_cost.needs_asking(choice, stream_cost.lens(trace))
+    apart = choice.streamed and stream_cost.needs_asking(choice, stream_cost.lens(choice, trace))
     if (
         asked
         and not apart
@@ -208,7 +216,7 @@ def lens_of(view: View, choice: ModelChoice | None, *, asked: bool) -> LogitLens
         found = OtherModel()
     elif apart:
         stream_progress.button(
-            choice, "Read the logit lens", stream_cost.lens(trace), "read_lens", read, keep
+            choice, "Read the logit lens", stream_cost.lens(choice, trace), "read_lens", read, keep
         )
         return None
     else:

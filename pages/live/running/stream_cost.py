@@ -202,10 +202,10 @@ def collected(choice: ModelChoice, texts: Sequence[str]) -> Work:
     return Work(tuple(passes), held=min(total, BATCH_TOKENS), fills=total > BATCH_TOKENS)
 
 
-def lens(trace: RoutedText) -> Work:
+def lens(choice: ModelChoice, trace: RoutedText) -> Work:
     """The logit lens of a trace."""
-    n_layers, n_tokens = trace.router_logits.shape[:2]
-    return Work((n_tokens,), unembedded=n_layers * n_tokens)
+    n_tokens = len(trace.tokens)
+    return Work((n_tokens,), unembedded=choice.config.n_layers * n_tokens)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from grok.trace import RoutingTrace
 from lens.routers.router_set import RouterSet, layer_labels
-from lens.traces import RoutedText
+from lens.traces import RoutedText, layer_numbers
 from pages.shell import data_source, downloads
 from pages.shell.session_keys import SessionKey, SessionValue
 
@@ -84,8 +84,6 @@ def file_name(trace: RoutedText) -> str:
 
 def labels(trace: RoutedText, routers: RouterSet) -> list[str]:
     """Names of the trace's layers: the routers' own where these made the trace."""
-    n_layers = trace.router_logits.shape[0]
     if trace.model_sha256 == routers.sha256:
-        return layer_labels(routers)[:n_layers]
-    numbers = range(n_layers) if trace.layer_ids is None else trace.layer_ids
-    return [f"L{layer}" for layer in numbers]
+        return layer_labels(routers)[: len(trace.experts)]
+    return [f"L{layer}" for layer in layer_numbers(trace)]

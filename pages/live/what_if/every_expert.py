@@ -19,7 +19,7 @@ from lens.storage import csv_text
 from lens.words import fixed, p_value_text, significant
 from pages.guide import tables
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
-from pages.live.running.controls import dtype_choice, model_labels, teller
+from pages.live.running.controls import dtype_choice, teller
 from pages.live.running.stream_run import StreamedRun
 from pages.live.session import prompts, shared_models
 from pages.live.session.mode_context import ModeContext
@@ -70,7 +70,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
         return None
     if known.request != request:
         st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, model_labels(choice))
+    return answer(known)
 
 
 def form(choice: shared_models.ModelChoice) -> tuple[tuple[str, str, str, str, str], bool]:
@@ -92,7 +92,7 @@ def form(choice: shared_models.ModelChoice) -> tuple[tuple[str, str, str, str, s
     with third:
         dtype = dtype_choice()
     with fourth:
-        count = choice.config.n_layers * choice.config.n_experts
+        count = len(choice.config.moe_layers) * choice.config.n_experts
         asked = st.button(
             stream_choice.label(choice, f"Run {count:,} times"),
             type="primary",
@@ -121,7 +121,7 @@ def swept(request: tuple[str, str, str, str, str], choice: shared_models.ModelCh
 
     if choice.streamed:
         first = 1 if measure == "first" else 0
-        runs = choice.config.n_layers * choice.config.n_experts
+        runs = len(choice.config.moe_layers) * choice.config.n_experts
         stream_progress.ask(
             choice,
             "Run the sweep",
@@ -158,10 +158,10 @@ def metric_of(measure: str, model: ServedModel, tokens: np.ndarray, on_wait: OnW
     return kl_divergence(everywhere=measure == "kl")
 
 
-def answer(result: Result, labels: list[str]) -> Finding:
+def answer(result: Result) -> Finding:
     """Figures of a sweep; returns the finding."""
     sweep, action = result.sweep, result.request[3]
-    rows = [labels[int(layer)] for layer in sweep.layers]
+    rows = [f"L{layer}" for layer in sweep.layers]
     # A probability that falls is an effect too.
     size = np.abs(sweep.effect) if result.request[4] == "first" else sweep.effect
     text, test = details(size, sweep, rows)
@@ -170,13 +170,13 @@ def answer(result: Result, labels: list[str]) -> Finding:
     picked = None
     layer: int | None = links.chosen("layer", None)
     expert: int | None = links.chosen("expert", None)
-    if layer in sweep.layers.tolist() and expert is not None and expert < size.shape[1]:
-        picked = (sweep.layers.tolist().index(layer), expert)
+    if layer in sweep.rows.tolist() and expert is not None and expert < size.shape[1]:
+        picked = (sweep.rows.tolist().index(layer), expert)
     what = f"{ACTIONS[action].lower()}: change of the {sweep.metric}"
     table = table_of(sweep, rows)
 
     def pick(mark: Mark) -> None:
-        look_at(int(sweep.layers[int(mark["layer"])]), int(mark["expert"]))
+        look_at(int(sweep.rows[int(mark["layer"])]), int(mark["expert"]))
 
     origin = layout.of_model(sweep.trace.model_sha256)
     own: layout.FigureOptions = {
@@ -258,7 +258,7 @@ def correlation_words(test: interventions.EffectAndUse) -> tuple[str, str, str]:
 
 def weights(sweep: AblationSweep) -> np.ndarray:
     """Mean share of the mix of each expert, by the sweep's layers."""
-    found: np.ndarray = interventions.weight(sweep.trace)[sweep.layers]
+    found: np.ndarray = interventions.weight(sweep.trace)[sweep.rows]
     return found
 
 
@@ -295,7 +295,7 @@ def listed(sweep: AblationSweep, size: np.ndarray, rows: list[str]) -> None:
         found = selected_rows("effects_table")
         if found:
             layer, expert = top[found[0]]
-            look_at(int(sweep.layers[layer]), int(expert))
+            look_at(int(sweep.rows[layer]), int(expert))
 
     at = tuple(top.T)
     per_use = interventions.effect_per_use(sweep.effect, sweep.load, sweep.trace.experts.shape[-1])

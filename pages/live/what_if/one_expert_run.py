@@ -23,7 +23,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Request:
-    """One intervention that was asked for; the text stays in this session."""
+    """One intervention that was asked for; the text stays in this session.
+
+    `layer` is the place of the layer among those with experts.
+    """
 
     path: str
     dtype: str
@@ -64,7 +67,7 @@ class Result:
 
 
 def edits_of(action: str, layer: int, expert: int) -> Edits:
-    """The intervention on one expert."""
+    """The intervention on one expert of a layer, by the model's number of it."""
     from grok.interventions.edits import ban, edit, include
 
     if action == "ban":
@@ -104,9 +107,10 @@ def computed(
     """
     model = shared_models.shared(choice, request.dtype, on_load)
     tokens = prompts.encoded(model, choice, request.text)
+    layer = choice.config.moe_layers[request.layer]
 
     def run(*experts: int) -> list[WhatIf]:
-        edits = [edits_of(request.action, request.layer, expert) for expert in experts]
+        edits = [edits_of(request.action, layer, expert) for expert in experts]
         return model.what_ifs(tokens, edits, on_wait=on_wait)
 
     others = others_of(request.expert, choice.config.n_experts)
@@ -121,7 +125,7 @@ def computed(
     other_choice = interventions.other_choice(own.base, request.layer, request.expert, seed=SEED)
     instead = None
     if request.action == "ban" and (other_choice >= 0).any():
-        edits = edits_instead(request.layer, other_choice, choice.config.n_experts)
+        edits = edits_instead(layer, other_choice, choice.config.n_experts)
         instead = model.what_if(tokens, edits, on_wait=on_wait).kl
     return Result(
         request,

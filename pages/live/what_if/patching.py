@@ -19,7 +19,7 @@ from lens.prompt_pairs import interventions
 from lens.storage import csv_text
 from lens.words import percent, significant
 from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
-from pages.live.running.controls import dtype_choice, model_labels, teller
+from pages.live.running.controls import dtype_choice, teller
 from pages.live.running.prompt_form import Example
 from pages.live.session import prompts, shared_models
 from pages.live.session.mode_context import ModeContext
@@ -95,7 +95,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
         prompt_form.draw_again()
     if known.request != request:
         st.caption("Below is the last sweep; press Run for what is chosen now.")
-    return answer(known, model_labels(choice))
+    return answer(known)
 
 
 def form(choice: shared_models.ModelChoice) -> tuple[tuple[str, ...], bool]:
@@ -198,14 +198,17 @@ def answers(
 
 def swept(request: tuple[str, ...], choice: shared_models.ModelChoice) -> None:
     """Run the sweep with progress, and keep it for this session; any click cancels it."""
-    _, _, clean, corrupt, _, _, *typed = request
+    _, _, clean, corrupt, site, _, *typed = request
 
     def work() -> stream_cost.Work:
+        from grok.interventions.sites import MIXTURE_SITES
+
+        config = choice.config
+        n_layers = len(config.moe_layers) if site in MIXTURE_SITES else config.n_layers
         counts = stream_cost.token_counts(choice, [clean, corrupt])
         answered = [clean, corrupt][len([one for one in typed if one]) :]
-        return stream_cost.swept(
-            choice, [clean, corrupt, *answered], choice.config.n_layers * 2 * max(counts)
-        )
+        texts = [clean, corrupt, *answered]
+        return stream_cost.swept(choice, texts, n_layers * 2 * max(counts))
 
     if choice.streamed:
         stream_progress.ask(
@@ -281,10 +284,10 @@ def measure_text(result: Result) -> str:
     }[result.request[5]]
 
 
-def answer(result: Result, labels: list[str]) -> Finding:
+def answer(result: Result) -> Finding:
     """Both maps and the finding."""
     sweep, site = result.sweep, result.request[4]
-    rows = [labels[int(layer)] for layer in sweep.layers]
+    rows = [f"L{layer}" for layer in sweep.layers]
     share, control = sweep.recovered[0], sweep.control[0]
     found = interventions.carried(share, control)
     pairs = [
