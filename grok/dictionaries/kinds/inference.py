@@ -6,7 +6,7 @@ Axes: S sites read, M sites written, G groups, B tokens, F features, D width, K 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.parameters import Params, decode, encode
 from grok.dictionaries.kinds.selection import largest_of_tokens
+
+_WRITTEN = ("decoder", "decoder_bias", "skip")  # parameters that features do not depend on
 
 
 class Applied(NamedTuple):
@@ -25,6 +27,23 @@ class Applied(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("design", "activation"))
+def _active(
+    design: Design,
+    activation: Activation,
+    params: Params,
+    x: jax.Array,
+    chosen: jax.Array | None,
+) -> list[jax.Array]:
+    pre = encode(design, params, x, chosen)
+    if activation.function == "relu":
+        return [jax.nn.relu(one) for one in pre]
+    if activation.function == "jumprelu":
+        above = zip(pre, params["threshold"], strict=True)
+        return [jnp.where(one > theta, one, 0.0) for one, theta in above]
+    return _largest(activation, pre, params["gate"])
+
+
+@partial(jax.jit, static_argnames=("design", "activation"))
 def _apply(
     design: Design,
     activation: Activation,
@@ -32,14 +51,7 @@ def _apply(
     x: jax.Array,
     chosen: jax.Array | None,
 ) -> Applied:
-    pre = encode(design, params, x, chosen)
-    if activation.function == "relu":
-        features = [jax.nn.relu(one) for one in pre]
-    elif activation.function == "jumprelu":
-        above = zip(pre, params["threshold"], strict=True)
-        features = [jnp.where(one > theta, one, 0.0) for one, theta in above]
-    else:
-        features = _largest(activation, pre, params["gate"])
+    features = _active(design, activation, params, x, chosen)
     return Applied(features, decode(design, params, features, x))
 
 
@@ -51,6 +63,12 @@ def _largest(activation: Activation, pre: list[jax.Array], gate: jax.Array) -> l
     else:
         masks = [largest_of_tokens(one, activation.k) for one in gated]
     return [jnp.where(mask, one, 0.0) for mask, one in zip(masks, pre, strict=True)]
+
+
+def active(dictionary: Dictionary, x: Any, chosen: Any | None = None) -> list[jax.Array]:
+    """Features alone, as `apply` has them: [B, F] of each group."""
+    encoders = {name: one for name, one in dictionary.params.items() if name not in _WRITTEN}
+    return _active(dictionary.design, dictionary.activation, encoders, x, chosen)
 
 
 def apply(dictionary: Dictionary, x: jax.Array, chosen: jax.Array | None = None) -> Applied:

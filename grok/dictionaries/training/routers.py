@@ -1,4 +1,4 @@
-"""How routers see the stream, fitted from a run's own values: needed by the routing term alone.
+"""How routers see the stream, fitted from a run's own values.
 
 A router's logits are linear in what it reads, and that is the stream over its root mean square
 times a scale for each dimension. Both follow from values at three sites, for any family and
@@ -36,6 +36,23 @@ def router_columns(
     Raises:
         GrokError: the logits of this family are not that function of the stream.
     """
+    try:
+        columns, spreads = router_maps(values, windows, lengths, layers)
+    except GrokError as error:
+        raise GrokError(f"loss.routing: {error} Leave loss.routing at 0 for this model.") from error
+    return columns / np.sqrt(spreads)[:, None, None]
+
+
+def router_maps(
+    values: Values, windows: Sequence[int], lengths: np.ndarray, layers: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns from a stream over its root mean square to logits less their mean [M, D, E].
+
+    Args and errors are those of `router_columns`.
+
+    Returns:
+        The columns, and E‖columnsᵀ(h − h̄)‖² of the stream h itself [M].
+    """
     sites = ("resid_mid", "router.input", "router.logits")
     points = [HookPoint(layer, site) for layer in layers for site in sites]
     found: dict[HookPoint, list[np.ndarray]] = {point: [] for point in points}
@@ -43,7 +60,7 @@ def router_columns(
         for point, value in own.items():
             found[point].append(np.asarray(value[: lengths[window]], np.float64))
     whole = {point: np.concatenate(parts) for point, parts in found.items()}
-    columns = []
+    columns, spreads = [], []
     for layer in layers:
         h, u, z = (whole[HookPoint(layer, site)] for site in sites)
         z = z - z.mean(1, keepdims=True)
@@ -54,9 +71,9 @@ def router_columns(
         off = normed @ seen - z
         if np.square(off).sum() > WORST**2 * np.square(z).sum():
             raise GrokError(
-                f"loss.routing: layer {layer}'s router logits do not follow from resid_mid as "
-                "RMSNorm and a matrix give them; leave loss.routing at 0 for this model."
+                f"Layer {layer}'s router logits do not follow from resid_mid as RMSNorm and a "
+                "matrix give them."
             )
-        spread = np.square((h - h.mean(0)) @ seen).sum(1).mean()
-        columns.append(seen / np.sqrt(spread))
-    return np.stack(columns)
+        columns.append(seen)
+        spreads.append(np.square((h - h.mean(0)) @ seen).sum(1).mean())
+    return np.stack(columns), np.array(spreads)

@@ -1,0 +1,1 @@
+"""A database of a dictionary's features, from one pass over text; `lens.features` reads it."""
