@@ -8,8 +8,10 @@ from grok.dictionaries.attribution.accounts import (
     static_effects,
 )
 from grok.dictionaries.attribution.flips import FlipTable, first_doses, smallest_flips
+from grok.dictionaries.attribution.graph import GraphPlan, RouteGraph, plan_graph, route_graph
 from grok.dictionaries.attribution.reading import PromptFeatures, read_features
 from grok.dictionaries.attribution.readout import Readout, readout_of
+from grok.dictionaries.attribution.rows import Target
 from grok.dictionaries.attribution.steering import Change, steer
 from grok.dictionaries.attribution.sweeps import DoseSweep, dose_sweep
 from grok.dictionaries.attribution.verifying import FlipCheck, verify_flips
@@ -19,15 +21,20 @@ __all__ = [
     "DoseSweep",
     "FlipCheck",
     "FlipTable",
+    "GraphPlan",
     "PromptFeatures",
     "Readout",
     "RouteAccount",
+    "RouteGraph",
     "RowSpace",
+    "Target",
     "dose_sweep",
     "first_doses",
+    "plan_graph",
     "read_features",
     "readout_of",
     "route_account",
+    "route_graph",
     "row_space",
     "smallest_flips",
     "static_effects",

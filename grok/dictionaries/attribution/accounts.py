@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import betaincinv
 
 from grok.dictionaries.attribution.reading import PromptFeatures
 from grok.dictionaries.attribution.readout import Readout
@@ -169,14 +170,12 @@ class RowSpace:
 
 def row_space(decoder: np.ndarray, readout: Readout) -> RowSpace:
     """The share of directions [F, D] within what a router reads, beside chance."""
-    from scipy.stats import beta
-
     u, sizes, _ = np.linalg.svd(readout.columns, full_matrices=False)
     rank = int((sizes > CERTAIN * sizes[0]).sum())
     rows = np.asarray(decoder, np.float64)
     inside = np.square(rows @ u[:, :rank]).sum(-1)
     whole = np.square(rows).sum(-1)
     d = rows.shape[-1]
-    band = float(beta.ppf(0.95, rank / 2, (d - rank) / 2)) if rank < d else 1.0
+    band = float(betaincinv(rank / 2, (d - rank) / 2, 0.95)) if rank < d else 1.0
     shares = np.divide(inside, whole, out=np.zeros_like(whole), where=whole > 0)
     return RowSpace(shares, rank, d, rank / d, band)

@@ -1,0 +1,117 @@
+"""Influence of nodes of an attribution graph, which to look into next, and what may be left out.
+
+A row's sizes, divided by their sum, say how its target is shared out. Influence follows the
+shares from the weighted targets down to the leaves. No JAX here.
+
+Axes: R rows (targets, then features that were looked into), C columns (what rows are made of).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+SMALLEST = 1e-10
+MISSED = ("error", "experts", "other feature")
+
+
+class Scores(NamedTuple):
+    """How much of a graph the dictionary explains, from 0 to 1.
+
+    replacement: the share of embeddings among all influence that ends in embeddings or in what is
+    missed; completeness: the mean share of inputs that are not missed, over nodes by influence;
+    completeness_inner: the same over nodes that have inputs, without leaves, which always
+    count as complete.
+    """
+
+    replacement: float
+    completeness: float
+    completeness_inner: float
+
+
+def shares(rows: np.ndarray) -> np.ndarray:
+    """Sizes of rows [R, C] over their sums."""
+    sizes = np.abs(rows)
+    found: np.ndarray = sizes / np.maximum(sizes.sum(1, keepdims=True), SMALLEST)
+    return found
+
+
+def influence(parts: np.ndarray, weights: np.ndarray, column_of: np.ndarray) -> np.ndarray:
+    """Influence of each column [C] on the weighted rows, over paths of any length.
+
+    Args:
+        parts: shares [R, C].
+        weights: of rows that are targets [R]; 0 for others.
+        column_of: the column that a row looks into [R]; -1 for targets.
+    """
+    total = np.zeros(parts.shape[1])
+    now = np.asarray(weights, np.float64)
+    inner = column_of >= 0
+    while now.any():  # ends: a feature is made of what was there before it
+        reached = now @ parts
+        total += reached
+        now = np.where(inner, reached[column_of], 0.0)
+    return total
+
+
+def scored(
+    parts: np.ndarray, weights: np.ndarray, column_of: np.ndarray, kinds: np.ndarray
+) -> Scores:
+    """Replacement and completeness of a graph.
+
+    Args:
+        parts, weights, column_of: as for `influence`.
+        kinds: of columns [C]; features that were not looked into count as missed.
+    """
+    found = influence(parts, weights, column_of)
+    closed = np.ones(len(kinds), bool)
+    closed[column_of[column_of >= 0]] = False
+    missed = np.isin(kinds, MISSED) | ((kinds == "feature") & closed)
+    words, lost = found[kinds == "embedding"].sum(), found[missed].sum()
+    kept = 1 - parts[:, missed].sum(1)
+    own = weights + np.where(column_of >= 0, found[column_of], 0.0)
+    leaves = found.sum() - found[column_of[column_of >= 0]].sum()
+    inner = float(kept @ own / max(own.sum(), SMALLEST))
+    whole = float((kept @ own + leaves) / max(own.sum() + leaves, SMALLEST))
+    return Scores(float(words / max(words + lost, SMALLEST)), whole, inner)
+
+
+def most(values: np.ndarray, share: float) -> np.ndarray:
+    """True at the fewest of some values [N] whose sum is a share of all."""
+    order = np.argsort(-values, kind="stable")
+    running = np.cumsum(values[order])
+    n = int(np.searchsorted(running, share * running[-1] * (1 - 1e-12)) + 1) if len(order) else 0
+    kept = np.zeros(len(values), bool)
+    kept[order[:n]] = True
+    return kept
+
+
+def connected(
+    nodes: np.ndarray,
+    sources: np.ndarray,
+    targets: np.ndarray,
+    ends: np.ndarray,
+    leaves: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and edges without those that lead nowhere.
+
+    Args:
+        nodes: kept [N].
+        sources, targets: of edges, as nodes [M].
+        ends: nodes that need no edge out [N]: targets and embeddings.
+        leaves: nodes that need no edge in [N].
+
+    Returns:
+        Kept nodes [N] and kept edges [M].
+    """
+    nodes = nodes | ends
+    while True:
+        edges = nodes[sources] & nodes[targets]
+        has_out, has_in = np.zeros_like(nodes), np.zeros_like(nodes)
+        has_out[sources[edges]] = True
+        has_in[targets[edges]] = True
+        left = nodes & (ends | (has_out & (has_in | leaves)))
+        if (left == nodes).all():
+            return nodes, edges
+        nodes = left
