@@ -2,6 +2,13 @@
 
 The run keeps its state in `DIR.run` and goes on from there with --resume; killed and resumed it
 gives the same dictionary, bit for bit on a CPU. The dictionary appears in `DIR` at the end.
+
+--mesh DATA,MODEL shares the work out among devices: tokens of a batch along the first axis,
+features along the second. With JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set,
+several processes join, each with the same command and the same folders; the first one writes.
+
+--plan says what a run would take and trains nothing; with --model grok-1 for Grok-1's widths, of
+which nothing has to be there.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(args.config)
         if args.plan:
-            print(_plan(settings, args.model))
+            print(_plan(settings, args))
             return 0
         _train(settings, args)
     except GrokError as error:
@@ -40,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--collection", type=Path, help="a stored collection instead of text")
     parser.add_argument("--memory-budget", type=float, metavar="GB", help="of a streamed model")
     parser.add_argument("--seed", type=int, help="instead of that of the config")
+    parser.add_argument("--mesh", type=_mesh, metavar="DATA,MODEL", help="devices to share it")
     parser.add_argument("--resume", action="store_true", help="go on with a run")
     parser.add_argument("--plan", action="store_true", help="memory and time; trains nothing")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR")
@@ -47,10 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(settings: Settings, model: Path | None) -> str:
+def _mesh(text: str) -> tuple[int, int]:
+    try:
+        data, model = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.40}; expected sizes such as 2,4") from None
+    return data, model
+
+
+def _plan(settings: Settings, args: argparse.Namespace) -> str:
     from grok.dictionaries.training.plan import plan_text
 
-    return plan_text(settings, model)
+    return plan_text(settings, args.model, args.mesh or (1, 1))
 
 
 def _train(settings: Settings, args: argparse.Namespace) -> None:
@@ -59,18 +75,24 @@ def _train(settings: Settings, args: argparse.Namespace) -> None:
     import numpy as np
 
     from grok.dictionaries.training import progress
+    from grok.dictionaries.training.devices import first_process, open_mesh
     from grok.dictionaries.training.run import Run, train
     from grok.dictionaries.training.source import Stored
     from grok.dictionaries.training.texts import streams
     from grok.dictionaries.training.windows import cut
+    from grok.engine.sharding import initialize_distributed
     from grok.runner.loading import load
 
     if args.output is None:
         raise GrokError("--output DIR is missing.")
     if args.seed is not None:
         settings = replace(settings, training=replace(settings.training, seed=args.seed))
+    together = initialize_distributed()
+    mesh = open_mesh(args.mesh, settings.dictionary.features, settings.training.batch)
     budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
-    model = load(args.model, dtype="float32", mesh=(1, 1), memory_budget=budget)
+    # Several processes hold the model together, as its experts allow.
+    over = None if together else (1, 1)
+    model = load(args.model, dtype="float32", mesh=over, memory_budget=budget)
     stored = None
     if args.collection is not None:
         from grok.dictionaries.training.source import windows_of
@@ -81,14 +103,16 @@ def _train(settings: Settings, args: argparse.Namespace) -> None:
         stored = Stored(collection, np.concatenate([[0], np.cumsum(windows.lengths)]))
     else:
         windows = cut(streams(model, corpus=args.corpus, files=args.text), settings.text.context)
-    run = Run(settings, model, windows, args.output, stored)
+    run = Run(settings, model, windows, args.output, stored, mesh)
     reporters: list[progress.Reporter] = []
-    if args.tensorboard is not None:
+    if args.tensorboard is not None and first_process():
         reporters.append(progress.TensorBoard(args.tensorboard))
-    if args.wandb is not None:
+    if args.wandb is not None and first_process():
         reporters.append(progress.WeightsAndBiases(args.wandb, settings.values(), run.work))
     dictionary = train(run, resume=args.resume, reporters=reporters)
-    print(f"{args.output}: {dictionary.design.kind}, {dictionary.design.n_parameters:,} parameters")
+    if first_process():
+        own = dictionary.design
+        print(f"{args.output}: {own.kind}, {own.n_parameters:,} parameters")
 
 
 if __name__ == "__main__":

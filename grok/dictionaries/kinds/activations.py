@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from grok.dictionaries.kinds.design import Activation
-from grok.dictionaries.kinds.selection import largest, largest_of_tokens
+from grok.dictionaries.kinds.selection import largest, largest_of_groups
 
 
 @jax.custom_vjp
@@ -90,6 +91,7 @@ def activate(
     *,
     budget: jax.Array | float | None = None,
     guesses: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> Active:
     """Features of pre-activations, while training.
 
@@ -100,6 +102,7 @@ def activate(
         thresholds: θ [F] of each group, for `jumprelu`.
         budget: active features of a token and group in `batch_topk`; its k by default.
         guesses: thresholds of the step before [G], which speed up `batch_topk`.
+        mesh: over which tokens and features are split; None on one device.
     """
     none = jnp.zeros(len(pre), jnp.float32)
     gated = list(pre)
@@ -119,20 +122,22 @@ def activate(
         return Active(values, none)
     compared = [jax.lax.stop_gradient(one) for one in gated]
     if activation.function == "topk":
-        masks, levels = _of_tokens(activation, compared), none
+        masks, levels = _of_tokens(activation, compared, mesh), none
     else:
         k = activation.k if budget is None else budget
-        masks, levels = _of_batch(activation, compared, k, none + 1 if guesses is None else guesses)
+        first = none + 1 if guesses is None else guesses
+        masks, levels = _of_batch(activation, compared, k, first, mesh)
     kept = [jnp.where(mask, one, 0.0) for mask, one in zip(masks, pre, strict=True)]
     return Active(kept, levels)
 
 
-def _of_tokens(activation: Activation, gated: list[jax.Array]) -> list[jax.Array]:
+def _of_tokens(
+    activation: Activation, gated: list[jax.Array], mesh: Mesh | None
+) -> list[jax.Array]:
     """Masks of the k largest of each token, in each group or, pooled, in all of them."""
-    if not activation.pooled:
-        return [largest_of_tokens(one, activation.k) for one in gated]
-    together = largest_of_tokens(jnp.concatenate(gated, axis=1), activation.k * len(gated))
-    return jnp.split(together, len(gated), axis=1)
+    if activation.pooled:
+        return largest_of_groups(gated, activation.k * len(gated), mesh)
+    return [largest_of_groups([one], activation.k, mesh)[0] for one in gated]
 
 
 def _of_batch(
@@ -140,13 +145,15 @@ def _of_batch(
     gated: list[jax.Array],
     k: jax.Array | float,
     guesses: jax.Array,
+    mesh: Mesh | None,
 ) -> tuple[list[jax.Array], jax.Array]:
     """Masks of the k·B largest of a batch, in each group or, pooled, in all, and their levels."""
     tokens = gated[0].shape[0]
     if activation.pooled:
         count = jnp.round(jnp.asarray(k) * tokens * len(gated)).astype(jnp.int32)
-        masks, level = largest(gated, count, guesses[0])
+        masks, level = largest(gated, count, guesses[0], mesh)
         return masks, jnp.full(len(gated), level)
     count = jnp.round(jnp.asarray(k) * tokens).astype(jnp.int32)
-    found = [largest([one], count, guess) for one, guess in zip(gated, guesses, strict=True)]
+    pairs = zip(gated, guesses, strict=True)
+    found = [largest([one], count, guess, mesh) for one, guess in pairs]
     return [masks[0] for masks, _ in found], jnp.stack([level for _, level in found])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.parameters import Params, decode, encode
-from grok.dictionaries.kinds.selection import largest_of_tokens
+from grok.dictionaries.kinds.selection import largest_of_groups
 
 _WRITTEN = ("decoder", "decoder_bias", "skip")  # parameters that features do not depend on
 
@@ -58,10 +58,9 @@ def _apply(
 def _largest(activation: Activation, pre: list[jax.Array], gate: jax.Array) -> list[jax.Array]:
     gated = [one * own for one, own in zip(pre, gate, strict=True)]
     if activation.pooled:
-        together = largest_of_tokens(jnp.concatenate(gated, axis=1), activation.k * len(pre))
-        masks = jnp.split(together, len(pre), axis=1)
+        masks = largest_of_groups(gated, activation.k * len(pre))
     else:
-        masks = [largest_of_tokens(one, activation.k) for one in gated]
+        masks = [largest_of_groups([one], activation.k)[0] for one in gated]
     return [jnp.where(mask, one, 0.0) for mask, one in zip(masks, pre, strict=True)]
 
 

@@ -5,20 +5,27 @@ order of their bits, so t is found among whole numbers by counting how many valu
 bracket that shrinks by interpolation, and by halves every third time. Counts of parts that lie on
 several devices add up, so nothing else has to be gathered.
 
-Axes: B tokens, F features; values come as one array [B, F] a group.
+On a ("data", "model") mesh tokens are split along the first axis and features along the second;
+what is chosen is the same as on one device, ties too.
+
+Axes: B tokens, F features, b and f those of one device; values come as one array [B, F] a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 INFINITY_BITS = 0x7F800000
 # The smallest float that XLA does not take for 0; what is below counts as not positive.
 SMALLEST_BITS = 0x00800000
+SPLIT = P("data", "model")
 
 
 class _Bracket(NamedTuple):
@@ -37,7 +44,10 @@ def bits(values: jax.Array) -> jax.Array:
 
 
 def threshold_of(
-    values: Sequence[jax.Array], count: jax.Array, guess: jax.Array | float = 1.0
+    values: Sequence[jax.Array],
+    count: jax.Array,
+    guess: jax.Array | float = 1.0,
+    axes: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
     """A number that exactly `count` positive values reach, where there are so many and no ties.
 
@@ -45,6 +55,7 @@ def threshold_of(
         values: [B, F] float32 of each group.
         count: values to keep.
         guess: where to look first, such as the threshold of the step before.
+        axes: of the mesh over which values are split, inside a program of each device.
 
     Returns:
         The threshold as bits, and how many values reach it: more than `count` where several
@@ -54,7 +65,8 @@ def threshold_of(
     def reach(at: jax.Array) -> jax.Array:
         # Compared as floats: one pass over each array, nothing written.
         level = jax.lax.bitcast_convert_type(at, jnp.float32)
-        return sum((jnp.sum(one >= level, dtype=jnp.int32) for one in values), start=jnp.int32(0))
+        n = sum((jnp.sum(one >= level, dtype=jnp.int32) for one in values), start=jnp.int32(0))
+        return _everywhere(n, axes)
 
     def step(b: _Bracket) -> _Bracket:
         width = b.high - b.low
@@ -84,34 +96,79 @@ def threshold_of(
     return found.low, found.n_low
 
 
+def _everywhere(count: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """A count over all devices."""
+    return jax.lax.psum(count, axes) if axes else count
+
+
 def largest(
-    values: Sequence[jax.Array], count: jax.Array, guess: jax.Array | float = 1.0
+    values: Sequence[jax.Array],
+    count: jax.Array,
+    guess: jax.Array | float = 1.0,
+    mesh: Mesh | None = None,
 ) -> tuple[list[jax.Array], jax.Array]:
     """Which values are the `count` largest positive ones of all, [B, F] bool of each group.
 
     Of equal ones the first in the order group, token, feature are kept.
 
+    Args:
+        values: [B, F] float32 of each group.
+        count: values to keep.
+        guess: see `threshold_of`.
+        mesh: over which tokens and features are split; None on one device.
+
     Returns:
         The masks, and the threshold as a float.
     """
-    low, n_low = threshold_of(values, count, guess)
+    given = list(values), jnp.asarray(count, jnp.int32), jnp.asarray(guess, jnp.float32)
+    if mesh is None:
+        return _largest(*given, ())
+    split = [SPLIT] * len(given[0])
+    own = partial(_largest, axes=("data", "model"))
+    found: tuple[list[jax.Array], jax.Array] = jax.shard_map(
+        own, mesh=mesh, in_specs=(split, P(), P()), out_specs=(split, P())
+    )(*given)
+    return found
+
+
+def _largest(
+    values: list[jax.Array], count: jax.Array, guess: jax.Array, axes: tuple[str, ...]
+) -> tuple[list[jax.Array], jax.Array]:
+    low, n_low = threshold_of(values, count, guess, axes)
     level = jax.lax.bitcast_convert_type(low, jnp.float32)
 
     def plain() -> list[jax.Array]:
         return [one >= level for one in values]
 
     def of_ties() -> list[jax.Array]:
-        above = sum(jnp.sum(one > level, dtype=jnp.int32) for one in values)
-        left, kept = count - above, []
+        above = sum((jnp.sum(one > level, dtype=jnp.int32) for one in values), jnp.int32(0))
+        left, kept = count - _everywhere(above, axes), []
         for one in values:
-            ties = (one == level).ravel()
-            first = jnp.cumsum(ties, dtype=jnp.int32) <= left
-            kept.append((one > level) | (ties & first).reshape(one.shape))
-            left = left - jnp.sum(ties, dtype=jnp.int32)
+            ties = one == level
+            kept.append((one > level) | (ties & (_places(ties, axes) <= left)))
+            left = left - _everywhere(jnp.sum(ties, dtype=jnp.int32), axes)
         return kept
 
     masks = jax.lax.cond(n_low > count, of_ties, plain)
     return masks, level
+
+
+def _places(marked: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Which of the marked ones each is, from 1, in the order token, feature; [b, f] of a device."""
+    if not axes:
+        return jnp.cumsum(marked.ravel(), dtype=jnp.int32).reshape(marked.shape)
+    parts = jax.lax.all_gather(jnp.sum(marked, axis=1, dtype=jnp.int32), "model")  # [devices, b]
+    of_tokens = jnp.sum(parts, axis=0)
+    sums = jax.lax.all_gather(jnp.sum(of_tokens), "data")
+    before = jnp.sum(jnp.where(_earlier(sums, "data"), sums, 0))
+    before += jnp.cumsum(of_tokens) - of_tokens
+    before += jnp.sum(jnp.where(_earlier(parts, "model")[:, None], parts, 0), axis=0)
+    return before[:, None] + jnp.cumsum(marked, axis=1, dtype=jnp.int32)
+
+
+def _earlier(parts: jax.Array, axis: str) -> jax.Array:
+    """Which parts belong to devices that come before this one on an axis."""
+    return jnp.arange(len(parts)) < jax.lax.axis_index(axis)
 
 
 def largest_of_tokens(values: jax.Array, k: int) -> jax.Array:
@@ -120,3 +177,41 @@ def largest_of_tokens(values: jax.Array, k: int) -> jax.Array:
     rows = jnp.arange(values.shape[0])[:, None]
     chosen = jnp.zeros(values.shape, bool).at[rows, indexes].set(True)
     return chosen & (values > 0)
+
+
+def largest_of_groups(
+    values: Sequence[jax.Array], k: int, mesh: Mesh | None = None
+) -> list[jax.Array]:
+    """Which values are among the `k` largest positive ones of their token in all groups together.
+
+    Of equal ones the first in the order group, feature are kept.
+
+    Args:
+        values: [B, F] float32 of each group.
+        k: values of a token to keep.
+        mesh: over which tokens and features are split; None on one device.
+    """
+    if mesh is None:
+        mask = largest_of_tokens(jnp.concatenate(values, axis=1), k)
+        return jnp.split(mask, len(values), axis=1)
+    split = [SPLIT] * len(values)
+    found: list[jax.Array] = jax.shard_map(
+        partial(_largest_of_groups, k=k), mesh=mesh, in_specs=(split,), out_specs=split
+    )(list(values))
+    return found
+
+
+def _largest_of_groups(values: list[jax.Array], k: int) -> list[jax.Array]:
+    """Each device names its `k` largest of a token, and all choose among those."""
+    own, f = jnp.concatenate(values, axis=1), values[0].shape[1]
+    at = jnp.arange(own.shape[1], dtype=jnp.int32)
+    first = (at // f * jax.lax.axis_size("model") + jax.lax.axis_index("model")) * f
+    place = first + at % f  # in the order group, feature, of all devices
+    found, where = jax.lax.top_k(own, min(k, own.shape[1]))
+    gather = partial(jax.lax.all_gather, axis_name="model", axis=1, tiled=True)
+    named = gather(-found), gather(place[where])
+    ordered, places = jax.lax.sort(named, dimension=1, num_keys=2)
+    last = min(k, ordered.shape[1]) - 1
+    least, end = -ordered[:, last, None], places[:, last, None]
+    mask = (own > least) | ((own == least) & (place <= end))
+    return jnp.split(mask & (own > 0), len(values), axis=1)

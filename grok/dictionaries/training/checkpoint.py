@@ -121,7 +121,8 @@ def read_log(folder: Path, before: int) -> list[dict[str, float]]:
     import pyarrow.parquet as pq
 
     try:
-        rows: list[dict[str, float]] = pq.read_table(folder / LOG).to_pylist()
+        # A whole table would take a library more to import.
+        rows: list[dict[str, float]] = pq.ParquetFile(folder / LOG).read().to_pylist()
     except (OSError, pa.ArrowException):
         return []
     return [row for row in rows if row["step"] <= before]

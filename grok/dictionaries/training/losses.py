@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from grok.dictionaries.kinds.activations import Active, activate, step
 from grok.dictionaries.kinds.design import Activation, Design
@@ -83,10 +85,14 @@ def loss_of(
     design: Design,
     activation: Activation,
     loss: Loss,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Parts]:
-    """The loss of a batch and its parts."""
+    """The loss of a batch and its parts; `mesh`: see `grok.dictionaries.training.devices`."""
     norms = decoder_norms(params)
     pre = encode(design, params, batch.x, batch.chosen)
+    if mesh is not None:
+        split = NamedSharding(mesh, P("data", "model"))
+        pre = [jax.lax.with_sharding_constraint(one, split) for one in pre]
     found = activate(
         activation,
         pre,
@@ -94,6 +100,7 @@ def loss_of(
         params.get("threshold"),
         budget=now.budget,
         guesses=now.guesses,
+        mesh=mesh,
     )
     error = batch.y - decode(design, params, found.features, batch.x)
     relative = jnp.mean(jnp.sum(jnp.square(error), axis=-1), axis=1) / held.denominators  # [M]
@@ -102,7 +109,7 @@ def loss_of(
     if loss.pre_activation:
         extra += loss.pre_activation * _below(params, pre, norms, now.dead)
     if loss.auxiliary:
-        extra += loss.auxiliary * auxiliary_of(loss, design, params, pre, error, now.dead)
+        extra += loss.auxiliary * auxiliary_of(loss, design, params, pre, error, now.dead, mesh)
     total = jnp.mean(relative) + penalty + extra
     if held.routers is not None:
         total += loss.routing * routing_of(error, held)
@@ -169,6 +176,7 @@ def auxiliary_of(
     pre: Sequence[jax.Array],
     error: jax.Array,
     dead: jax.Array,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """How badly dead features explain the error, relative to the error's own variance.
 
@@ -177,6 +185,8 @@ def auxiliary_of(
     costs nothing while no feature is dead.
     """
     tokens = max(1, round(loss.auxiliary_share * error.shape[1]))
+    # Rows of zeros, none of them chosen, that let the tokens divide among the devices.
+    padding = 0 if mesh is None else -tokens % mesh.shape["data"]
     target = jax.lax.stop_gradient(error[:, :tokens])
     n_dead = jnp.sum(dead) / dead.shape[0]
 
@@ -184,9 +194,11 @@ def auxiliary_of(
         decoders, own = args
         k = min(loss.auxiliary_k, design.features)
         values = [jnp.where(d, one, 0.0) for one, d in zip(own, dead, strict=True)]
-        compared = [jax.lax.stop_gradient(one) for one in values]
-        masks = [largest([one], jnp.int32(k * tokens))[0][0] for one in compared]
-        kept = [jnp.where(mask, one, 0.0) for mask, one in zip(masks, values, strict=True)]
+        rows = (0, padding), (0, 0)
+        compared = [jnp.pad(jax.lax.stop_gradient(one), rows) for one in values]
+        masks = [largest([one], jnp.int32(k * tokens), mesh=mesh)[0][0] for one in compared]
+        pairs = zip(masks, values, strict=True)
+        kept = [jnp.where(mask[:tokens], one, 0.0) for mask, one in pairs]
         given = jnp.stack(written_by(design, decoders, kept))
         left = jnp.sum(jnp.square(target - given), axis=(1, 2))
         centred = target - jnp.mean(target, axis=1, keepdims=True)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from grok.dictionaries.kinds.design import Design
 from grok.dictionaries.kinds.dictionary import Dictionary, finished
 from grok.dictionaries.kinds.files import save_dictionary
 from grok.dictionaries.kinds.normalising import Units, measured
 from grok.dictionaries.training.checkpoint import load_state, read_log, save_state, write_log
+from grok.dictionaries.training.devices import first_process, on_devices, on_host
 from grok.dictionaries.training.losses import Batch, Parts
 from grok.dictionaries.training.progress import Reporter, Screen, close_all
 from grok.dictionaries.training.routers import router_columns
@@ -28,7 +30,7 @@ from grok.dictionaries.training.source import (
     Stored,
     first_position_ratio,
 )
-from grok.dictionaries.training.step import begun, calibrated, make_step
+from grok.dictionaries.training.step import begun, begun_on, calibrated, make_step
 from grok.dictionaries.training.update import Constants, State, constants_of
 from grok.dictionaries.training.windows import Order, Windows
 from grok.errors import GrokError
@@ -63,7 +65,8 @@ class Run:
         model: whose activations are learned from.
         windows: of the text.
         output: folder of the dictionary; the run's own is beside it.
-        collection: a stored one to read from, and the first row of each window in it; or None.
+        stored: a collection to read from; or None.
+        mesh: of several devices; or None.
     """
 
     settings: Settings
@@ -71,6 +74,7 @@ class Run:
     windows: Windows
     output: Path
     stored: Stored | None = None
+    mesh: Mesh | None = None
 
     @property
     def work(self) -> Path:
@@ -138,11 +142,11 @@ def train(run: Run, *, resume: bool = False, reporters: Sequence[Reporter] = ())
     first = int(state.step)
     log = read_log(run.work, first)
     screen = Screen(schedule.steps, first, schedule.batch)
-    told = (screen, *reporters)
-    step = make_step(run.design, run.settings)
+    told = (screen, *reporters) if first_process() else ()
+    step = make_step(run.design, run.settings, run.mesh)
     try:
         for i in range(first, schedule.steps):
-            state, parts = step(state, _on_device(source.at(i)), constants)
+            state, parts = step(state, on_devices(source.at(i), run.mesh), constants)
             done = i + 1
             if done % schedule.log_every == 0 or done == schedule.steps:
                 numbers = _numbers(state, parts, schedule.dead_window)
@@ -154,12 +158,15 @@ def train(run: Run, *, resume: bool = False, reporters: Sequence[Reporter] = ())
                 for one in told:
                     one.tell(done, numbers)
             if done % schedule.save_every == 0 or done == schedule.steps:
-                write_log(run.work, log)
-                save_state(run.work, (state, facts), run.identity())
+                whole = on_host(state)
+                if first_process():
+                    write_log(run.work, log)
+                    save_state(run.work, (whole, facts), run.identity())
     finally:
         close_all(told)
     dictionary = _finished(run, constants, state, facts, source, log)
-    save_dictionary(run.output, dictionary)
+    if first_process():
+        save_dictionary(run.output, dictionary)
     return dictionary
 
 
@@ -182,14 +189,16 @@ def _start(run: Run, resume: bool) -> tuple[Constants, State, Measured, Source]:
     kept = load_state(run.work, _like(run), run.identity()) if resume else None
     if kept is None:
         facts = run.measured()
-        source = run.source(int(facts.skipped))
-        constants = _constants(facts)
-        state = begun(design, run.settings, constants, _on_device(_sample(source, 0)))
     else:
-        state, facts = kept
-        facts = Measured(*facts)
-        state = jax.tree.map(lambda one: jnp.array(one, copy=True), state)
-        source, constants = run.source(int(facts.skipped)), _constants(facts)
+        facts = Measured(*kept[1])
+    source = run.source(int(facts.skipped))
+    constants = on_devices(_constants(facts), run.mesh)
+    if kept is None:
+        sample = on_devices(_sample(source, 0), run.mesh, split=False)
+        state = begun_on(run.mesh, design, run.settings, constants, sample)
+    else:
+        # Arrays of their own: a step gives its state's memory away.
+        state = jax.tree.map(jnp.copy, on_devices(kept[0], run.mesh))
     print(
         f"{design.n_parameters:,} parameters, {run.windows.lengths.sum():,} tokens; position 0 is "
         f"{'left out' if facts.skipped else 'kept'}: its values are {float(facts.ratio):.2f} times "
@@ -227,10 +236,6 @@ def _like(run: Run) -> Any:
     return jax.eval_shape(state), facts
 
 
-def _on_device(batch: Batch) -> Batch:
-    return jax.tree.map(jnp.asarray, batch)
-
-
 def _sample(source: Source, block: int) -> Batch:
     """Some tokens of a block, windows in their order."""
     whole = source.block(block)
@@ -264,7 +269,8 @@ def _finished(
     levels = np.asarray(state.levels)
     if settings.activation.function == "batch_topk":
         per_block = source.order.block // source.batch
-        sample = _on_device(_sample(source, (settings.training.steps - 1) // per_block))
+        some = _sample(source, (settings.training.steps - 1) // per_block)
+        sample = on_devices(some, run.mesh, split=False)
         levels = calibrated(design, settings, state.params, constants, sample)
     last = log[-1] if log else {}
     told = {
@@ -280,5 +286,5 @@ def _finished(
         "trained": {name: value for name, value in last.items() if name != "tokens_per_s"},
     }
     reads, writes = Units(*facts.reads), Units(*facts.writes)
-    params = jax.device_get(state.params)
+    params = on_host(state.params)
     return finished(design, settings.activation, params, reads, writes, levels, told)

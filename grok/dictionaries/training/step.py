@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.parameters import (
@@ -21,9 +22,10 @@ from grok.dictionaries.kinds.parameters import (
     random_decoders,
 )
 from grok.dictionaries.kinds.selection import threshold_of
-from grok.dictionaries.training import sparse_step
+from grok.dictionaries.training.devices import constrained
 from grok.dictionaries.training.losses import Batch, Now, Parts, loss_of
 from grok.dictionaries.training.settings import Settings
+from grok.dictionaries.training.sparse.step import make_sparse_step, serves
 from grok.dictionaries.training.update import (
     Constants,
     State,
@@ -36,6 +38,20 @@ from grok.dictionaries.training.update import (
 )
 
 QUANTILE_TOKENS = 2048  # of the sample, for encoder biases
+
+
+def begun_on(
+    mesh: Mesh | None, design: Design, settings: Settings, constants: Constants, sample: Batch
+) -> State:
+    """As `begun`; on a mesh no device ever holds the whole."""
+    if mesh is None:
+        return begun(design, settings, constants, sample)
+
+    @jax.jit
+    def made(constants: Constants, sample: Batch) -> State:
+        return constrained(begun(design, settings, constants, sample), mesh)
+
+    return made(constants, sample)
 
 
 def begun(design: Design, settings: Settings, constants: Constants, sample: Batch) -> State:
@@ -75,18 +91,18 @@ def begun(design: Design, settings: Settings, constants: Constants, sample: Batc
     )
 
 
-def make_step(design: Design, settings: Settings) -> Step:
+def make_step(design: Design, settings: Settings, mesh: Mesh | None = None) -> Step:
     """A (state, batch as the model has it, constants) -> (state, numbers), the quickest here."""
-    if sparse_step.serves(design, settings):
-        return sparse_step.make_sparse_step(design, settings)
-    return make_dense_step(design, settings)
+    if mesh is None and serves(design, settings):
+        return make_sparse_step(design, settings)
+    return make_dense_step(design, settings, mesh)
 
 
-def make_dense_step(design: Design, settings: Settings) -> Step:
-    """As `make_step`, one compiled program on any device."""
+def make_dense_step(design: Design, settings: Settings, mesh: Mesh | None = None) -> Step:
+    """As `make_step`, one compiled program on any device, or on all of a mesh."""
+    rule, loss = settings.activation, settings.loss
     gradient = jax.grad(
-        partial(loss_of, design=design, activation=settings.activation, loss=settings.loss),
-        has_aux=True,
+        partial(loss_of, design=design, activation=rule, loss=loss, mesh=mesh), has_aux=True
     )
 
     @partial(jax.jit, donate_argnums=0)
@@ -99,7 +115,8 @@ def make_dense_step(design: Design, settings: Settings) -> Step:
         now = Now(budget, strength, dead, state.last)
         grads, parts = gradient(state.params, batch, now, constants.held)
         tokens = batch.x.shape[1]
-        return advanced(settings, state, grads, parts.fired, parts.levels, tokens), parts
+        state = advanced(settings, state, grads, parts.fired, parts.levels, tokens)
+        return constrained(state, mesh), constrained(parts, mesh)
 
     return step
 

@@ -13,7 +13,7 @@ from grok.dictionaries.kinds.inference import apply
 from grok.dictionaries.kinds.normalising import measured
 from grok.dictionaries.training.losses import Batch, Held, Now, auxiliary_of, loss_of
 from grok.dictionaries.training.settings import Loss, Settings, settings_of
-from grok.dictionaries.training.sparse_step import make_sparse_step, serves
+from grok.dictionaries.training.sparse.step import make_sparse_step, serves
 from grok.dictionaries.training.step import begun, calibrated, make_dense_step, make_step
 from grok.dictionaries.training.update import annealed, constants_of
 

@@ -21,9 +21,9 @@ import numpy as np
 
 from grok.dictionaries.kinds.design import Design
 from grok.dictionaries.kinds.parameters import decoder_norms, encode
-from grok.dictionaries.training import sparse_kernels as kernels
 from grok.dictionaries.training.losses import Batch, Parts
 from grok.dictionaries.training.settings import Settings
+from grok.dictionaries.training.sparse import kernels
 from grok.dictionaries.training.update import (
     Constants,
     State,

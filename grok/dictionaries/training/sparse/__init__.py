@@ -1,0 +1,1 @@
+"""Steps that touch only active features, for processors."""
