@@ -133,7 +133,7 @@ class Shown:
     statistics: bool = False
 
 
-@st.fragment(key=CARD)
+@parts.part(key=CARD)
 def map_and_card(shown: Shown) -> tuple[int, int]:
     """All experts at the left, the chosen one at the right: drawn alone when another is chosen.
 

@@ -253,7 +253,7 @@ def heatmap(
     layout.ranking_note(similarity[upper], other[upper], "pairs of layers")
 
 
-@st.fragment(key=neighbours.PAIR)
+@parts.part(key=neighbours.PAIR)
 def pair_part(
     routers: RouterSet,
     view: str,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from grok.errors import PromptError
 from pages.access import settings
@@ -43,6 +44,11 @@ def of_claims(claims: Mapping[str, Any]) -> Person | None:
     except (TypeError, ValueError):
         since = 0.0
     return Person(f"{claims.get('iss', '')} {subject}", address, since)
+
+
+def has_session() -> bool:
+    """True where a visitor's page is drawn in this thread, so that it can be known who that is."""
+    return get_script_run_ctx(suppress_warning=True) is not None
 
 
 def current() -> Person | None:

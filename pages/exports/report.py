@@ -13,7 +13,7 @@ from lens.routers.router_set import RouterSet
 from lens.words import fixed, percent
 from pages.access.messages import told
 from pages.exports.report_job import Made, Order, Reports
-from pages.shell import data_source, downloads, links, null_settings, reference_choice
+from pages.shell import data_source, downloads, links, null_settings, parts, reference_choice
 from pages.shell.session_keys import SessionKey, SessionValue
 from pages.vocabulary import source as vocabulary_source
 
@@ -88,7 +88,7 @@ def _start(order: Order) -> None:
         st.toast(told(error), icon=":material/hourglass:")
 
 
-@st.fragment(run_every=EVERY)
+@parts.part(run_every=EVERY)
 def _progress() -> None:
     """How far it is, a second at a time, and a way to end it."""
     running = JOB.get()

@@ -23,7 +23,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from streamlit import get_option, runtime
+from streamlit import get_option, net_util, runtime
 from streamlit.runtime import RuntimeState
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.stats import GaugeStat
@@ -51,6 +51,7 @@ def settings(pages: Sequence[str]) -> dict[str, Any]:
     # `pages` for one, and a process's first visitor would see a bare file instead of the app.
     PagesManager.uses_pages_directory = False
     base = str(get_option("server.baseUrlPath") or "")
+    ask_nobody()
     disable_created_metrics()
     SESSIONS.set_function(n_sessions)
     requests.write_json()
@@ -69,6 +70,20 @@ def settings(pages: Sequence[str]) -> dict[str, Any]:
         "lifespan": _begun,
         "on_script_error": _count,
     }
+
+
+def ask_nobody() -> None:
+    """Keep Streamlit from asking a server elsewhere what this machine's address is.
+
+    It would for every websocket of a page of elsewhere, which any page can open, and none of
+    Streamlit's settings says otherwise. Those that are allowed are named in
+    server.corsAllowedOrigins.
+    """
+    net_util.get_external_ip = _unknown
+
+
+def _unknown() -> str | None:
+    return None
 
 
 async def healthz(_request: Request) -> Response:

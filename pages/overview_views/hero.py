@@ -12,7 +12,7 @@ from lens.escaping import as_html
 from lens.glossary import hover, marked
 from lens.traces.contrast import first_choice_contrast
 from lens.traces.trace import Trace, load_trace
-from pages.shell import data_source
+from pages.shell import data_source, parts
 from pages.shell.link_names import page_file
 
 SECOND_LANGUAGE = "▁Sie"  # the token that the German half begins with
@@ -66,7 +66,7 @@ def show() -> None:
                 )
 
 
-@st.fragment
+@parts.part()
 def _sentence() -> None:
     trace = example()
     layer = st.select_slider(

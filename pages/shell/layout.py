@@ -26,7 +26,7 @@ from lens.routers import router_set
 from lens.routers.caveats import caveats
 from lens.routers.router_set import RouterSet
 from lens.version import version
-from pages.shell import downloads, finding_block, links, null_settings
+from pages.shell import downloads, finding_block, links, null_settings, parts
 from pages.shell.finding_block import Headline
 from pages.shell.picks import OnPick
 from pages.shell.session_keys import SessionKey, SessionValue, picked_marks
@@ -203,7 +203,7 @@ def share(routers: RouterSet, more: Callable[[], None] | None = None) -> None:
             more()
 
 
-@st.fragment(key=LINK)
+@parts.part(key=LINK)
 def _link(address: Callable[[], str]) -> None:
     """The link of this view as it is now: parts of a page are drawn without the rest."""
     st.code(address(), language=None, wrap_lines=True)

@@ -1,18 +1,54 @@
 """Parts of a page that are drawn without the rest, where a choice changes nothing else.
 
-A part is a function under `st.fragment(key=...)`. It calls `drawn` at its end, so that the
-address follows; what it chooses counts for the rest of the page when that is drawn next.
+A part is a function under `part(key=...)`. It calls `drawn` at its end, so that the address
+follows; what it chooses counts for the rest of the page when that is drawn next.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import streamlit as st
 from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from pages.access import persons, settings
 from pages.shell import links
 from pages.shell.picks import Mark, OnPick
 from pages.shell.session_keys import widget
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def part(
+    *, key: str | None = None, run_every: float | None = None
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """`st.fragment` for those alone who are let in: an open tab outlives a sign-in.
+
+    Args:
+        key: by which `then_drawn` finds it.
+        run_every: seconds after which it is drawn again by itself.
+    """
+
+    def part_of(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        return st.fragment(inside_alone(function), key=key, run_every=run_every)
+
+    return part_of
+
+
+def inside_alone(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The same function; where the visitor is no longer let in the page is drawn, with its gate."""
+
+    @functools.wraps(function)
+    def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if persons.standing(persons.current(), settings.current()) != "inside":
+            st.rerun()
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def alone() -> bool:

@@ -107,6 +107,7 @@ def go_on(choice: shared_models.ModelChoice, run: Run) -> None:
 
 
 def _start(choice: shared_models.ModelChoice, writing: Writing) -> None:
+    shared_models.check_may_run(choice)
     working = jobs()
     working.start(
         writing.run.id,

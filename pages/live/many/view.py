@@ -95,7 +95,7 @@ def _prompts(run: Run) -> str:
     return "1 prompt" if run.n_prompts == 1 else f"{run.n_prompts:,} prompts"
 
 
-@st.fragment(run_every=PATIENCE)
+@parts.part(run_every=PATIENCE)
 def _progress(run_id: str, mine: bool) -> None:
     """Progress of a run, drawn again each second without the rest of the page."""
     try:

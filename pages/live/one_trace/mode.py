@@ -188,7 +188,7 @@ class Inspected:
         logit_lens.fill(slot, self.view, token, layer, self.choice, asked=self.stored)
 
 
-@st.fragment(key=CELL)
+@parts.part(key=CELL)
 def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
     """The text, the map and the chosen cell: drawn alone when another cell is chosen.
 
@@ -217,7 +217,7 @@ def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
     return slot, token, layer
 
 
-@st.fragment(key=STATISTICS)
+@parts.part(key=STATISTICS)
 def statistics_part(shown: Inspected) -> None:
     """The text as a whole: drawn alone when it is unfolded, or another tab is opened."""
     fold = parts.statistics_fold(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from grok.errors import BusyError, GrokError
+from grok.errors import GrokError
 from grok.serving.jobs import Job, Jobs
 from lens.errors import LensError
 from lens.escaping import as_markdown
@@ -23,7 +23,8 @@ from pages.access.messages import told
 from pages.live.running import stream_choice, stream_cost
 from pages.live.running.stream_cost import Work
 from pages.live.running.stream_run import RunRequest, StreamedRun
-from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait
+from pages.live.session.shared_models import ModelChoice, OnLoad, OnWait, check_may_run
+from pages.shell import parts
 from pages.shell.session_keys import SessionKey, SessionValue
 
 Result = TypeVar("Result")
@@ -130,8 +131,9 @@ def start(request: RunRequest[Any]) -> None:
         return
     run = StreamedRun(request)
     try:
+        check_may_run(request.choice)
         job = jobs().start(object(), run, group=GROUP.kept(object))
-    except BusyError as error:
+    except GrokError as error:
         MESSAGE.set(("error", str(error)))
         return
     REQUEST.drop()
@@ -205,7 +207,7 @@ def _before(request: RunRequest[Any], *, busy: bool) -> None:
             st.button("Not now", key="stream_dismiss", on_click=REQUEST.drop)
 
 
-@st.fragment(run_every=EVERY)
+@parts.part(run_every=EVERY)
 def _under_way(run: StreamedRun[Any], job: Job) -> None:
     """Progress of a run, drawn again and again without the rest of the page."""
     state = job.state

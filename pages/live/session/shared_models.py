@@ -24,7 +24,16 @@ from pages.shell import data_source
 if TYPE_CHECKING:
     from grok.architectures.architecture import Architecture
 
-__all__ = ["REMOTE", "ModelChoice", "OnLoad", "OnWait", "elsewhere", "model_choices", "shared"]
+__all__ = [
+    "REMOTE",
+    "ModelChoice",
+    "OnLoad",
+    "OnWait",
+    "check_may_run",
+    "elsewhere",
+    "model_choices",
+    "shared",
+]
 
 REMOTE = "remote"
 
@@ -123,6 +132,16 @@ def _of_server(url: str, person: str | None) -> dict[str, ModelChoice]:
     return {REMOTE: choice}
 
 
+def check_may_run(choice: ModelChoice) -> None:
+    """Refuse a run to a visitor who may not run prompts; call it where work in a thread begins.
+
+    Raises:
+        PromptError: it is so.
+    """
+    if choice.person is not None:
+        persons.check_may_run()
+
+
 def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> ServedModel:
     """The model of all sessions, for the calls of the choice's person.
 
@@ -132,12 +151,13 @@ def shared(choice: ModelChoice, dtype: str, on_load: OnLoad) -> ServedModel:
     progress must not be drawn from inside it.
 
     Raises:
-        GrokError: the model cannot be read, or the visitor may not run prompts.
+        GrokError: the model cannot be read, or the visitor may not run prompts; of work in the
+            background whoever starts it is asked: see `check_may_run`.
     """
     from grok.cached import remote_model, shared_model
 
-    if choice.person is not None:
-        persons.check_may_run()
+    if persons.has_session():
+        check_may_run(choice)
     if choice.mode == REMOTE:
         return remote_model(str(elsewhere()), dtype).of(choice.person)
     read: list[tuple[int, int]] = []

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from streamlit import net_util
+from streamlit.web.server import server_util
 
 from pages.access import settings
-from pages.hosting import doors
+from pages.hosting import doors, server
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -19,6 +21,18 @@ ROOT = Path(__file__).resolve().parents[3]
 def nothing_set(monkeypatch):
     for name in settings.NAMES:
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_page_of_elsewhere_is_turned_away_and_nobody_else_is_asked(monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(net_util, "get_external_ip", net_util.get_external_ip)
+    monkeypatch.setattr(net_util, "_make_blocking_http_get", lambda url, **_: asked.append(url))
+    allowed = server_util.is_url_from_allowed_origins
+    assert not allowed("https://elsewhere.example") and asked  # what Streamlit does by itself
+    asked.clear()
+    server.ask_nobody()
+    assert not allowed("https://elsewhere.example") and not asked
+    assert allowed("http://localhost:8501")
 
 
 def scope(path="/", *, server="127.0.0.1", host="127.0.0.1:8501", **headers) -> dict:

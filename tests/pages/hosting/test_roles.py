@@ -6,17 +6,23 @@ import io
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from grok.errors import BusyError
 from grok.serving.jobs import CANCELLED, Job
+from lens.many_prompts.run_store import RunStore
 from lens.storage.expert_notes import ExpertNote, NoteBook
 from pages.access import limits, settings
 from pages.hosting import your_data
+from pages.live.many import mode as many_mode
 from pages.live.many import runs
-from pages.shell import hub_source
+from pages.live.many.examples import ready_ids
+from pages.shell import data_source, hub_source
+
+SMALL = Path(__file__).resolve().parents[2] / "data" / "tiny12"
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +82,18 @@ def test_who_may_run_reads_the_limits_before_and_when_they_are_reached(open_as, 
     with pytest.raises(BusyError, match="as much as one person may"):
         for _ in range(2):
             limits.charge("rita", 10)
+
+
+def test_work_in_the_background_runs_for_who_may(open_as, monkeypatch, tmp_path):
+    monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
+    app = open_as("rita@a.org", "live_routing", mode="many")
+    app.text_area(key=many_mode.BOX).set_value(ready_ids().jsonl()).run()
+    next(one for one in app.button if one.label == "Run").click().run()
+    store = RunStore(tmp_path / "runs")
+    (begun,) = store._all()
+    job = runs.jobs().get(begun.id)
+    assert job is None or job.wait(120).ended
+    assert [(one.status, one.problem) for one in store._all()] == [("finished", "")]
 
 
 def test_an_owner_sees_the_load_and_clears_caches(open_as):
