@@ -49,6 +49,12 @@ COLUMNS[EXPLANATIONS] = (
     "group", "feature", "text", "explainer", "detection", "low", "high", "fuzzing", "contexts",
 )  # fmt: skip
 
+TEXTS = ("piece", "text", "explainer")
+LISTS = (
+    "bins", "label_rates", "near", "near_cosine", "with", "with_pmi", "with_jaccard", "words",
+    "word_shares", "raised", "raised_by", "lowered", "lowered_by", "values", "tokens",
+)  # fmt: skip
+
 
 class Tables:
     """The tables of a folder.
@@ -76,7 +82,7 @@ class Tables:
 
     def columns(self, name: str) -> frozenset[str]:
         """Names of the columns of a table."""
-        return frozenset(_columns(str(self._files[name]), *_identity(self._files[name])))
+        return frozenset(dict(_columns(str(self._files[name]), *_identity(self._files[name]))))
 
     def has_explanations(self) -> bool:
         """Whether explanations stand beside the database, whole."""
@@ -157,16 +163,20 @@ class Tables:
 
     def _check_columns(self, name: str, file: Path) -> None:
         try:
-            own = _columns(str(file), *_identity(file))
+            own = dict(_columns(str(file), *_identity(file)))
         except Exception as error:  # pyarrow raises a dozen kinds for what is no Parquet
             aside = set_aside(file)
             where = f" and is set aside as {aside.name}" if aside else ""
             raise LensError(
                 f"{file}: no Parquet file{where} ({plain(str(error), 80)}). {ADVICE}"
             ) from error
-        missing = [column for column in COLUMNS[name] if column not in own]
-        if missing:
-            raise LensError(f"{file}: without the column {missing[0]}. {ADVICE}")
+        for column in dict.fromkeys((*COLUMNS[name], *own)):
+            expected = "text" if column in TEXTS else "list" if column in LISTS else "number"
+            found = own.get(column, "missing")
+            if found != expected:
+                raise LensError(
+                    f"{file}: column {plain(column, 40)} is {found}; expected {expected}. {ADVICE}"
+                )
 
 
 def _column(column: Any) -> Any:
@@ -199,7 +209,18 @@ def _sha256(file: str, size: int, modified: int, inode: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _columns(file: str, size: int, modified: int, inode: int) -> tuple[str, ...]:
+def _columns(file: str, size: int, modified: int, inode: int) -> tuple[tuple[str, str], ...]:
+    """Names of the columns of a file, and what is in them: text, number, list, or another kind."""
     import pyarrow.parquet as pq
 
-    return tuple(pq.read_schema(file).names)
+    return tuple((one.name, _kind(one.type)) for one in pq.read_schema(file))
+
+
+def _kind(kind: Any) -> str:
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        return "list" if _kind(kind.value_type) == "number" else "list of other kinds"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return "number"
+    return "text" if pa.types.is_string(kind) else "another kind"
