@@ -1,7 +1,7 @@
 """`python -m grok.dictionaries.evaluate DIR`: measures a dictionary on held-out text.
 
-Beside every figure stands what needs no dictionary, on the same tokens. Prints a table and writes
-`evaluation.json` into the folder.
+Beside every figure stands what needs no dictionary, on the same tokens and at the same number of
+active features. Prints tables and writes `evaluation.json` into the folder.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from grok.errors import GrokError
+
+if TYPE_CHECKING:
+    from grok.dictionaries.evaluation.measure import Control
+
+EVALUATION = "evaluation.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,14 +40,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, help="folder of the bundled model's own text")
     parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--beside", type=Path, metavar="DIR", help="the same with another seed")
-    parser.add_argument("--tokens", type=int, default=200_000, help="held-out tokens, at most")
-    parser.add_argument("--spliced-tokens", type=int, default=16_384, metavar="N")
+    parser.add_argument(
+        "--control", action="append", default=[], metavar="NAME=DIR",
+        help="a dictionary of the same design to stand beside, such as one with random directions",
+    )  # fmt: skip
+    parser.add_argument(
+        "--control-model", action="append", default=[], metavar="NAME=CHECKPOINT",
+        help="the model that this control was trained on, where it is another one",
+    )  # fmt: skip
+    parser.add_argument("--tokens", type=int, help="held-out tokens that are reconstructed")
+    parser.add_argument("--fitted-tokens", type=int, metavar="N", help="controls are fitted on")
+    parser.add_argument("--curve-tokens", type=int, metavar="N", help="at several levels")
+    parser.add_argument("--spliced-tokens", type=int, metavar="N", help="through changed models")
+    parser.add_argument("--labelled-tokens", type=int, metavar="N", help="of the probes")
     parser.add_argument("--memory-budget", type=float, metavar="GB", help="of a streamed model")
     return parser
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from grok.dictionaries.evaluation.measure import Plan, measured, stability
+    from grok.dictionaries.evaluation.tables import tables
     from grok.dictionaries.kinds.files import load_dictionary
     from grok.dictionaries.training.texts import streams
     from grok.dictionaries.training.windows import cut
@@ -50,6 +67,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from grok.runner.loading import load
 
     dictionary = load_dictionary(args.dictionary)
+    # First, since they may be refused.
+    beside = stability(dictionary, load_dictionary(args.beside)) if args.beside else None
+    controls = _controls(args)
     budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
     model = load(args.model, dtype="float32", mesh=(1, 1), memory_budget=budget)
     context = int(dictionary.facts.get("settings", {}).get("text", {}).get("context", 128))
@@ -57,51 +77,52 @@ def _evaluate(args: argparse.Namespace) -> None:
         cut(streams(model, corpus=args.corpus, files=args.text, held_out=held), context)
         for held in (False, True)
     )
-    plan = Plan(held_out=args.tokens, spliced=args.spliced_tokens)
-    # First, since it may be refused.
-    beside = stability(dictionary, load_dictionary(args.beside)) if args.beside else None
-    found = measured(model, dictionary, fit, held_out, plan) | {"stability": beside}
-    print(table(found))
+    given = {
+        "held_out": args.tokens,
+        "fitted": args.fitted_tokens,
+        "curve": args.curve_tokens,
+        "spliced": args.spliced_tokens,
+        "spliced_curve": args.spliced_tokens and max(1, args.spliced_tokens // 2),
+        "labelled": args.labelled_tokens,
+    }
+    plan = Plan()._replace(**{name: n for name, n in given.items() if n is not None})
+    found = measured(model, dictionary, fit, held_out, plan, controls) | {"stability": beside}
+    print(tables(found))
     try:
-        write_whole(args.dictionary / "evaluation.json", json.dumps(found, indent=1).encode())
+        content = json.dumps(found, indent=1, allow_nan=False).encode()
+        write_whole(args.dictionary / EVALUATION, content)
     except OSError as error:
-        raise GrokError(f"{args.dictionary}: evaluation.json: {error.strerror}.") from error
+        raise GrokError(f"{args.dictionary}: {EVALUATION}: {error.strerror}.") from error
 
 
-COLUMNS = ("l0", "fvu", "ev", "cosine", "dead", "dense")
+def _controls(args: argparse.Namespace) -> dict[str, Control]:
+    """The control dictionaries that were named, with the models of those that have another one."""
+    from grok.dictionaries.evaluation.measure import Control
+    from grok.dictionaries.kinds.files import load_dictionary
+    from grok.runner.loading import load
+
+    models = _named(args.control_model, "--control-model")
+    folders = _named(args.control, "--control")
+    for name in models:
+        if name not in folders:
+            raise GrokError(f"--control-model {name}: there is no --control {name}=DIR.")
+    return {
+        name: Control(
+            load_dictionary(folder),
+            load(models[name], dtype="float32", mesh=(1, 1)) if name in models else None,
+        )
+        for name, folder in folders.items()
+    }
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """The measures as lines: a site each, the controls' FVU beside the dictionary's."""
-    own, controls = found["dictionary"], found["controls"]
-    names = [*found["sites"], "all"]
-    lines = [
-        f"{found['held_out_tokens']:,} held-out tokens; controls' FVU at the same L0, fitted on "
-        f"{found['fitted_tokens']:,} others",
-        f"{'':24s}" + "".join(f"{name:>10s}" for name in (*COLUMNS, *controls)),
-    ]
-    for i, name in enumerate(names):
-        # A crosscoder has one group for all sites.
-        numbers = [own[c][min(i, len(own[c]) - 1)] for c in COLUMNS]
-        numbers += [values[i] for values in controls.values()]
-        lines.append(f"{name:24s}" + "".join(f"{number:10.4f}" for number in numbers))
-    spliced = found["spliced"]
-    for name in ("replaced", "zero", "mean"):
-        if name in spliced:
-            one = spliced[name]
-            lines.append(
-                f"{name:10s} loss {one['ce']:.4f} -> {one['ce_changed']:.4f} nats, KL "
-                f"{one['kl']:.4f}, same next token {one['same_next']:.1%}"
-                + (f", CE recovered {one['ce_recovered']:.1%}" if "ce_recovered" in one else "")
-            )
-    routes = spliced.get("routers") or spliced.get("replaced")
-    if routes:
-        shares = " ".join(f"{share:.1%}" for share in routes["same_set"])
-        lines.append(f"same experts by layer: {shares}")
-    if found.get("stability"):
-        shares = " ".join(f"{share:.1%}" for share in found["stability"]["share"])
-        lines.append(f"features that the other has too: {shares}")
-    return "\n".join(lines)
+def _named(given: Sequence[str], option: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not (name.isidentifier() and equals and path) or name in found:
+            raise GrokError(f"{option} {one!r:.80}: expected NAME=FOLDER, each name once.")
+        found[name] = Path(path)
+    return found
 
 
 if __name__ == "__main__":

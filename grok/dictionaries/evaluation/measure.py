@@ -5,28 +5,41 @@ Axes: M sites written, B tokens, G groups, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from grok.dictionaries.evaluation.controls import Controls, Fitting, at_level
-from grok.dictionaries.evaluation.replacing import replacement
-from grok.dictionaries.evaluation.spliced import compared
+from grok.dictionaries.evaluation.controls import (
+    Controls,
+    Fitted,
+    Fitting,
+    Means,
+    Shuffled,
+    at_level,
+    kept_keys,
+    pair_keys,
+)
+from grok.dictionaries.evaluation.curve import Subject, curve
+from grok.dictionaries.evaluation.labels.labelled import expert_points, labelled
+from grok.dictionaries.evaluation.labels.probes import probed
+from grok.dictionaries.evaluation.labels.specificity import specificity
+from grok.dictionaries.evaluation.levels import at_l0
+from grok.dictionaries.evaluation.methods import by_target
+from grok.dictionaries.evaluation.standing_in import standing_in
 from grok.dictionaries.evaluation.sums import (
     Activity,
     Reconstruction,
     nearest_cosines,
     partner_cosines,
 )
+from grok.dictionaries.evaluation.tokens import ids, parts, spread
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.inference import apply
-from grok.dictionaries.training.losses import Batch
-from grok.dictionaries.training.source import Computed, taken
 from grok.dictionaries.training.windows import Windows
 from grok.errors import GrokError
-from grok.interventions.edits import Edits, edit, replace_with, zero_out
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
@@ -36,44 +49,32 @@ LOWEST_DENSITIES = "10^-6 to 10^0.5 in steps of 10^0.5"
 
 
 class Plan(NamedTuple):
-    """How much is measured: tokens of a batch, of training text for the controls, of held-out
-    text that is reconstructed, and that runs through changed models."""
+    """How much is measured, in tokens: of a batch, of training text for the controls, of held-out
+    text that is reconstructed, of it at several numbers of active features, of it through changed
+    models (once, and at those numbers), and with labels; 0 of one of the last leaves it out."""
 
     batch: int = 2048
-    fitted: int = 100_000
-    held_out: int = 200_000
-    spliced: int = 16_384
+    fitted: int = 49_152
+    held_out: int = 49_152
+    curve: int = 8192
+    spliced: int = 8192
+    spliced_curve: int = 4096
+    labelled: int = 8192
 
 
-def batches(
-    model: Model, dictionary: Dictionary, windows: Windows, batch: int, most: int, skipped: int
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Values of the tokens of windows, spread over all of them, and the tokens [B].
+class Control(NamedTuple):
+    """Another dictionary to stand beside; model: that it is for, where it is another one."""
 
-    Args:
-        model: gives the values.
-        dictionary: whose sites are needed.
-        windows: of the text.
-        batch: tokens that come together.
-        most: tokens in all.
-        skipped: positions at the start of each window that are left out.
-    """
-    n = max(1, min(len(windows.tokens), most // max(1, int(windows.lengths.max()))))
-    some = np.unique(np.linspace(0, len(windows.tokens) - 1, n).astype(int))
-    window = np.concatenate([np.full(max(0, windows.lengths[w] - skipped), w) for w in some])
-    place = np.concatenate([np.arange(skipped, max(skipped, windows.lengths[w])) for w in some])
-    values = Computed(model, windows)
-    for first in range(0, len(window), batch):
-        own, at = window[first : first + batch], place[first : first + batch]
-        tokens = np.array([windows.tokens[w][p] for w, p in zip(own, at, strict=True)])
-        yield taken(dictionary.design, values, own, at), tokens
+    dictionary: Dictionary
+    model: Model | None = None
 
 
 def stability(dictionary: Dictionary, other: Dictionary) -> dict[str, list[float]]:
     """Features that another dictionary, of another seed, has too, by group.
 
     Returns:
-        The share with a partner of cosine above 0.7, and the mean of the largest cosines.
+        The share with a partner of cosine above 0.7, the mean of the largest cosines, and both
+        again for partners among as many random directions.
 
     Raises:
         GrokError: the two are not of one design.
@@ -84,16 +85,23 @@ def stability(dictionary: Dictionary, other: Dictionary) -> dict[str, list[float
             f"{other.design.kind} with {other.design.features}: only dictionaries of one design "
             "can be compared."
         )
-    pairs = zip(dictionary.params["decoder"], other.params["decoder"], strict=True)
-    found = [partner_cosines(a, b) for a, b in pairs]
-    return {
-        "share": [float((one > PARTNER).mean()) for one in found],
-        "mean": [float(one.mean()) for one in found],
-    }
+    rng = np.random.default_rng(0)
+    out: dict[str, list[float]] = {"share": [], "mean": [], "chance_share": [], "chance_mean": []}
+    for a, b in zip(dictionary.params["decoder"], other.params["decoder"], strict=True):
+        for prefix, one in (("", b), ("chance_", rng.standard_normal(b.shape))):
+            found = partner_cosines(a, one)
+            out[f"{prefix}share"].append(float((found > PARTNER).mean()))
+            out[f"{prefix}mean"].append(float(found.mean()))
+    return out
 
 
 def measured(
-    model: Model, dictionary: Dictionary, fit: Windows, held_out: Windows, plan: Plan
+    model: Model,
+    dictionary: Dictionary,
+    fit: Windows,
+    held_out: Windows,
+    plan: Plan,
+    others: Mapping[str, Control] | None = None,
 ) -> dict[str, Any]:
     """Every measure, as JSON holds it; lists are by site or group, in the design's order.
 
@@ -103,103 +111,151 @@ def measured(
         fit: text of training, for the controls.
         held_out: other text.
         plan: how much of both.
+        others: control dictionaries by name.
 
     Raises:
-        GrokError: the dictionary is for another model.
+        GrokError: the dictionary is for another model, or a control is of another design.
     """
+    subject = _subject(model, dictionary, fit, held_out, plan)
+    here, elsewhere = _controls_by_model(dictionary, others or {}, model)
+    found = _on_all_tokens(subject, plan)
+    if plan.curve:
+        found["curve"] = curve(subject, here, plan.curve, plan.spliced_curve)
+        for name, control in elsewhere.items():
+            found["curve"]["rows"] += _elsewhere(subject, name, control, plan)
+    if plan.spliced:
+        found["spliced"] = standing_in(subject, plan.spliced)
+    if plan.labelled:
+        found |= _by_label(subject, here, plan)
+    found["plan"] = plan._asdict()
+    return found
+
+
+def _subject(
+    model: Model, dictionary: Dictionary, fit: Windows, held_out: Windows, plan: Plan
+) -> Subject:
     config = model.config
     dictionary.check_model(model.sha256, config.d_model, config.n_layers, model.name)
-    skipped = int(dictionary.facts.get("first_position", {}).get("skipped", 0))
-    design, fitting = dictionary.design, None
-    for batch, tokens in batches(model, dictionary, fit, plan.batch, plan.fitted, skipped):
+    empty = np.zeros(0)
+    none = Means(empty, (0, 0))
+    unfitted = Fitted(empty, empty, none, none, config.vocab_size, empty)
+    subject = Subject(model, dictionary, fit, held_out, unfitted, plan.batch)
+    return replace(subject, fitted=_fitted(subject, plan))
+
+
+def _fitted(subject: Subject, plan: Plan) -> Fitted:
+    """The controls that need no dictionary, fitted on training text."""
+    design, vocabulary = subject.dictionary.design, subject.model.config.vocab_size
+    places = spread(subject.fit, plan.fitted, subject.skipped)
+    shape = (len(design.targets), design.d_model)
+    known = ids(subject.fit, places)
+    needed = ids(
+        subject.held_out,
+        spread(subject.held_out, int(subject.held_out.lengths.sum()), subject.skipped),
+    )
+
+    def table(keys: np.ndarray, wanted: np.ndarray) -> Means:
+        return Means(kept_keys(keys, wanted, 4 * shape[0] * shape[1]), shape)
+
+    of_tokens = table(known[0], needed[0])
+    of_pairs = table(*(pair_keys(before, own, vocabulary) for own, before in (known, needed)))
+    fitting: Fitting | None = None
+    for part in parts(subject.model, design, subject.fit, places, subject.batch):
+        y = np.asarray(part.batch.y)
         if fitting is None:
-            mean = np.asarray(batch.y, np.float64).mean(1)
-            fitting = Fitting(mean, config.vocab_size)
-        fitting.add(np.asarray(batch.y), tokens)
+            fitting = Fitting(y.astype(np.float64).mean(1), vocabulary, of_tokens, of_pairs)
+        fitting.add(y, part.tokens, part.previous)
     assert fitting is not None
-    fitted = fitting.fitted()
-    controls, activity = Controls(fitted), Activity()
-    reconstruction = Reconstruction(fitted.mean)
-    for batch, tokens in batches(model, dictionary, held_out, plan.batch, plan.held_out, skipped):
-        found = jax.device_get(apply(dictionary, batch.x, batch.chosen))
-        reconstruction.add(np.asarray(batch.y), found.written)
+    return fitting.fitted()
+
+
+def _controls_by_model(
+    dictionary: Dictionary, others: Mapping[str, Control], model: Model
+) -> tuple[dict[str, Dictionary], dict[str, Control]]:
+    """Control dictionaries of this model, and those of others, all checked."""
+    here, elsewhere = {}, {}
+    for name, own in others.items():
+        if own.dictionary.design != dictionary.design:
+            raise GrokError(
+                f"Control {name}: a {own.dictionary.design.kind} with "
+                f"{own.dictionary.design.features} features a group is not of the design of what "
+                "is measured, so they cannot be brought to the same numbers of active features."
+            )
+        at = own.model or model
+        config = at.config
+        own.dictionary.check_model(at.sha256, config.d_model, config.n_layers, at.name)
+        if own.model is None:
+            here[name] = own.dictionary
+        else:
+            elsewhere[name] = own
+    return here, elsewhere
+
+
+def _elsewhere(subject: Subject, name: str, control: Control, plan: Plan) -> list[dict[str, Any]]:
+    """Rows of a dictionary of another model, on that model's values of the same tokens."""
+    assert control.model is not None
+    sample = subject.sample()
+    found = apply(subject.dictionary, sample.batch.x, sample.batch.chosen).features
+    l0 = np.array([np.count_nonzero(np.asarray(one)) / len(sample.tokens) for one in found])
+    own = _subject(control.model, control.dictionary, subject.fit, subject.held_out, plan)
+    their = own.sample().batch
+    level = at_l0(control.dictionary, their, [l0])[0].dictionary
+    rows = curve(replace(own, dictionary=level), {}, plan.curve, 0)["rows"]
+    names = {"dictionary": name, "pca_best": f"{name}_pca_best"}
+    return [{**row, "method": names[row["method"]]} for row in rows if row["method"] in names]
+
+
+def _on_all_tokens(subject: Subject, plan: Plan) -> dict[str, Any]:
+    """Measures that need no second run of the model, on as many tokens as the plan says."""
+    dictionary, held_out = subject.dictionary, subject.held_out
+    controls, activity = Controls(subject.fitted), Activity()
+    mean = subject.fitted.mean
+    reconstruction = Reconstruction(mean)
+    shuffled = Shuffled.of(mean, len(held_out.names))
+    for part in subject.parts(held_out, plan.held_out, ()):
+        y = np.asarray(part.batch.y)
+        found = jax.device_get(apply(dictionary, part.batch.x, part.batch.chosen))
+        reconstruction.add(y, found.written)
         activity.add(found.features)
-        controls.add(np.asarray(batch.y), tokens)
+        controls.add(y, part.tokens, part.previous)
+        shuffled.add(y, found.written, part.domain)
+    design = dictionary.design
+    level = by_target(design, activity.l0)
+    errors = {
+        "pca_best": at_level(controls.best, level),
+        "pca_first": at_level(controls.first, level),
+        "token_mean": controls.token_mean,
+        "bigram_mean": controls.bigram_mean,
+        "shuffled": shuffled.error(),
+    }
+    variance = reconstruction.variance
     nearest = [nearest_cosines(np.asarray(w)) for w in dictionary.params["decoder"]]
     return {
         "sites": [str(point) for point in design.targets],
         "held_out_tokens": reconstruction.n,
-        "fitted_tokens": fitting.n,
+        "fitted_tokens": len(spread(subject.fit, plan.fitted, subject.skipped).window),
         "dictionary": reconstruction.numbers() | activity.numbers(),
         "densities": {"bins": LOWEST_DENSITIES, "counts": activity.histogram()},
         "duplicates": [float((one > DUPLICATE).mean()) for one in nearest],
-        "controls": _controls(dictionary, reconstruction, activity, controls),
-        "spliced": _spliced(model, dictionary, fitted.mean, held_out, plan),
+        "controls": {
+            name: [*(error / variance).tolist(), float(error.sum() / variance.sum())]
+            for name, error in errors.items()
+        },
     }
 
 
-def _controls(
-    dictionary: Dictionary, own: Reconstruction, activity: Activity, controls: Controls
-) -> dict[str, list[float]]:
-    """FVU of each control at the active features that a target has; of all of them last."""
-    design = dictionary.design
-    # Of a target: active features of its own layer's group, and of all where there is one group.
-    l0 = activity.l0
-    level = np.full(len(design.targets), l0[0]) if len(l0) == 1 else l0
-    variance = own.variance
-
-    def fvu(errors: np.ndarray) -> list[float]:
-        return [*(errors / variance).tolist(), float(errors.sum() / variance.sum())]
-
-    return {
-        "pca_best": fvu(at_level(controls.best, level)),
-        "pca_first": fvu(at_level(controls.first, level)),
-        "token_mean": fvu(controls.token_mean),
-    }
-
-
-def _spliced(
-    model: Model, dictionary: Dictionary, mean: np.ndarray, held_out: Windows, plan: Plan
-) -> dict[str, Any]:
-    """The whole replacement, and for an SAE each layer's router fed with the reconstruction."""
-    design = dictionary.design
-    if design.kind == "crosscoder":
-        return {}
-    whole = [one for one in held_out.tokens if len(one) == held_out.lengths.max()]
-    n = max(1, plan.spliced // int(held_out.lengths.max()))
-    some = [whole[i] for i in np.unique(np.linspace(0, len(whole) - 1, n).astype(int))]
-    sites = dict.fromkeys(point.site for point in design.targets)
-    zero, average = Edits(), Edits()
-    for target, point in enumerate(design.targets):
-        zero = zero + edit(point.site, zero_out(), layers=point.layer)
-        average = average + edit(
-            point.site, replace_with(mean[target].astype(np.float32)), layers=point.layer
-        )
-    runs: dict[str, Edits] = {"replaced": replacement(dictionary), "zero": zero, "mean": average}
-    alone = design.kind == "sae" and tuple(sites) == ("resid_mid",)
-    if alone:
-        runs |= {f"layer {i}": replacement(dictionary, [i]) for i in design.layers}
-    found = {name: own.numbers() for name, own in
-             zip(runs, compared(model, some, list(runs.values())), strict=True)}  # fmt: skip
-    out: dict[str, Any] = {name: found[name] for name in ("replaced", "zero", "mean")}
-    for name in ("zero", "mean"):
-        out[name] |= {"ce_recovered": _recovered(found, name, "ce_changed"),
-                      "kl_recovered": 1 - found["replaced"]["kl"] / found[name]["kl"]}  # fmt: skip
-    if alone:
-        out["routers"] = _own_layers({i: found[f"layer {i}"] for i in design.layers}, model)
-    return out
-
-
-def _recovered(found: Mapping[str, Mapping[str, Any]], name: str, key: str) -> float:
-    lost = found[name][key] - found[name]["ce"]
-    return float((found[name][key] - found["replaced"][key]) / lost)
-
-
-def _own_layers(found: Mapping[int, Mapping[str, Any]], model: Model) -> dict[str, list[float]]:
-    """Of runs with one layer's stream reconstructed, what that layer's own router did."""
-    routed = list(model.config.moe_layers)
-    keys = ("same_set", "same_first", "route_kl", "router_ev", "flips_by_margin")
-    return {
-        key: [own[key][routed.index(layer)] for layer, own in found.items() if layer in routed]
-        for key in keys
-    }
+def _by_label(subject: Subject, others: Mapping[str, Dictionary], plan: Plan) -> dict[str, Any]:
+    """Probes and specificity, of the dictionary and of the controls at its number of features."""
+    points = expert_points(subject.model, subject.dictionary.design.layers)
+    taken = list(subject.parts(subject.held_out, plan.labelled, points))
+    sample = subject.sample().batch
+    features = apply(subject.dictionary, sample.x, sample.chosen).features
+    l0 = np.array([np.count_nonzero(np.asarray(one)) / len(one) for one in features])
+    level = {name: at_l0(own, sample, [l0])[0].dictionary for name, own in others.items()}
+    own = labelled(
+        subject.model,
+        {"dictionary": subject.dictionary, **level},
+        taken,
+        subject.held_out.names,
+    )
+    return {"probes": probed(own), "specificity": specificity(own)}

@@ -7,11 +7,12 @@ Axes: B sequences, T tokens, D width, F features, K experts a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.parameters import own_experts
@@ -22,12 +23,17 @@ from grok.interventions.kinds import Intervention
 from grok.interventions.sites import HookPoint
 
 
-def replacement(dictionary: Dictionary, layers: Sequence[int] | None = None) -> Edits:
+def replacement(
+    dictionary: Dictionary,
+    layers: Sequence[int] | None = None,
+    added: Mapping[HookPoint, np.ndarray] | None = None,
+) -> Edits:
     """The edits that put reconstructions in place of what is written.
 
     Args:
         dictionary: of one of the kinds whose groups belong to layers.
         layers: where; all of the dictionary's by default.
+        added: what is added to each reconstruction, [B, T, D] of one batch, such as its errors.
 
     Raises:
         GrokError: a kind or rule that cannot be computed layer by layer.
@@ -45,6 +51,8 @@ def replacement(dictionary: Dictionary, layers: Sequence[int] | None = None) -> 
         groups = [g for g, group in enumerate(design.groups) if target in group.writes]
         parts = tuple(_part(dictionary, g, target) for g in groups)
         bias = dictionary.params["decoder_bias"][target]
+        if added is not None:
+            bias = bias + added[point]
         skip = dictionary.params["skip"][target] if design.skip else None
         references: list[HookPoint] = []
         for g in groups:
@@ -56,6 +64,46 @@ def replacement(dictionary: Dictionary, layers: Sequence[int] | None = None) -> 
         function = Intervention(_Written(dictionary), (parts, bias, skip), "dictionary")
         requests.append(request(point.site, function, point.layer, None, tuple(references)))
     return Edits(tuple(requests))
+
+
+def put(values: Mapping[HookPoint, np.ndarray]) -> Edits:
+    """The edits that put values [B, T, D] of one batch in place of those of a run."""
+    requests = [
+        request(point.site, Intervention(_put, (value.astype(np.float32),), "put"), point.layer)
+        for point, value in values.items()
+    ]
+    return Edits(tuple(requests))
+
+
+def _put(value: jax.Array, new: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(new, value.shape)
+
+
+def on_best_axes(
+    points: Sequence[HookPoint], mean: np.ndarray, axes: np.ndarray, k: np.ndarray
+) -> Edits:
+    """The edits that leave of each value the axes that are largest in it.
+
+    Args:
+        points: of the values, M of them.
+        mean: that axes start from [M, D].
+        axes: orthonormal, in columns [M, D, D].
+        k: axes that are left at each point [M].
+    """
+    requests = []
+    for i, point in enumerate(points):
+        arrays = (np.float32(mean[i]), np.float32(axes[i]), np.int32(k[i]))
+        function = Intervention(_on_axes, arrays, "axes")
+        requests.append(request(point.site, function, point.layer))
+    return Edits(tuple(requests))
+
+
+def _on_axes(value: jax.Array, mean: jax.Array, axes: jax.Array, k: jax.Array) -> jax.Array:
+    at = (value - mean) @ axes
+    size = jnp.abs(at)
+    least = jnp.sort(size, axis=-1, descending=True)[..., jnp.maximum(k - 1, 0)]
+    kept = (size >= least[..., None]) & (k > 0)
+    return jnp.where(kept, at, 0.0) @ axes.T + mean
 
 
 def _part(dictionary: Dictionary, group: int, target: int) -> tuple[Any, ...]:
@@ -95,7 +143,7 @@ class _Written:
     ) -> jax.Array:
         shape, d = value.shape, value.shape[-1]
         each = 2 if self._design.n_experts else 1
-        out = jnp.broadcast_to(bias, (shape[0] * shape[1], d))
+        out = jnp.broadcast_to(bias, shape).reshape(-1, d)
         for i, (encoder, own_bias, level, gate, decoder) in enumerate(parts):
             read = references[i * each] if references else value
             x = read.astype(jnp.float32).reshape(-1, d)

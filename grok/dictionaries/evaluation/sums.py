@@ -71,7 +71,8 @@ class Reconstruction:
         """The measures of each site, and last of all of them together: a ratio of sums."""
 
         def with_all(over: Any, under: Any) -> list[float]:
-            over, under = np.asarray(over, float), np.broadcast_to(under, np.shape(over))
+            over = np.asarray(over, float)
+            under = np.maximum(np.broadcast_to(under, np.shape(over)), 1e-30)
             return [*(over / under).tolist(), float(over.sum() / under.sum())]
 
         fvu = with_all(self.error, self.variance)

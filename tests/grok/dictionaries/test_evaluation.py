@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from grok.dictionaries import evaluate as command
-from grok.dictionaries.evaluation.controls import Controls, Fitting, at_level
-from grok.dictionaries.evaluation.measure import Plan, measured, stability
-from grok.dictionaries.evaluation.replacing import replacement
+from grok.dictionaries.evaluation.controls import Fitted, Means
+from grok.dictionaries.evaluation.curve import Subject, curve
+from grok.dictionaries.evaluation.measure import Control, Plan, measured, stability
+from grok.dictionaries.evaluation.methods import Sequences
+from grok.dictionaries.evaluation.replacing import put, replacement
 from grok.dictionaries.evaluation.spliced import compared
+from grok.dictionaries.evaluation.standing_in import standing_in
 from grok.dictionaries.evaluation.sums import (
     Activity,
     Reconstruction,
@@ -88,37 +93,6 @@ def test_nearest_cosines_find_features_that_are_the_same():
     np.testing.assert_allclose(partner_cosines(np.eye(4)[:, None, :], w), [1, 1, 1, 0])
 
 
-def test_controls_are_what_they_say():
-    turned = np.linalg.qr(RNG.standard_normal((D, D)))[0]
-    sizes = np.array([8.0, 4.0, 2.0, 1.0, 0.5, 0.2])
-    coefficients = RNG.standard_normal((1, N, D)) * sizes
-    tokens = RNG.integers(0, 5, N)
-    y = 100 + coefficients @ turned.T
-    fitting = Fitting(np.full((1, D), 99.0), 5)
-    for i in range(0, N, 999):
-        fitting.add(y[:, i : i + 999], tokens[i : i + 999])
-    controls = Controls(fitting.fitted())
-    for i in range(0, N, 777):
-        controls.add(y[:, i : i + 777], tokens[i : i + 777])
-    total = np.square(y - y.mean(1)).sum()
-    share = controls.first[0] / total
-    np.testing.assert_allclose(share[[0, 1, 2, 6]], [1, 21.29 / 85.29, 5.29 / 85.29, 0], atol=0.02)
-    assert (controls.best[0] <= controls.first[0] + 1e-6).all()
-    own = np.square(coefficients[0] - coefficients[0].mean(0))
-    best = total - np.sort(own, axis=1)[:, -2:].sum()
-    assert controls.best[0, 2] == pytest.approx(best, rel=0.01)
-    halfway = at_level(controls.best, np.array([1.5]))
-    assert halfway[0] == pytest.approx(controls.best[0, 1:3].mean())
-    # Tokens say nothing here, and all where values are theirs alone.
-    assert controls.token_mean / total == pytest.approx(1, abs=0.02)
-    of_token = RNG.standard_normal((5, D))[tokens][None] * 10
-    fitting = Fitting(np.zeros((1, D)), 5)
-    fitting.add(of_token, tokens)
-    controls = Controls(fitting.fitted())
-    controls.add(of_token, tokens)
-    assert controls.token_mean / np.square(of_token - of_token.mean(1)).sum() < 1e-5
-
-
 # --- in a model -------------------------------------------------------------------------
 
 IDS = np.random.default_rng(1).integers(1, 300, 160).astype(np.int32)
@@ -155,9 +129,19 @@ def random_one(tiny3, kind: str) -> Dictionary:
     return Dictionary(design, Activation("topk", 4), as_float32(params), {})
 
 
+def subject_of(tiny3, own: Dictionary) -> Subject:
+    """The dictionary with text, and controls that were fitted on some of it."""
+    d = tiny3.config.d_model
+    mean, axes = np.zeros((3, d)), np.stack([np.eye(d)] * 3)
+    none = Means(np.zeros(0, int), (3, d))
+    fitted = Fitted(mean, axes, none, none, tiny3.config.vocab_size, mean)
+    return Subject(tiny3, own, cut({"a": IDS}, 16), TEXT, fitted, 64)
+
+
 def test_a_perfect_dictionary_changes_nothing_and_an_empty_one_does(tiny3):
     whole, empty = (replacement(perfect(tiny3, level)) for level in (0.0, 1e9))
-    same, lost = (one.numbers() for one in compared(tiny3, TEXT.tokens, [whole, empty]))
+    runs = compared(tiny3, TEXT.tokens, {"same": whole, "lost": empty})
+    same, lost = (one.numbers() for one in runs.values())
     assert same["kl"] < 1e-6 and abs(same["delta_ce"]) < 1e-5 and same["same_next"] == 1
     assert min(same["same_set"]) == min(same["same_first"]) == 1
     assert min(same["router_ev"]) > 1 - 1e-6 and max(same["route_kl"]) < 1e-6
@@ -186,8 +170,8 @@ def test_a_dictionary_that_writes_nothing_is_zero_ablation(tiny3):
     params = {**own.params, "decoder": [w * 0 for w in own.params["decoder"]],
               "decoder_bias": own.params["decoder_bias"] * 0}  # fmt: skip
     empty = Dictionary(own.design, own.activation, params, {})
-    edits = [replacement(empty), edit("moe.normed", zero_out())]
-    a, b = (one.numbers() for one in compared(tiny3, TEXT.tokens, edits))
+    runs = {"a": replacement(empty), "b": edit("moe.normed", zero_out())}
+    a, b = (one.numbers() for one in compared(tiny3, TEXT.tokens, runs).values())
     assert a["kl"] == pytest.approx(b["kl"], rel=1e-5) and a["kl"] > 1e-3
 
 
@@ -207,17 +191,15 @@ def test_kinds_that_belong_to_no_layer_are_refused(tiny3):
 
 def test_measures_are_the_same_for_any_batch_and_name_their_model(tiny3):
     own, fit = perfect(tiny3), cut({"a": IDS}, 16)
-    a, b = (measured(tiny3, own, fit, TEXT, Plan(size, 100, 64, 32)) for size in (64, 17))
+    a, b = (measured(tiny3, own, fit, TEXT, Plan(n, 100, 64, 0, 0, 0, 0)) for n in (64, 17))
     assert a["held_out_tokens"] == 64 and len(a["sites"]) == 3
     assert max(a["dictionary"]["fvu"]) < 1e-10
     assert a["dictionary"]["l0"] == pytest.approx([own.design.d_model] * 4, rel=1e-6)
     np.testing.assert_allclose(a["controls"]["pca_best"], 0, atol=1e-9)
     assert min(a["controls"]["token_mean"]) > 0.1
-    assert a["spliced"]["routers"]["same_set"] == [1, 1, 1]
-    assert a["spliced"]["zero"]["ce_recovered"] == pytest.approx(1, abs=1e-3)
     for part in ("dictionary", "controls"):
         for name, values in a[part].items():
-            np.testing.assert_allclose(values, b[part][name], rtol=1e-5, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(values, b[part][name], rtol=1e-5, atol=1e-6, err_msg=name)
     other = Dictionary(own.design, own.activation, own.params, {"model_sha256": "0" * 64})
     with pytest.raises(GrokError, match="another model"):
         measured(tiny3, other, fit, TEXT, Plan())
@@ -230,15 +212,93 @@ def test_the_command_prints_and_keeps_what_it_measured(tiny3, tmp_path, capsys):
     folder = save_dictionary(tmp_path / "d", own)
     np.save(tmp_path / "ids.npy", np.tile(IDS, 8))
     arguments = ["--model", str(DATA / "tiny3"), "--text", str(tmp_path / "ids.npy")]
-    small = ["--tokens", "32", "--spliced-tokens", "32", "--beside", str(folder)]
-    assert command.main([str(folder), *arguments, *small]) == 0
+    small = [f"--{name}-tokens" for name in ("fitted", "curve", "spliced", "labelled")]
+    small = [*(one for name in small for one in (name, "32")), "--tokens", "32"]
+    beside = ["--beside", str(folder), "--control", f"again={folder}"]
+    assert command.main([str(folder), *arguments, *small, *beside]) == 0
     said = capsys.readouterr().out
     assert "pca_best" in said and "layers[2].moe.normed" in said and "CE recovered" in said
     kept = json.loads((folder / "evaluation.json").read_text())
     assert kept["dictionary"]["l0"][0] <= 4 and 0 < kept["held_out_tokens"] <= 32
-    assert "other has too: 100.0% 100.0% 100.0%" in said
+    assert kept["stability"]["share"] == [1, 1, 1] and max(kept["stability"]["chance_share"]) < 0.2
+    rows = {(row["method"], row["level"]): row for row in kept["curve"]["rows"]}
+    assert rows["again", "own"]["fvu"] == rows["dictionary", "own"]["fvu"]
+    assert ("neurons", "own") in rows
     assert command.main([str(tmp_path), *arguments]) == 2
     assert "no dictionary" in capsys.readouterr().err
+    assert command.main([str(folder), *arguments, "--control", "again"]) == 2
+    assert "expected NAME=FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["sae", "clt", "expert_transcoder"])
+def test_with_errors_added_back_the_model_is_itself(tiny3, kind):
+    own = perfect(tiny3, 0.5) if kind == "sae" else random_one(tiny3, kind)
+    subject = subject_of(tiny3, own)
+    found = standing_in(subject, 64)
+    assert found["live"]["kl"] > 1e-3
+    assert found["errors_added"]["largest_logit_change"] < 1e-5
+    assert min(found["errors_added"]["same_set"]) == 1
+    assert ("offline" in found) == ("frozen_attention" in found) == (kind != "sae")
+
+
+def test_offline_and_frozen_runs_are_what_they_say(tiny3):
+    own = random_one(tiny3, "transcoder")
+    subject = subject_of(tiny3, own)
+    windows, labels = subject.sequences(64)
+    sequences = Sequences(own.design, windows, labels)
+    found = standing_in(subject, 64)
+    # Offline by hand: each window's own values in the place of what the layers write.
+    kl = []
+    for window in windows:
+        points = [*own.design.sources, *own.design.targets]
+        plain = tiny3.run_one(window, wanted=points)
+        x = np.stack([plain.kept[point][0] for point in own.design.sources])
+        values = np.asarray(apply(own, x).written)
+        put_there = put({point: value[None] for point, value in
+                         zip(own.design.targets, values, strict=True)})  # fmt: skip
+        changed = tiny3.run_one(window, edits=put_there)
+        t = len(window)
+        a, b = (log_softmax(run.logits[0, :t].astype(float), -1) for run in (plain, changed))
+        kl.append((np.exp(a) * (a - b)).sum(-1).mean())
+    assert found["offline"]["kl"] == pytest.approx(np.mean(kl), rel=1e-4)
+    assert sequences.points == tuple(points)
+    # With attention frozen the first layer's router sees what it saw, and others do not.
+    assert found["frozen_attention"]["same_set"][0] == 1
+    assert found["frozen_attention"]["kl"] != pytest.approx(found["live"]["kl"], rel=1e-3)
+
+
+def test_a_router_fed_from_a_reconstruction_does_what_the_replaced_layer_does(tiny3):
+    own = perfect(tiny3, 0.4)
+    subject = subject_of(tiny3, own)
+    rows, again = (curve(replace(subject, batch=n), {}, 64, 0)["rows"] for n in (64, 17))
+    row = rows[0]
+    for one, other in zip(rows, again, strict=True):
+        assert (one["method"], one["level"], one["l0"]) == (
+            other["method"], other["level"], pytest.approx(other["l0"]))  # fmt: skip
+        if one["method"] != "shuffled":  # within windows, which a batch may cut
+            np.testing.assert_allclose(one["fvu"], other["fvu"], rtol=1e-3, atol=1e-6)
+            assert one["routers"]["same_set"] == other["routers"]["same_set"]
+    for layer in range(3):
+        runs = {"one": replacement(own, [layer])}
+        windows = [TEXT.tokens[i] for i in np.linspace(0, 7, 4).astype(int)]
+        expected = compared(tiny3, windows, runs)["one"].numbers()
+        for key in ("same_set", "same_first"):
+            assert row["routers"][key][layer] == expected[key][layer]
+        for key in ("route_kl", "router_ev"):
+            assert row["routers"][key][layer] == pytest.approx(expected[key][layer], rel=1e-2)
+
+
+def test_a_control_of_another_model_is_measured_on_that_models_values(tiny3):
+    own, fit = random_one(tiny3, "transcoder"), cut({"a": IDS}, 16)
+    plan = Plan(64, 100, 64, 64, 0, 0, 0)
+    others = {"here": Control(own), "elsewhere": Control(own, tiny3)}
+    rows = measured(tiny3, own, fit, TEXT, plan, others)["curve"]["rows"]
+    own_level = {row["method"]: row for row in rows if row["level"] == "own"}
+    assert own_level["elsewhere"]["fvu"] == pytest.approx(own_level["here"]["fvu"])
+    assert own_level["elsewhere_pca_best"]["fvu"] == pytest.approx(own_level["pca_best"]["fvu"])
+    smaller = random_one(tiny3, "clt")
+    with pytest.raises(GrokError, match="Control other: a clt with 16 features"):
+        measured(tiny3, own, fit, TEXT, plan, {"other": Control(smaller)})
 
 
 def test_values_of_the_same_tokens_are_the_same_in_any_company(tiny3):

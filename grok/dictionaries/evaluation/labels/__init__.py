@@ -1,0 +1,1 @@
+"""What features say of labels that we own: domains, kinds of tokens, experts."""
