@@ -17,9 +17,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grok.dictionaries.training.settings import Settings, load_settings
 from grok.errors import GrokError
+
+if TYPE_CHECKING:
+    from grok.dictionaries.training.progress import Reporter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,12 +73,24 @@ def _plan(settings: Settings, args: argparse.Namespace) -> str:
     return plan_text(settings, args.model, args.mesh or (1, 1))
 
 
+def _reporters(settings: Settings, args: argparse.Namespace) -> list[Reporter]:
+    """What else is told of steps; its packages are imported only where it is asked for."""
+    from grok.dictionaries.training.progress import TensorBoard, WeightsAndBiases
+
+    found: list[Reporter] = []
+    if args.tensorboard is not None:
+        found.append(TensorBoard(args.tensorboard))
+    if args.wandb is not None:
+        folder = args.output.with_name(args.output.name + ".run")
+        found.append(WeightsAndBiases(args.wandb, settings.values(), folder))
+    return found
+
+
 def _train(settings: Settings, args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     import numpy as np
 
-    from grok.dictionaries.training import progress
     from grok.dictionaries.training.devices import first_process, open_mesh
     from grok.dictionaries.training.run import Run, train
     from grok.dictionaries.training.source import Stored
@@ -89,10 +105,18 @@ def _train(settings: Settings, args: argparse.Namespace) -> None:
         settings = replace(settings, training=replace(settings.training, seed=args.seed))
     together = initialize_distributed()
     mesh = open_mesh(args.mesh, settings.dictionary.features, settings.training.batch)
+    reporters = _reporters(settings, args) if first_process() else []
+    if args.memory_budget is not None and not 0 < args.memory_budget < 1e6:
+        raise GrokError(
+            f"--memory-budget is {args.memory_budget:g}; expected gigabytes, such as 8."
+        )
     budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
     # Several processes hold the model together, as its experts allow.
     over = None if together else (1, 1)
     model = load(args.model, dtype="float32", mesh=over, memory_budget=budget)
+    context, longest = settings.text.context, model.config.context_length
+    if context > longest:
+        raise GrokError(f"text: context is {context:,}; {model.name} reads {longest:,} at most.")
     stored = None
     if args.collection is not None:
         from grok.dictionaries.training.source import windows_of
@@ -104,11 +128,6 @@ def _train(settings: Settings, args: argparse.Namespace) -> None:
     else:
         windows = cut(streams(model, corpus=args.corpus, files=args.text), settings.text.context)
     run = Run(settings, model, windows, args.output, stored, mesh)
-    reporters: list[progress.Reporter] = []
-    if args.tensorboard is not None and first_process():
-        reporters.append(progress.TensorBoard(args.tensorboard))
-    if args.wandb is not None and first_process():
-        reporters.append(progress.WeightsAndBiases(args.wandb, settings.values(), run.work))
     dictionary = train(run, resume=args.resume, reporters=reporters)
     if first_process():
         own = dictionary.design

@@ -19,6 +19,10 @@ import numpy as np
 import pytest
 
 from grok.checkpoints.grok1 import open_checkpoint, write_checkpoint
+from grok.dictionaries.kinds.design import Activation, Design
+from grok.dictionaries.kinds.dictionary import Dictionary, as_float32, param_shapes
+from grok.dictionaries.kinds.files import load_dictionary, nested, save_dictionary
+from grok.dictionaries.training.checkpoint import load_state, read_log, save_state, write_log
 from grok.errors import GrokError
 from grok.files import write_whole
 from grok.runner.saved_values import load_saved, write_saved
@@ -52,6 +56,14 @@ TRACED = RoutingTrace(
     prompt_length=2,
     model_sha256="0" * 64,
 )
+
+
+FEW = Design("sae", (0,), ("resid_mid",), ("resid_mid",), 3, 2)
+RULE = Activation("relu")
+PARAMS = [
+    as_float32(nested({name: np.full(shape, n) for name, shape in param_shapes(FEW, RULE).items()}))
+    for n in range(4)
+]
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,16 @@ def _counted(folder: Path) -> object:
     as_it_is = f"{Used(folder).file.as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(as_it_is, uri=True)) as base:
         return base.execute("SELECT sum(tokens) FROM used").fetchone()
+
+
+def _training(folder: Path, n: int) -> None:
+    write_log(folder, [{"step": n, "loss": 1.0}])
+    save_state(folder, {"params": np.full(300, n)}, {"seed": 0})
+
+
+def _trained(folder: Path) -> object:
+    like = {"params": np.zeros(300, int)}
+    return load_state(folder, like, {"seed": 0})["params"][0], read_log(folder, 9)
 
 
 def _cached(folder: Path, n: int) -> None:
@@ -170,6 +192,11 @@ PLACES = {
             0, [np.ones(3, "f4")], [np.ones((2, 2), "f4")]
         ),
         lambda folder: [n for n in range(9) if Kept(folder, f"{n:032d}").load()],
+    ),
+    "the state of a training run": Place(_training, _trained),
+    "a dictionary of features": Place(
+        lambda folder, n: save_dictionary(folder, Dictionary(FEW, RULE, PARAMS[n], {})),
+        lambda folder: float(load_dictionary(folder).params["encoder_bias"].max()),
     ),
     "a report": Place(
         lambda folder, n: write_folder(

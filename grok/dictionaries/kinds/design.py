@@ -25,6 +25,7 @@ from grok.interventions.sites import AXES, LAYER_SITES, HookPoint
 KINDS = ("sae", "transcoder", "clt", "crosscoder", "expert_transcoder")
 FUNCTIONS = ("relu", "jumprelu", "topk", "batch_topk")
 MOST_FEATURES = 2**22
+MOST_LAYERS = 1000
 T = TypeVar("T")
 
 
@@ -70,7 +71,11 @@ class Design:
         need(self.kind in KINDS, f"kind {self.kind!r:.40}; expected one of {', '.join(KINDS)}.")
         need(
             bool(self.layers) and list(self.layers) == sorted(set(self.layers)),
-            f"layers {self.layers}; expected different ones, ascending.",
+            f"layers {self.layers!s:.60}; expected different ones, ascending.",
+        )
+        need(
+            self.layers[0] >= 0 and self.layers[-1] < MOST_LAYERS,
+            f"layers from {self.layers[0]} to {self.layers[-1]}; expected 0 to {MOST_LAYERS - 1}.",
         )
         for site in (*self.reads, *self.writes):
             need(

@@ -1,7 +1,7 @@
 """Folders of dictionaries: `dictionary.safetensors` and `dictionary.json`.
 
-Both are data that is read and checked, never code that runs. The JSON is written last and holds
-the hash of the other, so a folder is complete when the two fit.
+Both are data that is read and checked, never code that runs. The JSON holds the hash of the other,
+so a folder is complete when the two fit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -60,9 +60,15 @@ def save_dictionary(folder: str | Path, dictionary: Dictionary, stored: str = "f
         "tensors_sha256": hashlib.sha256(content).hexdigest(),
         "facts": dict(dictionary.facts),
     }
-    try:
-        write_whole(folder / TENSORS, content)
+
+    def both(file: IO[bytes]) -> None:
+        # The tensors have their room on the disk before the text takes the place of an older one.
+        file.write(content)
+        file.flush()
         write_whole(folder / TEXT, json.dumps(text, indent=1).encode())
+
+    try:
+        write_whole(folder / TENSORS, both)
     except OSError as error:
         raise GrokError(f"{folder}: the dictionary was not saved ({error.strerror}).") from error
     return folder

@@ -15,6 +15,7 @@ from grok.config import ModelConfig
 from grok.dictionaries.kinds.design import Activation, Design, from_values
 from grok.dictionaries.kinds.normalising import NORMALISATIONS
 from grok.errors import ConfigError
+from grok.interventions.sites import MIXTURE_SITES, HookPoint, check_mixture
 
 PENALTIES = ("none", "l1", "tanh", "step", "target_l0")
 
@@ -32,7 +33,7 @@ class Sites:
     Attributes:
         kind: of the dictionary.
         reads, writes: sites within a layer.
-        layers: numbers; all where empty.
+        layers: numbers; where empty all, or those with experts for a site of theirs.
         features: of each group.
         skip: whether there is one.
     """
@@ -50,11 +51,15 @@ class Sites:
         Raises:
             ConfigError: it does not fit the model.
         """
-        layers = self.layers or tuple(range(model.n_layers))
+        of_experts = any(site in MIXTURE_SITES for site in (*self.reads, *self.writes))
+        layers = self.layers or tuple(model.moe_layers if of_experts else range(model.n_layers))
         if not all(0 <= layer < model.n_layers for layer in layers):
             raise ConfigError(
                 f"dictionary: layers {layers}; the model has layers 0 to {model.n_layers - 1}."
             )
+        for layer in layers if of_experts else ():
+            for site in (*self.reads, *self.writes):
+                check_mixture(HookPoint(layer, site), model)
         return Design(
             self.kind,
             layers,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from grok.dictionaries.kinds import files
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary, as_float32, param_shapes
 from grok.dictionaries.kinds.files import load_dictionary, nested, save_dictionary
@@ -96,6 +97,8 @@ def swapped(folder: Path) -> None:
     (folder / "other" / "dictionary.safetensors").replace(folder / "dictionary.safetensors")
 
 
+PLAIN = {"kind": "clt", "reads": ["router.input"], "writes": ["moe.normed"], "features": 6,
+         "d_model": 4}  # fmt: skip
 BROKEN = {
     "no dictionary": lambda folder: (folder / "dictionary.json").unlink(),
     "JSON cannot be read": as_bytes("dictionary.json", b'{"a":' * 90_000),
@@ -105,6 +108,8 @@ BROKEN = {
     "design is str": told(design="x"),
     "unknown key 'code'": told(design={"kind": "clt", "code": "import os"}),
     "layers is 'all'": told(design={"kind": "clt", "layers": "all"}),
+    "layers from -1 to 0": told(design=dict(PLAIN, layers=[-1, 0])),
+    "layers from 0 to 99999": told(design=dict(PLAIN, layers=list(range(100_000)))),
     "depends on a batch": told(activation={"function": "batch_topk"}),
     "facts is list": told(facts=[]),
     "the header is said": as_bytes("dictionary.safetensors", b"\xff" * 64),
@@ -122,6 +127,23 @@ def test_a_folder_that_is_no_dictionary_is_refused(said, tmp_path):
     BROKEN[said](folder)
     with pytest.raises(GrokError, match=said):
         load_dictionary(folder)
+
+
+def test_a_disk_that_fills_up_leaves_an_older_dictionary_whole(tmp_path, monkeypatch):
+    folder, whole = save_dictionary(tmp_path / "d", made()), files.write_whole
+
+    def full(path, content):
+        if path.name == "dictionary.json":
+            raise OSError(28, "No space left on device")
+        whole(path, content)
+
+    monkeypatch.setattr(files, "write_whole", full)
+    with pytest.raises(GrokError, match="was not saved .No space left"):
+        save_dictionary(folder, made(2.0))
+    np.testing.assert_array_equal(
+        load_dictionary(folder).params["encoder"][0], made().params["encoder"][0]
+    )
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_another_model_is_refused_with_both_named():

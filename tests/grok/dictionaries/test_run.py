@@ -164,6 +164,34 @@ def test_a_full_disk_loses_nothing_that_is_finished(uninterrupted, tmp_path, cap
     assert content(tmp_path / "out") == content(uninterrupted / "out")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tensorboard", "tb"], "--tensorboard needs the package tensorboardX"),
+        (["--wandb", "p"], "--wandb needs the package wandb"),
+        (["--memory-budget", "nan"], "--memory-budget is nan; expected gigabytes"),
+        (["--mesh", "1,3"], "32 features of a group do not divide among 3 devices"),
+    ],
+)
+def test_what_cannot_be_is_said_before_a_model_is_opened(
+    options, said, tmp_path, capsys, monkeypatch
+):
+    for name in ("tensorboardX", "wandb"):  # imported only where they are asked for
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("opened"))
+    arguments = [*files(tmp_path), "--output", str(tmp_path / "out"), *options]
+    assert command.main(arguments) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out.run").exists()
+
+
+def test_windows_longer_than_the_model_reads_are_refused(tmp_path, capsys):
+    arguments = [*files(tmp_path), "--output", str(tmp_path / "out")]
+    file = tmp_path / "a.toml"
+    file.write_text(file.read_text().replace("context = 16", "context = 999999"))
+    assert command.main(arguments) == 2
+    assert "context is 999,999; tiny3 reads 128 at most" in capsys.readouterr().err
+
+
 # --- where activations come from --------------------------------------------------------
 
 TEXTS = cut({"a": IDS[:70], "b": IDS[70:100]}, 16)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from grok.dictionaries.training.settings import load_settings, settings_of
-from grok.errors import ConfigError
+from grok.errors import ConfigError, SiteError
 from grok.train import SMALL
 
 RECIPES = Path(__file__).resolve().parents[3] / "grok" / "dictionaries" / "recipes"
@@ -58,6 +59,21 @@ def test_layers_that_the_model_lacks_are_refused():
     settings = settings_of({"dictionary": {**LEAST, "layers": [3, 12]}})
     with pytest.raises(ConfigError, match="the model has layers 0 to 11"):
         settings.dictionary.design(SMALL)
+
+
+def test_sites_of_experts_are_in_layers_that_have_some():
+    model = SimpleNamespace(n_layers=4, moe_layers=(1, 2, 3), d_model=8, n_experts=2)
+    own = {
+        "kind": "transcoder",
+        "reads": ["router.input"],
+        "writes": ["moe.normed"],
+        "features": 64,
+    }
+    assert settings_of({"dictionary": own}).dictionary.design(model).layers == (1, 2, 3)
+    assert settings_of({"dictionary": LEAST}).dictionary.design(model).layers == (0, 1, 2, 3)
+    settings = settings_of({"dictionary": {**own, "layers": [0, 1]}})
+    with pytest.raises(SiteError, match="layer 0 of this model has no experts"):
+        settings.dictionary.design(model)
 
 
 def test_a_file_is_named_in_its_error(tmp_path):
