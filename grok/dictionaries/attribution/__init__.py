@@ -9,6 +9,7 @@ from grok.dictionaries.attribution.accounts import (
 )
 from grok.dictionaries.attribution.flips import FlipTable, first_doses, smallest_flips
 from grok.dictionaries.attribution.graph import GraphPlan, RouteGraph, plan_graph, route_graph
+from grok.dictionaries.attribution.modes import EffectCheck, ModeRun, check_effects, run_in_mode
 from grok.dictionaries.attribution.reading import PromptFeatures, read_features
 from grok.dictionaries.attribution.readout import Readout, readout_of
 from grok.dictionaries.attribution.rows import Target
@@ -19,15 +20,18 @@ from grok.dictionaries.attribution.verifying import FlipCheck, verify_flips
 __all__ = [
     "Change",
     "DoseSweep",
+    "EffectCheck",
     "FlipCheck",
     "FlipTable",
     "GraphPlan",
+    "ModeRun",
     "PromptFeatures",
     "Readout",
     "RouteAccount",
     "RouteGraph",
     "RowSpace",
     "Target",
+    "check_effects",
     "dose_sweep",
     "first_doses",
     "plan_graph",
@@ -36,6 +40,7 @@ __all__ = [
     "route_account",
     "route_graph",
     "row_space",
+    "run_in_mode",
     "smallest_flips",
     "static_effects",
     "steer",

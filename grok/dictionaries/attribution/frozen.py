@@ -20,9 +20,11 @@ import numpy as np
 from grok.architectures.architecture import Architecture
 from grok.engine.compiled import AS_WRITTEN, logits_of
 
-HELD = ("exp", "exp2", "rsqrt")
+EXPONENTIALS = ("exp", "exp2")
+HELD = (*EXPONENTIALS, "rsqrt")
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # of calls within a program
 LOOPS = ("while", "cond", "scan")
+Changed = Callable[[jax.Array], jax.Array]
 
 
 def held(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -37,7 +39,10 @@ def held(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return wrapped
 
 
-def _evaluated(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def _evaluated(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], changed: Changed | None = None
+) -> list[Any]:
+    """Results of a program; `changed` is given each exponential and says what stands for it."""
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
 
@@ -50,13 +55,16 @@ def _evaluated(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[A
         inner = next((params[key] for key in INNER if key in params), None)
         if inner is not None and name not in LOOPS:
             own = getattr(inner, "consts", ())
-            out = _evaluated(getattr(inner, "jaxpr", inner), own, given)
+            out = _evaluated(getattr(inner, "jaxpr", inner), own, given, changed)
         elif name == "scan":
+            assert changed is None
             out = equation.primitive.bind(*given, **{**params, "jaxpr": _body(params["jaxpr"])})
         else:
             out = equation.primitive.bind(*given, **equation.primitive.get_bind_params(params))
             out = out if equation.primitive.multiple_results else [out]
-            if name in HELD:
+            if changed is not None:
+                out = [changed(out[0])] if name in EXPONENTIALS else out
+            elif name in HELD:
                 out = [jax.lax.stop_gradient(one) for one in out]
         values.update(zip(equation.outvars, out, strict=True))
     return [of(atom) for atom in jaxpr.outvars]
@@ -122,6 +130,41 @@ def pulled(
     """
     back = jax.vjp(held(partial(_half, architecture, params, keys)), h)[1]
     found: jax.Array = jax.vmap(lambda one: back(one)[0])(g)
+    return found
+
+
+@partial(jax.jit, static_argnames=("architecture",), compiler_options=AS_WRITTEN)
+def pushed(
+    architecture: Architecture, params: Any, keys: jax.Array, h: jax.Array, change: jax.Array
+) -> jax.Array:
+    """What a change of the stream before a layer's attention [T, D] is after it, all held."""
+    function = held(partial(_half, architecture, params, keys))
+    found: jax.Array = jax.jvp(function, (h,), (change,))[1]
+    return found
+
+
+@partial(jax.jit, static_argnames=("architecture",), compiler_options=AS_WRITTEN)
+def with_patterns(
+    architecture: Architecture, params: Any, keys: jax.Array, h: jax.Array, plain: jax.Array
+) -> jax.Array:
+    """The stream after a layer's attention [T, D], with the patterns of another stream.
+
+    Args:
+        architecture, params, keys: of the layer.
+        h: the stream before it [T, D].
+        plain: the stream whose patterns are taken [T, D]; norms are those of h.
+    """
+    closed = jax.make_jaxpr(partial(_half, architecture, params, keys))(h)
+    seen: list[jax.Array] = []
+
+    def keep(value: jax.Array) -> jax.Array:
+        seen.append(value)
+        return value
+
+    _evaluated(closed.jaxpr, closed.consts, [plain], keep)
+    left = iter(seen)
+    (out,) = _evaluated(closed.jaxpr, closed.consts, [h], lambda _: next(left))
+    found: jax.Array = out
     return found
 
 

@@ -21,6 +21,7 @@ from grok.dictionaries.attribution.scores import (
     most,
     scored,
     shares,
+    through,
 )
 from grok.engine.compiled import bucket
 from grok.errors import GrokError
@@ -103,7 +104,8 @@ def plan_graph(model: Model, read: PromptFeatures, budget: int = BUDGET, n: int 
     held = 4 * (3 * rows * columns + written * d + 4 * TOGETHER * p * d)
     padded = -(-rows // TOGETHER) * TOGETHER
     each = config.n_layers * (8 * p * d * d + 4 * p * p * d) / 2
-    operations = padded * each + rows * written * d * 2
+    # Cells are gone over some dozen times, at the speed of memory.
+    operations = padded * each + rows * written * d * 2 + 150 * rows * columns
     return GraphPlan(held, rows, operations, operations / _speed())
 
 
@@ -164,32 +166,40 @@ def route_graph(
 
 
 class _Grown:
-    """Rows so far, with a last column for what each row has of its own."""
+    """Rows so far.
+
+    Attributes:
+        rows: [R, C], a last column for what each row has of its own.
+        values: of targets and features [R], as the run had them.
+        own: layer and token of each row.
+        column_of: the column that a row looks into [R]; -1 for targets.
+    """
 
     def __init__(self, maker: Rows, asked: Sequence[Target], weights: np.ndarray) -> None:
         self._maker, self._asked = maker, tuple(asked)
         self._weights = weights / weights.sum()
         covectors = [maker.covector(target) for target in asked]
-        self._rows, self._values = self._made(covectors)
-        self._own = [(one.layer, one.token) for one in covectors]
-        self._column_of = np.full(len(asked), -1)
+        self.rows, self.values = self._made(covectors)
+        self._parts = shares(self.rows)
+        self.own = [(one.layer, one.token) for one in covectors]
+        self.column_of = np.full(len(asked), -1)
 
     def _made(self, covectors: Sequence) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-        own = np.array([[one.own] for one in covectors])
-        rows = np.concatenate([self._maker.of(covectors), own], axis=1).astype(np.float32)
+        own = np.array([[one.own] for one in covectors], np.float32)
+        rows = np.concatenate([self._maker.of(covectors), own], axis=1)
         return rows, np.array([one.value for one in covectors])
 
     def _weighted(self) -> np.ndarray:
-        out = np.zeros(len(self._rows))
+        out = np.zeros(len(self.rows))
         out[: len(self._weights)] = self._weights
         return out
 
     def grow(self, n: int) -> int:
         """Looks into the `n` most influential features that are not yet; the number of them."""
         columns = self._maker.columns
-        found = influence(shares(self._rows), self._weighted(), self._column_of)[:-1]
+        found = influence(self._parts, self._weighted(), self.column_of)[:-1]
         found[columns.kinds != "feature"] = 0
-        found[self._column_of[self._column_of >= 0]] = 0
+        found[self.column_of[self.column_of >= 0]] = 0
         best = np.argsort(-found, kind="stable")[:n]
         best = best[found[best] > 0]
         if not len(best):
@@ -202,26 +212,27 @@ class _Grown:
             for c in best
         ]  # fmt: skip
         rows, values = self._made(covectors)
-        self._rows = np.concatenate([self._rows, rows])
-        self._values = np.concatenate([self._values, values])
-        self._column_of = np.concatenate([self._column_of, best])
-        self._own += [(one.layer, one.token) for one in covectors]
+        self.rows = np.concatenate([self.rows, rows])
+        self._parts = np.concatenate([self._parts, shares(rows)])
+        self.values = np.concatenate([self.values, values])
+        self.column_of = np.concatenate([self.column_of, best])
+        self.own += [(one.layer, one.token) for one in covectors]
         return len(best)
 
     def finished(
         self, nodes: float, edges: float, pieces: tuple[str, ...], candidates: int, start: float
     ) -> RouteGraph:
         """The graph, pruned."""
-        columns, column_of, weights = self._maker.columns, self._column_of, self._weighted()
-        parts = shares(self._rows)
+        columns, column_of, weights = self._maker.columns, self.column_of, self._weighted()
+        parts = self._parts
         kinds = np.concatenate([columns.kinds, [OWN]])
         found = influence(parts, weights, column_of)
-        off = np.abs(self._rows.astype(np.float64).sum(1) - self._values)
-        off = off / np.maximum(np.abs(self._rows).sum(1), 1e-30)
+        off = np.abs(self.rows.astype(np.float64).sum(1) - self.values)
+        off = off / np.maximum(np.abs(self.rows).sum(1), 1e-30)
         table = _Table(columns, self, found)
-        through = weights + np.where(column_of >= 0, found[column_of], 0.0)
+        flow = parts * through(parts, weights, column_of)[:, None].astype(np.float32)
         return RouteGraph(
-            **table.pruned(parts * through[:, None], nodes, edges),
+            **table.pruned(flow, nodes, edges),
             n_targets=len(self._asked),
             asked=self._asked,
             scores=scored(parts, weights, column_of, kinds),
@@ -230,23 +241,6 @@ class _Grown:
             candidates=candidates,
             seconds=time.perf_counter() - start,
         )
-
-    @property
-    def rows(self) -> np.ndarray:
-        return self._rows
-
-    @property
-    def column_of(self) -> np.ndarray:
-        return self._column_of
-
-    @property
-    def values(self) -> np.ndarray:
-        return self._values
-
-    @property
-    def own(self) -> list[tuple[int, int]]:
-        """Layer and token of each row."""
-        return self._own
 
 
 class _Table:

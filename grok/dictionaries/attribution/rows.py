@@ -150,13 +150,13 @@ class Rows:
         self.model, self.read = model, read
         self._resident = resident_params(model)
         n_layers = model.config.n_layers
-        targets = set(read.dictionary.design.targets)
+        self._targets = read.dictionary.design.targets
         self._n = bucket(read.tokens.size)
         given = padded([read.tokens], self._n, model.engine.architecture.pad_token)
         self._keys = given.keys
         # What the stream is written by and the dictionary has no word for.
         additions = [HookPoint(i, s) for i in range(n_layers) for s in _LEAF if s != "resid_pre"]
-        lowest = [point for point in additions if point not in targets]
+        lowest = [point for point in additions if point not in self._targets]
         self.columns = Columns(read, [*lowest, HookPoint(0, "resid_pre")])
         self._streams = [
             as_rows(read.values[HookPoint(i, "resid_pre")], self._n) for i in range(n_layers)
@@ -274,13 +274,13 @@ class Rows:
 
     def _stream(self, point: HookPoint, g: np.ndarray, out: np.ndarray) -> None:
         """Where the dictionary says what the whole stream is, nothing goes on below."""
-        if point in self.read.dictionary.design.targets:
+        if point in self._targets:
             self._dictionary(point, g, out)
             g[:] = 0
 
     def _addition(self, point: HookPoint, g: np.ndarray, out: np.ndarray) -> bool:
         """Reads what is added to the stream; True where the dictionary says what that is."""
-        if point in self.read.dictionary.design.targets:
+        if point in self._targets:
             self._dictionary(point, g, out)
             return True
         if point.site == "moe.normed":
@@ -308,7 +308,7 @@ class Rows:
 
     def _dictionary(self, point: HookPoint, g: np.ndarray, out: np.ndarray) -> None:
         read, n = self.read, self.read.tokens.size
-        m = read.dictionary.design.targets.index(point)
+        m = self._targets.index(point)
         self._take("error", point, g, read.errors[m], out)
         bias = np.tile(read.dictionary.params["decoder_bias"][m], (n, 1))
         self._take("bias", point, g, bias, out)

@@ -45,13 +45,20 @@ def influence(parts: np.ndarray, weights: np.ndarray, column_of: np.ndarray) -> 
         weights: of rows that are targets [R]; 0 for others.
         column_of: the column that a row looks into [R]; -1 for targets.
     """
-    total = np.zeros(parts.shape[1])
-    now = np.asarray(weights, np.float64)
+    whole = through(parts, weights, column_of)
+    found: np.ndarray = whole.astype(parts.dtype) @ parts
+    return found.astype(np.float64)
+
+
+def through(parts: np.ndarray, weights: np.ndarray, column_of: np.ndarray) -> np.ndarray:
+    """What goes through each row [R]: its weight, and its influence; as for `influence`."""
     inner = column_of >= 0
+    among = np.zeros((len(parts), len(parts)))
+    among[:, inner] = parts[:, column_of[inner]]
+    total = now = np.asarray(weights, np.float64)
     while now.any():  # ends: a feature is made of what was there before it
-        reached = now @ parts
-        total += reached
-        now = np.where(inner, reached[column_of], 0.0)
+        now = now @ among
+        total = total + now
     return total
 
 
@@ -64,13 +71,13 @@ def scored(
         parts, weights, column_of: as for `influence`.
         kinds: of columns [C]; features that were not looked into count as missed.
     """
-    found = influence(parts, weights, column_of)
+    own = through(parts, weights, column_of)
+    found = own @ parts
     closed = np.ones(len(kinds), bool)
     closed[column_of[column_of >= 0]] = False
     missed = np.isin(kinds, MISSED) | ((kinds == "feature") & closed)
     words, lost = found[kinds == "embedding"].sum(), found[missed].sum()
     kept = 1 - parts[:, missed].sum(1)
-    own = weights + np.where(column_of >= 0, found[column_of], 0.0)
     leaves = found.sum() - found[column_of[column_of >= 0]].sum()
     inner = float(kept @ own / max(own.sum(), SMALLEST))
     whole = float((kept @ own + leaves) / max(own.sum() + leaves, SMALLEST))

@@ -82,7 +82,7 @@ def steer(
     """
     several = [changes] if isinstance(changes, Change) else list(changes)
     design = dictionary.design
-    _check(dictionary, several)
+    check_changes(dictionary, several)
     edits = NO_EDITS
     for g in dict.fromkeys(change.group for change in several):
         which = [i for i, change in enumerate(several) if change.group == g]
@@ -106,7 +106,8 @@ def steer(
     return edits
 
 
-def _check(dictionary: Dictionary, changes: Sequence[Change]) -> None:
+def check_changes(dictionary: Dictionary, changes: Sequence[Change]) -> None:
+    """Refuses changes that cannot be made; raises as `steer`."""
     design = dictionary.design
     if design.kind == "crosscoder":
         raise InterventionError(
