@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +139,7 @@ class _Modes:
         self._keys = given.keys
         self._added = {point: as_rows(rows, self._n) for point, rows in added.items()}
 
-    def _here(self, layer: int, site: str) -> np.ndarray | float:
+    def _here(self, layer: int, site: str) -> Any:
         return self._added.get(HookPoint(layer, site), 0.0)
 
     def _plain(self, layer: int) -> np.ndarray:
@@ -147,7 +147,7 @@ class _Modes:
 
     def constrained(self) -> tuple[np.ndarray, np.ndarray]:
         read, n = self._read, self._read.tokens.size
-        change = np.zeros((self._n, self._model.config.d_model), np.float32)
+        change: np.ndarray = np.zeros((self._n, self._model.config.d_model), np.float32)
         logits = np.zeros(read.logits.shape)
         for layer in range(self._model.config.n_layers):
             change = change + self._here(layer, "resid_pre")
