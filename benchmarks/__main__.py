@@ -21,7 +21,7 @@ CLAIMS = {
     "live": "traces, interventions, sweeps, generation, many prompts, dispatch",
     "app": "server start, page switches and reruns, seen from a browser",
     "hosted": "people at once on one and two web processes: waits, refusals, mixing, memory",
-    "products": "products of a few rows with int8 weights, against the limit of this machine",
+    "products": "products of 1 to 256 rows with stored weights: the chosen way beside all others",
     "hub": "requests and bytes that routers cost from the Hub, counted by a local server",
     "gpu": "a full-size layer on a GPU against its limits, and layers streamed to it",
     "fullsize": "a pass over a checkpoint of Grok-1's widths, 13 GB: disk, overlap, memory",

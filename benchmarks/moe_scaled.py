@@ -18,13 +18,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from grok.architectures.moe import (
-    HIGHEST,
-    Experts,
-    Weight,
-    block_rows,
-    plan_blocks,
-)
+from grok.architectures.moe import Experts, block_rows, plan_blocks
+from grok.architectures.products import HIGHEST, Weight
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
 

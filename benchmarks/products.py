@@ -1,99 +1,176 @@
-"""Products of a few rows with one int8 matrix of Grok-1's experts, against this machine's limit.
+"""Products of rows with stored weights: the way that is chosen, beside all that are known.
 
-    python -m benchmarks products
+    python -m benchmarks products [--small]
 
-The limit of a product is the longer of two times, both measured in the same run: reading its
-int8 weights from memory once at the rate at which all processors together read, and its
-multiplications and additions at the rate of a large float32 matrix product (numpy's library).
-float32, because the third product of an expert takes float32 rows by the model's definition, and
-nothing here is quantized further. The claim: at most 1 / 0.6 of that limit for 1, 4, 16 and 64
-rows, with the scale applied to the sums. "As the compiled model" rounds int8 times scale to
-bfloat16 first, which streaming does for the first two products where scales are bfloat16.
+One expert's matrix each of int8 (as streaming reads Grok-1's), bfloat16, FP8 and MXFP4, with 1 to
+256 rows in float32 and in bfloat16. Ways take turns in one run, so the ratios of their times hold
+whatever else the machine does. Beside the ways of `grok.architectures.products`, and for int8 the
+hand-written loops, stands numpy over blocks of the matrix. The claim: what is chosen here takes at
+most 1.25 times as long as the fastest of all, for every kind and number of rows.
 
-The other ways, in the same run: widening the whole matrix and multiplying, with JAX; JAX over
-blocks of 256 rows, the scale applied to the sums; numpy over such blocks.
+Shares of the limit say how far the best is from what the machine could do: the longer of reading
+the weights from memory once, at the rate at which all processors together read, and of the
+operations at the rate of a large float32 product; processors with bfloat16 units pass it.
 """
 
 from __future__ import annotations
 
+import argparse
 import mmap
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.rows import Row, exit_code, table
+from grok.architectures.chosen_ways import ROWS, seconds_of
+from grok.architectures.products import (
+    FEW,
+    LARGE,
+    Way,
+    float_values,
+    kind_of,
+    product_way,
+    sample,
+    ways_of,
+)
+from grok.streaming.int8_matmul import NAMES, int8_way, product_by, threads
 
-ROWS = (1, 4, 16, 64)
-SHAPE = (6144, 32768)  # one expert's GELU branch
+SHAPES = {
+    "int8 from disk": (6144, 32768),  # Grok-1
+    "int8": (6144, 32768),
+    "bfloat16 turned": (2048, 1024),  # OLMoE
+    "bfloat16": (2880, 5760),  # gpt-oss, not quantized
+    "fp8": (7168, 2048),  # DeepSeek-V3
+    "mxfp4": (2880, 5760),  # gpt-oss
+}
+SMALL = (1024, 1024)
 BLOCK = 256
 REPEATS = 7
-LIMIT = 1 / 0.6
+LIMIT = 1.25
+SECONDS = 0.5  # for each way
+COPIES = 3 * 2**26  # bytes of matrices that take turns, so that no cache keeps them
+
+Run = Callable[[], object]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table; returns 1 when the limit is broken."""
-    from grok.streaming.int8_matmul import add_product, threads
+    parser = argparse.ArgumentParser(prog="python -m benchmarks products")
+    parser.add_argument("--small", action="store_true", help="small matrices, to see that it runs")
+    small = parser.parse_args(argv).small
+    memory = huge(2**24 if small else 2**28)
+    rates = read_rate(memory, threads()), float32_rate(512 if small else 2048)
+    rows = [
+        Row("reading memory, all processors", rates[0] / 1e9, "GB/s"),
+        Row("float32 matrix product", rates[1] / 1e9, "GFLOP/s"),
+    ]
+    for kind, shape in SHAPES.items():
+        k, n = SMALL if small else shape
+        for dtype in ("float32", "bfloat16"):
+            for count in ROWS:
+                rows.append(compared(kind, dtype, count, (k, n), rates, 0.01 if small else SECONDS))
+    print(table(rows))
+    return exit_code(rows)
 
-    k, n = SHAPE
+
+def compared(
+    kind: str,
+    dtype: str,
+    count: int,
+    shape: tuple[int, int],
+    rates: tuple[float, float],
+    spent: float,
+) -> Row:
+    """The chosen way's time over that of the fastest, and all others'."""
+    known, name = runs(kind, dtype, count, shape)
+    seconds = seconds_of(known, spent)
+    fastest = min(seconds, key=lambda way: seconds[way])
+    stored = sample(kind.removesuffix(" from disk"), 256, 256).nbytes / 256**2 * shape[0] * shape[1]
+    limit = max(stored / rates[0], 2 * count * shape[0] * shape[1] / rates[1])
+    others = ", ".join(f"{way} {t / seconds[fastest]:.2f}" for way, t in seconds.items())
+    return Row(
+        f"{kind}, {dtype} rows, {count}: {name} over the fastest",
+        seconds[name] / seconds[fastest],
+        "",
+        LIMIT,
+        digits=2,
+        note=f"{seconds[fastest] * 1e3:.2f} ms, {limit / seconds[fastest]:.0%} of float32's limit; "
+        f"{others}",
+    )
+
+
+def runs(kind: str, dtype: str, count: int, shape: tuple[int, int]) -> tuple[dict[str, Run], str]:
+    """A run of each way, and the name of the one that is chosen."""
+    if kind == "int8 from disk":
+        return from_disk(dtype, count, shape)
+    one = sample(kind, *shape)
+    n_copies = max(1, min(16, COPIES // one.nbytes))
+    own = [jax.tree.map(jnp.asarray, one) for _ in range(n_copies)]
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((count, shape[0])), dtype)
+    known: dict[str, Run] = {}
+    for name, way in ways_of(kind).items():
+        if name != "sums" or count <= FEW:
+            known[name] = partial(_each, _compiled(way, product_dtype(one, x)), x, own)
+    if kind.startswith("bfloat16"):
+        values = np.asarray(one.values if hasattr(one, "values") else one.T)  # [N, K]
+        known["numpy, blocks"] = partial(_numpy_blocks, np.asarray(x, np.float32), values, n_copies)
+    assert kind_of(one) == kind
+    return known, product_way(x, one) if one.shape[0] * one.shape[1] >= LARGE else "plain"
+
+
+def _compiled(way: Way, dtype: Any) -> Callable[..., jax.Array]:
+    return jax.jit(lambda x, w: way(x, w, dtype))
+
+
+def product_dtype(w: Any, x: jax.Array) -> Any:
+    """The wider of the dtypes of values and rows."""
+    return jnp.promote_types(x.dtype, jax.eval_shape(lambda: float_values(w, x.dtype)).dtype)
+
+
+def _each(run: Callable[..., jax.Array], x: jax.Array, own: Sequence[Any]) -> object:
+    return jax.block_until_ready([run(x, w) for w in own])
+
+
+def _numpy_blocks(x: np.ndarray, values: np.ndarray, times: int) -> object:
+    out = np.empty((len(x), len(values)), np.float32)
+    for _ in range(times):
+        for first in range(0, len(values), BLOCK):
+            some = slice(first, first + BLOCK)
+            out[:, some] = x @ values[some].astype(np.float32).T
+    return out
+
+
+def from_disk(dtype: str, count: int, shape: tuple[int, int]) -> tuple[dict[str, Run], str]:
+    """As `runs`, of a matrix in a read buffer; rows of bfloat16 values ask for roundings."""
+    k, n = shape
     rng = np.random.default_rng(0)
     w = huge(k * n).reshape(k, n)
     for block in range(0, k, BLOCK):
         w[block : block + BLOCK] = rng.integers(-127, 128, (BLOCK, n), np.int8)
     scales = rng.uniform(0.5, 1.5, n).astype(np.float32) * np.float32(1e-3)
-    read, arithmetic = read_rate(w, threads()), float32_rate()
-    rows = [
-        Row("reading memory, all processors", read / 1e9, "GB/s"),
-        Row("float32 matrix product", arithmetic / 1e9, "GFLOP/s"),
-    ]
-    ways = other_ways(w, scales)
-    for count in ROWS:
-        x = rng.standard_normal((count, k)).astype(np.float32)
-        out = np.zeros((count, n), np.float32)
-        limit = max(w.nbytes / read, 2 * count * w.size / arithmetic)
-        binds = "reading" if w.nbytes / read >= limit else "arithmetic"
-        ours = best(lambda out=out, x=x: add_product(out, x, w, scales))  # type: ignore[misc]
-        rounded = best(
-            lambda out=out, x=x: add_product(out, x, w, scales, rounded=True)  # type: ignore[misc]
-        )
-        rows += [
-            Row(f"{count:>2} rows: the limit, by {binds}", limit * 1e3, "ms"),
-            Row(
-                f"{count:>2} rows: streaming's product, over the limit",
-                ours / limit,
-                "",
-                LIMIT,
-                digits=2,
-                note=f"{limit / ours:.0%} of it; {ours * 1e3:.1f} ms, {_speed(w, count, ours)}",
-            ),
-            Row(
-                f"{count:>2} rows: rounded as the compiled model",
-                rounded / ours,
-                "times as long",
-                digits=2,
-                note=f"{limit / rounded:.0%} of the limit; {_speed(w, count, rounded)}",
-            ),
-        ]
-        for name, way in ways.items():
-            seconds = best(lambda x=x, way=way: way(x), 3)  # type: ignore[misc]
-            rows.append(
-                Row(
-                    f"{count:>2} rows: {name}",
-                    seconds / ours,
-                    "times as long",
-                    digits=2,
-                    note=f"{limit / seconds:.0%} of the limit; {_speed(w, count, seconds)}",
-                )
-            )
-    print(table(rows))
-    return exit_code(rows)
+    rounded = dtype == "bfloat16"
+    x = np.asarray(jnp.asarray(rng.standard_normal((count, k)), dtype).astype(jnp.float32))
+    out = np.zeros((count, n), np.float32)
+    known: dict[str, Run] = {
+        name: partial(product_by, name, out, x, w, scales, rounded) for name in NAMES
+    }
+    known["numpy, blocks"] = partial(_numpy_int8, out, x, w, scales)
+    return known, int8_way(w, count, rounded)
 
 
-def _speed(w: np.ndarray, rows: int, seconds: float) -> str:
-    gigabytes, operations = w.nbytes / seconds / 1e9, 2 * rows * w.size / seconds / 1e9
-    return f"{gigabytes:.2f} GB/s of weights, {operations:.0f} GFLOP/s"
+def _numpy_int8(out: np.ndarray, x: np.ndarray, w: np.ndarray, scales: np.ndarray) -> None:
+    total = np.zeros(out.shape, np.float32)
+    for first in range(0, w.shape[0], BLOCK):
+        some = slice(first, first + BLOCK)
+        total += x[:, some] @ w[some].astype(np.float32)
+    out += total * scales
 
 
 def huge(size: int) -> np.ndarray:
@@ -107,7 +184,7 @@ def huge(size: int) -> np.ndarray:
     return np.frombuffer(memory, np.int8)
 
 
-def best(run: Callable[[], object], repeats: int = REPEATS) -> float:
+def best(run: Run, repeats: int = REPEATS) -> float:
     """Seconds of the fastest of some runs, after one to warm up."""
     run()
     found = []
@@ -121,6 +198,7 @@ def best(run: Callable[[], object], repeats: int = REPEATS) -> float:
 def read_rate(values: np.ndarray, parts: int) -> float:
     """Bytes per second at which all processors together read an array from memory."""
     words = values.reshape(-1).view(np.int64)
+    words[:] = 1  # pages that nothing was written to are all one
     cuts = np.linspace(0, words.size, parts + 1).astype(int)
     with ThreadPoolExecutor(parts) as pool:
 
@@ -136,45 +214,6 @@ def float32_rate(size: int = 2048) -> float:
     a = np.random.default_rng(1).standard_normal((size, size)).astype(np.float32)
     out = np.empty_like(a)
     return 2 * size**3 / best(lambda: np.matmul(a, a, out=out))
-
-
-def other_ways(w: np.ndarray, scales: np.ndarray) -> dict[str, Callable[[np.ndarray], object]]:
-    """What else multiplies float rows with int8 weights, by name."""
-    import jax
-    import jax.numpy as jnp
-
-    placed, own = jax.device_put(w), jax.device_put(scales)
-    blocks = placed.reshape(-1, BLOCK, w.shape[1])
-
-    @jax.jit
-    def widening(x: jax.Array) -> jax.Array:
-        values = placed.astype(jnp.bfloat16) * own.astype(jnp.bfloat16)
-        return x.astype(jnp.bfloat16) @ values
-
-    @jax.jit
-    def scanning(x: jax.Array) -> jax.Array:
-        parts = jnp.moveaxis(x.astype(jnp.bfloat16).reshape(len(x), -1, BLOCK), 1, 0)
-
-        def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            part, weights = pair
-            dot = jnp.dot(part, weights.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-            return total + dot, None
-
-        zero = jnp.zeros((len(x), w.shape[1]), jnp.float32)
-        return jax.lax.scan(add, zero, (parts, blocks))[0] * own
-
-    def numpy_blocks(x: np.ndarray) -> np.ndarray:
-        total = np.zeros((len(x), w.shape[1]), np.float32)
-        for first in range(0, w.shape[0], BLOCK):
-            own_rows = slice(first, first + BLOCK)
-            total += x[:, own_rows] @ w[own_rows].astype(np.float32)
-        return total * scales
-
-    return {
-        "JAX, the matrix widened": lambda x: jax.block_until_ready(widening(x)),
-        "JAX, blocks of the matrix": lambda x: jax.block_until_ready(scanning(x)),
-        "numpy, blocks of the matrix": numpy_blocks,
-    }
 
 
 if __name__ == "__main__":

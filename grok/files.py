@@ -1,17 +1,34 @@
-"""Output files that appear whole or not at all, and damaged ones, put out of the way."""
+"""Output files that appear whole or not at all, damaged ones, put out of the way, and the folder of
+what can be computed again."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+CACHE_VARIABLE = "GROK_LENS_CACHE"
 DAMAGED = "damaged-"
 _ASIDE = re.compile(DAMAGED + r"\d{4}-\d\d-\d\d-\d{6}-(?:\d{1,2}-)?(.+)")
+
+
+def cache_folder() -> Path:
+    """The folder named by GROK_LENS_CACHE, else the platform's place for caches."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "grok-moe-lens"
 
 
 def set_aside(path: Path) -> Path | None:

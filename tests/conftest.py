@@ -18,6 +18,8 @@ COMPILED = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Numbers do not depend on which way of multiplying was fastest.
+os.environ.setdefault("GROK_LENS_PRODUCTS", "off")
 
 # The longest files by the processor seconds that they take; all others come after them.
 LONGEST = (

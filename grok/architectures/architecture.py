@@ -133,6 +133,11 @@ class Architecture(Protocol):
         ...
 
     @property
+    def by_expert(self) -> bool:
+        """Whether streaming reads a layer's experts one by one: they are many and small."""
+        ...
+
+    @property
     def expert_products(self) -> ExpertProducts: ...
 
     def with_vocabulary(self, vocab_size: int) -> Self:

@@ -45,6 +45,7 @@ class Grok1:
     has_choice_values: ClassVar[bool] = False
     score: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     plain_gates: ClassVar[bool] = True
+    by_expert: ClassVar[bool] = False
     pad_token: ClassVar[int | None] = 0  # whatever the config says: so does the official code
     layer_sites: ClassVar[tuple[str, ...]] = LAYER_SITES
     expert_products: ClassVar[ExpertProducts] = ExpertProducts(

@@ -22,15 +22,8 @@ import jax.numpy as jnp
 
 from grok.architectures.architecture import Dispatch, Routed
 from grok.architectures.held_scores import query_rows
-from grok.architectures.moe import (
-    HIGHEST,
-    Choice,
-    Experts,
-    Weight,
-    choose,
-    float_values,
-    run_selected,
-)
+from grok.architectures.moe import Choice, Experts, choose, run_selected
+from grok.architectures.products import HIGHEST, Weight, product
 from grok.config import GrokConfig
 from grok.interventions.sites import NO_HOOK, Hook
 
@@ -72,7 +65,7 @@ class Linear(hk.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         w = matrix((x.shape[-1], self.size))
-        return jnp.dot(x, float_values(w, x.dtype).astype(x.dtype), precision=HIGHEST)
+        return product(x, w, x.dtype)
 
 
 def matrix(shape: tuple[int, ...]) -> Weight:

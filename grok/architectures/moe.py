@@ -15,22 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.checkpoints.block_scales import FP4_VALUES, SCALE_BIAS, BlockScaled, MicroScaled
-from grok.checkpoints.tensor_file import QuantizedWeight8bit
+from grok.architectures.products import HIGHEST, Weight, float_values, product
 from grok.interventions.sites import NO_HOOK, Hook
-
-jax.tree_util.register_dataclass(QuantizedWeight8bit, ["weight", "scales"], [])
-jax.tree_util.register_dataclass(BlockScaled, ["weight", "scales"], ["block"])
-jax.tree_util.register_dataclass(MicroScaled, ["blocks", "scales"], [])
-
-Weight = Any  # jax.Array, or a quantized weight of jax arrays
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @dataclass(frozen=True)
@@ -78,45 +70,6 @@ class Choice(NamedTuple):
     experts: jax.Array
     gates: jax.Array
     values: jax.Array | None = None
-
-
-def float_values(weight: Weight, activation: Any) -> jax.Array:
-    """The weight as floats: stored values times the scale of their group or block.
-
-    int8 values: computed in the wider of the dtypes of the scales and of the activations, so
-    bfloat16 scales round the product under bfloat16 activations only. 8- and 4-bit floats:
-    float32, which holds all products of the latter.
-    """
-    if isinstance(weight, BlockScaled):
-        return _unblocked(weight)
-    if isinstance(weight, MicroScaled):
-        return _unpacked(weight)
-    if not isinstance(weight, QuantizedWeight8bit):
-        return weight
-    values = weight.weight
-    scales = weight.scales.astype(jnp.promote_types(weight.scales.dtype, activation))
-    *lead, rows, columns = values.shape
-    groups = scales.shape[-2]
-    grouped = values.astype(scales.dtype).reshape(*lead, groups, rows // groups, columns)
-    return (grouped * scales[..., :, None, :]).reshape(values.shape)
-
-
-def _unblocked(weight: BlockScaled) -> jax.Array:
-    """[..., K, N] float32: every value times the scale of its block."""
-    rows, columns = weight.weight.shape[-2:]
-    scales = jnp.repeat(weight.scales, weight.block[0], axis=-2)[..., :rows, :]
-    scales = jnp.repeat(scales, weight.block[1], axis=-1)[..., :columns]
-    return jnp.asarray(weight.weight).astype(jnp.float32) * scales
-
-
-def _unpacked(weight: MicroScaled) -> jax.Array:
-    """[..., K, N] float32 of 4-bit codes and powers of two."""
-    values = jnp.array([*FP4_VALUES, *(-value for value in FP4_VALUES)], jnp.float32)
-    pairs = jnp.stack([weight.blocks & 15, weight.blocks >> 4], axis=-1)  # [..., N, G, 16, 2]
-    codes = pairs.reshape(*pairs.shape[:-2], 2 * pairs.shape[-2]).astype(jnp.int32)
-    powers = jnp.ldexp(jnp.float32(1), jnp.asarray(weight.scales).astype(jnp.int32) - SCALE_BIAS)
-    scaled = values[codes] * powers[..., None]  # [..., N, G, 32]
-    return jnp.swapaxes(scaled.reshape(*scaled.shape[:-2], -1), -1, -2)
 
 
 def choose(router_input: jax.Array, router: jax.Array, top_k: int, hook: Hook = NO_HOOK) -> Choice:
@@ -167,7 +120,7 @@ def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Ar
     The first products keep the wider dtype of rows and weights; from there on
     everything is float32, int8 times scale of the last weight included.
     """
-    first = _product(x, float_values(own.activated, x.dtype)).astype(jnp.float32)  # [C, F or 2F]
+    first = product(x, own.activated).astype(jnp.float32)  # [C, F or 2F]
     if own.activated_bias is not None:
         first = first + own.activated_bias.astype(jnp.float32)
     if form.fused == "halves":
@@ -175,20 +128,15 @@ def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Ar
     elif form.fused == "interleaved":
         first, second = first[..., 0::2], first[..., 1::2]
     else:
-        second = _product(x, float_values(own.linear, x.dtype)).astype(jnp.float32)
+        second = product(x, own.linear).astype(jnp.float32)
     if form.activation == "clamped":
         first = jnp.minimum(first, form.limit)
         hidden = first * jax.nn.sigmoid(form.alpha * first)
         hidden = hidden * (jnp.clip(second, -form.limit, form.limit) + 1)
     else:
         hidden = ACTIVATIONS[form.activation](first) * second
-    out = _product(hidden, float_values(own.down, hidden.dtype))
+    out = product(hidden, own.down)
     return out if own.down_bias is None else out + own.down_bias.astype(jnp.float32)
-
-
-def _product(x: jax.Array, w: jax.Array) -> jax.Array:
-    dtype = jnp.promote_types(x.dtype, w.dtype)
-    return jnp.dot(x.astype(dtype), w.astype(dtype), precision=HIGHEST)
 
 
 def block_rows(assignments: int, n_experts: int) -> int:

@@ -239,7 +239,7 @@ class SafetensorsFolder:
                 f"shape {list(scales.shape)}; expected floats {list(blocks)}, one for each block "
                 f"of {self._block[0]} × {self._block[1]}. Check that config.json belongs to it."
             )
-        return BlockScaled(values, scales.astype(np.float32), self._block)
+        return BlockScaled(values.view(np.uint8), scales.astype(np.float32), self._block)
 
     def _four_bits(self, name: str) -> MicroScaled:
         blocks, scales = self._values(name + BLOCKS_4), self._values(name + SCALES_4)

@@ -15,13 +15,13 @@ from typing import Protocol
 
 import numpy as np
 
-from grok.checkpoints.block_scales import BlockScaled, MicroScaled
+from grok.checkpoints.block_scales import BlockScaled, MicroScaled, Turned
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, Tensor
 from grok.checkpoints.tensor_offsets import ArrayLocation, TensorLocation
 from grok.config import ModelConfig
 from grok.errors import CheckpointError
 
-Stored = Tensor | BlockScaled | MicroScaled
+Stored = Tensor | BlockScaled | MicroScaled | Turned
 """A tensor as a file holds it: plain, or quantized in one of the ways that are read."""
 
 
@@ -34,10 +34,11 @@ class TensorSpec:
         shape: as the program uses it; with experts, they are the first axis.
         names: of the tensors that hold it: one, or one for each expert.
         transposed: each tensor holds the last two axes in the other order.
+        as_stored: if so, it stays in that order, as `Turned`.
         per_expert: the first axis counts experts, of whom a token uses a few.
         quantizable: may be stored as int8 with scales.
         scale_groups: groups of rows that share a scale in the release, where it is quantized.
-        item_bytes: of one value in the release.
+        item_bytes: of one value in the release; several may share a byte.
         split: (axis, units) along which it may be split over devices, in whole units.
     """
 
@@ -45,10 +46,11 @@ class TensorSpec:
     shape: tuple[int, ...]
     names: tuple[str, ...]
     transposed: bool = False
+    as_stored: bool = False
     per_expert: bool = False
     quantizable: bool = False
     scale_groups: int = 1
-    item_bytes: int = 4
+    item_bytes: float = 4
     split: tuple[int, int] | None = None
 
     @property
@@ -59,7 +61,7 @@ class TensorSpec:
     @property
     def n_bytes(self) -> int:
         """Bytes of the values in the release; scales are not counted."""
-        return self.size * self.item_bytes
+        return round(self.size * self.item_bytes)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -138,24 +140,34 @@ def read_parameter(checkpoint: Checkpoint, spec: TensorSpec) -> Stored:
     Raises:
         CheckpointError: one cannot be read or has another shape.
     """
-    parts = [_oriented(checkpoint, spec, name) for name in spec.names]
+    parts = [_read(checkpoint, spec, name) for name in spec.names]
     if len(parts) == 1:
-        return parts[0]
+        return oriented(spec, parts[0])
     if all(isinstance(part, BlockScaled) for part in parts):
-        return BlockScaled(
+        both = BlockScaled(
             np.stack([part.weight for part in parts]),  # type: ignore[union-attr]
             np.stack([part.scales for part in parts]),  # type: ignore[union-attr]
             parts[0].block,  # type: ignore[union-attr]
         )
+        return oriented(spec, both)
     if not all(isinstance(part, np.ndarray) for part in parts):
         raise CheckpointError(
             f"{checkpoint.file(spec.names[0])} ({spec.names[0]}): quantized values in a tensor of "
             "its own for each expert; expected floats, or 8 bits with scales in all of them."
         )
-    return np.stack([np.asarray(part) for part in parts])
+    return oriented(spec, np.stack([np.asarray(part) for part in parts]))
 
 
-def _oriented(checkpoint: Checkpoint, spec: TensorSpec, name: str) -> Stored:
+def oriented(spec: TensorSpec, stored: Stored) -> Stored:
+    """A parameter as the program uses it; 4-bit values know their own order."""
+    if not spec.transposed or isinstance(stored, MicroScaled):
+        return stored
+    if spec.as_stored:
+        return Turned(stored)
+    return np.ascontiguousarray(np.swapaxes(np.asarray(stored), -1, -2))
+
+
+def _read(checkpoint: Checkpoint, spec: TensorSpec, name: str) -> Stored:
     tensor = checkpoint.read(name)
     if isinstance(tensor, MicroScaled):  # stored turned, and read so
         check_shape(checkpoint, replace(spec, transposed=False), name, tensor.shape)
@@ -165,17 +177,12 @@ def _oriented(checkpoint: Checkpoint, spec: TensorSpec, name: str) -> Stored:
         raise CheckpointError(
             f"{checkpoint.file(name)} ({name}): quantized values; expected a plain float array."
         )
-    if not spec.transposed:
-        return tensor
-    if isinstance(tensor, BlockScaled):
-        weight, scales = (np.ascontiguousarray(one.T) for one in (tensor.weight, tensor.scales))
-        return BlockScaled(weight, scales, tensor.block[::-1])
-    if isinstance(tensor, QuantizedWeight8bit):
+    if spec.transposed and isinstance(tensor, QuantizedWeight8bit):
         raise CheckpointError(
             f"{checkpoint.file(name)} ({name}): int8 values stored as [columns, rows]; expected "
             "floats."
         )
-    return np.ascontiguousarray(np.swapaxes(tensor, -1, -2))
+    return tensor
 
 
 def check_shape(

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grok.architectures.architecture import Architecture, Dispatch
+from grok.architectures.architecture import Architecture, Dispatch, all_specs
 from grok.architectures.moe import GELU, ExpertForm, Experts, run_selected
 from grok.checkpoints.tensor_spec import Stored, TensorSpec
 from grok.config import ModelConfig
@@ -146,22 +146,11 @@ def dispatch_over(mesh: Mesh) -> Dispatch:
 def memory_needed(architecture: Architecture, *, as_released: bool = True) -> int:
     """Bytes of the weights as they are held.
 
-    The token embedding as it is stored; everything else, nearly all of it experts, at the bytes
-    that an expert's value takes.
-
     Args:
         architecture: the model.
         as_released: False: all in float32, as a checkpoint that was not quantized may be.
     """
-    embedding, *outer = architecture.outer_specs()
-    others = sum(spec.size for spec in outer)
-    item_bytes = 4
-    for layer in range(architecture.config.n_layers):
-        for spec in architecture.layer_specs(layer):
-            others += spec.size
-            if spec.per_expert and as_released:
-                item_bytes = spec.item_bytes
-    return others * item_bytes + embedding.n_bytes
+    return sum(spec.n_bytes if as_released else 4 * spec.size for spec in all_specs(architecture))
 
 
 def device_memory() -> int:

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grok.config import ModelConfig
+from grok.streaming.by_expert.memory import NEARLY_ALL
 
 if TYPE_CHECKING:
     from grok.architectures.architecture import Architecture
 
 ON_DEMAND_TOKENS = 3
-"""With up to this many tokens only the chosen experts are read; see `streaming.host_layers`."""
+"""With up to this many tokens only the chosen experts are read; see `streaming.host_layers`. Where
+experts are read one by one, as long as they are not nearly all; see `streaming.by_expert`."""
 
 DISK, ARITHMETIC, BANDWIDTH = "disk", "arithmetic", "memory bandwidth"
 UNKNOWN = "not measured"
@@ -69,7 +71,11 @@ def touched_layer_bytes(architecture: Architecture, n_tokens: int) -> int:
 
 def read_layer_bytes(architecture: Architecture, n_tokens: int) -> int:
     """Bytes that a streamed pass of `n_tokens` reads of each layer."""
-    if n_tokens <= ON_DEMAND_TOKENS:
+    config = architecture.config
+    few = n_tokens <= ON_DEMAND_TOKENS
+    if architecture.by_expert:
+        few = distinct_experts(config, n_tokens) < NEARLY_ALL * config.n_experts
+    if few:
         return touched_layer_bytes(architecture, n_tokens)
     return layer_bytes(architecture)
 
@@ -77,8 +83,10 @@ def read_layer_bytes(architecture: Architecture, n_tokens: int) -> int:
 def layer_operations(architecture: Architecture, n_tokens: int, n_keys: int | None = None) -> float:
     """Operations of one layer for `n_tokens` that look at `n_keys` (by default themselves)."""
     n_keys = n_tokens if n_keys is None else n_keys
-    others = layer_bytes(architecture) - architecture.config.n_experts * expert_bytes(architecture)
-    weights = others + architecture.config.top_k * expert_bytes(architecture)
+    weights = 0.0
+    for spec in architecture.layer_specs(architecture.config.moe_layers[0]):
+        used = architecture.config.top_k / architecture.config.n_experts if spec.per_expert else 1
+        weights += used * spec.size
     scores = architecture.score_operations(n_keys)
     return float(n_tokens) * (2 * weights + scores)
 
@@ -135,6 +143,37 @@ def pass_work(
         Work(architecture.config.n_layers - read_layers, 0, touched, operations),
         Work(1, outer if outer_read else 0, outer, head_operations(architecture, n_tokens)),
     ]
+
+
+def expert_pass_work(architecture: Architecture, n_tokens: int, held: float = 0.0) -> list[Work]:
+    """The steps of a pass of `n_tokens` whose experts are read one by one.
+
+    Args:
+        held: share of the experts' bytes that is in memory from before.
+    """
+    config = architecture.config
+    every = config.n_experts * expert_bytes(architecture)
+    reads = read_layer_bytes(architecture, n_tokens)
+    reads -= round(held * (reads - layer_bytes(architecture) + every))
+    moe = set(config.moe_layers)
+    scores = architecture.score_operations(n_tokens)
+    steps = [
+        Work(
+            len(moe),
+            reads,
+            touched_layer_bytes(architecture, n_tokens),
+            layer_operations(architecture, n_tokens),
+        )
+    ]
+    for layer in sorted(set(range(config.n_layers)) - moe):
+        specs = architecture.layer_specs(layer)
+        own = sum(spec.n_bytes for spec in specs)
+        operations = n_tokens * (2.0 * sum(spec.size for spec in specs) + scores)
+        steps.append(Work(1, own, own, operations))
+    embedding, *outer = architecture.outer_specs()
+    table = next((s for s in outer if s.leaf == architecture.head_leaf), embedding).n_bytes
+    rows = n_tokens * embedding.n_bytes // config.vocab_size
+    return [*steps, Work(1, table + rows, table, head_operations(architecture, n_tokens))]
 
 
 def bytes_read(work: Sequence[Work]) -> int:

@@ -102,7 +102,7 @@ def mesh_plans(
 
 def parameter(spec: TensorSpec) -> Any:
     """Shape and dtype of a parameter as released, without its values."""
-    if not spec.quantizable:
+    if not spec.quantizable or spec.item_bytes >= 2:
         dtype = jnp.bfloat16 if spec.item_bytes == 2 else jnp.float32
         return jax.ShapeDtypeStruct(spec.shape, dtype)
     scales = (*spec.shape[:-2], spec.scale_groups, spec.shape[-1])

@@ -22,6 +22,8 @@ from grok.planning.costs import (
     bytes_read,
     bytes_touched,
     distinct_experts,
+    expert_bytes,
+    expert_pass_work,
     head_operations,
     layer_bytes,
     pass_seconds,
@@ -29,11 +31,19 @@ from grok.planning.costs import (
     read_layer_bytes,
 )
 from grok.planning.machine import Rates
+from grok.streaming.by_expert.memory import (
+    expert_sizes,
+    largest_piece,
+    most_expert_rows,
+    smallest_expert_budget,
+)
+from grok.streaming.by_expert.memory import working as expert_working
 from grok.streaming.device_memory import ON_DEVICES, fit, other_bytes
 from grok.streaming.device_memory import layer_bytes as held_bytes
 from grok.streaming.host_memory import (
     DEFAULT_BUDGET,
     PROCESS,
+    most_tokens,
     sizes,
     smallest_budget,
     usual_tokens,
@@ -52,6 +62,7 @@ __all__ = [
     "choose",
     "head_operations",
     "limit",
+    "most_rows",
     "plan",
     "streamed_bytes",
 ]
@@ -192,18 +203,26 @@ def _device_speeds(architecture: Architecture, rates: Rates, n_tokens: int) -> S
 def _streamed(architecture: Architecture, rates: Rates, n_tokens: int, budget: int) -> ModePlan:
     """Layers pass through buffers of this machine's memory, and its processor computes."""
     tokens = max(n_tokens, usual_tokens(architecture.config))  # what opening a model allows for
-    smallest = smallest_budget(architecture, tokens)
+    smallest = _smallest(architecture, tokens)
     memory = streamed_bytes(architecture, max(budget, smallest), n_tokens)
-    made = _made(
-        ModePlan("streamed", smallest <= budget and memory <= rates.memory_bytes, memory, smallest),
-        n_tokens,
-        lambda n: pass_work(
+
+    def work(n: int) -> list[Work]:
+        if architecture.by_expert:
+            after = n == 1 != n_tokens  # a token after the prompt, whose experts are held in part
+            held = _held(architecture, max(budget, smallest), tokens) if after else 0.0
+            return expert_pass_work(architecture, n, held)
+        return pass_work(
             architecture,
             n,
             read_layers=architecture.config.n_layers,
             layer_reads=read_layer_bytes(architecture, n),
             outer_read=True,
-        ),
+        )
+
+    made = _made(
+        ModePlan("streamed", smallest <= budget and memory <= rates.memory_bytes, memory, smallest),
+        n_tokens,
+        work,
         lambda n: Speeds(rates.read_bytes_per_s, rates.products_bytes_per_s, rates.flops),
     )
     if budget < smallest:
@@ -218,7 +237,10 @@ def _streamed(architecture: Architecture, rates: Rates, n_tokens: int, budget: i
             f"Free some, or give a smaller memory budget, of {_least(smallest)} GB or more."
         )
     else:
-        why = f"One layer at a time is read from disk and takes {size(memory)} of memory"
+        what = "One layer at a time is read from disk and takes"
+        if architecture.by_expert:
+            what = "Of a layer the chosen experts are read from disk; with those that stay it takes"
+        why = f"{what} {size(memory)} of memory"
         why += f"; {limit(made.binds, rates)} limits it." if made.binds != UNKNOWN else "."
     return replace(made, why=why)
 
@@ -263,8 +285,39 @@ def streamed_bytes(architecture: Architecture, budget: int, n_tokens: int) -> in
     Raises:
         DeviceError: the budget is too small.
     """
+    if architecture.by_expert:
+        piece = largest_piece(architecture)
+        own = expert_sizes(architecture, budget, piece, n_tokens)
+        kept = min(own.cache, _experts(architecture))
+        buffers = own.n_buffers * (piece + 2 * BLOCK)
+        return PROCESS + expert_working(architecture, n_tokens) + buffers + kept
     parts = sizes(architecture, budget, n_tokens)
     return PROCESS + parts.working + parts.n_buffers * (parts.piece_bytes + 2 * BLOCK)
+
+
+def most_rows(architecture: Architecture, budget: int) -> int:
+    """The most rows that a streamed pass without logits can have within a budget."""
+    if architecture.by_expert:
+        return most_expert_rows(architecture, budget, largest_piece(architecture))
+    return most_tokens(architecture, budget, logits=False)
+
+
+def _smallest(architecture: Architecture, n_tokens: int) -> int:
+    if architecture.by_expert:
+        return smallest_expert_budget(architecture, largest_piece(architecture), n_tokens)
+    return smallest_budget(architecture, n_tokens)
+
+
+def _experts(architecture: Architecture) -> int:
+    """Bytes of all experts of all layers."""
+    config = architecture.config
+    return len(config.moe_layers) * config.n_experts * expert_bytes(architecture)
+
+
+def _held(architecture: Architecture, budget: int, n_tokens: int) -> float:
+    """The share of the experts that stays in memory from pass to pass."""
+    kept = expert_sizes(architecture, budget, largest_piece(architecture), n_tokens).cache
+    return min(1.0, kept / _experts(architecture))
 
 
 # --- the choice -----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from grok.engine.sharding import (
 from grok.errors import DeviceError, GrokError
 from grok.runner.model import Model
 from grok.runner.results import Generation, Step
+from grok.streaming.by_expert.memory import expert_sizes, largest_piece
 from grok.streaming.host_memory import DEFAULT_BUDGET, sizes
 from grok.streaming.opening import streamed_engine
 
@@ -131,7 +132,10 @@ def _decide(checkpoint: Checkpoint, architecture: Architecture, budget: int) -> 
     if needed <= there:
         checkpoint.check_complete()
         return choose(architecture, replace(unmeasured(), device_bytes=there), memory_budget=budget)
-    sizes(architecture, budget)
+    if architecture.by_expert:
+        expert_sizes(architecture, budget, largest_piece(architecture))
+    else:
+        sizes(architecture, budget)
     checkpoint.check_complete()
     measured = replace(rates(checkpoint, architecture), device_bytes=there)
     return choose(architecture, measured, memory_budget=budget)

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 
 from grok.architectures.architecture import Architecture, all_layer_specs
+from grok.checkpoints.block_scales import Turned
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.checkpoints.tensor_offsets import ArrayLocation, TensorLocation
 from grok.checkpoints.tensor_spec import (
@@ -366,7 +367,9 @@ class _Moving:
                     parts.append(self._tensor(spec, name, filled))
                 finally:
                     self._reader.give(filled)
-            params[spec.leaf] = parts[0] if len(parts) == 1 else jnp.stack(parts)
+            params[spec.leaf] = jax.tree.map(
+                lambda *own: own[0] if len(own) == 1 else jnp.stack(own), *parts
+            )
         return _Arrived(params, n_bytes, seconds)
 
     def _tensor(self, spec: TensorSpec, name: str, filled: Filled) -> Any:
@@ -374,9 +377,11 @@ class _Moving:
         weight = _view(filled, tensor.weight)
         scales = None if tensor.scales is None else _view(filled, tensor.scales)
         check_finite(tensor.file, name, weight if scales is None else scales)
+        put = self._layers.put
+        if scales is None and spec.as_stored and spec.transposed:
+            return Turned(put(spec, weight))
         if spec.transposed:
             weight = np.swapaxes(weight, -1, -2)
-        put = self._layers.put
         if scales is None:
             return put(spec, weight)
         return QuantizedWeight8bit(put(spec, weight), put(spec, scales))  # type: ignore[arg-type]

@@ -2,19 +2,28 @@
 
 Axes: C rows, K contracting axis, N columns.
 
-Weights are widened in registers; where the scaled values have to be rounded as the compiled model
-rounds them, for more than a few rows, a tile at a time. Neither weights nor rows are quantized
-further; sums are float32. The inner loops are in `grok.streaming.simd_kernels`.
+Neither weights nor rows are quantized further; sums are float32. Hand-written loops ("vectors")
+widen weights in registers, or where the scaled values have to be rounded as the compiled model
+rounds them, for more than a few rows, a tile at a time; they are in `grok.streaming.simd_kernels`.
+Processors with bfloat16 units are faster with compiled products over blocks of rows
+(`grok.architectures.products`): which of them is taken is measured, by number of rows.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache
+from functools import lru_cache, partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from grok.architectures.chosen_ways import chosen
+from grok.architectures.products import LARGE, WAYS, sample
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
+from grok.engine.compiled import AS_WRITTEN
 from grok.streaming.kept_code import compiled
 from grok.streaming.simd_kernels import (
     DEEP,
@@ -42,6 +51,8 @@ from grok.streaming.simd_kernels import (
 DEPTH = 128  # rows of weights that are rounded together
 FEW_ROWS = 4  # up to this many rows wait for memory more than they compute
 SPAN = 16384  # columns of one walk of those; their sums stay in the nearer caches
+VECTORS = "vectors"
+NAMES = (VECTORS, *WAYS["int8"])
 
 
 def threads() -> int:
@@ -70,12 +81,56 @@ def add_product(
         w: [K, N] int8, C order; or floats.
         scales: [N] float32 of int8 weights, None of floats.
         rounded: int8 times scale is rounded to bfloat16, as the compiled model does when
-            activations and scales are bfloat16. Otherwise the scale is applied to the sums.
+            activations and scales are bfloat16; rows are bfloat16 values then. Otherwise the scale
+            is applied to the sums.
     """
     if w.dtype != np.int8:
         out += x @ w.astype(np.float32)
         return
     assert scales is not None
+    product_by(int8_way(w, len(x), rounded), out, x, w, scales, rounded)
+
+
+def int8_way(w: np.ndarray, rows: int, rounded: bool) -> str:
+    """The name of the way in which `add_product` multiplies so many rows with such weights."""
+    if w.size < LARGE:
+        return VECTORS
+    exact = "bfloat16" if rounded else "float32"
+    return chosen("int8 from disk", exact, rows, NAMES, partial(_trials, rounded))
+
+
+def product_by(
+    name: str, out: np.ndarray, x: np.ndarray, w: np.ndarray, scales: np.ndarray, rounded: bool
+) -> None:
+    """`add_product` of int8 weights in one of the ways `NAMES`."""
+    if name == VECTORS:
+        _by_vectors(out, x, w, scales, rounded)
+        return
+    filled = np.zeros((1 << (len(x) - 1).bit_length(), x.shape[1]), np.float32)
+    filled[: len(x)] = x  # few shapes are compiled
+    out += np.asarray(_by_blocks(name, rounded, filled, w, scales))[: len(x)]
+
+
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=AS_WRITTEN)
+def _by_blocks(
+    name: str, rounded: bool, x: jax.Array, w: jax.Array, scales: jax.Array
+) -> jax.Array:
+    dtype = jnp.bfloat16 if rounded else jnp.float32
+    weight = QuantizedWeight8bit(w, scales[None])  # type: ignore[arg-type]
+    return WAYS["int8"][name](x.astype(dtype), weight, dtype)
+
+
+def _trials(rounded: bool, rows: int) -> dict[str, Callable[[], object]]:
+    """A run of each way, on matrices larger than the nearer caches."""
+    own = sample("int8", 2048, 8192)
+    scales = own.scales[0].astype(np.float32)
+    x, out = np.ones((rows, 2048), np.float32), np.zeros((rows, 8192), np.float32)
+    return {name: partial(product_by, name, out, x, own.weight, scales, rounded) for name in NAMES}
+
+
+def _by_vectors(
+    out: np.ndarray, x: np.ndarray, w: np.ndarray, scales: np.ndarray, rounded: bool
+) -> None:
     x = np.ascontiguousarray(x)
     few = len(x) <= FEW_ROWS and x.shape[1] % DEEP == 0
     cuts = _cuts(w.shape[1], threads())

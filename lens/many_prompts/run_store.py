@@ -26,7 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from grok.files import DAMAGED, set_aside
+from grok.files import DAMAGED, cache_folder, set_aside
 from lens.errors import LensError
 from lens.many_prompts.prompt_lists import PromptList
 from lens.many_prompts.retention import DAY, KEEP_VARIABLE, due, expired, kept_days
@@ -42,7 +42,6 @@ from lens.many_prompts.run_record import (
     read_run,
     write_json,
 )
-from lens.storage.disk_cache import cache_folder
 from lens.storage.file_lock import FileLock, is_held
 from lens.storage.folder_size import bytes_in
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from grok.files import CACHE_VARIABLE, cache_folder
 from lens.errors import LensError
 from lens.storage.npz import open_npz
 from lens.storage.whole_file import whole_file
 
-VARIABLE = "GROK_LENS_CACHE"
 MAX_BYTES = 2**30
 MAX_ENTRY = 2**28
 PART_LIFE = 24 * 3600  # seconds
@@ -33,20 +32,6 @@ _KEY = "cache_key"
 _ENTRY = re.compile(r"[a-z][a-z0-9_]{0,31}-[0-9a-f]{64}\.npz")
 _PART = re.compile(r"\.entry_[a-z0-9_]+\.part")
 _ADVICE = "It is computed again."
-
-
-def cache_folder() -> Path:
-    """The folder named by GROK_LENS_CACHE, else the platform's place for caches."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "grok-moe-lens"
 
 
 def content_key(*parts: object) -> str:
@@ -114,7 +99,7 @@ class DiskCache:
         except OSError as error:
             self.problem = (
                 f"{self.folder}: results cannot be kept here ({error.strerror or error}), so they "
-                f"are computed again each time. Name another folder in {VARIABLE}."
+                f"are computed again each time. Name another folder in {CACHE_VARIABLE}."
             )
             return False
         return True

@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from grok.files import set_aside
+from grok.files import cache_folder, set_aside
 from lens.errors import LensError
 from lens.storage import csv_text
-from lens.storage.disk_cache import cache_folder
 from lens.storage.file_lock import FileLock
 
 Result = TypeVar("Result")

@@ -26,7 +26,8 @@ from benchmarks.gpu_layer import (
 )
 from benchmarks.live import every_slot as every_slot_at_once
 from grok.architectures.grok1 import Grok1
-from grok.architectures.moe import Experts, QuantizedWeight8bit, run_selected
+from grok.architectures.moe import Experts, run_selected
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.config import GROK_1
 from grok.engine.compiled import layer_pass
 from grok.streaming.device_layers import layer_bytes

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.moe_scaled import run_scaled, scaled_product
-from grok.architectures.moe import Experts, QuantizedWeight8bit, float_values, run_selected
+from grok.architectures.moe import Experts, run_selected
+from grok.architectures.products import float_values
+from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
 pytestmark = pytest.mark.benchmarks
 

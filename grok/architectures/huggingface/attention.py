@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from grok.architectures.held_scores import query_rows
 from grok.architectures.huggingface.config import LayerKind, MoeConfig
 from grok.architectures.huggingface.norms import linear, rms, rms_norm, rotated
-from grok.architectures.moe import HIGHEST
+from grok.architectures.products import HIGHEST
 
 MASKED = -1e30
 

@@ -22,7 +22,9 @@ from grok.architectures.huggingface.config import LayerKind, MoeConfig
 from grok.architectures.huggingface.latent_attention import attend_latents
 from grok.architectures.huggingface.norms import linear, norm, swiglu
 from grok.architectures.huggingface.routing import choose
-from grok.architectures.moe import HIGHEST, Choice, ExpertForm, run_selected
+from grok.architectures.moe import Choice, ExpertForm, run_selected
+from grok.architectures.products import product
+from grok.checkpoints.block_scales import Turned
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.interventions.sites import LAYER_SITES, MIXTURE_SITES, NO_HOOK, Hook
 
@@ -39,6 +41,7 @@ class MoeTransformer:
     config: MoeConfig
     kind: LayerKind = LayerKind()
 
+    by_expert: ClassVar[bool] = True
     pad_token: ClassVar[int | None] = None
 
     def at(self, layer: int) -> MoeTransformer:
@@ -218,8 +221,8 @@ class MoeTransformer:
         return hook("norm.output", norm(self.config, params, tensors.LAST_NORM, h, dtype))
 
     def head(self, params: Params, normed: jax.Array) -> jax.Array:
-        table = jnp.asarray(params[self.head_leaf]).astype(normed.dtype)
-        logits = jnp.einsum("btd,vd->btv", normed, table, precision=HIGHEST)
+        table = Turned(jnp.asarray(params[self.head_leaf]))
+        logits = product(normed, table, normed.dtype)
         if self.config.head_bias:
             logits = logits + params[f"{tensors.HEAD}_bias"].astype(logits.dtype)
         return logits * jnp.asarray(self.config.multipliers.logits, logits.dtype)

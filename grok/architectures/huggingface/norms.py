@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.huggingface.config import MoeConfig, Rope
-from grok.architectures.moe import HIGHEST, float_values
+from grok.architectures.products import product
 
 
 def rms(x: jax.Array, epsilon: float) -> jax.Array:
@@ -46,8 +46,7 @@ def norm(
 
 def linear(params: Mapping[str, Any], leaf: str, x: jax.Array) -> jax.Array:
     """x · w, and the bias where there is one, in the dtype of x."""
-    w = float_values(params[leaf], x.dtype).astype(x.dtype)
-    out = jnp.dot(x, w, precision=HIGHEST)
+    out = product(x, params[leaf], x.dtype)
     bias = params.get(f"{leaf}_bias")
     return out if bias is None else out + bias.astype(x.dtype)
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from grok.architectures.huggingface import tensors
 from grok.architectures.huggingface.config import Router
-from grok.architectures.moe import HIGHEST, Choice
+from grok.architectures.moe import Choice
+from grok.architectures.products import HIGHEST
 from grok.interventions.sites import Hook
 
 LOWEST = -3e38  # above -inf, which stands for no expert

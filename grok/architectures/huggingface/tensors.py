@@ -1,6 +1,6 @@
 """Parameters of a model by their leaf, and the tensors of a folder that hold them.
 
-Leaves of matrices have the shape in which they are used, [in, out]; files hold them turned.
+Specs give matrices the shape in which they are used, [in, out]; files and memory hold them turned.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ FIRST, SECOND, DOWN = "experts/first", "experts/second", "experts/down"
 FIRST_BIAS, DOWN_BIAS = "experts/first_bias", "experts/down_bias"
 SHARED_GATE = "shared/weight"
 BRANCHES = ("gate", "up", "down")
+MXFP4_BYTES = 17 / 32  # of a value, with its share of a scale
 
 
 def outer_specs(config: MoeConfig) -> tuple[TensorSpec, ...]:
@@ -72,6 +73,7 @@ def matrix(
         (rows, columns),
         (f"{name}.weight",),
         transposed=True,
+        as_stored=True,
         quantizable=True,
         item_bytes=2,
         split=split,
@@ -179,8 +181,9 @@ def _expert_matrix(
         (c.n_experts, rows, columns),
         names,
         transposed=stored.turned,
+        as_stored=True,
         per_expert=True,
         quantizable=True,
-        item_bytes=1 if c.fp8_block or c.mxfp4 else 2,
+        item_bytes=MXFP4_BYTES if c.mxfp4 else 1 if c.fp8_block else 2,
         split=(0, c.n_experts),
     )

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.architectures.moe import ACTIVATIONS, float_values
+from grok.architectures.moe import ACTIVATIONS
+from grok.architectures.products import float_values
 from grok.dictionaries.evaluation.tokens import Part
 from grok.dictionaries.kinds.design import Design
 from grok.engine.resident import Resident

@@ -26,22 +26,17 @@ from jax.sharding import Mesh
 from grok.architectures.architecture import Architecture
 from grok.architectures.moe import ExpertForm, Experts, expert_output
 from grok.checkpoints.safetensors_folder import SafetensorsFolder
-from grok.checkpoints.tensor_spec import TensorSpec
+from grok.checkpoints.tensor_spec import TensorSpec, oriented
 from grok.engine.compiled import AS_WRITTEN, layer_pass
 from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
 from grok.engine.sharding import dispatch_over, put_on_devices
 from grok.streaming.by_expert.cache import ExpertCache
-from grok.streaming.by_expert.memory import (
-    expert_sizes,
-    most_expert_rows,
-)
-from grok.streaming.by_expert.pieces import Slice, layer_pieces, turned
+from grok.streaming.by_expert.memory import NEARLY_ALL, expert_sizes, most_expert_rows
+from grok.streaming.by_expert.pieces import Slice, layer_pieces
 from grok.streaming.half_layer import HalfLayer, same_k
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 
-# Above this share of a layer's experts, as expected, all of them are read ahead.
-NEARLY_ALL = 0.9
 DIRECT_BYTES = 4 * 2**30
 
 
@@ -261,7 +256,7 @@ class _Walk:
             self._reader.give(filled)
         name = spec.names[expert if len(spec.names) > 1 else 0]
         stored = self._layers.folder.whole(name, arrays)
-        return turned(stored) if spec.transposed else stored
+        return oriented(spec, stored)
 
     # the experts
 

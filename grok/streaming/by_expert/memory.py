@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LEAST_BUFFERS, MOST_BUFFERS = 3, 24
 BUFFER_SHARE = 8  # at most this part of what is left goes to buffers
+# Above this share of a layer's experts, as expected, all of them are read ahead.
+NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ def fixed_bytes(architecture: Architecture) -> int:
     return max(
         sum(spec.n_bytes for spec in architecture.layer_specs(layer) if not spec.per_expert)
         for layer in layers
+    )
+
+
+def largest_piece(architecture: Architecture) -> int:
+    """Bytes of the largest tensor, or slice of one expert, by what the model says of them."""
+    return max(
+        spec.n_bytes // (spec.shape[0] if spec.per_expert else len(spec.names))
+        for layer in range(architecture.config.n_layers)
+        for spec in architecture.layer_specs(layer)
     )
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from grok.checkpoints.block_scales import BlockScaled
 from grok.checkpoints.safetensors_folder import SafetensorsFolder
-from grok.checkpoints.tensor_spec import Stored, TensorSpec, check_stored_shape
+from grok.checkpoints.tensor_spec import TensorSpec, check_stored_shape
 from grok.streaming.read_ahead import Piece
 
 
@@ -54,13 +51,3 @@ def layer_pieces(
                     for i, part in enumerate(parts)
                 ]
     return found
-
-
-def turned(stored: Stored) -> Stored:
-    """A matrix that is stored [out, in] as it is used, [in, out]; no value is moved.
-
-    4-bit values know their own order.
-    """
-    if isinstance(stored, BlockScaled):
-        return BlockScaled(stored.weight.T, stored.scales.T, stored.block[::-1])
-    return stored.T if isinstance(stored, np.ndarray) else stored

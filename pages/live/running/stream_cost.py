@@ -176,11 +176,11 @@ def swept(choice: ModelChoice, texts: Sequence[str], runs: int) -> Work:
     Raises:
         PromptError: see `token_counts`.
     """
-    from grok.streaming.host_memory import most_tokens
+    from grok.planning.modes import most_rows
 
     counts = token_counts(choice, texts)
     n, budget = counts[0], choice.memory_budget or memory_budget()
-    most = max(2, most_tokens(choice.architecture, budget, logits=False) // n) - 1
+    most = max(2, most_rows(choice.architecture, budget) // n) - 1
     passes = [n + min(most, runs - done) * n // 2 for done in range(0, runs, most)]
     return Work((*counts, *passes), held=max(counts), fills=True, unembedded=runs * n)
 
@@ -193,11 +193,11 @@ def collected(choice: ModelChoice, texts: Sequence[str]) -> Work:
     """
     from grok.experiments.collecting import BATCH_TOKENS
     from grok.experiments.collection import PART_TOKENS
-    from grok.streaming.host_memory import most_tokens
+    from grok.planning.modes import most_rows
 
     total = sum(token_counts(choice, texts))
     budget = choice.memory_budget or memory_budget()
-    part = max(1, min(PART_TOKENS, most_tokens(choice.architecture, budget, logits=False)))
+    part = max(1, min(PART_TOKENS, most_rows(choice.architecture, budget)))
     passes = [min(part, total - done) for done in range(0, total, part)]
     return Work(tuple(passes), held=min(total, BATCH_TOKENS), fills=total > BATCH_TOKENS)
 

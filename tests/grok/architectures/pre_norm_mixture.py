@@ -76,6 +76,7 @@ class PreNormMixture:
     score = "softmax"
     plain_gates = False
     pad_token = None
+    by_expert = False
     expert_products = ExpertProducts("experts/gate", "experts/up", "experts/down", SILU)
 
     def at(self, layer: int) -> PreNormMixture:

@@ -15,11 +15,11 @@ from grok.architectures.moe import (
     Experts,
     block_rows,
     choose,
-    float_values,
     plan_blocks,
     run_selected,
     run_with_capacity,
 )
+from grok.architectures.products import float_values
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, dequantize
 
 D, F = 16, 24

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import grok
-from grok.architectures.moe import Experts, float_values, run_selected
+from grok.architectures.moe import Experts, run_selected
+from grok.architectures.products import float_values
 from grok.checkpoints.grok1 import (
     dequantize,
     layer_path,

@@ -52,6 +52,20 @@ def test_a_product_is_added_to_what_is_there(
     assert error(out, wanted) < FLOAT32
 
 
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("name", products.NAMES)
+def test_every_way_adds_the_same_product(name: str, rounded: bool) -> None:
+    x, w, scales = given(5, (300, 90))
+    if rounded:
+        x = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    values = w.astype(np.float32) * scales
+    if rounded:
+        values = values.astype(ml_dtypes.bfloat16).astype(np.float32)
+    out = np.ones((5, 90), np.float32)
+    products.product_by(name, out, x, w, scales, rounded)
+    assert error(out, 1 + x.astype(np.float64) @ values.astype(np.float64)) < FLOAT32
+
+
 def test_rounding_is_to_the_nearest_bfloat16_and_ties_go_to_even() -> None:
     w = np.repeat(np.arange(-128, 128, dtype=np.int8)[None], DEEP, 0)
     scales = np.random.default_rng(0).integers(1, 256, 256).astype(np.float32) * 2.0**-8

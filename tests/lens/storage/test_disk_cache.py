@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grok.files import CACHE_VARIABLE, cache_folder
 from lens.routers.router_set import RouterSet
 from lens.storage import disk_cache
-from lens.storage.disk_cache import VARIABLE, DiskCache, cache_folder, content_key
+from lens.storage.disk_cache import DiskCache, content_key
 from lens.vocabulary.readout import TESTS, ArrayRows, ReadoutSettings
 from lens.vocabulary.readout_store import kept_readout, stored_readout
 
@@ -126,7 +127,7 @@ def test_where_nothing_can_be_written_it_says_so_and_goes_on(tmp_path: Path) -> 
     cache = DiskCache(tmp_path / "file" / "folder")
     assert cache.get("thing", KEY) is None
     assert not cache.put("thing", KEY, {"a": np.ones(1)})
-    assert cache.problem is not None and VARIABLE in cache.problem
+    assert cache.problem is not None and CACHE_VARIABLE in cache.problem
     readout = stored_readout(routers(), Counted(rows()), "file", FEW, cache=cache)
     assert readout.n_tokens == 50
 
@@ -146,9 +147,9 @@ def test_a_failed_write_leaves_nothing_behind(
 def test_the_folder_is_the_one_named_or_the_platform_s(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "named"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "named"))
     assert cache_folder() == tmp_path / "named"
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "grok-moe-lens"
