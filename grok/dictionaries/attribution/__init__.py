@@ -7,6 +7,7 @@ from grok.dictionaries.attribution.accounts import (
     row_space,
     static_effects,
 )
+from grok.dictionaries.attribution.disagreement import LayerClaims, layer_claims
 from grok.dictionaries.attribution.flips import FlipTable, first_doses, smallest_flips
 from grok.dictionaries.attribution.graph import GraphPlan, RouteGraph, plan_graph, route_graph
 from grok.dictionaries.attribution.modes import EffectCheck, ModeRun, check_effects, run_in_mode
@@ -24,6 +25,7 @@ __all__ = [
     "FlipCheck",
     "FlipTable",
     "GraphPlan",
+    "LayerClaims",
     "ModeRun",
     "PromptFeatures",
     "Readout",
@@ -34,6 +36,7 @@ __all__ = [
     "check_effects",
     "dose_sweep",
     "first_doses",
+    "layer_claims",
     "plan_graph",
     "read_features",
     "readout_of",

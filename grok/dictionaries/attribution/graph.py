@@ -151,21 +151,16 @@ def route_graph(
     if w.shape != (len(asked),) or (w < 0).any() or not w.sum():
         raise GrokError(f"weights: expected {len(asked)} of at least 0, and one above it.")
     maker = Rows(model, read)
-    grown = _Grown(maker, asked, w)
+    grown = Grown(maker, asked, w)
     candidates = int((maker.columns.kinds == "feature").sum())
     limit = min(budget, candidates)
-    done = 0
-    while done < limit:
-        added = grown.grow(min(TOGETHER, limit - done))
-        if not added:
-            break
-        done += added
+    while grown.n_open < limit and grown.grow(limit - grown.n_open):
         if progress is not None:
-            progress(done, limit)
+            progress(grown.n_open, limit)
     return grown.finished(nodes, edges, read.pieces, candidates, start)
 
 
-class _Grown:
+class Grown:
     """Rows so far.
 
     Attributes:
@@ -194,13 +189,18 @@ class _Grown:
         out[: len(self._weights)] = self._weights
         return out
 
-    def grow(self, n: int) -> int:
-        """Looks into the `n` most influential features that are not yet; the number of them."""
+    @property
+    def n_open(self) -> int:
+        """Features that were looked into."""
+        return len(self.rows) - len(self._asked)
+
+    def grow(self, limit: int) -> int:
+        """Looks into the next most influential features that are not yet; the number of them."""
         columns = self._maker.columns
         found = influence(self._parts, self._weighted(), self.column_of)[:-1]
         found[columns.kinds != "feature"] = 0
         found[self.column_of[self.column_of >= 0]] = 0
-        best = np.argsort(-found, kind="stable")[:n]
+        best = np.argsort(-found, kind="stable")[: min(TOGETHER, limit)]
         best = best[found[best] > 0]
         if not len(best):
             return 0
@@ -246,7 +246,7 @@ class _Grown:
 class _Table:
     """Nodes of a graph: targets, columns, and a node for what each row has of its own."""
 
-    def __init__(self, columns: Columns, grown: _Grown, found: np.ndarray) -> None:
+    def __init__(self, columns: Columns, grown: Grown, found: np.ndarray) -> None:
         r, c = grown.rows.shape
         n_targets = int((grown.column_of < 0).sum())
         first = n_targets + c - 1
