@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def small_text(plan: Plan) -> Text:
     return text_of(held_out, others, plan)
 
 
-def small_pass(output: Path, **changes: Any) -> Indexing:
+def small_pass(output: Path, facts: Any = None, **changes: Any) -> Indexing:
     model, plan = small_model(), Plan(**PLAN | changes)
     dictionary = small_dictionary(model.sha256, model.config.d_model)
+    if facts is not None:
+        dictionary = replace(dictionary, facts={**dictionary.facts, "first_position": facts})
     return Indexing(model, dictionary, "a" * 64, small_text(plan), plan, output)

@@ -9,6 +9,7 @@ endpoint that GROK_LENS_EXPLAINER_URL names, for so many features.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from lens.features.explaining.language_model import explainer_of_environment
 from lens.features.explaining.predicates import Vocabulary
 from lens.features.explaining.templates import TemplateExplainer
 from lens.features.store import FeatureStore
+from lens.features.summary import MANIFEST
 from lens.features.tables import EXPLANATIONS
 from lens.storage.whole_file import READABLE, whole_file
 
@@ -35,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--language-model", type=int, default=0, metavar="N",
         help="ask the configured endpoint for the N features that are active most",
     )  # fmt: skip
+    parser.add_argument(
+        "--small", action="store_true",
+        help="take out what explanations were judged by, to keep or ship less",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     try:
         store = FeatureStore.open(args.folder)
@@ -45,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "its model in GROK_LENS_EXPLAINER_MODEL, or leave --language-model out."
             )
         n = write_explanations(store, asked, args.language_model, told=_told)
+        if args.small:
+            make_small(args.folder)
     except LensError as error:
         print(f"lens.features.explain: {error}", file=sys.stderr)
         return 2
@@ -150,6 +158,23 @@ def write_explanations(
             f"{file}: not written ({error.strerror}). Make room, or the folder writable."
         ) from error
     return len(rows)
+
+
+def make_small(folder: Path) -> None:
+    """Takes the contexts that explanations were judged by out of a database.
+
+    Raises:
+        LensError: the folder cannot be written.
+    """
+    file = folder / MANIFEST
+    try:
+        text = json.loads(file.read_bytes())
+        text["files"].pop("judged", None)
+        with whole_file(file, mode=READABLE) as stream:
+            stream.write(json.dumps(text, indent=1).encode())
+        (folder / "judged.parquet").unlink(missing_ok=True)
+    except OSError as error:
+        raise LensError(f"{file}: not written ({error.strerror}). Free the folder.") from error
 
 
 if __name__ == "__main__":

@@ -249,11 +249,22 @@ class Indexing:
             values, first = np.array(kept["values"]), int(kept["done"])
         for turn in range(first, len(parts)):
             part = parts[turn]
-            take_rows(values, both, part, self.reader.features(part), self.text, self.plan)
+            take_rows(values, both, part, self._strengths(part), self.text, self.plan)
             self._told("contexts", turn + 1, len(parts))
             if (turn + 1) % SAVE_EVERY == 0 or turn + 1 == len(parts):
                 self._keep(file, {"values": values, "done": np.array(turn + 1)})
         return values
+
+    def _strengths(self, part: Sequence[int]) -> list[np.ndarray]:
+        """Strengths of all features at the tokens of a part, from the sample where it has them."""
+        number = self.parts.index(list(part))
+        if self.reader.skipped or number not in self.text.sampled(self.plan):
+            return self.reader.features(part)
+        design, sample = self.dictionary.design, read_sampled([self._sampled(number)], mixed=False)
+        rows = len(design.groups) * design.features
+        whole = np.zeros((len(sample.token), rows), np.float32)
+        whole[sample.at, sample.row] = sample.value
+        return np.split(whole, len(design.groups), axis=1)
 
     def _sampled(self, part: int) -> Path:
         return self.work / f"sample-{part:05d}.npz"

@@ -78,10 +78,12 @@ def write_sampled(file: Path, seen: Seen, features: int) -> None:
     write_whole(file, lambda stream: np.savez(stream, **own._asdict()))
 
 
-def read_sampled(files: Sequence[Path]) -> Sample:
-    """All parts of a sample, one after the other.
+def read_sampled(files: Sequence[Path], *, mixed: bool = True) -> Sample:
+    """All parts of a sample.
 
-    Tokens are dealt out, so that the first ones are of all texts.
+    Args:
+        files: of the parts.
+        mixed: deal tokens out, so that the first ones are of all texts.
     """
     parts = []
     first = 0
@@ -97,6 +99,8 @@ def read_sampled(files: Sequence[Path]) -> Sample:
             for name in Sample._fields
         )
     )
+    if not mixed:
+        return whole
     order = np.random.default_rng(0).permutation(first)
     back = np.argsort(order)
     return Sample(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -111,7 +112,7 @@ def test_excerpts_of_all_features_are_those_of_their_cards(store):
     assert checked > 200
 
 
-def test_explanations_are_kept_searched_and_shown(store, capsys):
+def test_explanations_are_kept_searched_and_shown(store, tmp_path, capsys):
     assert explain.main([str(store.folder)]) == 0
     assert "features explained" in capsys.readouterr().out
     card = next(c for c in (store.card(1, f) for f in range(1, 16)) if c.explanation)
@@ -124,6 +125,11 @@ def test_explanations_are_kept_searched_and_shown(store, capsys):
     first = (store.folder / "explanations.parquet").read_bytes()
     explain.write_explanations(store)
     assert (store.folder / "explanations.parquet").read_bytes() == first
+    small = FeatureStore.open(shutil.copytree(store.folder, tmp_path / "small"))
+    assert explain.main([str(small.folder), "--small"]) == 0
+    small = FeatureStore.open(small.folder)
+    assert not (small.folder / "judged.parquet").exists() and small.judged(1, 4) == ()
+    assert small.card(1, card.feature).explanation == own
     (store.folder / "explanations.parquet").write_bytes(b"PAR1nonsense")
     with pytest.raises(LensError, match="set aside"):
         store.card(1, card.feature)

@@ -187,6 +187,18 @@ def test_ended_and_taken_up_again_is_the_same(whole, tmp_path, monkeypatch):
         index(one)
 
 
+def test_contexts_are_the_same_from_the_sample_and_read_again(tmp_path):
+    found = {}
+    for sample in (0, 10_000):
+        one = small_pass(tmp_path / str(sample), sample=32 + sample, facts={"skipped": 0})
+        index(one)
+        found[sample] = table(one, "examples")
+    for name in ("window", "position", "feature"):
+        assert found[0][name] == found[10_000][name]
+    for a, b in zip(found[0]["values"], found[10_000]["values"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_a_pass_of_another_text_or_a_missing_shard_is_refused(tmp_path):
     one = small_pass(tmp_path / "db")
     one.read_shard(0, 2)
