@@ -13,12 +13,14 @@ from lens.errors import LensError
 from lens.many_prompts.run_record import LOCK
 from lens.many_prompts.run_store import RunStore
 from lens.many_prompts.shared_texts import SharedTexts
+from lens.storage import feature_notes
 from lens.storage.expert_notes import NoteBook, as_json
 
 MOST_BYTES = 10**9
 README = """What this server keeps of you, {when} UTC.
 
 notes.json   names, notes and pins on experts
+features.json  names, tags, notes and pins on features
 texts.json   texts that you have put into a link
 runs/        runs of many prompts: run.json, input.json until a run is finished, and in
              events/ prompts, tokens and routing as Parquet
@@ -43,10 +45,14 @@ class OwnData:
     def counts(self) -> tuple[int, int, int]:
         """Notes, runs and shared texts."""
         return (
-            len(self.notes.of(self.owner)),
+            len(self.notes.of(self.owner)) + len(self._features),
             len(self.runs.runs_of(self.owner)),
             len(self.texts.of(self.owner)),
         )
+
+    @property
+    def _features(self) -> list[feature_notes.FeatureNote]:
+        return feature_notes.FeatureNotes(self.notes).of(self.owner)
 
     def archive(self) -> bytes:
         """Everything as a ZIP; Parquet files are stored as they are.
@@ -68,6 +74,7 @@ class OwnData:
             with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
                 archive.writestr("README.txt", README.format(when=when))
                 archive.writestr("notes.json", as_json(self.notes.of(self.owner)))
+                archive.writestr("features.json", feature_notes.as_json(self._features))
                 archive.writestr("texts.json", json.dumps(texts, indent=1, ensure_ascii=False))
                 for run, file in files:
                     try:

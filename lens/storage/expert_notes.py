@@ -1,6 +1,6 @@
 """What people write down about experts: a name, a note, a pin, in one SQLite file.
 
-    FOLDER/notes.sqlite3    a row for each owner, model and expert
+    FOLDER/notes.sqlite3    a row for each owner, model and expert; those on features beside them
 
 Every change is one transaction, and the write-ahead log lets readers and one writer go on
 together, in one process as in several. A file that is damaged is set aside under a name that
@@ -45,6 +45,12 @@ _TABLE = """CREATE TABLE IF NOT EXISTS notes (
     owner TEXT NOT NULL, model TEXT NOT NULL, layer INTEGER NOT NULL, expert INTEGER NOT NULL,
     label TEXT NOT NULL, name TEXT NOT NULL, note TEXT NOT NULL, pinned INTEGER NOT NULL,
     changed REAL NOT NULL, PRIMARY KEY (owner, model, layer, expert))"""
+_OF_FEATURES = """CREATE TABLE IF NOT EXISTS feature_notes (
+    owner TEXT NOT NULL, dictionary TEXT NOT NULL, "group" INTEGER NOT NULL,
+    feature INTEGER NOT NULL, name TEXT NOT NULL, tags TEXT NOT NULL, note TEXT NOT NULL,
+    pinned INTEGER NOT NULL, changed REAL NOT NULL,
+    PRIMARY KEY (owner, dictionary, "group", feature))"""
+_TABLES = {"notes": _TABLE, "feature_notes": _OF_FEATURES}
 _COLUMNS = "model, layer, expert, label, name, note, pinned, changed"
 
 
@@ -103,7 +109,7 @@ class NoteBook:
         if not self.file.exists():
             return []
         which, values = ("", [owner]) if model is None else (" AND model = ?", [owner, model])
-        rows = self._do(
+        rows = self.do(
             lambda base: base.execute(
                 f"SELECT {_COLUMNS} FROM notes WHERE owner = ?{which} "
                 "ORDER BY model, layer, expert",
@@ -148,7 +154,7 @@ class NoteBook:
             marks = ", ".join("?" * len(row))
             base.execute(f"INSERT OR REPLACE INTO notes (owner, {_COLUMNS}) VALUES ({marks})", row)
 
-        self._do(write)
+        self.do(write)
 
     def delete(self, owner: str, model: str, layer: int, expert: int) -> None:
         """Take out what is kept of one expert.
@@ -157,7 +163,7 @@ class NoteBook:
             LensError: the file cannot be written.
         """
         if self.file.exists():
-            self._do(
+            self.do(
                 lambda base: base.execute(
                     "DELETE FROM notes WHERE owner = ? AND model = ? AND layer = ? AND expert = ?",
                     [owner, model, layer, expert],
@@ -171,7 +177,8 @@ class NoteBook:
             LensError: the file cannot be written.
         """
         if self.file.exists():
-            self._do(lambda base: base.execute("DELETE FROM notes WHERE owner = ?", [owner]))
+            self.do(lambda base: [base.execute(f"DELETE FROM {name} WHERE owner = ?", [owner])
+                                  for name in _TABLES])  # fmt: skip
 
     def sweep(self, keep_days: float, now: float | None = None) -> None:
         """Take out what nobody has changed for so many days; 0 keeps all.
@@ -181,14 +188,16 @@ class NoteBook:
         """
         if keep_days and self.file.exists():
             before = (time.time() if now is None else now) - keep_days * DAY
-            self._do(lambda base: base.execute("DELETE FROM notes WHERE changed < ?", [before]))
+            self.do(lambda base: [base.execute(f"DELETE FROM {name} WHERE changed < ?", [before])
+                                  for name in _TABLES])  # fmt: skip
 
-    def _do(self, work: Callable[[sqlite3.Connection], Result], *, reading: bool = False) -> Result:
+    def do(self, work: Callable[[sqlite3.Connection], Result], *, reading: bool = False) -> Result:
         """Work in one transaction; with a damaged file out of the way, once more.
 
         What is deleted is overwritten, in the log of changes too.
 
         Args:
+            work: is given the open file.
             reading: it changes nothing, so a full or read-only disk does for it.
         """
         for again in (True, False):
@@ -198,7 +207,8 @@ class NoteBook:
                     base.text_factory = _text
                     base.execute("PRAGMA journal_mode = WAL")
                     base.execute("PRAGMA secure_delete = ON")
-                    base.execute(_TABLE)
+                    for table in _TABLES.values():
+                        base.execute(table)
                     with base:
                         result = work(base)
                     if base.total_changes:

@@ -37,6 +37,7 @@ from lens.report.files import write_folder
 from lens.routers.router_set import RouterSet, load_routers, save_routers
 from lens.storage.disk_cache import DiskCache, content_key
 from lens.storage.expert_notes import ExpertNote, NoteBook
+from lens.storage.feature_notes import FeatureNote, FeatureNotes
 from lens.traces.trace import load_trace
 from pages.access.used import Used
 from tests.faults.disks import SmallDisk, disk
@@ -83,6 +84,10 @@ class Place:
 
 def _note(folder: Path, n: int) -> None:
     NoteBook(folder).keep(OWNER, replace(NOTE, layer=n))
+
+
+def _of_feature(folder: Path, n: int) -> None:
+    FeatureNotes(NoteBook(folder)).keep(OWNER, FeatureNote("0" * 64, n, 5, name="endings"))
 
 
 def _run(folder: Path, n: int) -> None:
@@ -170,6 +175,10 @@ PLACES = {
         lambda folder: [one.texts["prompt"] for one in SharedTexts(folder).of(OWNER)],
     ),
     "a note": Place(_note, lambda folder: [one.layer for one in NoteBook(folder).of(OWNER)]),
+    "a note on a feature": Place(
+        _of_feature,
+        lambda folder: [one.group for one in FeatureNotes(NoteBook(folder)).of(OWNER)],
+    ),
     "what a person has run": Place(
         lambda folder, n: Used(folder).charge(OWNER, n, a_minute=0, an_hour=100),
         _counted,

@@ -16,6 +16,7 @@ from lens.many_prompts.prompt_lists import read_prompts
 from lens.many_prompts.run_store import RunStore
 from lens.many_prompts.shared_texts import SharedTexts
 from lens.storage.expert_notes import ExpertNote, NoteBook, kept_notes_days
+from lens.storage.feature_notes import FeatureNote, FeatureNotes
 
 ME, OTHER = "a" * 64, "b" * 64
 
@@ -35,6 +36,7 @@ def stores(tmp_path):
     notes, runs, texts = stores
     for who, words in ((ME, "mine"), (OTHER, "theirs")):
         notes.keep(who, ExpertNote("m", 0, 1, "L0·E1", note=f"note {words}"))
+        FeatureNotes(notes).keep(who, FeatureNote("d", 0, 1, note=f"feature {words}"))
         texts.create(who, "inspect", {"text": f"text {words}"})
         prompts = read_prompts(f"prompt {words}\nanother")
         runs.create(who, prompts, model_name="m", dtype="float32", n_experts=4).stop()
@@ -43,10 +45,10 @@ def stores(tmp_path):
 
 def test_the_archive_holds_all_of_ones_own_and_nothing_of_others(stores):
     data = OwnData(ME, *stores)
-    assert data.counts == (1, 1, 1)
+    assert data.counts == (2, 1, 1)
     archive = zipfile.ZipFile(io.BytesIO(data.archive()))
     everything = b"".join(archive.read(name) for name in archive.namelist())
-    for words in (b"note mine", b"text mine", b"prompt mine"):
+    for words in (b"note mine", b"feature mine", b"text mine", b"prompt mine"):
         assert words in everything
     assert b"theirs" not in everything
     assert json.loads(archive.read("texts.json"))[0]["texts"] == {"text": "text mine"}
@@ -55,7 +57,7 @@ def test_the_archive_holds_all_of_ones_own_and_nothing_of_others(stores):
 def test_deleted_means_gone_from_the_disk_and_others_keep_theirs(stores, tmp_path):
     OwnData(ME, *stores).delete()
     assert OwnData(ME, *stores).counts == (0, 0, 0)
-    assert OwnData(OTHER, *stores).counts == (1, 1, 1)
+    assert OwnData(OTHER, *stores).counts == (2, 1, 1)
     left = kept(tmp_path)
     assert b"mine" not in left and b"note theirs" in left and b"prompt theirs" in left
 
