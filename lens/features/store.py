@@ -22,7 +22,7 @@ from lens.errors import LensError
 from lens.features.card import Context, FeatureCard, read_card, read_contexts
 from lens.features.query import FeatureQuery, statement_of
 from lens.features.summary import ADVICE, Summary, read_summary
-from lens.features.tables import Tables
+from lens.features.tables import Tables, damage_in_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,9 @@ class FeatureStore:
         total, ids = columns.pop("found"), columns.pop("words")
         columns.pop("word_shares")
         pieces, n = self.pieces, len(self.pieces)
-        words = tuple(tuple(pieces[i] for i in own if 0 <= i < n) for own in ids)
-        return FeatureTable(columns, words, int(total[0]) if len(total) else 0)
+        with damage_in_words(self.folder):
+            words = tuple(tuple(pieces[i] for i in own if 0 <= i < n) for own in ids)
+            return FeatureTable(columns, words, int(total[0]) if len(total) else 0)
 
     def card(self, group: int, feature: int) -> FeatureCard:
         """Everything of one feature.
@@ -130,11 +131,13 @@ class FeatureStore:
         Raises:
             LensError: there is no such feature, or its rows are damaged.
         """
-        return read_card(self.tables, self._summary, self.pieces, group, feature)
+        with damage_in_words(self.folder):
+            return read_card(self.tables, self._summary, self.pieces, group, feature)
 
     def judged(self, group: int, feature: int) -> tuple[Context, ...]:
         """Contexts kept to judge explanations by; none in a database that was made small."""
-        return read_contexts(self.tables, self._summary, self.pieces, "judged", group, feature)
+        with damage_in_words(self.folder):
+            return read_contexts(self.tables, self._summary, self.pieces, "judged", group, feature)
 
     @cached_property
     def has_map(self) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -118,13 +120,16 @@ class Tables:
             raise LensError(
                 f"{self.folder}: too large for the {MEMORY} that a question may take. Ask for less."
             ) from error
-        except (duckdb.PermissionException, duckdb.BinderException, duckdb.ParserException):
+        except (duckdb.PermissionException, duckdb.ParserException):
             raise  # a statement of the program's own is wrong
         except duckdb.Error as error:
+            with self._lock:
+                self._connection = None  # damaged bytes may have ended it
             raise LensError(
                 f"{self.folder}: the tables cannot be read ({plain(str(error), 120)}). {ADVICE}"
             ) from error
-        return {name: _column(table.column(name)) for name in table.column_names}
+        with damage_in_words(self.folder):
+            return {name: _column(table.column(name)) for name in table.column_names}
 
     def _open(self) -> Any:
         import duckdb
@@ -177,6 +182,20 @@ class Tables:
                 raise LensError(
                     f"{file}: column {plain(column, 40)} is {found}; expected {expected}. {ADVICE}"
                 )
+
+
+@contextmanager
+def damage_in_words(folder: Path) -> Iterator[None]:
+    """Says of values that no table of this program holds that the database is damaged.
+
+    Files have hashes, but who wrote them wrote those too.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise LensError(
+            f"{folder}: the tables hold what cannot be ({plain(str(error), 80)}). {ADVICE}"
+        ) from error
 
 
 def _column(column: Any) -> Any:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import struct
 import tempfile
 import time
@@ -21,6 +22,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pyarrow as pa
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -32,6 +34,7 @@ from grok.checkpoints.tensor_file import QuantizedWeight8bit, read_tensor, write
 from grok.checkpoints.tensor_offsets import locate_tensor
 from grok.checkpoints.tokenizer import open_tokenizer
 from grok.config import BUNDLED_MODEL, GrokConfig
+from grok.dictionaries.indexing.tables import write_manifest, write_table
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary, as_float32, param_shapes
 from grok.dictionaries.kinds.files import TENSORS as TENSORS_FILE
@@ -43,9 +46,12 @@ from grok.serving.remote.bodies import Limits, Told
 from grok.serving.remote.calls import CALLS
 from grok.serving.remote.wire import packed, unpacked
 from grok.streaming.resume import Kept
+from lens.errors import LensError
 from lens.extract.gguf import extract_gguf
 from lens.extract.grok1 import extract_routers
 from lens.extract.safetensors import extract_safetensors
+from lens.features import FeatureQuery, FeatureStore
+from lens.features.explaining.excerpts import all_excerpts
 from lens.many_prompts.expert_cards import load_cards
 from lens.many_prompts.prompt_lists import FORMS, columns_of, read_prompts
 from lens.many_prompts.run_events import check_files
@@ -615,6 +621,104 @@ def _resealed(content: bytes) -> bytes:
 
 STATE = _good_state()
 
+# --- databases of features ------------------------------------------------------------------------
+
+
+def _features_files() -> dict[str, bytes]:
+    """A database of one group of two features, the second never active."""
+    keys = {"group": pa.array([0, 0], pa.int16()), "feature": pa.array([0, 1], pa.int32())}
+    numbers = {
+        name: pa.array([0.5, 0.0], pa.float32())
+        for name in ("rate", "mean", "max", "by_domain", "by_token", "by_pair", "push", "excess",
+                     "flips", "x", "y")
+    }  # fmt: skip
+    whole = {
+        name: pa.array([1, 0], pa.int16())
+        for name in ("layer", "n", "bin_first", "push_layer", "push_expert", "associations",
+                     "flips_layer")
+    }  # fmt: skip
+    lists = {
+        name: pa.array([[1], []], pa.list_(kind))
+        for name, kind in {
+            "bins": pa.int32(), "label_rates": pa.float16(), "near": pa.int32(),
+            "near_cosine": pa.float16(), "with": pa.int32(), "with_pmi": pa.float16(),
+            "with_jaccard": pa.float16(), "words": pa.int32(), "word_shares": pa.float16(),
+        }.items()
+    }  # fmt: skip
+    one = {"group": pa.array([0], pa.int16()), "feature": pa.array([0], pa.int32())}
+    context = {
+        name: pa.array([1], pa.int32()) for name in ("kind", "rank", "window", "position", "start")
+    } | {
+        "value": pa.array([0.5], pa.float32()),
+        "values": pa.array([[0.5]], pa.list_(pa.float16())),
+    }
+    route = {name: pa.array([0], pa.int16()) for name in ("layer", "expert")} | {
+        name: pa.array([-0.5], pa.float16())
+        for name in ("static", "push", "share", "excess", "log10_p", "log10_q", "flips")
+    }
+    facts = {
+        "kind": "sae", "reads": ["a"], "writes": ["a"], "groups": 1, "features": 2, "layers": [0],
+        "experts": 2, "labels": ["a"], "tokens_by_label": [9], "held_out_tokens": 9,
+        "sampled_tokens": 9, "chosen": [[0.5, 0.5]], "kinds": ["top", "quarter 1"],
+        "bins": {"lowest": 1e-4, "highest": 1e3}, "model": "m", "model_sha256": "0",
+        "dictionary_sha256": "0",
+    }  # fmt: skip
+    tables = {
+        "features": {**keys, **numbers, **whole, **lists},
+        "examples": {**one, **context},
+        "judged": {**one, **context},
+        "routes": {**one, **route},
+        "logits": {"token": pa.array([1]), **one, "value": pa.array([0.5], pa.float16())},
+        "windows": {
+            "window": pa.array([1]), "label": pa.array([0]), "held_out": pa.array([True]),
+            "tokens": pa.array([[1, 2]], pa.list_(pa.int32())),
+        },
+        "pieces": {"piece": ["a", "b", "c"]},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for table, columns in tables.items():
+            write_table(folder, table, columns)
+        write_manifest(folder, facts, list(tables))
+        return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+FEATURES = _features_files()
+QUERIES = (
+    FeatureQuery(), FeatureQuery(text="a", dead=True), FeatureQuery(expert=(0, 0), by="excess"),
+    FeatureQuery(like=(0, 0)), FeatureQuery(raises=1), FeatureQuery(token=1, sort="flips"),
+)  # fmt: skip
+
+
+def _features(changed: Mapping[str, bytes], folder: Path) -> None:
+    """Whatever is in the tables has a hash that fits."""
+    files = FEATURES | changed
+    try:
+        text = json.loads(files["features.json"])
+        for name, content in changed.items():
+            if name.endswith(".parquet"):
+                own = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+                text["files"][name.removesuffix(".parquet")] = own
+        files["features.json"] = json.dumps(text).encode()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass  # a manifest that is none stays so
+    place = folder / "features"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    store = FeatureStore.open(_written(place, files))
+    for step in (
+        *(partial(store.find, query) for query in QUERIES),
+        *(partial(store.card, 0, feature) for feature in (0, 1)),
+        partial(store.judged, 0, 0),
+        store.map,
+        lambda: list(all_excerpts(store)),
+    ):
+        try:
+            step()
+        except LensError:
+            pass
+
+
 # --- the model's server ---------------------------------------------------------------------------
 
 _CHANGE = {"site": "router.logits", "kind": "ban", "arguments": [1], "layers": [1]}
@@ -719,6 +823,21 @@ DOORS: dict[str, Door] = {
         _dictionary,
         {},
         examples=100,
+    ),
+    "database of features": Door(
+        st.dictionaries(st.sampled_from(sorted(FEATURES)), st.none(), max_size=2).flatmap(
+            lambda some: st.fixed_dictionaries(
+                {
+                    name: changed_json(json.loads(FEATURES[name]))
+                    if name.endswith(".json")
+                    else changed_bytes(FEATURES[name])
+                    for name in some
+                }
+            )
+        ),
+        _features,
+        {},
+        examples=25,
     ),
     "body of a call": Door(_bodies, _body, ("trace", json.dumps(BODIES["trace"]).encode()), 80),
     "result of a call": Door(changed_bytes(RESULT), _result, RESULT),

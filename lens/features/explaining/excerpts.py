@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from lens.errors import LensError
 from lens.features.card import Context
 from lens.features.store import FeatureStore
+from lens.features.tables import damage_in_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +106,11 @@ def all_excerpts(store: FeatureStore) -> Iterator[tuple[int, int, Excerpts]]:
             f"{store.folder}: made without contexts to judge by. Make it again with --set "
             "judged=40 of `python -m grok.dictionaries.index`."
         )
+    with damage_in_words(store.folder):
+        yield from _all(store)
+
+
+def _all(store: FeatureStore) -> Iterator[tuple[int, int, Excerpts]]:
     text = store.tables.ask(
         'SELECT "window", label, tokens FROM read_parquet($windows) ORDER BY "window"'
     )
