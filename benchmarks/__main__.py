@@ -19,6 +19,7 @@ CLAIMS = {
     "measures": "the time of all static measures on routers of Grok-1's size",
     "science": "every measure and null: time, memory, and the obvious way beside it",
     "live": "traces, interventions, sweeps, generation, many prompts, dispatch",
+    "features": "a route explained: account, flips and their check, graph, of 64 tokens",
     "app": "server start, page switches and reruns, seen from a browser",
     "hosted": "people at once on one and two web processes: waits, refusals, mixing, memory",
     "products": "products of 1 to 256 rows with stored weights: the chosen way beside all others",
@@ -26,7 +27,7 @@ CLAIMS = {
     "gpu": "a full-size layer on a GPU against its limits, and layers streamed to it",
     "fullsize": "a pass over a checkpoint of Grok-1's widths, 13 GB: disk, overlap, memory",
 }
-WITH_CHECKPOINT = {"live", "app", "hosted"}
+WITH_CHECKPOINT = {"live", "features", "app", "hosted"}
 # Run only when named: one writes gigabytes, the other takes a quarter of an hour.
 NAMED_ONLY = {"fullsize", "hosted"}
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="model of live, app and hosted (default: the bundled one)",
+        help="model of live, features, app and hosted (default: the bundled one)",
     )
     args, rest = parser.parse_known_args(argv)
     if args.list:

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_refused_before_anything_runs(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert (
-        "there is no 'sorting'; expected one of extraction, measures, science, live, app"
+        "there is no 'sorting'; expected one of extraction, measures, science, live, features, app"
         in shown.err
     )
 
