@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,7 @@ from grok.dictionaries.attribution.rows import Rows
 from grok.dictionaries.attribution.scores import connected, influence, most, scored, shares
 from grok.errors import GrokError
 from grok.interventions.sites import HookPoint
+from lens.features.values import as_values
 from tests.grok.dictionaries.attribution.planted import (
     PROMPT,
     WORD,
@@ -52,6 +55,8 @@ def test_the_word_that_was_planted_is_named_and_its_path_found(planted):
     assert edges[1, 0] > 0.99 * graph.values[0] > 1
     assert edges[word, 1] == pytest.approx(float(graph.values[1])) == pytest.approx(1, rel=1e-3)
     assert graph.scores.replacement > 0.9 and graph.scores.completeness_inner > 0.9
+    again = json.loads(json.dumps(as_values(graph)))
+    assert again["kinds"][:2] == ["target", "feature"] and again["asked"][0]["index"] == 3
 
 
 def test_the_feature_that_was_planted_makes_and_unmakes_the_route(planted):
