@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -10,6 +11,9 @@ from grok.checkpoints.model_files import folder_identity
 from grok.config import BUNDLED_MODEL
 from grok.serving.remote.client import RemoteModel
 from grok.serving.shared_model import SharedModel
+
+if TYPE_CHECKING:
+    from grok.planning.modes import ModePlan
 
 OnLoad = Callable[[int, int], None]
 
@@ -51,6 +55,16 @@ def remote_model(url: str, dtype: str | None = None) -> RemoteModel:
         GrokError: it cannot be reached; the next call tries anew.
     """
     return RemoteModel(url, dtype=dtype)
+
+
+@st.cache_data(max_entries=4, ttl=60, show_spinner=False)
+def remote_plan(url: str, n_tokens: int) -> ModePlan:
+    """What a pass over so many tokens takes at a server, by its own estimate.
+
+    Raises:
+        GrokError: it cannot be reached; the next call tries anew.
+    """
+    return remote_model(url).plan(n_tokens)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

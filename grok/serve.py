@@ -244,6 +244,7 @@ def _load(args: argparse.Namespace, dtype: str, tell: Callable[[int, int], objec
     from grok.architectures.families import architecture_of, open_checkpoint
     from grok.config import BUNDLED_MODEL
     from grok.errors import DeviceError
+    from grok.planning import machine
     from grok.runner.loading import device_memory, load, memory_needed
     from grok.serving.batches import Kind
     from grok.serving.shared_model import SharedModel
@@ -254,15 +255,19 @@ def _load(args: argparse.Namespace, dtype: str, tell: Callable[[int, int], objec
         if memory_needed(architecture_of(checkpoint)) > device_memory() / 4:
             raise DeviceError("There is no room here for this model twice; use bfloat16.")
     budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
-    model = SharedModel(
-        load(
-            args.checkpoint,
-            mode=args.mode,
-            dtype=dtype,
-            memory_budget=budget,
-            progress=lambda done, total: (tell(done, total), None)[1],
-        )
+    loaded = load(
+        args.checkpoint,
+        mode=args.mode,
+        dtype=dtype,
+        memory_budget=budget,
+        progress=lambda done, total: (tell(done, total), None)[1],
     )
+    rates = None
+    if loaded.mode == "streamed":  # so that `plan` knows times before somebody waits for them
+        rates = machine.rates(
+            open_checkpoint(args.checkpoint or BUNDLED_MODEL), loaded.engine.architecture
+        )
+    model = SharedModel(loaded, rates)
     if usual and not args.no_warm and not model.streamed:
         count = model.model.n_candidates(10)
         model.batches.warm([Kind(length, count) for length in WARM_LENGTHS])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from grok.experiments.patching import PatchSweep
     from grok.experiments.what_if import WhatIf
     from grok.interventions.edits import Edits
+    from grok.planning.modes import ModePlan
     from grok.runner.interfaces import Prompt
     from grok.runner.results import Generation, Step
     from grok.trace import RoutingTrace
@@ -50,6 +51,10 @@ class ServedModel(Protocol):
 
     def of(self, person: Hashable, *, background: bool = False) -> ServedModel:
         """The same model, for the calls of one person."""
+        ...
+
+    def plan(self, n_tokens: int) -> ModePlan:
+        """An estimate of what a pass over so many tokens takes where the model is."""
         ...
 
     def encode(self, prompt: Prompt) -> np.ndarray:

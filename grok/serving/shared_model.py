@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from grok.experiments.patching import PatchSweep
     from grok.experiments.what_if import WhatIf
     from grok.interventions.edits import Edits
+    from grok.planning.machine import Rates
+    from grok.planning.modes import ModePlan
     from grok.runner.interfaces import Prompt
     from grok.runner.model import Model
     from grok.runner.results import Generation, Step
@@ -51,10 +53,11 @@ class SharedModel:
         model: the loaded model; use it through the methods here.
         queue: its queue; the one of all streamed models where it is streamed.
         caller: whose calls these are; see `of`.
+        rates: of this machine, where they were measured; `plan` rests on them.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, rates: Rates | None = None) -> None:
+        self.model, self.rates = model, rates
         self.streamed = model.mode == "streamed"
         self.queue = STREAMED if self.streamed else FairQueue()
         self.caller = Caller()
@@ -94,6 +97,21 @@ class SharedModel:
     def pad_token(self) -> int | None:
         """An id that attention never reads; None for none."""
         return self.model.engine.architecture.pad_token
+
+    def plan(self, n_tokens: int) -> ModePlan:
+        """Memory of a pass over so many tokens, and its time and that of each token after it.
+
+        An estimate, without times where `rates` were not measured.
+        """
+        from grok.planning import machine, modes
+
+        plans = modes.plan(
+            self.model.engine.architecture,
+            self.rates or machine.unmeasured(),
+            n_tokens=n_tokens,
+            memory_budget=self.model.engine.layers.memory_budget or modes.DEFAULT_BUDGET,
+        )
+        return next(one for one in plans if one.mode == self.model.mode)
 
     def encode(self, prompt: Prompt) -> np.ndarray:
         """`Model.encode`."""

@@ -158,6 +158,7 @@ def test_slow_numbers_are_made_in_slices_each_of_which_is_shown(monkeypatch):
 
     monkeypatch.setattr(deferred.st, "rerun", again)
     monkeypatch.setattr(deferred, "FIRST_SLICE", 0.02)
+    monkeypatch.setattr(deferred, "MADE", deferred.Made(most_of_a_kind=3))
     made: list[int] = []
 
     def make(i: int) -> int:
@@ -181,12 +182,17 @@ def test_slow_numbers_are_made_in_slices_each_of_which_is_shown(monkeypatch):
         page()
     assert made == [0, 0, 1, 2, 3]
     assert page() == [0, 1, 2, 3]  # nothing is missing, nothing is drawn again
+    state.clear()  # another visitor, for whom all is there but what was forgotten since
+    with pytest.raises(Drawn):
+        page()
+    assert place.shares[-1] == 3 / 4
 
 
 def test_until_all_questions_are_answered_the_page_states_the_one_of_depth_alone(
     open_page, monkeypatch
 ):
     monkeypatch.setattr(Deferred, "run", lambda self, place: None)
+    monkeypatch.setattr(deferred, "MADE", deferred.Made())
     app = open_page("clustering")
     assert fine(app)
     told = app.get("popover")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,10 @@ def _tokens(model: SharedModel, prompt: Any, limits: Limits) -> np.ndarray:
             "here. Shorten it."
         )
     return tokens
+
+
+def _plan(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
+    return asdict(model.plan(body["tokens"]))
 
 
 def _edits(data: Any) -> Edits:
@@ -217,6 +222,21 @@ CALLS: Mapping[str, Call] = {
         ("tokens",),
         "{pieces, text}",
         _pieces,
+        quick=True,
+    ),
+    "plan": Call(
+        "An estimate of what a pass over so many tokens takes here; times where they are measured.",
+        {
+            "tokens": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 300_000,
+                "description": "tokens of the prompt, at least 1",
+            }
+        },
+        ("tokens",),
+        "bytes of memory and from disk, seconds, of a pass and of each token after it",
+        _plan,
         quick=True,
     ),
     "trace": Call(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from grok.experiments.patching import PatchSweep
     from grok.experiments.what_if import WhatIf
     from grok.interventions.edits import Edits
+    from grok.planning.modes import ModePlan
     from grok.runner.interfaces import Prompt
     from grok.runner.results import Generation, Step
     from grok.trace import RoutingTrace
@@ -118,6 +119,12 @@ class RemoteModel:
         return own
 
     # texts and tokens
+
+    def plan(self, n_tokens: int) -> ModePlan:
+        """An estimate of what a pass over so many tokens takes at the server."""
+        from grok.planning.modes import ModePlan
+
+        return ModePlan(**self._quick("POST", "plan", {"tokens": n_tokens}))
 
     def encode(self, prompt: Prompt) -> np.ndarray:
         """Token ids [T] of a text, or ids as they are, checked."""

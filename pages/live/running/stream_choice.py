@@ -20,7 +20,7 @@ from grok.units import duration, size
 from lens.words import fixed
 from pages.access.messages import told
 from pages.guide import tables
-from pages.live.session.shared_models import REMOTE, ModelChoice
+from pages.live.session.shared_models import REMOTE, ModelChoice, elsewhere
 from pages.shell.session_keys import SessionKey, SessionValue
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ def rates_words(choice: ModelChoice) -> str:
 
 def note(choice: ModelChoice) -> None:
     """The mode of the chosen model, the reason for it, and the cost of a prompt."""
+    if choice.streamed_there:
+        _note_of_server()
     if not choice.streamed:
         return
     budget = choice.memory_budget or memory_budget()
@@ -237,6 +239,25 @@ def note(choice: ModelChoice) -> None:
                 on_click=_measure_again,
                 help="What else ran on this machine may have made the measurement too slow.",
             )
+
+
+def _note_of_server() -> None:
+    """What a prompt costs where a server streams the model, which says so itself."""
+    from grok.cached import remote_plan
+
+    try:
+        found = remote_plan(str(elsewhere()), TYPICAL_TOKENS)
+    except GrokError as error:
+        st.caption(told(error))
+        return
+    with st.container(border=True, key="stream_note"):
+        st.markdown(
+            ":material/hard_drive: **The server that holds this model streams it from disk.** A "
+            f"prompt of {TYPICAL_TOKENS} tokens: {about(found.seconds_per_pass)}, limited by "
+            f"{found.binds}, and {size(found.read_bytes_per_pass)} read; each token that is "
+            f"written after it: {about(found.seconds_per_token)}. This is that server's estimate; "
+            "a run starts when it is asked for, and waits for those before it."
+        )
 
 
 def _measure_again() -> None:

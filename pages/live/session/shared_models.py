@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -51,6 +51,7 @@ class ModelChoice:
         memory_budget: bytes that a streamed one may take.
         why: why it is streamed.
         person: who asks, so that all people have their turns.
+        streamed_there: whether the server that holds it reads the weights for every pass.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelChoice:
     memory_budget: int | None = None
     why: str = ""
     person: str | None = None
+    streamed_there: bool = False
 
     @property
     def architecture(self) -> Architecture:
@@ -129,7 +131,7 @@ def _of_server(url: str, person: str | None) -> dict[str, ModelChoice]:
                 name, path = known, folder
                 break
     choice = ModelChoice(name, path, model.config, model.has_tokenizer, REMOTE, person=person)
-    return {REMOTE: choice}
+    return {REMOTE: replace(choice, streamed_there=model.streamed)}
 
 
 def check_may_run(choice: ModelChoice) -> None:

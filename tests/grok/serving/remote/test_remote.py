@@ -160,6 +160,8 @@ def test_every_call_gives_what_the_model_gives_in_its_own_process(remote, tiny3,
     assert remote.config.d_ff == own.config.d_ff and not remote.streamed
     assert remote.encode(PROMPT).tolist() == PROMPT
     assert (remote.pieces(PROMPT), remote.text(PROMPT)) == (own.pieces(PROMPT), own.text(PROMPT))
+    planned = [(m.plan(64).mode, m.plan(64).memory_bytes) for m in (remote, own)]
+    assert planned[0] == planned[1] and planned[0][1] > 0
     close(remote.trace(PROMPT, candidates=3), own.trace(PROMPT, candidates=3))
     close(remote.trace(PROMPT, edits=change), own.trace(PROMPT, edits=change))
     for got, wanted in zip(*(m.trace_all([PROMPT, [9] * 20]) for m in (remote, own)), strict=True):
@@ -308,6 +310,10 @@ def test_the_live_page_runs_prompts_there(server, open_page, monkeypatch):
     assert trace.settings["dtype"] == "bfloat16"
     close(trace, RemoteModel(server.url, TOKEN).trace([5, 17, 3]))
     assert server.figure("grok_lens_model_calls_total") > before + 1
+    with monkeypatch.context() as streamed:
+        streamed.setattr(cached.remote_model(server.url), "streamed", True)
+        told = [one.value for one in app.run().markdown]
+    assert any("streams it from disk" in one and "A prompt of 64 tokens" in one for one in told)
     server.kill_worker()
     app.text_area(key="prompt").set_value("9, 8, 7")
     next(button for button in app.button if button.label == "Run").click().run()
