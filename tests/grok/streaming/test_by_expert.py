@@ -137,6 +137,7 @@ def test_an_expert_that_is_damaged_is_refused_when_it_is_read(tmp_path):
         ({"quantization_config": {"quant_method": "awq"}}, "quant_method: found 'awq'"),
         ({"eos_token_id": [10**6]}, "eos_token_id"),
         ({"rms_norm_eps": -1}, "rms_norm_eps: found -1; expected a number above 0"),
+        ({"head_dim": None, "num_attention_heads": 10**6}, "num_attention_heads: found 1000000"),
     ],
 )
 def test_a_config_that_is_not_supported_or_lies_is_refused_by_name(tmp_path, change, says):

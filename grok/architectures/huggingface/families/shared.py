@@ -70,10 +70,15 @@ def heads(settings: Settings, *, kv_heads: int | None = None, **more: Any) -> At
         settings: the config.
         kv_heads: where it does not say; None: one for each query head.
         more: other fields of `Attention`.
+
+    Raises:
+        ConfigError: heads would have no size.
     """
-    n_heads = settings.whole("num_attention_heads")
+    width = settings.whole("hidden_size")
+    most = {} if settings.has("head_dim") else {"most": width}  # each head takes a part of it
+    n_heads = settings.whole("num_attention_heads", **most)
     n_kv_heads = settings.whole("num_key_value_heads", default=kv_heads or n_heads)
-    d_head = settings.whole("head_dim", default=settings.whole("hidden_size") // n_heads)
+    d_head = settings.whole("head_dim", default=width // n_heads)
     return Attention(n_heads, n_kv_heads, d_head, **{"scale": d_head**-0.5, **more})
 
 
