@@ -23,13 +23,14 @@ CLAIMS = {
     "app": "server start, page switches and reruns, seen from a browser",
     "hosted": "people at once on one and two web processes: waits, refusals, mixing, memory",
     "products": "products of 1 to 256 rows with stored weights: the chosen way beside all others",
+    "families": "models of other families beside transformers: time, memory, the disk's rate",
     "hub": "requests and bytes that routers cost from the Hub, counted by a local server",
     "gpu": "a full-size layer on a GPU against its limits, and layers streamed to it",
     "fullsize": "a pass over a checkpoint of Grok-1's widths, 13 GB: disk, overlap, memory",
 }
 WITH_CHECKPOINT = {"live", "features", "app", "hosted"}
-# Run only when named: one writes gigabytes, the other takes a quarter of an hour.
-NAMED_ONLY = {"fullsize", "hosted"}
+# Run only when named: two write gigabytes, one takes a quarter of an hour.
+NAMED_ONLY = {"fullsize", "families", "hosted"}
 
 
 def listing() -> str:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="default: all but fullsize and hosted"
+        "names", nargs="*", metavar="NAME", help="default: all but fullsize, families and hosted"
     )
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument(

@@ -13,6 +13,7 @@ from grok.errors import GrokError, PromptError
 from grok.runner.sampling import check_sampling
 
 if TYPE_CHECKING:
+    from grok.engine.interfaces import LayerFigures
     from grok.engine.progress import PassProgress
     from grok.planning.modes import Decision
     from grok.trace import RoutingTrace
@@ -124,6 +125,7 @@ def _run(args: argparse.Namespace, prompt: str | list[int]) -> None:
                 seed=args.seed,
             )
             trace, text = generation.trace, generation.text
+    _kept_experts(model.last_pass)
     config = model.config
     print(
         f"{model.name}: {config.n_layers} layers, {config.n_experts} experts, "
@@ -162,6 +164,17 @@ def _layers(progress: PassProgress) -> None:
         print(f"\r{text:<70}", end=end, file=sys.stderr, flush=True)
     elif progress.fraction == 1:
         print(text, file=sys.stderr)
+
+
+def _kept_experts(figures: Sequence[LayerFigures] | None) -> None:
+    """A line on the experts of the last pass, where they are read one by one."""
+    hits = sum(one.hits for one in figures or ())
+    misses = sum(one.misses for one in figures or ())
+    if hits + misses:
+        print(
+            f"experts of the last pass: {hits:,} were in memory, {misses:,} were read",
+            file=sys.stderr,
+        )
 
 
 def _table(trace: RoutingTrace) -> str:

@@ -295,11 +295,11 @@ def streamed_bytes(architecture: Architecture, budget: int, n_tokens: int) -> in
     return PROCESS + parts.working + parts.n_buffers * (parts.piece_bytes + 2 * BLOCK)
 
 
-def most_rows(architecture: Architecture, budget: int) -> int:
-    """The most rows that a streamed pass without logits can have within a budget."""
+def most_rows(architecture: Architecture, budget: int, *, logits: bool = False) -> int:
+    """The most rows that a streamed pass can have within a budget."""
     if architecture.by_expert:
-        return most_expert_rows(architecture, budget, largest_piece(architecture))
-    return most_tokens(architecture, budget, logits=False)
+        return most_expert_rows(architecture, budget, largest_piece(architecture), logits=logits)
+    return most_tokens(architecture, budget, logits=logits)
 
 
 def _smallest(architecture: Architecture, n_tokens: int) -> int:

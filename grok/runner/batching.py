@@ -51,9 +51,9 @@ def room(architecture: Architecture, budget: int | None) -> int:
     """Padded tokens that a pass with logits may have under a memory budget; None: no budget."""
     if budget is None:
         return PASS_TOKENS
-    from grok.streaming.host_memory import most_tokens
+    from grok.planning.modes import most_rows
 
-    return min(PASS_TOKENS, most_tokens(architecture, budget))
+    return min(PASS_TOKENS, most_rows(architecture, budget, logits=True))
 
 
 def read_together(

@@ -146,15 +146,20 @@ def expert_sizes(
 
 
 def most_expert_rows(
-    architecture: Architecture, budget: int, piece_bytes: int, kept_bytes: int = 0
+    architecture: Architecture,
+    budget: int,
+    piece_bytes: int,
+    kept_bytes: int = 0,
+    *,
+    logits: bool = False,
 ) -> int:
-    """Rows that a pass without logits can have within a budget, of which each keeps so many
-    bytes; 0 when not even one."""
+    """Rows that a pass can have within a budget, of which each keeps so many bytes; 0 when not
+    even one."""
     low, high = 0, 1 << 24
     while low < high:
         middle = (low + high + 1) // 2
         least = smallest_expert_budget(
-            architecture, piece_bytes, middle, logits=False, kept_bytes=middle * kept_bytes
+            architecture, piece_bytes, middle, logits=logits, kept_bytes=middle * kept_bytes
         )
         low, high = (middle, high) if least <= budget else (low, middle - 1)
     return low

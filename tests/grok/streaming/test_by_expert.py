@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import grok
+from grok import run
 from grok.errors import CheckpointError, ConfigError, DeviceError
+from grok.streaming.by_expert import layers
 from grok.streaming.by_expert.cache import ExpertCache
+from grok.streaming.read_ahead import ReadAhead
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "huggingface"
 BUDGET = 2_500_000_000
@@ -40,6 +45,61 @@ def test_one_token_reads_the_fixed_parts_and_its_own_experts(model):
     assert [(one.hits, one.misses) for one in figures] == [(0, 3)] * 3
     fixed = {one.bytes_read - 3 * expert_bytes(model) for one in figures}
     assert len(fixed) == 1 and 0 < fixed.pop()
+
+
+def stored_bytes(layer, experts):
+    """Of a layer's fixed tensors and of some experts' in the file."""
+    found = 0
+    for name, tensor in load_file(DATA / "qwen3_moe" / "model.safetensors").items():
+        if name.startswith(f"model.layers.{layer}."):
+            own = name.partition(".experts.")[2]
+            found += tensor.nbytes if not own or int(own.split(".")[0]) in experts else 0
+    return found
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 33])
+def test_bytes_read_are_those_of_what_was_chosen_and_not_held(model, n_tokens):
+    held = [set(), set(), set()]
+    for first in (5, 40):
+        found = model.run_one(np.arange(first, first + n_tokens, dtype=np.int32))
+        for one in model.last_pass:
+            chosen = set(found.experts[one.layer, 0, :n_tokens].ravel().tolist())
+            new = chosen - held[one.layer]
+            assert one.bytes_read == stored_bytes(one.layer, new)
+            assert (one.hits, one.misses) == (len(chosen) - len(new), len(new))
+            held[one.layer] |= chosen
+
+
+def test_the_next_expert_is_read_while_one_is_computed(monkeypatch, model):
+    readers, compute = [], layers._expert_rows
+
+    class Seen(ReadAhead):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            readers.append(self)
+
+    def waiting(*args):
+        wanted = stored_bytes(0, []) + min(3, len(calls) + 2) * expert_bytes(model)
+        calls.append(wanted)
+        until = time.monotonic() + 30
+        while readers[0].bytes_read < wanted and time.monotonic() < until:
+            time.sleep(0.001)
+        assert readers[0].bytes_read >= wanted
+        return compute(*args)
+
+    calls = []
+    monkeypatch.setattr(layers, "ReadAhead", Seen)
+    monkeypatch.setattr(layers, "_expert_rows", waiting)
+    model.run_one(TOKEN)
+    assert len(calls) == 9
+
+
+def test_the_command_says_which_experts_were_in_memory(capsys):
+    asked = ["--tokens", "5,6", "--max-new-tokens", "2", "--dtype", "float32"]
+    budget = ["--mode", "streamed", "--memory-budget", "2.5"]
+    assert run.main(["--checkpoint", str(DATA / "qwen3_moe"), *asked, *budget]) == 0
+    said = re.search(r"last pass: (\d+) were in memory, (\d+) were read", capsys.readouterr().err)
+    assert said and int(said[1]) + int(said[2]) == 9
 
 
 def test_what_was_read_is_not_read_again_while_there_is_room(model):
