@@ -13,7 +13,6 @@ Axes: B sequences, T tokens, N token rows of all batches, K experts a token, D d
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +30,7 @@ from grok.streaming.experts import Matrix, Rows, expert_pieces, mixture
 from grok.streaming.half_layer import HalfLayer, same_k
 from grok.streaming.host_memory import Sizes, most_tokens, sizes, smallest_budget
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
+from grok.streaming.taken import Taken
 
 # Up to this many rows only the chosen experts are read.
 FEW_ROWS = 3
@@ -127,8 +127,7 @@ class _Walk:
     ) -> None:
         self._layers, self._reader, self._few = layers, reader, few
         self._unused, self._watch = unused, watch
-        self._waited = 0.0
-        self._own_bytes, self._own_seconds = 0, 0.0  # of the layer that is computed
+        self._taken = Taken(reader, unused)
         layers.last_pass = []
         last = layers.architecture.config.n_layers
         if few:
@@ -141,8 +140,7 @@ class _Walk:
         return self._reader.bytes_read
 
     def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
-        began, waited = time.perf_counter(), self._waited
-        self._own_bytes, self._own_seconds = 0, 0.0
+        self._taken.begin()
         params, matrices = self._weights(layer)
         halves = [
             HalfLayer(self._layers.architecture, self._layers.dtype, params, part) for part in parts
@@ -158,17 +156,7 @@ class _Walk:
             done = half.finished(out[first : first + len(own)])
             first += len(own)
             yield done
-        seconds, waited = time.perf_counter() - began, self._waited - waited
-        self._layers.last_pass.append(
-            LayerFigures(
-                layer,
-                self._own_bytes,
-                self._own_seconds,
-                seconds - waited,
-                waited,
-                seconds,
-            )
-        )
+        self._layers.last_pass.append(self._taken.figures(layer))
 
     # reading
 
@@ -203,20 +191,6 @@ class _Walk:
     def _specs(self, layer: int) -> dict[str, TensorSpec]:
         return {spec.leaf: spec for spec in self._layers.architecture.layer_specs(layer)}
 
-    def _take(self, key: Any) -> Filled:
-        """The piece of this key; pieces of experts that nobody chose are passed over."""
-        began = time.perf_counter()
-        while True:
-            filled = self._reader.take()
-            if filled.piece.key == key:
-                self._waited += time.perf_counter() - began
-                self._own_bytes += filled.piece.n_bytes
-                self._own_seconds += filled.seconds
-                return filled
-            if not (isinstance(filled.piece.key, Rows) and filled.piece.key[:2] in self._unused):
-                raise AssertionError(f"{filled.piece.key} came where {key} was due")
-            self._reader.give(filled)
-
     def _weights(self, layer: int) -> tuple[dict[str, Any], dict[str, Matrix]]:
         """A layer's small weights on the device, and its experts' scales."""
         layers = self._layers
@@ -231,7 +205,7 @@ class _Walk:
                 continue
             scales = None
             if tensor.scales is not None:
-                filled = self._take((layer, spec.names[0]))
+                filled = self._taken.piece((layer, spec.names[0]))
                 scales = _array(filled, tensor.scales, filled.piece.offset).astype(np.float32)
                 check_finite(tensor.file, spec.names[0], scales)
                 self._reader.give(filled)
@@ -241,7 +215,7 @@ class _Walk:
     def _weight(self, layer: int, spec: TensorSpec, name: str) -> Any:
         """A tensor of a layer's small weights, as the program uses it."""
         tensor = self._layers.tensors[name]
-        filled = self._take((layer, name))
+        filled = self._taken.piece((layer, name))
         start = filled.piece.offset
         weight: Any = _array(filled, tensor.weight, start)
         floats = weight
@@ -276,7 +250,7 @@ class _Walk:
 
         def pieces(expert: int, leaf: str) -> Iterator[Filled]:
             for piece in self._of_matrix(layer, expert, leaf):
-                filled = self._take(piece.key)
+                filled = self._taken.piece(piece.key)
                 try:
                     yield filled
                 finally:

@@ -12,7 +12,6 @@ Axes: N token rows of all batches, C rows of one expert, K experts a token, D d_
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,9 +32,10 @@ from grok.engine.progress import Watch
 from grok.engine.sharding import dispatch_over, put_on_devices
 from grok.streaming.by_expert.cache import ExpertCache
 from grok.streaming.by_expert.memory import NEARLY_ALL, expert_sizes, most_expert_rows
-from grok.streaming.by_expert.pieces import Slice, layer_pieces
+from grok.streaming.by_expert.pieces import layer_pieces
 from grok.streaming.half_layer import HalfLayer, same_k
-from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
+from grok.streaming.read_ahead import Buffers, Piece, ReadAhead
+from grok.streaming.taken import Taken
 
 DIRECT_BYTES = 4 * 2**30
 
@@ -140,7 +140,7 @@ class _Walk:
     ) -> None:
         self._layers, self._reader, self._few = layers, reader, few
         self._unused, self._watch = unused, watch
-        self._waited, self._own_bytes, self._own_seconds = 0.0, 0, 0.0
+        self._taken = Taken(reader, unused)
         self._dispatch = dispatch_over(layers.mesh)
         layers.last_pass = []
         last = layers.architecture.config.n_layers
@@ -156,9 +156,8 @@ class _Walk:
 
     def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
         layers = self._layers
-        began, waited = time.perf_counter(), self._waited
         hits, misses = layers.cache.hits, layers.cache.misses
-        self._own_bytes, self._own_seconds = 0, 0.0
+        self._taken.begin()
         architecture = layers.architecture.at(layer)
         specs = [spec for spec in architecture.layer_specs(layer) if not spec.per_expert]
         params = {
@@ -185,19 +184,8 @@ class _Walk:
                         part.keep,
                     )
                 )
-        seconds, waited = time.perf_counter() - began, self._waited - waited
-        layers.last_pass.append(
-            LayerFigures(
-                layer,
-                self._own_bytes,
-                self._own_seconds,
-                seconds - waited,
-                waited,
-                seconds,
-                layers.cache.hits - hits,
-                layers.cache.misses - misses,
-            )
-        )
+        found = self._taken.figures(layer, layers.cache.hits - hits, layers.cache.misses - misses)
+        layers.last_pass.append(found)
 
     # reading
 
@@ -226,20 +214,6 @@ class _Walk:
         if layer + 1 < self._layers.architecture.config.n_layers:
             self._reader.ask(self._fixed(layer + 1))
 
-    def _take(self, key: Slice) -> Filled:
-        """The piece of this key; those of experts that nobody chose are passed over."""
-        began = time.perf_counter()
-        while True:
-            filled = self._reader.take()
-            if filled.piece.key == key:
-                self._waited += time.perf_counter() - began
-                self._own_bytes += filled.piece.n_bytes
-                self._own_seconds += filled.seconds
-                return filled
-            if filled.piece.key[:2] not in self._unused:
-                raise AssertionError(f"{filled.piece.key} came where {key} was due")
-            self._reader.give(filled)
-
     def _read(self, layer: int, expert: int, spec: TensorSpec) -> Any:
         """A parameter, or one expert's, as the program uses it; quantized as it is stored.
 
@@ -248,7 +222,7 @@ class _Walk:
         """
         arrays = []
         for piece in self._layers.pieces[layer][expert, spec.leaf]:
-            filled = self._take(piece.key)
+            filled = self._taken.piece(piece.key)
             where = piece.tensor.weight
             sliced = spec.per_expert and len(spec.names) == 1
             shape = where.shape[1:] if sliced else where.shape
