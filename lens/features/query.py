@@ -154,7 +154,7 @@ class _Statement:
             return
         self._join("JOIN", "routes", "r")
         self._where.append("r.layer = $to_layer AND r.expert = $to_expert")
-        self._where.append(f"r.{query.by} IS NOT NULL")
+        self._where.append(f"r.{query.by} IS NOT NULL AND NOT isnan(r.{query.by})")
         if query.by == "excess":
             self._where.append("r.log10_q <= log10(0.05)")
         self._own = f"r.{query.by}"

@@ -14,6 +14,7 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "experts": ("Experts", ":material/hub:"),
     "layers": ("Layers", ":material/grid_on:"),
     "clustering": ("Clustering", ":material/account_tree:"),
+    "features": ("Features", ":material/scatter_plot:"),
 }
 """Title and icon of each page, in their order; the first one has no name in its address."""
 
@@ -66,6 +67,14 @@ NAMES: Mapping[str, str] = {
     "listening": "map of what experts listen to",
     "vocab": "token id",
     "reading": "what the map of one token shows",
+    # Features
+    "dictionary": "dictionary that the features are of",
+    "find": "what features are searched by",
+    "by": "what features of an expert are ranked by",
+    "of_layer": "layer whose features are listed",
+    "sort": "order of the features",
+    "feature": "the feature, as its group and number",
+    "about": "tab of a feature",
     # Live routing
     "mode": "mode of the page",
     "model": "model that runs prompts",

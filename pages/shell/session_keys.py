@@ -69,6 +69,9 @@ class SessionKey(StrEnum):
     TOKEN_MATCHES = "vocabulary_matches"  # tokens that the search found
     TOKEN_NOTICE = "vocabulary_notice"  # why the search found none
 
+    # features
+    FEATURE_WORD = "feature_word"  # the word that features were searched by last
+
     # two router sets
     SECOND_ROUTERS = "second_routers"  # the set that was opened to compare with
     SECOND_PROBLEM = "second_problem"  # why the file opened for it was refused

@@ -1,0 +1,1 @@
+"""Parts of the Features page: databases at hand, search, the card of one feature."""
