@@ -90,7 +90,7 @@ def headline(store: FeatureStore | None) -> list[Finding] | str:
     return [sending(store)]
 
 
-@st.fragment(key=PART)
+@parts.part(key=PART)
 def found_and_card(routers: RouterSet, store: FeatureStore) -> None:
     """The search at the left, the feature at the right: drawn alone when another is chosen."""
     left, right = st.columns([1, 1], gap="medium")

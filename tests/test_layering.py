@@ -25,12 +25,13 @@ PACKAGES = ("grok", "lens", "pages")
 ORDER = """
 app.py
 
-pages/overview.py pages/layers.py pages/experts.py pages/clustering.py pages/live_routing.py
+pages/overview.py pages/layers.py pages/experts.py pages/clustering.py pages/features.py
+pages/live_routing.py
 pages/live/compare pages/live/what_if pages/live/generate pages/live/many
 pages/live/one_trace
 pages/live/running
 pages/live/session
-pages/exports pages/expert_views
+pages/exports pages/expert_views pages/feature_views
 pages/trees pages/vocabulary pages/layer_views pages/overview_views pages/notes
 pages/hosting pages/guide
 pages/shell

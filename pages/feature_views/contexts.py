@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lens.escaping import as_html
 from lens.features.card import Context
+from lens.words import fixed, significant
 
 STYLE = (
     "<style>ul.feature-contexts{margin:0!important;padding:0!important;list-style:none;"
@@ -34,9 +35,9 @@ def _line(context: Context, largest: float) -> str:
             text = f"<b>{text}</b>"
         if value > 0:
             alpha = 0.12 + 0.6 * min(1.0, float(value) / max(largest, 1e-30))
-            title = f"strength {value:.2f}"
+            title = f"strength {significant(float(value))}"
             text = (
-                f'<span style="background:rgba(230,159,0,{alpha:.2f})" title="{title}">'
+                f'<span style="background:rgba(230,159,0,{fixed(alpha, 2)})" title="{title}">'
                 f"{text}</span>"
             )
         parts.append(text)

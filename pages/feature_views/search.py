@@ -27,7 +27,7 @@ WAYS: Mapping[str, str] = {
     "word": "By word",
     "next": "By next word",
 }
-BY: Mapping[str, str] = {"push": "what they add", "excess": "where their tokens go"}
+BY: Mapping[str, str] = {"excess": "where their tokens go", "push": "what they add"}
 SORTS: Mapping[str, str] = {
     "rate": "most active",
     "excess": "beyond their words",
@@ -95,11 +95,11 @@ def of_expert(routers: RouterSet) -> FeatureQuery:
         "by",
         "Ranked by",
         list(BY),
-        "push",
+        "excess",
         shown=BY.__getitem__,
-        help="What they add: to the expert's logit, where active, with the norm's scale held. "
-        "Where their tokens go: how much oftener than the same words in the same kinds of "
-        "text, beyond chance.",
+        help="Where their tokens go: how much oftener there than the same words in the same kinds "
+        "of text, beyond chance. What they add: to the expert's logit, where active, with the "
+        "norm's scale held; of layers before the expert's alone.",
     )
     return FeatureQuery(expert=(int(labels[row].removeprefix("L")), expert), by=by)
 

@@ -22,6 +22,7 @@ from lens.figures import printing
 from lens.glossary import unmarked
 from lens.routers.router_set import RouterSet
 from lens.storage.expert_notes import FOLDER_VARIABLE
+from pages.feature_views import source
 from pages.live.running import preload
 from pages.shell import data_source, downloads
 from pages.trees import chance as tree_chance
@@ -32,6 +33,7 @@ TITLES = {
     "layers": "Layers",
     "experts": "Experts",
     "clustering": "Clustering",
+    "features": "Features",
     "live_routing": "Live routing",
 }
 PATIENCE = 300  # seconds that a busy machine may take for a page
@@ -46,6 +48,7 @@ def bundled_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(preload.VARIABLE, "off")
     monkeypatch.delenv(data_source.ROUTERS_VARIABLE, raising=False)
     monkeypatch.delenv(data_source.CHECKPOINT_VARIABLE, raising=False)
+    monkeypatch.delenv(source.FEATURES_VARIABLE, raising=False)
     monkeypatch.setattr(sys, "argv", ["app.py"])
 
 

@@ -20,7 +20,7 @@ def made(n_layers: int, n_experts: int = 6, top_k: int = 2) -> RouterSet:
 SETS = {"bundled": None, "noise": made(9), "one layer": made(1), "three layers": made(3)}
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, "features"])
 @pytest.mark.parametrize("kind", SETS)
 def test_a_headline_is_short_and_has_no_symbol_and_no_p_value(open_page, name, kind):
     routers = SETS[kind]

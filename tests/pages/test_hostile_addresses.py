@@ -10,7 +10,7 @@ from pages.shell.link_names import NAMES, OF_EVERY_LINK
 from tests.fuzz.guard import budget, rounds
 from tests.fuzz.material import words
 
-PAGES = ("overview", "layers", "experts", "clustering", "live_routing")
+PAGES = ("overview", "layers", "experts", "clustering", "features", "live_routing")
 # A link may have the model run an example; here only what an address says is looked at.
 READ = sorted((set(NAMES) | set(OF_EVERY_LINK)) - {"example"})
 SAID = [

@@ -23,7 +23,7 @@ from pages.shell.layout import QUESTION_VIEWS
 pytestmark = pytest.mark.usefixtures("few_drawn_sets")
 
 APP = str(Path(__file__).resolve().parents[2] / "app.py")
-PAGES = ("overview", "layers", "experts", "clustering", "live_routing")
+PAGES = ("overview", "layers", "experts", "clustering", "features", "live_routing")
 TABS = ("table", "within", "chains", "by_index", "classic", "load")
 
 

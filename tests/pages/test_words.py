@@ -17,6 +17,7 @@ PAGES = (
     ("layers", {}),
     ("experts", {}),
     ("clustering", {}),
+    ("features", {}),
     *(
         ("live_routing", {"mode": mode})
         for mode in ("inspect", "compare", "what_if", "generate", "many")
