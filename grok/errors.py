@@ -48,3 +48,18 @@ class InterventionError(GrokError):
 def plain(text: str, limit: int) -> str:
     """Text from a file without what could act as markup where a message is shown."""
     return "".join(c if c.isalnum() or c in " _.,-" else "?" for c in text[:limit])
+
+
+def check_unicode(prompt: str) -> None:
+    """Check that a prompt is text.
+
+    Raises:
+        PromptError: it holds half a surrogate pair, which is no Unicode text.
+    """
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"The prompt's character {error.start} is half of a surrogate pair and not "
+            "valid Unicode. Remove it."
+        ) from None

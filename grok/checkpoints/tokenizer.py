@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from grok.errors import PromptError, TokenizerError, plain
+from grok.errors import TokenizerError, check_unicode, plain
 
 
 class Tokenizer(Protocol):
@@ -92,13 +92,7 @@ class PieceTokenizer:
         Raises:
             PromptError: the text holds half a surrogate pair, which is no Unicode text.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"The prompt's character {error.start} is half of a surrogate pair and not "
-                "valid Unicode. Remove it."
-            ) from None
+        check_unicode(text)
         return np.asarray(self._model.encode(text), dtype=np.int32)
 
     def piece(self, token: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from grok.errors import PromptError, TokenizerError, plain
+from grok.errors import TokenizerError, check_unicode, plain
 
 MAX_BYTES = 2**27  # the largest published ones have some 30 MB
 SPACE = "▁"  # how a space is shown, as SentencePiece does
@@ -59,13 +59,7 @@ class JsonTokenizer:
         Raises:
             PromptError: the text holds half a surrogate pair, which is no Unicode text.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"The prompt's character {error.start} is half of a surrogate pair and not "
-                "valid Unicode. Remove it."
-            ) from None
+        check_unicode(text)
         return np.asarray(self._model.encode(text).ids, dtype=np.int32)
 
     def piece(self, token: int) -> str:

@@ -126,6 +126,21 @@ def least_piece(architecture: Architecture) -> int:
     return max(small_bytes(architecture), 4 * config.d_ff, 4 * config.d_model)
 
 
+def check_budget(budget: int, least: int, what: str, n_tokens: int) -> None:
+    """Check that `what` of a model can be streamed for so many tokens with a budget.
+
+    Raises:
+        DeviceError: it is less than the least; the smallest that works is named.
+    """
+    if budget < least:
+        enough = math.ceil(least / 1e7) / 100  # GB; rounded down it would be refused again
+        raise DeviceError(
+            f"A memory budget of {budget / 1e9:.2f} GB is too small to stream this model's {what} "
+            f"for {n_tokens:,} tokens; the smallest that works is {enough:.2f} GB "
+            f"({least:,} bytes). Raise the memory budget, or run fewer tokens at once."
+        )
+
+
 def sizes(
     architecture: Architecture,
     budget: int = DEFAULT_BUDGET,
@@ -141,13 +156,7 @@ def sizes(
     """
     n_tokens = usual_tokens(architecture.config) if n_tokens is None else n_tokens
     least = smallest_budget(architecture, n_tokens, logits=logits, kept_bytes=kept_bytes)
-    if budget < least:
-        enough = math.ceil(least / 1e7) / 100  # GB; rounded down it would be refused again
-        raise DeviceError(
-            f"A memory budget of {budget / 1e9:.2f} GB is too small to stream this model's layers "
-            f"for {n_tokens:,} tokens; the smallest that works is {enough:.2f} GB "
-            f"({least:,} bytes). Raise the memory budget, or run fewer tokens at once."
-        )
+    check_budget(budget, least, "layers", n_tokens)
     working = working_bytes(architecture, n_tokens, logits=logits, kept_bytes=kept_bytes)
     left = budget - PROCESS - working
     specs = architecture.layer_specs(

@@ -52,8 +52,17 @@ class ExpertCache:
         room = self.max_bytes - self.n_bytes
         if size > self.max_bytes or (size > room and not evict):
             return
-        while self.n_bytes + size > self.max_bytes:
-            _, (_, freed) = self._held.popitem(last=False)
-            self.n_bytes -= freed
+        self._let_go(self.max_bytes - size)
         self._held[key] = weights, size
         self.n_bytes += size
+
+    def resize(self, max_bytes: int) -> None:
+        """Hold at most so much from now on: what was not used for longest goes at once."""
+        self.max_bytes = max_bytes
+        self._let_go(max_bytes)
+
+    def _let_go(self, most: int) -> None:
+        """Let go of what was not used for longest until at most so many bytes are held."""
+        while self._held and self.n_bytes > most:
+            _, (_, freed) = self._held.popitem(last=False)
+            self.n_bytes -= freed

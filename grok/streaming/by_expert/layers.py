@@ -114,7 +114,7 @@ class ExpertLayers:
         config = self.architecture.config
         share = 1 - (1 - config.top_k / config.n_experts) ** n_rows
         with self._one_walk:
-            self.cache.max_bytes = spent.cache
+            self.cache.resize(spent.cache)
             unused: set[tuple[int, int]] = set()
 
             def unwanted(piece: Piece) -> bool:

@@ -7,16 +7,15 @@ what is left keeps experts from pass to pass.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grok.errors import DeviceError
 from grok.streaming.host_memory import (
     BLOCKS_OF_TABLE,
     HELD_LOGITS,
     PROCESS,
     ROWS_OF_TABLE,
+    check_budget,
     usual_tokens,
 )
 from grok.streaming.read_ahead import BLOCK
@@ -132,13 +131,7 @@ def expert_sizes(
     least = smallest_expert_budget(
         architecture, piece_bytes, n_tokens, logits=logits, kept_bytes=kept_bytes
     )
-    if budget < least:
-        enough = math.ceil(least / 1e7) / 100  # GB; rounded down it would be refused again
-        raise DeviceError(
-            f"A memory budget of {budget / 1e9:.2f} GB is too small to stream this model's experts "
-            f"for {n_tokens:,} tokens; the smallest that works is {enough:.2f} GB "
-            f"({least:,} bytes). Raise the memory budget, or run fewer tokens at once."
-        )
+    check_budget(budget, least, "experts", n_tokens)
     left = budget - least
     buffer = piece_bytes + 2 * BLOCK
     more = min(MOST_BUFFERS - LEAST_BUFFERS, left // BUFFER_SHARE // buffer)

@@ -216,3 +216,18 @@ def test_scales_that_do_not_fit_are_refused(tmp_path):
     file.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="one for each block of 16 × 32"):
         grok.load(folder, mode="resident", dtype="float32")
+
+
+def test_a_cache_that_is_made_smaller_lets_go_of_what_was_not_used_for_longest():
+    cache = ExpertCache(30)
+    for expert in range(3):
+        cache.put((0, expert), np.zeros(10, np.int8))
+    cache.get((0, 0))
+    cache.resize(19)
+    assert cache.n_bytes == 10 and (0, 0) in cache
+    assert (0, 1) not in cache and (0, 2) not in cache
+    cache.put((0, 1), np.zeros(10, np.int8), evict=False)
+    assert (0, 1) not in cache  # there is no room for it
+    cache.resize(20)
+    cache.put((0, 1), np.zeros(10, np.int8), evict=False)
+    assert cache.n_bytes == 20
