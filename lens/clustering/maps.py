@@ -5,8 +5,10 @@ Axes: layer (L), dim (the map's 2 or 3 dimensions).
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -218,8 +220,7 @@ def _umap(
         # every fit with given distances that it could not map new points.
         warnings.filterwarnings("ignore", message="Tensorflow not installed")
         warnings.filterwarnings("ignore", message="using precomputed metric")
-        from umap import UMAP
-
+        UMAP = _umap_of_distances()
         few = len(distances) <= dims + 1  # too few for its spectral start
         model = UMAP(
             n_components=dims,
@@ -231,6 +232,33 @@ def _umap(
             n_jobs=1,
         )
         return np.asarray(model.fit_transform(distances), dtype=np.float64)
+
+
+# What UMAP imports of its search for neighbours among points.
+_SEARCH: dict[str, dict[str, Any]] = {
+    "pynndescent": {"NNDescent": object},
+    "pynndescent.distances": {"named_distances": {}},
+    "pynndescent.sparse": {"sparse_named_distances": {}},
+}
+
+
+def _umap_of_distances() -> Any:
+    """`umap.UMAP` without its search for neighbours, which given distances never ask.
+
+    Compiling that search is half of the time to the first map: 13 s of 26.
+    """
+    if "umap" not in sys.modules and "pynndescent" not in sys.modules:
+        for name, holds in _SEARCH.items():
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__dict__.update(holds)
+        try:
+            import umap
+        finally:
+            for name in _SEARCH:
+                sys.modules.pop(name, None)
+    import umap
+
+    return umap.UMAP
 
 
 def trust_neighbours(n_layers: int) -> int:
