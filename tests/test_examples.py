@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,9 @@ SAYS = {
     r"Choices equal to the resident model's: (?:100\.0|99\.\d)%",
 }
 
+# These run on a small model without a tokenizer too: one reads routers alone, one runs a prompt.
+ON_ANY_MODEL = ("routers_quickstart", "trace_prompt")
+OTHERS = [name for name in SAYS if name not in ON_ANY_MODEL]
 
 # All examples one after another, each as `python -m examples.NAME` would run it.
 RUN = """
@@ -62,10 +66,10 @@ print(json.dumps(found))
 """
 
 
-def outputs(*arguments: str) -> dict[str, tuple[str, str]]:
-    """What every example prints with these arguments, and its error; one process for all."""
+def outputs(names: Iterable[str], *arguments: str) -> dict[str, tuple[str, str]]:
+    """What examples print with these arguments, and their errors; one process for all."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps([list(SAYS), arguments])],
+        [sys.executable, "-c", RUN, json.dumps([list(names), arguments])],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -77,12 +81,17 @@ def outputs(*arguments: str) -> dict[str, tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def on_a_small_model() -> dict[str, tuple[str, str]]:
-    return outputs("--checkpoint", str(SMALL))
+    return outputs(ON_ANY_MODEL, "--checkpoint", str(SMALL))
+
+
+@pytest.fixture(scope="module")
+def others_on_a_small_model() -> dict[str, tuple[str, str]]:
+    return outputs(OTHERS, "--checkpoint", str(SMALL))
 
 
 @pytest.fixture(scope="module")
 def without_arguments() -> dict[str, tuple[str, str]]:
-    return outputs()
+    return outputs(SAYS)
 
 
 def test_every_example_is_tested() -> None:
@@ -90,11 +99,25 @@ def test_every_example_is_tested() -> None:
     assert files == set(SAYS)
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize("name", ON_ANY_MODEL)
 def test_example_prints_its_finding_beside_chance_on_a_small_model(on_a_small_model, name) -> None:
     said, error = on_a_small_model[name]
     assert not error
     assert re.search(SAYS[name], said)
+
+
+@pytest.mark.repeats
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_do_so_on_a_small_model_too(others_on_a_small_model, name: str) -> None:
+    said, error = others_on_a_small_model[name]
+    assert not error
+    assert re.search(SAYS[name], said)
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_every_example_opens_the_checkpoint_that_it_is_told(name: str) -> None:
+    text = (ROOT / "examples" / f"{name}.py").read_text()
+    assert re.search(r"(?:grok\.load|extract_routers)\(args\.checkpoint", text)
 
 
 @pytest.mark.skipif(not (BUNDLED_MODEL / "ckpt-0").is_dir(), reason="no bundled model here")

@@ -51,7 +51,9 @@ def darken(page: Page) -> None:
 
 @pytest.mark.parametrize("scene", PAGES, ids=lambda scene: scene.name)
 def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(visit, scene: Scene):
-    page = visit(scene.path, viewport={"width": 1280, "height": 900}, color_scheme="light")
+    # Of a continuation a few tokens are looked at as many are.
+    path = scene.path + "&new_tokens=24" * (scene.name == "generate-run")
+    page = visit(path, viewport={"width": 1280, "height": 900}, color_scheme="light")
     scene.act(page)
     assert found(page) == []
     levels = page.evaluate(LEVELS)

@@ -137,8 +137,9 @@ def test_two_people_generate_at_once_and_each_gets_what_their_seed_gives_alone(v
     together = {seed: continuation(page) for seed, page in pages.items()}
     for seed, page in pages.items():
         assert "bright" not in page.url and "main" not in page.url
-        alone = visit(f"{asked}{seed}")
-        settled(alone)
-        generate(alone, beginnings[seed])
-        np.testing.assert_array_equal(together[seed], continuation(alone))
+        page.goto(page.url.split("/live_routing")[0] + f"{asked}{seed}")  # a new visit, alone
+        expect(page.get_by_text("Save trace (.npz)")).to_have_count(0)
+        settled(page)
+        generate(page, beginnings[seed])
+        np.testing.assert_array_equal(together[seed], continuation(page))
         assert len(together[seed]) > 24
