@@ -24,7 +24,8 @@ TERMS = {
     "end of the model one to every possible next token.",
     "softmax": "The rule that makes probabilities of logits: all positive, together 1. What is "
     "added to all logits alike changes nothing.",
-    "gate": "The share with which an expert's output counts: the softmax of the router's logits.",
+    "gate": "The share with which an expert's output counts: made of the router's logits, "
+    "mostly by a softmax.",
     "first choice": "The expert with a token's largest gate in a layer.",
     "top k": "How many experts a token uses in a layer: those with the k largest logits.",
     "mix": "The shares in which a token's chosen experts are added up.",

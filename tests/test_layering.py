@@ -45,6 +45,7 @@ lens/features
 lens/questions lens/findings
 lens/many_prompts lens/prompt_pairs lens/model_pairs
 lens/traces
+lens/chosen_by.py
 lens/vocabulary lens/clustering
 lens/experts
 lens/layers

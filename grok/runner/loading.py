@@ -12,6 +12,7 @@ import jax
 
 from grok.architectures.architecture import Architecture
 from grok.architectures.families import architecture_of, open_checkpoint
+from grok.checkpoints.chat.template import read_chat_template
 from grok.checkpoints.tensor_spec import Checkpoint
 from grok.checkpoints.tokenizer import open_tokenizer
 from grok.config import BUNDLED_MODEL
@@ -120,6 +121,7 @@ def load(
         mesh=over,
         mode=mode,
         decision=decision,
+        chat_template=read_chat_template(checkpoint.folder),
     )
 
 

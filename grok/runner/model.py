@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.sharding import Mesh
 
+from grok.checkpoints.chat.template import ChatTemplate, Message
 from grok.checkpoints.tokenizer import Tokenizer
 from grok.engine.compiled import Forward, bucket, padded
 from grok.engine.engine import Batch, Engine
@@ -43,6 +44,7 @@ class Model:
         name: name of the checkpoint's folder.
         mode: "resident", all weights on the devices, or "streamed", read layer by layer.
         decision: why that mode, with an estimate, where `load` chose it.
+        chat_template: of the checkpoint's folder; None for none.
         engine: runs the passes.
     """
 
@@ -56,11 +58,12 @@ class Model:
         mesh: Mesh,
         mode: str = "resident",
         decision: Decision | None = None,
+        chat_template: ChatTemplate | None = None,
     ) -> None:
         self.config, self.engine = engine.config, engine
         self.tokenizer, self.dtype, self.mesh = tokenizer, engine.dtype, mesh
         self.name, self.sha256 = name, sha256
-        self.mode, self.decision = mode, decision
+        self.mode, self.decision, self.chat_template = mode, decision, chat_template
 
     @property
     def last_pass(self) -> Sequence[LayerFigures] | None:
@@ -103,6 +106,22 @@ class Model:
                 f"{self.config.context_length}. Shorten it."
             )
         return tokens
+
+    def chat_prompt(self, messages: str | Sequence[Message]) -> str:
+        """What the model was taught to read for these messages, up to where it answers.
+
+        Args:
+            messages: what a user says, or all that was said, each with a role and a content.
+
+        Raises:
+            PromptError: the model has no chat template or no tokenizer, or the template fails.
+        """
+        if self.chat_template is None or self.tokenizer is None:
+            raise PromptError(
+                f"{self.name}: has no chat template; expected chat_template.jinja or one in "
+                "tokenizer_config.json beside its tokenizer. Give a plain text."
+            )
+        return self.chat_template.prompt(messages, self.tokenizer)
 
     def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
         """The pieces of ids, #id without a tokenizer."""

@@ -27,9 +27,9 @@ tokens.parquet                 prompt, position, token (id), piece
 routing-NNNNN.parquet          prompt, position, token, layer, slot, expert, gate, margin
 load_by_prompt.csv             (token, choice) assignments of each expert in each prompt
 {routing_csv}
-layer is the row among the model's layers, from 0. slot 0 is the largest gate. gate is the
-router's softmax probability over all experts. margin is the K-th largest router logit less the
-next, in logits. Numbers of experts carry no meaning across layers.
+layer is the model's own number of it. slot 0 is the first choice. gate is the expert's weight as it
+is applied. margin is the K-th largest of what experts are chosen by (logits, or scores) less the
+next. Numbers of experts carry no meaning across layers.
 """
 
 
@@ -114,7 +114,7 @@ def _loads(run: Run) -> str:
         {
             "prompt": prompt,
             "label": [safe(folder.labels[folder.label_of[i]]) for i in prompt],
-            "layer (row)": layer,
+            "layer": folder.layer_ids[layer],
             "expert (index in its layer)": expert,
             "assignments (tokens x choices)": folder.counts.ravel(),
         }

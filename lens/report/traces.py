@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 
 from lens import figures
+from lens.chosen_by import chosen_by
 from lens.errors import LensError
 from lens.experts.selection import breadth
 from lens.many_prompts import label_tests
@@ -127,13 +128,16 @@ def trace_parts(trace: Trace, routers: RouterSet, settings: Settings) -> list[Pa
 def _token_parts(n: TraceNumbers) -> Iterator[Part]:
     from lens.report.parts import Part
 
-    trace = n.trace
+    trace, words = n.trace, chosen_by(n.trace)
     pieces = [str(piece) for piece in trace.pieces]
     values: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
-        "margin": ("margin (logits)", lambda: routing.margin(trace)),
-        "lead": ("lead (logits)", lambda: routing.lead(trace)),
+        "margin": (f"margin ({words.unit})", lambda: routing.margin(trace)),
+        "lead": (f"lead ({words.unit})", lambda: routing.lead(trace)),
         "entropy": ("entropy (nats)", lambda: routing.entropy(trace)),
-        "top1_prob": ("largest gate (probability)", lambda: trace.gates[..., 0]),
+        "top1_prob": (
+            "largest gate (probability)" if trace.plain_gates else "largest gate",
+            lambda: trace.gates[..., 0],
+        ),
         "top1": ("first choice (expert index)", lambda: trace.experts[..., 0]),
     }
     yield Part("tokens", lambda: figures.token_strip(pieces, prompt_length=trace.prompt_length))
@@ -143,7 +147,7 @@ def _token_parts(n: TraceNumbers) -> Iterator[Part]:
             f"token_map_{what}",
             lambda: figures.token_layer_map(
                 value(),
-                what,
+                words.quantity(what),
                 pieces,
                 n.labels,
                 prompt_length=trace.prompt_length,
@@ -376,7 +380,7 @@ def _folder_csv(folder: TraceFolder) -> str:
             "trace": list(folder.names),
             "label": np.asarray(folder.labels)[folder.label_of],
             "tokens": folder.n_tokens,
-            "margin, mean (logits)": folder.margins.mean(axis=1),
+            "margin, mean": folder.margins.mean(axis=1),
             "entropy, mean (nats)": folder.entropies.mean(axis=1),
         }
     )

@@ -24,6 +24,8 @@ from lens.words import fixed
 HELD_SETS = 5000
 # Pairs of a layer, the most expected ones, whose correlation along the text is measured.
 TIMED_PAIRS = 256
+NEVER = 1e-12  # share of tokens up to which an expert is never chosen
+MOST_STEPS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +117,8 @@ def coselection_of(
             "a longer text or another part."
         )
     n_experts = counts.shape[1]
-    expected = np.empty(counts.shape)
-    for layer, own in enumerate(counts):
-        expected[layer] = n_tokens * _joint_inclusion(own.diagonal() / n_tokens, top_k)
+    loads = counts.diagonal(axis1=1, axis2=2) / n_tokens
+    expected = n_tokens * _joint_inclusion(loads, top_k)
     pairs = expected.copy()
     pairs[:, np.arange(n_experts), np.arange(n_experts)] = 0
     possible = pairs > 1e-9
@@ -188,11 +189,11 @@ def pair_test(found: CoSelection, times: Float[np.ndarray, " layer"] | None = No
     skewness = skewness * np.sqrt(time / n_tokens)[:, None, None]
     asked = ~np.eye(n_experts, dtype=bool) & (sd > 1e-6) & (found.expected > 1e-9)
     z = np.divide(counts - found.expected, sd, out=np.full(sd.shape, np.nan), where=asked)
-    p = _two_sided(z, skewness)
     upper = np.triu(np.ones((n_experts, n_experts), dtype=bool), 1)
-    q = np.full(p.shape, np.nan)
+    p, q = np.full(z.shape, np.nan), np.full(z.shape, np.nan)
+    p[:, upper] = _two_sided(z[:, upper], skewness[:, upper])
     q[:, upper] = benjamini_hochberg(p[:, upper])
-    q = np.where(np.isnan(q), q.transpose(0, 2, 1), q)
+    p, q = (np.where(np.isnan(one), one.transpose(0, 2, 1), one) for one in (p, q))
     method = "loads fitted, independent tokens"
     if times is not None:
         method = f"loads fitted, {fixed(time.mean(), 1)} tokens count as one (mean over layers)"
@@ -233,67 +234,90 @@ def _residual_moments(share: np.ndarray, top_k: int) -> tuple[np.ndarray, np.nda
 
 def _set_chances(member: np.ndarray, share: np.ndarray, top_k: int) -> np.ndarray:
     """P(S) of the maximum-entropy choice with these shares; sets that cannot occur get 0."""
-    always, never = share > 1 - 1e-12, share < 1e-12
-    weights, k = _weights(share, top_k)
+    always, never = share > 1 - NEVER, share < NEVER
+    weights = _weights(share[None], top_k)[0][0]
     possible = (member[:, never].sum(axis=1) == 0) & (member[:, always].all(axis=1))
     rest = ~always & ~never
-    logs = member[:, rest] @ np.log(weights) if rest.any() else np.zeros(len(member))
+    logs = member[:, rest] @ np.log(weights[rest]) if rest.any() else np.zeros(len(member))
     chance = np.where(possible, np.exp(logs - logs[possible].max()), 0)
     return chance / chance.sum()
 
 
 def _symmetric(weights: np.ndarray, degree: int) -> np.ndarray:
-    """Elementary symmetric polynomials of degree 0 … `degree` of the last axis."""
-    poly = np.zeros((*weights.shape[:-1], degree + 1))
+    """Elementary symmetric polynomials of degree 0 … `degree` of the first 0, 1, … weights.
+
+    [..., E] -> [..., E + 1, degree + 1]; the last row is of all of them.
+    """
+    n = weights.shape[-1]
+    poly = np.zeros((*weights.shape[:-1], n + 1, degree + 1))
     poly[..., 0] = 1
-    for i in range(weights.shape[-1]):
-        poly[..., 1:] += poly[..., :-1] * weights[..., i, None]
+    for i in range(n):
+        poly[..., i + 1, 1:] = poly[..., i, 1:] + poly[..., i, :-1] * weights[..., i, None]
     return poly
 
 
-def _joint_inclusion(share: Float[np.ndarray, " expert"], top_k: int) -> np.ndarray:
+def _without_each(weights: np.ndarray, degree: int) -> np.ndarray:
+    """Polynomials of degree 0 … `degree` of all weights but one, for each [..., E, degree + 1].
+
+    Products of those of the weights before it and after it: no differences, so nothing is lost
+    where one weight is much larger than the others.
+    """
+    before = _symmetric(weights, degree)[..., :-1, :]
+    after = _symmetric(weights[..., ::-1], degree)[..., -2::-1, :]
+    found = np.zeros(before.shape)
+    for j in range(degree + 1):
+        found[..., j] = (before[..., : j + 1] * after[..., j::-1]).sum(axis=-1)
+    return found
+
+
+def _joint_inclusion(
+    share: Float[np.ndarray, "layer expert"], top_k: int
+) -> Float[np.ndarray, "layer expert expert"]:
     """P(a and b chosen) of the maximum-entropy choice of `top_k` with P(a chosen) = share.
 
     Source: S. Chen, A. Dempster and J. Liu, "Weighted finite population sampling to
     maximize entropy", Biometrika 81 (1994): the weights and their fixed point.
     """
-    joint = np.diag(share).astype(float)
-    always, never = share > 1 - 1e-12, share < 1e-12
-    joint[always] = share  # an expert chosen by every token is with every choice
-    joint[:, always] = share[:, None]
-    rest = np.flatnonzero(~always & ~never)
-    k = top_k - int(always.sum())
-    if k < 2 or len(rest) <= k:
-        return joint
-    w, _ = _weights(share, top_k)
-    others = _others(len(rest))
-    total = _symmetric(w, k)[-1]
-    i, j = np.triu_indices(len(rest), 1)
-    apart = others[i]
-    left = apart[apart != j[:, None]].reshape(len(i), -1)  # all experts but two
-    both = w[i] * w[j] * _symmetric(w[left], k - 2)[:, -1] / total
-    joint[rest[i], rest[j]] = joint[rest[j], rest[i]] = both
+    joint = np.zeros((*share.shape, share.shape[-1]))
+    weights, left = _weights(share, top_k)
+    for own, p, w, k in zip(joint, share, weights, left.tolist(), strict=True):
+        np.fill_diagonal(own, p)
+        always = p > 1 - NEVER  # an expert chosen by every token is with every choice
+        own[always], own[:, always] = p, p[:, None]
+        rest = np.flatnonzero(w)
+        if k < 2 or len(rest) <= k:
+            continue
+        w = w[rest]
+        others = np.where(np.eye(len(w), dtype=bool), 0, w)  # a row for each, itself left out
+        total = _symmetric(w, k)[-1, k]
+        both = w * w[:, None] * _without_each(others, k - 2)[..., k - 2] / total
+        np.fill_diagonal(both, p[rest])
+        own[np.ix_(rest, rest)] = both
     return joint
 
 
-def _others(count: int) -> Int[np.ndarray, "expert other"]:
-    """For each of `count` experts, all but that one."""
-    return np.array([np.flatnonzero(row) for row in ~np.eye(count, dtype=bool)]).reshape(count, -1)
-
-
-def _weights(share: Float[np.ndarray, " expert"], top_k: int) -> tuple[np.ndarray, int]:
-    """Weights of the experts that are neither always nor never chosen, and choices left to them."""
-    always, never = share > 1 - 1e-12, share < 1e-12
-    p = share[~always & ~never]
-    k = top_k - int(always.sum())
+def _weights(
+    share: Float[np.ndarray, "layer expert"], top_k: int
+) -> tuple[Float[np.ndarray, "layer expert"], Int[np.ndarray, " layer"]]:
+    """Weights of the experts, 0 of those always or never chosen; choices left to the others."""
+    always, never = share > 1 - NEVER, share < NEVER
+    open_to = ~always & ~never
+    p = np.where(open_to, share, 0.0)
+    k = top_k - always.sum(axis=1)
     w = p / (1 - p)
-    if len(p) <= k or k < 1:
-        return w, k
-    others = _others(len(p))
-    for _ in range(2000):
-        w = w / np.exp(np.log(w).mean())
-        found = w * _symmetric(w[others], k - 1)[:, -1] / _symmetric(w, k)[-1]
-        if np.max(np.abs(found - p)) < 1e-9:
+    fitted = np.flatnonzero((open_to.sum(axis=1) > k) & (k >= 1))
+    for _ in range(MOST_STEPS):
+        if not fitted.size:
             break
-        w = w * p / found
+        own, left = w[fitted], k[fitted]
+        logs = np.log(own, out=np.zeros_like(own), where=own > 0)
+        own /= np.exp(logs.sum(axis=1) / open_to[fitted].sum(axis=1))[:, None]
+        rows = np.arange(len(fitted))
+        less = _without_each(own, int(left.max()) - 1)[rows, :, left - 1]
+        whole = _symmetric(own, int(left.max()))[rows, -1, left]
+        found = own * less / whole[:, None]
+        apart = np.abs(found - p[fitted]).max(axis=1) >= 1e-9
+        step = np.divide(p[fitted], found, out=np.zeros_like(own), where=found > 0)
+        w[fitted] = np.where(apart[:, None], own * step, own)
+        fitted = fitted[apart]
     return w, k

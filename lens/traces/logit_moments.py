@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from lens.chosen_by import deciding_logits
 from lens.errors import LensError
 from lens.experts.selection import BATCHES, MANY_EXPERTS, POINTS, Breadth, selected_share
 from lens.recipe.steps import remembered
@@ -182,12 +183,14 @@ def load_prediction(
         seed: of them.
 
     Raises:
-        LensError: fewer than two tokens, logits that do not vary, or shapes disagree.
+        LensError: fewer than two tokens, logits that do not vary, shapes disagree, or experts
+            are chosen by other values than logits.
     """
     check_draws(draws)
     measured = load(trace)
     top_k = trace.experts.shape[2]
-    own = logit_moments(trace.router_logits) if moments is None else moments
+    logits = deciding_logits(trace, "Predicted load")
+    own = logit_moments(logits) if moments is None else moments
     weights = measured.shape if isotropic is None else isotropic.shape
     if not own.mean.shape == measured.shape == weights:
         raise LensError(

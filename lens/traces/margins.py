@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.chosen_by import deciding_logits
 from lens.errors import LensError
 from lens.recipe.steps import remembered
 from lens.stats.draws import check_draws
@@ -69,8 +70,8 @@ def margin_shape(
     two-sided.
 
     Raises:
-        LensError: all experts are chosen by every token, fewer than three tokens, or logits
-            that do not vary.
+        LensError: all experts are chosen by every token, or by other values than logits; fewer
+            than three tokens, or logits that do not vary.
 
     Source: Prichard and Theiler, 1994, for the phases.
     """
@@ -82,7 +83,7 @@ def margin_shape(
     draws = check_draws(draws)
     work = n_layers * n_tokens * n_experts
     draws = int(max(min(draws, AFFORDABLE / work), 49))
-    moments = logit_moments(trace.router_logits)
+    moments = logit_moments(deciding_logits(trace, "Margins"))
     value, drawn = np.empty(n_layers), np.empty((draws, n_layers))
     normal = np.empty((n_layers, len(levels)))
     rng = np.random.default_rng(seed)
@@ -121,8 +122,9 @@ def margin_histogram(
     Returns:
         Edges of the bins in logits, tokens in each, and tokens expected there.
     """
+    logits = deciding_logits(trace, "Margins")[layer : layer + 1]
     own = margin(trace)[layer]
-    mean, factor = _normal(logit_moments(trace.router_logits[layer : layer + 1]), 0)
+    mean, factor = _normal(logit_moments(logits), 0)
     rng = np.random.default_rng(seed)
     z = mean + rng.standard_normal((_reference_tokens(len(mean)), len(mean))) @ factor
     null = _margins(z, trace.experts.shape[2])

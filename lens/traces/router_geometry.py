@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lens.chosen_by import shares
 from lens.errors import LensError
 from lens.recipe.steps import remembered
 from lens.routers.expert_mixing import expert_mixings
@@ -370,7 +371,7 @@ def neighbours(
         )
     if n_tokens < 2:
         raise LensError("The text has one token, so it has no neighbours. Use a longer text.")
-    probs = trace.router_probs[layer]
+    probs = shares(trace.router_probs[layer])
     known, seed = pair_distances(probs) if pairs is None else pairs
     distance = js_distance(probs, probs[token])
     order = np.argsort(distance, kind="stable")

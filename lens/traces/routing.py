@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.chosen_by import shares
 from lens.errors import LensError
 from lens.recipe.steps import remembered
 from lens.traces.coselection import CoSelection, coselection
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 ALL = slice(None)
-NEARLY_ONE = 1e-3
 
 
 def prompt_tokens(trace: Trace) -> slice:
@@ -151,9 +151,7 @@ def entropy(trace: RoutedTokens) -> Float[np.ndarray, "layer token"]:
     Reading it: 0 when one expert takes everything, ln(n_experts) (2.08 for 8)
     when the router does not prefer any.
     """
-    p = np.asarray(trace.router_probs, dtype=np.float64)
-    total = p.sum(axis=-1, keepdims=True)
-    p = np.where(np.abs(total - 1) < NEARLY_ONE, p, p / total)  # other scores are read as shares
+    p = shares(trace.router_probs)
     return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=-1)
 
 

@@ -51,9 +51,28 @@ TOKEN_VALUES: Mapping[str, TokenText] = {
     "margin": TokenText(
         "Margin", "logit of the last expert chosen minus the next; near 0: a close call", "viridis"
     ),
+    "margin_score": TokenText(
+        "Margin",
+        "score, with the correction where there is one, of the last expert chosen minus the next; "
+        "near 0: a close call",
+    ),
+    "margin_prob": TokenText(
+        "Margin",
+        "probability, within the token's groups, of the last expert chosen minus the next; near "
+        "0: a close call",
+    ),
     "lead": TokenText("Lead", "largest logit minus the second: it decides the mix", "viridis"),
     "entropy": TokenText("Entropy of the gates", "nats; ln E: all experts alike", "cividis"),
     "top1_prob": TokenText("Largest gate", "probability; 1 / E: all experts alike", "cividis"),
+    "lead_score": TokenText(
+        "Lead", "largest score, with the correction where there is one, minus the second"
+    ),
+    "lead_prob": TokenText("Lead", "largest probability minus the second"),
+    "entropy_score": TokenText(
+        "Entropy of the scores", "nats, of their shares; ln E: all experts alike", "cividis"
+    ),
+    "top1_gate": TokenText("Largest gate", "as applied to what the expert gives", "cividis"),
+    "top1_score": TokenText("Largest score", "0 to 1; those of a token do not sum to 1", "cividis"),
     "top1": TokenText("First choice", "expert index; not comparable between layers"),
     "agreement": TokenText(
         "Agreement",
@@ -79,7 +98,7 @@ def token_layer_map(
 
     Args:
         values: to draw.
-        what: "margin", "lead", "entropy", "top1_prob" or "top1" (expert indexes).
+        what: a name in `TOKEN_VALUES`, such as "margin" or "top1" (expert indexes).
         pieces: text of the tokens.
         labels: of the layers.
         picked: the cell to outline, as (token, layer).
@@ -117,7 +136,8 @@ def token_layer_map(
     base = marks.chart(data, x=token_x(domain, "token"), y=marks.layer_y(labels))
     layers = [marks.cells(base, _colour(values, what, n_experts), tips, "token", "layer")]
     if is_choice:
-        layers.append(marks.inked_text(base, "value:N", min(11, step * 0.7)))
+        digits = len(str(max(int(values.max()), 0)))
+        layers.append(marks.inked_text(base, "value:N", min(11, step * 0.7, 1.6 * step / digits)))
     part = window_text(window, n_tokens)
     return marks.cell_figure(
         layers + grid.outline(base, picked, step),
@@ -198,9 +218,20 @@ def end_of_prompt(prompt_length: int | None, n_tokens: int) -> int:
     return n_tokens if prompt_length is None else prompt_length
 
 
-def experts_text(experts: np.ndarray) -> list[str]:
-    """Chosen experts of some tokens [T, K] as "E5 E6"; a negative one stands for none."""
-    return [" ".join(f"E{e}" for e in row if e >= 0) for row in experts.tolist()]
+def experts_text(experts: np.ndarray, most: int | None = None) -> list[str]:
+    """Chosen experts of some tokens [T, K] as "E5 E6"; a negative one stands for none.
+
+    Args:
+        experts: their numbers.
+        most: of more, one less is named, and how many are not: "E5 E6 +6".
+    """
+    found = []
+    for row in experts.tolist():
+        names = [f"E{e}" for e in row if e >= 0]
+        if most is not None and len(names) > most:
+            names = [*names[: most - 1], f"+{len(names) - most + 1}"]
+        found.append(" ".join(names))
+    return found
 
 
 def digit_ink(experts: np.ndarray) -> np.ndarray:
@@ -241,11 +272,11 @@ def _with_gap(names: list[str], window: range, prompt_length: int | None) -> lis
 
 def token_domain(values: np.ndarray, what: str, n_experts: int | None) -> tuple[float, float]:
     """The limits of a value's colours, the same in the map and in the strip."""
-    if what == "entropy" and n_experts:
+    if what in ("entropy", "entropy_score") and n_experts:
         return (0.0, float(np.log(n_experts)))
     if what == "top1_prob" and n_experts:
         return (1 / n_experts, 1.0)
-    if what == "agreement":
+    if what in ("agreement", "top1_score"):
         return (0.0, 1.0)
     return (0.0, theme.fitted_domain(values)[1])
 
@@ -253,8 +284,8 @@ def token_domain(values: np.ndarray, what: str, n_experts: int | None) -> tuple[
 def _token_chance(what: str, n_experts: int | None) -> str:
     if not n_experts:
         return ""
-    if what == "entropy":
-        return f"Even gates: {fixed(np.log(n_experts), 2)}. "
+    if what in ("entropy", "entropy_score"):
+        return f"All alike: {fixed(np.log(n_experts), 2)}. "
     if what == "top1":
         return f"Even use: each on 1/{n_experts} of the tokens. "
     if what == "top1_prob":

@@ -22,7 +22,13 @@ from lens.figures.traces.token_maps import (
     experts_text,
 )
 from lens.recipe.steps import remembered
-from lens.words import counted, percent
+from lens.words import counted, fixed, percent
+
+NEARLY_ONE = 1e-3
+MOST_NAMES = 3  # experts that are written under a token
+# Of more experts a cell draws the chosen and so many that are next in line.
+FEW_EXPERTS, NEXT_IN_LINE = 40, 8
+CELL_NAMES = {"gate": "gates", "router": "probabilities", "score": "scores"}
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,8 @@ def token_strip(
         A chart with the selection "pick" of the field token.
     """
     window = token_window(len(pieces), 1, picked=picked)
-    shown = [visible(pieces[t]) for t in window]
-    token = np.asarray(window)
-    under = None if experts is None else experts_text(experts[token])
+    shown, token = [visible(pieces[t]) for t in window], np.asarray(window)
+    under = None if experts is None else experts_text(experts[token], MOST_NAMES)
     left, right, line = flow(shown, width, under)
     generated = token >= end_of_prompt(prompt_length, len(pieces))
     colour, inked = _strip_colour(colours, experts, token)
@@ -90,7 +95,8 @@ def token_strip(
         "middle": (left + right) / 2,
         "line": line,
         "part": np.where(generated, "generated", "prompt"),
-        "experts": under or [""] * len(window),
+        "under": under or [""] * len(window),
+        "experts": [""] * len(window) if experts is None else experts_text(experts[token]),
     }
     high = 38 if under else 24
     base = marks.chart(
@@ -105,7 +111,7 @@ def token_strip(
     layers = [marks.read_aloud(filled, tips).add_params(marks.pick("token"))]
     layers.append(marks.inked_text(middle, "piece:N", 12, -6 if under else 0))
     if under:
-        layers.append(marks.inked_text(middle, "experts:N", 9.5, 9))
+        layers.append(marks.inked_text(middle, "under:N", 9.5, 9))
     if picked is not None and picked in window:
         at = picked - window.start
         box = {"x": [left[at]], "x2": [right[at]], "line": [line[at]]}
@@ -149,7 +155,8 @@ def _strip_reading(colours: StripColours | None, under: Sequence[str] | None) ->
     """How to read the boxes, in a line."""
     if under is None:
         return "· stands for a blank. "
-    below = "below each token its experts" + (", the first also as colour" if not colours else "")
+    named = "first experts" if any("+" in one for one in under) else "experts"
+    below = f"below each token its {named}" + (", the first also as colour" if not colours else "")
     return f"{below}; · stands for a blank. "
 
 
@@ -189,51 +196,110 @@ def cell_probabilities(
     *,
     label: str,
     piece: str = "",
+    gates: Float[np.ndarray, " choice"] | None = None,
+    chosen_by: Float[np.ndarray, " expert"] | None = None,
+    axis: str = "gate (probability)",
 ) -> alt.LayerChart:
-    """The gates of one token in one layer, over all experts; the chosen ones outlined.
+    """The router's values of one token in one layer, over all experts; the chosen ones outlined.
+
+    Of many experts the chosen are drawn and those next in line, in that order.
 
     Args:
-        probs: gates, which sum to 1.
+        probs: of all experts: probabilities, which sum to 1, or scores.
         selected: experts that the token chose.
         label: of the layer.
         piece: text of the token, for the title.
+        gates: of the selected, which are mixed by them; None for their probs.
+        chosen_by: what the chosen are the largest of, a line across each bar; None for probs.
+        axis: what probs are.
     """
-    n_experts = len(probs)
-    names = [f"E{e}" for e in range(n_experts)]
-    data = {"expert": names, "value": probs, "chosen": np.isin(np.arange(n_experts), selected)}
+    order = [int(e) for e in selected]
+    shown = drawn_experts(probs if chosen_by is None else chosen_by, order)
+    sums = abs(float(np.sum(probs)) - 1) < NEARLY_ONE
+    step = theme.cell_step(len(shown), 420, high=46)
+    parts = np.asarray(probs, np.float64)[order] if gates is None else np.asarray(gates)
+    total = float(np.sum(parts))
+    mix = " : ".join(percent(float(one) / total) for one in parts) if total > 0 else "–"
+    chosen = ", ".join(f"E{e}" for e in order)
+    name = CELL_NAMES.get(axis.split(" (")[0], "gates")
+    notes = [f"outlined: chosen ({chosen}), mixed {mix}"]
+    notes += [f"dashed: 1/{len(probs)}"] if sums else []
+    notes += ["lines: what experts are chosen by"] if chosen_by is not None else []
+    notes += _left_out(np.delete(probs, shown), sums)
+    return marks.plot_figure(
+        _cell_marks(probs, shown, order, chosen_by, axis),
+        (step * len(shown), 190),
+        theme.title(
+            f"{label}: {name} of {quoted(piece)}" if piece else f"{label}: {name}",
+            "; ".join(notes),
+            width=step * len(shown),
+        ),
+        theme.alt_description(
+            f"{name.capitalize()} of {len(probs)} experts in {label}; chosen {chosen}, mixed {mix}"
+        ),
+    )
+
+
+def _cell_marks(
+    probs: np.ndarray,
+    shown: list[int],
+    selected: list[int],
+    chosen_by: np.ndarray | None,
+    axis: str,
+) -> list[alt.Chart]:
+    """Bars of some experts' values, with a line for what each is chosen by."""
+    names = [f"E{e}" for e in shown]
+    data = {"expert": names, "value": np.asarray(probs)[shown], "chosen": np.isin(shown, selected)}
     x = alt.X("expert:O", title="expert", sort=names, axis=marks.axis_labels(0))
-    top = 1.18 * float(np.max(probs))  # a row of digits, above all bars and the dashed line
-    y = alt.Y("value:Q", title="gate (probability)", scale=alt.Scale(nice=False, zero=True))
+    y = alt.Y("value:Q", title=axis, scale=alt.Scale(nice=False, zero=True))
     base, chosen = marks.chart(data, x=x), "datum.chosen"
     bars = base.mark_bar().encode(
         y=y,
         color=marks.highlight(chosen),
         stroke=alt.StrokeValue(None, condition={"test": chosen, "value": theme.ORANGE}),
         strokeWidth=alt.StrokeWidthValue(0, condition={"test": chosen, "value": 2.5}),
-        tooltip=marks.tooltip(("expert:N",), ("value:Q", "gate", ".4f"), ("chosen:N", "chosen")),
+        tooltip=marks.tooltip(
+            ("expert:N",), ("value:Q", axis.split(" (")[0], ".4f"), ("chosen:N", "chosen")
+        ),
     )
-    layers = [bars, marks.dashed_rule({"value": [1 / n_experts]}, y=y)]
-    layers.append(marks.room({"value": [top]}, y=y))
-    step = theme.cell_step(n_experts, 420, high=46)
-    if step >= 24:
+    layers = [bars]
+    if abs(float(np.sum(probs)) - 1) < NEARLY_ONE:
+        layers.append(marks.dashed_rule({"value": [1 / len(probs)]}, y=y))
+    top = float(np.max(probs))
+    if chosen_by is not None:
+        values = np.asarray(chosen_by, np.float64)[shown]
+        there = np.isfinite(values)  # an expert outside the token's groups has none
+        top = max(top, float(values[there].max(initial=0)))
+        by = {"expert": np.asarray(names)[there], "value": values[there]}
+        line = marks.chart(by, x=x).mark_tick(thickness=2.5, color=theme.MID_GREY)
+        tip = marks.tooltip(("expert:N",), ("value:Q", "chosen by", ".4f"))
+        layers.append(line.encode(y=y, tooltip=tip))
+    # a row of digits, above all bars and lines
+    layers.append(marks.room({"value": [1.18 * top]}, y=y))
+    if theme.cell_step(len(shown), 420, high=46) >= 24:
         digits = base.mark_text(fontSize=10, tooltip=None, y=8)
         layers.append(digits.encode(text=alt.Text("value:Q", format=".2f")))
-    order = [int(e) for e in selected]
-    total = float(np.sum(np.asarray(probs)[order]))
-    mix = " : ".join(percent(float(probs[e]) / total) for e in order) if total > 0 else "–"
-    chosen_names = ", ".join(f"E{e}" for e in order)
-    return marks.plot_figure(
-        layers,
-        (step * n_experts, 190),
-        theme.title(
-            f"{label}: gates of {quoted(piece)}" if piece else f"{label}: gates",
-            f"outlined: chosen ({chosen_names}), mixed {mix}; dashed: 1/{n_experts}",
-            width=step * n_experts,
-        ),
-        theme.alt_description(
-            f"Gates of {n_experts} experts in {label}; chosen {chosen_names}, mixed {mix}"
-        ),
-    )
+    return layers
+
+
+def drawn_experts(deciding: Float[np.ndarray, " expert"], selected: Sequence[int]) -> list[int]:
+    """Experts whose values are drawn: all of few; of many the chosen, then those next in line.
+
+    Args:
+        deciding: what the chosen are the largest of.
+        selected: the chosen, in their order.
+    """
+    if len(deciding) <= FEW_EXPERTS:
+        return list(range(len(deciding)))
+    order = np.argsort(-np.asarray(deciding, np.float64), kind="stable").tolist()
+    return [*selected, *[e for e in order if e not in selected][:NEXT_IN_LINE]]
+
+
+def _left_out(values: np.ndarray, sums: bool) -> list[str]:
+    if not len(values):
+        return []
+    together = f"{fixed(float(values.sum()), 2)} together, " if sums else ""
+    return [f"{len(values)} others: {together}at most {fixed(float(values.max()), 3)}"]
 
 
 @remembered

@@ -40,11 +40,11 @@ change all tokens are compared.
   neighbours stay. Above chance the token itself decides; what is missing to 1, its context does.
 - **Fading**: Spearman's correlation of the experts a token keeps (mean over layers) with the number
   of same tokens since the last change; the null shuffles blocks of neighbours.
-- **Difference** of margin, lead (logits), entropy (nats) or largest gate (probability): first less
-  second. If it is all the same which run a token is taken from, either sign is as likely: the null
-  flips the signs of whole **blocks** of neighbouring tokens, in all layers alike. By layer the mean
-  difference, two-sided, Benjamini–Hochberg over the layers (q); over all layers
-  Σ (Σ_b s_b D_b)² / Σ_b D_b², where D are sums of blocks and s signs.
+- **Difference** of margin, lead (logits or scores), entropy (nats) or largest gate (probability or
+  score): first less second. If it is all the same which run a token is taken from, either sign is
+  as likely: the null flips the signs of whole **blocks** of neighbouring tokens, in all layers
+  alike. By layer the mean difference, two-sided, Benjamini–Hochberg over the layers (q); over all
+  layers Σ (Σ_b s_b D_b)² / Σ_b D_b², where D are sums of blocks and s signs.
 - **Blocks**: neighbours share their context, so they are no independent observations. A block holds
   three times as many tokens as count as one: (1 + r) / (1 − r), r the correlation of neighbours in
   what is tested, or 1 + 2 Σ ρ over the correlations of tokens further apart where that is more; at

@@ -20,7 +20,6 @@ from pages.live.compare.run import Result
 from pages.live.compare.views import SHOWN, Comparison, pick_pair
 from pages.shell.picks import pick_layer
 
-UNITS = {"margin": "logits", "lead": "logits", "entropy": "nats", "top1_prob": "probability"}
 PARTS = {
     "agreement": "Agreement",
     "fading": "Fading",
@@ -147,12 +146,14 @@ def difference(comparison: Comparison, what: str) -> None:
             tests,
             comparison.labels,
             title=f"{SHOWN[what]}: {names[0]} less {names[1]}",
-            unit=f"mean difference ({UNITS[what]})",
+            unit=f"mean difference ({comparison.first.chosen_by.of(what)})",
         ),
         "difference",
         words=(what,),
         stretch=True,
-        table=lambda: trace_tables.chance_csv(tests, comparison.labels, UNITS[what]),
+        table=lambda: trace_tables.chance_csv(
+            tests, comparison.labels, comparison.first.chosen_by.of(what)
+        ),
     )
 
 
@@ -184,9 +185,10 @@ def difference_words(comparison: Comparison, what: str) -> str:
     size, low, high = (
         fixed(value[top], 3, sign=True) for value in (test.value, test.low, test.high)
     )
+    unit = comparison.first.chosen_by.of(what)
     return (
         f"{name} differs in **{test.found()} of {asked}** {layers} ({null}), most in "
-        f"{comparison.labels[top]}: {size} {UNITS[what]} on average, by chance "
+        f"{comparison.labels[top]}: {size} {unit} on average, by chance "
         f"{low} to {high}."
     )
 

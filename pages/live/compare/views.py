@@ -22,6 +22,7 @@ from lens.traces import routing
 from lens.words import fixed
 from pages.live.compare import paired_statistics
 from pages.live.compare.run import Result
+from pages.live.one_trace.cell_view import cell_figure
 from pages.live.one_trace.routing_views import View
 from pages.live.session import kept_traces
 from pages.shell import layout, links, null_settings
@@ -185,7 +186,7 @@ def difference_map(comparison: Comparison, pair: int, layer: int, what: str) -> 
     comparison.figure(
         routing_figures.pair_map(
             values,
-            what,
+            comparison.first.chosen_by.quantity("top1_value" if what == "top1_prob" else what),
             comparison.pair_names,
             comparison.labels,
             picked=(pair, layer),
@@ -220,10 +221,11 @@ def cell(comparison: Comparison, pair: int, layer: int) -> None:
         trace = view.trace
         experts = [int(e) for e in trace.experts[layer, at] if e >= 0]
         margin = routing.margin(trace)[layer, at] if view.top_k < view.n_experts else np.nan
+        closeness = view.chosen_by.margin(fixed(margin, 3))
         units = " and ".join(f"**{label}·E{e}**" for e in experts)
         words.append(
             f"“{as_markdown(figures.visible(view.pieces[at]))}” in {name}, place {at}: {units}, "
-            f"margin {fixed(margin, 3)} logits"
+            f"margin {closeness}"
         )
     st.markdown("; ".join(words) + ".")
     for column, (view, name, at) in zip(st.columns(2, gap="large"), sides, strict=False):
@@ -232,14 +234,14 @@ def cell(comparison: Comparison, pair: int, layer: int) -> None:
             probs = view.trace.router_probs[layer, at]
             experts = [int(e) for e in view.trace.experts[layer, at] if e >= 0]
             comparison.figure(
-                figures.cell_probabilities(probs, experts, label=label, piece=view.pieces[at]),
+                cell_figure(view, layer, at),
                 f"cell_{comparison.result.names.index(name)}",
                 words=(label, f"token{at}"),
                 stretch=True,
-                table=lambda probs=probs, experts=experts: csv_text.table_csv(  # type: ignore[misc]
+                table=lambda view=view, probs=probs, experts=experts: csv_text.table_csv(  # type: ignore[misc]
                     {
                         "expert": np.arange(len(probs)),
-                        "gate (probability)": probs,
+                        view.chosen_by.axis: probs,
                         "chosen": np.isin(np.arange(len(probs)), experts),
                     }
                 ),

@@ -14,6 +14,7 @@ from pages.live.generate.examples import EXAMPLES
 from pages.live.generate.view import BETWEEN, finding, live_html, made_text
 from pages.live.one_trace import mode as one_trace_mode
 from pages.live.running import (
+    chat,
     prompt_form,
     stream_choice,
     stream_cost,
@@ -81,6 +82,7 @@ def form(
                 type="primary",
                 icon=":material/play_arrow:",
             )
+            as_chat = chat.control(choice)
             st.caption(f"The same seed and settings give the same text. {tabs.FOR_YOU_ALONE}")
     options: SamplingOptions = {
         "max_new_tokens": new,
@@ -88,10 +90,13 @@ def form(
         "top_p": float(top_p),
         "seed": seed,
     }
-    if not (sent or clicked):
-        prompt_form.stale_note("generate", done, text, options)
+    read = chat.texts(choice, text, as_chat=as_chat and not clicked)
+    if read is None:
         return None
-    return text, dtype, options
+    if not (sent or clicked):
+        prompt_form.stale_note("generate", done, read[0], options)
+        return None
+    return read[0], dtype, options
 
 
 # --- the run ----------------------------------------------------------------------------

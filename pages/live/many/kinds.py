@@ -111,6 +111,8 @@ def _labels(many: Many, cards: ExpertCards) -> None:
             "effective experts": st.column_config.NumberColumn(
                 format="%.2f", help="exp of the entropy of the label's load, mean over layers"
             ),
-            "margin": st.column_config.NumberColumn(format="%.3f", help="Mean, in logits"),
+            "margin": st.column_config.NumberColumn(
+                format="%.3f", help="Mean, in what the experts are chosen by: logits, or scores"
+            ),
         },
     )

@@ -222,7 +222,7 @@ def _overview(many: Many) -> None:
                 "traces": int(own.sum()),
                 "tokens": int(folder.n_tokens[own].sum()),
                 "effective experts, mean over layers": round(float(effective[group].mean()), 2),
-                "margin, mean (logits)": round(float(folder.margins[own].mean()), 4),
+                "margin, mean": round(float(folder.margins[own].mean()), 4),
                 "entropy, mean (nats)": round(float(folder.entropies[own].mean()), 4),
             }
         )

@@ -101,7 +101,7 @@ def show(run: Run, many: Many, skip: int, picked: tuple[int, int] | None) -> Non
     with right if words is not None else st.container():
         st.markdown(f"**Highest gates of {name}**, each with what stands around it")
         st.html(concordance(found, many_labels=len(folder.labels) > 1))
-        st.caption("At most three of one token id. Gate: the router's probability of the expert.")
+        st.caption("At most three of one token id. Gate: the expert's weight, as it is applied.")
 
 
 def _choices(many: Many, picked: tuple[int, int] | None) -> tuple[int, int, Within]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import altair as alt
 import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from grok.errors import GrokError
 from lens import figures
+from lens.chosen_by import CORRECTED
 from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.glossary import marked
@@ -65,28 +67,49 @@ def sentence(view: View, token: int, layer: int) -> str:
     trace = view.trace
     chosen = trace.experts[layer, token]
     used = chosen >= 0
-    names = " and ".join(named(view, layer, chosen[used].tolist()))
+    *most, last = [*named(view, layer, chosen[used].tolist())] or ["no expert"]
+    names = f"{', '.join(most)} and {last}" if most else last
     mix = " : ".join(percent(s) for s in routing.gate_share(trace)[layer, token][used])
     raw = ", ".join(f"{fixed(g, 3)}" for g in trace.gates[layer, token][used])
-    margin = routing.margin(trace)[layer, token]
+    margin = view.chosen_by.margin(fixed(routing.margin(trace)[layer, token], 3))
+    raw_gates = "raw gates" if trace.plain_gates else "gates"
     part = "generated token" if token >= trace.prompt_length else "token"
     return (
         f"{part.capitalize()} {token} “{as_markdown(figures.visible(view.pieces[token]))}” goes to "
-        f"{names or 'no expert'}. Mix {mix}, raw gates {raw}, margin {fixed(margin, 3)} logits."
+        f"{names}. Mix {mix}, {raw_gates} {raw}, margin {margin}."
     )
 
 
+def corrected(view: View, layer: int, token: int) -> np.ndarray | None:
+    """Corrected scores of a cell [E], where the experts are chosen by these."""
+    values = view.trace.choice_values
+    if values is None or view.chosen_by.unit != CORRECTED:
+        return None
+    return np.asarray(values[layer, token])
+
+
+def cell_figure(view: View, layer: int, token: int) -> alt.LayerChart:
+    """What the router gave the experts for one token in one layer."""
+    trace, chosen = view.trace, view.trace.experts[layer, token]
+    found: alt.LayerChart = figures.cell_probabilities(
+        trace.router_probs[layer, token],
+        [int(e) for e in chosen if e >= 0],
+        label=view.labels[layer],
+        piece=view.pieces[token],
+        gates=None if trace.plain_gates else trace.gates[layer, token][chosen >= 0],
+        chosen_by=corrected(view, layer, token),
+        axis=view.chosen_by.axis,
+    )
+    return found
+
+
 def gates(view: View, token: int, layer: int) -> None:
-    """All probabilities of the router, the chosen experts outlined."""
-    trace = view.trace
+    """All values of the router, the chosen experts outlined."""
+    trace, words = view.trace, view.chosen_by
     experts = [int(e) for e in trace.experts[layer, token] if e >= 0]
+    by = corrected(view, layer, token)
     view.figure(
-        figures.cell_probabilities(
-            trace.router_probs[layer, token],
-            experts,
-            label=view.labels[layer],
-            piece=view.pieces[token],
-        ),
+        cell_figure(view, layer, token),
         "cell_probabilities",
         stretch=True,
         words=(view.labels[layer], f"token{token}"),
@@ -94,11 +117,14 @@ def gates(view: View, token: int, layer: int) -> None:
             {
                 "expert": np.arange(view.n_experts),
                 "router logit": trace.router_logits[layer, token],
-                "gate (probability)": trace.router_probs[layer, token],
+                words.axis: trace.router_probs[layer, token],
+                **({} if by is None else {words.unit: by}),
                 "chosen": np.isin(np.arange(view.n_experts), experts),
             }
         ),
     )
+    if words.said:
+        st.caption(words.said)
 
 
 # --- what would flip the choice -------------------------------------------------------
@@ -124,8 +150,8 @@ def flip(view: View, token: int, layer: int) -> None:
     routers = routers_of(view)
     if routers is None:
         st.caption(
-            "The margin is in logits. How large a change that is needs the routers of the model "
-            "that made the trace; none of the sources has them."
+            "How large a change of what the router reads a margin is needs the routers of the "
+            "model that made the trace; none of the sources has them."
         )
         return
     try:

@@ -27,7 +27,7 @@ from pages.live.one_trace import (
     text_parts,
 )
 from pages.live.one_trace.routing_views import CELL, STATISTICS, View
-from pages.live.running import prompt_form, stream_choice, stream_cost, stream_progress
+from pages.live.running import chat, prompt_form, stream_choice, stream_cost, stream_progress
 from pages.live.session import generation, kept_traces, mode_context, prompts, shared_models
 from pages.live.session.mode_context import ModeContext
 from pages.shell import data_source, links, parts
@@ -87,10 +87,14 @@ def form(choice: shared_models.ModelChoice, shown: RoutedText | None) -> None:
                 help="Ctrl+Enter",
             )
             dtype = st.selectbox("Numbers", ["bfloat16", "float32"], key="dtype", width=140)
+            as_chat = chat.control(choice)
             st.caption(f"Up to {prompts.prompt_limit():,} tokens. {tabs.FOR_YOU_ALONE}")
+    read = chat.texts(choice, text, second, as_chat=as_chat and not clicked)
+    if read is None:
+        return
     if submitted or (clicked and not examples.is_shown(text, second, shown)):
-        run(prompts.Request(choice, str(dtype)), text, second)
-    prompt_form.stale_note("inspect", shown, text, second)
+        run(prompts.Request(choice, str(dtype)), *read)
+    prompt_form.stale_note("inspect", shown, *read)
 
 
 def run(request: prompts.Request, text: str, second: str) -> None:

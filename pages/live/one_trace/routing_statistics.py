@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import streamlit as st
 
+from lens.chosen_by import shares
 from lens.finding import Finding
 from lens.findings import of_texts
 from lens.many_prompts import label_tests
@@ -80,12 +81,12 @@ def margin_shape(key: str, _trace: RoutedText) -> margins.MarginShape:
 
 @_data
 def pair_distances(key: str, layer: int, _trace: RoutedText) -> tuple[np.ndarray, int | None]:
-    return router_geometry.pair_distances(_trace.router_probs[layer])
+    return router_geometry.pair_distances(shares(_trace.router_probs[layer]))
 
 
 @_data
 def nearest_distances(key: str, layer: int, _trace: RoutedText) -> np.ndarray:
-    return router_geometry.nearest_distances(_trace.router_probs[layer])
+    return router_geometry.nearest_distances(shares(_trace.router_probs[layer]))
 
 
 @_data

@@ -11,6 +11,7 @@ import numpy as np
 import streamlit as st
 
 from lens import figures
+from lens.chosen_by import ChosenBy, chosen_by
 from lens.errors import LensError
 from lens.figures.traces.token_maps import experts_text, token_domain
 from lens.prompt_pairs.agreement import Agreement
@@ -59,6 +60,11 @@ class View:
     def key(self) -> str:
         """Hash of the trace, for what is computed once."""
         return routing_statistics.trace_key(self.trace)
+
+    @cached_property
+    def chosen_by(self) -> ChosenBy:
+        """What the router gives and the experts are chosen by, in words."""
+        return chosen_by(self.trace)
 
     @cached_property
     def agreement(self) -> Agreement | None:
@@ -132,8 +138,9 @@ def strip(view: View, token: int, layer: int, what: str) -> None:
     values = map_values(view, what)
     colours = None
     if what != "top1":
-        domain = token_domain(values, what, view.n_experts)
-        colours = figures.StripColours(values[layer], what, view.labels[layer], domain)
+        known = view.chosen_by.quantity(what)
+        domain = token_domain(values, known, view.n_experts)
+        colours = figures.StripColours(values[layer], known, view.labels[layer], domain)
     view.figure(
         figures.token_strip(
             view.pieces,
@@ -199,7 +206,7 @@ def token_map(view: View, token: int, layer: int, what: str) -> None:
     view.figure(
         figures.token_layer_map(
             values,
-            what,
+            view.chosen_by.quantity(what),
             view.pieces,
             view.labels,
             (token, layer),
@@ -367,7 +374,11 @@ def compare(view: View, other: View, what: str) -> None:
     difference = first != second if what == "top1" else first - second
     view.figure(
         figures.difference_map(
-            difference.astype(float), what, view.pieces[:n], other.pieces[:n], view.labels
+            difference.astype(float),
+            view.chosen_by.quantity(what),
+            view.pieces[:n],
+            other.pieces[:n],
+            view.labels,
         ),
         "compare_prompts",
         words=(what,),

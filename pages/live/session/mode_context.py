@@ -13,14 +13,16 @@ from pages.shell import layout
 from pages.shell.finding_block import Headline
 
 HOW_TO_READ = """
-Each layer's router scores every expert for every token; the K best are used. `p = softmax(z)` over
-all experts; Grok-1 keeps the gates as they are, without renormalising.
+Each layer's router scores every expert for every token; the K best are used. Most routers make
+probabilities `p = softmax(z)` over all experts of their logits z; some give each expert a score of
+its own, which do not sum to 1, and some add a correction for the choice alone. Gates are p of the
+chosen as they are, or renormalised, or scaled. The chosen cell says which of it this model does.
 
-- **Margin** `z_K − z_(K+1)` in logits: how close the choice of experts was. Near 0 another expert
-  would have been taken by a small change.
-- **Lead** `z_1 − z_2`: decides the mix, not the choice. The **mix** is p_a / (p_a + p_b): the norm
-  after the experts cancels the total gate mass.
-- **Entropy** of p in nats: 0 certain, ln E when all experts are alike.
+- **Margin** `z_K − z_(K+1)` in logits, or of the scores that decide: how close the choice of
+  experts was. Near 0 another expert would have been taken by a small change.
+- **Lead** `z_1 − z_2`: of logits, it decides the mix and not the choice. The **mix** is each
+  chosen expert's gate over the sum of them.
+- **Entropy** of p, or of the scores' shares, in nats: 0 certain, ln E when all experts are alike.
 - **Load**: share of (token, slot) assignments. The band holds 95 % of the shares that even use
   gives by chance with as many tokens; whiskers are Clopper–Pearson intervals of the share itself,
   which hold together for a layer (Bonferroni). Neighbours choose alike: T tokens count as T / τ

@@ -21,10 +21,10 @@ HOW_TO_READ = """
 An intervention changes one thing in the model's run of a text; everything after it is computed
 anew.
 
-- **Ban**: the expert's router logit becomes −∞ before the softmax. The next likely expert takes
-  its place, and the others' gates grow by 1 / (1 − p).
-- **Give to every token**: the expert replaces each token's least likely choice, with the
-  probability that the router gives it. Tokens that use it already stay as they are.
+- **Ban**: the expert's router logit becomes −∞, so that it is never chosen. The next in line takes
+  its place, and where gates are probabilities the others' grow by 1 / (1 − p).
+- **Give to every token**: the expert replaces each token's last choice, with the gate that the
+  router's rule gives it. Tokens that use it already stay as they are.
 - **Change**: KL(as it is ‖ changed) of the next-token distributions, in nats: how much more
   surprised somebody is, on average, who expects the changed one and meets the model as it is.
 - **Beside chance**: the same intervention on the layer's other experts. With E experts in a layer

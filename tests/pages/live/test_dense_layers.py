@@ -80,3 +80,11 @@ def test_the_logit_lens_is_of_the_layer_that_is_named(open_page):
     said = next(one.value for one in app.markdown if one.value.startswith("**Next token.**"))
     assert "If the model ended after L1" in said
     assert f"“{lens.pieces[1, 2, 0]}” ({lens.probs[1, 2, 0]:.3f})" in said.replace("\\", "")
+
+
+def test_a_cell_says_what_is_a_score_and_what_its_experts_are_chosen_by(open_page):
+    app = ran(open_page, "FormSubmitter:run-Run", {"prompt": IDS}, token="2", layer="1")
+    said = next(one.value for one in app.markdown if one.value.startswith("Token 2 "))
+    assert "of corrected score" in said and "logits" not in said
+    captions = " ".join(one.value for one in app.caption)
+    assert "scores, each expert's own: they do not sum to 1" in captions

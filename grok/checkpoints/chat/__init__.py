@@ -1,0 +1,1 @@
+"""Chat templates that lie beside a checkpoint, rendered apart from everything else."""
