@@ -24,6 +24,7 @@ CLAIMS = {
     "hosted": "people at once on one and two web processes: waits, refusals, mixing, memory",
     "products": "products of 1 to 256 rows with stored weights: the chosen way beside all others",
     "families": "models of other families beside transformers: time, memory, the disk's rate",
+    "dictionaries": "training steps of dictionaries: rate, activations, memory, meshes",
     "hub": "requests and bytes that routers cost from the Hub, counted by a local server",
     "gpu": "a full-size layer on a GPU against its limits, and layers streamed to it",
     "fullsize": "a pass over a checkpoint of Grok-1's widths, 13 GB: disk, overlap, memory",

@@ -30,15 +30,13 @@ from grok.dictionaries.training.source import (
     Stored,
     first_position_ratio,
 )
-from grok.dictionaries.training.step import begun, begun_on, calibrated, make_step
+from grok.dictionaries.training.step import SAMPLE, begun, begun_on, calibrated, make_step
 from grok.dictionaries.training.update import Constants, State, constants_of
 from grok.dictionaries.training.windows import Order, Windows
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
-
-SAMPLE = 8192  # tokens that biases start from, and that thresholds are calibrated on
 
 
 class Measured(NamedTuple):

@@ -37,6 +37,7 @@ from grok.dictionaries.training.update import (
     optimiser_of,
 )
 
+SAMPLE = 8192  # tokens that biases start from, and that thresholds are calibrated on
 QUANTILE_TOKENS = 2048  # of the sample, for encoder biases
 
 

@@ -39,7 +39,7 @@ def test_a_plan_counts_what_there_is(kind):
         assert sum(parts.values()) > 3e12
     split = plan.memory(design, settings, (2, 8))
     assert split["Adam"] == parts["Adam"] // 8
-    assert split["features of a batch"] == parts["features of a batch"] // 16
+    assert split["features of tokens"] == parts["features of tokens"] // 16
 
 
 GROK = """
@@ -82,6 +82,6 @@ def test_on_accelerators_each_device_and_the_machine_have_their_own(capsys, tmp_
     monkeypatch.setattr(plan, "unmeasured", lambda: there)
     own = {"kind": "transcoder", "features": 65536, "layers": [20]}
     alone, together = (planned(capsys, tmp_path, *o, **own) for o in ((), ("--mesh", "2,4")))
-    assert "Each of 1 devices, 10 GB free:" in alone and "It does not fit: 15 GB" in alone
+    assert "Each of 1 devices, 10 GB free:" in alone and "It does not fit: 17 GB" in alone
     assert "Each of 8 devices, 10 GB free:" in together and "It does not fit" not in together
     assert "  parameters           0.8 GB" in together
