@@ -60,7 +60,9 @@ lens/errors.py
 grok/__init__.py grok/cached.py
 grok/train.py grok/run.py grok/plan.py grok/serve.py
 grok/serving
-grok/dictionaries/train.py grok/dictionaries/evaluate.py grok/dictionaries/index.py
+grok/dictionaries/train.py grok/dictionaries/ship.py grok/dictionaries/index.py
+grok/dictionaries/shipping
+grok/dictionaries/evaluate.py
 grok/dictionaries/attribution
 grok/dictionaries/evaluation
 grok/dictionaries/indexing

@@ -231,7 +231,7 @@ looking at.
 
 def _architecture(model: Mapping[str, Any]) -> str:
     rows = [(label, _number(model[key])) for key, label in _LABELS.items() if key in model]
-    return _table(("", ""), rows)
+    return markdown_table(("", ""), rows)
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -249,13 +249,13 @@ def _data(data: Mapping[str, Any]) -> str:
     header = ("domain", "source", "share of sequences", "tokens", "held out", "bytes a token")
     return (
         "The end of each text is held out, from the start of a line: neither the model nor its "
-        "vocabulary is trained on it.\n\n" + _table(header, rows)
+        "vocabulary is trained on it.\n\n" + markdown_table(header, rows)
     )
 
 
 def _settings(training: Mapping[str, Any]) -> str:
     rows = [(_name(key), _number(value)) for key, value in training.items()]
-    table = _table(("setting", "value"), rows)
+    table = markdown_table(("setting", "value"), rows)
     return (
         f"{table}\n\n{_FOCUS}" if training.get("focus") and training.get("focus_steps") else table
     )
@@ -271,7 +271,7 @@ def _loss(results: Mapping[str, Any]) -> str:
         ]
         overall = (f"**{loss[column]['overall'][key]:.3f}**" for column in _LOSSES)
         rows.append(("**all tokens**", *overall))
-        tables.append(_table((unit, *_LOSSES.values()), rows))
+        tables.append(markdown_table((unit, *_LOSSES.values()), rows))
     return f"""\
 {_number(evaluation["tokens"])} tokens in {_number(evaluation["windows"])} windows of \
 {_number(evaluation["sequence_length"])}: every held-out token but the
@@ -302,7 +302,7 @@ def _load(results: Mapping[str, Any]) -> str:
         "Share of the (token, slot) assignments on held-out text; an even load is "
         f"{1 / n_experts:.1%}. The least over all layers and experts is "
         f"{results['evaluation']['expert_load']['smallest']:.2%}.\n\n"
-        + _table(("layer", "least", "most"), rows)
+        + markdown_table(("layer", "least", "most"), rows)
     )
 
 
@@ -332,7 +332,7 @@ frequencies is biased
 upwards; the null's mean shows by how much. p is the share of shuffles at least as large, the data
 itself counted once.
 
-{_table(header, rows)}"""
+{markdown_table(header, rows)}"""
 
 
 def _null(information: Mapping[str, Any], layer: int) -> str:
@@ -362,11 +362,11 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; a bar within a cell is escaped."""
+    lines = [[str(cell).replace("|", "\\|") for cell in cells] for cells in (header, *rows)]
+    first, *others = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join([first, "|" + "---|" * len(header), *others])
 
 
 def _name(key: str) -> str:
