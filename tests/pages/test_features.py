@@ -28,7 +28,7 @@ def rows(app) -> list[str]:
 
 def test_the_databases_that_ship_are_of_the_bundled_model_and_offered(open_page, routers):
     stores, problems = source.of_routers(routers)
-    assert set(stores) >= {"sae", "transcoder"} and not problems
+    assert set(stores) == {"sae", "transcoder", "clt"} and not problems
     app = open_page("features", dictionary="transcoder")
     assert not app.exception and not app.error
     assert {one.summary().kind for one in stores.values()} == set(stores)
