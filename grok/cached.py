@@ -13,6 +13,7 @@ from grok.serving.remote.client import RemoteModel
 from grok.serving.shared_model import SharedModel
 
 if TYPE_CHECKING:
+    from grok.dictionaries.kinds.dictionary import Dictionary
     from grok.planning.modes import ModePlan
 
 OnLoad = Callable[[int, int], None]
@@ -96,3 +97,19 @@ def _streamed(
             progress=_progress,
         )
     )
+
+
+def shared_dictionary(folder: str) -> Dictionary:
+    """The dictionary of a folder, read once for everyone, and anew when its files have changed.
+
+    Raises:
+        GrokError: as `load_dictionary`; the next call tries anew.
+    """
+    return _dictionary(folder, folder_identity(folder))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _dictionary(folder: str, identity: str) -> Dictionary:
+    from grok.dictionaries.kinds.files import load_dictionary
+
+    return load_dictionary(folder)

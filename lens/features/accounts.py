@@ -5,6 +5,7 @@ Axes: N terms, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -90,6 +91,19 @@ def largest_terms(
         site = sites.pop() if len(sites) == 1 else ""
         rows.append(Term(kind, site, -1, -1, 1.0, float(given[own].sum()), len(own)))
     return rows
+
+
+def in_order(terms: Sequence[Term]) -> list[Term]:
+    """Terms in the order in which a reader adds them up.
+
+    First what is no feature, then features as they stand, last what is missed and rounding.
+    """
+    last = ("error", "rounding")
+
+    def place(term: Term) -> int:
+        return 2 + last.index(term.kind) if term.kind in last else int(term.kind == "feature")
+
+    return sorted(terms, key=place)
 
 
 class Concentration(NamedTuple):

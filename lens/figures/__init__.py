@@ -6,6 +6,7 @@ something, the chart has a selection named "pick".
 """
 
 from lens.figures.export import figure_png, figure_svg, written
+from lens.figures.features_account import account_waterfall
 from lens.figures.on_page import on_page
 from lens.figures.routers.chains import expert_chains, expert_cosines_against_chance
 from lens.figures.routers.clustering import dendrogram_with_heatmap, layer_dendrogram
@@ -58,6 +59,7 @@ from lens.figures.traces.traffic import (
 
 __all__ = [
     "OKABE_ITO",
+    "account_waterfall",
     "adjacent_against_chance",
     "StripColours",
     "alt_text",

@@ -92,6 +92,8 @@ class SessionKey(StrEnum):
     RESULTS = "results_of"  # what each mode shows, and the texts that it is of
     EXAMPLE_RUN = "inspect_example"  # name of the example that was run last, and its trace
     LOGIT_LENSES = "logit_lenses"  # logit lenses by the hash of their traces
+    FEATURES_READ = "features_read"  # features of traces, by the hash of trace and dictionary
+    FLIPS_RUN = "flips_run"  # smallest flips that the model was run with, by trace and cell
     GENERATION = "generation_running"  # the continuation under way
     GENERATED = "generation_done"  # the continuation made last
     COMPARED = "compared"  # the two runs compared last, by kind of comparison

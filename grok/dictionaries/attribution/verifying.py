@@ -46,6 +46,7 @@ class FlipCheck:
         expected, found: the expert that leaves and the one that comes [N, 2]; -1 where the set
             did not change by one expert.
         is_random: whether a row is a random direction instead of a feature [N].
+        lengths: of the directions in the stream [N]; dose times length compares them.
     """
 
     site: str
@@ -54,6 +55,7 @@ class FlipCheck:
     expected: np.ndarray
     found: np.ndarray
     is_random: np.ndarray
+    lengths: np.ndarray
 
     @property
     def agrees(self) -> np.ndarray:
@@ -115,7 +117,8 @@ def verify_flips(
     edited = readout.normed(moved, h) if held else moved
     measured, found = _bisected(runs, edited, predicted, table.experts, progress)
     is_random = (np.arange(len(directions)) >= some)[there]
-    return FlipCheck(site, predicted, measured, expected, found, is_random)
+    lengths = np.linalg.norm(moved, axis=1)
+    return FlipCheck(site, predicted, measured, expected, found, is_random, lengths)
 
 
 def _bisected(

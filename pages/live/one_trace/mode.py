@@ -25,6 +25,7 @@ from pages.live.one_trace import (
     routing_statistics,
     routing_views,
     text_parts,
+    why_expert,
 )
 from pages.live.one_trace.routing_views import CELL, STATISTICS, View
 from pages.live.running import chat, prompt_form, stream_choice, stream_cost, stream_progress
@@ -43,6 +44,10 @@ The chosen cell, one token in one layer:
 - **Logit lens**: the final norm and the unembedding put behind a layer. KL(whole ‖ up to here) in
   nats: 0 where the rest of the model changes nothing. An early layer's stream is one that the
   model never reads this way.
+- **Why this expert**: with the norm's scale held a router is linear, so a logit is exactly biases
+  plus features plus what the dictionary misses. That is an account, no Shapley value, and no cause
+  until the model is run with a change. What is missed stands beside it: where it is most of the
+  choice, the features say little of it.
 - **Tokens seen alike**: √ of the Jensen–Shannon divergence of two tokens' gates, 0 to √ln 2. The
   nearest of many tokens is near by chance; p is the rank of its distance among those of all
   tokens of the text to their nearest ones.
@@ -208,12 +213,14 @@ def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
     text, card = st.container(), st.container()
     with card:  # first: what a move is made for
         slot = cell_view.show(view, token, layer)
+        why = why_expert.place()
     with text:
         routing_views.strip(view, token, layer, what)
         if what == "agreement":
             routing_views.agreement_note(view)
         routing_views.token_map(view, token, layer, what)
         cell_keys.show("token_layer_map", token, layer, view.n_tokens, view.n_layers)
+    why_expert.fill(why, view, token, layer, shown.choice)
     parts.drawn()
     if parts.alone() or logit_lens.at_once(view, asked=shown.stored):
         shown.lens(slot, token, layer)
