@@ -10,6 +10,7 @@ from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 
 from grok.errors import GrokError
 from lens import figures
+from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.features.accounts import Term, in_order, largest_terms
 from lens.glossary import marked
@@ -21,7 +22,8 @@ from pages.guide import tables
 from pages.live.one_trace import why_run
 from pages.live.one_trace.routing_views import View
 from pages.live.session.shared_models import ModelChoice
-from pages.shell import link_names, parts
+from pages.shell import parts
+from pages.shell.link_names import page_file
 
 if TYPE_CHECKING:
     from grok.dictionaries.attribution import (
@@ -86,6 +88,7 @@ class Cell:
         self.chosen = [int(e) for e in view.trace.experts[layer, token] if e >= 0]
         others = np.setdiff1d(np.arange(view.n_experts), self.chosen)
         logits = self.account.logits
+        self.database = why_run.database()
         self.nearest = int(others[np.argmax(logits[others])]) if len(others) else None
 
     def show(self, choice: ModelChoice) -> None:
@@ -100,6 +103,7 @@ class Cell:
         every = in_order(largest_terms(self.account, expert, other, n=len(self.account.kinds)))
         shown = in_order(largest_terms(self.account, expert, other, n=SHOWN))
         st.markdown(marked(self.sentence(expert, other, every)))
+        self.links([(one.group, one.feature) for one in self.largest(every)])
         untrained = (
             " The dictionary was not trained on tokens that stand so early in a text."
             if self.account.untrained
@@ -143,13 +147,35 @@ class Cell:
         layer = design.sources[design.groups[group].reads[0]].layer
         return f"L{layer}·F{feature}" if len(design.groups) > 1 else f"F{feature}"
 
-    def link(self, group: int, feature: int) -> str:
-        """A feature's name as Markdown, which leads to its page where there is one."""
-        name = f"**{self.name(group, feature)}**"
-        if "features" not in link_names.PAGES:
-            return name
-        kind = self.found.dictionary.design.kind
-        return f"[{name}](features?feature={group}-{feature}&dictionary={kind})"
+    def links(self, features: list[tuple[int, int]]) -> None:
+        """Links to features' own cards, where there is a database of them."""
+        if self.database is None or not features:
+            return
+        with st.container(horizontal=True, gap="small"):
+            for group, feature in features:
+                st.page_link(
+                    page_file("features"),
+                    label=self.name(group, feature),
+                    icon=":material/scatter_plot:",
+                    query_params={
+                        "feature": f"{group}-{feature}",
+                        "dictionary": self.database[0],
+                    },
+                    width="content",
+                )
+
+    def usually(self, group: int, feature: int) -> str:
+        """When a feature is active in other text, as Markdown before what is said of this one."""
+        if self.database is None:
+            return ""
+        store = self.database[1]
+        try:
+            said = why_run.usually_on(
+                store.summary().dictionary_sha256, group, feature, _store=store
+            )
+        except LensError:
+            return ""
+        return f"{as_markdown(said)}; " if said else ""
 
     def words(self, group: int, feature: int) -> list[str]:
         """The tokens of this text at which a feature is strongest, as plain text."""
@@ -161,20 +187,25 @@ class Cell:
     def quoted(self, group: int, feature: int) -> str:
         return ", ".join(f"“{as_markdown(word)}”" for word in self.words(group, feature))
 
-    def sentence(self, expert: int, other: int | None, terms: list[Term]) -> str:
-        """The account in words."""
+    def largest(self, terms: list[Term]) -> list[Term]:
+        """The few features that make up most of a total, in its direction."""
         total = sum(term.contribution for term in terms)
         sign = 1.0 if total >= 0 else -1.0
-        features = [term for term in terms if term.feature >= 0]
-        largest = sorted(features, key=lambda term: -sign * term.contribution)[:NAMED]
-        sums = np.cumsum([sign * term.contribution for term in largest])
-        largest = [
+        features = [term for term in terms if sign * term.contribution > 0 and term.feature >= 0]
+        features.sort(key=lambda term: -abs(term.contribution))
+        sums = np.cumsum([0.0, *(abs(term.contribution) for term in features)])
+        return [
             term
-            for term, so_far in zip(largest, [0.0, *sums], strict=False)
-            if sign * term.contribution > 0 and so_far < MOSTLY * abs(total)
+            for term, so_far in zip(features[:NAMED], sums, strict=False)
+            if so_far < MOSTLY * abs(total)
         ]
+
+    def sentence(self, expert: int, other: int | None, terms: list[Term]) -> str:
+        """The account in words."""
+        total, largest = sum(term.contribution for term in terms), self.largest(terms)
         names = "; ".join(
-            f"{self.link(one.group, one.feature)} (here on {self.quoted(one.group, one.feature)}, "
+            f"**{self.name(one.group, one.feature)}** ({self.usually(one.group, one.feature)}"
+            f"here on {self.quoted(one.group, one.feature)}, "
             f"{fixed(one.contribution, 2, sign=True)})"
             for one in largest
         )
@@ -184,12 +215,12 @@ class Cell:
         place = f"**{self.label}·E{expert}**"
         if other is None:
             above = " above the mean of the experts" if self.account.canonical else ""
-            start = f"The logit of {place} at “{piece}”, {fixed(total, 2)}{above}, is what it is"
+            start = f"The logit of {place} at “{piece}” is {fixed(total, 2)}{above},"
         else:
             start = f"“{piece}” goes to {place} rather than E{other}, by {fixed(total, 2)} logits,"
         if not largest:
             body = "without a feature that lifts it."
-        elif sign * sum(term.contribution for term in largest) >= 0.5 * abs(total):
+        elif sum(abs(term.contribution) for term in largest) >= 0.5 * abs(total):
             body = f"mostly because of {names}."
         else:
             body = f"for many small reasons, the largest {names}."
@@ -255,7 +286,8 @@ class Cell:
             return
         leaves, comes = table.pair(0)
         value, dose = float(table.values[0]), float(table.dose[0])
-        name = self.link(int(table.groups[0]), int(table.features[0]))
+        place = (int(table.groups[0]), int(table.features[0]))
+        name = f"**{self.name(*place)}**"
         st.markdown(
             f"**Smallest flip.** {name} {'raised' if dose > 0 else 'lowered'} from "
             f"{fixed(value, 2)} to {fixed(value + dose, 2)} would put {self.label}·E{comes} in the "

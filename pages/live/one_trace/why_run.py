@@ -7,14 +7,21 @@ Axes: R routers, T tokens, E experts, N directions.
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import streamlit as st
 
 from grok.cached import shared_dictionary
 from grok.checkpoints.model_files import folder_identity
 from grok.errors import GrokError
 from grok.serving.shared_model import SharedModel
+from lens import figures
+from lens.errors import LensError
+from lens.features.store import FeatureStore
 from lens.traces import RoutedText
 from pages.access import limits
 from pages.feature_views import source
@@ -34,6 +41,7 @@ READ = SessionValue[dict[str, "PromptFeatures"]](SessionKey.FEATURES_READ)
 RUN = SessionValue[dict[tuple[str, int, int], "FlipCheck"]](SessionKey.FLIPS_RUN)
 MOST_READ, MOST_RUN = 2, 32
 MOST_BYTES = 256 * 2**20
+CHANCE, LONGEST = 0.5, 48  # of an explanation: balanced accuracy of guessing; characters
 CONTROLS = 15  # random directions; with the feature's they are run together
 
 
@@ -70,6 +78,32 @@ def why_not(trace: RoutedText, choice: ModelChoice | None) -> str:
     if 4 * numbers > MOST_BYTES:
         return f"The text is too long for an account: its values would take {4 * numbers:,} bytes."
     return ""
+
+
+def database() -> tuple[str, FeatureStore] | None:
+    """The database of the dictionary's features and its id in a link; None where there is none."""
+    from grok.dictionaries.kinds.files import TEXT
+
+    try:
+        own = json.loads((folder() / TEXT).read_text())["tensors_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    for name, place in source.folders().items():
+        with suppress(LensError):
+            store = source.opened(place)
+            if store.summary().dictionary_sha256 == own:
+                return name, store
+    return None
+
+
+@st.cache_data(max_entries=4096, show_spinner=False)
+def usually_on(sha256: str, group: int, feature: int, _store: FeatureStore) -> str:
+    """When a feature is active in other text, as a database says: plain text from outside."""
+    card = _store.card(group, feature)
+    rule = card.explanation
+    if rule is not None and rule.low > CHANCE:
+        return rule.text if len(rule.text) <= LONGEST else f"{rule.text[:LONGEST]}…"
+    return ", ".join(f"“{figures.visible(piece)}”" for _, piece, _ in card.words[:2])
 
 
 def key_of(trace: RoutedText) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,8 +62,17 @@ def steps(figure) -> list[dict]:
     return next(rows for rows in spec["datasets"].values() if "start" in rows[0])
 
 
-def test_the_waterfall_sums_to_the_logits_of_the_trace(open_page, at_hand, trace, shown_figures):
+def test_the_waterfall_sums_to_the_logits_of_the_trace(
+    open_page, at_hand, trace, shown_figures, monkeypatch
+):
+    card = SimpleNamespace(explanation=None, words=((1, "[7](x)", 0.5),))
+    store = SimpleNamespace(
+        summary=lambda: SimpleNamespace(dictionary_sha256="fake"), card=lambda *_: card
+    )
+    monkeypatch.setattr(why_run, "database", lambda: ("own", store))
     app = opened(open_page, trace)
+    assert all("dictionary=own" in one.proto.query_string for one in app.get("page_link"))
+    assert app.get("page_link") and "(“\\[7" in said(app)
     z = trace.router_logits[LAYER, TOKEN].astype(float)
     first = int(trace.experts[LAYER, TOKEN, 0])
     left_out = np.setdiff1d(np.arange(len(z)), trace.experts[LAYER, TOKEN])
@@ -100,6 +110,12 @@ def test_a_closed_fold_reads_and_runs_nothing(open_page, at_hand, trace, monkeyp
     app = opened(open_page, trace, fold=False)
     assert "Why this expert?" in [fold.label for fold in app.expander]
     assert "features_read" not in app.session_state
+
+
+def test_the_shipped_dictionary_has_a_database_that_says_when_its_features_are_active():
+    name, store = why_run.database()
+    said_of = why_run.usually_on(store.summary().dictionary_sha256, 6, 644, _store=store)
+    assert name == "sae" and "“te”" in said_of
 
 
 def test_where_there_is_no_account_a_sentence_says_why(
