@@ -137,6 +137,11 @@ BESIDE = (  # of no use without one of those
     SessionKey.LOGIT_LENSES,
     SessionKey.STREAM_GROUP,
 )
+MADE_AGAIN = (  # of a text that was run: forgotten with it, and read again after a reload
+    SessionKey.LOGIT_LENSES,
+    SessionKey.FEATURES_READ,
+    SessionKey.FLIPS_RUN,
+)
 
 
 class SessionValue(Generic[Value]):
@@ -232,5 +237,5 @@ def forget_tab() -> None:
     """Let go of all that was typed and run; files that were opened stay."""
     for box in st.session_state.get(SessionKey.TEXTS.value, {}):
         st.session_state.pop(box, None)
-    for key in (*RUN, *BESIDE):
+    for key in (*RUN, *BESIDE, *MADE_AGAIN):
         st.session_state.pop(key.value, None)

@@ -139,7 +139,7 @@ class Cell:
             key="why_compared",
             label_visibility="collapsed",
         )
-        return options[str(picked or first)]
+        return options.get(str(picked), options[first])
 
     def name(self, group: int, feature: int) -> str:
         """A feature as pages write it: "L5·F120"."""

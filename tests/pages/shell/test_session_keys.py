@@ -16,7 +16,7 @@ from pages.live.one_trace import examples as one_trace_examples
 from pages.live.what_if import examples as what_if_examples
 from pages.live.what_if import patching
 from pages.shell.link_names import NAMES, OF_EVERY_LINK
-from pages.shell.session_keys import SessionKey, SessionValue, widget
+from pages.shell.session_keys import SessionKey, SessionValue, forget_tab, widget
 
 ROOT = Path(__file__).resolve().parents[3]
 REGISTRY = ROOT / "pages" / "shell" / "session_keys.py"
@@ -123,3 +123,11 @@ def test_a_widget_may_have_the_value_none(state):
     assert not box.known and box.get() is None
     box.set(None)
     assert box.known and state == {"prompt": None}
+
+
+def test_what_was_read_of_a_text_is_forgotten_with_it(monkeypatch):
+    kept = {key.value: {"a": 1} for key in (SessionKey.TRACES, SessionKey.FEATURES_READ)}
+    kept |= {SessionKey.LOGIT_LENSES.value: {"a": 1}, SessionKey.UPLOADED_NAME.value: "mine.npz"}
+    monkeypatch.setattr(st, "session_state", kept)
+    forget_tab()
+    assert list(kept) == [SessionKey.UPLOADED_NAME.value]
