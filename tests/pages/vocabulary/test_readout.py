@@ -17,8 +17,8 @@ from grok.checkpoints.grok1 import EMBEDDING, open_checkpoint
 from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
 from grok.checkpoints.tokenizer import PieceTokenizer as Tokenizer
 from grok.config import BUNDLED_MODEL
+from grok.files import CACHE_VARIABLE
 from lens.routers.router_set import RouterSet
-from lens.storage.disk_cache import VARIABLE
 from lens.vocabulary.readout import ReadoutSettings, vocabulary_readout
 from pages.shell import data_source
 from pages.vocabulary import source as vocabulary_source
@@ -44,7 +44,7 @@ def tab_alone() -> None:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
-    monkeypatch.setenv(VARIABLE, str(folder))
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
     return folder
 
 
@@ -281,7 +281,7 @@ def test_where_nothing_can_be_kept_it_is_said_and_works(
     tab: Tab, large: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / "folder"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "folder"))
     app = tab()
     assert "kept for this session only" in text(app)
     app.button(key="vocabulary_read").click().run()

@@ -134,6 +134,7 @@ def test_a_server_that_is_full_says_so_and_loses_nothing(monkeypatch):
             raise BusyError("8 runs go on or wait already. Try again later.")
 
     monkeypatch.setattr(stream_progress, "jobs", Full)
+    monkeypatch.setattr(stream_progress, "check_may_run", lambda choice: None)
     request = going().request
     state[stream_progress.REQUEST.key] = request
     stream_progress.start(request)
