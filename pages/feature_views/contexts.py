@@ -34,7 +34,7 @@ def _line(context: Context, largest: float) -> str:
         if i == context.mark:
             text = f"<b>{text}</b>"
         if value > 0:
-            alpha = 0.12 + 0.6 * min(1.0, float(value) / max(largest, 1e-30))
+            alpha = 0.08 + 0.34 * min(1.0, float(value) / max(largest, 1e-30))
             title = f"strength {significant(float(value))}"
             text = (
                 f'<span style="background:rgba(230,159,0,{fixed(alpha, 2)})" title="{title}">'

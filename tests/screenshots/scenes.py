@@ -56,6 +56,7 @@ SCENES = (
     Scene("experts-chains", "/experts?tab=chains", "Experts: chains"),
     Scene("experts-listens", "/experts?tab=listens", "Experts: what they listen to"),
     Scene("clustering", "/clustering", "Clustering"),
+    Scene("features", "/features", "Features"),
     Scene("inspect", "/live_routing", "Inspect, as it opens"),
     Scene("inspect-run", "/live_routing", "Inspect, an example", run_example),
     Scene("compare", "/live_routing?mode=compare", "Compare, as it opens"),

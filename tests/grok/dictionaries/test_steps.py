@@ -258,7 +258,9 @@ SPARSE = {
 }
 
 
-@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.repeats] * (one == "sae")) for one in SPARSE]
+)
 def test_steps_over_active_features_alone_are_those_of_dense_products(name):
     own, activation = SPARSE[name]
     settings = settings_for(
