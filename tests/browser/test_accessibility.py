@@ -18,8 +18,8 @@ SCROLLABLE = """() => [...document.querySelectorAll("[data-testid=stVegaLiteChar
   chart => chart.scrollWidth <= chart.clientWidth || chart.tabIndex === 0)"""
 LEVELS = "() => [...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tagName[1])"
 GRAVE = {"serious", "critical"}
-# Their parts stand in the modes that are always looked at too.
-REPEATED = ("compare-run", "what-if-run")
+# Their parts stand on pages that are always looked at too.
+REPEATED = ("compare-run", "what-if-run", "generate-run", "many-run")
 PAGES = [
     pytest.param(scene, marks=[pytest.mark.repeats] if scene.name in REPEATED else [])
     for scene in SCENES
