@@ -125,6 +125,7 @@ def test_a_layer_chosen_in_the_lens_survives_a_reload_and_a_shared_link_opens_el
     expect(other).to_have_url(re.compile("text="))
 
 
+@pytest.mark.repeats
 def test_two_people_generate_at_once_and_each_gets_what_their_seed_gives_alone(visit):
     beginnings = {1: "It was a bright morning", 2: "def main():\n"}
     asked = "/live_routing?mode=generate&new_tokens=24&sampling_seed="

@@ -46,6 +46,7 @@ def downloaded(page: Page, file: Path) -> str:
         return archive.read("prompts.csv").decode()
 
 
+@pytest.mark.repeats
 def test_the_ready_list_shows_kinds_apart_and_a_click_on_an_expert_its_words(visit):
     page = visit(PLACE)
     page.get_by_text("Ready list", exact=True).click()

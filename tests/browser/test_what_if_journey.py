@@ -47,6 +47,7 @@ def test_a_ban_is_shown_beside_the_other_experts_and_survives_a_click_on_a_token
     assert "mean" not in page.url
 
 
+@pytest.mark.repeats
 def test_a_sweep_shows_progress_and_a_click_on_an_expert_looks_at_it_alone(visit):
     page = visit(f"{PLACE}&question=every")
     example(page, PYTHON)

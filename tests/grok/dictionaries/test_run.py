@@ -283,6 +283,7 @@ def test_first_positions_that_stand_out_are_left_out(tiny3, tmp_path, monkeypatc
         assert run.source(skipped).order.places(0).position.min() == skipped
 
 
+@pytest.mark.repeats
 def test_the_routing_term_is_the_error_that_routers_see(tiny3, tmp_path):
     own = {"kind": "sae", "reads": ["resid_mid"], "features": 16}
     parts = {"training": {"tokens": 128, "batch": 64}, "text": {"buffer": 2},
