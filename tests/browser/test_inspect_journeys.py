@@ -6,6 +6,7 @@ import io
 import re
 
 import numpy as np
+import pytest
 from playwright.sync_api import Page, expect
 
 from lens.traces.trace import load_trace
