@@ -61,6 +61,7 @@ grok/__init__.py grok/cached.py
 grok/train.py grok/run.py grok/plan.py grok/serve.py
 grok/serving
 grok/dictionaries/train.py grok/dictionaries/ship.py grok/dictionaries/index.py
+grok/dictionaries/exchange
 grok/dictionaries/shipping
 grok/dictionaries/evaluate.py
 grok/dictionaries/attribution

@@ -1,0 +1,1 @@
+"""Dictionaries and graphs as other tools write and read them: one file a format."""
