@@ -16,6 +16,8 @@ from grok.errors import ConfigError
 
 BUNDLED_MODEL = Path(__file__).resolve().parent / "demo"
 """Folder of the small trained model that ships with the project."""
+BUNDLED_DICTIONARIES = BUNDLED_MODEL / "dictionaries"
+"""Folder of the dictionaries of its features, one a kind."""
 
 # Far above any model; a config beyond them is damaged or made to exhaust memory.
 MAX_LAYERS = 4096

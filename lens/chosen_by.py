@@ -139,11 +139,13 @@ def deciding_logits(trace: Deciding, what: str) -> np.ndarray:
     return trace.router_logits
 
 
-NEARLY_ONE = 1e-3
+def nearly_one(total: np.ndarray | float) -> np.ndarray:
+    """Whether sums over all experts are 1 but for rounding, as those of probabilities are."""
+    return np.abs(np.asarray(total, np.float64) - 1) < 1e-3
 
 
 def shares(values: np.ndarray) -> np.ndarray:
     """Values of all experts as shares that sum to 1 [..., E]: probabilities stay as they are."""
     wide = np.asarray(values, np.float64)
     total = wide.sum(axis=-1, keepdims=True)
-    return np.where(np.abs(total - 1) < NEARLY_ONE, wide, wide / total)
+    return np.where(nearly_one(total), wide, wide / total)

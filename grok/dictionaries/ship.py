@@ -40,9 +40,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ship(args: argparse.Namespace, others: Sequence[str]) -> int:
+    from grok.config import BUNDLED_DICTIONARIES
     from grok.dictionaries import evaluate
     from grok.dictionaries.evaluate import EVALUATION
-    from grok.dictionaries.kinds.bundled import BUNDLED_DICTIONARIES
     from grok.dictionaries.kinds.files import load_dictionary, save_dictionary
     from grok.dictionaries.shipping.card import write_card
     from grok.dictionaries.shipping.rounding import rounding

@@ -14,11 +14,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lens.errors import LensError
-from lens.features.summary import Summary
+from lens.features.summary import LEVEL, Summary
 from lens.features.tables import Tables
 
 BINS = 64
 UNKNOWN = "\ufffd"
+
+
+def feature_name(layer: int, feature: int) -> str:
+    """A feature as pages write it: "L3·F120", or "F120" of a dictionary of one group.
+
+    Args:
+        layer: of the site that it writes first; −1 where there is one group of features alone.
+        feature: its number in its group.
+    """
+    return f"L{layer}·F{feature}" if layer >= 0 else f"F{feature}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +89,7 @@ class FeatureCard:
 
     Attributes:
         group, feature: its place in the dictionary.
-        layer: of the site that it writes first; −1 where it writes all layers.
+        layer: of the site that it writes first; −1 in a dictionary of one group.
         n: tokens at which it was active; rate: their share.
         mean, largest: strength where active.
         edges: strengths between bins; counts: tokens in each.
@@ -126,12 +136,27 @@ class FeatureCard:
 
     @property
     def title(self) -> str:
-        """Its place as pages write it: "L3·F120", or "F120" of a dictionary of all layers."""
-        return f"L{self.layer}·F{self.feature}" if self.layer >= 0 else f"F{self.feature}"
+        """Its name as pages write it."""
+        return feature_name(self.layer, self.feature)
 
     def of_kind(self, *kinds: str) -> tuple[Context, ...]:
         """The contexts of some kinds, such as "top"."""
         return tuple(one for one in self.contexts if one.kind in kinds)
+
+    def strongest_routes(self, most: int | None = None) -> dict[str, np.ndarray]:
+        """The columns of `routes`, those beyond chance first, each by the size of its excess.
+
+        Args:
+            most: rows at most; None gives all.
+
+        Returns:
+            The columns, and `found`: whether the excess is beyond chance, at q ≤ `LEVEL`.
+        """
+        routes = {name: np.asarray(column) for name, column in self.routes.items()}
+        found = np.nan_to_num(routes["log10_q"], nan=0.0) <= np.log10(LEVEL)
+        weight = np.abs(np.nan_to_num(routes["excess"], nan=0.0))
+        order = np.lexsort((-weight, ~found))[:most]
+        return {name: column[order] for name, column in (routes | {"found": found}).items()}
 
 
 def read_card(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from lens.features.store import FeatureStore
-from lens.finding import Finding, verdict_of
+from lens.features.summary import LEVEL
+from lens.finding import Finding
 from lens.words import percent
 
-LEVEL, APART = 0.05, 0.1
+APART = 0.1  # share of tokens
 
 
 def sending(store: FeatureStore) -> Finding:
@@ -27,7 +28,7 @@ def sending(store: FeatureStore) -> Finding:
             else "No learned feature has a tenth more of its tokens at an expert than its words "
             "and kinds of text explain."
         ),
-        verdict=verdict_of(LEVEL, n > 0),
+        verdict="found" if n else "not told from chance",
         detail=(
             f"A feature counts where at least {percent(APART)} more of its tokens choose an expert "
             "than other tokens of the same id in the same kind of text do, and where that is told "
@@ -42,6 +43,5 @@ def sending(store: FeatureStore) -> Finding:
         ),
         effect=n / max(1, alive),
         effect_name="share of features",
-        null_mean=0.0,
         beats="tokens of the same id and kind of text",
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lens.errors import LensError
+from lens.features.summary import LEVEL
 
 SORTS = (
     "rate", "mean", "max", "push", "excess", "flips", "by_token", "by_pair", "by_domain",
@@ -156,7 +157,8 @@ class _Statement:
         self._where.append("r.layer = $to_layer AND r.expert = $to_expert")
         self._where.append(f"r.{query.by} IS NOT NULL AND NOT isnan(r.{query.by})")
         if query.by == "excess":
-            self._where.append("r.log10_q <= log10(0.05)")
+            self._where.append("r.log10_q <= log10($level)")
+            self.values["level"] = LEVEL
         self._own = f"r.{query.by}"
         for name in ("static", "push", "share", "excess", "log10_q"):
             self._shown += f", r.{name} AS to_{name}"

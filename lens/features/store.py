@@ -103,6 +103,15 @@ class FeatureStore:
         found = self.tables.ask("SELECT piece FROM read_parquet($pieces)")
         return tuple(str(one) for one in found["piece"])
 
+    @cached_property
+    def group_layers(self) -> tuple[int, ...]:
+        """The layer that each group's features write first; −1 where there is one group."""
+        found = self.tables.ask(
+            'SELECT "group", min(layer) AS layer FROM read_parquet($features) GROUP BY "group" '
+            'ORDER BY "group"'
+        )
+        return tuple(found["layer"].tolist())
+
     def find(self, query: FeatureQuery | None = None) -> FeatureTable:
         """The features of a search.
 

@@ -25,6 +25,7 @@ LARGEST_MANIFEST = 2**20
 LARGEST_FILE = 2**33
 NEEDED = ("features", "examples", "routes", "windows", "pieces")
 OPTIONAL = ("judged", "logits")
+LEVEL = 0.05  # of q, at or below which an association counts as one, as where it is written
 MOST = {"groups": 1000, "features": 2**22, "experts": 4096, "tokens": 2**53}
 _HASH = re.compile(r"[0-9a-f]{64}")
 ADVICE = "Make the database again with `python -m grok.dictionaries.index`."

@@ -1,8 +1,7 @@
 """Questions to the Parquet files of a database, asked with DuckDB in place.
 
-One connection in memory may read the database's folder and nothing else: no other file, no
-network, no extension, no change of these settings. Statements are texts of this program, and
-values are bound, so that no text of a user becomes part of one.
+One connection may read the database's folder and nothing else. Statements are texts of this
+program, and values are bound, so that no text of a user becomes part of one.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from grok.errors import plain
 from grok.files import set_aside
 from lens.errors import LensError
 from lens.features.summary import ADVICE, Summary
+from lens.storage.parquet_questions import MEMORY, reading_alone
 
-MEMORY = "512MB"
-THREADS = 2
 READ_AT_ONCE = 2**22
 
 # Columns that are asked for, of each table.
@@ -132,24 +130,9 @@ class Tables:
             return {name: _column(table.column(name)) for name in table.column_names}
 
     def _open(self) -> Any:
-        import duckdb
-
         with self._lock:
             if self._connection is None:
-                self._connection = duckdb.connect(
-                    ":memory:",
-                    config={
-                        "threads": THREADS,
-                        "memory_limit": MEMORY,
-                        "temp_directory": "",
-                        "autoinstall_known_extensions": False,
-                        "autoload_known_extensions": False,
-                    },
-                )
-                own = [[str(self.folder.resolve()), str(self.folder)]]
-                self._connection.execute("SET allowed_directories = ?", own)
-                self._connection.execute("SET enable_external_access = false")
-                self._connection.execute("SET lock_configuration = true")
+                self._connection = reading_alone(self.folder)
             return self._connection
 
     def _checked(self, name: str, sha256: str, size: int) -> Path:

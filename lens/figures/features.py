@@ -7,31 +7,13 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 
-from lens.features.card import FeatureCard
+from lens.features.card import FeatureCard, feature_name
 from lens.features.store import FeatureMap
 from lens.figures import marks, theme
 from lens.recipe.steps import remembered
 from lens.words import percent
 
 MOST_CELLS = 12
-LEVEL = -1.30103  # log10 of q = 0.05
-
-
-def route_rows(card: FeatureCard, most: int | None = None) -> dict[str, np.ndarray]:
-    """The experts that a feature goes with, those it goes with beyond its words first.
-
-    Args:
-        card: of the feature.
-        most: rows at most; None gives all.
-
-    Returns:
-        The columns of `FeatureCard.routes`, and `found`: at q ≤ 0.05.
-    """
-    routes = {name: np.asarray(column) for name, column in card.routes.items()}
-    found = np.nan_to_num(routes["log10_q"], nan=0.0) <= LEVEL
-    weight = np.abs(np.nan_to_num(routes["excess"], nan=0.0))
-    order = np.lexsort((-weight, ~found))[:most]
-    return {name: column[order] for name, column in (routes | {"found": found}).items()}
 
 
 @remembered
@@ -44,7 +26,7 @@ def feature_routes(card: FeatureCard) -> alt.LayerChart:
     Returns:
         A chart with the selection "pick" of the fields layer and expert.
     """
-    rows = route_rows(card, MOST_CELLS)
+    rows = card.strongest_routes(MOST_CELLS)
     names = [f"L{a}·E{e}" for a, e in zip(rows["layer"], rows["expert"], strict=True)]
     data = {
         "y": names,
@@ -139,7 +121,7 @@ def feature_map(
         "y": found.y[few],
         "group": found.group[few],
         "feature": found.feature[few],
-        "name": [_name(found, i) for i in few],
+        "name": [feature_name(int(found.layer[i]), int(found.feature[i])) for i in few],
         "text": [labels[i] for i in found.label[few]],
         "rate": found.rate[few],
     }
@@ -189,8 +171,3 @@ def _place(found: FeatureMap, picked: tuple[int, int] | None) -> int | None:
         return None
     at = np.flatnonzero((found.group == picked[0]) & (found.feature == picked[1]))
     return int(at[0]) if len(at) else None
-
-
-def _name(found: FeatureMap, i: int) -> str:
-    layer, feature = int(found.layer[i]), int(found.feature[i])
-    return f"L{layer}·F{feature}" if layer >= 0 else f"F{feature}"

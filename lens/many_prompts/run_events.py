@@ -1,7 +1,6 @@
 """Questions to the Parquet files of a run, asked with DuckDB.
 
-Each question has a connection of its own, in memory, that may read the run's folder and
-nothing else: no other file, no network, no extension, no change of these settings. All
+Each question has a connection of its own that may read the run's folder and nothing else. All
 values are bound; no text of a user becomes part of a statement. Only files that are whole
 are read, so a run that is being written is neither disturbed nor waited for. Each is read
 through once before it is asked; one that is damaged is set aside, and the run says so.
@@ -20,9 +19,7 @@ from grok.errors import plain
 from grok.files import set_aside
 from lens.errors import LensError
 from lens.many_prompts.run_record import NoRunError, Run
-
-MEMORY = "512MB"
-THREADS = 2
+from lens.storage.parquet_questions import MEMORY, reading_alone
 
 
 class DamagedRunError(LensError):
@@ -57,19 +54,7 @@ def ask(run: Run, statement: str, **values: Any) -> dict[str, np.ndarray]:
     for file in [Path(str(one)) for found in named.values() for one in found]:
         _check_whole(run, file)
     try:
-        with duckdb.connect(
-            ":memory:",
-            config={
-                "threads": THREADS,
-                "memory_limit": MEMORY,
-                "temp_directory": "",
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        ) as connection:
-            connection.execute("SET allowed_directories = ?", [[str(run.events)]])
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
+        with reading_alone(run.events) as connection:
             found = connection.execute(statement, named | values).fetchnumpy()
     except duckdb.OutOfMemoryException as error:
         raise LensError(
@@ -90,10 +75,16 @@ def ask(run: Run, statement: str, **values: Any) -> dict[str, np.ndarray]:
 def layer_numbers(run: Run) -> np.ndarray:
     """The model's numbers of the layers with experts, rising; their places are rows elsewhere.
 
+    One prompt is asked, since each goes through all of them.
+
     Raises:
         NoRunError, DamagedRunError, LensError: as for `ask`.
     """
-    found = ask(run, "SELECT DISTINCT layer FROM read_parquet($routing) ORDER BY layer")
+    found = ask(
+        run,
+        "SELECT DISTINCT layer FROM read_parquet($routing) "
+        "WHERE prompt = (SELECT min(prompt) FROM read_parquet($routing)) ORDER BY layer",
+    )
     return found["layer"].astype(np.int64)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import streamlit as st
 
 from lens.escaping import as_markdown
-from lens.features.card import FeatureCard
+from lens.features.card import FeatureCard, feature_name
 from lens.features.store import FeatureStore
-from lens.figures.features import feature_routes, route_rows, strength_histogram
+from lens.figures.features import feature_routes, strength_histogram
 from lens.figures.token_grid import visible
 from lens.storage import csv_text
 from lens.words import counted, fixed, percent
@@ -29,10 +27,10 @@ TABS = {
 }
 KINDS = {
     "top": "Strongest",
-    "quarter 4": "Strong quarter",
-    "quarter 3": "Upper half",
-    "quarter 2": "Lower half",
-    "quarter 1": "Weak quarter",
+    "quarter 4": "Strongest quarter",
+    "quarter 3": "Second quarter",
+    "quarter 2": "Third quarter",
+    "quarter 1": "Weakest quarter",
 }
 
 
@@ -67,7 +65,7 @@ def in_words(card: FeatureCard) -> str:
     words = ", ".join(f"“{as_markdown(visible(piece))}”" for _, piece, _ in card.words[:3])
     on = f"Mostly on {words}; active" if words else "Active"
     sentence = f"{on} at {percent(card.rate, 2)} of tokens."
-    rows = route_rows(card)
+    rows = card.strongest_routes()
     sent = np.flatnonzero(rows["found"] & (rows["excess"] > 0))
     if not len(sent):
         return sentence + " It goes with no expert oftener than its words and kinds of text do."
@@ -118,7 +116,7 @@ def where(card: FeatureCard) -> None:
 
 def experts(card: FeatureCard, origin: Provenance) -> None:
     """Where its tokens go, what it adds to each expert's logit, and what happens without it."""
-    rows = route_rows(card)
+    rows = card.strongest_routes()
     if not len(rows["layer"]):
         st.info("It goes with no expert more than chance gives.")
         return
@@ -187,11 +185,11 @@ def next_words(card: FeatureCard) -> None:
 
 def alike(store: FeatureStore, card: FeatureCard) -> None:
     """Features that write alike, and features that are active together; a click opens one."""
-    layers = layers_of_groups(store)
+    layers = dict(enumerate(store.group_layers))
 
     def button(group: int, feature: int, text: str, key: str) -> None:
         st.button(
-            f"{name_of(layers, group, feature)} · {text}",
+            f"{feature_name(layers.get(group, -1), feature)} · {text}",
             key=f"{key}_{group}_{feature}",
             on_click=links.refer,
             args=("feature", f"{group}-{feature}"),
@@ -205,22 +203,6 @@ def alike(store: FeatureStore, card: FeatureCard) -> None:
     with st.container(horizontal=True, gap="small"):
         for group, feature, _, jaccard in card.together:
             button(group, feature, percent(jaccard), "together")
-
-
-def layers_of_groups(store: FeatureStore) -> Sequence[int]:
-    """The layer that the features of each group write first."""
-    found = store.tables.ask(
-        'SELECT "group", min(layer) AS layer FROM read_parquet($features) GROUP BY "group" '
-        'ORDER BY "group"'
-    )
-    layers: list[int] = found["layer"].tolist()
-    return layers
-
-
-def name_of(layers: Sequence[int], group: int, feature: int) -> str:
-    """A feature as pages write it."""
-    layer = layers[group] if group < len(layers) else -1
-    return f"L{layer}·F{feature}" if layer >= 0 else f"F{feature}"
 
 
 def strength(card: FeatureCard, origin: Provenance) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import streamlit as st
 
 from lens.escaping import plain
+from lens.features.card import feature_name
 from lens.features.query import FeatureQuery
 from lens.features.store import FeatureStore, FeatureTable
 from lens.figures.token_grid import visible
@@ -183,7 +184,7 @@ def columns_of(store: FeatureStore, found: FeatureTable, query: FeatureQuery) ->
     """The columns of the table: what each feature is of, and where its tokens go."""
     own, experts = found.columns, store.summary().experts
     names = [
-        f"L{layer}·F{feature}" if layer >= 0 else f"F{feature}"
+        feature_name(layer, feature)
         for layer, feature in zip(own["layer"], own["feature"], strict=True)
     ]
     columns: dict[str, object] = {

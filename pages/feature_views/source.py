@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from grok.config import BUNDLED_MODEL
+from grok.config import BUNDLED_DICTIONARIES
 from lens.errors import LensError
 from lens.features.store import FeatureStore
 from lens.features.summary import MANIFEST, Summary
@@ -16,7 +16,6 @@ from lens.routers.router_set import RouterSet
 from pages.shell.startup import startup_options
 
 FEATURES_VARIABLE = "GROK_LENS_FEATURES"
-SHIPPED = BUNDLED_MODEL / "dictionaries"
 KINDS: Mapping[str, str] = {
     "sae": "What routers read",
     "transcoder": "What experts add",
@@ -35,7 +34,7 @@ def folders() -> dict[str, Path]:
         if one:
             found["own" if i == 0 else f"own{i + 1}"] = Path(one)
     for kind in KINDS:
-        folder = SHIPPED / kind / "features"
+        folder = BUNDLED_DICTIONARIES / kind / "features"
         if (folder / MANIFEST).is_file():
             found[kind] = folder
     return found

@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from grok.config import BUNDLED_DICTIONARIES
+from lens.features.card import feature_name
 from lens.features.query import FeatureQuery
 from lens.features.store import FeatureStore
 from lens.routers.router_set import RouterSet
@@ -15,7 +17,7 @@ from pages.feature_views import search, source
 
 @pytest.fixture(scope="module")
 def store() -> FeatureStore:
-    return FeatureStore.open(source.SHIPPED / "sae" / "features")
+    return FeatureStore.open(BUNDLED_DICTIONARIES / "sae" / "features")
 
 
 def texts(app) -> str:
@@ -44,7 +46,7 @@ def test_features_of_an_expert_come_in_the_order_of_what_they_add(open_page, sto
     pushes = found.columns["to_push"]
     assert np.isfinite(pushes).all() and (np.diff(pushes) <= 0).all() and pushes[0] > 0
     names = [
-        f"L{layer}·F{feature}"
+        feature_name(layer, feature)
         for layer, feature in zip(found.columns["layer"], found.columns["feature"], strict=True)
     ]
     assert rows(app) == names
@@ -80,7 +82,7 @@ def test_a_feature_that_is_not_there_is_let_go(open_page):
 
 def test_a_damaged_database_is_left_out_with_a_sentence(open_page, tmp_path, monkeypatch):
     folder = tmp_path / "features"
-    shutil.copytree(source.SHIPPED / "sae" / "features", folder)
+    shutil.copytree(BUNDLED_DICTIONARIES / "sae" / "features", folder)
     damaged = folder / "routes.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-100])
     monkeypatch.setenv(source.FEATURES_VARIABLE, str(folder))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grok.config import BUNDLED_MODEL
+from grok.config import BUNDLED_DICTIONARIES
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.files import TEXT, load_dictionary
 from grok.errors import GrokError
-
-BUNDLED_DICTIONARIES = BUNDLED_MODEL / "dictionaries"
 
 
 def bundled_kinds(folder: Path = BUNDLED_DICTIONARIES) -> list[str]:

@@ -11,6 +11,7 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float, Int
 
+from lens.chosen_by import nearly_one
 from lens.figures import marks, theme
 from lens.figures.token_grid import quoted, ranked_names, token_window, visible, window_text
 from lens.figures.traces.token_maps import (
@@ -24,7 +25,6 @@ from lens.figures.traces.token_maps import (
 from lens.recipe.steps import remembered
 from lens.words import counted, fixed, percent
 
-NEARLY_ONE = 1e-3
 MOST_NAMES = 3  # experts that are written under a token
 # Of more experts a cell draws the chosen and so many that are next in line.
 FEW_EXPERTS, NEXT_IN_LINE = 40, 8
@@ -215,7 +215,7 @@ def cell_probabilities(
     """
     order = [int(e) for e in selected]
     shown = drawn_experts(probs if chosen_by is None else chosen_by, order)
-    sums = abs(float(np.sum(probs)) - 1) < NEARLY_ONE
+    sums = bool(nearly_one(np.sum(probs)))
     step = theme.cell_step(len(shown), 420, high=46)
     parts = np.asarray(probs, np.float64)[order] if gates is None else np.asarray(gates)
     total = float(np.sum(parts))
@@ -263,7 +263,7 @@ def _cell_marks(
         ),
     )
     layers = [bars]
-    if abs(float(np.sum(probs)) - 1) < NEARLY_ONE:
+    if nearly_one(np.sum(probs)):
         layers.append(marks.dashed_rule({"value": [1 / len(probs)]}, y=y))
     top = float(np.max(probs))
     if chosen_by is not None:

@@ -13,6 +13,7 @@ from lens import figures
 from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.features.accounts import Term, in_order, largest_terms
+from lens.features.card import feature_name
 from lens.glossary import marked
 from lens.storage import csv_text
 from lens.traces import layer_numbers
@@ -145,7 +146,7 @@ class Cell:
         """A feature as pages write it: "L5·F120"."""
         design = self.found.dictionary.design
         layer = design.sources[design.groups[group].reads[0]].layer
-        return f"L{layer}·F{feature}" if len(design.groups) > 1 else f"F{feature}"
+        return feature_name(layer if len(design.groups) > 1 else -1, feature)
 
     def links(self, features: list[tuple[int, int]]) -> None:
         """Links to features' own cards, where there is a database of them."""

@@ -17,6 +17,7 @@ import streamlit as st
 
 from grok.cached import shared_dictionary
 from grok.checkpoints.model_files import folder_identity
+from grok.config import BUNDLED_DICTIONARIES
 from grok.errors import GrokError
 from grok.serving.shared_model import SharedModel
 from lens import figures
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from grok.dictionaries.attribution import FlipCheck, FlipTable, PromptFeatures
 
 VARIABLE = "GROK_LENS_DICTIONARY"
-SHIPPED = source.SHIPPED / "sae"
 READ = SessionValue[dict[str, "PromptFeatures"]](SessionKey.FEATURES_READ)
 RUN = SessionValue[dict[tuple[str, int, int], "FlipCheck"]](SessionKey.FLIPS_RUN)
 MOST_READ, MOST_RUN = 2, 32
@@ -48,7 +48,7 @@ CONTROLS = 15  # random directions; with the feature's they are run together
 def folder() -> Path:
     """Where the dictionary is: as the app was started, else the one beside the bundled model."""
     named = startup_options(dictionary=VARIABLE)["dictionary"]
-    return Path(named) if named else SHIPPED
+    return Path(named) if named else BUNDLED_DICTIONARIES / "sae"
 
 
 def why_not(trace: RoutedText, choice: ModelChoice | None) -> str:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 import grok
-from grok.config import BUNDLED_MODEL
+from grok.config import BUNDLED_DICTIONARIES, BUNDLED_MODEL
 from grok.dictionaries import ship
 from grok.dictionaries.evaluation.sums import Reconstruction
 from grok.dictionaries.evaluation.tokens import parts, spread
 from grok.dictionaries.kinds.bundled import (
-    BUNDLED_DICTIONARIES,
     bundled_dictionary,
     bundled_kinds,
 )

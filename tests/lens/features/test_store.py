@@ -11,7 +11,7 @@ import pytest
 
 from grok.dictionaries.indexing.run import index
 from lens.errors import LensError
-from lens.features import FeatureQuery, FeatureStore
+from lens.features import FeatureQuery, FeatureStore, headline
 from lens.features.query import SORTS
 from tests.feature_database import FEATURES, small_pass
 
@@ -58,6 +58,37 @@ def test_a_card_is_what_the_tables_hold_of_one_feature(store):
     assert dead.n == 0 and dead.contexts == () and dead.near == () and not dead.counts.any()
     with pytest.raises(LensError, match="There is no feature"):
         store.card(3, 0)
+
+
+def test_routes_beyond_chance_come_first_and_each_kind_by_its_size(store):
+    found = 0
+    for feature in range(FEATURES):
+        routes = store.card(1, feature).strongest_routes()
+        assert routes["found"].tolist() == (routes["log10_q"] <= np.log10(0.05)).tolist()
+        beyond = int(routes["found"].sum())
+        assert routes["found"][:beyond].all()
+        for part in (routes["excess"][:beyond], routes["excess"][beyond:]):
+            assert (np.diff(np.abs(np.nan_to_num(part))) <= 0).all()
+        found += beyond
+        few = store.card(1, feature).strongest_routes(2)
+        assert few["expert"].tolist() == routes["expert"][:2].tolist()
+    assert found
+
+
+def test_the_layer_of_a_group_is_that_of_its_features(store):
+    for group, layer in enumerate(store.group_layers):
+        assert {r["layer"] for r in rows(store, "features") if r["group"] == group} == {layer}
+
+
+def test_the_headline_counts_features_and_says_whether_any_is_beyond_chance(store, monkeypatch):
+    for apart in (0.0, headline.APART, 2.0):
+        monkeypatch.setattr(headline, "APART", apart)
+        far = [r for r in rows(store, "features") if r["n"] and r["associations"]
+               and r["excess"] >= apart]  # fmt: skip
+        found = headline.sending(store)
+        assert found.found == bool(far) and np.isnan(found.null_mean)
+        assert found.sentence.startswith(f"{len(far):,} of" if far else "No learned feature")
+    assert not far
 
 
 def test_searches_find_what_the_tables_hold(store):
