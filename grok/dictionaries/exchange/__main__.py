@@ -28,12 +28,24 @@ class Form(NamedTuple):
 
 def forms() -> dict[str, Form]:
     """All formats by name."""
+    from grok.dictionaries.exchange.circuit_tracer import (
+        read_circuit_tracer,
+        write_circuit_tracer,
+    )
     from grok.dictionaries.exchange.saelens import read_saelens, write_saelens
+    from grok.dictionaries.exchange.sparsify import read_sparsify, write_sparsify
 
     return {
         "saelens": Form(
             write_saelens,
             lambda a: read_saelens(a.source, reads=a.reads, writes=a.writes, scale=a.scale),
+        ),
+        "circuit-tracer": Form(
+            write_circuit_tracer,
+            lambda a: read_circuit_tracer(a.source, reads=a.reads, writes=a.writes),
+        ),
+        "sparsify": Form(
+            write_sparsify, lambda a: read_sparsify(a.source, reads=a.reads, writes=a.writes)
         ),
     }
 

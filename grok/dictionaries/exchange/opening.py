@@ -68,8 +68,9 @@ class Values:
         found = plain(json.dumps(self._values.get(name))[:80], 60)
         return refused(self.where, f"{name} is {found}", expected, advice)
 
-    def __contains__(self, name: str) -> bool:
-        return self._values.get(name) is not None
+    def given(self, name: str) -> bool:
+        """True where there is such a value, and it is not 0."""
+        return bool(self._values.get(name))
 
     def size(self, name: str) -> int:
         """A whole number from 1."""

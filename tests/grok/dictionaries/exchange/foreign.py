@@ -107,3 +107,37 @@ def saelens(folder: Path, x: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray
     out = (f / norms if cfg.get("rescale_acts_by_decoder_norm") else f) @ w["W_dec"] + w["b_dec"]
     out = out / scale
     return f, out + x @ w["W_skip"].T if "W_skip" in w else out
+
+
+def circuit_tracer(folder: Path, x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Features and output of circuit-tracer 0.5.0 for values [L, B, D]."""
+    features, out, n = [], [], len(x)
+    if (folder / "W_enc_0.safetensors").exists():
+        decoders = []
+        for i in range(n):
+            w = load_file(folder / f"W_enc_{i}.safetensors")
+            pre = np.einsum("bd,fd->bf", x[i], w[f"W_enc_{i}"]) + w[f"b_enc_{i}"]
+            features.append(pre * (pre > w.get(f"threshold_{i}", 0)))
+            out.append(np.tile(w[f"b_dec_{i}"].astype(float), (B, 1)))
+            decoders.append(load_file(folder / f"W_dec_{i}.safetensors")[f"W_dec_{i}"])
+        for i in range(n):
+            for j in range(n - i):
+                out[i + j] += features[i] @ decoders[i][:, j]
+        return features, np.stack(out)
+    for i in range(n):
+        w = load_file(folder / f"layer_{i}.safetensors")
+        pre = x[i] @ w["W_enc"].T.astype(float) + w["b_enc"]
+        features.append(pre * (pre > w.get("activation_function.threshold", 0)))
+        own = features[i] @ w["W_dec"] + w["b_dec"]
+        out.append(own + x[i] @ w["W_skip"].T if "W_skip" in w else own)
+    return features, np.stack(out)
+
+
+def sparsify(folder: Path, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features and output of sparsify 1.3.3 for values [B, D]."""
+    cfg, w = json.loads((folder / "cfg.json").read_text()), load_file(folder / "sae.safetensors")
+    given = x if cfg["transcode"] else x - w["b_dec"]
+    pre = np.maximum(given @ w["encoder.weight"].T.astype(float) + w["encoder.bias"], 0)
+    f = pre * largest(pre, cfg["k"])
+    out = f @ w["W_dec"] + w["b_dec"]
+    return f, out + x @ w["W_skip"].T if cfg["skip_connection"] else out
