@@ -107,6 +107,7 @@ def test_a_changed_cookie_opens_nothing_and_a_copied_one_is_its_owners(
         (value, "Overview"),
     ):
         thief = browser.new_context(base_url=closed_server)
+        thief.set_default_timeout(180_000)
         thief.add_cookies([{**cookie, "value": changed}])
         stolen = thief.new_page()
         stolen.goto("/")
