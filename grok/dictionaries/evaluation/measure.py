@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from grok.dictionaries.evaluation.alone import alone
 from grok.dictionaries.evaluation.controls import (
     Controls,
     Fitted,
@@ -125,6 +126,7 @@ def measured(
             found["curve"]["rows"] += _elsewhere(subject, name, control, plan)
     if plan.spliced:
         found["spliced"] = standing_in(subject, plan.spliced)
+        found["alone"] = alone(subject, plan.spliced // 2, found["dictionary"]["l0"][:-1])
     if plan.labelled:
         found |= _by_label(subject, here, plan)
     found["plan"] = plan._asdict()

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grok.dictionaries.kinds.design import Design
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.parameters import own_experts
 from grok.dictionaries.kinds.selection import largest_of_tokens
@@ -33,7 +34,8 @@ def replacement(
     Args:
         dictionary: of one of the kinds whose groups belong to layers.
         layers: where; all of the dictionary's by default.
-        added: what is added to each reconstruction, [B, T, D] of one batch, such as its errors.
+        added: what is added to each reconstruction of one batch, one after the other
+            [N, B, T, D], such as its `errors`.
 
     Raises:
         GrokError: a kind or rule that cannot be computed layer by layer.
@@ -48,22 +50,58 @@ def replacement(
     for target, point in enumerate(design.targets):
         if point.layer not in chosen:
             continue
-        groups = [g for g, group in enumerate(design.groups) if target in group.writes]
-        parts = tuple(_part(dictionary, g, target) for g in groups)
-        bias = dictionary.params["decoder_bias"][target]
-        if added is not None:
-            bias = bias + added[point]
-        skip = dictionary.params["skip"][target] if design.skip else None
-        references: list[HookPoint] = []
-        for g in groups:
-            source = design.sources[design.groups[g].reads[0]]
-            if design.kind != "sae":
-                references.append(source)
-            if design.n_experts:
-                references.append(HookPoint(source.layer, "router.experts"))
-        function = Intervention(_Written(dictionary), (parts, bias, skip), "dictionary")
-        requests.append(request(point.site, function, point.layer, None, tuple(references)))
+        arrays = (*_arrays(dictionary, target), () if added is None else tuple(added[point]))
+        function = Intervention(_Written(dictionary), arrays, "dictionary")
+        references = _references(design, target)
+        requests.append(request(point.site, function, point.layer, None, references))
     return Edits(tuple(requests))
+
+
+def errors(
+    dictionary: Dictionary, values: Mapping[HookPoint, np.ndarray]
+) -> dict[HookPoint, np.ndarray]:
+    """What reconstructions lack of the values of a run [2, B, T, D], by target.
+
+    The first part is the error in float32, the second what adding it rounds away: a reconstruction
+    to which both are added is the value itself, to the bit.
+
+    Args:
+        dictionary: as for `replacement`.
+        values: of every source and target [B, T, ...] of one batch.
+    """
+    written = jax.jit(_Written(dictionary))
+    found = {}
+    for target, point in enumerate(dictionary.design.targets):
+        value = np.asarray(values[point], np.float32)
+        read = [values[own] for own in _references(dictionary.design, target)]
+        made = np.asarray(written(value, *_arrays(dictionary, target), (), *read))
+        first = value - made
+        found[point] = np.stack([first, value - (made + first)])
+    return found
+
+
+def _arrays(dictionary: Dictionary, target: int) -> tuple[Any, ...]:
+    """Parts, bias and skip of a target."""
+    groups = _groups(dictionary.design, target)
+    parts = tuple(_part(dictionary, g, target) for g in groups)
+    skip = dictionary.params["skip"][target] if dictionary.design.skip else None
+    return parts, dictionary.params["decoder_bias"][target], skip
+
+
+def _references(design: Design, target: int) -> tuple[HookPoint, ...]:
+    """What is read beside the value that is replaced."""
+    found: list[HookPoint] = []
+    for g in _groups(design, target):
+        source = design.sources[design.groups[g].reads[0]]
+        if design.kind != "sae":
+            found.append(source)
+        if design.n_experts:
+            found.append(HookPoint(source.layer, "router.experts"))
+    return tuple(found)
+
+
+def _groups(design: Design, target: int) -> list[int]:
+    return [g for g, group in enumerate(design.groups) if target in group.writes]
 
 
 def put(values: Mapping[HookPoint, np.ndarray]) -> Edits:
@@ -120,7 +158,7 @@ def _part(dictionary: Dictionary, group: int, target: int) -> tuple[Any, ...]:
 
 
 class _Written:
-    """(value, arrays, bias, skip, *references) -> what the dictionary writes instead of value.
+    """(value, parts, bias, skip, added, *references) -> what is written instead of value.
 
     Equal for dictionaries of one design and rule, which then share compiled programs.
     """
@@ -139,7 +177,13 @@ class _Written:
         return self._design, self._rule
 
     def __call__(
-        self, value: jax.Array, parts: Any, bias: jax.Array, skip: Any, *references: jax.Array
+        self,
+        value: jax.Array,
+        parts: Any,
+        bias: jax.Array,
+        skip: Any,
+        added: Any,
+        *references: jax.Array,
     ) -> jax.Array:
         shape, d = value.shape, value.shape[-1]
         each = 2 if self._design.n_experts else 1
@@ -159,4 +203,7 @@ class _Written:
             out = out + jnp.where(active, pre, 0.0) @ decoder
             if skip is not None:
                 out = out + x @ skip
-        return out.reshape(shape).astype(value.dtype)
+        out = out.reshape(shape)
+        for more in added:
+            out = out + more
+        return out.astype(value.dtype)

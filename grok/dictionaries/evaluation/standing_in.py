@@ -4,7 +4,8 @@
 - `offline`: reconstructions of the plain run's values are put in their place.
 - `frozen_attention`: live, with `attn.normed` of every layer as the plain run had it, so that only
   what layers without attention do to an error is seen.
-- `errors_added`: live, with the plain run's errors added back. It must give the plain logits.
+- `errors_added`: live, with the plain run's errors added back. It must give the plain logits, as
+  far as `put_back` does: the plain run's values put in place of themselves by such an edit.
 - `zero`, `mean`: the values are 0, or their mean on training text.
 
 What is put in the place of a whole stream leaves nothing of the layers before it, so only a
@@ -21,7 +22,7 @@ import numpy as np
 
 from grok.dictionaries.evaluation.curve import Subject
 from grok.dictionaries.evaluation.methods import Sequences
-from grok.dictionaries.evaluation.replacing import put, replacement
+from grok.dictionaries.evaluation.replacing import errors, put, replacement
 from grok.dictionaries.evaluation.spliced import Changed, Plain, compared
 from grok.dictionaries.evaluation.tokens import Part
 from grok.dictionaries.kinds.inference import apply
@@ -54,8 +55,10 @@ def standing_in(subject: Subject, tokens: int) -> dict[str, Any]:
     found = _numbers(subject, windows, runs, sequences)
     some = windows[: max(1, CHECKED // len(windows[0]))]
     checked = Sequences(design, some, labels)
+    own = subject.dictionary
     added: dict[str, Changed] = {
-        "errors_added": lambda plain: _with_errors(subject, plain, checked)
+        "errors_added": lambda plain: replacement(own, added=errors(own, plain.kept)),
+        "put_back": checked.put(lambda part: np.asarray(part.batch.y)),
     }
     found |= _numbers(subject, some, added, checked)
     live = found["live"]
@@ -91,9 +94,3 @@ def _written(subject: Subject, part: Part) -> np.ndarray:
 def _frozen(subject: Subject, plain: Plain, attention: list[HookPoint]) -> Edits:
     held = put({point: plain.kept[point] for point in attention})
     return held + replacement(subject.dictionary)
-
-
-def _with_errors(subject: Subject, plain: Plain, sequences: Sequences) -> Edits:
-    part = sequences.part(plain)
-    errors = np.asarray(part.batch.y) - _written(subject, part)
-    return replacement(subject.dictionary, added=sequences.by_point(plain, errors))

@@ -17,6 +17,7 @@ def tables(found: Mapping[str, Any]) -> str:
         _curve: "curve",
         _routers: "curve",
         _standing_in: "spliced",
+        _alone: "alone",
         _probes: "probes",
         _specificity: "specificity",
         _stability: "stability",
@@ -73,8 +74,17 @@ def _standing_in(found: Mapping[str, Any]) -> Iterator[str]:
             + (f", CE recovered {one['ce_recovered']:.1%}, KL {one['kl_recovered']:.1%}"
                if "ce_recovered" in one else "")
             + (f", largest change of a logit {one['largest_logit_change']:.1e}"
-               if name == "errors_added" else "")
+               if name in ("errors_added", "put_back") else "")
         )  # fmt: skip
+
+
+def _alone(found: Mapping[str, Any]) -> Iterator[str]:
+    own = found["alone"]
+    yield ""
+    yield f"nats lost with one layer replaced, the others the model's own; {own['tokens']:,} tokens"
+    yield _line("", [f"L{layer}" for layer in own["layers"]])
+    for method, numbers in own["methods"].items():
+        yield _line(method, numbers["delta_ce"])
 
 
 def _routers(found: Mapping[str, Any]) -> Iterator[str]:

@@ -63,7 +63,7 @@ NAMES = {
 
 def sections(found: Found) -> Iterator[str]:
     """All parts."""
-    for part in (_specificity, _layers, _curves, _standing_in, _routes, _probes, _seeds, _rounding):
+    for part in PARTS:
         yield from part(found)
 
 
@@ -159,8 +159,9 @@ def _standing_in(found: Found) -> Iterator[str]:
     yield "### The model with all layers replaced"
     yield (
         f"The model's own loss on these {runs['live']['tokens']:,} tokens is "
-        f"{runs['live']['ce']:.3f} nats. With the errors added back the largest change of a logit "
-        f"is {runs['errors_added']['largest_logit_change']:.1e}."
+        f"{runs['live']['ce']:.3f} nats. With the errors added back the largest change of a "
+        f"logit is {runs['errors_added']['largest_logit_change']:.1e}; with the values themselves "
+        f"put back, which is rounding alone, {runs['put_back']['largest_logit_change']:.1e}."
     )
     header = ("", "loss", "KL", "same next token", "loss recovered", "KL recovered")
     rows = [
@@ -174,6 +175,28 @@ def _standing_in(found: Found) -> Iterator[str]:
         for name, one in runs.items()
     ]
     yield markdown_table(header, rows)
+
+
+def _alone(found: Found) -> Iterator[str]:
+    own = found.get("alone")
+    if not own:
+        return
+    yield "### One layer replaced, the others the model's own"
+    yield f"Loss in nats, {own['tokens']:,} tokens; the same number of principal axes beside it:"
+    header = ("", *(f"L{layer}" for layer in own["layers"]))
+    methods = own["methods"]
+    body = [
+        (_named(name), *(f"{value:+.3f}" for value in one["delta_ce"]))
+        for name, one in methods.items()
+    ]
+    yield markdown_table(header, body)
+    yield "Share of the KL of putting zero there that is made good, and of putting the mean there:"
+    body = [
+        (f"{_named(name)}, {ablated}", *_cells(methods[name][f"kl_recovered_{ablated}"]))
+        for name in ("dictionary", "pca_best")
+        for ablated in ("zero", "mean")
+    ]
+    yield markdown_table(header, body)
 
 
 def _routes(found: Found) -> Iterator[str]:
@@ -253,3 +276,16 @@ def _rounding(found: Found) -> Iterator[str]:
             f"{own['fvu_after'][-1]:.5f} ({own['tokens']:,} tokens); of what is active in one of "
             f"them, {own['same_active']:.3%} is active in both."
         )
+
+
+PARTS = (
+    _specificity,
+    _layers,
+    _curves,
+    _standing_in,
+    _alone,
+    _routes,
+    _probes,
+    _seeds,
+    _rounding,
+)

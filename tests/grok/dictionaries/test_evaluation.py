@@ -10,6 +10,7 @@ import pytest
 from scipy.special import log_softmax
 
 from grok.dictionaries import evaluate as command
+from grok.dictionaries.evaluation.alone import alone
 from grok.dictionaries.evaluation.controls import Fitted, Means
 from grok.dictionaries.evaluation.curve import Subject, curve
 from grok.dictionaries.evaluation.measure import Control, Plan, measured, stability
@@ -236,9 +237,23 @@ def test_with_errors_added_back_the_model_is_itself(tiny3, kind):
     subject = subject_of(tiny3, own)
     found = standing_in(subject, 64)
     assert found["live"]["kl"] > 1e-3
-    assert found["errors_added"]["largest_logit_change"] < 1e-5
+    change = {name: found[name]["largest_logit_change"] for name in ("errors_added", "put_back")}
+    assert max(change.values()) < 1e-5
     assert min(found["errors_added"]["same_set"]) == 1
     assert ("offline" in found) == ("frozen_attention" in found) == (kind != "sae")
+
+
+@pytest.mark.parametrize("kind", ["sae", "transcoder"])
+def test_layers_are_replaced_one_at_a_time(tiny3, kind):
+    good = perfect(tiny3, 0) if kind == "sae" else random_one(tiny3, kind)
+    found = alone(subject_of(tiny3, good), 64, [4.0] * 3)
+    own = found["methods"]
+    assert found["layers"] == [0, 1, 2] and set(own) == {"dictionary", "pca_best", "zero", "mean"}
+    again = compared(tiny3, subject_of(tiny3, good).sequences(64)[0], {"x": replacement(good, [1])})
+    assert own["dictionary"]["kl"][1] == again["x"].numbers()["kl"]
+    share = own["dictionary"]["kl_recovered_zero"]
+    for i, (mine, zero) in enumerate(zip(own["dictionary"]["kl"], own["zero"]["kl"], strict=True)):
+        assert share[i] is None if zero < 0.01 else share[i] == pytest.approx(1 - mine / zero)
 
 
 def test_offline_and_frozen_runs_are_what_they_say(tiny3):
