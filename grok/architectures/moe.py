@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.products import HIGHEST, Weight, float_values, product
+from grok.architectures.stretches import one
 from grok.interventions.sites import NO_HOOK, Hook
 
 
@@ -214,10 +215,7 @@ def run_selected(
 
     def one_block(i: jax.Array, out: jax.Array) -> jax.Array:
         block = jax.lax.dynamic_slice_in_dim(sorted_rows, i * rows, rows)
-        take: Callable[[jax.Array], jax.Array] = lambda w: jax.lax.dynamic_index_in_dim(  # noqa: E731
-            w, plan.expert[i], keepdims=False
-        )
-        own = Experts(*jax.tree.map(take, tuple(weights)))
+        own = Experts(*jax.tree.map(lambda w: one(w, plan.expert[i]), tuple(weights)))
         result = expert_output(block, own, form)
         return jax.lax.dynamic_update_slice_in_dim(
             out, result.astype(jnp.float32), i * rows, axis=0

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.chosen_ways import chosen
+from grok.architectures.stretches import one, stretch
 from grok.checkpoints.block_scales import (
     FP4_BLOCK,
     SCALE_BIAS,
@@ -203,12 +204,12 @@ def _over_columns(run: Callable[..., jax.Array], arrays: tuple[Any, ...], step: 
     sizes = [max(1, step * len(a) // len(arrays[0])) for a in arrays]
     whole = len(arrays[0]) // step
     parts = []
+
+    def some(_: None, i: jax.Array) -> tuple[None, jax.Array]:
+        return None, run(*(stretch(a, i * n, n) for a, n in zip(arrays, sizes, strict=True)))
+
     if whole:
-        stretches = tuple(
-            a[: whole * n].reshape(whole, n, *a.shape[1:])
-            for a, n in zip(arrays, sizes, strict=True)
-        )
-        _, found = jax.lax.scan(lambda _, own: (None, run(*own)), None, stretches)
+        _, found = jax.lax.scan(some, None, jnp.arange(whole))
         parts.append(jnp.moveaxis(found, 0, 1).reshape(found.shape[1], -1))
     if whole * step < len(arrays[0]):
         parts.append(run(*(a[whole * n :] for a, n in zip(arrays, sizes, strict=True))))
@@ -223,8 +224,9 @@ def _over_depth(
     total = jnp.zeros((len(x), w.shape[1]), F32)
     if whole:
         own = jnp.moveaxis(x[:, : whole * step].reshape(len(x), whole, step), 1, 0)
-        stretches = (own, w[: whole * step].reshape(whole, step, -1))
-        total, _ = jax.lax.scan(lambda sums, s: (sums + run(*s), None), total, stretches)
+        total = jax.lax.fori_loop(
+            0, whole, lambda i, sums: sums + run(one(own, i), stretch(w, i * step, step)), total
+        )
     if whole * step < x.shape[1]:
         total = total + run(x[:, whole * step :], w[whole * step :])
     return total
