@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import machine
 
@@ -82,8 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.checkpoint is not None and name in WITH_CHECKPOINT
             else []
         ) + rest
-        worst = max(worst, importlib.import_module(f"benchmarks.{name}").main(options))
+        worst = max(worst, module_of(name).main(options))
     return worst
+
+
+def module_of(name: str) -> Any:
+    """The module with the `main` of a benchmark."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    folder = hasattr(module, "__path__")
+    return importlib.import_module(f"benchmarks.{name}.command") if folder else module
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.fullsize.sparse_layout import write_sparse_layout
 from benchmarks.rows import Row, exit_code, table
-from benchmarks.sparse_layout import write_sparse_layout
 from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path
 from lens.extract.grok1 import extract_routers
 

@@ -82,7 +82,7 @@ def hub(tmp_path, monkeypatch):
     """A server of its own with an empty cache; nothing else on the network is asked."""
     import huggingface_hub.constants
 
-    from benchmarks.hub_server import serving
+    from benchmarks.hub.server import serving
     from tests.hub_files import FILES
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.hub_server import Content, files_of
+from benchmarks.hub.server import Content, files_of
 from lens.extract.hub import Fetched, extract_from_hub
 
 DATA = Path(__file__).resolve().parents[0] / "data"

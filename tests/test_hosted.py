@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.hosted import measured, rows_of
-from benchmarks.hosted_people import shows
-from benchmarks.hosted_servers import hosted
+from benchmarks.hosted.command import measured, rows_of
+from benchmarks.hosted.people import shows
+from benchmarks.hosted.servers import hosted
 
 SMALL = Path(__file__).resolve().parent / "data" / "tiny3"
 

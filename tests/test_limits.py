@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("grok", "lens", "pages")
 FOLDERS = (*PACKAGES, "benchmarks", "examples")
 
-MOST_FILES = 15  # of Python in a folder of the packages
+MOST_FILES = 15  # of Python in a folder
 MOST_LINES = 400  # in a file
 LONGEST = 60  # lines of a function, without its docstring
 MOST_PARAMETERS = 8  # without self and cls
@@ -94,7 +94,7 @@ def faults(files: Mapping[str, str]) -> list[str]:
     """What is too large, a line for each, folders first."""
     found = []
     folders = [PurePosixPath(file).parent.as_posix() for file in files]
-    for folder in sorted(name for name in set(folders) if name.startswith(PACKAGES)):
+    for folder in sorted(name for name in set(folders) if name.startswith(FOLDERS)):
         found.append(judged(folder, folders.count(folder), MOST_FILES, "Python files", "#", []))
     for file, text in files.items():
         found.extend(faults_of(file, text))

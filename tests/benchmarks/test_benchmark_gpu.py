@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from benchmarks import gpu
-from benchmarks.gpu_layer import (
+from benchmarks.gpu import command as gpu
+from benchmarks.gpu.layer import (
     DTYPE,
     FULL,
     SMALL,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.hub import HEADER, MOST_RANGES, Fetching, fetching, hub_of
-from benchmarks.hub_models import MODELS, Released, files_of_model, needed_bytes
-from benchmarks.hub_server import REPOSITORY
+from benchmarks.hub.command import HEADER, MOST_RANGES, Fetching, fetching, hub_of
+from benchmarks.hub.models import MODELS, Released, files_of_model, needed_bytes
+from benchmarks.hub.server import REPOSITORY
 from grok.checkpoints.routing.names import find_routers
 from lens.extract.hub import extract_from_hub
 

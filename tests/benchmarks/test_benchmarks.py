@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import science
-from benchmarks.__main__ import CLAIMS, main
+from benchmarks.__main__ import CLAIMS, main, module_of
 from benchmarks.live import every_slot, every_token, operations
 from benchmarks.machine import machine
 from benchmarks.rows import Row, exit_code, table
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.benchmarks
 def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(CLAIMS)
+    assert all(callable(module_of(name).main) for name in CLAIMS)
 
 
 def test_an_unknown_name_is_refused_before_anything_runs(

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import full_checkpoint
-from benchmarks.full_checkpoint import (
+from benchmarks.fullsize import checkpoint as full_checkpoint
+from benchmarks.fullsize.checkpoint import (
     checkpoint_bytes,
     few_layers,
     file_bytes,

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import full_checkpoint, fullsize
-from benchmarks.full_checkpoint import make_checkpoint
-from benchmarks.fullsize import (
+from benchmarks.fullsize import checkpoint as full_checkpoint
+from benchmarks.fullsize import command as fullsize
+from benchmarks.fullsize.checkpoint import make_checkpoint
+from benchmarks.fullsize.command import (
     default_folder,
     expert_bytes,
     hidden,
@@ -21,7 +22,7 @@ from benchmarks.fullsize import (
     other_bytes,
     report,
 )
-from benchmarks.fullsize_worker import Peaks, forget, long_worker, worker
+from benchmarks.fullsize.worker import Peaks, forget, long_worker, worker
 from grok.checkpoints.grok1 import open_checkpoint
 from grok.config import BUNDLED_MODEL, GROK_1
 from grok.engine.progress import PassProgress

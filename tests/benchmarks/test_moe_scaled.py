@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.moe_scaled import run_scaled, scaled_product
+from benchmarks.gpu.moe_scaled import run_scaled, scaled_product
 from grok.architectures.moe import Experts, run_selected
 from grok.architectures.products import float_values
 from grok.checkpoints.tensor_file import QuantizedWeight8bit

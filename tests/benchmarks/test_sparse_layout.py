@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.sparse_layout import (
+from benchmarks.fullsize.sparse_layout import (
     large_tensor,
     stored_bytes,
     write_sparse_layout,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sparse_layout import write_sparse_layout
+from benchmarks.fullsize.sparse_layout import write_sparse_layout
 from grok import plan
 from grok.architectures.families import architecture_of
 from grok.architectures.grok1 import Grok1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from benchmarks.gpu_layer import DTYPE, FULL, random_layer
+from benchmarks.gpu.layer import DTYPE, FULL, random_layer
 from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import run_selected
 from grok.engine.compiled import layer_pass

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.sparse_layout import write_sparse_layout
+from benchmarks.fullsize.sparse_layout import write_sparse_layout
 from grok.checkpoints.grok1 import moe_norm_path, open_checkpoint, router_path
 from grok.config import GROK_1
 from lens.routers.router_set import load_routers

@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 
-from benchmarks.hub_server import COMMIT, REPOSITORY, HubServer
+from benchmarks.hub.server import COMMIT, REPOSITORY, HubServer
 from lens.errors import LensError
 from lens.extract import hub as hub_module
 from lens.extract.__main__ import main

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from benchmarks.hub_server import REPOSITORY, Content, HubServer, Sparse
+from benchmarks.hub.server import REPOSITORY, Content, HubServer, Sparse
 from grok.checkpoints.hub.ranges import RANGES_AT_ONCE
 from grok.checkpoints.tensor_index import INDEX
 from lens.errors import LensError

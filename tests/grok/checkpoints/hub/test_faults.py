@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 
-from benchmarks.hub_server import COMMIT, REPOSITORY, HubServer, serving
+from benchmarks.hub.server import COMMIT, REPOSITORY, HubServer, serving
 from grok.checkpoints.hub import access as hub_access
 from grok.checkpoints.hub import ranges as hub_ranges
 from lens.errors import LensError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hub_server import COMMIT, REPOSITORY, HubServer
+from benchmarks.hub.server import COMMIT, REPOSITORY, HubServer
 from lens.extract.grok1 import extract_routers
 from lens.routers.router_set import load_routers
 from tests.hub_files import DATA

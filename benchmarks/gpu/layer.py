@@ -86,7 +86,7 @@ def every_slot(
         return jnp.where((chosen == e)[:, None], found.astype(jnp.float32), out), None
 
     out = jnp.zeros((n * k, x.shape[1]), jnp.float32)
-    out, _ = jax.lax.scan(one, out, (jnp.arange(weights.activated.shape[0]), *weights))
+    out, _ = jax.lax.scan(one, out, (jnp.arange(weights.activated.shape[0]), *weights[:3]))
     weighted = out.reshape(n, k, -1) * gates.astype(x.dtype).astype(jnp.float32)[..., None]
     return jnp.sum(weighted, axis=1) if summed else weighted
 

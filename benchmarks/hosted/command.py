@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.hosted_people import THINK, Seen, use
-from benchmarks.hosted_servers import Hosted, Watched, hosted, watched
+from benchmarks.hosted.people import THINK, Seen, use
+from benchmarks.hosted.servers import Hosted, Watched, hosted, watched
 from benchmarks.rows import Row, exit_code, table
 
 PEOPLE = (1, 10, 25, 50)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.extraction import make_checkpoint
-from benchmarks.hub_models import MODELS, Released, files_of_model, needed_bytes
-from benchmarks.hub_server import REPOSITORY, Content, HubServer, Sparse, serving
+from benchmarks.hub.models import MODELS, Released, files_of_model, needed_bytes
+from benchmarks.hub.server import REPOSITORY, Content, HubServer, Sparse, serving
 from lens.extract.hub import GROK_1_SIZES, extract_from_hub
 
 MOST_FILES = 1.0  # bytes that came over those of the 128 files, or 64, of Grok-1

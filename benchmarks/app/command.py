@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.app.visitor import BrowserMissing, Times, Visitor, browser_page, server
 from benchmarks.rows import Row, exit_code, table
-from benchmarks.visitor import BrowserMissing, Times, Visitor, browser_page, server
 from lens.layers.similarity import LAYER_METRICS
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.hub_server import Content, Sparse
+from benchmarks.hub.server import Content, Sparse
 from grok.checkpoints.routing.names import place_of
 from grok.checkpoints.safetensors import ITEM_BYTES
 from grok.checkpoints.tensor_index import INDEX

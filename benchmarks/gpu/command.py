@@ -7,8 +7,8 @@ whatever device there is, a CPU too: that shows that it runs and says nothing ab
 
 One layer with random int8 weights: a prefill of 512 tokens, and the decoding of 1, 2, 4 and 8
 sequences. Each is timed in several ways to compute its experts: as the model does by default, with
-the scale after the product (`benchmarks.moe_scaled`), in blocks of up to 256 rows or 128, and all
-experts for every slot, as the official code does. The limit is the larger of bytes over memory
+the scale after the product (`benchmarks.gpu.moe_scaled`), in blocks of up to 256 rows or 128, and
+all experts for every slot, as the official code does. The limit is the larger of bytes over memory
 bandwidth and operations over the rate of a bfloat16 product, all measured in the same run.
 Several calls follow one another before the clock is stopped, as layers do in a pass.
 
@@ -32,8 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks.full_checkpoint import make_checkpoint
-from benchmarks.gpu_layer import (
+from benchmarks.fullsize.checkpoint import make_checkpoint
+from benchmarks.gpu.layer import (
     CONTEXT,
     DTYPE,
     FULL,
@@ -47,7 +47,7 @@ from benchmarks.gpu_layer import (
     median_seconds,
     random_layer,
 )
-from benchmarks.moe_scaled import run_scaled
+from benchmarks.gpu.moe_scaled import run_scaled
 from grok.architectures.architecture import Dispatch
 from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import run_selected

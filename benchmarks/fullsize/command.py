@@ -4,7 +4,7 @@
                                   [--memory-budget GB] [--longest TOKENS]
 
 Makes a checkpoint of that many layers (4.9 GB each, and 3.2 GB of embedding; see
-`benchmarks.full_checkpoint`) outside the repository and traces a prompt of 64 tokens with
+`benchmarks.fullsize.checkpoint`) outside the repository and traces a prompt of 64 tokens with
 `mode="streamed"` in a process of its own, then generates a few tokens. A second process reads a
 prompt of 2,048 tokens, for its memory.
 
@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.full_checkpoint import checkpoint_bytes, few_layers, make_checkpoint
-from benchmarks.fullsize_worker import TOKENS, long_worker, worker
+from benchmarks.fullsize.checkpoint import checkpoint_bytes, few_layers, make_checkpoint
+from benchmarks.fullsize.worker import TOKENS, long_worker, worker
 from benchmarks.rows import Row, exit_code, table
 from grok.architectures.grok1 import Grok1
 from grok.checkpoints.grok1 import Checkpoint, expected_shape
@@ -43,7 +43,7 @@ from grok.config import GROK_1, GrokConfig
 from grok.errors import GrokError
 from grok.streaming.host_memory import sizes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 2048  # tokens of the prompt that takes the most memory
 BUDGET = 8e9  # bytes
 DISK_SECONDS = 4.0  # of each measurement of the disk
@@ -294,7 +294,14 @@ def in_child(
     Raises:
         GrokError: the process failed; with the end of what it said.
     """
-    command = [sys.executable, "-m", "benchmarks.fullsize", "--worker", "--folder", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fullsize.command",
+        "--worker",
+        "--folder",
+        str(folder),
+    ]
     command += ["--memory-budget", str(budget / 1e9), "--longest", str(longest)]
     command += ["--tokenizer", str(tokenizer)] if tokenizer is not None else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,0 +1,1 @@
+"""A full-size layer on a GPU, and layers streamed to it."""

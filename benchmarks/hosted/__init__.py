@@ -1,0 +1,1 @@
+"""People at once on one and two web processes."""
