@@ -65,23 +65,29 @@ class FileRanges:
         return str(self.path)
 
     def read(self, offset: int, length: int) -> bytes:
+        found = bytearray(length)
+        self.read_into(offset, memoryview(found))
+        return bytes(found)
+
+    def read_into(self, offset: int, room: memoryview) -> None:
+        """Fills `room` with the bytes from `offset` on.
+
+        Raises:
+            CheckpointError: they cannot be had.
+        """
+        n_read = 0
         try:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(offset)
-                parts = []
-                left = length
-                while left and (part := file.read(left)):
-                    parts.append(part)
-                    left -= len(part)
+                while n := file.readinto(room[n_read:]):
+                    n_read += n
         except OSError as error:
             raise CheckpointError(f"{self.path}: {error.strerror}. {ADVICE}") from error
-        found = b"".join(parts)
-        if len(found) != length:
+        if n_read != len(room):
             raise CheckpointError(
-                f"{self.path}: {len(found)} of {length} bytes at {offset}; expected a file of "
+                f"{self.path}: {n_read} of {len(room)} bytes at {offset}; expected a file of "
                 f"{self.size} bytes. It was cut while it was read; try again."
             )
-        return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import numpy as np
 
 from grok.checkpoints.block_scales import FP4_BLOCK, BlockScaled, MicroScaled
 from grok.checkpoints.model_files import FolderFiles
-from grok.checkpoints.safetensors import ITEM_BYTES, Entry, read_header
+from grok.checkpoints.room import room
+from grok.checkpoints.safetensors import Entry, read_header
 from grok.checkpoints.tensor_file import BFLOAT16
 from grok.checkpoints.tensor_index import INDEX, read_json
 from grok.checkpoints.tensor_offsets import ArrayLocation, TensorLocation, identity
@@ -181,7 +182,7 @@ class SafetensorsFolder:
             return MicroScaled(*arrays)
         if len(arrays) == 2:
             return self._blocks_of(name, *arrays)
-        return arrays[0].astype(np.float32) if arrays[0].dtype == np.float16 else arrays[0]
+        return arrays[0]
 
     def read(self, name: str) -> Stored:
         if name in self._packed:
@@ -194,15 +195,14 @@ class SafetensorsFolder:
                 f"{self.file(name)} ({plain(name, 80)}): dtype {BYTES}; expected one of "
                 f"{', '.join(FLOATS)}. The config names no format that is stored so."
             )
-        return values.astype(np.float32) if values.dtype == np.float16 else values
+        return values
 
     def _values(self, name: str) -> np.ndarray:
         """The values of one tensor as they are stored, all of them finite."""
         entry = self._entry(name)
-        n_bytes = entry.end - entry.begin
-        assert n_bytes % ITEM_BYTES[entry.dtype] == 0  # the header was checked
-        raw = self._files.open(self.file(name).name).read(entry.begin, n_bytes)
-        values = np.frombuffer(raw, DTYPES[entry.dtype]).reshape(entry.shape)
+        values = room(entry.shape, DTYPES[entry.dtype])
+        as_bytes = values.reshape(-1).view(np.uint8).data
+        self._files.open(self.file(name).name).read_into(entry.begin, as_bytes)
         self._check_finite(name, values)
         return values
 

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from grok.checkpoints.block_scales import BlockScaled, MicroScaled, Turned
+from grok.checkpoints.room import room
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, Tensor
 from grok.checkpoints.tensor_offsets import ArrayLocation, TensorLocation
 from grok.config import ModelConfig
@@ -140,22 +141,43 @@ def read_parameter(checkpoint: Checkpoint, spec: TensorSpec) -> Stored:
     Raises:
         CheckpointError: one cannot be read or has another shape.
     """
-    parts = [_read(checkpoint, spec, name) for name in spec.names]
-    if len(parts) == 1:
-        return oriented(spec, parts[0])
-    if all(isinstance(part, BlockScaled) for part in parts):
-        both = BlockScaled(
-            np.stack([part.weight for part in parts]),  # type: ignore[union-attr]
-            np.stack([part.scales for part in parts]),  # type: ignore[union-attr]
-            parts[0].block,  # type: ignore[union-attr]
-        )
-        return oriented(spec, both)
-    if not all(isinstance(part, np.ndarray) for part in parts):
-        raise CheckpointError(
-            f"{checkpoint.file(spec.names[0])} ({spec.names[0]}): quantized values in a tensor of "
-            "its own for each expert; expected floats, or 8 bits with scales in all of them."
-        )
-    return oriented(spec, np.stack([np.asarray(part) for part in parts]))
+    first = _read(checkpoint, spec, spec.names[0])
+    if len(spec.names) == 1:
+        return oriented(spec, first)
+    if isinstance(first, BlockScaled):
+        both = _stacked(checkpoint, spec, (first.weight, first.scales))
+        return oriented(spec, BlockScaled(both[0], both[1], first.block))
+    if not isinstance(first, np.ndarray):
+        raise _mixed(checkpoint, spec.names[0])
+    return oriented(spec, _stacked(checkpoint, spec, (first,))[0])
+
+
+def _stacked(
+    checkpoint: Checkpoint, spec: TensorSpec, first: tuple[np.ndarray, ...]
+) -> list[np.ndarray]:
+    """The arrays of all tensors of a parameter, of which the first was read, side by side; no more
+    than one is there twice."""
+    out = [room((len(spec.names), *array.shape), array.dtype) for array in first]
+    for i, name in enumerate(spec.names):
+        stored = _read(checkpoint, spec, name) if i else first
+        if isinstance(stored, BlockScaled):
+            stored = (stored.weight, stored.scales)
+        elif isinstance(stored, np.ndarray):
+            stored = (stored,)
+        if not isinstance(stored, tuple) or len(stored) != len(out):
+            raise _mixed(checkpoint, name)
+        for k, array in enumerate(stored):
+            wider = np.promote_types(out[k].dtype, array.dtype)
+            out[k] = out[k].astype(wider, copy=False)
+            out[k][i] = array
+    return out
+
+
+def _mixed(checkpoint: Checkpoint, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.file(name)} ({name}): quantized values in a tensor of its own for each "
+        "expert; expected floats, or 8 bits with scales in all of them. Get the files again."
+    )
 
 
 def oriented(spec: TensorSpec, stored: Stored) -> Stored:

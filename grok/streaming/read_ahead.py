@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from grok.checkpoints.room import pages
 from grok.checkpoints.tensor_offsets import TensorLocation, identity
 from grok.errors import CheckpointError
 
 BLOCK = 4096  # what direct reads are aligned to
-_HUGE_PAGE = 2**21
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Buffers:
 
     def __init__(self, n: int, piece_bytes: int) -> None:
         self.n, self.piece_bytes = n, piece_bytes
-        self.memory = [_buffer(piece_bytes + 2 * BLOCK) for _ in range(n)]
+        self.memory = [pages(piece_bytes + 2 * BLOCK) for _ in range(n)]
 
 
 class ReadAhead:
@@ -247,14 +247,3 @@ def _opened(file: Path, direct: bool) -> tuple[int, bool]:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
     return os.open(file, os.O_RDONLY), False
-
-
-def _buffer(size: int) -> mmap.mmap:
-    """Page-aligned memory, in large pages where the system has them."""
-    made = mmap.mmap(-1, -(-size // BLOCK) * BLOCK)
-    if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            made.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without them
-    return made
