@@ -1,24 +1,30 @@
 """Of which features is a route made, and which small change of one would send the token elsewhere?
 
-    python -m examples.explain_a_route [--checkpoint DIR] [--dictionary DIR]
+    python -m examples.explain_a_route [--checkpoint DIR] [--dictionary DIR] [--graph FOLDER]
 
 Takes a router's logits apart, finds the smallest dose of a feature that changes the choice, and
 runs the model to see whether it does. Without a dictionary its directions are drawn at random: the
-arithmetic is as exact, and the error says that they explain little.
+arithmetic is as exact, and the error says that they explain little. With --graph the graph of the
+choice is written as JSON for circuit-tracer's page and Neuronpedia.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import grok
 from grok.dictionaries.attribution import (
+    PromptFeatures,
+    Target,
     read_features,
     route_account,
+    route_graph,
     row_space,
     smallest_flips,
     verify_flips,
 )
+from grok.dictionaries.exchange.graph_json import graph_values, write_graph
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary, as_float32
 from grok.dictionaries.kinds.files import load_dictionary
@@ -38,11 +44,22 @@ def drawn(model: grok.Model, layer: int) -> Dictionary:
     return Dictionary(design, rule, as_float32(initial(design, rule, 0)))
 
 
+def exported(model: grok.Model, read: PromptFeatures, target: Target, folder: Path) -> None:
+    """Writes the graph of a choice."""
+    graph = route_graph(model, read, target, budget=64)
+    file = write_graph(folder, graph_values(graph, read, model, f"layer-{target.layer}"))
+    print(
+        f"{file}: {len(graph.kinds)} nodes, {len(graph.weights)} links; "
+        f"{graph.scores.completeness_inner:.0%} of what its nodes are made of is not missed."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", metavar="DIR", help="default: the bundled model")
     parser.add_argument("--dictionary", metavar="DIR", help="default: random directions")
     parser.add_argument("--layer", type=int, default=5)
+    parser.add_argument("--graph", type=Path, metavar="FOLDER", help="where to write the graph")
     args = parser.parse_args()
 
     model = grok.load(args.checkpoint, dtype="float32")
@@ -77,6 +94,9 @@ def main() -> None:
         f"Of {checked.checked} predicted flips {checked.agreed} came as predicted when the model "
         f"ran, of {checked.random_checked} along random directions {checked.random_agreed}."
     )
+    if args.graph is not None:
+        target = Target("router", -1, int(first), int(second), layer=args.layer)
+        exported(model, read, target, args.graph)
 
 
 if __name__ == "__main__":
