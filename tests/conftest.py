@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,14 @@ LONGEST = (
     "test_edits.py",
 )
 FIRST = ("browser", "pages", "grok", "lens")
-# Journeys that go by themselves: with servers of their own, or long. All others go together, to
-# share a server and tabs that know the app.
+# Files that go to one worker, by a name for all of them: journeys share a server and tabs that know
+# the app, maps of layers and reports what UMAP compiles, which takes longer than they do.
+TOGETHER = {
+    "browser": "journeys",
+    "report": "maps",
+    "test_maps.py": "maps",
+}
+# Journeys that go by themselves: with servers of their own, or long.
 APART = (
     "test_streamed_journey.py",
     "test_behind_a_proxy.py",
@@ -49,8 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders files, not the tests within them, so that all workers end at about the same time."""
     tests = Path(__file__).parent
 
-    def turn(item: pytest.Item) -> int:
-        file = Path(item.path)
+    @cache
+    def turn(file: Path) -> int:
         folder = file.relative_to(tests).parts[0]
         if folder == "browser" and file.name not in APART:
             return -1
@@ -58,23 +65,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return LONGEST.index(file.name)
         return len(LONGEST) + (FIRST.index(folder) if folder in FIRST else len(FIRST))
 
-    items.sort(key=turn)
+    items.sort(key=lambda item: turn(item.path))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Gives a file to one worker, and to one worker all journeys that share a server."""
+    """Gives a file to one worker, and to one worker all files that share what is dear."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
-    class ByServer(LoadFileScheduling):
+    class ByWhatIsShared(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            shared = "browser" in file.parts and file.name not in APART
-            return "browser" if shared else str(file)
+            named = [file.name, file.parent.name] if file.name not in APART else []
+            return next((TOGETHER[name] for name in named if name in TOGETHER), str(file))
 
-    return ByServer(config, log)
+    return ByWhatIsShared(config, log)
 
 
 @pytest.fixture

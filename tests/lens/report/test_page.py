@@ -6,15 +6,11 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from lens.report.parts import Settings
-from lens.report.write import write_report
 from lens.routers.router_set import RouterSet
 from lens.storage.csv_text import read_csv
-
-HOSTILE = '<script>alert(1)</script><img src="http://x.example/y">'
+from tests.lens.report.conftest import HOSTILE
 
 
 class Seen(HTMLParser):
@@ -32,20 +28,15 @@ class Seen(HTMLParser):
         self.text += data
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    rng = np.random.default_rng(3)
-    weights = rng.normal(size=(6, 32, 6)).astype(np.float32)
-    weights[3] = weights[2][:, [1, 0, 3, 2, 5, 4]] + 0.1 * weights[3]
-    routers = RouterSet(weights, source=HOSTILE)
-    write_report(routers, tmp_path_factory.mktemp("page") / "out", Settings(draws=400))
-    return next(tmp_path_factory.getbasetemp().glob("page*/out"))
+@pytest.fixture
+def folder(written: tuple[Path, RouterSet]) -> Path:
+    return written[0]
 
 
 @pytest.fixture(scope="module")
-def seen(folder: Path) -> Seen:
+def seen(written: tuple[Path, RouterSet]) -> Seen:
     found = Seen()
-    found.feed((folder / "report.html").read_text(encoding="utf-8"))
+    found.feed((written[0] / "report.html").read_text(encoding="utf-8"))
     return found
 
 
@@ -84,8 +75,8 @@ def test_the_questions_come_first_with_their_p_values_and_the_settings_above(see
     order = [seen.text.index(s) for s in ("SHA-256", "Do adjacent layers", "Similarity of layers")]
     assert order == sorted(order)
     assert len(re.findall(r"\(for four questions [=≤<]", seen.text)) == 4
-    assert "400 draws, seed 0" in seen.text and "Effective dimension" in seen.text
-    assert "--draws 400" in seen.text and "norms before the routers are unknown" in seen.text
+    assert "1,000 draws, seed 0" in seen.text and "Effective dimension" in seen.text
+    assert "--draws 1000" in seen.text and "norms before the routers are unknown" in seen.text
 
 
 def test_every_section_has_findings_with_nulls_and_a_method(seen):

@@ -72,16 +72,6 @@ def few_parts(monkeypatch: pytest.MonkeyPatch, *failing: str) -> None:
     monkeypatch.setattr(contents, "router_parts", parts)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> tuple[Path, RouterSet]:
-    folder = tmp_path_factory.mktemp("report")
-    routers = router_set()
-    save_routers(routers, folder / "routers.npz")
-    arguments = ["--input", str(folder / "routers.npz"), "--output-dir", str(folder / "figures")]
-    assert main([*arguments, "--seed", "7"]) == 0
-    return folder / "figures", routers
-
-
 @pytest.mark.parametrize("name", REQUIRED)
 def test_command_writes_each_required_figure_as_png_and_svg(written, name):
     folder, _ = written
@@ -103,7 +93,7 @@ def test_index_lists_exactly_what_was_written_and_what_from(written):
     names = {entry["file"] for entry in index["files"]}
     assert {path.name for path in folder.iterdir()} == names | {"report.json"}
     assert index["sha256"] == routers.sha256
-    assert index["source"] == "drawn at random"
+    assert index["source"] == routers.source
     assert index["settings"] == {
         "view": "canonical",
         "metric": "cka",
@@ -131,7 +121,8 @@ def test_no_work_folder_is_left_behind(written):
 
 def test_three_layers_give_everything_but_maps_and_the_reason(tmp_path, capsys):
     save_routers(router_set(3), tmp_path / "r.npz")
-    assert main(["--input", str(tmp_path / "r.npz"), "--output-dir", str(tmp_path / "out")]) == 0
+    arguments = ["--input", str(tmp_path / "r.npz"), "--output-dir", str(tmp_path / "out")]
+    assert main([*arguments, "--draws", "50"]) == 0
     said = capsys.readouterr().err
     assert "skipped layer_pca" in said
     assert "at least 4 layers; this router set has 3" in said
@@ -143,7 +134,7 @@ def test_three_layers_give_everything_but_maps_and_the_reason(tmp_path, capsys):
 
 
 def test_one_layer_still_gives_the_figures_of_its_experts(tmp_path):
-    found = write_report(router_set(1), tmp_path / "out")
+    found = write_report(router_set(1), tmp_path / "out", Settings(draws=50))
     assert "expert_variance_analysis.png" in found.files
     assert "expert_correlation_matrix.svg" in found.files
     assert "layer_similarity_heatmap" in found.skipped
@@ -267,7 +258,11 @@ def test_progress_counts_every_part_in_order(tmp_path, monkeypatch):
     assert seen == [(0, 2, "one"), (1, 2, "two")]
 
 
-def test_the_nulls_draws_and_seed_are_settings_that_the_report_keeps(tmp_path, capsys):
+def test_the_nulls_draws_and_seed_are_settings_that_the_report_keeps(tmp_path, capsys, monkeypatch):
+    def pairs_alone(numbers: RouterNumbers) -> list[Part]:
+        return [part for part in layer_parts(numbers) if part.name == "layer_similarity_pairs"]
+
+    monkeypatch.setattr(contents, "router_parts", pairs_alone)
     save_routers(router_set(3), tmp_path / "r.npz")
     arguments = ["--input", str(tmp_path / "r.npz"), "--output-dir", str(tmp_path / "out")]
     assert main([*arguments, "--draws", "60", "--null-seed", "5"]) == 0
@@ -297,7 +292,10 @@ def test_the_same_input_gives_the_same_page(tmp_path, monkeypatch):
     assert pages[0] == pages[1]
 
 
-def test_a_checkpoint_adds_what_the_experts_listen_to_if_the_routers_are_its_own(tmp_path, capsys):
+def test_a_checkpoint_adds_what_the_experts_listen_to_if_the_routers_are_its_own(
+    tmp_path, capsys, monkeypatch
+):
+    few_parts(monkeypatch)
     checkpoint = Path(__file__).resolve().parents[2] / "data" / "tiny3"
     save_routers(extract_routers(checkpoint), tmp_path / "r.npz")
     arguments = ["--input", str(tmp_path / "r.npz"), "--output-dir", str(tmp_path / "out")]

@@ -25,23 +25,32 @@ def small_set(seed: int = 1) -> RouterSet:
     return RouterSet(weights.astype(np.float32), top_k=1, source="made for a test")
 
 
-def test_the_archive_holds_what_the_command_writes(open_page, tmp_path):
+def test_a_report_can_be_stopped_and_then_made_once_for_all_as_the_command_writes_it(
+    open_page, tmp_path
+):
     routers = small_set()
-    state = {"uploaded_routers": routers}
-    app = open_page(state=state, source="upload", draws="500")
+    app = open_page(state={"uploaded_routers": routers}, source="upload", draws="500")
     app.button(key="report_start").click().run()
-    job = app.session_state[JOB.key][1]
-    assert app.button(key="report_stop")
+    stopped = app.session_state[JOB.key][1]
+    app.button(key="report_stop").click().run()
+    assert stopped.wait(PATIENCE).status == CANCELLED
+    app.run()
+    app.button(key="report_start").click().run()
+    key, job = app.session_state[JOB.key]
+    settings = key[2]
+    assert settings == Settings(draws=500, reference="unrelated")
+    order = Order(routers, settings)
+    assert job is not stopped and reports().made(order) is None
+    second = reports().start(order, "somebody else")
     assert job.wait(PATIENCE).status == DONE
+    made = reports().made(order)
+    assert second.wait(PATIENCE).status == DONE and reports().made(order) is made
     app.run()
     assert not app.exception
     files = {button.proto.label.split(",")[0]: button for button in app.get("download_button")}
     assert {"ZIP", "One page (HTML)"} <= set(files)
 
-    settings = app.session_state[JOB.key][0][2]
-    assert settings == Settings(draws=500, reference="unrelated")
     report = write_report(routers, tmp_path / "report", settings)
-    made = reports().made(Order(routers, settings))
     archive = zipfile.ZipFile(io.BytesIO(made.archive.read_bytes()))
     assert sorted(archive.namelist()) == [f"report/{name}" for name in sorted(report.files)]
     for name in report.files:
@@ -49,18 +58,6 @@ def test_the_archive_holds_what_the_command_writes(open_page, tmp_path):
         assert same or name.endswith(".png"), name
     assert made.page.read_bytes() == archive.read(f"report/{PAGE}")
     assert archive.read(f"report/{INDEX}")
-
-
-def test_a_report_can_be_stopped_and_then_made():
-    reports, order = Reports(), Order(small_set(2), Settings(draws=500))
-    job = reports.start(order, "somebody")
-    job.cancel()
-    assert job.wait(PATIENCE).status == CANCELLED
-    assert reports.made(order) is None
-    first, second = reports.start(order, "somebody"), reports.start(order, "somebody else")
-    assert first.wait(PATIENCE).status == DONE
-    made = reports.made(order)
-    assert second.wait(PATIENCE).status == DONE and reports.made(order) is made
 
 
 def test_why_a_report_could_not_be_made_is_said():
