@@ -56,6 +56,11 @@ NAMES = {
     "token_mean": "mean for the token",
     "bigram_mean": "mean for the token and the one before",
     "shuffled": "another token of the domain",
+    "frozen": "random directions, encoders trained",
+    "random_init": "a dictionary of a model with random weights",
+    "random_init_pca_best": "principal axes of that model, best of each token",
+    "zero": "zero",
+    "mean": "the mean of training text",
     "coordinates": "coordinates of the stream",
     "pca": "principal axes",
 }
