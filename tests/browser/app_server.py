@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 START_LIMIT = 300  # seconds
 
 
 def launch_arguments() -> dict[str, Any]:
     """The Chromium that CHROMIUM names or Debian ships, else Playwright's own."""
-    own = {"executable_path": CHROMIUM} if Path(CHROMIUM).exists() else {}
-    # A machine for tests has no graphics card; Chromium would imitate one.
-    return {**own, "args": ["--no-sandbox", "--disable-gpu"]}
+    names = (os.environ.get("CHROMIUM") or "chromium-headless-shell", "chromium")
+    found = next(filter(None, map(shutil.which, names)), None)
+    own = {"executable_path": found} if found else {}
+    # A machine for tests has no graphics card; Chromium would imitate one. And no page is open for
+    # so long that compiling its scripts a second time, with optimisations, would pay: a fifth less.
+    quick = "--js-flags=--no-opt --no-maglev"
+    return {**own, "args": ["--no-sandbox", "--disable-gpu", quick]}
 
 
 @contextmanager

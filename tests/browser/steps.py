@@ -7,6 +7,15 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+PATHS = {
+    "Overview": "/",
+    "Layers": "/layers",
+    "Experts": "/experts",
+    "Clustering": "/clustering",
+    "Features": "/features",
+    "Live routing": "/live_routing",
+}
+
 
 def heading(page: Page, name: str) -> None:
     expect(page.get_by_role("heading", name=name, level=1, exact=True)).to_be_visible()

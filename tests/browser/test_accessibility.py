@@ -1,4 +1,4 @@
-"""Axe finds nothing serious on any page, in light and in dark, wide and narrow."""
+"""Every page opens at its address and reads in light and dark, wide and narrow, as axe says too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.steps import download, settled
+from tests.browser.steps import PATHS, download, heading, settled
 from tests.screenshots.scenes import SCENES, Scene
 
 COLOURS, SCROLLING = "color-contrast", "scrollable-region-focusable"
@@ -23,9 +23,17 @@ REPEATED = ("compare-run", "what-if-run", "generate-run", "many-run")
 PAGES = [
     pytest.param(scene, marks=[pytest.mark.repeats] if scene.name in REPEATED else [])
     for scene in SCENES
-    if scene.path in ("/", "/layers", "/experts", "/clustering", "/features")
+    if (scene.path in PATHS.values() and scene.path != PATHS["Live routing"])
     or scene.name.endswith("-run")
 ]
+NAMES = {path: name for name, path in PATHS.items()}
+# No page is wider than its window.
+FITS = """() => {
+  const main = document.querySelector("[data-testid=stMain]");
+  return main.scrollWidth <= main.clientWidth + 1;
+}"""
+BRIGHTNESS = """() => getComputedStyle(document.querySelector("[data-testid=stApp]"))
+  .backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"""
 
 
 def found(page: Page, *rules: str) -> list[str]:
@@ -45,19 +53,21 @@ def found(page: Page, *rules: str) -> list[str]:
 
 def darken(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(
-        """() => getComputedStyle(document.querySelector("[data-testid=stApp]"))
-           .backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) < 200"""
-    )
+    page.wait_for_function(f"() => ({BRIGHTNESS})() < 200")
     settled(page)
 
 
 @pytest.mark.parametrize("scene", PAGES, ids=lambda scene: scene.name)
-def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(visit, scene: Scene):
+def test_a_page_fits_and_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(
+    visit, scene: Scene
+):
     # Of a continuation a few tokens are looked at as many are.
     path = scene.path + "&new_tokens=24" * (scene.name == "generate-run")
     page = visit(path, viewport={"width": 1280, "height": 900}, color_scheme="light")
+    heading(page, NAMES[scene.path.partition("?")[0]])
     scene.act(page)
+    page.wait_for_function(FITS)
+    assert page.evaluate(BRIGHTNESS) > 600
     assert found(page) == []
     levels = page.evaluate(LEVELS)
     assert levels[0] == 1
@@ -66,6 +76,7 @@ def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(visit, scene: Sc
     assert found(page, COLOURS) == []
     page.set_viewport_size({"width": 390, "height": 844})
     settled(page)
+    page.wait_for_function(FITS)
     assert found(page, COLOURS, SCROLLING) == []
 
 

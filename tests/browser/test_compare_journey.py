@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.steps import answer_in_view
@@ -38,6 +39,7 @@ def test_an_example_is_compared_and_a_clicked_cell_becomes_the_one_looked_at(vis
     expect(page.locator(".st-key-compare_loads")).to_be_visible()
 
 
+@pytest.mark.repeats
 def test_two_people_compare_different_texts_at_once_and_see_their_own(visit):
     one, two = visit(PLACE), visit(PLACE + "&sides=change")
     settled(one)
