@@ -28,6 +28,7 @@ LONGEST = (
     "test_streamed_journey.py",
     "test_behind_a_proxy.py",
     "test_examples.py",
+    "test_maps.py",
     "test_fair_nulls.py",
     "test_mode.py",
     "test_host_layers.py",

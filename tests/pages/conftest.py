@@ -12,8 +12,10 @@ import altair as alt
 import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
-from streamlit.testing.v1 import AppTest
+from streamlit.runtime.scriptrunner.script_cache import ScriptCache
+from streamlit.testing.v1 import AppTest, local_script_runner
 from streamlit.testing.v1.element_tree import HeadingBase, Markdown
+from streamlit.testing.v1.local_script_runner import LocalScriptRunner
 
 import grok
 from lens.clustering import branch_support, tree_null
@@ -53,12 +55,26 @@ def bundled_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def packages_are_read_once() -> Iterator[None]:
-    """Every `AppTest` looks through all installed packages for components: a third of a second."""
-    scan = manifest_scanner.scan_component_manifests
-    manifest_scanner.scan_component_manifests = cache(scan)
-    yield
-    manifest_scanner.scan_component_manifests = scan
+def what_every_run_repeats_is_done_once() -> Iterator[None]:
+    """Every `AppTest` looks through all installed packages for components: a third of a second.
+
+    And every run compiles the page, and looks for its end a thousand times a second.
+    """
+
+    def wait(runner: LocalScriptRunner, timeout: float = 3) -> None:
+        thread = runner._script_thread
+        assert thread is not None
+        thread.join(timeout)
+        if thread.is_alive():
+            given_up(runner, 0)
+
+    given_up = local_script_runner.require_widgets_deltas
+    with pytest.MonkeyPatch.context() as patch:
+        scan = manifest_scanner.scan_component_manifests
+        patch.setattr(manifest_scanner, "scan_component_manifests", cache(scan))
+        patch.setattr(local_script_runner, "ScriptCache", cache(ScriptCache))
+        patch.setattr(local_script_runner, "require_widgets_deltas", wait)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from lens.report.experts import expert_parts
 from lens.report.layers import layer_parts, question_parts
 from lens.report.numbers import RouterNumbers
 from lens.report.parts import Part, Settings
+from lens.report.traces import trace_parts
 from lens.report.write import write_report
 from lens.routers.router_set import RouterSet, save_routers
 from lens.traces.trace import Trace
@@ -151,13 +152,13 @@ def test_a_trace_adds_the_figures_of_a_prompt(tmp_path, monkeypatch):
         assert name in found.files
 
 
-def test_a_trace_of_another_model_is_shown_but_not_compared(tmp_path, monkeypatch):
-    few_parts(monkeypatch)
+def test_a_trace_of_another_model_is_shown_but_not_compared():
     routers = router_set(3)
-    found = write_report(routers, tmp_path / "out", trace=trace_of(routers, sha256="0" * 64))
-    assert "load_by_layer.png" in found.files
-    assert list(found.skipped) == ["breadth_against_load"]
-    assert "other routers" in found.skipped["breadth_against_load"]
+    trace = trace_of(routers, sha256="0" * 64)
+    made = {part.name: part for part in trace_parts(trace, routers, Settings())}
+    assert made["load_by_layer"].make().to_dict()
+    with pytest.raises(LensError, match="other routers"):
+        made["breadth_against_load"].make()
 
 
 @pytest.mark.parametrize("view", ["canonical", "raw"])
