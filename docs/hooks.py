@@ -23,6 +23,7 @@ NAMES = {
     "pages/vocabulary": "Vocabulary",
     "pages/live/session": "Inspect, Generate and what all modes share",
     "pages/live/one_trace": "Inspect",
+    "pages/live/circuit": "Circuit of a choice",
     "pages/live/compare": "Compare",
     "pages/live/what_if": "What if",
     "pages/live/many": "Many prompts",

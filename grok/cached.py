@@ -108,7 +108,7 @@ def shared_dictionary(folder: str) -> Dictionary:
     return _dictionary(folder, folder_identity(folder))
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner=False)
 def _dictionary(folder: str, identity: str) -> Dictionary:
     from grok.dictionaries.kinds.files import load_dictionary
 

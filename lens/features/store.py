@@ -10,6 +10,7 @@ Reading one feature reads one row group of each table. A store may be used by se
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,6 +143,28 @@ class FeatureStore:
         """
         with damage_in_words(self.folder):
             return read_card(self.tables, self._summary, self.pieces, group, feature)
+
+    def words_of(self, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[str, ...]]:
+        """Pieces of the tokens that carry some features, (group, feature), the strongest first.
+
+        Raises:
+            LensError: rows are damaged.
+        """
+        ids = sorted({group * self._summary.features + feature for group, feature in places})
+        found = self.tables.ask(
+            'SELECT "group", feature, words FROM read_parquet($features) WHERE '
+            'list_contains($ids::BIGINT[], "group"::BIGINT * $width + feature)',
+            ids=ids,
+            width=self._summary.features,
+        )
+        pieces, n = self.pieces, len(self.pieces)
+        with damage_in_words(self.folder):
+            return {
+                (int(group), int(feature)): tuple(pieces[i] for i in own if 0 <= i < n)
+                for group, feature, own in zip(
+                    found["group"], found["feature"], found["words"], strict=True
+                )
+            }
 
     def judged(self, group: int, feature: int) -> tuple[Context, ...]:
         """Contexts kept to judge explanations by; none in a database that was made small."""

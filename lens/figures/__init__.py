@@ -5,6 +5,7 @@ description for readers who do not see it (`alt_text`). Where a click means
 something, the chart has a selection named "pick".
 """
 
+from lens.figures.circuit import circuit_rows, route_circuit
 from lens.figures.export import figure_png, figure_svg, written
 from lens.figures.features_account import account_waterfall
 from lens.figures.on_page import on_page
@@ -68,6 +69,7 @@ __all__ = [
     "cell_probabilities",
     "chance_lines",
     "chart_title",
+    "circuit_rows",
     "coselection_matrix",
     "dendrogram_with_heatmap",
     "difference_map",
@@ -104,6 +106,7 @@ __all__ = [
     "predicted_load",
     "profiles_over_depth",
     "push_ticks",
+    "route_circuit",
     "routing_paths",
     "silhouette_by_groups",
     "token_layer_map",

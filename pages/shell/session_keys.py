@@ -94,6 +94,9 @@ class SessionKey(StrEnum):
     LOGIT_LENSES = "logit_lenses"  # logit lenses by the hash of their traces
     FEATURES_READ = "features_read"  # features of traces, by the hash of trace and dictionary
     FLIPS_RUN = "flips_run"  # smallest flips that the model was run with, by trace and cell
+    CIRCUITS = "circuits"  # graphs of choices, by trace, dictionary and choice
+    CIRCUIT_PINS = "circuit_pins"  # what was pinned and grouped in each of them
+    CIRCUIT_CHECKS = "circuit_checks"  # nodes that the model was run without
     GENERATION = "generation_running"  # the continuation under way
     GENERATED = "generation_done"  # the continuation made last
     COMPARED = "compared"  # the two runs compared last, by kind of comparison
@@ -141,6 +144,9 @@ MADE_AGAIN = (  # of a text that was run: forgotten with it, and read again afte
     SessionKey.LOGIT_LENSES,
     SessionKey.FEATURES_READ,
     SessionKey.FLIPS_RUN,
+    SessionKey.CIRCUITS,
+    SessionKey.CIRCUIT_PINS,
+    SessionKey.CIRCUIT_CHECKS,
 )
 
 

@@ -9,8 +9,15 @@ from grok.dictionaries.attribution.accounts import (
 )
 from grok.dictionaries.attribution.disagreement import LayerClaims, layer_claims
 from grok.dictionaries.attribution.flips import FlipTable, first_doses, smallest_flips
-from grok.dictionaries.attribution.graph import GraphPlan, RouteGraph, plan_graph, route_graph
+from grok.dictionaries.attribution.graph import (
+    GraphPlan,
+    RouteGraph,
+    expected_plan,
+    plan_graph,
+    route_graph,
+)
 from grok.dictionaries.attribution.modes import EffectCheck, ModeRun, check_effects, run_in_mode
+from grok.dictionaries.attribution.node_checks import Node, NodeCheck, check_nodes
 from grok.dictionaries.attribution.reading import PromptFeatures, read_features
 from grok.dictionaries.attribution.readout import Readout, readout_of
 from grok.dictionaries.attribution.rows import Target
@@ -27,6 +34,8 @@ __all__ = [
     "GraphPlan",
     "LayerClaims",
     "ModeRun",
+    "Node",
+    "NodeCheck",
     "PromptFeatures",
     "Readout",
     "RouteAccount",
@@ -34,7 +43,9 @@ __all__ = [
     "RowSpace",
     "Target",
     "check_effects",
+    "check_nodes",
     "dose_sweep",
+    "expected_plan",
     "first_doses",
     "layer_claims",
     "plan_graph",

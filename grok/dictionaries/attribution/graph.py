@@ -27,11 +27,14 @@ from grok.engine.compiled import bucket
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
+    from grok.config import ModelConfig
+    from grok.dictionaries.kinds.dictionary import Dictionary
     from grok.runner.model import Model
 
 BUDGET = 512  # features that are looked into
 NODES, EDGES = 0.8, 0.98  # shares of influence that pruning keeps
 TARGET, OWN = "target", "own bias"
+CELL = 12_000  # operations that take as long as all that is done to a cell, at memory's speed
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,30 +95,45 @@ class GraphPlan(NamedTuple):
 
 def plan_graph(model: Model, read: PromptFeatures, budget: int = BUDGET, n: int = 1) -> GraphPlan:
     """Memory and time of a graph of `n` targets, before it is made."""
-    design, config = read.dictionary.design, model.config
-    t, d, p = read.tokens.size, config.d_model, bucket(read.tokens.size)
-    active = sum(int((f != 0).sum()) for f in read.features)
-    written = sum(
-        int((read.features[g] != 0).sum()) * len(group.writes)
-        for g, group in enumerate(design.groups)
-    )
-    rows = n + min(budget, active)
-    columns = active + t * (3 * len(design.targets) + 2 * config.n_layers + 1)
+    groups = read.dictionary.design.groups
+    active = [int((f != 0).sum()) for f in read.features]
+    written = sum(own * len(group.writes) for own, group in zip(active, groups, strict=True))
+    rows = n + min(budget, sum(active))
+    return _plan(model.config, read.dictionary, read.tokens.size, (rows, sum(active), written))
+
+
+def expected_plan(
+    config: ModelConfig, dictionary: Dictionary, n_tokens: int, budget: int = BUDGET, n: int = 1
+) -> GraphPlan:
+    """The same before a text was read: as many features are active as the dictionary allows."""
+    design = dictionary.design
+    each = n_tokens * min(dictionary.activation.k, design.features)
+    active = each * len(design.groups)
+    written = each * sum(len(group.writes) for group in design.groups)
+    return _plan(config, dictionary, n_tokens, (n + min(budget, active), active, written))
+
+
+def _plan(
+    config: ModelConfig, dictionary: Dictionary, t: int, counts: tuple[int, int, int]
+) -> GraphPlan:
+    rows, active, written = counts
+    d, p = config.d_model, bucket(t)
+    columns = active + t * (3 * len(dictionary.design.targets) + 2 * config.n_layers + 1)
     held = 4 * (3 * rows * columns + written * d + 4 * TOGETHER * p * d)
     padded = -(-rows // TOGETHER) * TOGETHER
     each = config.n_layers * (8 * p * d * d + 4 * p * p * d) / 2
-    # Cells are gone over some dozen times, at the speed of memory.
-    operations = padded * each + rows * written * d * 2 + 150 * rows * columns
+    operations = padded * each + rows * written * d * 2 + CELL * rows * columns
     return GraphPlan(held, rows, operations, operations / _speed())
 
 
 def _speed() -> float:
-    """Operations a second of a small product here."""
-    a = np.ones((256, 256), np.float32)
-    start = time.perf_counter()
-    for _ in range(8):
+    """Operations a second of one processor, by a product too small to be shared out."""
+    a, seconds = np.ones((64, 64), np.float32), []
+    for _ in range(32):
+        start = time.perf_counter()
         a = a @ a * 0
-    return 8 * 2 * 256**3 / max(time.perf_counter() - start, 1e-6)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 64**3 / max(min(seconds), 1e-6)
 
 
 def route_graph(
@@ -137,7 +155,8 @@ def route_graph(
         targets: to explain.
         budget: the most features that are looked into; others stand as they are.
         weights: of targets; all alike by default.
-        nodes, edges: shares of influence that are kept; 1 keeps all.
+        nodes, edges: shares of influence that are kept; 1 keeps all. Nodes that are cut are
+            features: errors, biases and words go with their edges alone.
         progress: told (features looked into, budget); what it raises ends the work.
 
     Raises:
@@ -281,7 +300,7 @@ class _Table:
         self._columns["open"][node_of_row] = True
 
     def pruned(self, flow: np.ndarray, nodes: float, edges: float) -> dict[str, np.ndarray]:
-        """Fields of the graph with the most influential nodes and edges.
+        """Fields of the graph with the most influential features and edges, and every leaf.
 
         Args:
             flow: influence that goes through each cell [R, C].
@@ -289,7 +308,7 @@ class _Table:
         """
         kinds, own = self._columns["kinds"], self._columns["influence"]
         ends = (kinds == TARGET) | (kinds == "embedding")
-        kept = most(own, nodes) if nodes < 1 else own > 0
+        kept = (most(own, nodes) if nodes < 1 else own > 0) | (kinds != "feature")
         through = flow[self._cells]
         through = np.where(kept[self._sources] | ends[self._sources], through, 0.0)
         strong = most(through, edges) if edges < 1 else through > 0

@@ -48,12 +48,14 @@ class ModeRun:
         logits: [R, T, E], the part that all experts share taken out as in accounts.
         experts: chosen [R, T, K], largest logit first where `constrained`.
         moved: tokens whose set of experts is another than in the plain run [R, T].
+        inputs: what one layer's router reads [T, D], where that was asked for.
     """
 
     mode: str
     logits: np.ndarray
     experts: np.ndarray
     moved: np.ndarray
+    inputs: np.ndarray | None = None
 
 
 def run_in_mode(
@@ -102,9 +104,16 @@ def additions(
 
 
 def run_additions(
-    model: Model, read: PromptFeatures, added: dict[HookPoint, np.ndarray], mode: str
+    model: Model,
+    read: PromptFeatures,
+    added: dict[HookPoint, np.ndarray],
+    mode: str,
+    inputs_of: int | None = None,
 ) -> ModeRun:
-    """Routers' logits after additions [T, D] to sites of the stream; as `run_in_mode`."""
+    """Routers' logits after additions [T, D] to sites of the stream; as `run_in_mode`.
+
+    `inputs_of` is a layer whose router's inputs are given too.
+    """
     if mode not in MODES:
         raise GrokError(f"mode is {mode!r:.40}; expected one of {', '.join(MODES)}.")
     for point in added:
@@ -112,10 +121,10 @@ def run_additions(
             raise GrokError(f"{point}: additions are made to {', '.join(STREAM)}.")
     if model.dtype != "float32":
         raise GrokError(f'{model.name} runs in {model.dtype}; load it with dtype="float32".')
-    own = _Modes(model, read, added)
+    own = _Modes(model, read, added, inputs_of)
     logits, experts = own.constrained() if mode == "constrained" else own.answering(mode)
     moved = (np.sort(experts, -1) != np.sort(read.experts, -1)).any(-1)
-    return ModeRun(mode, logits, experts, moved)
+    return ModeRun(mode, logits, experts, moved, own.inputs)
 
 
 def _added(value: jax.Array, rows: jax.Array) -> jax.Array:
@@ -130,9 +139,14 @@ class _Modes:
     """A prompt with additions to its stream, layer by layer."""
 
     def __init__(
-        self, model: Model, read: PromptFeatures, added: dict[HookPoint, np.ndarray]
+        self,
+        model: Model,
+        read: PromptFeatures,
+        added: dict[HookPoint, np.ndarray],
+        inputs_of: int | None,
     ) -> None:
-        self._model, self._read = model, read
+        self._model, self._read, self._inputs_of = model, read, inputs_of
+        self.inputs: np.ndarray | None = None
         self._resident = resident_params(model)
         self._n = bucket(read.tokens.size)
         given = padded([read.tokens], self._n, model.engine.architecture.pad_token)
@@ -162,6 +176,10 @@ class _Modes:
                 moved = change[:n].astype(np.float64) @ readout.columns
                 moved /= readout.length(h)[:, None]
                 logits[row] = readout.own(read.logits[row]) + moved
+            if layer == self._inputs_of:
+                pairs = zip(change[:n], h, strict=True)
+                own = np.stack([readout.normed(row, at) for row, at in pairs])
+                self.inputs = read.values[HookPoint(layer, "router.input")] + own
             change = change + self._here(layer, "moe.normed") + self._here(layer, "resid_post")
         k = read.experts.shape[-1]
         return logits, np.argsort(-logits, axis=-1, kind="stable")[..., :k]
@@ -184,9 +202,12 @@ class _Modes:
                     edits.pop("attn.normed", None)
                     edits["resid_mid"] = (Edit(Intervention(_put, (mid[None],), "put")),)
                 cache = engine.cache(*self._keys.shape)
-                part = Part(h[None], np.int32(0), self._keys, cache, edits)
+                keep = ("router.input",) if layer == self._inputs_of else ()
+                part = Part(h[None], np.int32(0), self._keys, cache, edits, keep)
                 done = next(iter(walk.layer(layer, [part])))
                 h = np.asarray(done.h)[0]
+                if keep:
+                    self.inputs = np.asarray(done.kept["router.input"], np.float32)[0, :n]
                 if layer in read.readouts:
                     assert done.choice is not None
                     row = read.row(layer)

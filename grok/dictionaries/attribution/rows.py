@@ -324,16 +324,19 @@ class Rows:
         if target not in self._reads:
             read, n = self.read, self.read.tokens.size
             design, decoders = read.dictionary.design, read.dictionary.params["decoder"]
-            groups = [g for g, group in enumerate(design.groups) if target in group.writes]
+            groups = {
+                g: group.writes.index(target)
+                for g, group in enumerate(design.groups)
+                if target in group.writes
+            }
             most = int(max(1, sum((read.features[g] != 0).sum(1) for g in groups).max()))
             columns = np.full((n, most), -1)
             rows = np.zeros((n, most, design.d_model), np.float32)
             for t in range(n):
                 first = 0
-                for g in groups:
+                for g, w in groups.items():
                     at = np.flatnonzero(read.features[g][t])
                     last = first + len(at)
-                    w = design.groups[g].writes.index(target)
                     columns[t, first:last] = self.columns.active[g][t, at]
                     rows[t, first:last] = read.features[g][t, at, None] * decoders[g][at, w]
                     first = last

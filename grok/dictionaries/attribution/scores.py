@@ -14,6 +14,7 @@ import numpy as np
 
 SMALLEST = 1e-10
 MISSED = ("error", "experts", "other feature")
+FIXED = ("bias", "own bias", "attention bias", "skip")
 
 
 class Scores(NamedTuple):
@@ -22,12 +23,18 @@ class Scores(NamedTuple):
     replacement: the share of embeddings among all influence that ends in embeddings or in what is
     missed; completeness: the mean share of inputs that are not missed, over nodes by influence;
     completeness_inner: the same over nodes that have inputs, without leaves, which always
-    count as complete.
+    count as complete. words, fixed, missed, unread: the shares of all influence that end in
+    embeddings, in biases and skips, in what the dictionary misses, and in features that were not
+    looked into; together 1.
     """
 
     replacement: float
     completeness: float
     completeness_inner: float
+    words: float
+    fixed: float
+    missed: float
+    unread: float
 
 
 def shares(rows: np.ndarray) -> np.ndarray:
@@ -75,13 +82,17 @@ def scored(
     found = own @ parts
     closed = np.ones(len(kinds), bool)
     closed[column_of[column_of >= 0]] = False
-    missed = np.isin(kinds, MISSED) | ((kinds == "feature") & closed)
+    unread = (kinds == "feature") & closed
+    missed = np.isin(kinds, MISSED) | unread
     words, lost = found[kinds == "embedding"].sum(), found[missed].sum()
     kept = 1 - parts[:, missed].sum(1)
     leaves = found.sum() - found[column_of[column_of >= 0]].sum()
     inner = float(kept @ own / max(own.sum(), SMALLEST))
     whole = float((kept @ own + leaves) / max(own.sum() + leaves, SMALLEST))
-    return Scores(float(words / max(words + lost, SMALLEST)), whole, inner)
+    ends = [kinds == "embedding", np.isin(kinds, FIXED), np.isin(kinds, MISSED), unread]
+    all_ends = max(sum(found[one].sum() for one in ends), SMALLEST)
+    shares_of = (float(found[one].sum() / all_ends) for one in ends)
+    return Scores(float(words / max(words + lost, SMALLEST)), whole, inner, *shares_of)
 
 
 def most(values: np.ndarray, share: float) -> np.ndarray:

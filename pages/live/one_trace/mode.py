@@ -13,9 +13,10 @@ from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.finding import Finding, strongest
 from lens.routers.router_set import RouterSet
-from lens.traces import RoutedText
+from lens.traces import RoutedText, layer_numbers
 from pages.access.messages import told
 from pages.hosting import tabs
+from pages.live.circuit import view as circuit_view
 from pages.live.one_trace import (
     cell_keys,
     cell_view,
@@ -59,7 +60,7 @@ The chosen cell, one token in one layer:
   whole stand beside parts of the same lengths elsewhere in the text; there a drift is found too.
 
 """
-HOW_TO_READ += mode_context.HOW_TO_READ
+HOW_TO_READ += circuit_view.HOW_TO_READ + mode_context.HOW_TO_READ
 STATISTICS_FOLD = "text_statistics"  # key of the fold around the statistics
 # Tabs of the statistics that show the chosen layer, or what the map shows.
 OF_THE_CELL = ("pairs", "margins", "paths", "compare")
@@ -213,7 +214,7 @@ def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
     text, card = st.container(), st.container()
     with card:  # first: what a move is made for
         slot = cell_view.show(view, token, layer)
-        why = why_expert.place()
+        why, circuit = why_expert.place(), circuit_view.place()
     with text:
         routing_views.strip(view, token, layer, what)
         if what == "agreement":
@@ -221,6 +222,8 @@ def cell_part(shown: Inspected) -> tuple[DeltaGenerator, int, int] | None:
         routing_views.token_map(view, token, layer, what)
         cell_keys.show("token_layer_map", token, layer, view.n_tokens, view.n_layers)
     why_expert.fill(why, view, token, layer, shown.choice)
+    at = (token, layer, int(layer_numbers(view.trace)[layer]))
+    circuit_view.fill(circuit, view.trace, shown.choice, view.key, at)
     parts.drawn()
     if parts.alone() or logit_lens.at_once(view, asked=shown.stored):
         shown.lens(slot, token, layer)

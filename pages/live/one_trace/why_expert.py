@@ -22,6 +22,7 @@ from pages.access.messages import told
 from pages.guide import tables
 from pages.live.one_trace import why_run
 from pages.live.one_trace.routing_views import View
+from pages.live.session import dictionaries
 from pages.live.session.shared_models import ModelChoice
 from pages.shell import parts
 from pages.shell.link_names import page_file
@@ -89,7 +90,7 @@ class Cell:
         self.chosen = [int(e) for e in view.trace.experts[layer, token] if e >= 0]
         others = np.setdiff1d(np.arange(view.n_experts), self.chosen)
         logits = self.account.logits
-        self.database = why_run.database()
+        self.database = dictionaries.database(dictionaries.folder())
         self.nearest = int(others[np.argmax(logits[others])]) if len(others) else None
 
     def show(self, choice: ModelChoice) -> None:
@@ -171,7 +172,7 @@ class Cell:
             return ""
         store = self.database[1]
         try:
-            said = why_run.usually_on(
+            said = dictionaries.usually_on(
                 store.summary().dictionary_sha256, group, feature, _store=store
             )
         except LensError:

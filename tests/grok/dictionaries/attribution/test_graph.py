@@ -10,6 +10,7 @@ import pytest
 from grok.dictionaries.attribution import (
     Change,
     Target,
+    expected_plan,
     plan_graph,
     read_features,
     route_account,
@@ -130,6 +131,8 @@ def test_the_work_is_said_before_and_can_be_stopped(tiny3):
     read = read_features(tiny3, random_dictionary(tiny3, "transcoder"), IDS)
     plan = plan_graph(tiny3, read, 40)
     assert plan.rows == 41 and 1e5 < plan.bytes < 1e8 and plan.seconds > 0
+    before = expected_plan(tiny3.config, read.dictionary, IDS.size, 40)
+    assert before.rows == 41 and 0.5 < before.bytes / plan.bytes < 2
     told = []
 
     def stop(done: int, total: int) -> None:
@@ -179,6 +182,8 @@ def test_influence_and_scores_are_those_worked_out_by_hand():
     assert scores.replacement == pytest.approx(0.3 / (0.3 + 0.2 + 0.2))
     assert scores.completeness_inner == pytest.approx((0.6 * 1 + 1 * 0.6) / 1.6)
     assert scores.completeness == pytest.approx((0.6 + 0.6 + 1.0) / (1.6 + 1.0))
+    ends = (scores.words, scores.fixed, scores.missed, scores.unread)
+    assert ends == pytest.approx((0.3, 0.3, 0.2, 0.2))
 
 
 def test_pruning_keeps_the_share_asked_for_and_no_loose_ends():

@@ -7,8 +7,10 @@ import pytest
 
 from grok.dictionaries.attribution import (
     Change,
+    Node,
     Target,
     check_effects,
+    check_nodes,
     read_features,
     run_in_mode,
     steer,
@@ -35,6 +37,33 @@ def test_constrained_effects_are_the_edges_exactly(tiny3, read):
     for m in (1, 2):  # the model answers: near, but not the same
         assert fit(check.predicted, check.measured[m]).n == 6
         assert np.abs(check.measured[m] - check.predicted).max() > 1e-5
+
+
+@pytest.mark.parametrize("target", ["router", "feature"])
+def test_nodes_that_are_taken_out_change_a_target_by_their_edges(tiny3, read, target):
+    token, i = (int(one[-1]) for one in np.nonzero(read.features[2]))
+    asked = {
+        "router": Target("router", -1, 2, 5, layer=2),
+        "feature": Target("feature", token, i, group=2),
+    }[target]
+    at, own = (int(one[-1]) for one in np.nonzero(read.features[0][: token + 1]))
+    nodes = [
+        Node("feature", "layers[0].router.input", at, 0, own),
+        Node("error", "layers[1].moe.normed", at),
+        Node("embedding", "layers[0].resid_pre", at),
+        Node("bias", "layers[1].moe.normed", at),
+    ]
+    check = check_nodes(tiny3, read, nodes, asked, random=2)
+    assert abs(check.predicted) > 1e-3
+    assert check.measured[0] == pytest.approx(check.predicted, rel=1e-3)
+    assert (np.abs(check.measured[1:] - check.predicted) > 1e-5).all()
+    assert check.random.shape == (3, 2) and (np.abs(check.random - check.predicted) > 1e-5).all()
+
+
+def test_what_nothing_writes_is_not_taken_out(tiny3, read):
+    for node in (Node("own bias", "", 1), Node("attention bias", "layers[0].attn.normed", 1)):
+        with pytest.raises(GrokError, match="can't be taken out"):
+            check_nodes(tiny3, read, [node], Target("router", -1, 2, layer=2))
 
 
 def test_a_dose_of_a_feature_moves_a_target_by_its_share_of_the_edge(tiny3, read):

@@ -15,7 +15,7 @@ from grok import cached
 from grok.dictionaries.kinds.files import save_dictionary
 from grok.serving.shared_model import SharedModel
 from pages.live.one_trace import logit_lens, why_run
-from pages.live.session import shared_models
+from pages.live.session import dictionaries, shared_models
 from pages.shell import data_source
 from tests.grok.dictionaries.attribution.random_dictionaries import random_dictionary
 
@@ -39,7 +39,7 @@ def trace(small):
 def at_hand(monkeypatch, tmp_path, small) -> Path:
     """A random dictionary of the small model, which is the one that runs prompts."""
     folder = save_dictionary(tmp_path / "sae", random_dictionary(small, "sae"))
-    monkeypatch.setenv(why_run.VARIABLE, str(folder))
+    monkeypatch.setenv(dictionaries.VARIABLE, str(folder))
     monkeypatch.setattr(data_source, "bundled_checkpoint", lambda: SMALL)
     monkeypatch.setattr(logit_lens, "fill", lambda *_, **__: None)
     monkeypatch.setattr(shared_models, "shared", lambda choice, *_: SharedModel(small))
@@ -69,7 +69,7 @@ def test_the_waterfall_sums_to_the_logits_of_the_trace(
     store = SimpleNamespace(
         summary=lambda: SimpleNamespace(dictionary_sha256="fake"), card=lambda *_: card
     )
-    monkeypatch.setattr(why_run, "database", lambda: ("own", store))
+    monkeypatch.setattr(dictionaries, "database", lambda _: ("own", store))
     app = opened(open_page, trace)
     assert all("dictionary=own" in one.proto.query_string for one in app.get("page_link"))
     assert app.get("page_link") and "(“\\[7" in said(app)
@@ -113,8 +113,8 @@ def test_a_closed_fold_reads_and_runs_nothing(open_page, at_hand, trace, monkeyp
 
 
 def test_the_shipped_dictionary_has_a_database_that_says_when_its_features_are_active():
-    name, store = why_run.database()
-    said_of = why_run.usually_on(store.summary().dictionary_sha256, 6, 644, _store=store)
+    name, store = dictionaries.database(dictionaries.folder())
+    said_of = dictionaries.usually_on(store.summary().dictionary_sha256, 6, 644, _store=store)
     assert name == "sae" and "“te”" in said_of
 
 
@@ -125,5 +125,5 @@ def test_where_there_is_no_account_a_sentence_says_why(
     other = replace(random_dictionary(small, "sae"), facts={"model_sha256": "another"})
     save_dictionary(at_hand, other)
     assert "is another model" in said(opened(open_page, trace))
-    monkeypatch.setenv(why_run.VARIABLE, str(at_hand / "none"))
+    monkeypatch.setenv(dictionaries.VARIABLE, str(at_hand / "none"))
     assert "No dictionary of features is at hand" in said(opened(open_page, trace))
