@@ -11,9 +11,10 @@ second run, peaks of resident memory are the kernel's, of the whole process.
 
 `--peer`, or the variable GROK_LENS_PEER, names a Python that has torch and transformers; without
 it their rows are left out, which a row says. Aims: faster than transformers in the same dtype, at
-most half its memory where weights are held, and for streamed prompts at most 1.2 times what the
-disk takes, by its rate in the same process. What is said of whole models is arithmetic on the
-numbers beside it: layers alike, what stands outside them once.
+most half its memory where weights are held and activations are float32 (its weights are then
+float32, here they stay bfloat16; with bfloat16 activations both hold the same), and for streamed
+prompts at most 1.2 times what the disk takes, by its rate in the same process. What is said of
+whole models is arithmetic on the numbers beside it: layers alike, what stands outside them once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,8 @@ def run(python: str, mode: str, folder: Path, dtype: str, *, small: bool) -> dic
     prompts = ",".join(str(n) for n in ((16, 64) if small else PROMPTS))
     new = 2 if small else NEW_TOKENS
     command = [python, str(WORKER), mode, str(folder), dtype, str(BUDGET), prompts, str(new)]
+    print(f"  {mode}, {dtype} ...", end="", file=sys.stderr, flush=True)
+    began = time.monotonic()
     on_cpu = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
@@ -180,6 +184,8 @@ def run(python: str, mode: str, folder: Path, dtype: str, *, small: bool) -> dic
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{type(error).__name__}: {error}"
+    finally:
+        print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -235,9 +241,10 @@ def _beside(
     ]
     token = ours["token"] / theirs["token"]
     peak = ours["peak"] / theirs["peak"]
+    half = HALF if held and exact else None
     rows += [
         Row(f"{mode}: a token, over transformers", token, "", aim=aim, digits=2),
-        Row(f"{mode}: memory, over transformers", peak, "", aim=HALF if held else None, digits=2),
+        Row(f"{mode}: memory, over transformers", peak, "", aim=half, digits=2),
     ]
     for n, own in ours["logits"].items():
         wanted = dict(theirs["logits"][n])

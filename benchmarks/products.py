@@ -61,7 +61,7 @@ Run = Callable[[], object]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table; returns 1 when the limit is broken."""
+    """Prints a table for each kind as it is done; returns 1 when the limit is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks products")
     parser.add_argument("--small", action="store_true", help="small matrices, to see that it runs")
     small = parser.parse_args(argv).small
@@ -71,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         Row("reading memory, all processors", rates[0] / 1e9, "GB/s"),
         Row("float32 matrix product", rates[1] / 1e9, "GFLOP/s"),
     ]
+    print(table(rows), flush=True)
+    spent = 0.01 if small else SECONDS
     for kind, shape in SHAPES.items():
-        k, n = SMALL if small else shape
+        size = SMALL if small else shape
         for dtype in ("float32", "bfloat16"):
-            for count in ROWS:
-                rows.append(compared(kind, dtype, count, (k, n), rates, 0.01 if small else SECONDS))
-    print(table(rows))
+            some = [compared(kind, dtype, count, size, rates, spent) for count in ROWS]
+            print(table(some), flush=True)
+            rows += some
     return exit_code(rows)
 
 

@@ -362,7 +362,10 @@ def ban(experts: ArrayLike) -> Intervention:
 
 
 def temperature(value: ArrayLike) -> Intervention:
-    """Divides the router's logits; above 1 gates become more alike. Never changes the choice."""
+    """Divides the router's logits; above 1 gates become more alike.
+
+    It changes the choice only where the model adds a correction to the scores before it chooses.
+    """
     tau = _number(value, "temperature")
     if not isinstance(value, jax.core.Tracer) and tau <= 0:
         raise InterventionError(f"temperature is {value}; expected more than 0.")
@@ -389,7 +392,7 @@ def include(expert: ArrayLike) -> Intervention:
 
 
 def set_top_k(k: int) -> Intervention:
-    """The `k` likeliest experts, with the gates that the softmax over all gives them."""
+    """The `k` experts that the router would choose, with the gates that its rule gives them."""
     if not isinstance(k, (int, np.integer)) or k < 1:
         raise InterventionError(f"set_top_k: found {k!r:.20}; expected a number from 1 up.")
     return Intervention(_TopK(int(k)), (), f"set_top_k({k})", _EXPERTS, ("probs",))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import re
 import shutil
 import time
@@ -14,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import grok
 from grok import run
+from grok.architectures.families import open_checkpoint
 from grok.errors import CheckpointError, ConfigError, DeviceError
 from grok.streaming.by_expert import layers
 from grok.streaming.by_expert.cache import ExpertCache
@@ -175,6 +178,36 @@ def test_a_damaged_folder_is_refused(tmp_path, mode, change, says):
     rewrite(folder, change)
     with pytest.raises(CheckpointError, match=says):
         grok.load(folder, mode=mode, dtype="float32", memory_budget=BUDGET)
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.mark),))
+
+
+def test_code_in_a_folder_is_never_run(tmp_path):
+    folder, mark = copied("qwen3_moe", tmp_path), tmp_path / "was run"
+    (folder / "model.py").write_text(f"import os; os.mkdir({str(mark)!r})")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({GATE: Trap(mark)}))
+    file = folder / "config.json"
+    own = {"auto_map": {"AutoModelForCausalLM": "model.Model"}, "trust_remote_code": True}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    open_checkpoint(folder).check_complete()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="tensors are in no file .* Complete the download"):
+        grok.load(folder, mode="resident", dtype="float32")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "own"}))
+    with pytest.raises(ConfigError, match="model_type: found 'own'; expected one of"):
+        grok.load(folder, mode="resident", dtype="float32")
+    assert not mark.exists()
+    with (folder / "pytorch_model.bin").open("rb") as trap:
+        pickle.load(trap)
+    assert mark.exists()  # the trap works
 
 
 def test_an_expert_that_is_damaged_is_refused_when_it_is_read(tmp_path):
