@@ -6,6 +6,7 @@ raises an error in the project's own words; anything else is a defect.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -34,6 +35,8 @@ from grok.checkpoints.tensor_file import QuantizedWeight8bit, read_tensor, write
 from grok.checkpoints.tensor_offsets import locate_tensor
 from grok.checkpoints.tokenizer import open_tokenizer
 from grok.config import BUNDLED_MODEL, GrokConfig
+from grok.dictionaries.exchange.__main__ import forms
+from grok.dictionaries.exchange.graph_reading import read_graph
 from grok.dictionaries.indexing.tables import write_manifest, write_table
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary, as_float32, param_shapes
@@ -65,6 +68,7 @@ from lens.storage.disk_cache import DiskCache, content_key
 from lens.storage.expert_notes import ExpertNote, NoteBook
 from lens.traces.trace import load_trace
 from tests.fuzz.material import archives, changed_bytes, changed_json, words
+from tests.grok.dictionaries.exchange.foreign import made as small_dictionary
 from tests.lens.many_prompts.run_making import finished, random_routing
 from tests.small_models import CONFIG, model
 
@@ -426,6 +430,37 @@ def _dictionary(changed: Mapping[str, bytes], folder: Path) -> None:
     before = hashlib.sha256(DICTIONARY[TENSORS_FILE]).hexdigest().encode()
     text = files[TEXT_FILE].replace(before, digest)
     load_dictionary(_written(folder, files | {TEXT_FILE: text}))
+
+
+def _foreign_files() -> dict[str, dict[str, bytes]]:
+    """Small dictionaries, and a graph, as other tools write them."""
+    found = {}
+    for tool, form in TOOLS.items():
+        function = "topk" if tool == "sparsify" else "jumprelu"
+        kind = "clt" if tool == "circuit-tracer" else "transcoder"
+        with tempfile.TemporaryDirectory() as folder:
+            form.write(Path(folder), small_dictionary(kind, function, (0, 1)))
+            files = [path for path in Path(folder).rglob("*") if path.is_file()]
+            found[tool] = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    node = {"node_id": "0_3_1", "feature": 9, "layer": "0", "ctx_idx": 1, "clerp": "",
+            "feature_type": "cross layer transcoder", "jsNodeId": "0_3-0"}  # fmt: skip
+    link = {"source": "0_3_1", "target": "0_3_1", "weight": 1.5}
+    graph = {"metadata": {"prompt_tokens": ["a", "b"]}, "nodes": [node], "links": [link]}
+    return found | {"graph": {"graph.json": json.dumps(graph).encode()}}
+
+
+TOOLS = forms()
+FOREIGN = _foreign_files()
+
+
+def _foreign(given: tuple[str, Mapping[str, bytes]], folder: Path) -> None:
+    tool, changed = given
+    _written(folder, FOREIGN[tool] | changed)
+    if tool == "graph":
+        read_graph(folder / "graph.json")
+    else:
+        options = {"source": folder, "reads": None, "writes": None, "scale": None}
+        TOOLS[tool].read(argparse.Namespace(**options))
 
 
 # --- tokenizers, lists of prompts, ids, stores ----------------------------------------------------
@@ -823,6 +858,25 @@ DOORS: dict[str, Door] = {
         _dictionary,
         {},
         examples=100,
+    ),
+    "files of another tool": Door(
+        st.sampled_from(sorted(FOREIGN)).flatmap(
+            lambda tool: st.tuples(
+                st.just(tool),
+                st.fixed_dictionaries(
+                    {},
+                    optional={
+                        name: changed_json(json.loads(content))
+                        if name.endswith(".json")
+                        else changed_bytes(content)
+                        for name, content in FOREIGN[tool].items()
+                    },
+                ),
+            )
+        ),
+        _foreign,
+        ("graph", {}),
+        examples=40,
     ),
     "database of features": Door(
         st.dictionaries(st.sampled_from(sorted(FEATURES)), st.none(), max_size=2).flatmap(

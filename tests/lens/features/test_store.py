@@ -11,7 +11,7 @@ import pytest
 
 from grok.dictionaries.indexing.run import index
 from lens.errors import LensError
-from lens.features import FeatureQuery, FeatureStore, headline
+from lens.features import FeatureQuery, FeatureStore, headline, publish
 from lens.features.query import SORTS
 from tests.feature_database import FEATURES, small_pass
 
@@ -190,3 +190,48 @@ def test_a_manifest_that_says_what_cannot_be_is_refused(copied, change, said):
 def test_no_database_is_said_with_the_command_that_makes_one(tmp_path):
     with pytest.raises(LensError, match="grok.dictionaries.index"):
         FeatureStore.open(tmp_path)
+
+
+def test_pages_of_features_say_what_cards_say_under_the_numbers_of_graphs(store, tmp_path):
+    given = [str(store.folder), "--output", str(tmp_path), "--form", "pages"]
+    graph = tmp_path / "graph.json"
+    kind = "cross layer transcoder"
+    nodes = [{"feature_type": kind, "feature": 19}, {"feature_type": "logit", "feature": 2}]
+    graph.write_text(json.dumps({"nodes": nodes}))
+    assert publish.main([*given, "--graph", str(graph)]) == 0
+    files = list((tmp_path / "features" / "own").iterdir())
+    assert [file.name for file in files] == ["19.json"]  # layer 1, feature 4
+    found, card = json.loads(files[0].read_text()), store.card(1, 4)
+    assert (found["index"], found["act_max"]) == (19, card.largest)
+    assert sum(found["histogram"]) == pytest.approx(card.n)
+    middle = found["quantile_values"][49]
+    below = card.edges[np.searchsorted(np.cumsum(card.counts), card.n / 2)]
+    assert below * 0.999 <= middle <= below * (card.edges[1] / card.edges[0]) * 1.001
+    assert found["top_logits"] == [piece for _, piece, _ in card.raised]
+    strongest = found["examples_quantiles"][0]["examples"][0]
+    top = card.of_kind("top")[0]
+    assert strongest["tokens_acts_list"][strongest["train_token_ind"]] == top.values[top.mark]
+    assert len(strongest["tokens"]) == len(top.pieces)
+    n = int((store.find(FeatureQuery(limit=100)).columns["n"] > 0).sum())
+    assert publish.main(given) == 0
+    assert len(list((tmp_path / "features" / "own").iterdir())) == n
+
+
+def test_uploads_hold_every_active_feature_once(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "MOST_OF_A_FILE", 10)
+    files = publish.write_uploads(store, tmp_path, "set")
+    texts = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*/batch-*.json"))]
+    assert len(texts) == files == 6 and all(len(one["features"]) <= 10 for one in texts)
+    seen = [(one["source"], f["index"]) for one in texts for f in one["features"]]
+    active = [(f"{r['layer']}-set", str(r["feature"])) for r in rows(store, "features") if r["n"]]
+    assert sorted(seen) == sorted(active)
+    one = texts[0]["features"][0]["activations"][0]
+    assert len(one["tokens"]) == len(one["values"]) > 0
+
+
+def test_what_cannot_be_published_ends_in_words(store, tmp_path, capsys):
+    given = [str(store.folder), "--output", str(tmp_path), "--form", "pages"]
+    assert publish.main([*given, "--name", "../up"]) == 2
+    assert "expected letters, digits" in capsys.readouterr().err
+    assert publish.main([*given, "--graph", str(tmp_path / "none")]) == 2
+    assert "expected a graph as JSON" in capsys.readouterr().err
