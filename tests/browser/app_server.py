@@ -24,7 +24,7 @@ def launch_arguments() -> dict[str, Any]:
     found = next(filter(None, map(shutil.which, names)), None)
     own = {"executable_path": found} if found else {}
     # A machine for tests has no graphics card; Chromium would imitate one. And no page is open for
-    # so long that compiling its scripts a second time, with optimisations, would pay: a fifth less.
+    # so long that compiling its scripts a second time, with optimisations, would pay: a tenth less.
     quick = "--js-flags=--no-opt --no-maglev"
     return {**own, "args": ["--no-sandbox", "--disable-gpu", quick]}
 
