@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = SMALL if small else shape
         for dtype in ("float32", "bfloat16"):
             some = [compared(kind, dtype, count, size, rates, spent) for count in ROWS]
+            if small:  # chosen for large ones
+                some = [replace(row, limit=None) for row in some]
             print(table(some), flush=True)
             rows += some
     return exit_code(rows)
@@ -91,8 +94,8 @@ def compared(
     spent: float,
 ) -> Row:
     """The chosen way's time over that of the fastest, and all others'."""
-    known, name = runs(kind, dtype, count, shape)
-    seconds = seconds_of(known, spent)
+    known, name, times = runs(kind, dtype, count, shape)
+    seconds = {way: t / times for way, t in seconds_of(known, spent).items()}
     fastest = min(seconds, key=lambda way: seconds[way])
     stored = sample(kind.removesuffix(" from disk"), 256, 256).nbytes / 256**2 * shape[0] * shape[1]
     limit = max(stored / rates[0], 2 * count * shape[0] * shape[1] / rates[1])
@@ -108,10 +111,12 @@ def compared(
     )
 
 
-def runs(kind: str, dtype: str, count: int, shape: tuple[int, int]) -> tuple[dict[str, Run], str]:
-    """A run of each way, and the name of the one that is chosen."""
+def runs(
+    kind: str, dtype: str, count: int, shape: tuple[int, int]
+) -> tuple[dict[str, Run], str, int]:
+    """A run of each way, the name of the one that is chosen, and how many products a run makes."""
     if kind == "int8 from disk":
-        return from_disk(dtype, count, shape)
+        return (*from_disk(dtype, count, shape), 1)
     one = sample(kind, *shape)
     n_copies = max(1, min(16, COPIES // one.nbytes))
     own = [jax.tree.map(jnp.asarray, one) for _ in range(n_copies)]
@@ -124,7 +129,8 @@ def runs(kind: str, dtype: str, count: int, shape: tuple[int, int]) -> tuple[dic
         values = np.asarray(one.values if hasattr(one, "values") else one.T)  # [N, K]
         known["numpy, blocks"] = partial(_numpy_blocks, np.asarray(x, np.float32), values, n_copies)
     assert kind_of(one) == kind
-    return known, product_way(x, one) if one.shape[0] * one.shape[1] >= LARGE else "plain"
+    chosen = product_way(x, one) if one.shape[0] * one.shape[1] >= LARGE else "plain"
+    return known, chosen, n_copies
 
 
 def _compiled(way: Way, dtype: Any) -> Callable[..., jax.Array]:
@@ -150,7 +156,8 @@ def _numpy_blocks(x: np.ndarray, values: np.ndarray, times: int) -> object:
 
 
 def from_disk(dtype: str, count: int, shape: tuple[int, int]) -> tuple[dict[str, Run], str]:
-    """As `runs`, of a matrix in a read buffer; rows of bfloat16 values ask for roundings."""
+    """As `runs`, one product each, of a matrix in a read buffer; rows of bfloat16 values ask for
+    roundings."""
     k, n = shape
     rng = np.random.default_rng(0)
     w = huge(k * n).reshape(k, n)
