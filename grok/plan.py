@@ -21,7 +21,7 @@ from grok.checkpoints.tensor_spec import Checkpoint
 from grok.errors import DeviceError, GrokError
 from grok.planning.machine import Rates
 from grok.planning.modes import DEFAULT_BUDGET, UNKNOWN, Decision, ModePlan
-from grok.units import duration, size
+from grok.units import budget_bytes, duration, size
 
 if TYPE_CHECKING:
     from grok.planning.mesh import MeshPlan
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, 2 for input that it cannot use."""
     args = _parser().parse_args(argv)
     try:
-        _run(args, _bytes(args.memory_budget))
+        _run(args)
     except GrokError as error:
         print(f"grok.plan: {error}", file=sys.stderr)
         return 2
@@ -53,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory-budget",
         type=float,
-        default=DEFAULT_BUDGET / 1e9,
         metavar="GB",
         help="of the streamed mode (default: 8)",
     )
@@ -64,18 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _bytes(gigabytes: float) -> int:
-    if not 0 < gigabytes < 1e9:
-        raise GrokError(f"--memory-budget is {gigabytes}; expected a positive number of GB.")
-    return int(gigabytes * 1e9)
-
-
-def _run(args: argparse.Namespace, budget: int) -> None:
+def _run(args: argparse.Namespace) -> None:
     from grok.architectures.families import architecture_of, open_checkpoint
     from grok.config import BUNDLED_MODEL
     from grok.planning.machine import rates, unmeasured
     from grok.planning.modes import choose, plan
 
+    budget = budget_bytes(args.memory_budget) or DEFAULT_BUDGET
     checkpoint = open_checkpoint(args.checkpoint or BUNDLED_MODEL)
     architecture = architecture_of(checkpoint)
     wanted: dict[str, Any] = {"n_tokens": args.tokens, "memory_budget": budget}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from grok.errors import GrokError, PromptError
 from grok.runner.sampling import check_sampling
+from grok.units import budget_bytes
 
 if TYPE_CHECKING:
     from grok.engine.interfaces import LayerFigures
@@ -27,15 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_sampling(args.temperature, args.top_p, args.seed)
         if args.max_new_tokens < 0:
             raise PromptError(f"--max-new-tokens is {args.max_new_tokens}; expected 0 or more.")
-        if args.memory_budget is not None and not 0 < args.memory_budget < 1e6:
-            raise GrokError(
-                f"--memory-budget is {args.memory_budget:g}; expected gigabytes, such as 8."
-            )
+        budget = budget_bytes(args.memory_budget)
         if args.trace is not None and not args.trace.parent.is_dir():
             raise GrokError(f"--trace {args.trace}: that folder does not exist.")
         if args.trace is not None and args.trace.is_dir():
             raise GrokError(f"--trace {args.trace}: is a folder; expected a file to write.")
-        _run(args, prompt)
+        _run(args, prompt, budget)
     except GrokError as error:
         print(f"grok.run: {error}", file=sys.stderr)
         return 2
@@ -94,7 +92,7 @@ def _ids(text: str) -> list[int]:
         raise PromptError(f"--tokens is {text!r:.80}; expected numbers such as 5,17,3.") from None
 
 
-def _run(args: argparse.Namespace, prompt: str | list[int]) -> None:
+def _run(args: argparse.Namespace, prompt: str | list[int], budget: int | None) -> None:
     from grok.engine.progress import watching
     from grok.runner.loading import load
 
@@ -105,7 +103,7 @@ def _run(args: argparse.Namespace, prompt: str | list[int]) -> None:
     model = load(
         args.checkpoint,
         mode=args.mode,
-        memory_budget=None if args.memory_budget is None else int(args.memory_budget * 1e9),
+        memory_budget=budget,
         resume=args.resume,
         dtype=args.dtype,
         tokenizer=args.tokenizer,

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from grok.errors import GrokError
+from grok.units import budget_bytes
 
 if TYPE_CHECKING:
     from grok.serving.shared_model import SharedModel
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         token = _token(args.host)
+        budget_bytes(args.memory_budget)  # refused before anybody waits
         if args.worker is not None:
             return _serve(args, token)
         listening = _listen(args.host, args.port)
@@ -254,12 +256,11 @@ def _load(args: argparse.Namespace, dtype: str, tell: Callable[[int, int], objec
         checkpoint = open_checkpoint(args.checkpoint or BUNDLED_MODEL)
         if memory_needed(architecture_of(checkpoint)) > device_memory() / 4:
             raise DeviceError("There is no room here for this model twice; use bfloat16.")
-    budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
     loaded = load(
         args.checkpoint,
         mode=args.mode,
         dtype=dtype,
-        memory_budget=budget,
+        memory_budget=budget_bytes(args.memory_budget),
         progress=lambda done, total: (tell(done, total), None)[1],
     )
     rates = None

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grok.dictionaries.training.arguments import add_text_arguments, given_text, opened_model
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     name = "python -m grok.dictionaries.evaluate"
     parser = argparse.ArgumentParser(prog=name, description=__doc__)
     parser.add_argument("dictionary", type=Path, metavar="DIR")
-    parser.add_argument("--model", type=Path, help="checkpoint; the bundled model by default")
-    parser.add_argument("--corpus", type=Path, help="folder of the bundled model's own text")
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE")
+    add_text_arguments(parser)
     parser.add_argument("--beside", type=Path, metavar="DIR", help="the same with another seed")
     parser.add_argument(
         "--control", action="append", default=[], metavar="NAME=DIR",
@@ -53,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--curve-tokens", type=int, metavar="N", help="at several levels")
     parser.add_argument("--spliced-tokens", type=int, metavar="N", help="through changed models")
     parser.add_argument("--labelled-tokens", type=int, metavar="N", help="of the probes")
-    parser.add_argument("--memory-budget", type=float, metavar="GB", help="of a streamed model")
     return parser
 
 
@@ -61,21 +59,16 @@ def _evaluate(args: argparse.Namespace) -> None:
     from grok.dictionaries.evaluation.measure import Plan, measured, stability
     from grok.dictionaries.evaluation.tables import tables
     from grok.dictionaries.kinds.files import load_dictionary
-    from grok.dictionaries.training.texts import streams
     from grok.dictionaries.training.windows import cut
     from grok.files import write_whole
-    from grok.runner.loading import load
 
     dictionary = load_dictionary(args.dictionary)
     # First, since they may be refused.
     beside = stability(dictionary, load_dictionary(args.beside)) if args.beside else None
     controls = _controls(args)
-    budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
-    model = load(args.model, dtype="float32", mesh=(1, 1), memory_budget=budget)
-    context = int(dictionary.facts.get("settings", {}).get("text", {}).get("context", 128))
+    model = opened_model(args)
     fit, held_out = (
-        cut(streams(model, corpus=args.corpus, files=args.text, held_out=held), context)
-        for held in (False, True)
+        cut(given_text(args, model, held_out=held), dictionary.context) for held in (False, True)
     )
     given = {
         "held_out": args.tokens,

@@ -9,7 +9,6 @@ processes can share it; --merge N then puts their sums together.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -19,6 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grok.dictionaries.training.arguments import add_text_arguments, given_text, opened_model
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=name, description=__doc__)
     parser.add_argument("dictionary", type=Path, metavar="DICT")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--model", type=Path, help="checkpoint; the bundled model by default")
-    parser.add_argument("--corpus", type=Path, help="folder of the bundled model's own text")
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE")
-    parser.add_argument("--memory-budget", type=float, metavar="GB", help="of a streamed model")
+    add_text_arguments(parser)
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
                         help="of grok.dictionaries.indexing.plan.Plan")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on with a pass")
@@ -84,19 +81,13 @@ def plan_values(given: Sequence[str]) -> dict[str, Any]:
 def _index(args: argparse.Namespace) -> None:
     from grok.dictionaries.indexing.plan import Plan, text_of
     from grok.dictionaries.indexing.run import Indexing, check_begin
-    from grok.dictionaries.kinds.files import TEXT, load_dictionary
-    from grok.dictionaries.training.texts import streams
-    from grok.runner.loading import load
+    from grok.dictionaries.kinds.files import load_dictionary, tensors_sha256
 
     dictionary = load_dictionary(args.dictionary)
-    sha256 = str(json.loads((args.dictionary / TEXT).read_bytes())["tensors_sha256"])
-    context = int(dictionary.facts.get("settings", {}).get("text", {}).get("context", 128))
-    plan = Plan(**{"context": context} | plan_values(args.set))
-    budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
-    model = load(args.model, dtype="float32", mesh=(1, 1), memory_budget=budget)
-    held_out, others = (
-        streams(model, corpus=args.corpus, files=args.text, held_out=held) for held in (True, False)
-    )
+    sha256 = tensors_sha256(args.dictionary)
+    plan = Plan(**{"context": dictionary.context} | plan_values(args.set))
+    model = opened_model(args)
+    held_out, others = (given_text(args, model, held_out=held) for held in (True, False))
     text = text_of(held_out, others, plan)
     run = Indexing(model, dictionary, sha256, text, plan, args.output, Screen())
     check_begin(run, args.resume or args.shard is not None or args.merge is not None)

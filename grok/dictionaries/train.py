@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grok.dictionaries.training.arguments import add_text_arguments, given_text, opened_model
 from grok.dictionaries.training.settings import Settings, load_settings
 from grok.errors import GrokError
 
@@ -45,11 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m grok.dictionaries.train", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--output", type=Path, help="folder of the dictionary")
-    parser.add_argument("--model", type=Path, help="checkpoint; the bundled model by default")
-    parser.add_argument("--corpus", type=Path, help="folder of the bundled model's own text")
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE")
+    add_text_arguments(parser)
     parser.add_argument("--collection", type=Path, help="a stored collection instead of text")
-    parser.add_argument("--memory-budget", type=float, metavar="GB", help="of a streamed model")
     parser.add_argument("--seed", type=int, help="instead of that of the config")
     parser.add_argument("--mesh", type=_mesh, metavar="DATA,MODEL", help="devices to share it")
     parser.add_argument("--resume", action="store_true", help="go on with a run")
@@ -94,10 +92,8 @@ def _train(settings: Settings, args: argparse.Namespace) -> None:
     from grok.dictionaries.training.devices import first_process, open_mesh
     from grok.dictionaries.training.run import Run, train
     from grok.dictionaries.training.source import Stored
-    from grok.dictionaries.training.texts import streams
     from grok.dictionaries.training.windows import cut
     from grok.engine.sharding import initialize_distributed
-    from grok.runner.loading import load
 
     if args.output is None:
         raise GrokError("--output DIR is missing.")
@@ -106,14 +102,8 @@ def _train(settings: Settings, args: argparse.Namespace) -> None:
     together = initialize_distributed()
     mesh = open_mesh(args.mesh, settings.dictionary.features, settings.training.batch)
     reporters = _reporters(settings, args) if first_process() else []
-    if args.memory_budget is not None and not 0 < args.memory_budget < 1e6:
-        raise GrokError(
-            f"--memory-budget is {args.memory_budget:g}; expected gigabytes, such as 8."
-        )
-    budget = None if args.memory_budget is None else int(args.memory_budget * 1e9)
     # Several processes hold the model together, as its experts allow.
-    over = None if together else (1, 1)
-    model = load(args.model, dtype="float32", mesh=over, memory_budget=budget)
+    model = opened_model(args, None if together else (1, 1))
     context, longest = settings.text.context, model.config.context_length
     if context > longest:
         raise GrokError(f"text: context is {context:,}; {model.name} reads {longest:,} at most.")
@@ -126,7 +116,7 @@ def _train(settings: Settings, args: argparse.Namespace) -> None:
         windows = windows_of(collection, model.sha256)
         stored = Stored(collection, np.concatenate([[0], np.cumsum(windows.lengths)]))
     else:
-        windows = cut(streams(model, corpus=args.corpus, files=args.text), settings.text.context)
+        windows = cut(given_text(args, model), context)
     run = Run(settings, model, windows, args.output, stored, mesh)
     dictionary = train(run, resume=args.resume, reporters=reporters)
     if first_process():

@@ -155,7 +155,7 @@ def test_files_that_are_not_there_are_said_and_the_plan_made_all_the_same(
     [
         (["--checkpoint", "/nowhere/at/all"], "/nowhere/at/all: there is no such folder"),
         (["--tokens", "0"], "number of tokens is 0; expected 1 or more"),
-        (["--memory-budget", "0"], "--memory-budget is 0.0; expected a positive number of GB"),
+        (["--memory-budget", "0"], "--memory-budget is 0; expected gigabytes"),
         (["--memory-budget", "nan"], "--memory-budget is nan"),
         (["--memory-budget", "inf"], "--memory-budget is inf"),
     ],

@@ -124,9 +124,7 @@ def layer_claims(
         point = HookPoint(layer, SITE)
         for m, mode in enumerate(("frozen attention", "free")):
             run = run_additions(model, first, {point: -first.values[point]}, mode)
-            z = run.logits[at, token]
-            other = z.mean() if target.other is None else z[target.other]
-            measured[m, i] = z[target.index] - other - value
+            measured[m, i] = target.of_logits(run.logits[at, token]) - value
             tell()
     return LayerClaims(tuple(reads), np.array(below), direct, claims, measured, value)
 

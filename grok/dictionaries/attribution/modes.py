@@ -281,9 +281,7 @@ def check_effects(
         change = Change(int(columns.features[c]), group=int(columns.groups[c]))
         for m, mode in enumerate(MODES):
             run = run_in_mode(model, read, change, positions=[int(columns.tokens[c])], mode=mode)
-            z = run.logits[at, token]
-            other = z.mean() if target.other is None else z[target.other]
-            measured[m, i] = z[target.index] - other - covector.value
+            measured[m, i] = target.of_logits(run.logits[at, token]) - covector.value
         if progress is not None:
             progress(i + 1, len(best))
     return EffectCheck(

@@ -194,7 +194,7 @@ def read_features(model: Model, dictionary: Dictionary, prompt: Prompt) -> Promp
         logits=run.router_logits[:, 0, :n],
         experts=run.experts[:, 0, :n],
         gates=run.gates[:, 0, :n],
-        skipped=int(dictionary.facts.get("first_position", {}).get("skipped", 0)),
+        skipped=dictionary.skipped,
         model=model.name,
         dtype=model.dtype,
     )

@@ -52,6 +52,11 @@ class Target:
     layer: int = -1
     group: int = -1
 
+    def of_logits(self, logits: np.ndarray) -> float:
+        """The value of a router's target in its logits [E]."""
+        other = logits.mean() if self.other is None else logits[self.other]
+        return float(logits[self.index] - other)
+
 
 class Covector(NamedTuple):
     """A target as a linear function.

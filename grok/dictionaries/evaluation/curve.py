@@ -27,12 +27,12 @@ from grok.dictionaries.evaluation.methods import (
 from grok.dictionaries.evaluation.neurons import Neurons, has_neurons
 from grok.dictionaries.evaluation.routing import Routers, Routes, largest
 from grok.dictionaries.evaluation.spliced import compared
-from grok.dictionaries.evaluation.sums import Reconstruction
+from grok.dictionaries.evaluation.sums import Reconstruction, mean_active
 from grok.dictionaries.evaluation.tokens import Part, parts, spread
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.inference import apply
 from grok.dictionaries.training.source import Computed
-from grok.dictionaries.training.windows import Windows
+from grok.dictionaries.training.windows import Windows, evenly
 from grok.interventions.sites import HookPoint
 
 if TYPE_CHECKING:
@@ -64,19 +64,14 @@ class Subject:
     fitted: Fitted
     batch: int
 
-    @property
-    def skipped(self) -> int:
-        """Positions at the start of each window that are left out."""
-        return int(self.dictionary.facts.get("first_position", {}).get("skipped", 0))
-
     def parts(self, windows: Windows, most: int, others: Sequence[HookPoint]) -> Iterator[Part]:
         """Some tokens of one of the texts with their values."""
-        places = spread(windows, most, self.skipped)
+        places = spread(windows, most, self.dictionary.skipped)
         return parts(self.model, self.dictionary.design, windows, places, self.batch, others)
 
     def sample(self, others: Sequence[HookPoint] = ()) -> Part:
         """Tokens of training text that thresholds and biases are chosen on."""
-        places = spread(self.fit, SAMPLE, self.skipped)
+        places = spread(self.fit, SAMPLE, self.dictionary.skipped)
         design = self.dictionary.design
         return next(parts(self.model, design, self.fit, places, SAMPLE, others))
 
@@ -84,8 +79,7 @@ class Subject:
         """Whole windows of the held-out text, spread over it, and the label of each."""
         lengths = self.held_out.lengths
         full = np.flatnonzero(lengths == lengths.max())
-        n = max(1, most // int(lengths.max()))
-        some = full[np.unique(np.linspace(0, len(full) - 1, n).astype(int))]
+        some = full[evenly(len(full), max(1, most // int(lengths.max())))]
         return [self.held_out.tokens[i] for i in some], self.held_out.labels[some]
 
 
@@ -168,8 +162,7 @@ WITHOUT_LEVELS = ("token_mean", "bigram_mean", "shuffled")
 def _levels(dictionary: Dictionary, sample: Part) -> tuple[list[Level], list[str]]:
     """The dictionary as it is and at other levels, and their names."""
     found = apply(dictionary, sample.batch.x, sample.batch.chosen)
-    tokens = len(sample.tokens)
-    own = np.array([np.count_nonzero(np.asarray(one)) / tokens for one in found.features])
+    own = mean_active(found.features)
     most = dictionary.design.features
     asked = [k for k in LEVELS if k < most and abs(k - own.mean()) > NEAR * own.mean()]
     levels = [Level(dictionary, own), *at_l0(dictionary, sample.batch, asked)]

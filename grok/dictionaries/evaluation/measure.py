@@ -33,6 +33,7 @@ from grok.dictionaries.evaluation.standing_in import standing_in
 from grok.dictionaries.evaluation.sums import (
     Activity,
     Reconstruction,
+    mean_active,
     nearest_cosines,
     partner_cosines,
 )
@@ -148,12 +149,12 @@ def _subject(
 def _fitted(subject: Subject, plan: Plan) -> Fitted:
     """The controls that need no dictionary, fitted on training text."""
     design, vocabulary = subject.dictionary.design, subject.model.config.vocab_size
-    places = spread(subject.fit, plan.fitted, subject.skipped)
+    places = spread(subject.fit, plan.fitted, subject.dictionary.skipped)
     shape = (len(design.targets), design.d_model)
     known = ids(subject.fit, places)
     needed = ids(
         subject.held_out,
-        spread(subject.held_out, int(subject.held_out.lengths.sum()), subject.skipped),
+        spread(subject.held_out, int(subject.held_out.lengths.sum()), subject.dictionary.skipped),
     )
 
     def table(keys: np.ndarray, wanted: np.ndarray) -> Means:
@@ -198,7 +199,7 @@ def _elsewhere(subject: Subject, name: str, control: Control, plan: Plan) -> lis
     assert control.model is not None
     sample = subject.sample()
     found = apply(subject.dictionary, sample.batch.x, sample.batch.chosen).features
-    l0 = np.array([np.count_nonzero(np.asarray(one)) / len(sample.tokens) for one in found])
+    l0 = mean_active(found)
     own = _subject(control.model, control.dictionary, subject.fit, subject.held_out, plan)
     their = own.sample().batch
     level = at_l0(control.dictionary, their, [l0])[0].dictionary
@@ -235,7 +236,7 @@ def _on_all_tokens(subject: Subject, plan: Plan) -> dict[str, Any]:
     return {
         "sites": [str(point) for point in design.targets],
         "held_out_tokens": reconstruction.n,
-        "fitted_tokens": len(spread(subject.fit, plan.fitted, subject.skipped).window),
+        "fitted_tokens": len(spread(subject.fit, plan.fitted, subject.dictionary.skipped).window),
         "dictionary": reconstruction.numbers() | activity.numbers(),
         "densities": {"bins": LOWEST_DENSITIES, "counts": activity.histogram()},
         "duplicates": [float((one > DUPLICATE).mean()) for one in nearest],
@@ -252,7 +253,7 @@ def _by_label(subject: Subject, others: Mapping[str, Dictionary], plan: Plan) ->
     taken = list(subject.parts(subject.held_out, plan.labelled, points))
     sample = subject.sample().batch
     features = apply(subject.dictionary, sample.x, sample.chosen).features
-    l0 = np.array([np.count_nonzero(np.asarray(one)) / len(one) for one in features])
+    l0 = mean_active(features)
     level = {name: at_l0(own, sample, [l0])[0].dictionary for name, own in others.items()}
     own = labelled(
         subject.model,

@@ -19,6 +19,7 @@ from grok.dictionaries.evaluation.levels import Level
 from grok.dictionaries.evaluation.neurons import Neurons
 from grok.dictionaries.evaluation.replacing import on_best_axes, put, replacement
 from grok.dictionaries.evaluation.spliced import Changed, Plain
+from grok.dictionaries.evaluation.sums import mean_active
 from grok.dictionaries.evaluation.tokens import NONE_BEFORE, Part, batch_of, points_of
 from grok.dictionaries.kinds.design import Design
 from grok.dictionaries.kinds.inference import apply
@@ -58,8 +59,7 @@ class OfDictionary:
     def written(self, part: Part, level: int) -> Written:
         own = self._levels[level].dictionary
         found = jax.device_get(apply(own, part.batch.x, part.batch.chosen))
-        active = np.array([np.count_nonzero(f) / len(part.tokens) for f in found.features])
-        return Written(found.written, by_target(own.design, active))
+        return Written(found.written, by_target(own.design, mean_active(found.features)))
 
     def changed(self, level: int) -> Changed | None:
         own = self._levels[level].dictionary

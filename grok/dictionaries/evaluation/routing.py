@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 
 from grok.dictionaries.training.routers import router_columns
 from grok.dictionaries.training.source import EXPERTS, Values
+from grok.dictionaries.training.windows import evenly
 from grok.interventions.sites import HookPoint
 
 MARGIN_BINS = 4  # of tokens by how close their route was to another one
@@ -100,7 +101,7 @@ class Routers:
 
     def __init__(self, values: Values, lengths: np.ndarray, layers: Sequence[int]) -> None:
         n = max(1, FITTED_TOKENS // int(lengths.max()))
-        some = np.unique(np.linspace(0, len(lengths) - 1, n).astype(int)).tolist()
+        some = evenly(len(lengths), n).tolist()
         self._columns = router_columns(values, some, lengths, layers)
         self._layers = layers
         self._factors = self._scales(values, some[0], int(lengths[some[0]]))

@@ -9,6 +9,7 @@ Axes: M sites written, B tokens, D width, G groups, F features. No JAX here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,11 @@ class Activity:
         with np.errstate(divide="ignore"):
             logs = np.log10(self.counts / self.n)
         return [np.histogram(one[np.isfinite(one)], BINS)[0].tolist() for one in logs]
+
+
+def mean_active(features: Sequence[Any]) -> np.ndarray:
+    """Active features of a token, by group [G]: the mean over tokens of features [B, F] of each."""
+    return np.array([np.count_nonzero(np.asarray(one)) / len(one) for one in features])
 
 
 def nearest_cosines(decoder: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from grok.dictionaries.kinds.design import Design
 from grok.dictionaries.training.losses import Batch
 from grok.dictionaries.training.source import EXPERTS, Computed, Values
-from grok.dictionaries.training.windows import Places, Windows
+from grok.dictionaries.training.windows import Places, Windows, evenly
 from grok.interventions.sites import HookPoint
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def spread(windows: Windows, most: int, skipped: int) -> Places:
         skipped: positions at the start of each window that are left out.
     """
     n = max(1, min(len(windows.tokens), most // max(1, int(windows.lengths.max()))))
-    some = np.unique(np.linspace(0, len(windows.tokens) - 1, n).astype(int))
+    some = evenly(len(windows.tokens), n)
     counted = [np.arange(min(skipped, windows.lengths[w]), windows.lengths[w]) for w in some]
     window = np.repeat(some, [len(own) for own in counted])
     return Places(window, np.concatenate(counted))

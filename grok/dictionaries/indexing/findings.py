@@ -20,7 +20,7 @@ from grok.dictionaries.indexing.sample import Pairs, Sample, Words, flips, toget
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.training.routers import router_maps
 from grok.dictionaries.training.source import Computed
-from grok.dictionaries.training.windows import Windows
+from grok.dictionaries.training.windows import Windows, evenly
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class Sampled(NamedTuple):
 def router_columns_of(model: Model, text: Text, layers: tuple[int, ...]) -> np.ndarray | None:
     """Columns of all routers [L, D, E], fitted on some windows; None where none fit."""
     need = max(2048, 2 * model.config.d_model)
-    n = min(len(text.tokens), -(-need // max(1, int(np.median(text.lengths)))))
-    some = np.unique(np.linspace(0, len(text.tokens) - 1, n).astype(int)).tolist()
+    some = evenly(len(text.tokens), -(-need // max(1, int(np.median(text.lengths))))).tolist()
     values = Computed(model, Windows(text.tokens, text.labels, text.names))
     try:
         return router_maps(values, some, text.lengths, layers)[0]

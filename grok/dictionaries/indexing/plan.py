@@ -17,7 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from grok.dictionaries.training.windows import cut
+from grok.dictionaries.kinds.dictionary import CONTEXT
+from grok.dictionaries.training.windows import cut, evenly
 from grok.errors import ConfigError
 
 
@@ -48,7 +49,7 @@ class Plan:
     """
 
     tokens: int = 300_000
-    context: int = 128
+    context: int = CONTEXT
     part: int = 1024
     sample: int = 65_536
     top: int = 32
@@ -129,9 +130,7 @@ class Text:
 
     def sampled(self, plan: Plan) -> frozenset[int]:
         """Parts whose active features are all kept, spread over the text."""
-        n = len(self.parts(plan))
-        some = min(n, -(-plan.sample // plan.part))
-        return frozenset(np.linspace(0, n - 1, some).astype(int).tolist()) if some else frozenset()
+        return frozenset(evenly(len(self.parts(plan)), -(-plan.sample // plan.part)).tolist())
 
 
 def text_of(
@@ -156,9 +155,7 @@ def text_of(
         if not streams or left < plan.context:
             continue
         windows = cut(streams, plan.context)
-        n = max(1, min(len(windows.tokens), left // plan.context))
-        some = np.unique(np.linspace(0, len(windows.tokens) - 1, n).astype(int))
-        for i in some:
+        for i in evenly(len(windows.tokens), max(1, left // plan.context)):
             tokens.append(windows.tokens[i])
             labels.append(names.index(windows.names[windows.labels[i]]))
             held.append(own)

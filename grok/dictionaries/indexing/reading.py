@@ -65,7 +65,7 @@ class Reader:
         config = model.config
         dictionary.check_model(model.sha256, config.d_model, config.n_layers, model.name)
         self._dictionary, self._text, self._rows = dictionary, text, rows
-        self.skipped = int(dictionary.facts.get("first_position", {}).get("skipped", 0))
+        self.skipped = dictionary.skipped
         self.layers = tuple(config.moe_layers)
         self._values = Computed(model, Windows(text.tokens, text.labels, text.names))
 

@@ -21,6 +21,8 @@ from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.normalising import Units, folded
 from grok.errors import GrokError
 
+CONTEXT = 128  # tokens of a window, where nothing else is said
+
 
 @dataclass(frozen=True)
 class Dictionary:
@@ -38,6 +40,16 @@ class Dictionary:
     activation: Activation
     params: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """Positions at the start of each window that it was not trained on."""
+        return int(self.facts.get("first_position", {}).get("skipped", 0))
+
+    @property
+    def context(self) -> int:
+        """Tokens of the windows that it was trained on."""
+        return int(self.facts.get("settings", {}).get("text", {}).get("context", CONTEXT))
 
     def check_model(self, sha256: str, d_model: int, n_layers: int, name: str) -> None:
         """Refuses a model that it was not made for.

@@ -74,6 +74,18 @@ def save_dictionary(folder: str | Path, dictionary: Dictionary, stored: str = "f
     return folder
 
 
+def tensors_sha256(folder: str | Path) -> str:
+    """The hash of a dictionary's arrays, which databases of its features name it by.
+
+    Raises:
+        GrokError: the folder holds no dictionary.
+    """
+    found = _text(Path(folder) / TEXT).get("tensors_sha256")
+    if not isinstance(found, str):
+        raise CheckpointError(f"{Path(folder) / TEXT}: it has no tensors_sha256. Copy it again.")
+    return found
+
+
 def load_dictionary(folder: str | Path) -> Dictionary:
     """The dictionary of a folder, in float32; nothing in it is executed.
 

@@ -5,7 +5,6 @@ Every number in the text comes from the files, so the card cannot disagree with 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from grok.dictionaries.evaluate import EVALUATION
 from grok.dictionaries.kinds.bundled import bundled_kinds
-from grok.dictionaries.kinds.files import TENSORS, TEXT, load_dictionary
+from grok.dictionaries.kinds.files import TENSORS, TEXT, load_dictionary, tensors_sha256
 from grok.dictionaries.shipping.sections import aim, sections
 from grok.errors import GrokError
 from grok.files import write_whole
@@ -56,7 +55,6 @@ def record(folder: Path) -> dict[str, Any]:
             f"{folder / EVALUATION}: cannot be read ({error!s:.80}). Measure the dictionary with "
             "`python -m grok.dictionaries.ship`."
         ) from error
-    content = (folder / TENSORS).read_bytes()
     settings = dictionary.facts.get("settings", {})
     return {
         "kind": dictionary.design.kind,
@@ -67,8 +65,8 @@ def record(folder: Path) -> dict[str, Any]:
         "parameters": dictionary.design.n_parameters,
         "tokens": settings.get("training", {}).get("tokens"),
         "seed": dictionary.facts.get("seed"),
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": (folder / TENSORS).stat().st_size,
+        "sha256": tensors_sha256(folder),
         "model_sha256": dictionary.facts.get("model_sha256"),
         "aim": aim(found),
         "evaluation": found,

@@ -32,7 +32,7 @@ from grok.dictionaries.training.source import (
 )
 from grok.dictionaries.training.step import SAMPLE, begun, begun_on, calibrated, make_step
 from grok.dictionaries.training.update import Constants, State, constants_of
-from grok.dictionaries.training.windows import Order, Windows
+from grok.dictionaries.training.windows import Order, Windows, evenly
 from grok.errors import GrokError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Run:
         routers = np.zeros((len(self.design.targets), self.design.d_model, 0))
         if self.settings.loss.routing:
             n = max(1, SAMPLE // int(self.windows.lengths.max()))
-            some = np.unique(np.linspace(0, len(self.windows.tokens) - 1, n).astype(int)).tolist()
+            some = evenly(len(self.windows.tokens), n).tolist()
             routers = router_columns(self.values(), some, self.windows.lengths, self.design.layers)
         return Measured(_parts(reads), _parts(writes), np.array(ratio), np.array(skipped), routers)
 

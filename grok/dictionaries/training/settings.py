@@ -13,6 +13,7 @@ from typing import Any
 
 from grok.config import ModelConfig
 from grok.dictionaries.kinds.design import Activation, Design, from_values
+from grok.dictionaries.kinds.dictionary import CONTEXT
 from grok.dictionaries.kinds.normalising import NORMALISATIONS
 from grok.errors import ConfigError
 from grok.interventions.sites import MIXTURE_SITES, HookPoint, check_mixture
@@ -150,7 +151,7 @@ class Text:
         first_tokens: "measured" leaves position 0 out where its norm stands out, "keep" never.
     """
 
-    context: int = 128
+    context: int = CONTEXT
     buffer: int = 64
     first_tokens: str = "measured"
 

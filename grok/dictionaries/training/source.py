@@ -15,7 +15,7 @@ import numpy as np
 
 from grok.dictionaries.kinds.design import Design
 from grok.dictionaries.training.losses import Batch
-from grok.dictionaries.training.windows import Order, Windows
+from grok.dictionaries.training.windows import Order, Windows, evenly
 from grok.errors import GrokError
 from grok.experiments.collecting import BATCH_TOKENS, Passes
 from grok.experiments.collection import Collection
@@ -193,9 +193,8 @@ def taken(design: Design, values: Values, window: np.ndarray, position: np.ndarr
 
 def first_position_ratio(design: Design, values: Values, windows: Windows) -> float:
     """How much longer values at position 0 are than elsewhere: the largest ratio of all sites."""
-    n = min(SAMPLED_WINDOWS, len(windows.tokens))
-    some = np.linspace(0, len(windows.tokens) - 1, n).astype(int)
-    some = np.unique(some[windows.lengths[some] > 1])
+    some = evenly(len(windows.tokens), SAMPLED_WINDOWS)
+    some = some[windows.lengths[some] > 1]
     if not len(some):
         return 1.0
     points = tuple(dict.fromkeys((*design.sources, *design.targets)))

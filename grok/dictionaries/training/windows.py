@@ -67,6 +67,11 @@ def cut(streams: Mapping[str, np.ndarray], context: int) -> Windows:
     return Windows(tokens, np.array(labels, np.int32), tuple(streams))
 
 
+def evenly(total: int, n: int) -> np.ndarray:
+    """At most n of the numbers from 0 to total − 1, rising and spread over all of them."""
+    return np.unique(np.linspace(0, total - 1, min(n, total)).astype(int))
+
+
 @dataclass(frozen=True)
 class Places:
     """Where the tokens of a block stand: window and position of each, [tokens]."""

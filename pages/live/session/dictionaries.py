@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -95,11 +94,11 @@ def model_of(trace: RoutedText, choice: ModelChoice, dtype: str, on_load: OnLoad
 
 def database(place: Path) -> tuple[str, FeatureStore] | None:
     """The database of a dictionary's features and its id in a link; None where there is none."""
-    from grok.dictionaries.kinds.files import TEXT
+    from grok.dictionaries.kinds.files import tensors_sha256
 
     try:
-        own = json.loads((place / TEXT).read_text())["tensors_sha256"]
-    except (OSError, ValueError, KeyError):
+        own = tensors_sha256(place)
+    except GrokError:
         return None
     for name, found in source.folders().items():
         with suppress(LensError):

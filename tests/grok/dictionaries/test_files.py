@@ -14,7 +14,12 @@ from safetensors.numpy import load_file, save_file
 from grok.dictionaries.kinds import files
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary, as_float32, param_shapes
-from grok.dictionaries.kinds.files import load_dictionary, nested, save_dictionary
+from grok.dictionaries.kinds.files import (
+    load_dictionary,
+    nested,
+    save_dictionary,
+    tensors_sha256,
+)
 from grok.errors import GrokError
 
 DESIGN = Design("clt", (0, 2), ("router.input",), ("moe.normed",), 6, 4)
@@ -155,3 +160,21 @@ def test_another_model_is_refused_with_both_named():
         own.check_model("a" * 64, 8, 3, "two")
     with pytest.raises(GrokError, match="two has width 4 and 2 layers"):
         own.check_model("a" * 64, 4, 2, "two")
+
+
+def test_a_folder_is_named_by_the_hash_of_its_arrays(tmp_path):
+    folder = save_dictionary(tmp_path / "d", made())
+    content = (folder / "dictionary.safetensors").read_bytes()
+    assert tensors_sha256(folder) == hashlib.sha256(content).hexdigest()
+    (folder / "dictionary.json").write_text('{"tensors_sha256": 3}')
+    with pytest.raises(GrokError, match="has no tensors_sha256"):
+        tensors_sha256(folder)
+    with pytest.raises(GrokError, match="no dictionary"):
+        tensors_sha256(tmp_path)
+
+
+def test_windows_and_left_out_positions_are_those_of_training():
+    facts = {"first_position": {"skipped": 1}, "settings": {"text": {"context": 16}}}
+    assert (made().skipped, made().context) == (0, 128)
+    own = Dictionary(DESIGN, RULE, made().params, facts)
+    assert (own.skipped, own.context) == (1, 16)

@@ -169,7 +169,6 @@ def test_a_full_disk_loses_nothing_that_is_finished(uninterrupted, tmp_path, cap
     [
         (["--tensorboard", "tb"], "--tensorboard needs the package tensorboardX"),
         (["--wandb", "p"], "--wandb needs the package wandb"),
-        (["--memory-budget", "nan"], "--memory-budget is nan; expected gigabytes"),
         (["--mesh", "1,3"], "32 features of a group do not divide among 3 devices"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_bundled_dictionary_is_as_good_as_its_card_says(bundled, windows, kind
     config = bundled.config
     own.check_model(bundled.sha256, config.d_model, config.n_layers, bundled.name)
     assert own.design.kind == kind and own.design.layers == tuple(range(config.n_layers))
-    places = spread(windows, 10**6, int(own.facts["first_position"]["skipped"]))
+    places = spread(windows, 10**6, own.skipped)
     (part,) = parts(bundled, own.design, windows, places, len(places.window))
     y = np.asarray(part.batch.y, np.float64)
     sums = Reconstruction(y.mean(1))

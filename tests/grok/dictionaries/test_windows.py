@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from grok.dictionaries.training.windows import Order, cut
+from grok.dictionaries.training.windows import Order, cut, evenly
 from grok.errors import GrokError
 
 STREAMS = {"a": np.arange(1, 96), "b": np.arange(200, 230), "c": np.zeros(0, int)}
@@ -51,3 +51,12 @@ def test_text_without_tokens_is_refused():
         cut({"c": STREAMS["c"]}, 8)
     with pytest.raises(GrokError, match="No token of the text counts"):
         Order(np.array([1, 1]), 1, 10, 0)
+
+
+def test_some_of_many_are_spread_over_all_of_them():
+    assert evenly(10, 4).tolist() == [0, 3, 6, 9]
+    for total in (1, 2, 7, 100):
+        for n in (0, 1, 2, total - 1, total, 3 * total):
+            found = evenly(total, n)
+            assert len(found) == min(n, total) and (np.diff(found) >= 1).all()
+            assert n < 2 or (found[0], found[-1]) == (0, total - 1)
