@@ -25,6 +25,8 @@ from grok.architectures.products import HIGHEST, Weight, float_values, product
 from grok.architectures.stretches import one
 from grok.interventions.sites import NO_HOOK, Hook
 
+LOWEST = -3e38  # above -inf, which stands for no expert
+
 
 @dataclass(frozen=True)
 class ExpertForm:
@@ -88,20 +90,29 @@ def choose(router_input: jax.Array, router: jax.Array, top_k: int, hook: Hook = 
     experts = experts.astype(jnp.int32)
     put = hook("router.experts", experts, probs=probs)
     if put is not experts:
-        experts, gates = largest_first(put, probs)
+        experts = largest_first(put, probs)
+        gates = values_of(probs, experts)
     return Choice(logits, probs, experts, hook("router.gates", gates))
 
 
-def largest_first(experts: jax.Array, probs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Experts [..., K] in the order of their probabilities, of ties the first, and those.
+def largest_first(experts: jax.Array, values: jax.Array) -> jax.Array:
+    """Ids [..., K] by falling value of all experts [..., E], of ties the first.
 
-    An id outside the model stands for no expert: it comes last and its gate is 0.
+    An id outside the model stands for no expert and comes last.
     """
     ordered = jnp.sort(experts, axis=-1)
-    there = (ordered >= 0) & (ordered < probs.shape[-1])
-    found = jnp.take_along_axis(probs, jnp.where(there, ordered, 0), axis=-1)
-    gates, order = jax.lax.top_k(jnp.where(there, found, -1.0), experts.shape[-1])
-    return jnp.take_along_axis(ordered, order, axis=-1), jnp.maximum(gates, 0.0)
+    there = (ordered >= 0) & (ordered < values.shape[-1])
+    found = jnp.take_along_axis(values, jnp.where(there, ordered, 0), axis=-1)
+    key = jnp.where(there, jnp.maximum(found, LOWEST), -jnp.inf)
+    order = jax.lax.top_k(key, experts.shape[-1])[1]
+    return jnp.take_along_axis(ordered, order, axis=-1)
+
+
+def values_of(values: jax.Array, experts: jax.Array, none: float = 0.0) -> jax.Array:
+    """The values [..., K] of some experts among those of all [..., E]; `none` of an id outside."""
+    there = (experts >= 0) & (experts < values.shape[-1])
+    found = jnp.take_along_axis(values, jnp.where(there, experts, 0), axis=-1)
+    return jnp.where(there, found, none)
 
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from grok.architectures.architecture import Architecture
+from grok.architectures.architecture import Architecture, Dispatch
 from grok.engine.compiled import (
     AS_WRITTEN,
     Head,
@@ -33,6 +33,34 @@ from grok.engine.interfaces import HELD_LOGITS, Done, LayerFigures, Part, Walk
 from grok.engine.progress import Watch
 from grok.engine.sharding import dispatch_over
 from grok.interventions.hooks import EditsBySite
+
+
+def through_layer(
+    architecture: Architecture, params: Any, part: Part, dispatch: Dispatch, mesh: Mesh
+) -> Done:
+    """A batch after one layer, all of whose weights are on the devices.
+
+    Args:
+        architecture: of the layer.
+        params: of the layer, by leaf.
+        part: the batch; its cache is given away.
+        dispatch: computes the experts.
+        mesh: of the devices.
+    """
+    return Done(
+        *layer_pass(
+            architecture,
+            params,
+            part.h,
+            part.start,
+            part.key_is_token,
+            part.cache,
+            dispatch,
+            mesh,
+            part.edits,
+            part.keep,
+        )
+    )
 
 
 class Resident:
@@ -78,19 +106,8 @@ class Resident:
 
     def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
         for part in parts:
-            yield Done(
-                *layer_pass(
-                    self._architecture.at(layer),
-                    self.params[layer],
-                    part.h,
-                    part.start,
-                    part.key_is_token,
-                    part.cache,
-                    self._dispatch,
-                    self._mesh,
-                    part.edits,
-                    part.keep,
-                )
+            yield through_layer(
+                self._architecture.at(layer), self.params[layer], part, self._dispatch, self._mesh
             )
 
     def embed(self, tokens: np.ndarray, start: np.int32, edits: EditsBySite) -> jax.Array:

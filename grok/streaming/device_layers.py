@@ -34,10 +34,9 @@ from grok.checkpoints.tensor_spec import (
     located,
     read_parameter,
 )
-from grok.engine.compiled import layer_pass
 from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
-from grok.engine.resident import Resident
+from grok.engine.resident import Resident, through_layer
 from grok.engine.sharding import dispatch_over, partition, put_on_devices
 from grok.errors import DeviceError
 from grok.streaming.device_memory import (
@@ -249,20 +248,8 @@ class _Walk:
                 self._watch.tell(layer + 0.5, self.bytes_read)
         last: Done | None = None
         for part in parts:
-            last = Done(
-                *layer_pass(
-                    layers.architecture.at(layer),
-                    params,
-                    part.h,
-                    part.start,
-                    part.key_is_token,
-                    part.cache,
-                    self._dispatch,
-                    layers.mesh,
-                    part.edits,
-                    part.keep,
-                )
-            )
+            architecture = layers.architecture.at(layer)
+            last = through_layer(architecture, params, part, self._dispatch, layers.mesh)
             yield last
         if moved and self._moving is not None:
             del params

@@ -5,7 +5,7 @@ Axes: B sequences, T tokens, N token rows that count, K experts a token, D d_mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -90,7 +90,37 @@ class HalfLayer:
         return Done(h, self._choice, self._cache, {**wanted, **kept})
 
 
-def same_k(
+def around_experts(
+    architecture: Architecture,
+    dtype: str,
+    params: Mapping[str, Any],
+    parts: Iterable[Part],
+    experts: Callable[[np.ndarray, np.ndarray, np.ndarray, bool], np.ndarray],
+) -> Iterator[Done]:
+    """A layer whose experts are computed once for the rows of all batches together.
+
+    Args:
+        architecture: of the layer.
+        dtype: of activations.
+        params: the layer's weights but its experts'.
+        parts: the batches.
+        experts: gives, of rows [N, D], experts [N, K] and gates [N, K], the weighted sums [N, D],
+            or where its last argument is False the contributions [N, K, D].
+    """
+    halves = [HalfLayer(architecture, dtype, params, part) for part in parts]
+    rows = [half.rows() for half in halves]
+    if not rows:
+        return
+    x, chosen, gates = (np.concatenate(one) for one in zip(*_same_k(rows), strict=True))
+    out = experts(x, chosen, gates, not any(half.apart for half in halves))
+    first = 0
+    for half, (own, _, _) in zip(halves, rows, strict=True):
+        done = half.finished(out[first : first + len(own)])
+        first += len(own)
+        yield done
+
+
+def _same_k(
     rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Rows of several batches with as many experts each; -1 stands for none."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
 from grok.engine.sharding import put_on_devices
 from grok.streaming.experts import Matrix, Rows, expert_pieces, mixture
-from grok.streaming.half_layer import HalfLayer, same_k
+from grok.streaming.half_layer import around_experts
 from grok.streaming.host_memory import Sizes, most_tokens, sizes, smallest_budget
 from grok.streaming.read_ahead import Buffers, Filled, Piece, ReadAhead
 from grok.streaming.taken import Taken
@@ -142,21 +143,9 @@ class _Walk:
     def layer(self, layer: int, parts: Iterable[Part]) -> Iterator[Done]:
         self._taken.begin()
         params, matrices = self._weights(layer)
-        halves = [
-            HalfLayer(self._layers.architecture, self._layers.dtype, params, part) for part in parts
-        ]
-        rows = [half.rows() for half in halves]
-        if not rows:
-            return
-        x, experts, gates = (np.concatenate(one) for one in zip(*same_k(rows), strict=True))
-        summed = not any(half.apart for half in halves)
-        out = self._experts(layer, x, experts, gates, matrices, summed)
-        first = 0
-        for half, (own, _, _) in zip(halves, rows, strict=True):
-            done = half.finished(out[first : first + len(own)])
-            first += len(own)
-            yield done
-        self._layers.last_pass.append(self._taken.figures(layer))
+        layers, experts = self._layers, partial(self._experts, layer, matrices)
+        yield from around_experts(layers.architecture, layers.dtype, params, parts, experts)
+        layers.last_pass.append(self._taken.figures(layer))
 
     # reading
 
@@ -231,10 +220,10 @@ class _Walk:
     def _experts(
         self,
         layer: int,
+        matrices: Mapping[str, Matrix],
         x: np.ndarray,
         experts: np.ndarray,
         gates: np.ndarray,
-        matrices: Mapping[str, Matrix],
         summed: bool,
     ) -> np.ndarray:
         config = self._layers.architecture.config

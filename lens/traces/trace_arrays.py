@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from lens.errors import LensError
 
@@ -114,9 +115,7 @@ def check_probabilities(logits: np.ndarray, probs: np.ndarray, score: str = "sof
             f"router_probs: layer row {at[0]}, token {at[1]}: they sum to {total[at]:.4g}; "
             f"expected 1. {ADVICE}"
         )
-    softmax = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    softmax /= softmax.sum(axis=-1, keepdims=True)
-    wrong = (np.abs(softmax - probs) > TOLERANCE).any(axis=-1)
+    wrong = (np.abs(softmax(logits, axis=-1) - probs) > TOLERANCE).any(axis=-1)
     if wrong.any():
         at = _first(wrong)
         raise LensError(

@@ -18,8 +18,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from grok.errors import BusyError
+from grok.units import duration
 from lens.storage.expert_notes import notes_folder
-from lens.words import fixed
 
 LOG = logging.getLogger(__name__)
 FILE = "used.sqlite3"
@@ -140,10 +140,6 @@ def _check(
             seconds = max(when - since, 1.0)
             raise BusyError(
                 f"You have run as much as one person may here: {most:,} {what}. Go on in "
-                f"{_wait(seconds)}.",
+                f"{duration(seconds)}.",
                 retry_after=seconds,
             )
-
-
-def _wait(seconds: float) -> str:
-    return f"{fixed(seconds, 0)} s" if seconds < 90 else f"{fixed(seconds / 60, 0)} minutes"

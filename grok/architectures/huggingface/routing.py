@@ -13,11 +13,10 @@ import jax.numpy as jnp
 
 from grok.architectures.huggingface import tensors
 from grok.architectures.huggingface.config import Router
-from grok.architectures.moe import Choice
+from grok.architectures.moe import Choice, largest_first, values_of
 from grok.architectures.products import HIGHEST
 from grok.interventions.sites import Hook
 
-LOWEST = -3e38  # above -inf, which stands for no expert
 TINY = 1e-20  # added to the sum that gates are divided by, as the published code does
 
 
@@ -48,7 +47,7 @@ def choose(
     experts = jax.lax.top_k(values, top_k)[1].astype(jnp.int32)
     put = hook("router.experts", experts, probs=values)
     if put is not experts:
-        experts = _largest_first(put, values)
+        experts = largest_first(put, values)
     gates = _gates(router, logits, scores, experts)
     if router.rounds_gates:
         gates = gates.astype(x.dtype).astype(jnp.float32)
@@ -91,29 +90,15 @@ def _values(
     return there.reshape(values.shape)
 
 
-def _largest_first(experts: jax.Array, values: jax.Array) -> jax.Array:
-    """Ids [..., K] by falling value, of ties the first; those that stand for no expert last."""
-    ordered = jnp.sort(experts, axis=-1)
-    there = (ordered >= 0) & (ordered < values.shape[-1])
-    found = jnp.take_along_axis(values, jnp.where(there, ordered, 0), axis=-1)
-    key = jnp.where(there, jnp.maximum(found, LOWEST), -jnp.inf)
-    order = jax.lax.top_k(key, experts.shape[-1])[1]
-    return jnp.take_along_axis(ordered, order, axis=-1)
-
-
 def _gates(router: Router, logits: jax.Array, scores: jax.Array, experts: jax.Array) -> jax.Array:
     """Weights of some experts [..., K] by the rule; 0 for an id that stands for none."""
-    there = (experts >= 0) & (experts < scores.shape[-1])
-    ids = jnp.where(there, experts, 0)
-
-    def of(values: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(values, ids, axis=-1)
-
     if router.rule == "chosen":
-        return jax.nn.softmax(jnp.where(there, of(logits), -jnp.inf), axis=-1)
+        return jax.nn.softmax(values_of(logits, experts, -jnp.inf), axis=-1)
     if router.rule == "sparsemixer":
+        there = (experts >= 0) & (experts < scores.shape[-1])
+        ids = jnp.where(there, experts, 0)
         return jnp.where(there, _one_after_the_other(router.near, logits, ids), 0.0)
-    gates = jnp.where(there, of(scores), 0.0)
+    gates = values_of(scores, experts)
     if router.renormalised:
         gates = gates / (jnp.sum(gates, axis=-1, keepdims=True) + TINY)
     return gates * router.scale

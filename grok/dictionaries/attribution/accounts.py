@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import betaincinv, softmax
 
 from grok.dictionaries.attribution.reading import PromptFeatures
 from grok.dictionaries.attribution.readout import Readout
@@ -75,8 +75,7 @@ class RouteAccount:
 
     def probability_effects(self) -> np.ndarray:
         """To first order, what terms give to the softmax over all experts [N, E]."""
-        p = np.exp(self.logits - self.logits.max())
-        p = p / p.sum()
+        p = softmax(self.logits)
         found: np.ndarray = p * (self.contributions - (self.contributions @ p)[:, None])
         return found
 

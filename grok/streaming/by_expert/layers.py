@@ -26,14 +26,15 @@ from grok.architectures.architecture import Architecture
 from grok.architectures.moe import ExpertForm, Experts, expert_output
 from grok.checkpoints.safetensors_folder import SafetensorsFolder
 from grok.checkpoints.tensor_spec import TensorSpec, oriented
-from grok.engine.compiled import AS_WRITTEN, layer_pass
+from grok.engine.compiled import AS_WRITTEN
 from grok.engine.interfaces import Done, LayerFigures, Part
 from grok.engine.progress import Watch
+from grok.engine.resident import through_layer
 from grok.engine.sharding import dispatch_over, put_on_devices
 from grok.streaming.by_expert.cache import ExpertCache
 from grok.streaming.by_expert.memory import NEARLY_ALL, expert_sizes, most_expert_rows
 from grok.streaming.by_expert.pieces import layer_pieces
-from grok.streaming.half_layer import HalfLayer, same_k
+from grok.streaming.half_layer import around_experts
 from grok.streaming.read_ahead import Buffers, Piece, ReadAhead
 from grok.streaming.taken import Taken
 
@@ -165,25 +166,13 @@ class _Walk:
             for spec in specs
         }
         if layer in architecture.config.moe_layers:
-            yield from self._mixture(layer, architecture, params, parts)
+            experts = partial(self._experts, layer)
+            yield from around_experts(architecture, layers.dtype, params, parts, experts)
         else:
             if self._few:
                 self._ask_next(layer)
             for part in parts:
-                yield Done(
-                    *layer_pass(
-                        architecture,
-                        params,
-                        part.h,
-                        part.start,
-                        part.key_is_token,
-                        part.cache,
-                        self._dispatch,
-                        layers.mesh,
-                        part.edits,
-                        part.keep,
-                    )
-                )
+                yield through_layer(architecture, params, part, self._dispatch, layers.mesh)
         found = self._taken.figures(layer, layers.cache.hits - hits, layers.cache.misses - misses)
         layers.last_pass.append(found)
 
@@ -233,26 +222,6 @@ class _Walk:
         return oriented(spec, stored)
 
     # the experts
-
-    def _mixture(
-        self,
-        layer: int,
-        architecture: Architecture,
-        params: dict[str, Any],
-        parts: Iterable[Part],
-    ) -> Iterator[Done]:
-        halves = [HalfLayer(architecture, self._layers.dtype, params, part) for part in parts]
-        rows = [half.rows() for half in halves]
-        if not rows:
-            return
-        x, experts, gates = (np.concatenate(one) for one in zip(*same_k(rows), strict=True))
-        summed = not any(half.apart for half in halves)
-        out = self._experts(layer, x, experts, gates, summed)
-        first = 0
-        for half, (own, _, _) in zip(halves, rows, strict=True):
-            done = half.finished(out[first : first + len(own)])
-            first += len(own)
-            yield done
 
     def _experts(
         self, layer: int, x: np.ndarray, experts: np.ndarray, gates: np.ndarray, summed: bool

@@ -351,7 +351,7 @@ def candidate_bars(
         theme.alt_description(
             "Most likely next tokens: "
             + ", ".join(
-                f"{visible(p)} {{fixed(float(v), 3)}}" for p, v in zip(pieces, probs, strict=True)
+                f"{visible(p)} {fixed(float(v), 3)}" for p, v in zip(pieces, probs, strict=True)
             )
         ),
     )

@@ -28,7 +28,14 @@ from grok.architectures.architecture import (
     all_specs,
 )
 from grok.architectures.families import FAMILIES, Family
-from grok.architectures.moe import Choice, ExpertForm, Experts, largest_first, run_selected
+from grok.architectures.moe import (
+    Choice,
+    ExpertForm,
+    Experts,
+    largest_first,
+    run_selected,
+    values_of,
+)
 from grok.checkpoints.safetensors_folder import SafetensorsFolder
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.interventions.sites import LAYER_SITES, NO_HOOK
@@ -180,7 +187,8 @@ class PreNormMixture:
         experts = experts.astype(jnp.int32)
         put = hook("router.experts", experts, probs=probs)
         if put is not experts:
-            experts, gates = largest_first(put, probs)
+            experts = largest_first(put, probs)
+            gates = values_of(probs, experts)
         gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
         return Choice(logits, probs, experts, hook("router.gates", gates))
 

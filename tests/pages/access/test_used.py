@@ -61,7 +61,7 @@ def test_tokens_of_an_hour_are_counted_and_one_prompt_may_be_too_many(tmp_path):
     used.charge("ann", 60, **most)
     clock.now += 600
     used.charge("ann", 40, **most)
-    with pytest.raises(BusyError, match="Go on in 50 minutes"):
+    with pytest.raises(BusyError, match="Go on in 50 min"):
         used.charge("ann", 1, **most)
     clock.now += 3001
     used.charge("ann", 60, **most)

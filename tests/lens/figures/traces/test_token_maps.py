@@ -145,6 +145,7 @@ def test_candidates_keep_their_order_even_when_two_read_alike():
     assert [b["value"] for b in bars] == [0.5, 0.3, 0.2]
     assert len({b["name"] for b in bars}) == 3
     assert [b["next"] for b in bars] == [False, True, False]
+    assert "a 0.500, a 0.300, b 0.200" in chart.to_dict()["description"]
 
 
 def test_load_is_drawn_against_its_band_and_the_even_share():
