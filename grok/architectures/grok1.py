@@ -26,7 +26,7 @@ from grok.architectures.grok1_modules import (
 from grok.architectures.held_scores import query_rows
 from grok.architectures.moe import GELU, Choice, run_selected
 from grok.checkpoints import grok1 as files
-from grok.checkpoints.tensor_spec import TensorSpec
+from grok.checkpoints.tensor_spec import TensorSpec, with_leaf
 from grok.config import GrokConfig
 from grok.interventions.sites import LAYER_SITES, NO_HOOK, Hook
 
@@ -64,10 +64,10 @@ class Grok1:
         return files.outer_specs(self.config)
 
     def router_spec(self, layer: int) -> TensorSpec:
-        return _with_leaf(self.layer_specs(layer), files.ROUTER)
+        return with_leaf(self.layer_specs(layer), files.ROUTER)
 
     def router_norm_spec(self, layer: int) -> TensorSpec:
-        return _with_leaf(self.layer_specs(layer), files.ROUTER_NORM)
+        return with_leaf(self.layer_specs(layer), files.ROUTER_NORM)
 
     def with_vocabulary(self, vocab_size: int) -> Grok1:
         return Grok1(replace(self.config, vocab_size=vocab_size, pad_token=0, eos_token=0))
@@ -171,7 +171,3 @@ def initial_layer(config: GrokConfig, key: jax.Array) -> dict[str, jax.Array]:
         for module, values in nested.items()
         for name, value in values.items()
     }
-
-
-def _with_leaf(specs: tuple[TensorSpec, ...], leaf: str) -> TensorSpec:
-    return next(spec for spec in specs if spec.leaf == leaf)

@@ -10,10 +10,12 @@ official loader reads them.
 # long file: the format as it is read and as it is written, which have to agree.
 from __future__ import annotations
 
+import os
 import pickle
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -281,28 +283,53 @@ def read_tensor(file: Path, *, max_bytes: int | None = None) -> Tensor:
             that is not one of the format's. Nothing the file names is executed.
     """
     try:
-        found_file = file.stat()
-        if not stat.S_ISREG(found_file.st_mode):
-            raise CheckpointError("this is no ordinary file")
-        size = found_file.st_size
-        if max_bytes is not None and size > max_bytes + _PICKLE_OVERHEAD:
-            raise CheckpointError(
-                f"the file has {size} bytes; a tensor of this place has {max_bytes}"
-            )
-        with file.open("rb") as stream:
-            measured = _Measured(stream, size)
-            found = TensorUnpickler(measured).load()
-            if measured.left:
+        with damage_in_words(file):
+            size = ordinary_file(file).st_size
+            if max_bytes is not None and size > max_bytes + _PICKLE_OVERHEAD:
                 raise CheckpointError(
-                    f"{measured.left} bytes are left after the tensor; expected its end"
+                    f"the file has {size} bytes; a tensor of this place has {max_bytes}"
                 )
-        return _finished(found)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}.") from None
+            with file.open("rb") as stream:
+                measured = _Measured(stream, size)
+                found = TensorUnpickler(measured).load()
+                if measured.left:
+                    raise CheckpointError(
+                        f"{measured.left} bytes are left after the tensor; expected its end"
+                    )
+            return _finished(found)
     except FileNotFoundError:
         raise CheckpointError(
             f"{file}: there is no such file. Complete the download or copy of the checkpoint."
         ) from None
+
+
+def ordinary_file(file: Path) -> os.stat_result:
+    """What the file system says of a file that can be read to its end.
+
+    Raises:
+        CheckpointError: it is a folder, a pipe or a device.
+        OSError: there is no such file.
+    """
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError("this is no ordinary file")
+    return found
+
+
+@contextmanager
+def damage_in_words(file: Path) -> Iterator[None]:
+    """Says of whatever the reading of a tensor file raises what is wrong with the file.
+
+    Raises:
+        CheckpointError: in place of any other error.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}.") from None
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from error
     except MemoryError:

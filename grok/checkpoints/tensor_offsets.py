@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +25,8 @@ from grok.checkpoints.tensor_file import (
     PickledQuantized,
     TensorUnpickler,
     check_scale_shapes,
+    damage_in_words,
+    ordinary_file,
 )
 from grok.errors import CheckpointError
 
@@ -94,23 +95,10 @@ def locate_tensor(file: Path) -> TensorLocation:
         CheckpointError: missing, truncated, or holding anything foreign to the format.
         FileNotFoundError: there is no such file.
     """
-    try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError("this is no ordinary file")
+    with damage_in_words(file):
+        found = ordinary_file(file)
         with file.open("rb") as stream:
             weight, scales = _locate(stream, found.st_size)
-    except FileNotFoundError:
-        raise
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}.") from None
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from error
-    except Exception as error:  # the unpickler raises many kinds on damaged input
-        raise CheckpointError(
-            f"{file}: not a tensor file, or truncated ({type(error).__name__}: {error}). "
-            "Get the file again."
-        ) from error
     return TensorLocation(file, weight, scales, identity(file, found))
 
 

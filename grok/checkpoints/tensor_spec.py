@@ -71,6 +71,11 @@ class TensorSpec:
         return (*shape[:-2], shape[-1], shape[-2]) if self.transposed else shape
 
 
+def with_leaf(specs: Iterable[TensorSpec], leaf: str) -> TensorSpec:
+    """The tensor of that name among a layer's."""
+    return next(spec for spec in specs if spec.leaf == leaf)
+
+
 class Checkpoint(Protocol):
     """A folder with a model's files; its tensors are read when asked for.
 

@@ -25,7 +25,7 @@ from grok.architectures.huggingface.routing import choose
 from grok.architectures.moe import Choice, ExpertForm, run_selected
 from grok.architectures.products import product
 from grok.checkpoints.block_scales import Turned
-from grok.checkpoints.tensor_spec import TensorSpec
+from grok.checkpoints.tensor_spec import TensorSpec, with_leaf
 from grok.interventions.sites import LAYER_SITES, MIXTURE_SITES, NO_HOOK, Hook
 
 
@@ -56,10 +56,10 @@ class MoeTransformer:
         return tensors.outer_specs(self.config)
 
     def router_spec(self, layer: int) -> TensorSpec:
-        return _with_leaf(self.layer_specs(layer), tensors.ROUTER)
+        return with_leaf(self.layer_specs(layer), tensors.ROUTER)
 
     def router_norm_spec(self, layer: int) -> TensorSpec:
-        return _with_leaf(self.layer_specs(layer), tensors.NORM_2)
+        return with_leaf(self.layer_specs(layer), tensors.NORM_2)
 
     @property
     def head_leaf(self) -> str:
@@ -231,7 +231,3 @@ class MoeTransformer:
 def _added(h: jax.Array, branch: jax.Array, dtype: Any) -> jax.Array:
     """The stream with a branch added, rounded to `dtype`; float32."""
     return (h.astype(dtype) + branch.astype(dtype)).astype(jnp.float32)
-
-
-def _with_leaf(specs: tuple[TensorSpec, ...], leaf: str) -> TensorSpec:
-    return next(spec for spec in specs if spec.leaf == leaf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grok.architectures.huggingface.config import MoeConfig, Router
+from grok.architectures.huggingface.config import MoeConfig
 from grok.architectures.huggingface.families import shared
 from grok.architectures.huggingface.rotary import base, read_rope
 from grok.architectures.huggingface.settings import Settings
@@ -27,9 +27,7 @@ def read(settings: Settings) -> MoeConfig:
         layers=shared.alike(settings),
         attention=attention,
         rope=read_rope(settings, attention.d_head, base(settings, 1e4)),
-        router=Router(
-            "softmax", renormalised=settings.flag("norm_topk_prob", False), rounds_gates=True
-        ),
+        router=shared.softmax_router(settings),
         experts=shared.PROJECTIONS,
         block="mlp",
     )

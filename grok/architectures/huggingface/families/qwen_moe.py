@@ -3,7 +3,7 @@ generation an expert with a gate of its own that every token passes through."""
 
 from __future__ import annotations
 
-from grok.architectures.huggingface.config import MoeConfig, Router
+from grok.architectures.huggingface.config import MoeConfig
 from grok.architectures.huggingface.families import shared
 from grok.architectures.huggingface.rotary import base, read_rope
 from grok.architectures.huggingface.settings import Settings
@@ -31,9 +31,7 @@ def read_qwen2(settings: Settings) -> MoeConfig:
         layers=shared.sparse_steps(settings),
         attention=attention,
         rope=read_rope(settings, attention.d_head, base(settings, 1e4)),
-        router=Router(
-            "softmax", renormalised=settings.flag("norm_topk_prob", False), rounds_gates=True
-        ),
+        router=shared.softmax_router(settings),
         experts=shared.PROJECTIONS,
         block="mlp",
         d_shared=settings.whole("shared_expert_intermediate_size"),
@@ -57,9 +55,7 @@ def read_qwen3(settings: Settings) -> MoeConfig:
         layers=shared.sparse_steps(settings, window=shared.window(settings) if slides else None),
         attention=attention,
         rope=read_rope(settings, attention.d_head, base(settings, 1e4)),
-        router=Router(
-            "softmax", renormalised=settings.flag("norm_topk_prob", False), rounds_gates=True
-        ),
+        router=shared.softmax_router(settings),
         experts=shared.PROJECTIONS,
         block="mlp",
         d_dense=settings.whole("intermediate_size"),

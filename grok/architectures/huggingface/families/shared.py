@@ -9,6 +9,7 @@ from grok.architectures.huggingface.config import (
     Attention,
     ExpertTensors,
     LayerKind,
+    Router,
 )
 from grok.architectures.huggingface.settings import Settings
 from grok.errors import ConfigError, plain
@@ -39,6 +40,11 @@ def sizes(settings: Settings, epsilon: float) -> dict[str, Any]:
         "tied": settings.flag("tie_word_embeddings", False),
         **stored(settings),
     }
+
+
+def softmax_router(settings: Settings) -> Router:
+    """A softmax over all experts, whose gates may be divided by their sum."""
+    return Router("softmax", renormalised=settings.flag("norm_topk_prob", False), rounds_gates=True)
 
 
 def stored(settings: Settings) -> dict[str, Any]:
