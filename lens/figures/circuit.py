@@ -23,6 +23,7 @@ from lens.figures import marks, theme
 from lens.recipe.steps import remembered
 
 WIDTH, ROW, LABELS = 800, 42, 84  # pixels: of the plot, of a layer, of the tokens' names
+SIDE = 60  # of the layers' names
 UNIT = (20.0, 48.0)  # pixels of a node across
 GAP = 0.2  # between tokens, in nodes
 NAMED = 1.8  # width of a feature, which has its name above it, in other nodes
@@ -59,6 +60,7 @@ def circuit_rows(
     words = [pieces[t] if t >= 0 else "" for t in circuit.tokens.tolist()]
     nodes: Rows = {
         "key": list(circuit.keys),
+        "below": _below(place.x, place.y, np.array(short) != ""),
         "kind": [KINDS[kind][0] for kind in circuit.kinds],
         "short": list(short),
         "name": list(long),
@@ -136,6 +138,15 @@ def _placed(circuit: Circuit) -> _Placed:
     return _Placed(x, y.astype(float), labels)
 
 
+def _below(x: np.ndarray, y: np.ndarray, named: np.ndarray) -> np.ndarray:
+    """Every other name of a row, which stands below its node: narrow pages have no room beside."""
+    below = np.zeros(len(x), bool)
+    for row in set(y.tolist()):
+        here = np.flatnonzero((y == row) & named)
+        below[here[np.argsort(x[here], kind="stable")][1::2]] = True
+    return below
+
+
 @remembered
 def route_circuit(
     nodes: Mapping[str, Any], edges: Mapping[str, Any], *, title: str, picked: str = ""
@@ -167,17 +178,20 @@ def route_circuit(
         ),
     )  # fmt: skip
     base = marks.chart(nodes, x=x, y=y)
-    written = base.mark_text(
-        fontSize=10, fontWeight="bold", dy=-13, tooltip=None, aria=False
-    ).encode(text="short:N")
-    layers = [*_lines(edges, x, y), _dots(base, nodes), written, _token_names(nodes, x, y)]
+    written = [
+        base.transform_filter(test)
+        .mark_text(fontSize=10, fontWeight="bold", dy=dy, tooltip=None, aria=False)
+        .encode(text="short:N")
+        for test, dy in (("!datum.below", -13), ("datum.below", 14))
+    ]
+    layers = [*_lines(edges, x, y), _dots(base, nodes), *written, _token_names(nodes, x, y)]
     if picked in list(nodes["key"]):
         at = list(nodes["key"]).index(picked)
         point = {"x": [float(nodes["x"][at])], "y": [float(nodes["y"][at])]}
         layers.append(marks.ring(marks.chart(point, x=x, y=y), point, 420))
     return marks.plot_figure(
         layers,
-        (unit * (across + 0.5), ROW * (top + 0.8) + LABELS),
+        (unit * (across + 0.5) + SIDE, ROW * (top + 0.8) + LABELS),
         theme.title(
             title,
             "line: what one gives to the next, as wide as its share of all that the next gets; "
@@ -189,7 +203,6 @@ def route_circuit(
             f"{title}: {len(nodes['key'])} nodes and {len(edges['weight'])} edges",
             "most influence have " + ", ".join(str(name) for name in list(nodes["name"])[1:4]),
         ),
-        flexible=False,
         frame=False,
     )
 
@@ -208,7 +221,7 @@ def _dots(base: alt.Chart, nodes: Mapping[str, Any]) -> alt.Chart:
     dots = base.mark_point(filled=True, opacity=1, stroke=theme.MID_GREY, strokeWidth=0.6).encode(
         shape=alt.Shape("kind:N", title=None, scale=alt.Scale(
             domain=domain, range=[kind[1] for kind in kinds]),
-            legend=alt.Legend(orient="bottom", columns=3, symbolSize=90)),
+            legend=alt.Legend(orient="bottom", columns=2, symbolSize=90)),
         fill=alt.Fill("kind:N", title=None, scale=alt.Scale(
             domain=domain, range=[kind[2] for kind in kinds])),
         size=alt.Size("influence:Q", legend=None, scale=alt.Scale(
@@ -238,7 +251,7 @@ def _lines(edges: Mapping[str, Any], x: alt.X, y: alt.Y) -> list[alt.Chart]:
             domain=signs, range=[[1, 0], [5, 3]]), legend=None),
         strokeWidth=alt.StrokeWidth("share:Q", legend=None, scale=alt.Scale(
             type="sqrt", domain=[0, 0.5], range=[0.5, 5], clamp=True)),
-        opacity=alt.condition("datum.lit", alt.value(0.65), alt.value(FAINT)),
+        opacity=alt.condition("datum.lit", alt.value(0.8), alt.value(FAINT)),
         tooltip=marks.tooltip(*tips),
     )  # fmt: skip
     return [marks.read_aloud(lines, tips)]

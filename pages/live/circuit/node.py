@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LISTED = 12
 LONGEST_NAME = 40
+CHANCE = 0.05  # of random directions that may do as much
 NEAR = 0.5  # of what was predicted: further off the model does not follow
 
 
@@ -57,7 +58,8 @@ def show(look: Looked, database: tuple[str, FeatureStore] | None, key: str) -> N
     circuit = look.circuit
     at = circuit.at(key)
     kind = circuit.kinds[at]
-    st.markdown(f"**{as_markdown(look.long(at))}**. {in_words(look, at)}")
+    name = look.long(at)
+    st.markdown(f"**{as_markdown(name[:1].upper() + name[1:])}**. {in_words(look, at)}")
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         if kind in (FEATURE, WORD):
             pinned = key in look.pins.pinned
@@ -88,9 +90,10 @@ def show(look: Looked, database: tuple[str, FeatureStore] | None, key: str) -> N
     with left:
         st.markdown("**Made of**")
         listed(look, inputs, "circuit_inputs", made_of(look, at))
-    with right:
-        st.markdown("**Gives to**")
-        listed(look, outputs, "circuit_outputs", [])
+    if kind != TARGET:
+        with right:
+            st.markdown("**Gives to**")
+            listed(look, outputs, "circuit_outputs", [])
     on_the_model(look, key, outputs)
 
 
@@ -260,13 +263,14 @@ def outcome(check: NodeCheck, end: str) -> str:
     held, patterns, free = (float(one) for one in check.measured)
     drawn = np.abs(check.random[-1])
     beyond = int((drawn >= abs(free)).sum())
-    near = abs(free - check.predicted) <= NEAR * abs(check.predicted)
-    if near:
+    if beyond > CHANCE * len(drawn):
+        verdict = "**No more than random directions do.**"
+    elif abs(free - check.predicted) <= NEAR * abs(check.predicted):
         verdict = "**The model follows the line.**"
     elif free * check.predicted > 0:
-        verdict = "**The model goes the same way, but not as far or farther.**"
+        verdict = "**The model goes the same way, by another amount.**"
     else:
-        verdict = "**The model does not follow the line.**"
+        verdict = "**The model goes the other way.**"
     chance = (
         f"none of {len(drawn)} random directions of the same lengths changes it as much"
         if not beyond

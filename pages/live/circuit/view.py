@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lens.traces import RoutedText
 
 FOLD, PART, NODE = "circuit", "circuit_part", "circuit_node"
+FITS = 60  # nodes that are still told apart in the width of a phone; more of them scroll
 KINDS = {"own": "Your dictionary", "transcoder": "Transcoder", "clt": "Across layers (CLT)"}
 HOW_TO_READ = """
 The **circuit of a choice** says of what a router's logit is made, of what that is made, and so down
@@ -245,6 +246,7 @@ def figure(cell: Cell, known: Traced, circuit: Circuit, names: Names, picked: st
         "route_circuit",
         origin,
         words=words,
+        stretch=len(circuit.keys) <= FITS,
         on_pick=pick,
         table=lambda: csv_text.table_csv(edge_columns(circuit, names)),
     )
