@@ -226,7 +226,7 @@ def run_selected(
 
     def one_block(i: jax.Array, out: jax.Array) -> jax.Array:
         block = jax.lax.dynamic_slice_in_dim(sorted_rows, i * rows, rows)
-        own = Experts(*jax.tree.map(lambda w: one(w, plan.expert[i]), tuple(weights)))
+        own = Experts(*(one(w, plan.expert[i]) for w in weights))
         result = expert_output(block, own, form)
         return jax.lax.dynamic_update_slice_in_dim(
             out, result.astype(jnp.float32), i * rows, axis=0

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.chosen_ways import chosen
-from grok.architectures.stretches import one, stretch
+from grok.architectures.stretches import one, stretch, widened
 from grok.checkpoints.block_scales import (
     FP4_BLOCK,
     SCALE_BIAS,
@@ -209,7 +209,14 @@ def _over_columns(run: Callable[..., jax.Array], arrays: tuple[Any, ...], step: 
         return None, run(*(stretch(a, i * n, n) for a, n in zip(arrays, sizes, strict=True)))
 
     if whole:
-        _, found = jax.lax.scan(some, None, jnp.arange(whole))
+        if widened(arrays[0]):
+            _, found = jax.lax.scan(some, None, jnp.arange(whole))
+        else:  # what lies on several devices stays there
+            stretches = tuple(
+                a[: whole * n].reshape(whole, n, *a.shape[1:])
+                for a, n in zip(arrays, sizes, strict=True)
+            )
+            _, found = jax.lax.scan(lambda _, own: (None, run(*own)), None, stretches)
         parts.append(jnp.moveaxis(found, 0, 1).reshape(found.shape[1], -1))
     if whole * step < len(arrays[0]):
         parts.append(run(*(a[whole * n :] for a, n in zip(arrays, sizes, strict=True))))
@@ -224,9 +231,13 @@ def _over_depth(
     total = jnp.zeros((len(x), w.shape[1]), F32)
     if whole:
         own = jnp.moveaxis(x[:, : whole * step].reshape(len(x), whole, step), 1, 0)
-        total = jax.lax.fori_loop(
-            0, whole, lambda i, sums: sums + run(one(own, i), stretch(w, i * step, step)), total
-        )
+        if widened(w):
+            total = jax.lax.fori_loop(
+                0, whole, lambda i, sums: sums + run(one(own, i), stretch(w, i * step, step)), total
+            )
+        else:
+            stretches = (own, w[: whole * step].reshape(whole, step, -1))
+            total, _ = jax.lax.scan(lambda sums, s: (sums + run(*s), None), total, stretches)
     if whole * step < x.shape[1]:
         total = total + run(x[:, whole * step :], w[whole * step :])
     return total

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+
+def widened(array: jax.Array) -> bool:
+    """Whether the compiler here makes floats of the array before it cuts it."""
+    return array.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
 
 
 def stretch(array: jax.Array, start: jax.Array, size: int) -> jax.Array:
@@ -13,7 +20,7 @@ def stretch(array: jax.Array, start: jax.Array, size: int) -> jax.Array:
     array before the loop: twice its bytes. So its bits are cut out, which needs none, and the array
     is tied to `start`, so that nothing is made of the whole before the loop.
     """
-    if array.dtype != jnp.bfloat16 or jax.default_backend() != "cpu":
+    if not widened(array):
         return jax.lax.dynamic_slice_in_dim(array, start, size)
     array, start = jax.lax.optimization_barrier((array, start))
     bits = jax.lax.bitcast_convert_type(array, jnp.uint16)
@@ -21,6 +28,9 @@ def stretch(array: jax.Array, start: jax.Array, size: int) -> jax.Array:
     return jax.lax.bitcast_convert_type(own, array.dtype)
 
 
-def one(array: jax.Array, index: jax.Array) -> jax.Array:
-    """`array[index]`, likewise."""
-    return stretch(array, index, 1)[0]
+def one(stored: Any, index: jax.Array) -> Any:
+    """`stored[index]`, likewise; of what is stored with scales, each array's. Scales are small, and
+    on several devices tying them to `index` would cost more than they take."""
+    if len(jax.tree.leaves(stored)) == 1:
+        return jax.tree.map(lambda a: stretch(a, index, 1)[0], stored)
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), stored)
