@@ -13,9 +13,9 @@ import numpy as np
 
 from grok.dictionaries.evaluation.curve import Subject
 from grok.dictionaries.evaluation.methods import by_target, whole
-from grok.dictionaries.evaluation.replacing import on_best_axes, replacement
+from grok.dictionaries.evaluation.replacing import ablations, on_best_axes, replacement
 from grok.dictionaries.evaluation.spliced import Sums, compared
-from grok.interventions.edits import Edits, edit, replace_with, zero_out
+from grok.interventions.edits import Edits
 
 SMALLEST = 0.01  # nats: of an ablation that costs less, a share says nothing
 MEASURES = ("delta_ce", "kl", "same_next")
@@ -69,16 +69,10 @@ def _of_layer(subject: Subject, layer: int, kept: np.ndarray) -> dict[str, Edits
     design, fitted = subject.dictionary.design, subject.fitted
     at = [i for i, point in enumerate(design.targets) if point.layer == layer]
     points = [design.targets[i] for i in at]
-    zero, mean = Edits(), Edits()
-    for i, point in zip(at, points, strict=True):
-        zero = zero + edit(point.site, zero_out(), layers=layer)
-        own = fitted.mean[i].astype(np.float32)
-        mean = mean + edit(point.site, replace_with(own), layers=layer)
     return {
         "dictionary": replacement(subject.dictionary, layers=[layer]),
         "pca_best": on_best_axes(points, fitted.mean[at], fitted.axes[at], kept[at]),
-        "zero": zero,
-        "mean": mean,
+        **ablations(points, fitted.mean[at]),
     }
 
 

@@ -19,7 +19,7 @@ from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.dictionaries.kinds.parameters import own_experts
 from grok.dictionaries.kinds.selection import largest_of_tokens
 from grok.errors import GrokError
-from grok.interventions.edits import Edits, request
+from grok.interventions.edits import Edits, edit, replace_with, request, zero_out
 from grok.interventions.kinds import Intervention
 from grok.interventions.sites import HookPoint
 
@@ -115,6 +115,16 @@ def put(values: Mapping[HookPoint, np.ndarray]) -> Edits:
 
 def _put(value: jax.Array, new: jax.Array) -> jax.Array:
     return jnp.broadcast_to(new, value.shape)
+
+
+def ablations(points: Sequence[HookPoint], mean: np.ndarray) -> dict[str, Edits]:
+    """The edits that put zero, and the mean [M, D], in place of the values at M points."""
+    zero, average = Edits(), Edits()
+    for point, own in zip(points, mean, strict=True):
+        zero = zero + edit(point.site, zero_out(), layers=point.layer)
+        put_there = replace_with(own.astype(np.float32))
+        average = average + edit(point.site, put_there, layers=point.layer)
+    return {"zero": zero, "mean": average}
 
 
 def on_best_axes(

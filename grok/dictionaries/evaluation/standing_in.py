@@ -22,11 +22,11 @@ import numpy as np
 
 from grok.dictionaries.evaluation.curve import Subject
 from grok.dictionaries.evaluation.methods import Sequences
-from grok.dictionaries.evaluation.replacing import errors, put, replacement
+from grok.dictionaries.evaluation.replacing import ablations, errors, put, replacement
 from grok.dictionaries.evaluation.spliced import Changed, Plain, compared
 from grok.dictionaries.evaluation.tokens import Part
 from grok.dictionaries.kinds.inference import apply
-from grok.interventions.edits import Edits, edit, replace_with, zero_out
+from grok.interventions.edits import Edits
 from grok.interventions.sites import HookPoint
 
 ATTENTION = "attn.normed"
@@ -79,12 +79,8 @@ def _numbers(
 
 
 def _ablations(subject: Subject) -> dict[str, Changed]:
-    zero, average = Edits(), Edits()
-    for target, point in enumerate(subject.dictionary.design.targets):
-        mean = subject.fitted.mean[target].astype(np.float32)
-        zero = zero + edit(point.site, zero_out(), layers=point.layer)
-        average = average + edit(point.site, replace_with(mean), layers=point.layer)
-    return {"live": replacement(subject.dictionary), "zero": zero, "mean": average}
+    own = subject.dictionary
+    return {"live": replacement(own), **ablations(own.design.targets, subject.fitted.mean)}
 
 
 def _written(subject: Subject, part: Part) -> np.ndarray:

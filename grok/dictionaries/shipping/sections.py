@@ -59,7 +59,6 @@ NAMES = {
     "frozen": "random directions, encoders trained",
     "random_init": "a dictionary of a model with random weights",
     "random_init_pca_best": "principal axes of that model, best of each token",
-    "zero": "zero",
     "mean": "the mean of training text",
     "coordinates": "coordinates of the stream",
     "pca": "principal axes",
@@ -68,7 +67,17 @@ NAMES = {
 
 def sections(found: Found) -> Iterator[str]:
     """All parts."""
-    for part in PARTS:
+    for part in (
+        _specificity,
+        _layers,
+        _curves,
+        _standing_in,
+        _alone,
+        _routes,
+        _probes,
+        _seeds,
+        _rounding,
+    ):
         yield from part(found)
 
 
@@ -281,16 +290,3 @@ def _rounding(found: Found) -> Iterator[str]:
             f"{own['fvu_after'][-1]:.5f} ({own['tokens']:,} tokens); of what is active in one of "
             f"them, {own['same_active']:.3%} is active in both."
         )
-
-
-PARTS = (
-    _specificity,
-    _layers,
-    _curves,
-    _standing_in,
-    _alone,
-    _routes,
-    _probes,
-    _seeds,
-    _rounding,
-)
