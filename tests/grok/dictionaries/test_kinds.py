@@ -111,8 +111,10 @@ def test_a_feature_of_a_clt_reaches_its_own_layer_and_later_ones():
     params = randomised(shape, RELU)
     x, _ = values(shape)
     plain = apply(Dictionary(shape, RELU, params), x).written
-    params["encoder_bias"][1] += 5.0
-    changed = np.asarray(apply(Dictionary(shape, RELU, params), x).written - plain)
+    # The first may not have run yet, and holds its arrays without a copy: new ones.
+    biases = [bias + 5.0 * (layer == 1) for layer, bias in enumerate(params["encoder_bias"])]
+    lifted = params | {"encoder_bias": biases}
+    changed = np.asarray(apply(Dictionary(shape, RELU, lifted), x).written - plain)
     assert not changed[0].any() and changed[1].any() and changed[2].any()
 
 
