@@ -323,4 +323,4 @@ def test_values_of_the_same_tokens_are_the_same_in_any_company(tiny3):
     together = taken(design, values, window, position)
     for i in range(4):
         alone = taken(design, values, window[i : i + 1], position[i : i + 1])
-        np.testing.assert_allclose(alone.x[:, 0], together.x[:, i], atol=1e-5)
+        np.testing.assert_allclose(alone.x[:, 0], together.x[:, i], atol=3e-5)
