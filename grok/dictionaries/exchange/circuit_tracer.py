@@ -27,7 +27,6 @@ from grok.dictionaries.exchange.opening import (
     check_amount,
     flat_yaml,
     refused,
-    text_of,
     write_tensors,
     write_text,
     yaml_of,
@@ -131,7 +130,7 @@ def read_circuit_tracer(
         GrokError: it is none, lies, or is of a sort that cannot be said here exactly.
     """
     file = folder / CONFIG
-    given = flat_yaml(text_of(file), file)
+    given = flat_yaml(file)
     own = parse_json(given[OWN].encode(), f"{file}: {OWN}") if given.get(OWN) else {}
     config, named = Values(file, given), Values(file, own)
     sites = own_sites(named, (reads, writes))

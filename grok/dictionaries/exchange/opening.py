@@ -6,12 +6,12 @@ No JAX here, and nothing that is read is executed.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import yaml
 from safetensors.numpy import save
 
 from grok.checkpoints.safetensors import FileRanges, parse_json, read_header, read_tensor
@@ -19,6 +19,7 @@ from grok.errors import CheckpointError, GrokError, plain
 from grok.files import write_whole
 
 MOST_TEXT = 16 * 2**20
+MOST_YAML = 2**20
 MOST_VALUES = 2**33  # of one dictionary: 32 GB of float32
 Shape = tuple[int, ...]
 
@@ -205,62 +206,29 @@ def _written(file: Path, content: bytes | Callable[[IO[bytes]], object]) -> None
         raise GrokError(f"{file}: not written ({error.strerror}).") from error
 
 
-_LINE = re.compile(r"(?:(?P<item> *- )|(?P<key>[A-Za-z_][\w-]*):)(?P<value>.*)")
-
-
-def flat_yaml(text: bytes, where: Path) -> dict[str, Any]:
-    """Texts and lists of texts of a YAML file that has nothing deeper than a list.
+def flat_yaml(file: Path) -> dict[str, Any]:
+    """Texts and lists of texts of a small YAML file; every value stays the text that it is.
 
     Raises:
-        CheckpointError: it has something deeper, names a key twice, or is no text.
+        CheckpointError: it has something deeper than a list, or is no YAML.
     """
-    found: dict[str, Any] = {}
-    key = ""
     try:
-        lines = text.decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise refused(where, "no text", "YAML", "Copy it again.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#") or line == "---":
-            continue
-        match = _LINE.fullmatch(line)
-        fine = match is not None and (
-            isinstance(found.get(key, ""), list) if match["item"] else match["key"] not in found
-        )
-        if match is None or not fine:
+        # This loader makes texts, lists and objects, whatever tags the file has.
+        found = yaml.load(text_of(file, MOST_YAML), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        told = plain(" ".join(str(error).split()), 200) or "nested too deep"
+        raise refused(file, told, "YAML", "Copy it again.") from error
+    named = found.items() if isinstance(found, dict) else [("", found)]
+    for name, value in named:
+        flat = [name, *(value if isinstance(value, list) else [value])]
+        if not name or not all(isinstance(one, str) for one in flat):
             raise refused(
-                where, f"line {number}, {plain(line, 40)!r}", "NAME: TEXT, or - TEXT below a NAME",
+                file, f"{plain(str(name), 40)!r} has nested parts", "a text or a list of texts",
                 "Write the config without nested parts.",
             )  # fmt: skip
-        value = _scalar(match["value"].strip())
-        if match["item"]:
-            found[key].append(value)
-        else:
-            key = match["key"]
-            found[key] = value if value else []
-    return {name: value or "" for name, value in found.items()}
-
-
-def _scalar(value: str) -> str:
-    """A plain or quoted text, without a comment behind it."""
-    if value[:1] in ("'", '"'):
-        quote = value[0]
-        inner, closed = value[1:].rsplit(quote, 1) if quote in value[1:] else (value[1:], "")
-        if not closed.strip() or closed.strip().startswith("#"):
-            return inner.replace("''", "'") if quote == "'" else inner.replace('\\"', '"')
-    return re.split(r"(?:^|\s)#", value, maxsplit=1)[0].strip()
+    return dict(named)
 
 
 def yaml_of(values: Mapping[str, str | Sequence[str]]) -> str:
     """Texts and lists of texts as YAML."""
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, str):
-            lines.append(f"{name}: {_quoted(value)}")
-        else:
-            lines += [f"{name}:", *(f"- {_quoted(one)}" for one in value)]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''").replace("\n", " ") + "'"
+    return str(yaml.safe_dump(dict(values), sort_keys=False, width=2**20))

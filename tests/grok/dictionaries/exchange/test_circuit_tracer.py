@@ -62,13 +62,14 @@ def test_what_circuit_tracer_cannot_say_is_refused_by_name(case, tmp_path):
 
 
 LIES = {
-    "kind": ("model_kind: 'transcoder_set'", "model_kind: sae", "model_kind is .sae."),
+    "kind": ("model_kind: transcoder_set", "model_kind: sae", "model_kind is .sae."),
     "hook": ("hook_mlp_out", "ln2.hook_normalized", "with --writes SITE"),
-    "elsewhere": ("scan: 'one'", "transcoders:\n- ../../x.safetensors", "in this folder"),
-    "fetched": ("scan: 'one'", "transcoders:\n- hf://a/b/c.safetensors", "Download that file"),
-    "pickle": ("scan: 'one'", "transcoders:\n- params.pt", "expected NAME.safetensors"),
-    "code": ("scan: 'one'", "scan: !!python/object/apply:os.system [id]\n  a: b", "line 6"),
-    "twice": ("scan: 'one'", "model_kind: x", "line 5"),
+    "elsewhere": ("scan: one", "transcoders:\n- ../../x.safetensors", "in this folder"),
+    "fetched": ("scan: one", "transcoders:\n- hf://a/b/c.safetensors", "Download that file"),
+    "pickle": ("scan: one", "transcoders:\n- params.pt", "expected NAME.safetensors"),
+    "code": ("scan: one", "scan: !!python/object/apply:os.system [id]\n  a: b", "line ., column"),
+    "nested": ("scan: one", "scan: {a: [b]}", "'scan' has nested parts"),
+    "bomb": ("scan: one", "scan: &a [x, x]\nb: &b [*a, *a]\nmodel_kind: [*b, *b]", "nested parts"),
 }
 
 
@@ -105,4 +106,6 @@ def test_tensors_that_do_not_fit_are_refused_before_any_is_read(kind, tmp_path, 
 
 def test_texts_come_through_yaml_as_they_were(tmp_path):
     given = {"one": "it's: a 'test' # not a note", "two": ["a b", 'c"d'], "three": '{"x": [1]}'}
-    assert flat_yaml(yaml_of(given).encode(), tmp_path) == given
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml_of(given))
+    assert flat_yaml(file) == given
