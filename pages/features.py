@@ -13,6 +13,7 @@ from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from pages.access.messages import told
 from pages.feature_views import card, search, source
+from pages.notes import kept_features
 from pages.shell import data_source, layout, links, parts
 from pages.shell.picks import Mark
 
@@ -93,13 +94,14 @@ def headline(store: FeatureStore | None) -> list[Finding] | str:
 @parts.part(key=PART)
 def found_and_card(routers: RouterSet, store: FeatureStore) -> None:
     """The search at the left, the feature at the right: drawn alone when another is chosen."""
+    notes = kept_features.own(store.summary().dictionary_sha256)
     left, right = st.columns([1, 1], gap="medium")
     try:
         with left:
-            picked = search.show(store, routers)
+            picked = search.show(store, routers, notes)
         if picked is not None:
             with right, st.container(border=True, key="feature_card"):
-                card.show(store, store.card(*picked), layout.of_routers(routers))
+                card.show(store, store.card(*picked), layout.of_routers(routers), notes)
     except LensError as error:
         st.error(told(error), icon=":material/error:")
     parts.drawn()
@@ -114,8 +116,9 @@ def everything(routers: RouterSet, store: FeatureStore) -> None:
         return
     with fold:
         found = store.map()
+        given = kept_features.names(kept_features.own(store.summary().dictionary_sha256))
         layout.figure(
-            feature_map(found, store.summary().labels, search.chosen(store)),
+            feature_map(found, store.summary().labels, search.chosen(store), given or None),
             "feature_map",
             routers,
             table=lambda: csv_text.table_csv(

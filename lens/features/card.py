@@ -21,14 +21,16 @@ BINS = 64
 UNKNOWN = "\ufffd"
 
 
-def feature_name(layer: int, feature: int) -> str:
+def feature_name(layer: int, feature: int, given: str = "") -> str:
     """A feature as pages write it: "L3·F120", or "F120" of a dictionary of one group.
 
     Args:
         layer: of the site that it writes first; −1 where there is one group of features alone.
         feature: its number in its group.
+        given: name that somebody gave it, from outside: "L3·F120 · endings".
     """
-    return f"L{layer}·F{feature}" if layer >= 0 else f"F{feature}"
+    name = f"L{layer}·F{feature}" if layer >= 0 else f"F{feature}"
+    return f"{name} · {given}" if given else name
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ class FeatureQuery:
         raises, lowers: id of a next token that it makes likelier, or less likely, most of all.
         like: (group, feature) whose neighbours are wanted, the nearest first.
         rate: lowest and highest share of tokens.
+        among: (group, feature) of those that may be found; None: all.
         dead: also features that were never active.
         sort: one of `SORTS`; None takes the order of what is searched for, else the rate.
         descending: the largest first.
@@ -55,6 +56,7 @@ class FeatureQuery:
     lowers: int | None = None
     like: tuple[int, int] | None = None
     rate: tuple[float, float] = (0.0, 1.0)
+    among: tuple[tuple[int, int], ...] | None = None
     dead: bool = False
     sort: str | None = None
     descending: bool = True
@@ -98,6 +100,7 @@ def statement_of(
     """
     made = _Statement(query, explained)
     made.filter()
+    made.among(features)
     made.by_words()
     made.by_expert()
     made.by_next_token()
@@ -131,6 +134,14 @@ class _Statement:
         if query.rate != (0.0, 1.0):
             self._where.append("f.rate BETWEEN $least AND $most")
             self.values |= {"least": float(query.rate[0]), "most": float(query.rate[1])}
+
+    def among(self, features: int) -> None:
+        if self._query.among is not None:
+            self._where.append(
+                "list_contains($among::BIGINT[], f.group::BIGINT * $wide + f.feature)"
+            )
+            self.values["among"] = [group * features + one for group, one in self._query.among]
+            self.values["wide"] = features
 
     def by_words(self) -> None:
         query = self._query

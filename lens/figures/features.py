@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -103,7 +103,10 @@ def strength_histogram(card: FeatureCard) -> alt.LayerChart:
 
 @remembered
 def feature_map(
-    found: FeatureMap, labels: Sequence[str], picked: tuple[int, int] | None = None
+    found: FeatureMap,
+    labels: Sequence[str],
+    picked: tuple[int, int] | None = None,
+    given: Mapping[tuple[int, int], str] | None = None,
 ) -> alt.LayerChart:
     """All features on a plane, coloured by the kind of text in which each is active most.
 
@@ -111,17 +114,26 @@ def feature_map(
         found: the map.
         labels: names of the kinds of text.
         picked: group and number of the feature to ring.
+        given: names that somebody gave to features, by group and number, for the tooltip.
 
     Returns:
         A chart with the selection "pick" of the fields group and feature.
     """
-    few = _thinned(found, picked)
+    few, given = _thinned(found, picked), given or {}
     data = {
         "x": found.x[few],
         "y": found.y[few],
         "group": found.group[few],
         "feature": found.feature[few],
-        "name": [feature_name(int(found.layer[i]), int(found.feature[i])) for i in few],
+        "name": [
+            feature_name(layer, feature, given.get((group, feature), ""))
+            for layer, group, feature in zip(
+                found.layer[few].tolist(),
+                found.group[few].tolist(),
+                found.feature[few].tolist(),
+                strict=True,
+            )
+        ],
         "text": [labels[i] for i in found.label[few]],
         "rate": found.rate[few],
     }

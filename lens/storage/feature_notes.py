@@ -12,6 +12,7 @@ from lens.errors import LensError
 from lens.storage.expert_notes import LONGEST_NAME, LONGEST_NOTE, NOTES_OF_ONE, NoteBook
 
 MOST_TAGS = 20
+LONGEST_TAGS = MOST_TAGS * LONGEST_NAME
 _COLUMNS = 'dictionary, "group", feature, name, tags, note, pinned, changed'
 
 
@@ -88,7 +89,7 @@ class FeatureNotes:
         for what, text, most in (
             ("name", note.name, LONGEST_NAME),
             ("note", note.note, LONGEST_NOTE),
-            ("list of tags", tags, MOST_TAGS * LONGEST_NAME),
+            ("list of tags", tags, LONGEST_TAGS),
         ):
             if len(text) > most:
                 raise LensError(f"The {what} has {len(text):,} characters; at most {most:,} fit.")

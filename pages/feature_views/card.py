@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import streamlit as st
 
@@ -11,9 +13,13 @@ from lens.features.store import FeatureStore
 from lens.figures.features import feature_routes, strength_histogram
 from lens.figures.token_grid import visible
 from lens.storage import csv_text
+from lens.storage.feature_notes import FeatureNote
 from lens.words import counted, fixed, percent
 from pages.feature_views import contexts
 from pages.guide import tables
+from pages.notes import card as note_card
+from pages.notes import kept_features
+from pages.notes.kept_features import Own
 from pages.shell import layout, links
 from pages.shell.layout import Provenance
 from pages.shell.picks import Mark
@@ -34,9 +40,18 @@ KINDS = {
 }
 
 
-def show(store: FeatureStore, card: FeatureCard, origin: Provenance) -> None:
-    """The card, with what is told of the feature in tabs."""
+def show(store: FeatureStore, card: FeatureCard, origin: Provenance, notes: Own) -> None:
+    """The card, with what is told of the feature in tabs.
+
+    Args:
+        store: the database.
+        card: of the feature.
+        origin: of its figures.
+        notes: the person's own, on features of this dictionary.
+    """
     st.subheader(card.title, anchor=False)
+    own = FeatureNote(store.summary().dictionary_sha256, card.group, card.feature)
+    note_card.show_feature(notes.get((card.group, card.feature), own), card.title)
     if not card.n:
         st.markdown("It was never active in the text that was read: a dead feature.")
         return
@@ -55,7 +70,7 @@ def show(store: FeatureStore, card: FeatureCard, origin: Provenance) -> None:
             elif tab == "next":
                 next_words(card)
             elif tab == "like":
-                alike(store, card)
+                alike(store, card, kept_features.names(notes))
             else:
                 strength(card, origin)
 
@@ -183,13 +198,14 @@ def next_words(card: FeatureCard) -> None:
     )
 
 
-def alike(store: FeatureStore, card: FeatureCard) -> None:
+def alike(store: FeatureStore, card: FeatureCard, given: Mapping[tuple[int, int], str]) -> None:
     """Features that write alike, and features that are active together; a click opens one."""
     layers = dict(enumerate(store.group_layers))
 
     def button(group: int, feature: int, text: str, key: str) -> None:
+        name = feature_name(layers.get(group, -1), feature, given.get((group, feature), ""))
         st.button(
-            f"{feature_name(layers.get(group, -1), feature)} · {text}",
+            f"{as_markdown(name)} · {text}",
             key=f"{key}_{group}_{feature}",
             on_click=links.refer,
             args=("feature", f"{group}-{feature}"),

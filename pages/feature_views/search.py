@@ -1,4 +1,4 @@
-"""Finding features: by an expert, a word or a next word, or all of them; a row opens its card."""
+"""Finding features: by an expert, a word, a next word, one's own notes; a row opens its card."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from lens.figures.token_grid import visible
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from pages.guide import tables
+from pages.notes import kept_features
+from pages.notes.kept_features import Own
 from pages.shell import downloads, layout, links
 from pages.shell.session_keys import SessionKey, SessionValue, selected_rows, widget
 
 WORD = SessionValue[str](SessionKey.FEATURE_WORD)
-WORD_BOX, TABLE = "feature_word_box", "feature_table"
+WORD_BOX, TABLE, KEPT = "feature_word_box", "feature_table", "feature_kept"
 LONGEST_WORD = 60
 WAYS: Mapping[str, str] = {
     "all": "All",
     "expert": "By expert",
     "word": "By word",
     "next": "By next word",
+    "yours": "Yours",
 }
 BY: Mapping[str, str] = {"excess": "where their tokens go", "push": "what they add"}
 SORTS: Mapping[str, str] = {
@@ -38,14 +41,23 @@ SORTS: Mapping[str, str] = {
     "feature": "number",
 }
 ROWS = 200
+EVERY, PINNED = "All that you noted", "Pinned"
 
 
-def show(store: FeatureStore, routers: RouterSet) -> tuple[int, int] | None:
+def show(store: FeatureStore, routers: RouterSet, notes: Own) -> tuple[int, int] | None:
     """The search and what it found; returns group and number of the feature that is chosen.
 
     The first of those found is chosen until somebody chooses another.
+
+    Args:
+        store: the database.
+        routers: that are shown.
+        notes: the person's own, on features of this dictionary.
     """
-    query = asked(store, routers)
+    ways = {name: text for name, text in WAYS.items()
+            if name != "next" or "logits" in store.tables.names}  # fmt: skip
+    way = links.segments("find", "Find features", list(ways), "all", shown=ways.__getitem__)
+    query = of_notes(notes) if way == "yours" else asked(way, store, routers)
     if query is None:
         return chosen(store)
     found = store.find(replace(query, limit=ROWS))
@@ -55,15 +67,16 @@ def show(store: FeatureStore, routers: RouterSet) -> tuple[int, int] | None:
     rows = list(
         zip(found.columns["group"].tolist(), found.columns["feature"].tolist(), strict=True)
     )
-    listed(store, found, rows, query)
+    columns = columns_of(store, found, query, kept_features.names(notes))
+    if way == "yours":
+        columns["tags"] = [plain(" ".join(notes[place].tags)) for place in rows]
+        columns["note"] = [plain(notes[place].note) for place in rows]
+    listed(store, found, rows, columns)
     return chosen(store) or rows[0]
 
 
-def asked(store: FeatureStore, routers: RouterSet) -> FeatureQuery | None:
+def asked(way: str, store: FeatureStore, routers: RouterSet) -> FeatureQuery | None:
     """What is searched for; None until a word is typed, where one is needed."""
-    ways = {name: text for name, text in WAYS.items()
-            if name != "next" or "logits" in store.tables.names}  # fmt: skip
-    way = links.segments("find", "Find features", list(ways), "all", shown=ways.__getitem__)
     if way == "expert":
         return of_expert(routers)
     if way in ("word", "next"):
@@ -105,6 +118,28 @@ def of_expert(routers: RouterSet) -> FeatureQuery:
     return FeatureQuery(expert=(int(labels[row].removeprefix("L")), expert), by=by)
 
 
+def of_notes(notes: Own) -> FeatureQuery | None:
+    """Features that the person noted something on: all, those pinned, or those of a tag."""
+    if not notes:
+        st.info("Nothing is noted yet. Pin a feature, or add a note, on its card.")
+        return None
+    tags = sorted({tag for note in notes.values() for tag in note.tags})
+    pinned = [PINNED] if any(note.pinned for note in notes.values()) else []
+    options = [EVERY, *pinned, *(f"#{tag}" for tag in tags)]
+    # Tags are a person's own words, so the address does not hold what is chosen.
+    if widget(KEPT).get() not in options:
+        widget(KEPT).drop()
+    chosen = st.selectbox("Which", options, key=KEPT, format_func=plain)
+    return FeatureQuery(
+        among=tuple(
+            place
+            for place, note in notes.items()
+            if chosen == EVERY or (note.pinned if chosen == PINNED else chosen[1:] in note.tags)
+        ),
+        dead=True,
+    )
+
+
 def of_word(store: FeatureStore, way: str) -> FeatureQuery | None:
     """Features that carry a word, or that make it likelier as the next one."""
 
@@ -139,7 +174,10 @@ def token_of(store: FeatureStore, word: str) -> int | None:
 
 
 def listed(
-    store: FeatureStore, found: FeatureTable, rows: list[tuple[int, int]], query: FeatureQuery
+    store: FeatureStore,
+    found: FeatureTable,
+    rows: list[tuple[int, int]],
+    columns: dict[str, object],
 ) -> None:
     """The features that were found, a row each."""
 
@@ -148,7 +186,6 @@ def listed(
         if at:
             links.refer("feature", f"{rows[at[0]][0]}-{rows[at[0]][1]}")
 
-    columns = columns_of(store, found, query)
     tables.show(
         columns,
         height=min(len(rows), 12) * 35 + 38,
@@ -180,12 +217,24 @@ def listed(
     )
 
 
-def columns_of(store: FeatureStore, found: FeatureTable, query: FeatureQuery) -> dict[str, object]:
-    """The columns of the table: what each feature is of, and where its tokens go."""
+def columns_of(
+    store: FeatureStore,
+    found: FeatureTable,
+    query: FeatureQuery,
+    given: Mapping[tuple[int, int], str],
+) -> dict[str, object]:
+    """The columns of the table: what each feature is of, and where its tokens go.
+
+    Args:
+        store: the database.
+        found: the features.
+        query: that found them.
+        given: names that the person gave to some.
+    """
     own, experts = found.columns, store.summary().experts
     names = [
-        feature_name(layer, feature)
-        for layer, feature in zip(own["layer"], own["feature"], strict=True)
+        plain(feature_name(layer, feature, given.get((group, feature), "")))
+        for group, layer, feature in zip(own["group"], own["layer"], own["feature"], strict=True)
     ]
     columns: dict[str, object] = {
         "feature": names,

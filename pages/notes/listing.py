@@ -10,7 +10,7 @@ from lens.storage.expert_notes import ExpertNote, as_csv, as_json
 from pages.access.messages import told
 from pages.guide import tables
 from pages.hosting import owner
-from pages.notes import kept
+from pages.notes import kept, kept_features
 from pages.shell.link_names import page_file
 
 EXPERTS = page_file("experts")
@@ -22,7 +22,7 @@ def beside(routers: RouterSet) -> None:
     problem = kept.problem()
     if problem is not None:
         st.warning(told(problem), icon=":material/warning:")
-    if notes:
+    if notes or kept_features.some():
         owner.remember()
     pinned = [note for note in notes if note.pinned]
     if not pinned:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lens import figures
 from lens.errors import LensError
+from lens.escaping import plain
 from lens.features.card import feature_name
 from lens.features.circuit import FEATURE, FIXED, GROUP, MISSED, OTHERS, TARGET, WORD, Circuit
 from lens.features.store import FeatureStore
@@ -38,6 +39,7 @@ def names_of(
     target: Target,
     design: Design,
     store: FeatureStore | None,
+    given: Mapping[tuple[int, int], str] | None = None,
 ) -> Names:
     """Short and long names of all nodes of a drawing, plain text.
 
@@ -47,6 +49,7 @@ def names_of(
         target: of the graph.
         design: of the dictionary.
         store: database of its features, if there is one.
+        given: names that the person gave to features, by group and number.
     """
     firsts = {
         key: int(own[0])
@@ -65,6 +68,8 @@ def names_of(
         own, layer = circuit.members[node], int(circuit.layers[node])
         if kind == FEATURE:
             short, name = feature_names(design, *places[key])
+            own_name = (given or {}).get(places[key])
+            name = f"{name} “{plain(own_name)}”" if own_name else name
             words = ", ".join(f"“{figures.visible(w)}”" for w in usual.get(places[key], ())[:USUAL])
             at = _at(graph, [int(graph.tokens[i]) for i in own])
             found[key] = short, f"{name} at {at}" + (f", usually on {words}" if words else "")

@@ -24,6 +24,7 @@ from pages.live.circuit.naming import Names
 from pages.live.circuit.run import PINS, Cell, Pins, Traced
 from pages.live.session import dictionaries
 from pages.live.session.shared_models import ModelChoice
+from pages.notes import kept_features
 from pages.shell import downloads, layout, parts
 from pages.shell.picks import Mark
 from pages.shell.session_keys import widget
@@ -182,7 +183,10 @@ def drawn(cell: Cell, folder: Path, known: Traced) -> None:
     circuit = circuit_of(known.graph, asked(pins))
     design = shared_dictionary(str(folder)).design
     store = None if found is None else found[1]
-    names = naming.names_of(circuit, known.graph, known.target, design, store)
+    notes = {} if store is None else kept_features.own(store.summary().dictionary_sha256)
+    names = naming.names_of(
+        circuit, known.graph, known.target, design, store, kept_features.names(notes)
+    )
     state = widget(NODE)
     if state.get() not in circuit.keys:
         state.set(circuit.keys[0])

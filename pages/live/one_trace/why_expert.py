@@ -24,6 +24,7 @@ from pages.live.one_trace import why_run
 from pages.live.one_trace.routing_views import View
 from pages.live.session import dictionaries
 from pages.live.session.shared_models import ModelChoice
+from pages.notes import kept_features
 from pages.shell import parts
 from pages.shell.link_names import page_file
 
@@ -91,6 +92,10 @@ class Cell:
         others = np.setdiff1d(np.arange(view.n_experts), self.chosen)
         logits = self.account.logits
         self.database = dictionaries.database(dictionaries.folder())
+        self.given: dict[tuple[int, int], str] = {}
+        if self.database is not None:
+            sha256 = self.database[1].summary().dictionary_sha256
+            self.given = kept_features.names(kept_features.own(sha256))
         self.nearest = int(others[np.argmax(logits[others])]) if len(others) else None
 
     def show(self, choice: ModelChoice) -> None:
@@ -167,17 +172,19 @@ class Cell:
                 )
 
     def usually(self, group: int, feature: int) -> str:
-        """When a feature is active in other text, as Markdown before what is said of this one."""
+        """A feature's name by the person and when it is active in other text, as Markdown."""
         if self.database is None:
             return ""
         store = self.database[1]
+        given = self.given.get((group, feature), "")
+        named = f"your “{as_markdown(given)}”; " if given else ""
         try:
             said = dictionaries.usually_on(
                 store.summary().dictionary_sha256, group, feature, _store=store
             )
         except LensError:
-            return ""
-        return f"{as_markdown(said)}; " if said else ""
+            return named
+        return named + (f"{as_markdown(said)}; " if said else "")
 
     def words(self, group: int, feature: int) -> list[str]:
         """The tokens of this text at which a feature is strongest, as plain text."""

@@ -119,6 +119,12 @@ def test_searches_find_what_the_tables_hold(store):
     assert [(int(g), int(f)) for g, f in zip(like.columns["group"], like.columns["feature"],
             strict=True)] == [(g, f) for g, f, _ in store.card(1, 4).near]  # fmt: skip
     assert store.find(FeatureQuery(dead=True)).found == len(features)
+    few = ((1, 4), (2, 0))
+    among = store.find(FeatureQuery(among=few, dead=True, sort="feature", descending=False))
+    assert tuple(
+        zip(among.columns["group"].tolist(), among.columns["feature"].tolist(), strict=True)
+    ) == few  # fmt: skip
+    assert store.find(FeatureQuery(among=())).found == 0
     for sort in SORTS:
         assert len(store.find(FeatureQuery(sort=sort, descending=False, limit=3))) == 3
 

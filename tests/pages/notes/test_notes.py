@@ -54,7 +54,7 @@ def test_a_name_stands_in_the_list_of_experts_and_a_note_on_the_card(open_page):
     assert "E3 · German endings" in app.selectbox(key="expert").options
     assert any("as in “-en”" in one for one in notes_on(app))
     assert any(one.label == "Your notes (1)" for one in app.expander)
-    button(app, "note_delete").click().run()
+    button(app, "expert_note_delete").click().run()
     assert not any(one.label.startswith("Your notes") for one in app.expander)
     assert app.selectbox(key="expert").options[3] == "E3"
 
