@@ -3,7 +3,8 @@
     python -m benchmarks features [--checkpoint DIR] [--dictionary DIR]
 
 On 64 tokens, and without a dictionary on random directions of a transcoder's size, which cost the
-same: 16 active features a layer and token. Times are medians, after a first call that compiles.
+same: 16 active features a layer and token. A graph is made by a cross-layer transcoder of as many
+features too, each written to all later layers. Times are medians, after a first call that compiles.
 """
 
 from __future__ import annotations
@@ -30,19 +31,22 @@ LIMIT_ACCOUNT = 50.0  # ms
 LIMIT_GRAPH = 5.0  # s
 
 
-def drawn(model: Model) -> Dictionary:
+def drawn(model: Model, kind: str = "transcoder") -> Dictionary:
     """Random directions: what experts add, of what routers read."""
     from grok.dictionaries.kinds.design import Activation, Design
     from grok.dictionaries.kinds.dictionary import Dictionary, as_float32
 
     config, rng = model.config, np.random.default_rng(0)
     layers, d = tuple(config.moe_layers), config.d_model
-    design = Design("transcoder", layers, ("router.input",), ("moe.normed",), FEATURES, d)
+    design = Design(kind, layers, ("router.input",), ("moe.normed",), FEATURES, d)
     shape = (len(layers), FEATURES)
     params = {
         "encoder": [rng.standard_normal((1, d, FEATURES)) / d**0.5 for _ in layers],
         "encoder_bias": np.zeros(shape),
-        "decoder": [rng.standard_normal((FEATURES, 1, d)) / 50 for _ in layers],
+        "decoder": [
+            rng.standard_normal((FEATURES, len(group.writes), d), np.float32) / 50
+            for group in design.groups
+        ],
         "decoder_bias": np.zeros((len(layers), d)),
         "gate": np.ones(shape),
     }
@@ -60,8 +64,8 @@ def median(function: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def measured(model: Model, dictionary: Dictionary) -> list[Row]:
-    """The rows of the table."""
+def measured(model: Model, dictionary: Dictionary, across: Dictionary) -> list[Row]:
+    """The rows of the table; `across` writes all later layers, for a graph of its own."""
     from grok.dictionaries.attribution import (
         Target,
         plan_graph,
@@ -79,6 +83,8 @@ def measured(model: Model, dictionary: Dictionary) -> list[Row]:
     a, b = (int(e) for e in np.argsort(-read.logits[-1, -1])[:2])
     target = Target("router", -1, a, b, layer=layer)
     plan = plan_graph(model, read)
+    read_across = read_features(model, across, read.tokens)
+    plan_across = plan_graph(model, read_across)
 
     def explain() -> object:
         again = read_features(model, dictionary, read.tokens)
@@ -93,7 +99,11 @@ def measured(model: Model, dictionary: Dictionary) -> list[Row]:
         Row("16 flips checked", median(lambda: verify_flips(model, read, flips)), "s", digits=2),
         Row("graph of a route, 512 features", median(lambda: route_graph(model, read, target)),
             "s", limit=LIMIT_GRAPH, digits=2, note=f"{plan.seconds:.2f} s were said before"),
+        Row("the same across layers (CLT)",
+            median(lambda: route_graph(model, read_across, target)),
+            "s", limit=LIMIT_GRAPH, digits=2, note=f"{plan_across.seconds:.2f} s were said before"),
         Row("memory said before", plan.bytes / 1e6, "MB"),
+        Row("the same across layers (CLT)", plan_across.bytes / 1e6, "MB"),
     ]  # fmt: skip
 
 
@@ -108,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = grok.load(args.checkpoint, dtype="float32", mode="resident")
     own = load_dictionary(args.dictionary) if args.dictionary else drawn(model)
-    rows = measured(model, own)
+    rows = measured(model, own, drawn(model, "clt"))
     print(table(rows))
     return exit_code(rows)
 

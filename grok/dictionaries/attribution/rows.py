@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -133,10 +134,12 @@ _LEAF = {"moe.normed": "experts", "attn.normed": "attention bias", "resid_pre": 
 
 
 class _Read(NamedTuple):
-    """Features written to one site by token: columns [T, K], -1 for none; rows [T, K, D]."""
+    """Features written to one site, token by token: columns [K]; rows [K, D]; first, the first
+    of each token [T + 1]."""
 
     columns: np.ndarray
     rows: np.ndarray
+    first: np.ndarray
 
 
 class Rows:
@@ -244,12 +247,17 @@ class Rows:
 
     def of(self, covectors: Sequence[Covector]) -> np.ndarray:
         """Rows [N, C] of covectors, without what they have of their own."""
-        out = np.zeros((len(covectors), self.columns.n), np.float32)
+        out = np.empty((len(covectors), self.columns.n), np.float32)
         for first in range(0, len(covectors), TOGETHER):
-            self._down(covectors[first : first + TOGETHER], out[first : first + TOGETHER])
+            some = covectors[first : first + TOGETHER]
+            order = sorted(range(len(some)), key=lambda i: -some[i].layer)
+            found = np.zeros((self.columns.n, len(some)), np.float32)
+            self._down([some[i] for i in order], found)
+            out[first + np.array(order)] = found.T
         return out
 
-    def _down(self, some: Sequence[Covector], out: np.ndarray) -> None:
+    def _down(self, some: Sequence[Covector], every: np.ndarray) -> None:
+        """Adds rows to `every` [C, N], of covectors whose layers fall."""
         g = np.zeros((TOGETHER, self._n, self.model.config.d_model), np.float32)
         joining: dict[tuple[int, str], list[int]] = {}
         for i, covector in enumerate(some):
@@ -260,7 +268,8 @@ class Rows:
                 g[i, some[i].token] += some[i].g.astype(np.float32)
 
         engine = self.model.engine
-        for layer in range(max(one.layer for one in some), -1, -1):
+        for layer in range(some[0].layer, -1, -1):
+            out = every[:, : sum(one.layer >= layer for one in some)]  # the others are 0 so far
             join(layer, "resid_post")
             self._stream(HookPoint(layer, "resid_post"), g, out)
             join(layer, "own resid_post")
@@ -308,8 +317,8 @@ class Rows:
     ) -> None:
         n = self.read.tokens.size
         first = self.columns.leaves[kind, point]
-        share = np.einsum("ntd,td->nt", g[: len(out), :n], values[:n])
-        out[:, first : first + n] += share
+        share = np.einsum("ntd,td->tn", g[: out.shape[1], :n], values[:n])
+        out[first : first + n] += share
 
     def _dictionary(self, point: HookPoint, g: np.ndarray, out: np.ndarray) -> None:
         read, n = self.read, self.read.tokens.size
@@ -320,9 +329,10 @@ class Rows:
         if read.skips:
             self._take("skip", point, g, read.skips[m], out)
         own = self._written(m)
-        share = np.matmul(own.rows, g[: len(out), :n].transpose(1, 2, 0))  # [T, K, N]
-        there = own.columns >= 0
-        out[:, own.columns[there]] += share[there].T
+        share = np.empty((len(own.rows), out.shape[1]), np.float32)  # [K, N]
+        for t, (first, last) in enumerate(pairwise(own.first.tolist())):
+            np.matmul(own.rows[first:last], g[: out.shape[1], t].T, out=share[first:last])
+        out[own.columns] += share
 
     def _written(self, target: int) -> _Read:
         """What features write to a target, by token; a column comes once, whatever writes it."""
@@ -334,18 +344,16 @@ class Rows:
                 for g, group in enumerate(design.groups)
                 if target in group.writes
             }
-            most = int(max(1, sum((read.features[g] != 0).sum(1) for g in groups).max()))
-            columns = np.full((n, most), -1)
-            rows = np.zeros((n, most, design.d_model), np.float32)
-            for t in range(n):
-                first = 0
-                for g, w in groups.items():
-                    at = np.flatnonzero(read.features[g][t])
-                    last = first + len(at)
-                    columns[t, first:last] = self.columns.active[g][t, at]
-                    rows[t, first:last] = read.features[g][t, at, None] * decoders[g][at, w]
-                    first = last
-            self._reads[target] = _Read(columns, rows)
+            found = {g: np.nonzero(read.features[g]) for g in groups}
+            tokens = np.concatenate([at for at, _ in found.values()])
+            order = np.argsort(tokens, kind="stable")
+            columns = np.concatenate([self.columns.active[g][at] for g, at in found.items()])
+            rows = np.concatenate(
+                [read.features[g][at][:, None] * decoders[g][at[1], w]
+                 for (g, w), at in zip(groups.items(), found.values(), strict=True)]
+            )  # fmt: skip
+            first = np.searchsorted(tokens[order], np.arange(n + 1))
+            self._reads[target] = _Read(columns[order], rows[order].astype(np.float32), first)
         return self._reads[target]
 
 

@@ -100,6 +100,17 @@ def test_every_row_sums_to_its_target_whatever_the_dictionary(tiny3, kind):
     assert (np.diff(graph.influence[3:]) <= 1e-12).all()
 
 
+def test_rows_of_several_layers_made_together_are_those_made_one_by_one(tiny3):
+    read = read_features(tiny3, random_dictionary(tiny3, "clt"), IDS)
+    rows = Rows(tiny3, read)
+    asked = [Target("router", 9, 1, layer=1), Target("token", -1, 7),
+             Target("router", -1, 3, layer=2), Target("router", 4, 0, layer=0)]  # fmt: skip
+    covectors = [rows.covector(target) for target in asked]
+    every = np.concatenate([rows.of([one]) for one in covectors])
+    np.testing.assert_allclose(rows.of(covectors), every, rtol=1e-4, atol=1e-6)
+    assert (np.abs(every).sum(1) > 0.1).all()
+
+
 def test_what_rows_have_of_their_own_is_the_bias_and_nothing_else(tiny3):
     """Rows would sum to anything if what is left counted as their own."""
     read = read_features(tiny3, random_dictionary(tiny3, "clt"), IDS)
