@@ -147,6 +147,8 @@ def _quiet() -> type:
     from huggingface_hub.utils import tqdm
 
     class Quiet(tqdm):
+        monitor_interval = 0  # else each class has a thread that looks after its bars, for ever
+
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 

@@ -69,6 +69,7 @@ def test_a_file_that_breaks_off_is_asked_for_again_and_no_other_is(hub: HubServe
     hub.drop[NAME] = 700
     routers, fetched = extract_from_hub(REPOSITORY)
     assert routers.sha256 == extract_routers(DATA / "tiny12").sha256
+    assert "tqdm_monitor" not in {thread.name for thread in threading.enumerate()}
     # The library keeps what came in pieces of megabytes; the file is begun again, no other is.
     assert hub.sent <= fetched.n_bytes + len(FILES["config.json"]) + 700
     assert hub.asked["GET file"] == 24 + 1 + 1
