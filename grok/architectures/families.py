@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from grok.architectures.huggingface import folder as hf
 from grok.checkpoints import grok1 as grok1_files
+from grok.checkpoints import token_embedding
 from grok.checkpoints.tensor_spec import Checkpoint
+from grok.checkpoints.token_embedding import TokenEmbedding
 from grok.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -28,12 +30,14 @@ class Family:
         name: for messages.
         recognises: whether a folder holds a model of it; opens no tensor.
         open: the checkpoint in a folder, its config read and checked.
+        embedding: the token embedding of such a checkpoint, by rows.
         architecture: of the config of such a checkpoint; imports JAX.
     """
 
     name: str
     recognises: Callable[[Path], bool]
     open: Callable[[Path], Checkpoint]
+    embedding: Callable[[Any], TokenEmbedding]
     architecture: Callable[[Any], Architecture]
 
 
@@ -51,8 +55,14 @@ def _transformer(config: Any) -> Architecture:
 
 # Asked in this order; the last takes every folder, so that its own error says what is missing.
 FAMILIES = [
-    Family("Hugging Face", hf.is_one, hf.open_checkpoint, _transformer),
-    Family("Grok-1", lambda folder: True, grok1_files.open_checkpoint, _grok1),
+    Family("Hugging Face", hf.is_one, hf.open_checkpoint, hf.open_embedding, _transformer),
+    Family(
+        "Grok-1",
+        lambda folder: True,
+        grok1_files.open_checkpoint,
+        token_embedding.open_embedding,
+        _grok1,
+    ),
 ]
 
 
@@ -69,6 +79,15 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         ConfigError: a `config.json` that describes none.
     """
     return family_of(folder).open(Path(folder))
+
+
+def open_embedding(checkpoint: Checkpoint) -> TokenEmbedding:
+    """The token embedding of an opened checkpoint, its values still on disk.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another shape or dtype than the config says.
+    """
+    return family_of(checkpoint.folder).embedding(checkpoint)
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:

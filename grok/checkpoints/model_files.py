@@ -145,7 +145,7 @@ def folder_identity(folder: str | os.PathLike[str]) -> str:
                 for entry in files:
                     if entry.is_file():
                         found = entry.stat()
-                        told = (found.st_size, found.st_mtime_ns, found.st_ino)
+                        told = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
                         digest.update(f"{entry.name}|{told}|".encode("utf-8", "surrogateescape"))
         except OSError:
             if place == Path(folder):

@@ -31,6 +31,7 @@ FLOATS = {"F32": np.dtype("<f4"), "BF16": BFLOAT16, "F16": np.dtype("<f2")}
 FP8, BYTES = "F8_E4M3", "U8"
 DTYPES = {**FLOATS, FP8: np.dtype(ml_dtypes.float8_e4m3fn), BYTES: np.dtype("u1")}
 SCALES_8, BLOCKS_4, SCALES_4 = "_scale_inv", "_blocks", "_scales"
+NO_SCALE = 255  # the code of 4-bit values' scales that stands for no number
 
 
 class SafetensorsFolder:
@@ -78,13 +79,15 @@ class SafetensorsFolder:
         found = read_json(self._files, INDEX).get("weight_map")
         if not isinstance(found, dict):
             raise CheckpointError(
-                f"{self.folder / INDEX}: no weight_map in it; expected names of tensors and files."
+                f"{self.folder / INDEX}: no weight_map in it; expected names of tensors and files. "
+                "Download the index again."
             )
         for name, file in found.items():
             if not isinstance(file, str) or Path(file).name != file or "\\" in file:
                 raise CheckpointError(
                     f"{self.folder / INDEX}: '{plain(str(name), 80)}' is said to be in "
-                    f"'{plain(str(file), 80)}'; expected the name of a file in the same folder."
+                    f"'{plain(str(file), 80)}'; expected the name of a file in the same folder. "
+                    "Check where the folder comes from."
                 )
         return dict(found)
 
@@ -100,12 +103,16 @@ class SafetensorsFolder:
     def check_complete(self) -> None:
         missing = self.missing()
         if missing:
+            file = self._file_of.get(missing[0])
+            named = "a file in the index" if file is None else f"the file {plain(file, 80)}"
             raise CheckpointError(
                 f"{self.folder}: {len(missing)} of {len(self.paths)} tensors are in no file that "
-                f"is there, the first is {missing[0]}. Complete the download."
+                f"is there, the first is {missing[0]}; expected {named} for it. Complete the "
+                "download."
             )
 
     def file(self, name: str) -> Path:
+        name = self._stored(name)[0]
         if name not in self._file_of:
             raise CheckpointError(
                 f"{self.folder}: no file is said to hold the tensor {plain(name, 80)}; expected "
@@ -126,7 +133,8 @@ class SafetensorsFolder:
         if entry.dtype not in DTYPES:
             raise CheckpointError(
                 f"{self.folder / file} ({plain(name, 80)}): dtype {plain(entry.dtype, 20)}; "
-                f"expected one of {', '.join(DTYPES)}."
+                f"expected one of {', '.join(DTYPES)}. Get the model's own files again, or a copy "
+                "in one of these."
             )
         return entry
 
@@ -179,6 +187,7 @@ class SafetensorsFolder:
         for array in arrays:
             self._check_finite(name, array)
         if name in self._packed:
+            self._check_scales(name, arrays[1])
             return MicroScaled(*arrays)
         if len(arrays) == 2:
             return self._blocks_of(name, *arrays)
@@ -217,8 +226,8 @@ class SafetensorsFolder:
             bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
             raise CheckpointError(
-                f"{self.file(name)} ({plain(name, 80)}): {bad} values are not finite. The file is "
-                "damaged; get it again."
+                f"{self.file(name)} ({plain(name, 80)}): {bad} values are not finite; expected "
+                "numbers. The file is damaged; get it again."
             )
 
     def _eight_bits(self, name: str, values: np.ndarray) -> BlockScaled:
@@ -252,6 +261,18 @@ class SafetensorsFolder:
             raise CheckpointError(
                 f"{self.file(name + BLOCKS_4)} ({plain(name, 80)}): blocks "
                 f"{list(blocks.shape)} and scales {list(scales.shape)}; expected bytes "
-                f"[experts, columns, groups, {FP4_BLOCK // 2}] and a scale for each group."
+                f"[experts, columns, groups, {FP4_BLOCK // 2}] and a scale for each group. "
+                "Check that config.json and the files are of one model."
             )
+        self._check_scales(name, scales)
         return MicroScaled(blocks, scales)
+
+    def _check_scales(self, name: str, scales: np.ndarray) -> None:
+        """Refuses 4-bit values whose scale is the one code that is no number."""
+        bad = int(np.count_nonzero(scales == NO_SCALE))
+        if bad:
+            name += SCALES_4
+            raise CheckpointError(
+                f"{self.file(name)} ({plain(name, 80)}): {bad} scales are not finite; expected "
+                "powers of 2. The file is damaged; get it again."
+            )

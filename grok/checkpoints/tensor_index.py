@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grok.checkpoints.model_files import CONFIG, ModelFiles
+from grok.checkpoints.model_files import ModelFiles
 from grok.checkpoints.prefetch import prefetch
 from grok.checkpoints.routing.names import find_routers, place_of
 from grok.checkpoints.safetensors import MAX_HEADER, ByteRanges, Entry, parse_json, read_header
@@ -85,7 +85,7 @@ def find_tensors(files: ModelFiles, there: Sequence[str]) -> Tensors:
     if INDEX in there:
         return _indexed(files, there)
     names = [name for name in there if name.endswith(".safetensors")]
-    others = [name for name in there if name != CONFIG]
+    others = [name for name in there if not name.endswith(".json")]
     if not names and len(others) == 1:
         names = others  # one file, of whatever name
     if not names:
@@ -132,7 +132,9 @@ def _indexed(files: ModelFiles, there: Sequence[str]) -> Tensors:
     place = f"{files.where}: {INDEX}"
     weight_map = read_json(files, INDEX).get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
-        raise CheckpointError(f"{place}: no weight_map in it; expected names of tensors and files.")
+        raise CheckpointError(
+            f"{place}: no weight_map in it; expected names of tensors and files. Download it again."
+        )
     _, layers = find_routers(weight_map)
     places = {names.place for names in layers.values()}
     of = {}
@@ -142,7 +144,7 @@ def _indexed(files: ModelFiles, there: Sequence[str]) -> Tensors:
         if not isinstance(file, str) or not file or Path(file).name != file or "\\" in file:
             raise CheckpointError(
                 f"{place}: '{plain(tensor, 80)}' is said to be in '{plain(str(file), 80)}'; "
-                "expected the name of a file in the same folder."
+                "expected the name of a file in the same folder. Check where the folder comes from."
             )
         of[tensor] = file
     return Tensors(files, there, of)

@@ -202,7 +202,8 @@ def _read(checkpoint: Checkpoint, spec: TensorSpec, name: str) -> Stored:
     check_shape(checkpoint, spec, name, tensor.shape)
     if not isinstance(tensor, np.ndarray) and not spec.quantizable:
         raise CheckpointError(
-            f"{checkpoint.file(name)} ({name}): quantized values; expected a plain float array."
+            f"{checkpoint.file(name)} ({name}): quantized values; expected a plain float array. "
+            "Get the model's own files again, or a copy that has it in floats."
         )
     if spec.transposed and isinstance(tensor, QuantizedWeight8bit):
         raise CheckpointError(

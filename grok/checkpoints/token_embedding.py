@@ -23,6 +23,7 @@ from grok.checkpoints.tensor_offsets import FileIdentity, TensorLocation, identi
 from grok.checkpoints.tensor_spec import Checkpoint, TensorSpec, check_shape
 from grok.errors import CheckpointError
 
+EPSILON = 1e-5  # of Grok-1's norms
 Progress = Callable[[int, int], None]
 """Called with the number of rows read so far and the number to read; may raise to stop."""
 
@@ -34,10 +35,14 @@ class TokenEmbedding:
     Attributes:
         tensor: where they lie.
         multiplier: the factor that the model puts on the embedding.
+        epsilon: added to the mean of squares in the model's norms.
+        centred: the model's norms take each row's mean off first.
     """
 
     tensor: TensorLocation
     multiplier: float
+    epsilon: float = EPSILON
+    centred: bool = False
 
     @property
     def file(self) -> Path:
@@ -56,7 +61,7 @@ class TokenEmbedding:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the stored values: float32 or bfloat16."""
+        """Of the stored values: float32, or bfloat16 or float16."""
         return self.tensor.weight.dtype
 
     @property
@@ -209,14 +214,19 @@ def open_embedding(checkpoint: Grok1Checkpoint) -> TokenEmbedding:
 
 
 def table_of(
-    checkpoint: Checkpoint, spec: TensorSpec, *, multiplier: float = 1.0
+    checkpoint: Checkpoint,
+    spec: TensorSpec,
+    *,
+    multiplier: float = 1.0,
+    epsilon: float = EPSILON,
+    centred: bool = False,
 ) -> TokenEmbedding:
     """A table with a row for each token, the embedding or the head, its values still on disk.
 
     Args:
         checkpoint: holds it.
         spec: of the table [V, D].
-        multiplier: the factor that the model puts on its rows.
+        multiplier, epsilon, centred: see `TokenEmbedding`.
 
     Raises:
         CheckpointError: missing, truncated, or of another shape or dtype.
@@ -227,4 +237,4 @@ def table_of(
     check_shape(checkpoint, spec, name, values.shape)
     if values.dtype == np.int8 or tensor.scales is not None:
         raise CheckpointError(f"{tensor.file} ({name}): dtype int8; expected float32 or bfloat16.")
-    return TokenEmbedding(tensor, multiplier)
+    return TokenEmbedding(tensor, multiplier, epsilon, centred)

@@ -24,6 +24,7 @@ MODULES = ("lens.cached", "lens.figures")
 NAMES = {
     "load_routers": "routers",
     "extract_routers": "routers",
+    "folder_routers": "routers",
     "with_top_k": "routers",
     "extract_from_hub": "fetched",
     "load_trace": "trace",

@@ -25,7 +25,7 @@ from lens.storage.npz import open_npz
 from lens.storage.whole_file import whole_file
 
 MAX_BYTES = 2**30
-MAX_ENTRY = 2**28
+MAX_ENTRY = 2**29  # what a router file may hold
 PART_LIFE = 24 * 3600  # seconds
 FORMAT_VERSION = 1
 _KEY = "cache_key"

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from grok.checkpoints.grok1 import open_checkpoint
-from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
+from grok.architectures.families import open_checkpoint, open_embedding
+from grok.checkpoints.token_embedding import TokenEmbedding
 from grok.checkpoints.tokenizer import open_tokenizer
 from lens.errors import LensError, as_lens_error
-from lens.extract.grok1 import extract_routers
+from lens.extract.folder import folder_routers
 from lens.recipe.steps import remembered
 from lens.routers.router_set import RouterSet
 from lens.storage.disk_cache import DiskCache
@@ -43,7 +43,7 @@ def checkpoint_readout(
     if checkpoint.tokenizer_file is None:
         return found, None
     tokenizer = open_tokenizer(checkpoint.tokenizer_file, checkpoint.config.vocab_size)
-    return found, lambda token: tokenizer.pieces([token])[0]
+    return found, tokenizer.piece
 
 
 @remembered
@@ -82,11 +82,18 @@ def routers_token(
         LensError: the checkpoint has other routers, or cannot be read.
     """
     embedding = _embedding(routers, path)
-    return token_reading(routers, embedding.row(token), embedding.multiplier, view)
+    return token_reading(
+        routers,
+        embedding.row(token),
+        embedding.multiplier,
+        view,
+        epsilon=embedding.epsilon,
+        centred=embedding.centred,
+    )
 
 
 def _embedding(routers: RouterSet, path: str | os.PathLike[str]) -> TokenEmbedding:
-    own = extract_routers(path)
+    own = folder_routers(path)
     if own.sha256 != routers.sha256:
         raise LensError(
             f"{path}: its routers have the SHA-256 {own.sha256[:12]}…, these "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from grok.checkpoints.token_embedding import EPSILON
 from lens.recipe.steps import remembered
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet
@@ -19,6 +20,7 @@ from lens.vocabulary.readout import (
     ArrayRows,
     Readout,
     ReadoutSettings,
+    as_normed,
     check_fit,
     lengths,
     unit_rows,
@@ -58,22 +60,27 @@ def token_reading(
     row: Float[np.ndarray, " d_model"],
     multiplier: float = 1.0,
     view: str = "canonical",
+    *,
+    epsilon: float = EPSILON,
+    centred: bool = False,
 ) -> TokenReading:
     """Logits of every expert for one token's embedding, on the direct path.
 
     Args:
         row: the embedding, without the multiplier.
+        multiplier, epsilon, centred: of the model, see `EmbeddingRows`.
+        view: "canonical" or "raw".
 
     Raises:
         LensError: the row does not fit the routers or is not finite.
     """
-    rows = ArrayRows(np.asarray(row, np.float32)[None], multiplier)
+    rows = ArrayRows(as_normed(np.asarray(row, np.float32)[None], centred), multiplier, epsilon)
     check_fit(routers, rows, ReadoutSettings(view))
     from scipy.special import betainc
 
     columns = unit_rows(routers, view)
     norm = lengths(columns, routers)
-    inverse, _ = inverse_rms(rows.array, multiplier, 0)
+    inverse, _ = inverse_rms(rows.array, multiplier, epsilon, 0)
     push = (columns @ rows.array[0] * inverse[0]).reshape(norm.shape)
     scores = push if routers.biases is None else push + routers.biases
     last, following = selection_thresholds(scores[:, :, None], routers.top_k)

@@ -5,7 +5,7 @@ direction (R random ones), frame (F sets of orthogonal directions), d_model (d).
 
 The direct path: a token's embedding e, times the model's multiplier m, goes
 through the router's own RMSNorm and router, as if nothing else were in the
-residual stream: push = w̃ · x̂ with x̂ = m·e / √(mean((m·e)²) + 1e-5), and w̃ the
+residual stream: push = w̃ · x̂ with x̂ = m·e / √(mean((m·e)²) + ε), and w̃ the
 expert's canonical column, which holds the norm's scale. That is exact for what the
 embedding contributes, up to the scale that the rest of the stream gives the norm.
 Layers further on see more and more beside it: attention before the first router,
@@ -29,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from grok.checkpoints.token_embedding import EPSILON
 from lens.errors import LensError
 from lens.routers.gram import router_gram
 from lens.routers.router_set import RouterSet, check_view
@@ -55,6 +56,10 @@ class EmbeddingRows(Protocol):
     def d_model(self) -> int: ...
     @property
     def multiplier(self) -> float: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def centred(self) -> bool: ...
     def blocks(self, rows: int, progress: Progress | None = None) -> Iterator[np.ndarray]: ...
 
 
@@ -64,6 +69,8 @@ class ArrayRows:
 
     array: Float[np.ndarray, "token d_model"]
     multiplier: float = 1.0
+    epsilon: float = EPSILON
+    centred: bool = False
 
     @property
     def n_tokens(self) -> int:
@@ -269,7 +276,7 @@ def vocabulary_readout(
     for block in embedding.blocks(rows, progress):
         if digest is not None:
             digest.update(np.ascontiguousarray(block, dtype="<f4").data)
-        found.add(block, embedding.multiplier)
+        found.add(as_normed(block, embedding.centred), embedding.multiplier, embedding.epsilon)
     if found.seen != n_tokens:
         given = f"The embedding gave {found.seen:,} rows; expected {n_tokens:,}."
         raise LensError(f"{given} Open the checkpoint again.")
@@ -305,6 +312,15 @@ def vocabulary_readout(
         top_k=routers.top_k,
         settings=settings,
     )
+
+
+def as_normed(rows: np.ndarray, centred: bool) -> np.ndarray:
+    """Rows without what the model's norm takes off before it scales: their mean, or nothing."""
+    if not centred:
+        return rows
+    with np.errstate(invalid="ignore"):  # values that are not finite are refused further on
+        means: np.ndarray = rows - rows.mean(axis=1, keepdims=True, dtype=np.float64)
+    return means.astype(np.float32)
 
 
 def new_digest(embedding: EmbeddingRows) -> Any:

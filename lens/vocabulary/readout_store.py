@@ -82,9 +82,9 @@ def stored_readout(
 def _key(
     routers: RouterSet, embedding: EmbeddingRows, sha256: str, settings: ReadoutSettings
 ) -> str:
-    multiplier = float(embedding.multiplier).hex()
+    norm = (float(embedding.multiplier).hex(), float(embedding.epsilon).hex(), embedding.centred)
     options = sorted(asdict(settings).items())
-    return content_key(KIND, FORMAT_VERSION, routers.key, sha256, multiplier, options)
+    return content_key(KIND, FORMAT_VERSION, routers.key, sha256, norm, options)
 
 
 def _arrays(readout: Readout) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from lens.vocabulary.mixed_experts import LongTokens
 from lens.vocabulary.readout_null import MixedShares
 from lens.vocabulary.top_tokens import Largest, margins, selection_counts, selection_thresholds
 
-EPSILON = 1e-5  # of the model's RMSNorm
 SAMPLE = 4096  # tokens on which the chance level of shares is computed, about
 
 
@@ -60,10 +59,12 @@ class StreamedPushes:
         self.shares = MixedShares(routers, norm, mixtures.shape[1] // routers.n_experts)
         self.silent = self.seen = 0
 
-    def add(self, block: Float[np.ndarray, "token d_model"], multiplier: float) -> None:
+    def add(
+        self, block: Float[np.ndarray, "token d_model"], multiplier: float, epsilon: float
+    ) -> None:
         """Takes in the tokens that follow."""
         start, n_units, n_read = self.seen, self.shape[0] * self.shape[1], len(self.stacked)
-        inverse, zeros = inverse_rms(block, multiplier, start)
+        inverse, zeros = inverse_rms(block, multiplier, epsilon, start)
         pushes = np.empty((self.n_rows, len(block)), np.float32)
         np.matmul(self.stacked, block.T, out=pushes[:n_read])
         pushes[:n_read] *= inverse
@@ -91,7 +92,7 @@ class StreamedPushes:
 
 
 def inverse_rms(
-    block: np.ndarray, multiplier: float, start: int
+    block: np.ndarray, multiplier: float, epsilon: float, start: int
 ) -> tuple[Float[np.ndarray, " token"], int]:
     """Factor of each row to become x̂, and how many rows are zero."""
     squares = np.einsum("td,td->t", block, block)
@@ -102,5 +103,5 @@ def inverse_rms(
             "expected numbers below 1e18. The file is damaged; get it again."
         )
     mean = squares.astype(np.float64) / block.shape[1]
-    inverse = multiplier / np.sqrt(multiplier**2 * mean + EPSILON)
+    inverse = multiplier / np.sqrt(multiplier**2 * mean + epsilon)
     return inverse.astype(np.float32), int(np.count_nonzero(squares == 0))

@@ -13,7 +13,9 @@ from grok.errors import GrokError
 from lens.errors import LensError
 from lens.escaping import as_markdown
 from lens.glossary import help_of
+from lens.recipe.steps import note
 from lens.routers.router_set import RouterSet, kind_of_npz, load_routers, with_top_k
+from lens.storage.disk_cache import DiskCache
 from lens.traces.trace import Trace, load_trace
 from pages.access.messages import told
 from pages.shell import hub_source, links
@@ -59,14 +61,13 @@ def bundled_checkpoint() -> Path:
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the routers of the checkpoint …")
 def _checkpoint_routers(checkpoint: str, identity: str) -> RouterSet:
-    from grok.architectures.families import open_checkpoint
-    from grok.checkpoints.safetensors_folder import SafetensorsFolder
-    from lens.extract.grok1 import extract_routers
-    from lens.extract.safetensors import extract_safetensors
+    from lens.extract.folder import folder_routers, kept_routers
 
-    if isinstance(open_checkpoint(checkpoint), SafetensorsFolder):
-        return extract_safetensors(checkpoint)[0]
-    return extract_routers(checkpoint)
+    if checkpoint == str(bundled_checkpoint()):  # small
+        return folder_routers(checkpoint)
+    routers = kept_routers(checkpoint, DiskCache())
+    note(routers, folder_routers, checkpoint)
+    return routers
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the router file …")

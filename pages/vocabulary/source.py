@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from grok.checkpoints.grok1 import Checkpoint, open_checkpoint
-from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
+from grok.architectures.families import open_checkpoint, open_embedding
+from grok.checkpoints.tensor_spec import Checkpoint
+from grok.checkpoints.token_embedding import TokenEmbedding
 from grok.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from grok.errors import GrokError, PromptError
 from lens.errors import LensError
@@ -121,8 +122,8 @@ def _tokenizer(file: str, changed: int, _checkpoint: Checkpoint) -> Tokenizer:
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def pieces(_tokenizer: Tokenizer, file: str) -> list[str]:
-    """The text of every token, to search in."""
-    return _tokenizer.pieces(range(_tokenizer.n_pieces))
+    """The text of every token by itself, to search in."""
+    return [_tokenizer.piece(token) for token in range(_tokenizer.n_pieces)]
 
 
 # --- the read-out ------------------------------------------------------------
@@ -221,7 +222,7 @@ def _computed(
 
 
 def _key(routers: RouterSet, embedding: TokenEmbedding, settings: ReadoutSettings) -> str:
-    return f"{routers.key}|{embedding.identity}|{embedding.multiplier}|{settings}"
+    return f"{routers.key}|{embedding}|{settings}"
 
 
 def expected_seconds(routers: RouterSet, source: Source, settings: ReadoutSettings) -> float:
@@ -262,7 +263,7 @@ def reading(routers: RouterSet, source: Source, token: int, view: str) -> TokenR
     Raises:
         LensError, GrokError: the row cannot be read.
     """
-    key = f"{routers.key}|{source.embedding.identity}|{source.embedding.multiplier}|{view}|{token}"
+    key = f"{routers.key}|{source.embedding}|{view}|{token}"
     found = _reading(key, routers, source.embedding, token, view)
     note(found, routers_token, routers, source.folder, token, view)
     return found
@@ -272,7 +273,14 @@ def reading(routers: RouterSet, source: Source, token: int, view: str) -> TokenR
 def _reading(
     key: str, _routers: RouterSet, _embedding: TokenEmbedding, token: int, view: str
 ) -> TokenReading:
-    return token_reading(_routers, _embedding.row(token), _embedding.multiplier, view)
+    return token_reading(
+        _routers,
+        _embedding.row(token),
+        _embedding.multiplier,
+        view,
+        epsilon=_embedding.epsilon,
+        centred=_embedding.centred,
+    )
 
 
 def matches(source: Source, text: str, limit: int = 12) -> list[int]:
@@ -292,7 +300,8 @@ def matches(source: Source, text: str, limit: int = 12) -> list[int]:
         raise PromptError(f"There is no token {text[:20]}; expected #0 to #{last}.")
     if source.tokenizer is None:
         return []
-    found = [int(token) for token in source.tokenizer.encode(text)]
+    always = {int(token) for token in source.tokenizer.encode("")}  # what every text begins with
+    found = [int(token) for token in source.tokenizer.encode(text) if int(token) not in always]
     folded = text.casefold().replace(" ", "▁")
     vocabulary = pieces(source.tokenizer, str(source.embedding.file))
     holding = [token for token, piece in enumerate(vocabulary) if folded in piece.casefold()]

@@ -18,6 +18,7 @@ from streamlit.testing.v1.element_tree import HeadingBase, Markdown
 from streamlit.testing.v1.local_script_runner import LocalScriptRunner
 
 import grok
+from grok.files import CACHE_VARIABLE
 from lens.clustering import branch_support, tree_null
 from lens.extract.grok1 import extract_routers
 from lens.figures import printing
@@ -47,6 +48,7 @@ Open = Callable[..., AppTest]
 def bundled_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No data but the bundled, nobody's notes, no model in the background: whatever is set."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "notes"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv(preload.VARIABLE, "off")
     monkeypatch.delenv(data_source.ROUTERS_VARIABLE, raising=False)
     monkeypatch.delenv(data_source.CHECKPOINT_VARIABLE, raising=False)

@@ -15,6 +15,7 @@ from grok.errors import ConfigError
 
 # Longer contexts are cut: masks and caches are laid out for all of it.
 LONGEST_CONTEXT = 2**17
+MOST_EXPERTS = 2**18  # of all layers: each has names of its own; the largest release has 23,040
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,12 @@ class MoeConfig:
             raise ConfigError(
                 f"{self.family}: {self.top_k} experts a token of {self.n_experts}; a token cannot "
                 "use more experts than there are."
+            )
+        n_all = self.n_experts * sum(kind.experts for kind in self.layers)
+        if n_all > MOST_EXPERTS:
+            raise ConfigError(
+                f"{self.family}: {self.n_experts:,} experts a layer, {n_all:,} in all; expected at "
+                f"most {MOST_EXPERTS:,}."
             )
         if not any(kind.experts for kind in self.layers):
             raise ConfigError(f"{self.family}: no layer has experts; expected a mixture in some.")

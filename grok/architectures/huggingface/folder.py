@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from grok.architectures.huggingface import tensors
 from grok.architectures.huggingface.config import MoeConfig
@@ -24,6 +25,7 @@ from grok.checkpoints.model_files import CONFIG
 from grok.checkpoints.safetensors import parse_json
 from grok.checkpoints.safetensors_folder import SafetensorsFolder
 from grok.checkpoints.tensor_spec import TensorSpec
+from grok.checkpoints.token_embedding import TokenEmbedding, table_of
 from grok.errors import CheckpointError, ConfigError, plain
 
 MAX_CONFIG = 2**24  # bytes
@@ -71,6 +73,22 @@ def open_checkpoint(folder: Path) -> SafetensorsFolder:
     return SafetensorsFolder(folder, config, names, block=config.fp8_block, packed=packed)
 
 
+def open_embedding(checkpoint: SafetensorsFolder) -> TokenEmbedding:
+    """The token embedding of a folder, tied to the head or not, ready to be read by rows.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another shape or dtype than floats.
+    """
+    config: Any = checkpoint.config
+    return table_of(
+        checkpoint,
+        tensors.outer_specs(config)[0],
+        multiplier=config.multipliers.embedding,
+        epsilon=config.norm_epsilon,
+        centred=config.layer_norm,
+    )
+
+
 def read_config(folder: Path) -> MoeConfig:
     """The config in a folder.
 
@@ -85,7 +103,12 @@ def read_config(folder: Path) -> MoeConfig:
             f"{', '.join(READERS)}. Models of other types are not run here; their routers may be "
             "extracted with `python -m lens.extract`."
         )
-    return READERS[kind](settings)
+    try:
+        return READERS[kind](settings)
+    except ConfigError as error:
+        if str(error).startswith(settings.where):
+            raise
+        raise ConfigError(f"{settings.where}: {error} Get the model's own config.json.") from None
 
 
 def all_specs(config: MoeConfig) -> list[TensorSpec]:

@@ -178,6 +178,8 @@ class Counted:
     n_tokens = property(lambda self: self.inner.n_tokens)
     d_model = property(lambda self: self.inner.d_model)
     multiplier = property(lambda self: self.inner.multiplier)
+    epsilon = property(lambda self: self.inner.epsilon)
+    centred = property(lambda self: self.inner.centred)
 
     def blocks(self, rows: int, progress: Any = None) -> Iterator[np.ndarray]:
         self.reads[0].append(rows)

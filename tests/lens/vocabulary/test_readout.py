@@ -408,6 +408,8 @@ class Endless:
     n_tokens: int
     d_model: int = 64
     multiplier: float = 1.0
+    epsilon: float = 1e-5
+    centred: bool = False
 
     def blocks(
         self, rows: int, progress: Callable[[int, int], None] | None = None

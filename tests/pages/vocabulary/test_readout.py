@@ -18,7 +18,10 @@ from grok.checkpoints.token_embedding import TokenEmbedding, open_embedding
 from grok.checkpoints.tokenizer import PieceTokenizer as Tokenizer
 from grok.config import BUNDLED_MODEL
 from grok.files import CACHE_VARIABLE
+from lens.extract.folder import folder_routers
+from lens.figures.token_grid import visible
 from lens.routers.router_set import RouterSet
+from lens.vocabulary.from_checkpoint import checkpoint_readout
 from lens.vocabulary.readout import ReadoutSettings, vocabulary_readout
 from pages.shell import data_source
 from pages.vocabulary import source as vocabulary_source
@@ -337,3 +340,27 @@ def test_leaving_stops_the_reading(
         thread.join(120)
         assert not thread.is_alive()
     assert 0 < len(read) < source.embedding.n_tokens
+
+
+FAMILIES = Path(__file__).resolve().parents[2] / "data" / "huggingface"
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "qwen2_moe"])
+def test_a_folder_of_another_family_shows_its_own_words(
+    tab: Tab, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(data_source.CHECKPOINT_VARIABLE, str(FAMILIES / name))
+    app = tab(layer="0", expert="3")
+    assert fine(app)
+    readout, piece = checkpoint_readout(folder_routers(FAMILIES / name), FAMILIES / name)
+    top = frames(app)[0]
+    assert top["id"].tolist() == readout.top[0, 3, : len(top)].tolist()
+    written = f"#{top['id'][0]}" if piece is None else visible(piece(top["id"][0]))
+    assert top["token"][0] == written
+    if piece is None:  # ids alone
+        app.number_input(key="vocab").set_value(7).run()
+        assert fine(app)
+    else:
+        app.text_input(key="vocabulary_text").input("the").run()
+        assert fine(app)
+        assert "the".startswith(piece(app.number_input(key="vocab").value).strip("▁"))
