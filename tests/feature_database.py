@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from grok.dictionaries.indexing.plan import Plan, Text, text_of
-from grok.dictionaries.indexing.run import Indexing
+from grok.dictionaries.indexing.run import Indexing, index
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary, as_float32
+from grok.dictionaries.kinds.files import save_dictionary, tensors_sha256
 from grok.runner import loading
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -54,9 +55,19 @@ def small_text(plan: Plan) -> Text:
     return text_of(held_out, others, plan)
 
 
-def small_pass(output: Path, facts: Any = None, **changes: Any) -> Indexing:
+def small_pass(
+    output: Path, facts: Any = None, *, sha256: str = "a" * 64, **changes: Any
+) -> Indexing:
     model, plan = small_model(), Plan(**PLAN | changes)
     dictionary = small_dictionary(model.sha256, model.config.d_model)
     if facts is not None:
         dictionary = replace(dictionary, facts={**dictionary.facts, "first_position": facts})
-    return Indexing(model, dictionary, "a" * 64, small_text(plan), plan, output)
+    return Indexing(model, dictionary, sha256, small_text(plan), plan, output)
+
+
+def small_database(folder: Path) -> Path:
+    """A dictionary's folder with the database of its features in it, as a bundled one."""
+    model = small_model()
+    save_dictionary(folder, small_dictionary(model.sha256, model.config.d_model))
+    index(small_pass(folder / "features", sha256=tensors_sha256(folder)))
+    return folder

@@ -29,7 +29,7 @@ pages/overview.py pages/layers.py pages/experts.py pages/clustering.py pages/fea
 pages/live_routing.py
 pages/live/compare pages/live/what_if pages/live/generate pages/live/many
 pages/live/one_trace
-pages/live/circuit
+pages/live/circuit pages/feature_runs
 pages/live/running
 pages/live/session
 pages/exports pages/expert_views pages/feature_views

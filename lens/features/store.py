@@ -172,6 +172,59 @@ class FeatureStore:
             return read_contexts(self.tables, self._summary, self.pieces, "judged", group, feature)
 
     @cached_property
+    def rates(self) -> Float[np.ndarray, "group feature"]:
+        """Share of the database's tokens at which each feature is active."""
+        found = self.tables.ask(
+            'SELECT rate FROM read_parquet($features) ORDER BY "group", feature'
+        )
+        shape = self._summary.groups, self._summary.features
+        return np.asarray(found["rate"], np.float64).reshape(shape)
+
+    def largest_of(self, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], float]:
+        """The largest strength of some features, (group, feature), on the database's text."""
+        wide = self._summary.features
+        found = self.tables.ask(
+            'SELECT "group", feature, max FROM read_parquet($features) WHERE '
+            'list_contains($ids::BIGINT[], "group"::BIGINT * $wide + feature)',
+            ids=sorted({group * wide + feature for group, feature in places}),
+            wide=wide,
+        )
+        rows = zip(found["group"], found["feature"], found["max"], strict=True)
+        return {(int(g), int(f)): float(value) for g, f, value in rows}
+
+    def stretches(self, n_tokens: int, most: int) -> list[np.ndarray]:
+        """Beginnings of held-out pieces of the database's text, token ids, spread over its texts.
+
+        Args:
+            n_tokens: of each; pieces that are shorter are left out.
+            most: of them.
+        """
+        found = self.tables.ask(
+            "SELECT tokens[1:$n] AS tokens FROM read_parquet($windows) WHERE held_out AND "
+            'len(tokens) >= $n ORDER BY label, "window"',
+            n=n_tokens,
+        )["tokens"]
+        few = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+        return [np.asarray(found[i], np.int64) for i in few]
+
+    def up_to(self, context: Context) -> tuple[Int[np.ndarray, " token"], int]:
+        """The tokens of a context's piece up to its end, and the place of the mark among them.
+
+        From the beginning of the piece, so that a model reads them as the pass did.
+
+        Raises:
+            LensError: the piece is not there.
+        """
+        found = self.tables.ask(
+            'SELECT tokens FROM read_parquet($windows) WHERE "window" = $window',
+            window=context.window,
+        )["tokens"]
+        if len(found) != 1 or len(found[0]) <= context.position:
+            raise LensError(f"{self.folder}: piece {context.window} of its text is not whole.")
+        end = context.position - context.mark + len(context.tokens)
+        return np.asarray(found[0][:end], np.int64), context.position
+
+    @cached_property
     def has_map(self) -> bool:
         """Whether the pass drew a map."""
         return {"x", "y"} <= self.tables.columns("features")

@@ -98,6 +98,9 @@ def told(card: FeatureCard) -> None:
     assert one is not None
     st.markdown(f":material/label: Active on: {as_markdown(one.text)}")
     beats = one.low > 0.5
+    if not np.isfinite(one.detection):
+        st.caption(f"By {as_markdown(one.explainer)}. Too few held-out contexts to judge it by.")
+        return
     st.badge(
         "tells it apart" if beats else "not beyond guessing",
         icon=":material/check:" if beats else None,

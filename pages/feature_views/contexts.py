@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lens.escaping import as_html
 from lens.features.card import Context
 from lens.words import fixed, significant
@@ -28,10 +30,28 @@ def html(found: Sequence[Context], largest: float) -> str:
 
 
 def _line(context: Context, largest: float) -> str:
+    text = _coloured(context.pieces, context.values, largest, context.mark)
+    held = "" if context.held_out else " · trained on"
+    return f"<li>…{text}…<small>{as_html(context.label)}{held}</small></li>"
+
+
+def text_html(pieces: Sequence[str], values: np.ndarray, largest: float) -> str:
+    """A whole text, each token as dark as a feature is strong there.
+
+    Args:
+        pieces: of the tokens.
+        values: strengths at them, 0 where not active.
+        largest: strength that is drawn darkest.
+    """
+    text = _coloured(pieces, values, largest, None)
+    return f'{STYLE}<ul class="feature-contexts"><li>{text}</li></ul>'
+
+
+def _coloured(pieces: Sequence[str], values: np.ndarray, largest: float, mark: int | None) -> str:
     parts = []
-    for i, (piece, value) in enumerate(zip(context.pieces, context.values, strict=True)):
+    for i, (piece, value) in enumerate(zip(pieces, values, strict=True)):
         text = as_html(piece.replace("▁", " ").replace("\n", "⏎"))
-        if i == context.mark:
+        if i == mark:
             text = f"<b>{text}</b>"
         if value > 0:
             alpha = 0.08 + 0.34 * min(1.0, float(value) / max(largest, 1e-30))
@@ -41,5 +61,4 @@ def _line(context: Context, largest: float) -> str:
                 f"{text}</span>"
             )
         parts.append(text)
-    held = "" if context.held_out else " · trained on"
-    return f"<li>…{''.join(parts)}…<small>{as_html(context.label)}{held}</small></li>"
+    return "".join(parts)

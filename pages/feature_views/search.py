@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -26,9 +27,10 @@ WORD_BOX, TABLE, KEPT = "feature_word_box", "feature_table", "feature_kept"
 LONGEST_WORD = 60
 WAYS: Mapping[str, str] = {
     "all": "All",
-    "expert": "By expert",
-    "word": "By word",
-    "next": "By next word",
+    "expert": "Expert",
+    "word": "Word",
+    "next": "Next word",
+    "text": "Your text",
     "yours": "Yours",
 }
 BY: Mapping[str, str] = {"excess": "where their tokens go", "push": "what they add"}
@@ -44,7 +46,12 @@ ROWS = 200
 EVERY, PINNED = "All that you noted", "Pinned"
 
 
-def show(store: FeatureStore, routers: RouterSet, notes: Own) -> tuple[int, int] | None:
+def show(
+    store: FeatureStore,
+    routers: RouterSet,
+    notes: Own,
+    by_text: Callable[[], tuple[int, int] | None],
+) -> tuple[int, int] | None:
     """The search and what it found; returns group and number of the feature that is chosen.
 
     The first of those found is chosen until somebody chooses another.
@@ -53,10 +60,13 @@ def show(store: FeatureStore, routers: RouterSet, notes: Own) -> tuple[int, int]
         store: the database.
         routers: that are shown.
         notes: the person's own, on features of this dictionary.
+        by_text: draws the search by a text, which runs the model, and returns what `show` does.
     """
     ways = {name: text for name, text in WAYS.items()
             if name != "next" or "logits" in store.tables.names}  # fmt: skip
-    way = links.segments("find", "Find features", list(ways), "all", shown=ways.__getitem__)
+    way = links.segments("find", "Find features by", list(ways), "all", shown=ways.__getitem__)
+    if way == "text":
+        return by_text()
     query = of_notes(notes) if way == "yours" else asked(way, store, routers)
     if query is None:
         return chosen(store)
@@ -71,7 +81,7 @@ def show(store: FeatureStore, routers: RouterSet, notes: Own) -> tuple[int, int]
     if way == "yours":
         columns["tags"] = [plain(" ".join(notes[place].tags)) for place in rows]
         columns["note"] = [plain(notes[place].note) for place in rows]
-    listed(store, found, rows, columns)
+    listed(store, rows, columns, found.found)
     return chosen(store) or rows[0]
 
 
@@ -175,11 +185,20 @@ def token_of(store: FeatureStore, word: str) -> int | None:
 
 def listed(
     store: FeatureStore,
-    found: FeatureTable,
-    rows: list[tuple[int, int]],
-    columns: dict[str, object],
+    rows: Sequence[tuple[int, int]],
+    columns: Mapping[str, Sequence[object] | np.ndarray],
+    found: int,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """The features that were found, a row each."""
+    """The features that were found, a row each; a row that is chosen opens its card.
+
+    Args:
+        store: the database.
+        rows: group and number of each that is listed.
+        columns: of the table.
+        found: how many there are in all.
+        more: settings of further columns.
+    """
 
     def picked() -> None:
         at = selected_rows(TABLE)
@@ -206,10 +225,11 @@ def listed(
             "pushes": st.column_config.NumberColumn(
                 format="%.2f", help="Logits that it adds to the expert, on average where active"
             ),
-        },
+        }
+        | dict(more or {}),
     )
-    more = "" if found.found <= len(rows) else f" The first {len(rows)} are listed."
-    st.caption(f"{found.found:,} features found.{more} Choose a row to open its card.")
+    few = "" if found <= len(rows) else f" The first {len(rows)} are listed."
+    st.caption(f"{found:,} features found.{few} Choose a row to open its card.")
     downloads.row(
         TABLE,
         downloads.file_stem("features", store.summary().dictionary_sha256),
@@ -222,7 +242,7 @@ def columns_of(
     found: FeatureTable,
     query: FeatureQuery,
     given: Mapping[tuple[int, int], str],
-) -> dict[str, object]:
+) -> dict[str, Sequence[object] | np.ndarray]:
     """The columns of the table: what each feature is of, and where its tokens go.
 
     Args:
@@ -236,7 +256,7 @@ def columns_of(
         plain(feature_name(layer, feature, given.get((group, feature), "")))
         for group, layer, feature in zip(own["group"], own["layer"], own["feature"], strict=True)
     ]
-    columns: dict[str, object] = {
+    columns: dict[str, Sequence[object] | np.ndarray] = {
         "feature": names,
         "mostly on": [" ".join(visible(word) for word in words[:4]) for words in found.words],
     }

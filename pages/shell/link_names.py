@@ -73,6 +73,7 @@ NAMES: Mapping[str, str] = {
     "by": "what features of an expert are ranked by",
     "of_layer": "layer whose features are listed",
     "sort": "order of the features",
+    "text_order": "order of the features of a text of one's own",
     "feature": "the feature, as its group and number",
     "about": "tab of a feature",
     # Live routing

@@ -70,6 +70,7 @@ class SessionKey(StrEnum):
     TOKEN_NOTICE = "vocabulary_notice"  # why the search found none
 
     # features
+    FEATURES_TRIED = "features_tried"  # features of texts that were tried, by their dictionary
     FEATURE_WORD = "feature_word"  # the word that features were searched by last
 
     # two router sets
@@ -143,6 +144,7 @@ BESIDE = (  # of no use without one of those
 MADE_AGAIN = (  # of a text that was run: forgotten with it, and read again after a reload
     SessionKey.LOGIT_LENSES,
     SessionKey.FEATURES_READ,
+    SessionKey.FEATURES_TRIED,
     SessionKey.FLIPS_RUN,
     SessionKey.CIRCUITS,
     SessionKey.CIRCUIT_PINS,

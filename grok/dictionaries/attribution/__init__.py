@@ -18,7 +18,11 @@ from grok.dictionaries.attribution.graph import (
 )
 from grok.dictionaries.attribution.modes import EffectCheck, ModeRun, check_effects, run_in_mode
 from grok.dictionaries.attribution.node_checks import Node, NodeCheck, check_nodes
-from grok.dictionaries.attribution.reading import PromptFeatures, read_features
+from grok.dictionaries.attribution.reading import (
+    PromptFeatures,
+    feature_strengths,
+    read_features,
+)
 from grok.dictionaries.attribution.readout import Readout, readout_of
 from grok.dictionaries.attribution.rows import Target
 from grok.dictionaries.attribution.steering import Change, steer
@@ -46,6 +50,7 @@ __all__ = [
     "check_nodes",
     "dose_sweep",
     "expected_plan",
+    "feature_strengths",
     "first_doses",
     "layer_claims",
     "plan_graph",

@@ -6,7 +6,7 @@ of a group, N terms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from grok.dictionaries.attribution.readout import Readout, readout_of
 from grok.dictionaries.kinds.dictionary import Dictionary
-from grok.dictionaries.kinds.inference import apply
+from grok.dictionaries.kinds.inference import active, apply
 from grok.errors import GrokError
 from grok.interventions.sites import EMBED, HookPoint
 
@@ -198,6 +198,30 @@ def read_features(model: Model, dictionary: Dictionary, prompt: Prompt) -> Promp
         model=model.name,
         dtype=model.dtype,
     )
+
+
+def feature_strengths(
+    model: Model, dictionary: Dictionary, prompts: Sequence[Prompt]
+) -> list[tuple[np.ndarray, ...]]:
+    """Features of several texts, and nothing else of them: of each the groups' [T, F].
+
+    Raises:
+        GrokError: as `read_features`; weights that are on disk are read for each text.
+    """
+    config, design = model.config, dictionary.design
+    dictionary.check_model(model.sha256, config.d_model, config.n_layers, model.name)
+    choices = [HookPoint(layer, "router.experts") for layer in design.layers]
+    points = [*design.sources, *(choices if design.n_experts else ())]
+    found = []
+    for prompt in prompts:
+        tokens = model.encode(prompt)
+        kept = model.run_one(tokens, wanted=dict.fromkeys(points)).kept
+        # With the padding, so that texts of a bucket share a compiled program.
+        x = np.stack([np.asarray(kept[p][0], np.float32) for p in design.sources])
+        chosen = np.stack([kept[p][0] for p in choices]) if design.n_experts else None
+        features = jax.device_get(active(dictionary, x, chosen))
+        found.append(tuple(np.asarray(one[: tokens.size]) for one in features))
+    return found
 
 
 def _written(dictionary: Dictionary, features: tuple[np.ndarray, ...]) -> list[np.ndarray]:

@@ -52,15 +52,23 @@ def why_not(trace: RoutedText, choice: ModelChoice | None, what: str = "An accou
     """
     if trace.settings.get("interventions"):
         return f"This run was changed by an intervention. {what} is of a plain run."
+    why = not_in_memory(choice, what)
+    if why or choice is None:
+        return why
+    numbers = len(trace.tokens) * choice.config.d_model * (4 * choice.config.n_layers + 1)
+    if 4 * numbers > MOST_BYTES:
+        return f"The text is too long: its values would take {4 * numbers:,} bytes."
+    return ""
+
+
+def not_in_memory(choice: ModelChoice | None, what: str) -> str:
+    """Why something cannot be had of this model, whatever the text; empty where it can."""
     if choice is None:
         return f"{what} needs the model; none can run here."
     if choice.mode != "resident":
         return f"{what} needs the model's weights in this machine's memory; this one is " + (
             "held by a server." if choice.mode == shared_models.REMOTE else "read from disk."
         )
-    numbers = len(trace.tokens) * choice.config.d_model * (4 * choice.config.n_layers + 1)
-    if 4 * numbers > MOST_BYTES:
-        return f"The text is too long: its values would take {4 * numbers:,} bytes."
     return ""
 
 
@@ -105,6 +113,17 @@ def database(place: Path) -> tuple[str, FeatureStore] | None:
             store = source.opened(found)
             if store.summary().dictionary_sha256 == own:
                 return name, store
+    return None
+
+
+def of_database(store: FeatureStore) -> Path | None:
+    """The folder of the dictionary that a database is of; None with the database alone."""
+    from grok.dictionaries.kinds.files import tensors_sha256
+
+    for place in (named(), store.folder.parent, *sorted(BUNDLED_DICTIONARIES.glob("*/"))):
+        with suppress(GrokError):
+            if place is not None and tensors_sha256(place) == store.summary().dictionary_sha256:
+                return place
     return None
 
 

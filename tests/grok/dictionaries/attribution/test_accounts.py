@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grok.dictionaries.attribution import read_features, readout_of, route_account, row_space
+from grok.dictionaries.attribution import (
+    feature_strengths,
+    read_features,
+    readout_of,
+    route_account,
+    row_space,
+)
 from grok.dictionaries.attribution.accounts import static_effects
 from grok.errors import GrokError
 from grok.interventions.sites import HookPoint
@@ -34,6 +40,17 @@ def test_terms_sum_to_the_logits_of_every_router_and_token(tiny3, kind):
             elif layer:
                 assert {"embedding", "attention", "feature", "bias", "error"} < kinds
                 assert ("skip" in kinds) == (kind == "transcoder")
+
+
+@pytest.mark.parametrize("kind", ["sae", "clt"])
+def test_features_of_several_texts_are_those_of_each_read_alone(tiny3, kind):
+    dictionary = random_dictionary(tiny3, kind)
+    prompts = [[5, 17, 3], [9, 22, 30, 11, 5]]
+    for prompt, found in zip(prompts, feature_strengths(tiny3, dictionary, prompts), strict=True):
+        alone = read_features(tiny3, dictionary, prompt).features
+        assert len(found) == len(alone) and all(one.any() for one in found)
+        for a, b in zip(found, alone, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_terms_are_exact_where_the_stream_is_written_in_float64(tiny3):
