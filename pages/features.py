@@ -12,7 +12,7 @@ from lens.finding import Finding
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from pages.access.messages import told
-from pages.feature_runs import by_text
+from pages.feature_runs import by_text, turning
 from pages.feature_views import card, search, source
 from pages.notes import kept_features
 from pages.shell import data_source, layout, links, parts
@@ -38,7 +38,7 @@ choose otherwise with the feature taken out of the stream, the norm's scale held
 **What it says**: a short rule, found on one half of the contexts and judged on held-out ones, among
 them contexts of similar features. Guessing gets half of them right.
 """
-HOW_TO_READ += by_text.HOW_TO_READ
+HOW_TO_READ += by_text.HOW_TO_READ + turning.HOW_TO_READ
 NONE = """
 No dictionary of features is at hand for these routers. The bundled model has some; for a model of
 your own, train one and make its database:
@@ -103,7 +103,9 @@ def found_and_card(routers: RouterSet, store: FeatureStore) -> None:
             picked = search.show(store, routers, notes, lambda: by_text.show(store, notes))
         if picked is not None:
             with right, st.container(border=True, key="feature_card"):
-                card.show(store, store.card(*picked), layout.of_routers(routers), notes)
+                one, origin = store.card(*picked), layout.of_routers(routers)
+                card.show(store, one, origin, notes)
+                turning.show(store, one, origin)
     except LensError as error:
         st.error(told(error), icon=":material/error:")
     parts.drawn()

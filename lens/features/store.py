@@ -207,10 +207,8 @@ class FeatureStore:
         few = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
         return [np.asarray(found[i], np.int64) for i in few]
 
-    def up_to(self, context: Context) -> tuple[Int[np.ndarray, " token"], int]:
-        """The tokens of a context's piece up to its end, and the place of the mark among them.
-
-        From the beginning of the piece, so that a model reads them as the pass did.
+    def up_to(self, context: Context) -> Int[np.ndarray, " token"]:
+        """The token ids of a context and of all that stands before it, as the pass read them.
 
         Raises:
             LensError: the piece is not there.
@@ -222,7 +220,7 @@ class FeatureStore:
         if len(found) != 1 or len(found[0]) <= context.position:
             raise LensError(f"{self.folder}: piece {context.window} of its text is not whole.")
         end = context.position - context.mark + len(context.tokens)
-        return np.asarray(found[0][:end], np.int64), context.position
+        return np.asarray(found[0][:end], np.int64)
 
     @cached_property
     def has_map(self) -> bool:

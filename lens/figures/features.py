@@ -1,4 +1,4 @@
-"""Figures of learned features: where one's tokens go, how strong it is, all on a map."""
+"""Figures of learned features: where one's tokens go, how strong it is, what it changes, a map."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import altair as alt
 import numpy as np
 
 from lens.features.card import FeatureCard, feature_name
+from lens.features.in_text.doses import Doses
 from lens.features.store import FeatureMap
 from lens.figures import marks, theme
 from lens.recipe.steps import remembered
@@ -165,6 +166,60 @@ def feature_map(
             width=640,
         ),
         theme.alt_description(f"Map of {len(found.x)} features by what they write"),
+    )
+
+
+@remembered
+def feature_doses(found: Doses, name: str) -> alt.LayerChart:
+    """Share of routes that change at each dose of a feature, beside its controls.
+
+    Args:
+        found: effects of the doses.
+        name: of the feature.
+    """
+    share = 1 / max(found.routes, 1)
+    x = alt.X("dose:N", title=None, sort=list(found.names), axis=marks.axis_labels(0))
+    y = alt.Y("share:Q", title="routes that change", axis=alt.Axis(format="%"))
+    n = len(found.random)
+    each = {
+        "dose": np.tile(np.array(found.names), n),
+        "share": found.random.ravel() * share,
+        "routes": found.random.ravel(),
+        "what": ["a random direction"] * found.random.size,
+    }
+    tips = marks.tooltip(("what:N",), ("dose:N",), ("share:Q", "of routes", ".1%"), ("routes:Q",))
+    ticks = marks.chart(each, x=x, y=y, tooltip=tips).mark_tick(
+        color=theme.MID_GREY, thickness=2, size=30, opacity=0.6
+    )
+
+    rows = {
+        "dose": list(found.names),
+        "share": found.own * share,
+        "routes": found.own,
+        "what": [name] * len(found.own),
+    }
+    dots = marks.chart(rows, x=x, y=y, tooltip=tips).mark_point(
+        filled=True, size=90, color=theme.BLUE, opacity=1
+    )
+    return marks.plot_figure(
+        [ticks, dots],
+        (440, 220),
+        theme.title(
+            "Routes that change",
+            f"blue: {name}; grey: {n} random directions as long, each at the same tokens; of "
+            f"{found.routes:,} routes",
+            width=440,
+        ),
+        theme.alt_description(
+            f"Share of routes that change at {len(found.names)} doses of {name}",
+            "; ".join(
+                f"{dose}: {percent(own * share, 1)}, random directions {percent(low * share, 1)} "
+                f"to {percent(high * share, 1)}"
+                for dose, own, low, high in zip(
+                    found.names, found.own, found.random.min(0), found.random.max(0), strict=True
+                )
+            ),
+        ),
     )
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 from lens import figures
 from lens.escaping import plain
 from lens.features.card import feature_name
-from lens.features.on_text import Beside, TextFeatures, beside, text_features
+from lens.features.in_text.active import Beside, TextFeatures, beside, text_features
 from lens.features.store import FeatureStore
 from lens.stats.p_values import monte_carlo_p
 from lens.storage import csv_text

@@ -71,6 +71,7 @@ class SessionKey(StrEnum):
 
     # features
     FEATURES_TRIED = "features_tried"  # features of texts that were tried, by their dictionary
+    FEATURES_TURNED = "features_turned"  # features turned up or taken out, by feature and text
     FEATURE_WORD = "feature_word"  # the word that features were searched by last
 
     # two router sets
@@ -145,6 +146,7 @@ MADE_AGAIN = (  # of a text that was run: forgotten with it, and read again afte
     SessionKey.LOGIT_LENSES,
     SessionKey.FEATURES_READ,
     SessionKey.FEATURES_TRIED,
+    SessionKey.FEATURES_TURNED,
     SessionKey.FLIPS_RUN,
     SessionKey.CIRCUITS,
     SessionKey.CIRCUIT_PINS,

@@ -32,7 +32,7 @@ class DoseSweep:
     """What a run does as a feature is added to, beside controls of the same length.
 
     Attributes:
-        subjects: what was moved [S], as in `SUBJECTS`.
+        subjects: what was moved [S], each one of `SUBJECTS`, random directions as often as asked.
         features: of each subject; -1 for a direction [S].
         doses: added to the strength [N], in units of the feature.
         layers: with a router [R].
@@ -52,7 +52,7 @@ class DoseSweep:
     tokens: int
 
 
-# many parameters: the public door to a sweep, all but four with a default
+# many parameters: the public door to a sweep, all but five with a default
 def dose_sweep(
     model: Model,
     dictionary: Dictionary,
@@ -62,6 +62,7 @@ def dose_sweep(
     *,
     positions: int | Sequence[int] | slice | None = None,
     rates: np.ndarray | None = None,
+    directions: int = 1,
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
 ) -> DoseSweep:
@@ -76,30 +77,37 @@ def dose_sweep(
         positions: of tokens; all when None.
         rates: how often each feature of the group is active [F]; then a feature of the nearest
             rate is a control too.
-        seed: of the random direction, and of the choice among the ten nearest rates.
+        directions: random ones, each with runs of its own.
+        seed: of the random directions, and of the choice among the ten nearest rates.
         progress: told (runs done, runs in all); what it raises ends the sweep.
 
     Raises:
-        GrokError: as `steer`, and for an unusable prompt or no doses.
+        GrokError: as `steer`, and for an unusable prompt, no doses or no direction.
     """
     if not len(doses):
         raise GrokError("doses: none; give at least one.")
+    if directions < 1:
+        raise GrokError(f"directions is {directions}; expected at least 1, for a control.")
     tokens, rng = model.encode(prompt), np.random.default_rng(seed)
-    chosen = [change.feature, -1]
+    chosen, subjects = [change.feature, *[-1] * directions], list(SUBJECTS[:1])
+    subjects += [SUBJECTS[1]] * directions
     if rates is not None:
         order = np.argsort(np.abs(np.asarray(rates) - rates[change.feature]), kind="stable")
         like = order[order != change.feature][:10]
         chosen.append(int(rng.choice(like)))
+        subjects.append(SUBJECTS[2])
     rows = np.asarray(dictionary.params["decoder"][change.group])  # [F, W, D]
     length = float(np.sqrt(np.square(rows[change.feature]).sum(-1).mean()))
-    drawn = rng.standard_normal((rows.shape[-1],))
-    drawn *= length / np.linalg.norm(drawn)
+    drawn = rng.standard_normal((directions, rows.shape[-1]))
+    drawn *= length / np.linalg.norm(drawn, axis=-1, keepdims=True)
 
     def edits(subject: int, dose: float) -> Edits:
         own = replace(change, action="add", value=float(dose))
-        if subject != 1:
+        along = None
+        if chosen[subject] < 0:
+            along = drawn[subject - 1 : subject]
+        else:
             own = replace(own, feature=chosen[subject])
-        along = drawn[None] if subject == 1 else None
         return steer(dictionary, own, positions=positions, directions=along)
 
     asked = [edits(s, dose) for s in range(len(chosen)) for dose in doses]
@@ -114,7 +122,7 @@ def dose_sweep(
     shape = len(chosen), len(doses)
     flips, gates, kl = (np.stack(one).reshape(*shape, -1) for one in zip(*found, strict=True))
     return DoseSweep(
-        subjects=SUBJECTS[: len(chosen)],
+        subjects=tuple(subjects),
         features=np.array(chosen),
         doses=np.asarray(doses, np.float64),
         layers=np.array(model.config.moe_layers),

@@ -105,6 +105,18 @@ def test_a_sweep_counts_flips_beside_controls_of_the_same_length(tiny3):
     assert (found.gates[:, 2, 1] > found.gates[:, 1, 1]).all()
 
 
+def test_a_sweep_has_as_many_random_directions_as_asked(tiny3):
+    dictionary, change = random_dictionary(tiny3, "sae"), Change(2, group=1)
+    one = dose_sweep(tiny3, dictionary, IDS, change, [1, 50])
+    found = dose_sweep(tiny3, dictionary, IDS, change, [1, 50], directions=4)
+    assert found.subjects == ("feature", *["random direction"] * 4)
+    assert found.features.tolist() == [2, -1, -1, -1, -1] and found.kl.shape == (5, 2)
+    np.testing.assert_allclose(found.kl[:2], one.kl, rtol=1e-3)
+    assert len(set(found.kl[1:, 1].tolist())) == 4
+    with pytest.raises(GrokError, match="directions is 0"):
+        dose_sweep(tiny3, dictionary, IDS, change, [1], directions=0)
+
+
 def test_what_cannot_be_steered_is_refused(tiny3):
     dictionary = random_dictionary(tiny3, "sae")
     for change, said in (

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from lens.errors import LensError
-from lens.features.on_text import beside, keyness, text_features
+from lens.features.in_text.active import beside, keyness, text_features
 
 RATES = np.array([[0.3, 0.01, 0.0], [0.5, 0.02, 0.9]])
 

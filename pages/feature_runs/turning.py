@@ -1,0 +1,269 @@
+"""What happens when a feature is turned up or taken out of a text, beside random directions."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from lens.escaping import plain
+from lens.features.card import Context, FeatureCard
+from lens.features.in_text.doses import Doses
+from lens.features.store import FeatureStore
+from lens.figures.features import feature_doses
+from lens.storage import csv_text
+from lens.words import counted, fixed, p_value_text
+from pages.access import limits
+from pages.feature_runs import by_text
+from pages.feature_runs.at_hand import AtHand, at_hand
+from pages.feature_views.card import KINDS
+from pages.guide import tables
+from pages.live.running.controls import teller
+from pages.live.session import dictionaries, kept_traces, prompts
+from pages.live.session.shared_models import OnWait
+from pages.shell import layout, parts
+from pages.shell.layout import Provenance
+from pages.shell.session_keys import SessionKey, SessionValue
+
+if TYPE_CHECKING:
+    from grok.dictionaries.attribution import DoseSweep
+    from grok.dictionaries.kinds.dictionary import Dictionary
+    from grok.serving.shared_model import SharedModel
+
+FOLD, TEXT = "feature_turned_fold", "feature_turned_text"
+DIRECTIONS = 39  # the fewest with which a two-sided p reaches 0.05
+TIMES = {"half up": 0.5, "fully up": 1.0}
+OUT = "taken out"
+TOP = 3  # strongest contexts that are offered
+LONGEST = 48  # characters of a text in the list
+MOST_KEPT = 16
+HOW_TO_READ = """
+**Turned up or taken out.** The model reads a text again with the feature changed: taken out, its
+strength is 0 where it was active; turned up, half of its largest strength on the database's text,
+or all of it, is added at every token. What the dictionary misses stays. A *route* is a token in a
+layer that can still change; it has changed where another set of experts is chosen. Any push of that
+length changes some, so the same amounts are added at the same tokens along 39 random directions as
+long. *More* or *fewer* is said where one two-sided test over all doses has p ≤ 0.05. That holds of
+this text, not of texts in general.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """A feature that was turned up and taken out.
+
+    Attributes:
+        found: what changed.
+        active: tokens of the text at which it was active; tokens: how many there are.
+    """
+
+    found: Doses
+    active: int
+    tokens: int
+
+
+TURNED = SessionValue[dict[str, Turned]](SessionKey.FEATURES_TURNED)
+
+
+def show(store: FeatureStore, card: FeatureCard, origin: Provenance) -> None:
+    """The fold under a feature's card; nothing is read or run before it is open."""
+    fold = parts.fold(
+        "What happens when it is turned up or taken out?", FOLD, icon=":material/tune:"
+    )
+    if not card.n or not fold.open:
+        return
+    with fold:
+        here = at_hand(store, "Changing a feature")
+        if here is None:
+            return
+        offered = texts(store, card)
+        chosen = st.selectbox(
+            "In which text", list(offered), key=TEXT, format_func=offered.__getitem__
+        )
+        ids = tokens_of(store, card, chosen)
+        key = key_of(store, card, ids)
+        known, slot = TURNED.kept(dict).get(key), st.empty()
+        if known is None:
+            with slot.container():
+                runs = 1 + (len(TIMES) + 1) * (DIRECTIONS + 1)
+                pressed = st.button("Run it", icon=":material/play_arrow:", key="run_turned")
+                st.caption(
+                    f"{counted(runs, 'run')} of {counted(len(ids), 'token')}, which count as "
+                    f"{runs * len(ids):,} tokens."
+                )
+            if pressed:
+                slot.empty()
+                known = run(store, here, card, ids)
+                if known is not None:
+                    dictionaries.put(TURNED.kept(dict), key, known, MOST_KEPT)
+        if known is not None:
+            result(card, known, origin)
+
+
+def texts(store: FeatureStore, card: FeatureCard) -> dict[str, str]:
+    """Texts that a feature can be changed in, by what stands for each: the one at hand first."""
+    found: dict[str, str] = {}
+    tried = by_text.tried(store)
+    if tried is not None and tried.found.row(card.group, card.feature) is not None:
+        found["tried"] = f"Your text: {_line(tried.pieces)}"
+    for kind in ("top", "quarter 4", "quarter 2"):
+        for context in card.of_kind(kind)[: TOP if kind == "top" else 1]:
+            found[f"{kind}-{context.rank}"] = f"{KINDS[kind]}: {_line(context.pieces)}"
+    if tried is not None and "tried" not in found:
+        found["tried"] = f"Your text: {_line(tried.pieces)}"
+    trace = kept_traces.shown()
+    if trace is not None and trace.model_sha256 == store.summary().model_sha256:
+        found["trace"] = f"Shown on Live routing: {_line([str(one) for one in trace.pieces])}"
+    return found
+
+
+def _line(pieces: tuple[str, ...] | list[str]) -> str:
+    text = plain("".join(pieces[:LONGEST]).replace("▁", " ")).strip()
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def tokens_of(store: FeatureStore, card: FeatureCard, chosen: str) -> np.ndarray:
+    """Token ids of a text that was offered; a context comes with all that stands before it."""
+    tried, trace = by_text.tried(store), kept_traces.shown()
+    if chosen == "tried" and tried is not None:
+        return tried.ids
+    if chosen == "trace" and trace is not None:
+        return np.asarray(trace.tokens)
+    kind, _, rank = chosen.rpartition("-")
+    context: Context = next(one for one in card.of_kind(kind) if str(one.rank) == rank)
+    return store.up_to(context)
+
+
+def key_of(store: FeatureStore, card: FeatureCard, ids: np.ndarray) -> str:
+    """What a result depends on; of the text a hash."""
+    text = hashlib.sha256(np.asarray(ids, np.int64).tobytes()).hexdigest()
+    return f"{store.summary().dictionary_sha256} {card.group} {card.feature} {text}"
+
+
+def run(store: FeatureStore, here: AtHand, card: FeatureCard, ids: np.ndarray) -> Turned | None:
+    """Runs the text with the feature changed, and controls; None after an error was shown."""
+    slot = st.empty()
+
+    def work(model: SharedModel, dictionary: Dictionary, on_wait: OnWait) -> Turned:
+        from grok.dictionaries.attribution import Change, dose_sweep, feature_strengths
+
+        prompts.check_length(len(ids))
+        added = [share * card.largest for share in TIMES.values()]
+        limits.charge(here.choice.person, (1 + (len(added) + 1) * (DIRECTIONS + 1)) * len(ids))
+        with slot.container(border=True):
+            bar = st.progress(0.0, "Running …")
+            st.button("Cancel", key="cancel_turned")  # any click ends this run
+        with model.turn(on_wait):
+            [read] = feature_strengths(model.model, dictionary, [ids])
+            own = read[card.group][:, card.feature]
+            names = list(TIMES)
+            if own.any():
+                names, added = [OUT, *names], [-2 * float(own.max()), *added]
+            sweep = dose_sweep(
+                model.model,
+                dictionary,
+                ids,
+                Change(card.feature, "add", group=card.group),
+                added,
+                directions=DIRECTIONS,
+                progress=teller(bar),
+            )
+        targets = [
+            dictionary.design.targets[w] for w in dictionary.design.groups[card.group].writes
+        ]
+        first = min(one.layer + (one.site == "moe.normed") for one in targets)
+        return Turned(doses(sweep, tuple(names), first), int((own > 0).sum()), len(ids))
+
+    found = here.run("Running the text with the feature changed", work)
+    slot.empty()
+    return found
+
+
+def doses(sweep: DoseSweep, names: tuple[str, ...], first: int) -> Doses:
+    """A sweep as its page shows it.
+
+    Args:
+        sweep: of a feature and random directions.
+        names: of the doses.
+        first: layer from which on routes can change.
+    """
+    subjects = np.array(sweep.subjects)
+    random = subjects == "random direction"
+    later = sweep.layers >= first
+    flips = sweep.flips[:, :, later].sum(-1)
+    gates = sweep.gates[:, :, later].mean(-1) if later.any() else np.zeros(flips.shape)
+    return Doses(
+        names=names,
+        added=sweep.doses,
+        routes=int(later.sum()) * sweep.tokens,
+        own=flips[0],
+        random=flips[random],
+        gates=gates[0],
+        gates_random=gates[random],
+        kl=sweep.kl[0],
+        kl_random=sweep.kl[random],
+    )
+
+
+def result(card: FeatureCard, known: Turned, origin: Provenance) -> None:
+    """What happened: a sentence, the figure, the numbers."""
+    found = known.found
+    if not found.routes:
+        st.info("No router stands behind what this feature writes, so no route can change.")
+        return
+    low, high = found.random.min(0), found.random.max(0)
+    each = [
+        f"{name} {int(own):,} of {found.routes:,} (random {int(a):,} to {int(b):,})"
+        for name, own, a, b in zip(found.names, found.own, low, high, strict=True)
+    ]
+    st.markdown(
+        f"In this text **{card.title}** changes {found.verdict} random directions of the same "
+        f"length do: {', '.join(each)}."
+    )
+    if not known.active:
+        st.caption("It is not active in this text, so there is nothing to take out.")
+    layout.figure(
+        feature_doses(found, card.title),
+        "feature_doses",
+        origin,
+        words=(card.title,),
+        table=lambda: csv_text.table_csv(columns(found)),
+        stretch=True,
+    )
+    with st.popover("Numbers", icon=":material/functions:"):
+        st.markdown(
+            f"Over all doses it changes {fixed(found.ratio, 2)} times as many routes as a random "
+            f"direction (p {p_value_text(found.p)}, two-sided, {len(found.random)} directions). It "
+            f"is active at {known.active} of {counted(known.tokens, 'token')}."
+        )
+        number = st.column_config.NumberColumn(format="%.4f")
+        tables.show(
+            columns(found),
+            key="feature_doses_table",
+            column_config={
+                name: number for name in columns(found) if name.startswith(("gates", "KL"))
+            },
+        )
+        st.caption(
+            "Gates: mean gate mass that moves to other experts. KL: of the next token, plain "
+            f"against changed, in nats. Random: the middle of {len(found.random)} directions; "
+            "larger: directions that change more routes."
+        )
+
+
+def columns(found: Doses) -> dict[str, object]:
+    """The numbers of all doses."""
+    return {
+        "dose": list(found.names),
+        "added": found.added,
+        "routes": found.own,
+        "routes, random": np.median(found.random, 0),
+        "larger": (found.random > found.own).sum(0),
+        "gates": found.gates,
+        "gates, random": np.median(found.gates_random, 0),
+        "KL": found.kl,
+        "KL, random": np.median(found.kl_random, 0),
+    }
