@@ -216,14 +216,7 @@ class SafetensorsFolder:
         return values
 
     def _check_finite(self, name: str, values: np.ndarray) -> None:
-        if values.dtype == DTYPES[FP8]:  # no infinities; one code of either sign is no number
-            bad = int(np.count_nonzero((values.view(np.uint8) & 0x7F) == 0x7F))
-        elif values.dtype == BFLOAT16:
-            bad = int(np.count_nonzero((values.view(np.uint16) & 0x7F80) == 0x7F80))
-        elif values.dtype == DTYPES[BYTES]:
-            bad = 0
-        else:
-            bad = int(np.count_nonzero(~np.isfinite(values)))
+        bad = 0 if _all_finite(values) else _not_finite(values)
         if bad:
             raise CheckpointError(
                 f"{self.file(name)} ({plain(name, 80)}): {bad} values are not finite; expected "
@@ -276,3 +269,25 @@ class SafetensorsFolder:
                 f"{self.file(name)} ({plain(name, 80)}): {bad} scales are not finite; expected "
                 "powers of 2. The file is damaged; get it again."
             )
+
+
+# The bits that are all set where a value is no finite number, from a float's exponent down.
+_SPECIAL = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80, "float8_e4m3fn": 0x7F}
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Whether all are, by the largest bits of either sign: nothing is put into memory for it."""
+    special = _SPECIAL.get(values.dtype.name)
+    if special is None or not values.size:
+        return True
+    bits = 8 * values.dtype.itemsize
+    positive = values.view(f"i{values.dtype.itemsize}").max()
+    negative = values.view(f"u{values.dtype.itemsize}").max()
+    return bool(positive < special and negative < special + (1 << (bits - 1)))
+
+
+def _not_finite(values: np.ndarray) -> int:
+    """How many are not."""
+    special = _SPECIAL[values.dtype.name]
+    bits = values.view(f"u{values.dtype.itemsize}")
+    return int(np.count_nonzero((bits & special) == special))

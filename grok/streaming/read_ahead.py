@@ -1,8 +1,9 @@
-"""Pieces of files read ahead by a thread into a few buffers that are used again and again.
+"""Pieces of files read ahead by threads into a few buffers that are used again and again.
 
-The thread fills free buffers in the order in which pieces were asked for; whoever uses them takes
+The threads fill free buffers in the order in which pieces were asked for; whoever uses them takes
 them in the same order and gives each back. So memory is bounded by the buffers, and the disk works
-while what it brought is computed with.
+while what it brought is computed with. One thread's piece is read while another hands its own over
+or waits for a processor, so that the disk has always something to do.
 
 Large checkpoints are read past the page cache (O_DIRECT): they would only push everything else out
 of it. Where a file system cannot do that, reads go through it.
@@ -28,6 +29,7 @@ from grok.checkpoints.tensor_offsets import TensorLocation, identity
 from grok.errors import CheckpointError
 
 BLOCK = 4096  # what direct reads are aligned to
+READS = 2  # pieces that are read at the same time
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Filled:
     Attributes:
         piece: the piece of the file.
         bytes: its bytes, uint8 [n_bytes]; a view of a buffer that is used again.
-        seconds: that its reading took.
+        seconds: that its reading took; while two are read, those of the first count for it alone.
     """
 
     piece: Piece
@@ -66,9 +68,12 @@ class Filled:
 @dataclass
 class _State:
     asked: deque[Iterator[Piece]] = field(default_factory=deque)
-    ready: deque[Filled] = field(default_factory=deque)
+    ready: dict[int, Filled | BaseException] = field(default_factory=dict)  # by turn
     free: list[mmap.mmap] = field(default_factory=list)
+    turn: int = 0  # of the piece that is read next
+    due: int = 0  # of the piece that is taken next
     error: BaseException | None = None
+    ended: float = 0.0  # when the last read did
     closing: bool = False
 
 
@@ -88,7 +93,7 @@ class Buffers:
 
 
 class ReadAhead:
-    """The thread and its buffers; use it in a `with` block.
+    """The threads and their buffers; use it in a `with` block.
 
     Args:
         buffers: what pieces are read into; at least 2 to read while computing.
@@ -111,19 +116,22 @@ class ReadAhead:
         self._direct, self._unwanted = direct, unwanted
         self._moved = threading.Condition()
         self._state = _State(free=list(buffers.memory))
-        self._open: tuple[Path, int, bool] | None = None
-        self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"read-ahead {i}", daemon=True)
+            for i in range(min(READS, max(1, buffers.n - 1)))
+        ]
 
     def __enter__(self) -> ReadAhead:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._moved:
             self._state.closing = True
             self._moved.notify_all()
-        self._thread.join()
-        self._shut()
+        for thread in self._threads:
+            thread.join()
 
     def ask(self, pieces: Iterable[Piece]) -> None:
         """Puts pieces behind those asked for before."""
@@ -137,12 +145,18 @@ class ReadAhead:
         Raises:
             CheckpointError: it cannot be read, or its file is not what it was.
         """
+        state = self._state
         with self._moved:
-            while not self._state.ready:
-                if self._state.error is not None:
-                    raise self._state.error
+            while state.due not in state.ready:
+                if state.error is not None:
+                    raise state.error
                 self._moved.wait()
-            return self._state.ready.popleft()
+            found = state.ready[state.due]
+            if isinstance(found, BaseException):  # it stays, for whoever takes again
+                raise found
+            del state.ready[state.due]
+            state.due += 1
+            return found
 
     def give(self, filled: Filled) -> None:
         """Gives a piece's buffer back; its bytes must not be used any more."""
@@ -152,10 +166,10 @@ class ReadAhead:
             filled._buffer, filled.bytes = None, np.empty(0, np.uint8)
             self._moved.notify_all()
 
-    # the thread
+    # the threads
 
     def _work(self) -> None:
-        state = self._state
+        state, file = self._state, _OpenFile(self._direct)
         try:
             while True:
                 with self._moved:
@@ -169,23 +183,42 @@ class ReadAhead:
                         continue
                     if self._unwanted(piece):
                         continue
-                    buffer = state.free.pop()
-                filled = self._read(piece, buffer)
-                with self._moved:
-                    state.ready.append(filled)
-                    self._moved.notify_all()
+                    buffer, turn = state.free.pop(), state.turn
+                    state.turn += 1
+                self._fill(file, piece, buffer, turn)
         except BaseException as error:  # raised again by who takes the next piece
             with self._moved:
                 state.error = error
                 self._moved.notify_all()
+        finally:
+            file.shut()
 
-    def _read(self, piece: Piece, buffer: mmap.mmap) -> Filled:
-        began = time.perf_counter()
+    def _fill(self, file: _OpenFile, piece: Piece, buffer: mmap.mmap, turn: int) -> None:
+        """Reads a piece, for whoever takes it when its turn comes; or what kept it from that."""
+        state, began = self._state, time.perf_counter()
+        found: Filled | BaseException
+        try:
+            view = self._read(file, piece, buffer)
+            found = Filled(piece, view, 0.0, buffer)
+        except BaseException as error:
+            found = error
+        with self._moved:
+            if isinstance(found, Filled):
+                now = time.perf_counter()
+                found.seconds, state.ended = now - max(began, state.ended), now
+                self.bytes_read += piece.n_bytes
+            else:
+                state.closing = True  # nothing after it will be taken
+            state.ready[turn] = found
+            self._moved.notify_all()
+
+    def _read(self, opened: _OpenFile, piece: Piece, buffer: mmap.mmap) -> np.ndarray:
+        """The bytes of a piece, in a buffer."""
         file = piece.tensor.file
         if piece.n_bytes > self.buffer_bytes:
             raise ValueError(f"a piece of {piece.n_bytes} bytes, buffers of {self.buffer_bytes}")
         try:
-            descriptor, direct = self._descriptor(piece.tensor)
+            descriptor, direct = opened.descriptor(file)
             # Without direct reads the bytes begin with the buffer, aligned for all uses.
             first = piece.offset - (piece.offset % BLOCK if direct else 0)
             lead = piece.offset - first
@@ -207,35 +240,40 @@ class ReadAhead:
                         f"{file}: the file ends at byte {first + got}, in the middle of a tensor. "
                         "Complete the download or copy of the checkpoint and start again."
                     )
-            self._check(piece.tensor, descriptor)
+            _check(piece.tensor, descriptor)
         except OSError as error:
             raise CheckpointError(
                 f"{file}: cannot be read at byte {piece.offset} ({error.strerror}). Check the "
                 "disk and start again; a pass that keeps its state goes on where it stopped."
             ) from error
-        self.bytes_read += piece.n_bytes
-        whole = np.frombuffer(buffer, np.uint8)
-        seconds = time.perf_counter() - began
-        return Filled(piece, whole[lead : lead + piece.n_bytes], seconds, buffer)
+        return np.frombuffer(buffer, np.uint8)[lead : lead + piece.n_bytes]
 
-    def _descriptor(self, tensor: TensorLocation) -> tuple[int, bool]:
-        if self._open is not None and self._open[0] == tensor.file:
-            return self._open[1:]
-        self._shut()
-        descriptor, direct = _opened(tensor.file, self._direct)
-        self._open = (tensor.file, descriptor, direct)
-        return descriptor, direct
 
-    def _check(self, tensor: TensorLocation, descriptor: int) -> None:
-        if identity(tensor.file, os.fstat(descriptor)) != tensor.identity:
-            raise CheckpointError(
-                f"{tensor.file}: the file changed since the model was opened. Open it again."
-            )
+class _OpenFile:
+    """The file that a thread reads, until it reads another."""
 
-    def _shut(self) -> None:
+    def __init__(self, direct: bool) -> None:
+        self._direct = direct
+        self._open: tuple[Path, int, bool] | None = None
+
+    def descriptor(self, file: Path) -> tuple[int, bool]:
+        """Of the open file, and whether reads go past the page cache."""
+        if self._open is None or self._open[0] != file:
+            self.shut()
+            self._open = (file, *_opened(file, self._direct))
+        return self._open[1:]
+
+    def shut(self) -> None:
         if self._open is not None:
             os.close(self._open[1])
             self._open = None
+
+
+def _check(tensor: TensorLocation, descriptor: int) -> None:
+    if identity(tensor.file, os.fstat(descriptor)) != tensor.identity:
+        raise CheckpointError(
+            f"{tensor.file}: the file changed since the model was opened. Open it again."
+        )
 
 
 def _opened(file: Path, direct: bool) -> tuple[int, bool]:

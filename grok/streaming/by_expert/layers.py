@@ -4,7 +4,9 @@ Of a layer its fixed part is read always: norms, attention, router, shared exper
 block. Of the experts those are read that the tokens at hand chose and that are not in memory from
 before. Where nearly all will be chosen, the reader runs ahead over whole layers; else it asks for
 the chosen ones once the router has spoken, and for the next layer's fixed part behind them.
-Weights stay in their stored form, 8 and 4 bits too, up to the product that needs them.
+Weights stay in their stored form, 8 and 4 bits too, up to the product that needs them; they are
+copied once, out of the reader's buffer to where they are computed with and kept. An expert's
+products run while the next one's bytes are read and copied.
 
 Axes: N token rows of all batches, C rows of one expert, K experts a token, D d_model.
 """
@@ -12,10 +14,11 @@ Axes: N token rows of all batches, C rows of one expert, K experts a token, D d_
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +35,21 @@ from grok.engine.progress import Watch
 from grok.engine.resident import through_layer
 from grok.engine.sharding import dispatch_over, put_on_devices
 from grok.streaming.by_expert.cache import ExpertCache
-from grok.streaming.by_expert.memory import NEARLY_ALL, expert_sizes, most_expert_rows
+from grok.streaming.by_expert.memory import (
+    NEARLY_ALL,
+    expert_sizes,
+    most_expert_rows,
+    weights_at_once,
+)
 from grok.streaming.by_expert.pieces import layer_pieces
+from grok.streaming.by_expert.places import Places
 from grok.streaming.half_layer import around_experts
 from grok.streaming.read_ahead import Buffers, Piece, ReadAhead
 from grok.streaming.taken import Taken
 
 DIRECT_BYTES = 4 * 2**30
+RUNNING = 1  # experts whose products run while the next one's weights are brought
+MANY = 32  # rows of an expert up to which its weights are most of the work
 
 
 class ExpertLayers:
@@ -48,6 +59,7 @@ class ExpertLayers:
         memory_budget: bytes that the process may take.
         last_pass: figures of each layer of the last pass.
         cache: experts that are kept.
+        places: where weights lie.
 
     Raises:
         DeviceError: the budget is too small.
@@ -77,6 +89,8 @@ class ExpertLayers:
         }
         self.direct = sum(file.stat().st_size for file in files) > DIRECT_BYTES
         self.cache = ExpertCache(expert_sizes(architecture, budget, self.largest).cache)
+        self._at_once = weights_at_once(architecture)
+        self.places = Places(self.cache.max_bytes + self._at_once)
         self.last_pass: list[LayerFigures] = []
         self._one_walk = threading.Lock()
         self._kept: Buffers | None = None
@@ -116,6 +130,7 @@ class ExpertLayers:
         share = 1 - (1 - config.top_k / config.n_experts) ** n_rows
         with self._one_walk:
             self.cache.resize(spent.cache)
+            self.places.resize(spent.cache + self._at_once)
             unused: set[tuple[int, int]] = set()
 
             def unwanted(piece: Piece) -> bool:
@@ -215,8 +230,10 @@ class _Walk:
             where = piece.tensor.weight
             sliced = spec.per_expert and len(spec.names) == 1
             shape = where.shape[1:] if sliced else where.shape
-            arrays.append(np.array(filled.bytes.view(where.dtype)).reshape(shape))
+            own = self._layers.places.room(shape, where.dtype)
+            own.reshape(-1).view(np.uint8)[:] = filled.bytes
             self._reader.give(filled)
+            arrays.append(own)
         name = spec.names[expert if len(spec.names) > 1 else 0]
         stored = self._layers.folder.whole(name, arrays)
         return oriented(spec, stored)
@@ -243,20 +260,21 @@ class _Walk:
         out = np.zeros(
             (len(x), x.shape[-1]) if summed else (*experts.shape, x.shape[-1]), np.float32
         )
+        running: deque[_Running] = deque()
         for done, expert in enumerate(used, 1):
             own = self._weights(layer, expert)
             rows, slots = np.nonzero(experts == expert)
             weight = applied[rows, slots][:, None]
             read = x[rows] * weight if form.gates_input else x[rows]
             result = _expert_rows(form, read, own)
-            if not form.gates_input:
-                result = result * weight.astype(np.float32)
-            if summed:
-                out[rows] += result  # a row chooses an expert once
-            else:
-                out[rows, slots] = result
+            del own
+            running.append(_Running(rows, slots, None if form.gates_input else weight, result))
+            if len(running) > RUNNING:
+                running.popleft().add_to(out, summed)
             if self._watch is not None and done < len(used):
                 self._watch.tell(layer + done / len(used), self.bytes_read)
+        for one in running:
+            one.add_to(out, summed)
         return out
 
     def _weights(self, layer: int, expert: int) -> Experts:
@@ -265,7 +283,7 @@ class _Walk:
         held = layers.cache.get(key)
         if held is None:
             leaves = {
-                spec.leaf: jax.tree.map(jnp.asarray, self._read(layer, expert, spec))
+                spec.leaf: jax.tree.map(jax.device_put, self._read(layer, expert, spec))
                 for spec in self._expert_specs(layer)
             }
             held = layers.architecture.expert_products.of(leaves)
@@ -273,13 +291,42 @@ class _Walk:
         return held
 
 
-def _expert_rows(form: ExpertForm, x: np.ndarray, own: Experts) -> np.ndarray:
-    """One expert's output [C, D] float32 for its rows, which are filled up to a power of two so
-    that few shapes are compiled."""
-    n = 1 << (len(x) - 1).bit_length()
-    filled = np.zeros((n, x.shape[-1]), x.dtype)
+class _Running(NamedTuple):
+    """One expert's rows, whose products may not be over.
+
+    rows, slots: [C] where they go; weight: [C, 1] to multiply with, or None; result: [C or more, D]
+    float32.
+    """
+
+    rows: np.ndarray
+    slots: np.ndarray
+    weight: np.ndarray | None
+    result: jax.Array
+
+    def add_to(self, out: np.ndarray, summed: bool) -> None:
+        """Waits for the products and adds them to the sums [N, D], or puts them apart [N, K, D]."""
+        result = np.asarray(self.result)[: len(self.rows)]
+        if self.weight is not None:
+            result = result * self.weight.astype(np.float32)
+        if summed:
+            out[self.rows] += result  # a row chooses an expert once
+        else:
+            out[self.rows, self.slots] = result
+
+
+def _expert_rows(form: ExpertForm, x: np.ndarray, own: Experts) -> jax.Array:
+    """One expert's output [C or more, D] float32 for its rows, which are filled up so that few
+    shapes are compiled; it need not be there yet."""
+    filled = np.zeros((_filled_up(len(x)), x.shape[-1]), x.dtype)
     filled[: len(x)] = x
-    return np.asarray(_expert_pass(form, filled, own))[: len(x)]
+    return _expert_pass(form, filled, own)
+
+
+def _filled_up(n: int) -> int:
+    """The next power of two; of many rows, where each costs, the next half between two as well."""
+    power = 1 << (n - 1).bit_length()
+    between = power // 4 * 3
+    return between if n <= between and power > MANY else power
 
 
 @partial(jax.jit, static_argnames=("form",), compiler_options=AS_WRITTEN)

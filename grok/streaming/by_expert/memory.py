@@ -46,6 +46,14 @@ def fixed_bytes(architecture: Architecture) -> int:
     )
 
 
+def weights_at_once(architecture: Architecture) -> int:
+    """Bytes of what is in memory at once of a pass whose experts are not kept, as stored: two fixed
+    parts and two experts, one that is computed with and one that is brought."""
+    specs = architecture.layer_specs(architecture.config.moe_layers[0])
+    experts = sum(spec.n_bytes for spec in specs if spec.per_expert)
+    return 2 * fixed_bytes(architecture) + 2 * experts // architecture.config.n_experts
+
+
 def largest_piece(architecture: Architecture) -> int:
     """Bytes of the largest tensor, or slice of one expert, by what the model says of them."""
     return max(

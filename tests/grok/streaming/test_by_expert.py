@@ -8,8 +8,10 @@ import pickle
 import re
 import shutil
 import time
+import weakref
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -20,6 +22,7 @@ from grok.architectures.families import open_checkpoint
 from grok.errors import CheckpointError, ConfigError, DeviceError
 from grok.streaming.by_expert import layers
 from grok.streaming.by_expert.cache import ExpertCache
+from grok.streaming.by_expert.places import Places
 from grok.streaming.read_ahead import ReadAhead
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "huggingface"
@@ -95,6 +98,72 @@ def test_the_next_expert_is_read_while_one_is_computed(monkeypatch, model):
     monkeypatch.setattr(layers, "_expert_rows", waiting)
     model.run_one(TOKEN)
     assert len(calls) == 9
+
+
+@pytest.fixture
+def brought(monkeypatch):
+    """Where weights were put that were read, and how many bytes of them are in use."""
+    places, sizes, bring = [], {}, Places.room
+
+    def recorded(self, shape, dtype):
+        own = bring(self, shape, dtype)
+        places.append(own.ctypes.data)
+        sizes[len(places)] = own.nbytes
+        weakref.finalize(own if own.base is None else own.base, sizes.pop, len(places))
+        return own
+
+    monkeypatch.setattr(Places, "room", recorded)
+    return places, sizes
+
+
+def test_weights_are_computed_with_and_kept_where_they_were_put_when_read(brought, model):
+    chosen = model.run_one(TOKEN).experts[1, 0, 0]
+    held = [jax.tree.leaves(model.engine.layers.cache.get((1, int(e)))) for e in chosen]
+    assert len(held) == 3 and all(held)
+    assert {leaf.unsafe_buffer_pointer() for leaves in held for leaf in leaves} <= set(brought[0])
+
+
+def test_experts_that_are_not_kept_are_in_memory_a_few_at_a_time(monkeypatch, brought, model):
+    sizes, most = brought[1], []
+    weights = layers._Walk._weights
+
+    def counted(self, layer, expert):
+        found = weights(self, layer, expert)
+        most.append(sum(sizes.values()))
+        return found
+
+    monkeypatch.setattr(ExpertCache, "put", lambda *_, **__: None)
+    monkeypatch.setattr(layers._Walk, "_weights", counted)
+    model.run_one(np.arange(1, 65, dtype=np.int32))
+    fixed = stored_bytes(0, [])
+    assert len(most) > 3 * 8  # of ten experts each, nearly all were used
+    # One more may be on its way out.
+    assert max(most) <= 2 * fixed + (layers.RUNNING + 2) * expert_bytes(model)
+
+
+def test_rows_are_filled_up_by_less_than_half_so_that_few_shapes_are_compiled(monkeypatch, model):
+    shapes, run = set(), layers._expert_pass
+    own = []
+
+    def seen(form, x, weights):
+        shapes.add(len(x))
+        return run(form, x, weights)
+
+    rows = layers._expert_rows
+
+    def given(form, x, weights):
+        found = rows(form, x, weights)
+        own.append((len(x), len(found)))
+        return found
+
+    monkeypatch.setattr(layers, "_expert_pass", seen)
+    monkeypatch.setattr(layers, "_expert_rows", given)
+    for n in (7, 100, 200):
+        model.run_one(np.arange(1, n + 1, dtype=np.int32))
+    assert max(n for n, _ in own) > layers.MANY
+    for n, filled in own:
+        assert n <= filled < (2 * n if n <= layers.MANY else 1.5 * n)
+    assert len(shapes) <= 10 < len({n for n, _ in own})
 
 
 def test_the_command_says_which_experts_were_in_memory(capsys):
