@@ -39,6 +39,8 @@ class RoutingTrace:
         score: what router_probs are, "softmax" or "sigmoid".
         plain_gates: whether gates are router_probs of the chosen, and nothing else.
         choice_values: what the largest were taken of [L, T, E] float32; None: router_probs.
+        beside_shared: of layers with an expert that every token passes through, the lengths of what
+            the chosen experts and that one add, and the cosine between them [L, T, 3] float32.
     """
 
     tokens: np.ndarray
@@ -57,6 +59,7 @@ class RoutingTrace:
     score: str = "softmax"
     plain_gates: bool = True
     choice_values: np.ndarray | None = None
+    beside_shared: np.ndarray | None = None
 
     @property
     def layers(self) -> np.ndarray:
@@ -93,6 +96,8 @@ class RoutingTrace:
             found["plain_gates"] = np.array(0, np.int32)
         if self.choice_values is not None:
             found["choice_values"] = self.choice_values.astype(np.float32)
+        if self.beside_shared is not None:
+            found["beside_shared"] = self.beside_shared.astype(np.float32)
         return found
 
     def save(self, file: str | Path) -> None:

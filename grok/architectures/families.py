@@ -30,15 +30,16 @@ class Family:
         name: for messages.
         recognises: whether a folder holds a model of it; opens no tensor.
         open: the checkpoint in a folder, its config read and checked.
-        embedding: the token embedding of such a checkpoint, by rows.
         architecture: of the config of such a checkpoint; imports JAX.
+        embedding: the token embedding of such a checkpoint, by rows; None: the first of what stands
+            outside the layers, as it is stored.
     """
 
     name: str
     recognises: Callable[[Path], bool]
     open: Callable[[Path], Checkpoint]
-    embedding: Callable[[Any], TokenEmbedding]
     architecture: Callable[[Any], Architecture]
+    embedding: Callable[[Any], TokenEmbedding] | None = None
 
 
 def _grok1(config: Any) -> Architecture:
@@ -55,13 +56,13 @@ def _transformer(config: Any) -> Architecture:
 
 # Asked in this order; the last takes every folder, so that its own error says what is missing.
 FAMILIES = [
-    Family("Hugging Face", hf.is_one, hf.open_checkpoint, hf.open_embedding, _transformer),
+    Family("Hugging Face", hf.is_one, hf.open_checkpoint, _transformer, hf.open_embedding),
     Family(
         "Grok-1",
         lambda folder: True,
         grok1_files.open_checkpoint,
-        token_embedding.open_embedding,
         _grok1,
+        token_embedding.open_embedding,
     ),
 ]
 
@@ -87,7 +88,11 @@ def open_embedding(checkpoint: Checkpoint) -> TokenEmbedding:
     Raises:
         CheckpointError: missing, damaged, or of another shape or dtype than the config says.
     """
-    return family_of(checkpoint.folder).embedding(checkpoint)
+    family = family_of(checkpoint.folder)
+    if family.embedding is None:
+        spec = architecture_for(family, checkpoint.config).outer_specs()[0]
+        return token_embedding.table_of(checkpoint, spec)
+    return family.embedding(checkpoint)
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:

@@ -28,7 +28,7 @@ from grok.architectures.moe import GELU, Choice, run_selected
 from grok.checkpoints import grok1 as files
 from grok.checkpoints.tensor_spec import TensorSpec, with_leaf
 from grok.config import GrokConfig
-from grok.interventions.sites import LAYER_SITES, NO_HOOK, Hook
+from grok.interventions.sites import NO_HOOK, WITHOUT_SHARED, Hook
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Grok1:
     plain_gates: ClassVar[bool] = True
     by_expert: ClassVar[bool] = False
     pad_token: ClassVar[int | None] = 0  # whatever the config says: so does the official code
-    layer_sites: ClassVar[tuple[str, ...]] = LAYER_SITES
+    layer_sites: ClassVar[tuple[str, ...]] = WITHOUT_SHARED
     expert_products: ClassVar[ExpertProducts] = ExpertProducts(
         files.ACTIVATED, files.LINEAR, files.DOWN, GELU
     )

@@ -65,7 +65,9 @@ class Choice(NamedTuple):
     """What the router decided.
 
     logits [..., E]; probs [..., E]: probabilities, or scores that do not sum to 1; experts, gates
-    [..., K]; values [..., E]: what the largest were taken of, where that is not probs.
+    [..., K]; values [..., E]: what the largest were taken of, where that is not probs; beside
+    [..., 3]: where an expert is shared by all tokens, the lengths of what the chosen ones and the
+    shared one add, and the cosine between the two; known once the layer is computed.
     """
 
     logits: jax.Array
@@ -73,6 +75,7 @@ class Choice(NamedTuple):
     experts: jax.Array
     gates: jax.Array
     values: jax.Array | None = None
+    beside: jax.Array | None = None
 
 
 def choose(router_input: jax.Array, router: jax.Array, top_k: int, hook: Hook = NO_HOOK) -> Choice:

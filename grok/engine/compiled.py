@@ -72,6 +72,8 @@ def layer_pass(
     h, choice, cache = architecture.decoder_layer(
         params, h, start, key_is_token, cache, dispatch=dispatch, hook=hook
     )
+    if choice is not None:
+        choice = choice._replace(beside=shared_beside_chosen(hook))
     out = (h, choice, hook.kept)
     if mesh.size > 1:  # every process and device can read what leaves the layer
         out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))
@@ -79,7 +81,7 @@ def layer_pass(
 
 
 # Where a layer is cut when its experts are computed elsewhere.
-SECOND_SITES = ("moe.contribution", "moe.output", "moe.normed", "resid_post")
+SECOND_SITES = ("moe.contribution", "moe.output", "moe.shared", "moe.normed", "resid_post")
 
 
 @partial(
@@ -125,7 +127,7 @@ def second_half_pass(
     edits: EditsBySite = NO_SITE_EDITS,
     seen: Mapping[str, jax.Array] = NONE_SEEN,
     keep: tuple[str, ...] = (),
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array | None]:
     """A layer from its experts' output on.
 
     Args:
@@ -135,11 +137,28 @@ def second_half_pass(
         seen: values of the first half that edits here refer to.
 
     Returns:
-        The residual stream after the layer, and the values of the sites in `keep`.
+        The residual stream after the layer, the values of the sites in `keep`, and what
+        `shared_beside_chosen` gives.
     """
     hook = CompiledHook(edits, keep, start, architecture.config.n_experts, seen)
     h = architecture.after_experts(params, stream, parts, jnp.dtype(dtype), hook=hook)
-    return h, hook.kept
+    return h, hook.kept, shared_beside_chosen(hook)
+
+
+def shared_beside_chosen(hook: CompiledHook) -> jax.Array | None:
+    """Lengths of what the chosen experts and the shared one add, and their cosine [B, T, 3].
+
+    Of the layer that called the hook, edits in force; float32. A cosine with nothing is 0. None
+    where the layer has no shared expert.
+    """
+    chosen, shared = hook.value("moe.output"), hook.value("moe.shared")
+    if chosen is None or shared is None:
+        return None
+    chosen, shared = chosen.astype(jnp.float32), shared.astype(jnp.float32)
+    lengths = jnp.linalg.norm(chosen, axis=-1), jnp.linalg.norm(shared, axis=-1)
+    both = lengths[0] * lengths[1]
+    cosine = jnp.sum(chosen * shared, axis=-1) / jnp.where(both > 0, both, 1)
+    return jnp.stack([*lengths, cosine], axis=-1)
 
 
 def logits_of(
@@ -192,7 +211,7 @@ class Forward(NamedTuple):
     logits [B, T, V] float32; router_logits, router_probs [L, B, T, E]; experts, gates
     [L, B, T, K]; candidates, candidate_probs [B, T, C]; choice_values [L, B, T, E]: what the
     largest were taken of, where not of router_probs; kept: values [B, T, ...] of the wanted
-    hook points.
+    hook points; beside_shared [L, B, T, 3]: see `shared_beside_chosen`.
     """
 
     logits: np.ndarray
@@ -204,6 +223,7 @@ class Forward(NamedTuple):
     candidate_probs: np.ndarray
     choice_values: np.ndarray | None = None
     kept: Mapping[HookPoint, np.ndarray] = {}
+    beside_shared: np.ndarray | None = None
 
 
 def bucket(length: int) -> int:

@@ -117,8 +117,11 @@ class Engine:
         architecture = self.architecture.at(layer)
         if "router.logits" not in architecture.layer_sites:
             return None
-        n = 4 + architecture.has_choice_values
-        return Choice._make([*(next(arrays) for _ in range(n)), *[None] * (5 - n)])
+        there = [True] * 4 + [
+            architecture.has_choice_values,
+            "moe.shared" in architecture.layer_sites,
+        ]
+        return Choice._make(next(arrays) if one else None for one in there)
 
     def run(self, batches: Sequence[Batch]) -> list[Forward]:
         """All batches through all layers.
@@ -252,6 +255,7 @@ class _Run:
         taken = [choice for choice in self._choices if choice is not None]
         head, choices, wanted = jax.device_get((head, taken, wanted))
         values = [choice.values for choice in choices if choice.values is not None]
+        beside = [choice.beside for choice in choices if choice.beside is not None]
         k = max(choice.experts.shape[-1] for choice in choices)
         router_logits, router_probs, experts, gates = (
             np.stack(parts)
@@ -267,6 +271,7 @@ class _Run:
             candidate_probs=head.candidate_probs,
             kept=wanted,
             choice_values=np.stack(values) if values else None,
+            beside_shared=np.stack(beside) if beside else None,
         )
 
 

@@ -102,6 +102,10 @@ class CompiledHook:
     def wants(self, site: str) -> bool:
         return is_hooked(site, self._edits, self._keep)
 
+    def value(self, site: str) -> jax.Array | None:
+        """The value of a site as the layer went on with it; None where it was not called."""
+        return self._seen.get(site)
+
     def __call__(self, site: str, value: jax.Array, **context: jax.Array) -> jax.Array:
         for edit in self._edits.get(site, ()):
             value = self._edited(site, value, edit, context)

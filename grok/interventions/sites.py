@@ -18,6 +18,8 @@ E experts, K experts a token; "act" is the activation dtype):
 - `router.gates` [B, T, K] float32: probabilities of the chosen experts.
 - `moe.contribution` [B, T, K, D] float32: each chosen expert's output times its gate.
 - `moe.output` [B, T, D] act: their sum, before a norm of its own where the family has one.
+- `moe.shared` [B, T, D] act: what the expert that every token passes through adds to that sum,
+  where the family has one.
 - `moe.normed` [B, T, D] float32: what the experts add to the stream, after a norm of their own
   and with shared experts where the family has them.
 - `resid_post` [B, T, D] float32: the stream that leaves the layer: `resid_mid`, rounded as above,
@@ -52,6 +54,7 @@ LAYER_SITES = (
     "router.gates",
     "moe.contribution",
     "moe.output",
+    "moe.shared",
     "moe.normed",
     "resid_post",
 )
@@ -64,7 +67,10 @@ MIXTURE_SITES = (
     "router.gates",
     "moe.contribution",
     "moe.output",
+    "moe.shared",
 )
+WITHOUT_SHARED = tuple(site for site in LAYER_SITES if site != "moe.shared")
+"""Sites of a layer whose mixture has no expert that every token passes through."""
 
 # The axes of each site after batch and tokens.
 AXES: Mapping[str, tuple[str, ...]] = {

@@ -110,6 +110,7 @@ def _row(whole: Forward, row: int) -> Forward:
         experts=whole.experts[:, own],
         gates=whole.gates[:, own],
         choice_values=None if whole.choice_values is None else whole.choice_values[:, own],
+        beside_shared=None if whole.beside_shared is None else whole.beside_shared[:, own],
     )
 
 

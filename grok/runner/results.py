@@ -107,8 +107,11 @@ def routing_trace_of(
             parts.append(np.take(one, np.arange(read.size), axis=axis - 1))
         return np.concatenate(parts, axis=axis - 1)
 
+    def joined_if_there(name: str) -> np.ndarray | None:
+        there = all(getattr(routing, name) is not None for _, routing in passes)
+        return joined(name, 2) if there else None
+
     moe_layers = np.array(model.config.moe_layers, np.int32)
-    has_choice_values = all(routing.choice_values is not None for _, routing in passes)
     candidates = joined("candidates", 1)
     listed = np.array(model.pieces(candidates.ravel()), dtype=np.str_)
     return RoutingTrace(
@@ -127,5 +130,6 @@ def routing_trace_of(
         layer_ids=None if moe_layers.size == model.config.n_layers else moe_layers,
         score=model.score,
         plain_gates=model.plain_gates,
-        choice_values=joined("choice_values", 2) if has_choice_values else None,
+        choice_values=joined_if_there("choice_values"),
+        beside_shared=joined_if_there("beside_shared"),
     )

@@ -69,6 +69,15 @@ class ServedModel(Protocol):
         """The text of ids."""
         ...
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages of a chat can be made prompts."""
+        ...
+
+    def chat_prompt(self, text: str) -> str:
+        """A message of a user as the prompt that the model was taught; see `Model.chat_prompt`."""
+        ...
+
     def trace(
         self, prompt: Prompt, *, on_wait: OnWait | None = None, **options: Any
     ) -> RoutingTrace:

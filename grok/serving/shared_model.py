@@ -117,6 +117,15 @@ class SharedModel:
         """`Model.encode`."""
         return self.model.encode(prompt)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages of a chat can be made prompts."""
+        return self.model.chat_template is not None and self.model.tokenizer is not None
+
+    def chat_prompt(self, text: str) -> str:
+        """`Model.chat_prompt` of one message of a user."""
+        return self.model.chat_prompt(text)
+
     def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
         """`Model.pieces`."""
         return self.model.pieces(tokens)

@@ -75,7 +75,7 @@ class HalfLayer:
             out = out.sum(axis=1)
         filled = np.zeros((self._read.shape[0] * self._read.shape[1], *out.shape[1:]), np.float32)
         filled[self._real()] = out
-        h, kept = second_half_pass(
+        h, kept, beside = second_half_pass(
             self._architecture,
             self._params,
             self._stream,
@@ -87,7 +87,7 @@ class HalfLayer:
             tuple(s for s in self._part.keep if s in SECOND_SITES),
         )
         wanted = {site: value for site, value in self._kept.items() if site in self._part.keep}
-        return Done(h, self._choice, self._cache, {**wanted, **kept})
+        return Done(h, self._choice._replace(beside=beside), self._cache, {**wanted, **kept})
 
 
 def around_experts(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,14 +21,17 @@ from lens.chosen_by import shares
 from lens.errors import LensError
 from lens.recipe.steps import remembered
 from lens.traces.coselection import CoSelection, coselection
-from lens.traces.protocols import RoutedTokens
+from lens.traces.protocols import RoutedText, RoutedTokens
 from lens.traces.repeats import RepeatRate, repeat_rate
 from lens.traces.trace import Trace
+from lens.words import fixed, percent
 
 __all__ = [
+    "Beside",
     "CoSelection",
     "Paths",
     "RepeatRate",
+    "beside_shared",
     "coselection",
     "effective_experts",
     "entropy",
@@ -40,9 +44,11 @@ __all__ = [
     "paths",
     "prompt_tokens",
     "repeat_rate",
+    "shared_in_words",
 ]
 
 ALL = slice(None)
+ALONG = 0.5  # cosine from which two parts are said to point along each other, or against
 
 
 def prompt_tokens(trace: Trace) -> slice:
@@ -265,3 +271,55 @@ def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     both = ((one[..., :, None] == other[..., None, :]) & used[..., :, None]).sum(axis=(-2, -1))
     most = np.maximum(used.sum(axis=-1), (other >= 0).sum(axis=-1))
     return both / np.maximum(most, 1)
+
+
+# --- the expert that every token passes through ---------------------------------------
+
+
+class Beside(NamedTuple):
+    """The two parts of a mixture's sum, layer by layer.
+
+    chosen, shared: lengths of what the chosen experts add together, and of what the shared one
+        adds; cosine: between the two, 1 along each other, 0 at right angles, −1 against.
+    """
+
+    chosen: Float[np.ndarray, "layer token"]
+    shared: Float[np.ndarray, "layer token"]
+    cosine: Float[np.ndarray, "layer token"]
+
+    @property
+    def share(self) -> Float[np.ndarray, "layer token"]:
+        """The shared expert's part of both lengths together, 0 to 1; ½: as long as the chosen's."""
+        both = self.chosen + self.shared
+        found: np.ndarray = self.shared / np.where(both > 0, both, 1)
+        return found
+
+
+def beside_shared(trace: RoutedText) -> Beside | None:
+    """What a trace says of the shared expert; None where its model has none, or it says nothing."""
+    parts = trace.beside_shared
+    return None if parts is None else Beside(*np.moveaxis(np.asarray(parts), -1, 0))
+
+
+def shared_in_words(trace: RoutedText, layer: int, token: int) -> tuple[str, str] | None:
+    """How much the shared expert adds for a token in a layer, and the numbers; None without one."""
+    found = beside_shared(trace)
+    if found is None:
+        return None
+    chosen, shared = float(found.chosen[layer, token]), float(found.shared[layer, token])
+    cosine, share = float(found.cosine[layer, token]), found.share[layer]
+    way = "along" if cosine > ALONG else "against" if cosine < -ALONG else "across"
+    much = (
+        f"has {percent(shared / chosen)} of the length of what the chosen ones add together, and "
+        f"points {way} it"
+        if chosen > 0
+        else "is all there is: the chosen ones add nothing"
+    )
+    others = percent(float(np.median(share)))
+    return (
+        f"Every token also passes through the **shared expert**: what it adds here {much}.",
+        f"Lengths {fixed(shared, 3)} (shared) and {fixed(chosen, 3)} (chosen), cosine "
+        f"{fixed(cosine, 2)}. Of both lengths together the shared expert's is "
+        f"{percent(float(share[token]))}; the median of this text's tokens in this layer is "
+        f"{others}.",
+    )

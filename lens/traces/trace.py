@@ -62,6 +62,8 @@ class Trace:
         score: what router_probs are, "softmax" or "sigmoid".
         plain_gates: whether gates are router_probs of the chosen, and nothing else.
         choice_values: what the chosen are the largest of, None for router_probs.
+        beside_shared: where an expert is shared by all tokens, the lengths of what the chosen ones
+            and the shared one add, and the cosine between the two; else None.
 
     Raises:
         LensError: shapes disagree, or the numbers contradict each other.
@@ -83,6 +85,7 @@ class Trace:
     score: str = "softmax"
     plain_gates: bool = True
     choice_values: Float[np.ndarray, "layer token expert"] | None = None
+    beside_shared: Float[np.ndarray, "layer token 3"] | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -172,7 +175,16 @@ def _checked_family(trace: Trace, shape: tuple[int, int, int]) -> dict[str, Any]
     if chosen_by is not None:
         chosen_by = floats(chosen_by, "choice_values", 3, "[layer, token, expert]", banned=True)
         check_shape(chosen_by, "choice_values", shape)
-    return {"layer_ids": ids, "choice_values": chosen_by}
+    beside = trace.beside_shared
+    if beside is not None:
+        beside = floats(beside, "beside_shared", 3, "[layer, token, 3]")
+        check_shape(beside, "beside_shared", (*shape[:2], 3))
+        if (beside[..., :2] < 0).any() or (np.abs(beside[..., 2]) > 1 + 1e-3).any():
+            raise LensError(
+                "beside_shared: lengths below 0, or cosines beyond 1; expected two lengths and a "
+                f"cosine of each token. {ADVICE}"
+            )
+    return {"layer_ids": ids, "choice_values": chosen_by, "beside_shared": beside}
 
 
 def _checked_texts(trace: Trace, n_tokens: int) -> dict[str, Any]:
@@ -254,7 +266,7 @@ def _from_npz(npz: Npz) -> Trace:
     }
     if "candidate_pieces" in npz:
         arrays["candidate_pieces"] = npz.array("candidate_pieces", ADVICE)
-    for name in ("layer_ids", "choice_values"):
+    for name in ("layer_ids", "choice_values", "beside_shared"):
         if name in npz:
             arrays[name] = npz.array(name, ADVICE)
     return Trace(

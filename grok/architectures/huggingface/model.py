@@ -26,7 +26,7 @@ from grok.architectures.moe import Choice, ExpertForm, run_selected
 from grok.architectures.products import product
 from grok.checkpoints.block_scales import Turned
 from grok.checkpoints.tensor_spec import TensorSpec, with_leaf
-from grok.interventions.sites import LAYER_SITES, MIXTURE_SITES, NO_HOOK, Hook
+from grok.interventions.sites import LAYER_SITES, MIXTURE_SITES, NO_HOOK, WITHOUT_SHARED, Hook
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class MoeTransformer:
     @property
     def layer_sites(self) -> tuple[str, ...]:
         if self.kind.experts:
-            return LAYER_SITES
+            return LAYER_SITES if self.config.d_shared else WITHOUT_SHARED
         return tuple(site for site in LAYER_SITES if site not in MIXTURE_SITES)
 
     @property
@@ -203,7 +203,7 @@ class MoeTransformer:
             parts = jnp.sum(hook("moe.contribution", parts), axis=-2)
         out = hook("moe.output", parts.astype(dtype))
         if stream["shared"] is not None:
-            out = out + stream["shared"]
+            out = out + hook("moe.shared", stream["shared"])
         return self._closed(stream["h"], out, dtype, hook)
 
     def _closed(self, h: jax.Array, out: jax.Array, dtype: Any, hook: Hook) -> jax.Array:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls
 ROLES = ("system", "user", "assistant")
 
 Message = Mapping[str, str]
+_AT_ONCE = threading.BoundedSemaphore(2)  # renderings, whoever asks
 
 
 @dataclass(frozen=True)
@@ -161,14 +163,15 @@ def _in_a_process(asked: Mapping[str, object]) -> Mapping[str, object]:
     """What `render.py` answers; nothing where it was stopped."""
     command = [sys.executable, "-I", str(Path(__file__).with_name("render.py"))]
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(asked).encode(),
-            capture_output=True,
-            timeout=SECONDS,
-            env={},
-            check=False,
-        )
+        with _AT_ONCE:
+            done = subprocess.run(
+                command,
+                input=json.dumps(asked).encode(),
+                capture_output=True,
+                timeout=SECONDS,
+                env={},
+                check=False,
+            )
         answer = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError, ValueError):
         return {}

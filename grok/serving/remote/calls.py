@@ -125,6 +125,10 @@ def _encode(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
     return {"tokens": tokens.tolist(), "pieces": model.pieces(tokens)}
 
 
+def _chat(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
+    return {"prompt": model.chat_prompt(body["text"])}
+
+
 def _pieces(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
     tokens = np.array(body["tokens"], np.int32)
     if tokens.size and tokens.max() >= model.config.vocab_size:
@@ -214,6 +218,14 @@ CALLS: Mapping[str, Call] = {
         ("prompt",),
         "{tokens, pieces}",
         _encode,
+        quick=True,
+    ),
+    "chat": Call(
+        "A message of a user as the text that the model was taught, by its chat template.",
+        {"text": {"type": "string", "maxLength": 1_000_000, "description": "a text"}},
+        ("text",),
+        "{prompt}",
+        _chat,
         quick=True,
     ),
     "pieces": Call(

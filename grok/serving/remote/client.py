@@ -76,6 +76,7 @@ class RemoteModel:
     Attributes:
         config, name, sha256, dtype: of the model.
         has_tokenizer: whether prompts can be texts.
+        has_chat_template: whether messages of a chat can be made prompts.
         streamed: whether every pass reads its weights from disk.
 
     Raises:
@@ -110,6 +111,7 @@ class RemoteModel:
                 f"Choose that, or start it with --dtype {dtype}."
             )
         self.has_tokenizer, self.streamed = about["has_tokenizer"], about["mode"] == "streamed"
+        self.has_chat_template = bool(about.get("has_chat_template"))
 
     def of(self, person: Hashable, *, background: bool = False) -> RemoteModel:
         """The same model, for the calls of one person."""
@@ -130,6 +132,10 @@ class RemoteModel:
         """Token ids [T] of a text, or ids as they are, checked."""
         found = self._quick("POST", "encode", {"prompt": _plain(prompt)})
         return np.array(found["tokens"], np.int32)
+
+    def chat_prompt(self, text: str) -> str:
+        """A message of a user as the prompt that the model was taught, made at the server."""
+        return str(self._quick("POST", "chat", {"text": text})["prompt"])
 
     def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
         """The pieces of ids."""

@@ -234,6 +234,7 @@ class ModelServer:
                 "score": model.model.score,
                 "plain_gates": model.model.plain_gates,
                 "has_tokenizer": model.model.tokenizer is not None,
+                "has_chat_template": model.has_chat_template,
                 "sizes": sizes,
                 "limits": dataclasses.asdict(self.limits),
             }

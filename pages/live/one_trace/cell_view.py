@@ -125,6 +125,10 @@ def gates(view: View, token: int, layer: int) -> None:
     )
     if words.said:
         st.caption(words.said)
+    shared = routing.shared_in_words(trace, layer, token)
+    if shared is not None:
+        st.markdown(marked(shared[0]))
+        st.caption(shared[1])
 
 
 # --- what would flip the choice -------------------------------------------------------

@@ -11,11 +11,12 @@ from grok.checkpoints.chat.template import ChatTemplate, read_chat_template
 from grok.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from grok.errors import GrokError
 from pages.access.messages import told
-from pages.live.session.shared_models import ModelChoice
+from pages.live.session.shared_models import REMOTE, ModelChoice, check_may_run, elsewhere
 
 HELP = (
     "The text is put where a person speaks in the form of a chat that this model was taught, up to "
-    "where the model answers. The form is a program of the model's own folder, run apart."
+    "where the model answers. The form is a program of the model's own folder, run apart where the "
+    "model is."
 )
 
 
@@ -37,10 +38,36 @@ def _rendered(path: str, text: str) -> str:
     return text if found is None else found[0].prompt(text, found[1])
 
 
+@st.cache_data(max_entries=16, show_spinner=False, scope="session")
+def _rendered_there(url: str, path: str, text: str) -> str:
+    from grok.cached import remote_model
+
+    return remote_model(url).chat_prompt(text)
+
+
+def _prompt(choice: ModelChoice, text: str) -> str:
+    """A message as the prompt that the model was taught, made where the model is."""
+    if choice.mode != REMOTE:
+        return _rendered(choice.path, text)
+    check_may_run(choice)
+    return _rendered_there(str(elsewhere()), choice.path, text)
+
+
+def _is_offered(choice: ModelChoice) -> bool:
+    """Whether the model has a template.
+
+    Raises:
+        GrokError: a file that is no template, or that cannot be read.
+    """
+    if choice.mode == REMOTE:
+        return choice.chat_there
+    return choice.has_tokenizer and _read(choice.path) is not None
+
+
 def control(choice: ModelChoice) -> bool:
     """Whether texts are messages of a chat; no question where the model has no template."""
     try:
-        if not choice.has_tokenizer or _read(choice.path) is None:
+        if not _is_offered(choice):
             return False
     except GrokError as error:
         st.caption(told(error))
@@ -59,7 +86,7 @@ def texts(choice: ModelChoice, *given: str, as_chat: bool) -> tuple[str, ...] | 
     if not as_chat:
         return given
     try:
-        return tuple(_rendered(choice.path, one) if one.strip() else one for one in given)
+        return tuple(_prompt(choice, one) if one.strip() else one for one in given)
     except GrokError as error:
         st.error(told(error), icon=":material/error:")
         return None

@@ -52,6 +52,7 @@ class ModelChoice:
         why: why it is streamed.
         person: who asks, so that all people have their turns.
         streamed_there: whether the server that holds it reads the weights for every pass.
+        chat_there: whether the server that holds it makes prompts of messages of a chat.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ModelChoice:
     why: str = ""
     person: str | None = None
     streamed_there: bool = False
+    chat_there: bool = False
 
     @property
     def architecture(self) -> Architecture:
@@ -131,7 +133,8 @@ def _of_server(url: str, person: str | None) -> dict[str, ModelChoice]:
                 name, path = known, folder
                 break
     choice = ModelChoice(name, path, model.config, model.has_tokenizer, REMOTE, person=person)
-    return {REMOTE: replace(choice, streamed_there=model.streamed)}
+    there = {"streamed_there": model.streamed, "chat_there": model.has_chat_template}
+    return {REMOTE: replace(choice, **there)}
 
 
 def check_may_run(choice: ModelChoice) -> None:

@@ -220,7 +220,8 @@ class PreNormMixture:
         if hook.wants("moe.contribution"):
             parts = jnp.sum(hook("moe.contribution", parts), axis=-2)
         routed = hook("moe.output", parts.astype(dtype)).astype(jnp.float32)
-        return hook("resid_post", stream["h"] + hook("moe.normed", routed + stream["shared"]))
+        shared = hook("moe.shared", stream["shared"])
+        return hook("resid_post", stream["h"] + hook("moe.normed", routed + shared))
 
     def final_norm(self, params: Any, h: Any, dtype: Any, *, hook: Any = NO_HOOK) -> jax.Array:
         return hook("norm.output", norm(h, params["norm"]).astype(dtype))

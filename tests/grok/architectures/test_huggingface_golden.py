@@ -44,8 +44,9 @@ def test_a_prompt_gives_the_reference_numbers(opened):
     assert list(model.config.moe_layers) == layers
     tokens = wanted["p33.tokens"]
     n = tokens.size
+    sites = {"moe.normed", "moe.output", "moe.shared"} & set(model.engine.architecture.layer_sites)
     outputs = [HookPoint(layer, "moe.normed") for layer in layers]
-    found = model.run_one(tokens, wanted=outputs)
+    found = model.run_one(tokens, wanted=[HookPoint(i, site) for i in layers for site in sites])
     np.testing.assert_array_equal(found.experts[:, 0, :n], wanted["p33.experts"])
     near(found.router_logits[:, 0, :n], wanted["p33.router_logits"])
     near(found.router_probs[:, 0, :n], wanted["p33.scores"])
@@ -55,6 +56,19 @@ def test_a_prompt_gives_the_reference_numbers(opened):
     added = np.stack([found.kept[point][0, :n] for point in outputs])
     near(added / model.config.multipliers.residual, wanted["p33.moe_output"])
     near(found.logits[0, :n], wanted["p33.logits"])
+    assert ("moe.shared" in sites) == bool(model.config.d_shared)
+    if "moe.shared" not in sites:
+        assert found.beside_shared is None
+        return
+    chosen, shared = (
+        np.stack([found.kept[HookPoint(layer, site)][0, :n] for layer in layers]).astype(float)
+        for site in ("moe.output", "moe.shared")
+    )
+    near(chosen + shared, wanted["p33.moe_output"])
+    near(chosen, wanted.get("p33.routed_output", chosen))  # not of a gate on the input
+    lengths = [np.linalg.norm(part, axis=-1) for part in (chosen, shared)]
+    cosine = (chosen * shared).sum(axis=-1) / (lengths[0] * lengths[1])
+    near(found.beside_shared[:, 0, :n], np.stack([*lengths, cosine], axis=-1))
 
 
 def test_a_continuation_through_the_cache_is_the_reference_one(opened):

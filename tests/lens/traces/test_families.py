@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import grok
+from grok.interventions import edit, zero_out
 from lens.errors import LensError
 from lens.traces import load_trace, routing
 
@@ -37,6 +38,29 @@ def test_a_file_says_what_the_family_is_like(made, tmp_path):
     assert (found.score, found.plain_gates) == (architecture.score, architecture.plain_gates)
     assert (found.choice_values is None) != architecture.has_choice_values
     np.testing.assert_array_equal(found.experts, trace.experts)
+
+
+def test_the_shared_expert_is_a_part_of_the_mix_that_can_be_taken_out(made, tmp_path):
+    model, trace = made
+    if not model.config.d_shared:
+        assert trace.beside_shared is None and routing.shared_in_words(trace, 0, 0) is None
+        return
+    trace.save(tmp_path / "trace.npz")
+    found = load_trace(tmp_path / "trace.npz")
+    parts = routing.beside_shared(found)
+    assert (parts.chosen > 0).all() and (parts.shared > 0).all()
+    first, numbers = routing.shared_in_words(found, 1, 2)
+    assert f"has {100 * parts.shared[1, 2] / parts.chosen[1, 2]:.0f}\u00a0% of the length" in first
+    assert f"cosine {parts.cosine[1, 2]:.2f}".replace("-", "−") in numbers
+    last = model.config.moe_layers[-1]
+    without = model.trace_routing(PROMPT, edits=edit("moe.shared", zero_out(), layers=last))
+    gone = routing.beside_shared(without)
+    assert (gone.shared[-1] == 0).all() and (gone.cosine[-1] == 0).all()
+    np.testing.assert_allclose(gone.chosen, parts.chosen, rtol=1e-5)
+    assert np.abs(without.candidate_probs - trace.candidate_probs).max() > 0
+    for wrong in (np.negative(trace.beside_shared), trace.beside_shared[..., :2]):
+        with pytest.raises(LensError, match="beside_shared"):
+            load_trace(changed(trace, tmp_path, beside_shared=wrong))
 
 
 def test_the_margin_is_between_the_values_that_decide(made):

@@ -82,9 +82,14 @@ def test_the_logit_lens_is_of_the_layer_that_is_named(open_page):
     assert f"“{lens.pieces[1, 2, 0]}” ({lens.probs[1, 2, 0]:.3f})" in said.replace("\\", "")
 
 
-def test_a_cell_says_what_is_a_score_and_what_its_experts_are_chosen_by(open_page):
+def test_a_cell_says_what_is_a_score_what_chooses_and_what_the_shared_expert_adds(open_page):
     app = ran(open_page, "FormSubmitter:run-Run", {"prompt": IDS}, token="2", layer="1")
     said = next(one.value for one in app.markdown if one.value.startswith("Token 2 "))
     assert "of corrected score" in said and "logits" not in said
     captions = " ".join(one.value for one in app.caption)
     assert "scores, each expert's own: they do not sum to 1" in captions
+    (trace,) = app.session_state["traces"].values()
+    chosen, shared, cosine = trace.beside_shared[0, 2]  # L1 is the first with experts
+    (added,) = [one.value for one in app.markdown if "shared expert" in one.value]
+    assert f"has {100 * shared / chosen:.0f}\u00a0% of the length" in added
+    assert f"Lengths {shared:.3f} (shared) and {chosen:.3f} (chosen)" in captions

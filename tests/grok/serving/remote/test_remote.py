@@ -273,6 +273,9 @@ def test_what_is_refused_is_said_in_four_parts(server, case):
 def test_errors_arrive_as_what_they_were(server, remote):
     with pytest.raises(PromptError, match="empty"):
         remote.trace([])
+    assert not remote.has_chat_template
+    with pytest.raises(PromptError, match="has no chat template; expected"):
+        remote.chat_prompt("Hello")
     with pytest.raises(InterventionError, match="cannot be sent"):
         remote.what_if(PROMPT, edit("moe.output", lambda value: value))
     with pytest.raises(GrokError, match="token that the server was started with"):
