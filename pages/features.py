@@ -31,9 +31,10 @@ what principal axes and the experts' neurons do as well with.
 
 **Where its tokens go**: the share of tokens at which the feature is active that choose an expert.
 It is set beside the same words in the same kinds of text, since an expert that takes a word takes
-every feature that is on that word. q is adjusted over all features and experts
-(Benjamini–Hochberg). Going with an expert is no cause: *flips* is the share of tokens that would
-choose otherwise with the feature taken out of the stream, the norm's scale held.
+every feature that is on that word. Neighbouring tokens are alike, so an excess counts by how far
+windows of text agree on it; q is adjusted over all features and experts (Benjamini–Hochberg). Going
+with an expert is no cause: *flips* is the share of tokens that would choose otherwise with the
+feature taken out of the stream, the norm's scale held.
 
 **What it says**: a short rule, found on one half of the contexts and judged on held-out ones, among
 them contexts of similar features. Guessing gets half of them right.

@@ -48,9 +48,12 @@ def small_dictionary(sha256: str, d_model: int) -> Dictionary:
 
 
 def small_text(plan: Plan) -> Text:
-    """Two texts of random ids, among few; the first half of each is held out."""
-    rng = np.random.default_rng(5)
-    held_out, others = ({name: rng.integers(1, 40, n).astype(np.int32) for name in ("a", "b")}
+    """Two texts of random ids, among few; the first half of each is held out.
+
+    They are as long as the plan reads.
+    """
+    rng, times = np.random.default_rng(5), plan.tokens // 400
+    held_out, others = ({name: rng.integers(1, 40, n * times).astype(np.int32) for name in "ab"}
                         for n in (90, 150))  # fmt: skip
     return text_of(held_out, others, plan)
 

@@ -36,12 +36,24 @@ def sending(store: FeatureStore) -> Finding:
             f"layers (Benjamini–Hochberg): {n:,} of {alive:,}, {percent(n / max(1, alive))}. Told "
             f"from chance with some expert, by however little, are {told:,}. In the middle of all "
             f"features the largest excess is {percent(middle, 1)} of their tokens. Tested on "
-            f"{summary.sampled_tokens:,} of {summary.tokens:,} tokens, which count as independent "
-            "though neighbours are alike, so p is too small where both change slowly. That a "
-            "feature goes with an expert does not say that it sends tokens there: for that the "
-            "model is run without it."
+            f"{summary.sampled_tokens:,} of {summary.tokens:,} tokens, "
+            f"{_independent(summary.sampled_windows)} That a feature goes with an expert does not "
+            "say that it sends tokens there: for that the model is run without it."
         ),
         effect=n / max(1, alive),
         effect_name="share of features",
         beats="tokens of the same id and kind of text",
+    )
+
+
+def _independent(windows: int) -> str:
+    """What is taken as independent in the tests."""
+    if not windows:
+        return (
+            "which count as independent though neighbours are alike, so p is too small where both "
+            "change slowly."
+        )
+    return (
+        f"in {windows:,} windows of text: neighbours are alike, so what counts is how far windows "
+        "agree."
     )

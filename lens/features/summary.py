@@ -45,6 +45,8 @@ class Summary:
         tokens_by_label: tokens of each.
         held_out_tokens: of them, tokens that the dictionary was not trained on.
         sampled_tokens: of them, those on which associations were tested.
+        sampled_windows: of text that those are in, each of which counted as one; 0 where tokens
+            counted as independent.
         chosen: share of all tokens that choose an expert, which is chance for any feature.
         kinds: of contexts, by their number.
         lowest, highest: strengths between which the bins of histograms lie, evenly in their log.
@@ -63,6 +65,7 @@ class Summary:
     tokens_by_label: Int[np.ndarray, " label"]
     held_out_tokens: int
     sampled_tokens: int
+    sampled_windows: int
     chosen: Float[np.ndarray, "layer expert"]
     kinds: tuple[str, ...]
     lowest: float
@@ -128,6 +131,7 @@ class _Reading:
             tokens_by_label=self._array("tokens_by_label", (len(labels),), whole=True),
             held_out_tokens=self._whole("held_out_tokens", 0),
             sampled_tokens=self._whole("sampled_tokens", 0),
+            sampled_windows=self._whole("sampled_windows", 0, missing=0),
             chosen=self._array("chosen", (len(layers), experts)),
             kinds=self._texts("kinds", 100),
             lowest=lowest,
@@ -142,8 +146,8 @@ class _Reading:
         found = plain(json.dumps(self._text.get(name))[:60], 60)
         return LensError(f"{self._file}: {name} is {found}; expected {expected}. {ADVICE}")
 
-    def _whole(self, name: str, least: int = 1) -> int:
-        value, most = self._text.get(name), MOST.get(name, 2**53)
+    def _whole(self, name: str, least: int = 1, missing: int | None = None) -> int:
+        value, most = self._text.get(name, missing), MOST.get(name, 2**53)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise self._odd(name, f"a whole number from {least} to {most}")
         return value

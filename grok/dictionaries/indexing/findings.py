@@ -95,7 +95,7 @@ def routes_of(
     static, push, excess, p = (np.full((rows, cells), np.nan, np.float32) for _ in range(4))
     flipped = np.full((rows, n_layers), np.nan, np.float32)
     chosen = sample.chosen()
-    strata = strata_of(sample.token, sample.label, chosen)
+    strata = strata_of(sample.token, sample.label, sample.window, chosen)
     for group in range(len(design.groups)):
         first = group * design.features
         own = slice(first, first + design.features)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from grok.runner.model import Model
 
 SAVE_EVERY = 32  # parts
+FORM = 2  # of what a pass keeps
 Progress = Callable[[str, int, int], object]
 
 
@@ -97,7 +98,7 @@ class Indexing:
 
     @cached_property
     def identity(self) -> str:
-        return f"{self.sha256} {self.model.sha256} {self.text.sha256(self.plan)}"
+        return f"{self.sha256} {self.model.sha256} {self.text.sha256(self.plan)} {FORM}"
 
     def counts(self) -> Counts:
         """Sums of nothing yet."""
@@ -210,6 +211,7 @@ class Indexing:
     def _facts(self, counts: Counts) -> dict[str, Any]:
         design, sums = self.dictionary.design, counts.sums
         plan = asdict(self.plan)
+        sampled = [w for i in sorted(self.text.sampled(self.plan)) for w in self.parts[i]]
         return {
             "dictionary_sha256": self.sha256,
             "model": self.model.name,
@@ -225,11 +227,8 @@ class Indexing:
             "tokens": int(sums["tokens"].sum()),
             "tokens_by_label": sums["tokens"].tolist(),
             "held_out_tokens": int(self.text.lengths[self.text.held_out].sum()),
-            "sampled_tokens": sum(
-                len(self.text.tokens[w])
-                for i in self.text.sampled(self.plan)
-                for w in self.parts[i]
-            ),
+            "sampled_tokens": sum(len(self.text.tokens[w]) for w in sampled),
+            "sampled_windows": len(sampled),
             "chosen": (sums["chosen"] / max(1, sums["tokens"].sum())).tolist(),
             "bins": {"lowest": LOWEST, "highest": HIGHEST, "of": "strength, evenly in its log"},
             "kinds": list(KINDS),

@@ -28,12 +28,13 @@ LEAST_JACCARD = 0.02
 class Sample(NamedTuple):
     """Sampled tokens.
 
-    token, label: [B]; experts [L, B, K]; logits [L, B, E]; scale [L, B];
+    token, label, window: [B]; experts [L, B, K]; logits [L, B, E]; scale [L, B];
     at, row, value: of everything active, the token's place, the feature's row, its strength.
     """
 
     token: np.ndarray
     label: np.ndarray
+    window: np.ndarray
     experts: np.ndarray
     logits: np.ndarray
     scale: np.ndarray
@@ -68,6 +69,7 @@ def write_sampled(file: Path, seen: Seen, features: int) -> None:
     own = Sample(
         seen.token,
         seen.label,
+        seen.window,
         seen.experts.astype(np.int16),
         seen.logits.astype(np.float32),
         seen.scale,
@@ -106,6 +108,7 @@ def read_sampled(files: Sequence[Path], *, mixed: bool = True) -> Sample:
     return Sample(
         whole.token[order],
         whole.label[order],
+        whole.window[order],
         whole.experts[:, order],
         whole.logits[:, order],
         whole.scale[:, order],

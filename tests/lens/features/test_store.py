@@ -18,7 +18,7 @@ from tests.feature_database import FEATURES, small_pass
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> FeatureStore:
-    one = small_pass(tmp_path_factory.mktemp("features") / "db")
+    one = small_pass(tmp_path_factory.mktemp("features") / "db", tokens=1200)
     index(one)
     return FeatureStore.open(one.output)
 
