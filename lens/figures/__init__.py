@@ -6,6 +6,7 @@ something, the chart has a selection named "pick".
 """
 
 from lens.figures.circuit import circuit_rows, route_circuit
+from lens.figures.claims import layer_claims_chart
 from lens.figures.export import figure_png, figure_svg, written
 from lens.figures.features_account import account_waterfall
 from lens.figures.on_page import on_page
@@ -90,6 +91,7 @@ __all__ = [
     "label_lift",
     "label_load",
     "layer_change",
+    "layer_claims_chart",
     "layer_dendrogram",
     "layer_null_heatmap",
     "layer_scatter",

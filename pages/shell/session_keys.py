@@ -99,6 +99,7 @@ class SessionKey(StrEnum):
     CIRCUITS = "circuits"  # graphs of choices, by trace, dictionary and choice
     CIRCUIT_PINS = "circuit_pins"  # what was pinned and grouped in each of them
     CIRCUIT_CHECKS = "circuit_checks"  # nodes that the model was run without
+    CIRCUIT_CLAIMS = "circuit_claims"  # what dictionaries claim of layers, and what these did
     GENERATION = "generation_running"  # the continuation under way
     GENERATED = "generation_done"  # the continuation made last
     COMPARED = "compared"  # the two runs compared last, by kind of comparison
@@ -151,6 +152,7 @@ MADE_AGAIN = (  # of a text that was run: forgotten with it, and read again afte
     SessionKey.CIRCUITS,
     SessionKey.CIRCUIT_PINS,
     SessionKey.CIRCUIT_CHECKS,
+    SessionKey.CIRCUIT_CLAIMS,
 )
 
 

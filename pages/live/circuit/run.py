@@ -5,7 +5,7 @@ Both are of somebody's text, so they live in the session alone, the last few of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +28,7 @@ from pages.shell.session_keys import SessionKey, SessionValue
 
 if TYPE_CHECKING:
     from grok.dictionaries.attribution import (
+        LayerClaims,
         NodeCheck,
         PromptFeatures,
         RouteGraph,
@@ -38,7 +39,7 @@ Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 DTYPE = "float32"  # in which rows sum exactly
 CONTROLS = 8  # random directions
-MOST_GRAPHS, MOST_CHECKS = 4, 64
+MOST_GRAPHS, MOST_CHECKS, MOST_CLAIMS = 4, 64, 8
 PASSES = 3  # of the text through the model, that a graph counts as
 
 
@@ -82,6 +83,7 @@ class Pins:
 PINS = SessionValue[dict[str, Pins]](SessionKey.CIRCUIT_PINS)
 GRAPHS = SessionValue[dict[str, Traced]](SessionKey.CIRCUITS)
 CHECKS = SessionValue[dict[tuple[str, ...], "NodeCheck"]](SessionKey.CIRCUIT_CHECKS)
+CLAIMS = SessionValue[dict[str, "LayerClaims"]](SessionKey.CIRCUIT_CLAIMS)
 
 
 def key_of(cell: Cell, folder: Path, expert: int, other: int | None) -> str:
@@ -139,6 +141,62 @@ def traced(cell: Cell, folder: Path, expert: int, other: int | None) -> Traced |
     found = _guarded(cell, PASSES, "Reading the text, then going down the layers", run)
     if found is not None:
         dictionaries.put(kept, key, found, MOST_GRAPHS)
+    return found
+
+
+def claims_key(cell: Cell, folders: Mapping[str, Path], target: Target) -> str:
+    """What claims about the layers of a choice depend on."""
+    every = " ".join(folder_identity(folder) for folder in folders.values())
+    return f"{key_of(cell, next(iter(folders.values())), target.index, target.other)} {every}"
+
+
+def claims_cost(cell: Cell, folders: Mapping[str, Path], below: int) -> str:
+    """What the claims of dictionaries about layers take here, in a sentence."""
+    from grok.dictionaries.attribution import expected_plan
+
+    n = len(cell.trace.tokens)
+    plans = [
+        expected_plan(cell.choice.config, shared_dictionary(str(folder)), n)
+        for folder in folders.values()
+    ]
+    return (
+        f"{counted(len(plans), 'graph')}, one after the other (about "
+        f"{size(max(plan.bytes for plan in plans))} and "
+        f"{duration(sum(plan.seconds for plan in plans))}), then {2 * below} runs of the text, two "
+        "without each layer's experts."
+    )
+
+
+def claimed(
+    cell: Cell, folders: Mapping[str, Path], target: Target, below: int
+) -> LayerClaims | None:
+    """Runs the model without each layer's experts beside what dictionaries claim of them.
+
+    Args:
+        cell: of the choice.
+        folders: of the dictionaries by their names.
+        target: the choice.
+        below: layers with experts below it.
+
+    Returns:
+        What was found, which is kept; None after an error was shown.
+    """
+    from grok.dictionaries.attribution import layer_claims, read_features
+
+    def run(model: SharedModel, on_wait: OnWait, tell: Progress) -> LayerClaims:
+        with model.turn(on_wait):
+            reads = {
+                name: _read_before(cell, folder)
+                or read_features(model.model, shared_dictionary(str(folder)), cell.trace.tokens)
+                for name, folder in folders.items()
+            }
+            return layer_claims(model.model, reads, target, progress=tell)
+
+    passes = PASSES * len(folders) + 2 * below
+    found = _guarded(cell, passes, "Running the model without each layer's experts", run)
+    if found is not None:
+        kept = CLAIMS.kept(dict)
+        dictionaries.put(kept, claims_key(cell, folders, target), found, MOST_CLAIMS)
     return found
 
 

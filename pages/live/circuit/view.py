@@ -19,7 +19,7 @@ from lens.glossary import marked
 from lens.storage import csv_text
 from lens.words import counted, percent
 from pages.access.messages import told
-from pages.live.circuit import naming, node, run
+from pages.live.circuit import layers, naming, node, run
 from pages.live.circuit.naming import Names
 from pages.live.circuit.run import PINS, Cell, Pins, Traced
 from pages.live.session import dictionaries
@@ -57,6 +57,11 @@ to the words. The choice stands on top, layers below it, tokens across.
   that the free model does not follow is a picture of the dictionary, not of the model.
 - A **transcoder** explains each layer's experts by themselves; a **CLT** may say in one layer what
   another did, so its picture is shorter and may name a layer that does not act.
+- **Which layer acts**: what each dictionary's graph says that the choice loses without a layer's
+  experts, over all paths, beside what it does lose when the model is run so. Disputed are layers
+  about which claims differ by more than half of the smaller one. Claims are sums, and a layer's
+  experts taken out whole are a large change: expect them to miss much. Claiming nothing misses
+  100 %; the same claims dealt out to other layers say whether a dictionary knows *which* layer.
 """
 
 
@@ -107,6 +112,7 @@ def of_cell(cell: Cell) -> None:
         known = traced(cell, folders[kind], expert, other)
         if known is not None:
             drawn(cell, folders[kind], known)
+            layers.show(cell, folders, known)
     except (GrokError, LensError) as error:
         st.caption(told(error))
 

@@ -13,7 +13,8 @@ import pytest
 import grok
 from grok.dictionaries.kinds.files import save_dictionary
 from grok.serving.shared_model import SharedModel
-from pages.live.circuit import run, view
+from lens.features.claims import Settled, settled
+from pages.live.circuit import layers, run, view
 from pages.live.one_trace import logit_lens
 from pages.live.session import dictionaries, shared_models
 from pages.shell import data_source
@@ -101,6 +102,51 @@ def test_a_choice_is_traced_looked_at_pinned_grouped_and_tested(
     assert len(charged) == 2 and "of 8 random directions" in said(app)
     pressed(app, "circuit_apart")
     assert not next(iter(app.session_state["circuit_pins"].values())).groups
+
+
+def test_two_dictionaries_are_held_against_the_model_layer_by_layer(
+    open_page, at_hand, trace, small, shown_figures, monkeypatch, tmp_path
+):
+    """By the transcoder that the app was started with, and by a CLT."""
+    charged: list[int] = []
+    monkeypatch.setattr(run.limits, "charge", lambda person, tokens: charged.append(tokens))
+    across = save_dictionary(tmp_path / "all" / "clt", random_dictionary(small, "clt"))
+    monkeypatch.setattr(dictionaries, "BUNDLED_DICTIONARIES", across.parent)
+    app = opened(open_page, trace)
+    assert "claim_layers" not in [button.key for button in app.button]
+    pressed(app, "trace_circuit")
+    assert f"then {2 * LAYER} runs of the text" in said(app)
+    assert "layer_claims" not in shown_figures
+    pressed(app, "claim_layers")
+    assert charged[1] == (6 + 2 * LAYER) * len(IDS)
+    found = next(iter(app.session_state["circuit_claims"].values()))
+    assert found.names == ("your dictionary", "the CLT") and found.claims.shape == (2, LAYER)
+    told = settled(found)
+    assert layers.in_words(found.names, told) in said(app) and told.layers == LAYER
+    spec = shown_figures["layer_claims"].to_dict()
+    rows = [row for rows in spec["datasets"].values() for row in rows if "name" in row]
+    assert [row["value"] for row in rows] == pytest.approx(found.claims.ravel().tolist(), rel=1e-3)
+    table = next(one for one in app.dataframe if "measured" in one.value.columns)
+    assert table.value["measured"].tolist() == pytest.approx(found.measured[1].tolist())
+    # Of the first layer there is nothing below.
+    app.query_params["layer"] = "0"
+    assert "Which layer acts?" not in said(pressed(app.run(), "trace_circuit"))
+
+
+def test_the_sentence_says_who_was_nearer_and_what_it_beat():
+    def words(nearer, even, missed, disputed=4):
+        values = [np.array(one, float) for one in (nearer, missed, (1.5, 1.4), (0.01, 0.4))]
+        told = Settled(9, disputed, values[0], even, *values[1:])
+        return layers.in_words(("the transcoder", "the CLT"), told), told
+
+    line, told = words((1, 3), 0.62, (0.65, 1.2))
+    assert "disagree about **4 of 9 layers**" in line
+    assert "the CLT in 3 and the transcoder in 1: no more than a coin would give" in line
+    assert "**the transcoder** misses 65\u00a0% of what they did, the CLT 120\u00a0%" in line
+    assert "p = 0.4" in layers.in_numbers(("the transcoder", "the CLT"), told)
+    assert "Neither is better than claiming nothing" in words((4, 0), 0.01, (1.1, 3.0))[0]
+    assert "more than a coin gives" in words((9, 0), 0.004, (0.5, 3.0), 9)[0]
+    assert "agree about the 9 layers" in words((0, 0), float("nan"), (0.5, 0.6), 0)[0]
 
 
 def test_biases_and_the_choice_are_not_tested(open_page, at_hand, trace):
