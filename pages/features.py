@@ -14,6 +14,7 @@ from lens.storage import csv_text
 from pages.access.messages import told
 from pages.feature_runs import by_text, turning
 from pages.feature_views import card, search, source
+from pages.hosting import tabs
 from pages.notes import kept_features
 from pages.shell import data_source, layout, links, parts
 from pages.shell.picks import Mark
@@ -78,7 +79,7 @@ def show() -> None:
             )
         found_and_card(routers, stores[name])
         everything(routers, stores[name])
-    layout.share(routers)
+    layout.share(routers, tabs.controls)
 
 
 def at_hand(stores: dict[str, FeatureStore]) -> str:

@@ -19,6 +19,7 @@ from lens.words import counted, fixed, p_value_text
 from pages.access import limits
 from pages.feature_runs.at_hand import AtHand, at_hand
 from pages.feature_views import contexts, search
+from pages.hosting import tabs
 from pages.live.running import prompt_form
 from pages.live.session import dictionaries, prompts
 from pages.live.session.shared_models import OnWait
@@ -110,7 +111,7 @@ def form(store: FeatureStore) -> None:
         st.caption(
             f"Up to {prompts.prompt_limit():,} tokens. The model reads your text once and "
             f"{STRETCHES} stretches of the database's own text as long, so it counts as "
-            f"{STRETCHES + 1} texts. The text stays in this session and is in no link."
+            f"{STRETCHES + 1} texts. {tabs.FOR_YOU_ALONE} It is in no link."
         )
     sha256 = store.summary().dictionary_sha256
     if submitted:
@@ -120,6 +121,7 @@ def form(store: FeatureStore) -> None:
             prompt_form.is_of(MODE, found, text)
             widget(TOKEN).drop()
             links.refer("feature", None)  # the most unusual one comes first
+            prompt_form.draw_again()  # as a whole, so that a reload finds it
     prompt_form.stale_note(MODE, tried(store), text)
 
 

@@ -132,6 +132,8 @@ RUN = (
     SessionKey.WHAT_IF_ONE,
     SessionKey.WHAT_IF_EVERY,
     SessionKey.WHAT_IF_PATCH,
+    SessionKey.FEATURES_TRIED,
+    SessionKey.FEATURES_TURNED,
     SessionKey.STREAM_RUN,
 )
 BESIDE = (  # of no use without one of those
@@ -146,8 +148,6 @@ BESIDE = (  # of no use without one of those
 MADE_AGAIN = (  # of a text that was run: forgotten with it, and read again after a reload
     SessionKey.LOGIT_LENSES,
     SessionKey.FEATURES_READ,
-    SessionKey.FEATURES_TRIED,
-    SessionKey.FEATURES_TURNED,
     SessionKey.FLIPS_RUN,
     SessionKey.CIRCUITS,
     SessionKey.CIRCUIT_PINS,

@@ -20,11 +20,12 @@ LEVELS = "() => [...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tag
 GRAVE = {"serious", "critical"}
 # Their parts stand on pages that are always looked at too.
 REPEATED = ("compare-run", "what-if-run", "generate-run", "many-run")
+# Pages that are looked at with a result.
+RUN = (PATHS["Live routing"], PATHS["Features"])
 PAGES = [
     pytest.param(scene, marks=[pytest.mark.repeats] if scene.name in REPEATED else [])
     for scene in SCENES
-    if (scene.path in PATHS.values() and scene.path != PATHS["Live routing"])
-    or scene.name.endswith("-run")
+    if (scene.path in PATHS.values() and scene.path not in RUN) or scene.name.endswith("-run")
 ]
 NAMES = {path: name for name, path in PATHS.items()}
 # No page is wider than its window.

@@ -49,6 +49,20 @@ def run_example(page: Page) -> None:
     settled(page)
 
 
+def try_text(page: Page) -> None:
+    """Read a text with a dictionary, and turn up the feature that is most unusual in it."""
+    settled(page)
+    page.get_by_role("textbox", name="Prompt").fill("She was so glad that")
+    page.get_by_role("button", name="Read it").click()
+    expect(page.get_by_text("Most unusual is")).to_be_visible()
+    settled(page)
+    page.get_by_text("What happens when it is turned up").click()
+    page.get_by_role("button", name="Run it").click()
+    expect(page.get_by_text("Routes that change", exact=True)).to_be_visible()
+    page.mouse.move(0, 0)
+    settled(page)
+
+
 SCENES = (
     Scene("overview", "/", "Overview"),
     Scene("layers", "/layers", "Layers"),
@@ -57,6 +71,7 @@ SCENES = (
     Scene("experts-listens", "/experts?tab=listens", "Experts: what they listen to"),
     Scene("clustering", "/clustering", "Clustering"),
     Scene("features", "/features", "Features"),
+    Scene("features-run", "/features?find=text", "Features of a text; one turned up", try_text),
     Scene("inspect", "/live_routing", "Inspect, as it opens"),
     Scene("inspect-run", "/live_routing", "Inspect, an example", run_example),
     Scene("compare", "/live_routing?mode=compare", "Compare, as it opens"),

@@ -15,6 +15,7 @@ from pages.access import persons
 from pages.feature_runs import at_hand as running
 from pages.feature_runs import by_text
 from pages.feature_views import source
+from pages.hosting import owner
 from tests.feature_database import small_model
 
 IDS = [5, 17, 3, 9, 22, 30, 11, 5, 8, 2]
@@ -69,6 +70,19 @@ def test_the_list_counts_tokens_as_a_plain_reading_does(
     assert f"Most unusual is **{rows['feature'][0]}**" in said(app)
     assert f"of {len(IDS) - 1} tokens" in said(app)
     assert "5 17 3" not in json.dumps(dict(app.query_params))
+
+
+def test_a_reload_brings_the_text_back_and_what_is_forgotten_is_gone(
+    open_page, at_hand, monkeypatch
+):
+    monkeypatch.setattr(owner, "current", lambda: "f" * 64)
+    app = tried(opened(open_page))
+    kept, before = app.query_params["kept"], listed(app)
+    again = opened(open_page, kept=kept if isinstance(kept, str) else kept[0])
+    assert listed(again).equals(before) and again.text_area(key="prompt").value == TEXT
+    again.button(key="forget_tab").click().run()
+    assert not any("usually on" in one.value for one in again.dataframe)
+    assert again.text_area(key="prompt").value == ""
 
 
 def test_the_text_is_coloured_by_the_chosen_feature_and_listed_by_layer_and_token(
