@@ -13,8 +13,10 @@ second run, peaks of resident memory are the kernel's, of the whole process.
 it their rows are left out, which a row says. Aims: faster than transformers in the same dtype, at
 most half its memory where weights are held and activations are float32 (its weights are then
 float32, here they stay bfloat16; with bfloat16 activations both hold the same), and for streamed
-prompts at most 1.2 times what the disk takes, by its rate in the same process. What is said of
-whole models is arithmetic on the numbers beside it: layers alike, what stands outside them once.
+prompts at most 1.2 times what the disk takes, by its rate in the same process; how long processors
+were busy stands beside it, for on a machine with other work they are what is waited for. What is
+said of whole models is arithmetic on the numbers beside it: layers alike, what stands outside them
+once.
 """
 
 from __future__ import annotations
@@ -278,6 +280,15 @@ def _streamed(told: Mapping[str, Any], layers: int, whole: int) -> list[Row]:
                 aim=DISK,
                 digits=2,
                 note=f"{n_bytes / 1e9:.2f} GB in {seconds:.2f} s",
+            )
+        )
+        rows.append(
+            Row(
+                f"streamed: {n} tokens, processors busy over the disk's time",
+                told["processor"][n] / by_disk,
+                "",
+                digits=2,
+                note=f"{told['processor'][n]:.2f} s of all processors, logits included",
             )
         )
         outside = told["prompts"][n] - seconds

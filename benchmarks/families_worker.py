@@ -3,9 +3,9 @@
     PYTHON benchmarks/families_worker.py {resident,streamed,peer} FOLDER DTYPE BUDGET PROMPTS NEW
 
 Prints one JSON object: seconds of each prompt and of a generated token, the peak of resident
-memory, and where layers are streamed what was read and how long each layer took. A prompt is run
-once to compile and once to be timed. Nothing of this project is imported for the peer, whose
-Python need not have its libraries.
+memory, and where layers are streamed what was read, past the page cache, how long each layer took
+and how long processors were busy. A prompt is run once to compile and once to be timed. Nothing of
+this project is imported for the peer, whose Python need not have its libraries.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def tokens_of(length: int, vocab_size: int) -> list[int]:
     return found
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the second of two runs, and what it gives."""
+def timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds of the second of two runs, those of processors in it, and what it gives."""
     run()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     found = run()
-    return time.perf_counter() - began, found
+    return time.perf_counter() - began, time.process_time() - busy, found
 
 
 def peak_bytes() -> int:
@@ -59,7 +59,8 @@ def ours(
     began = time.perf_counter()
     streamed = mode == "streamed"
     model = grok.load(folder, mode=mode, dtype=dtype, memory_budget=budget if streamed else None)
-    told: dict[str, Any] = {"device": jax.devices()[0].device_kind, "prompts": {}, "logits": {}}
+    told: dict[str, Any] = {"device": jax.devices()[0].device_kind, "logits": {}}
+    told |= {"prompts": {}, "processor": {}}
     told["loaded"] = time.perf_counter() - began
     if streamed:
         model.engine.layers.direct = True  # type: ignore[attr-defined]
@@ -68,7 +69,8 @@ def ours(
     vocab_size = model.config.vocab_size
     for length in prompts:
         tokens = np.array(tokens_of(length, vocab_size), np.int32)
-        told["prompts"][length], found = timed(partial(cold, model, tokens, streamed))
+        seconds, busy, found = timed(partial(cold, model, tokens, streamed))
+        told["prompts"][length], told["processor"][length] = seconds, busy
         told["logits"][length] = top(np.asarray(found.logits[0, length - 1], np.float32))
         if model.last_pass:
             told["layers"][length] = [(one.bytes_read, one.seconds) for one in model.last_pass]
@@ -129,7 +131,7 @@ def peer(folder: str, dtype: str, prompts: list[int], new: int) -> dict[str, Any
     with torch.inference_mode():
         for length in prompts:
             ids = torch.tensor([tokens_of(length, vocab_size)], device=device)
-            told["prompts"][length], found = timed(lambda: model(ids).logits.cpu())  # noqa: B023
+            told["prompts"][length], _, found = timed(lambda: model(ids).logits.cpu())  # noqa: B023
             told["logits"][length] = top(found[0, -1].float().numpy())
         ids = torch.tensor([tokens_of(prompts[0], vocab_size)], device=device)
         generate(ids, 2)

@@ -29,6 +29,7 @@ SMALL = {
 }
 OURS = {
     "prompts": {"64": 3.0},
+    "processor": {"64": 1.0},
     "token": 0.5,
     "peak": 3e9,
     "logits": {"64": [[1, 4.0], [2, 3.0]]},
@@ -67,6 +68,7 @@ def test_ratios_and_whole_models_follow_from_what_was_measured(
     assert rows["resident: 64 tokens, over transformers"].value == 0.5
     assert rows["resident: memory, over transformers"].value == 0.25
     assert rows["streamed: 64 tokens, layers over the disk's time"].value == 1.25
+    assert rows["streamed: 64 tokens, processors busy over the disk's time"].value == 0.5
     whole = rows["streamed: 64 tokens through all 16 layers, by arithmetic"]
     assert whole.value == 16 * 1.25 + 0.5 and "16 × 1.25 s + 0.50 s" in whole.note
     assert rows["resident: 64 tokens, largest logits apart"].value == 0

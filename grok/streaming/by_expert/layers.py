@@ -76,17 +76,11 @@ class ExpertLayers:
     ) -> None:
         self.folder, self.architecture = folder, architecture
         self.dtype, self.mesh, self.memory_budget = dtype, mesh, budget
-        self.pieces = {
-            layer: layer_pieces(folder, layer, architecture.layer_specs(layer))
-            for layer in range(architecture.config.n_layers)
-        }
-        every = [
-            piece for own in self.pieces.values() for several in own.values() for piece in several
-        ]
+        self.specs = [architecture.layer_specs(i) for i in range(architecture.config.n_layers)]
+        self.pieces = [layer_pieces(folder, layer, own) for layer, own in enumerate(self.specs)]
+        every = [piece for own in self.pieces for several in own.values() for piece in several]
         self.largest = max(piece.n_bytes for piece in every)
-        files = {
-            piece.tensor.file for own in self.pieces.values() for s in own.values() for piece in s
-        }
+        files = {piece.tensor.file for piece in every}
         self.direct = sum(file.stat().st_size for file in files) > DIRECT_BYTES
         self.cache = ExpertCache(expert_sizes(architecture, budget, self.largest).cache)
         self._at_once = weights_at_once(architecture)
@@ -175,10 +169,10 @@ class _Walk:
         hits, misses = layers.cache.hits, layers.cache.misses
         self._taken.begin()
         architecture = layers.architecture.at(layer)
-        specs = [spec for spec in architecture.layer_specs(layer) if not spec.per_expert]
         params = {
             spec.leaf: put_on_devices(spec, self._read(layer, -1, spec), layers.mesh)
-            for spec in specs
+            for spec in layers.specs[layer]
+            if not spec.per_expert
         }
         if layer in architecture.config.moe_layers:
             experts = partial(self._experts, layer)
@@ -211,8 +205,7 @@ class _Walk:
             yield from self._layers.pieces[layer][expert, spec.leaf]
 
     def _expert_specs(self, layer: int) -> list[TensorSpec]:
-        specs = self._layers.architecture.layer_specs(layer)
-        return [spec for spec in specs if spec.per_expert]
+        return [spec for spec in self._layers.specs[layer] if spec.per_expert]
 
     def _ask_next(self, layer: int) -> None:
         if layer + 1 < self._layers.architecture.config.n_layers:
@@ -282,11 +275,9 @@ class _Walk:
         layers, key = self._layers, (layer, expert)
         held = layers.cache.get(key)
         if held is None:
-            leaves = {
-                spec.leaf: jax.tree.map(jax.device_put, self._read(layer, expert, spec))
-                for spec in self._expert_specs(layer)
-            }
-            held = layers.architecture.expert_products.of(leaves)
+            specs = self._expert_specs(layer)
+            read = {spec.leaf: self._read(layer, expert, spec) for spec in specs}
+            held = layers.architecture.expert_products.of(jax.device_put(read))
             layers.cache.put(key, held, evict=self._few)
         return held
 
@@ -323,10 +314,10 @@ def _expert_rows(form: ExpertForm, x: np.ndarray, own: Experts) -> jax.Array:
 
 
 def _filled_up(n: int) -> int:
-    """The next power of two; of many rows, where each costs, the next half between two as well."""
+    """The next power of two; of many rows, where each costs, the next of four steps up to it."""
     power = 1 << (n - 1).bit_length()
-    between = power // 4 * 3
-    return between if n <= between and power > MANY else power
+    step = power // 8 if power > MANY else power
+    return -(-n // step) * step
 
 
 @partial(jax.jit, static_argnames=("form",), compiler_options=AS_WRITTEN)
