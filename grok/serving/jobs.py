@@ -92,6 +92,11 @@ class Job:
         if self._stop.is_set():
             raise CancelledError("This was cancelled.")
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to end."""
+        return self._stop.is_set()
+
     def cancel(self) -> None:
         """Ask it to end: at once where it waits, else where it next tells its progress."""
         self._stop.set()

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-SECONDS = 0.012  # before each read
+SECONDS = 0.024  # before each read, of which two wait at a time
 
 HOLD = "HOLD_READS"
 

@@ -72,12 +72,17 @@ def test_a_streamed_prompt_says_its_cost_shows_its_layers_and_gives_the_resident
     assert (same | (np.abs(routing.margin(expected)) < 0.05)).all() and same.mean() > 0.9
 
 
-def test_a_stop_ends_the_pass_and_the_next_prompt_runs(visit):
+def test_a_stop_ends_the_pass_and_the_next_prompt_runs(visit, held):
     page = visit("/live_routing")
     ask(page)
     start(page)
     expect(page.get_by_text(LAYER)).to_be_visible()
-    page.locator(".st-key-stream_stop button").click()
+    held.touch()  # the pass doesn't end before it is stopped
+    try:
+        page.locator(".st-key-stream_stop button").click()
+        expect(page.get_by_role("button", name="Stopping…")).to_be_visible()
+    finally:
+        held.unlink()
     expect(page.get_by_text(re.compile(r"Stopped after layer \d+ of 12"))).to_be_visible()
     expect(page.get_by_text("Save trace (.npz)")).to_have_count(0)
     ask(page, "5, 17, 3")

@@ -216,7 +216,14 @@ def _under_way(run: StreamedRun[Any], job: Job) -> None:
     with st.container(border=True, key="stream_running"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{run.request.what}**", width="stretch")
-            st.button("Stop", key="stream_stop", icon=":material/stop_circle:", on_click=job.cancel)
+            st.button(
+                "Stopping…" if job.stopping else "Stop",
+                key="stream_stop",
+                icon=":material/stop_circle:",
+                on_click=job.cancel,
+                disabled=job.stopping,
+                help="It ends with the layer that is read." if job.stopping else None,
+            )
         st.progress(run.fraction, run.words())
         if run.request.draw is not None:
             run.request.draw()

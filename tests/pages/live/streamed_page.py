@@ -54,7 +54,7 @@ class Disk:
         real = os.preadv
 
         def preadv(*arguments: Any) -> int:
-            if threading.current_thread().name == "read-ahead":
+            if threading.current_thread().name.startswith("read-ahead"):
                 self.left -= 1
                 if self.left < 0:
                     assert self.open.wait(PATIENCE)
