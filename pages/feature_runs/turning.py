@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from grok.serving.shared_model import SharedModel
 
 FOLD, TEXT = "feature_turned_fold", "feature_turned_text"
-DIRECTIONS = 39  # the fewest with which a two-sided p reaches 0.05
+DIRECTIONS = 39  # the fewest with which p can reach 0.025
 TIMES = {"half up": 0.5, "fully up": 1.0}
 OUT = "taken out"
 TOP = 3  # strongest contexts that are offered
@@ -46,8 +46,9 @@ strength is 0 where it was active; turned up, half of its largest strength on th
 or all of it, is added at every token. What the dictionary misses stays. A *route* is a token in a
 layer that can still change; it has changed where another set of experts is chosen. Any push of that
 length changes some, so the same amounts are added at the same tokens along 39 random directions as
-long. *More* or *fewer* is said where one two-sided test over all doses has p ≤ 0.05. That holds of
-this text, not of texts in general.
+long. *More* is said where p ≤ 0.025, one-sided: of taking it out, and in one test of both doses
+that turn it up. That holds of this text, not of texts in general. Random directions may lead where
+no text leads; that a feature changes no more than they do is no fault of it.
 """
 
 
@@ -214,15 +215,8 @@ def result(card: FeatureCard, known: Turned, origin: Provenance) -> None:
     if not found.routes:
         st.info("No router stands behind what this feature writes, so no route can change.")
         return
-    low, high = found.random.min(0), found.random.max(0)
-    each = [
-        f"{name} {int(own):,} of {found.routes:,} (random {int(a):,} to {int(b):,})"
-        for name, own, a, b in zip(found.names, found.own, low, high, strict=True)
-    ]
-    st.markdown(
-        f"In this text **{card.title}** changes {found.verdict} random directions of the same "
-        f"length do: {', '.join(each)}."
-    )
+    said = [sentence(card.title, found, out=out) for out in (True, False)]
+    st.markdown(" ".join(one for one in said if one))
     if not known.active:
         st.caption("It is not active in this text, so there is nothing to take out.")
     layout.figure(
@@ -234,11 +228,14 @@ def result(card: FeatureCard, known: Turned, origin: Provenance) -> None:
         stretch=True,
     )
     with st.popover("Numbers", icon=":material/functions:"):
-        st.markdown(
-            f"Over all doses it changes {fixed(found.ratio, 2)} times as many routes as a random "
-            f"direction (p {p_value_text(found.p)}, two-sided, {len(found.random)} directions). It "
-            f"is active at {known.active} of {counted(known.tokens, 'token')}."
-        )
+        for out in sorted({bool(one) for one in found.added < 0}, reverse=True):
+            st.markdown(
+                f"{'Taken out' if out else 'Turned up'}: {fixed(found.ratio(out=out), 2)} times as "
+                f"many routes as a random direction (p "
+                f"{p_value_text(found.p(out=out), len(found.random))}, one-sided, "
+                f"{len(found.random)} directions)."
+            )
+        st.markdown(f"It is active at {known.active} of {counted(known.tokens, 'token')}.")
         number = st.column_config.NumberColumn(format="%.4f")
         tables.show(
             columns(found),
@@ -252,6 +249,21 @@ def result(card: FeatureCard, known: Turned, origin: Provenance) -> None:
             f"against changed, in nats. Random: the middle of {len(found.random)} directions; "
             "larger: directions that change more routes."
         )
+
+
+def sentence(name: str, found: Doses, *, out: bool) -> str:
+    """What one direction of change does beside random directions, as Markdown; "" without it."""
+    rows = np.flatnonzero((found.added < 0) == out)
+    if not len(rows):
+        return ""
+    each = ", ".join(
+        f"{int(found.own[i]):,} of {found.routes:,}{'' if out else f' {found.names[i]}'} "
+        f"(they {int(found.random[:, i].min()):,} to {int(found.random[:, i].max()):,})"
+        for i in rows
+    )
+    how = "Taken out of this text" if out else "Turned up"
+    more = "more" if found.more(out=out) else "no more"
+    return f"{how}, **{name}** changes {more} routes than random directions as long: {each}."
 
 
 def columns(found: Doses) -> dict[str, object]:

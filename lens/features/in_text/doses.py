@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from lens.stats.p_values import monte_carlo_p
 
-LEVEL = 0.05  # of p
+LEVEL = 0.025  # of p, one-sided: 0.05 over both questions, taken out and turned up
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,33 +38,35 @@ class Doses:
     kl: Float[np.ndarray, " dose"]
     kl_random: Float[np.ndarray, "direction dose"]
 
-    def _sums(self) -> Float[np.ndarray, " subject"]:
+    def _sums(self, out: bool) -> Float[np.ndarray, " subject"]:
         """Routes changed by the feature and each direction, mean over doses.
 
         Each dose counts against its own mean, so that large ones don't decide alone.
         """
-        every = np.vstack([self.own, self.random]).astype(np.float64) + 1
+        which = (self.added < 0) == out
+        every = np.vstack([self.own, self.random])[:, which].astype(np.float64) + 1
         return (every / every.mean(0)).mean(1)
 
-    @property
-    def ratio(self) -> float:
-        """Routes that the feature changes over those of a random direction, mean over doses."""
-        sums = self._sums()
+    def ratio(self, *, out: bool) -> float:
+        """Routes that the feature changes over those of a random direction, mean over doses.
+
+        Args:
+            out: of what is taken out; else of all doses that turn it up.
+        """
+        sums = self._sums(out)
         return float(sums[0] / sums[1:].mean())
 
-    @property
-    def p(self) -> float:
-        """Two-sided: were the feature one more random direction, how often as far from the rest?
+    def p(self, *, out: bool) -> float:
+        """One-sided: were it one more random direction, how often would it change as many routes?
 
-        One test of all doses. With n directions it is 2 / (n + 1) at least.
+        With n directions it is 1 / (n + 1) at least.
+
+        Args:
+            out: of what is taken out; else of all doses that turn it up, in one test.
         """
-        sums = self._sums()
-        more, fewer = (float(monte_carlo_p(s * sums[0], s * sums[1:])) for s in (1, -1))
-        return min(1.0, 2 * min(more, fewer))
+        sums = self._sums(out)
+        return float(monte_carlo_p(sums[0], sums[1:]))
 
-    @property
-    def verdict(self) -> str:
-        """How many routes it changes: "more than", "fewer than" or "about as many as" they do."""
-        if self.p > LEVEL:
-            return "about as many routes as"
-        return "more routes than" if self.ratio > 1 else "fewer routes than"
+    def more(self, *, out: bool) -> bool:
+        """Whether it changes more routes than random directions do: p at most `LEVEL`."""
+        return self.p(out=out) <= LEVEL

@@ -66,8 +66,9 @@ def test_routes_that_change_are_those_of_plain_runs(open_page, at_hand, small_fo
     ]
     assert list(rows["dose"]) == [turning.OUT, *turning.TIMES] and list(rows["routes"]) == expected
     assert charged == [13 * len(ids)]
-    assert f"{turning.OUT} {expected[0]:,} of {len(ids)}" in said(app)  # one layer comes after it
-    assert "changes about as many routes as random directions" in said(app)
+    assert "Taken out of this text, **L1·F4** changes no more routes" in said(app)
+    assert f"{expected[0]:,} of {len(ids)} (they" in said(app)  # one layer comes after it
+    assert f"{expected[2]:,} of {len(ids)} fully up (they" in said(app)
 
 
 def test_the_text_that_was_tried_comes_first_where_it_is_active_and_is_in_no_address(

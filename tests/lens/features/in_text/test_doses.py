@@ -14,27 +14,29 @@ RNG = np.random.default_rng(4)
 def found(own, random) -> Doses:
     own, random = np.asarray(own), np.asarray(random)
     zeros = np.zeros(len(own))
-    names = ("taken out", "half up", "fully up")[-len(own) :]
-    return Doses(names, zeros, 400, own, random, zeros, 0.0 * random, zeros, 0.0 * random)
+    names, added = ("taken out", "half up", "fully up"), np.array([-9.0, 2.0, 4.0])
+    names, added = names[-len(own) :], added[-len(own) :]
+    return Doses(names, added, 400, own, random, zeros, 0.0 * random, zeros, 0.0 * random)
 
 
 def test_a_feature_that_is_one_more_random_direction_is_seldom_told_apart():
     told = []
-    for _ in range(400):
+    for _ in range(800):
         pushes = RNG.lognormal(0, 0.5, 40)  # one direction is stronger at all doses
-        counts = RNG.poisson(pushes[:, None] * np.array([2.0, 30.0, 90.0]))
-        told.append(found(counts[0], counts[1:]).verdict != "about as many routes as")
-    assert 0.01 < np.mean(told) < LEVEL + 3 * np.sqrt(LEVEL / 400)
+        counts = RNG.poisson(pushes[:, None] * np.array([20.0, 30.0, 90.0]))
+        one = found(counts[0], counts[1:])
+        told.append([one.more(out=out) for out in (True, False)])
+    share, spread = np.mean(told, 0), np.sqrt(LEVEL / 800)
+    assert (share < LEVEL + 3 * spread).all() and (share > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("times", "verdict"), [(4.0, "more routes than"), (0.1, "fewer routes than")]
-)
-def test_one_that_changes_far_more_or_fewer_is(times, verdict):
-    random = RNG.poisson(np.array([2.0, 30.0, 90.0]), (39, 3))
-    one = found((times * np.array([4, 30, 90])).astype(int), random)
-    assert one.verdict == verdict and one.p == pytest.approx(2 / 40)
-    assert (one.ratio > 1) == (times > 1)
+def test_one_that_changes_far_more_is_told_and_each_question_apart():
+    random = RNG.poisson(np.array([20.0, 30.0, 90.0]), (39, 3))
+    one = found([80, 30, 90], random)
+    assert one.more(out=True) and not one.more(out=False)
+    assert one.p(out=True) == pytest.approx(1 / 40) and one.ratio(out=True) > 3
+    few = found([1, 2, 3], random)
+    assert not few.more(out=True) and not few.more(out=False) and few.ratio(out=False) < 0.2
 
 
 def test_the_figure_has_every_direction_and_says_what_it_shows():
