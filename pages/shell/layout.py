@@ -37,6 +37,7 @@ schemapi.disable_debug_mode()
 
 # Weights of a set whose answers take no more than a second or two.
 AT_ONCE = 4_000_000
+FEW_EXPERTS = 2048  # of all layers: each is compared with each, however wide the model is
 ANSWERING = "Answering, beside what chance gives …"
 LATE = SessionValue[tuple[DeltaGenerator, Callable[[], Headline]]](SessionKey.LATE_FINDING)
 SHARE = SessionValue[DeltaGenerator](SessionKey.SHARE_POPOVER)
@@ -117,7 +118,8 @@ def answers(routers: RouterSet) -> list[Answer]:
 
 def is_large(routers: RouterSet) -> bool:
     """Whether answers take seconds, so that a page is drawn before them."""
-    return routers.routers.size > AT_ONCE
+    many = routers.n_layers * routers.n_experts > FEW_EXPERTS
+    return many or routers.routers.size > AT_ONCE
 
 
 def findings(routers: RouterSet, page: str) -> list[Finding]:
