@@ -48,9 +48,8 @@ def run(engine: Engine, *tokens: np.ndarray) -> list[Forward]:
 
 
 def same_bits(a: Forward, b: Forward) -> bool:
-    return all(
-        x.tobytes() == y.tobytes() for x, y in zip(a[:-1], b[:-1], strict=True) if x is not None
-    )
+    arrays = [(x, y) for x, y in zip(a, b, strict=True) if isinstance(x, np.ndarray)]
+    return len(arrays) >= 7 and all(x.tobytes() == y.tobytes() for x, y in arrays)
 
 
 @pytest.mark.parametrize(
