@@ -68,7 +68,7 @@ def layer_claims_chart(
         (520, 240),
         theme.title(
             title,
-            "bar: the change in the model without the layer's experts; grey line in it: with "
+            "bar: the change in the model without the layer's experts; grey line: with "
             "attention held; points: what each dictionary claims; *: disputed",
             width=520,
         ),
