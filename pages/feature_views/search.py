@@ -35,8 +35,8 @@ WAYS: Mapping[str, str] = {
 }
 BY: Mapping[str, str] = {"excess": "where their tokens go", "push": "what they add"}
 SORTS: Mapping[str, str] = {
-    "rate": "most active",
     "excess": "beyond their words",
+    "rate": "most active",
     "flips": "change most routes",
     "push": "push hardest",
     "by_token": "one word each",
@@ -103,7 +103,7 @@ def asked(way: str, store: FeatureStore, routers: RouterSet) -> FeatureQuery | N
             shown=lambda row: "all layers" if row < 0 else f"L{row}",
         )
     with two:
-        sort = links.choice("sort", "Order", list(SORTS), "rate", shown=SORTS.__getitem__)
+        sort = links.choice("sort", "Order", list(SORTS), "excess", shown=SORTS.__getitem__)
     return FeatureQuery(layer=None if layer < 0 else layer, sort=sort, descending=sort != "feature")
 
 
