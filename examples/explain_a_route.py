@@ -3,9 +3,10 @@
     python -m examples.explain_a_route [--checkpoint DIR] [--dictionary DIR] [--graph FOLDER]
 
 Takes a router's logits apart, finds the smallest dose of a feature that changes the choice, and
-runs the model to see whether it does. Without a dictionary its directions are drawn at random: the
-arithmetic is as exact, and the error says that they explain little. With --graph the graph of the
-choice is written as JSON for circuit-tracer's page and Neuronpedia.
+runs the model to see whether it does; then traces what the choice was made of down to the words.
+Without a dictionary its directions are drawn at random: the arithmetic is as exact, and the error
+says that they explain little. With --graph the graph is written as JSON for circuit-tracer's page
+and Neuronpedia.
 """
 
 from __future__ import annotations
@@ -44,14 +45,16 @@ def drawn(model: grok.Model, layer: int) -> Dictionary:
     return Dictionary(design, rule, as_float32(initial(design, rule, 0)))
 
 
-def exported(model: grok.Model, read: PromptFeatures, target: Target, folder: Path) -> None:
-    """Writes the graph of a choice."""
+def traced(model: grok.Model, read: PromptFeatures, target: Target, folder: Path | None) -> None:
+    """Traces a choice, and writes its graph where a folder is given."""
     graph = route_graph(model, read, target, budget=64)
-    file = write_graph(folder, graph_values(graph, read, model, f"layer-{target.layer}"))
+    values = graph_values(graph, read, model, f"layer-{target.layer}")
     print(
-        f"{file}: {len(graph.kinds)} nodes, {len(graph.weights)} links; "
+        f"Its graph has {len(graph.kinds)} nodes and {len(graph.weights)} links; "
         f"{graph.scores.completeness_inner:.0%} of what its nodes are made of is not missed."
     )
+    if folder is not None:
+        print(write_graph(folder, values))
 
 
 def main() -> None:
@@ -94,9 +97,8 @@ def main() -> None:
         f"Of {checked.checked} predicted flips {checked.agreed} came as predicted when the model "
         f"ran, of {checked.random_checked} along random directions {checked.random_agreed}."
     )
-    if args.graph is not None:
-        target = Target("router", -1, int(first), int(second), layer=args.layer)
-        exported(model, read, target, args.graph)
+    target = Target("router", -1, int(first), int(second), layer=args.layer)
+    traced(model, read, target, args.graph)
 
 
 if __name__ == "__main__":

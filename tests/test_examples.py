@@ -38,7 +38,11 @@ SAYS = {
     "collect_prompts": r"Loads of prose and python differ by \d\.\d{3} .* labels shuffled over "
     r"prompts \d\.\d{3} \(95 % below \d\.\d{3}\), p = [01]\.\d{3}\.",
     "explain_a_route": r"The dictionary misses \d+% .*\n(?:.*\n)*Of \d+ predicted flips \d+ came "
-    r"as predicted when the model ran, of 4 along random directions \d",
+    r"as predicted when the model ran, of 4 along random directions \d\.\n"
+    r"Its graph has \d+ nodes and \d+ links; \d+% of what its nodes are made of is not missed\.",
+    "train_features": r"[\d,]+ parameters; of what layer 5's router reads in [\d,]+ other tokens "
+    r"\d+\.\d active features of 256 leave \d+% of the variance; as many principal axes \d+%, "
+    r"the mean for each token \d+%\.",
     "stream_a_prompt": r"\d MB of layers read in .*\n.*experts a layer alone: \d+\.\d MB\.\n"
     r"Choices equal to the resident model's: (?:100\.0|99\.\d)%",
 }

@@ -7,7 +7,6 @@ program, and values are bound, so that no text of a user becomes part of one.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,7 +19,7 @@ from grok.errors import plain
 from grok.files import set_aside
 from lens.errors import LensError
 from lens.features.summary import ADVICE, Summary
-from lens.storage.parquet_questions import MEMORY, reading_alone
+from lens.storage.parquet_questions import MEMORY, asking
 
 READ_AT_ONCE = 2**22
 
@@ -72,8 +71,6 @@ class Tables:
         self._files = {}
         for name, (sha256, size) in summary.files.items():
             self._files[name] = self._checked(name, sha256, size)
-        self._lock = threading.Lock()
-        self._connection: Any = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,11 +106,8 @@ class Tables:
 
         files = {n: str(f) for n, f in self._files.items() if f"read_parquet(${n})" in statement}
         try:
-            cursor = self._open().cursor()
-            try:
+            with asking(self.folder) as cursor:
                 table = cursor.sql(statement, params=files | values).to_arrow_table()
-            finally:
-                cursor.close()
         except duckdb.OutOfMemoryException as error:
             raise LensError(
                 f"{self.folder}: too large for the {MEMORY} that a question may take. Ask for less."
@@ -121,19 +115,11 @@ class Tables:
         except (duckdb.PermissionException, duckdb.ParserException):
             raise  # a statement of the program's own is wrong
         except duckdb.Error as error:
-            with self._lock:
-                self._connection = None  # damaged bytes may have ended it
             raise LensError(
                 f"{self.folder}: the tables cannot be read ({plain(str(error), 120)}). {ADVICE}"
             ) from error
         with damage_in_words(self.folder):
             return {name: _column(table.column(name)) for name in table.column_names}
-
-    def _open(self) -> Any:
-        with self._lock:
-            if self._connection is None:
-                self._connection = reading_alone(self.folder)
-            return self._connection
 
     def _checked(self, name: str, sha256: str, size: int) -> Path:
         file = self.folder / f"{name}.parquet"

@@ -1,9 +1,9 @@
 """Questions to the Parquet files of a run, asked with DuckDB.
 
-Each question has a connection of its own that may read the run's folder and nothing else. All
-values are bound; no text of a user becomes part of a statement. Only files that are whole
-are read, so a run that is being written is neither disturbed nor waited for. Each is read
-through once before it is asked; one that is damaged is set aside, and the run says so.
+A connection may read one run's folder and nothing else. All values are bound; no text of a user
+becomes part of a statement. Only files that are whole are read, so a run that is being written is
+neither disturbed nor waited for. Each is read through once before it is asked; one that is damaged
+is set aside, and the run says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from grok.errors import plain
 from grok.files import set_aside
 from lens.errors import LensError
 from lens.many_prompts.run_record import NoRunError, Run
-from lens.storage.parquet_questions import MEMORY, reading_alone
+from lens.storage.parquet_questions import MEMORY, asking
 
 
 class DamagedRunError(LensError):
@@ -54,8 +54,8 @@ def ask(run: Run, statement: str, **values: Any) -> dict[str, np.ndarray]:
     for file in [Path(str(one)) for found in named.values() for one in found]:
         _check_whole(run, file)
     try:
-        with reading_alone(run.events) as connection:
-            found = connection.execute(statement, named | values).fetchnumpy()
+        with asking(run.events) as cursor:
+            found = cursor.execute(statement, named | values).fetchnumpy()
     except duckdb.OutOfMemoryException as error:
         raise LensError(
             f"This run is too large for the {MEMORY} that a question may take. Run fewer prompts."

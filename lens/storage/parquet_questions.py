@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +14,33 @@ if TYPE_CHECKING:
 
 MEMORY = "512MB"
 THREADS = 2
+KEPT = 8  # connections that wait for the next question; opening one takes longer than most answers
+_one_opens = threading.Lock()
+
+
+@contextmanager
+def asking(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A cursor for a question to a folder's files, of a connection that is kept for the next one.
+
+    Args:
+        folder: see `reading_alone`.
+    """
+    import duckdb
+
+    with _one_opens:
+        cursor = _kept(folder, folder.resolve()).cursor()
+    try:
+        yield cursor
+    except duckdb.Error:
+        _kept.cache_clear()  # damaged bytes may have ended it
+        raise
+    finally:
+        cursor.close()
+
+
+@lru_cache(maxsize=KEPT)
+def _kept(folder: Path, resolved: Path) -> duckdb.DuckDBPyConnection:
+    return reading_alone(folder)
 
 
 def reading_alone(folder: Path) -> duckdb.DuckDBPyConnection:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lens.storage.parquet_questions import reading_alone
+from lens.storage.parquet_questions import asking, reading_alone
 
 
 @pytest.fixture
@@ -27,6 +28,24 @@ def test_the_folder_is_read_by_its_own_name_and_through_a_link(folder, tmp_path)
             found = connection.execute("SELECT sum(a) FROM read_parquet($f)",
                                        {"f": str(name / "t.parquet")}).fetchall()  # fmt: skip
         assert found == [(3,)]
+
+
+def test_a_kept_connection_reads_what_files_hold_now_and_other_folders_by_their_own(folder):
+    def asked(where):
+        with asking(where) as cursor:
+            return cursor.execute("SELECT sum(a) FROM read_parquet($f)",
+                                  {"f": str(folder / "t.parquet")}).fetchone()[0]  # fmt: skip
+
+    assert asked(folder) == 3
+    pq.write_table(pa.table({"a": [1, 2, 4]}), folder / "t.parquet")
+    assert asked(folder) == 7
+    with pytest.raises(duckdb.PermissionException):
+        asked(folder.parent / "elsewhere")
+    (folder / "t.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(duckdb.Error):
+        asked(folder)
+    pq.write_table(pa.table({"a": [5]}), folder / "t.parquet")
+    assert asked(folder) == 5
 
 
 @pytest.mark.parametrize(
