@@ -82,7 +82,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     found = measured(model, dictionary, fit, held_out, plan, controls) | {"stability": beside}
     print(tables(found))
     try:
-        content = json.dumps(found, indent=1, allow_nan=False).encode()
+        content = json.dumps(found, separators=(",", ":"), allow_nan=False).encode()
         write_whole(args.dictionary / EVALUATION, content)
     except OSError as error:
         raise GrokError(f"{args.dictionary}: {EVALUATION}: {error.strerror}.") from error

@@ -64,7 +64,9 @@ def _ship(args: argparse.Namespace, others: Sequence[str]) -> int:
         texts = cut(given_text(args, model, held_out=True), before.context)
         cost = rounding(model, before, after, texts, ROUNDED_TOKENS)
         found = json.loads((folder / EVALUATION).read_text()) | {"rounding": cost}
-        write_whole(folder / EVALUATION, json.dumps(found, indent=1, allow_nan=False).encode())
+        write_whole(
+            folder / EVALUATION, json.dumps(found, separators=(",", ":"), allow_nan=False).encode()
+        )
     elif not args.card:
         raise GrokError("DIR is missing; --card alone writes the card again.")
     print(write_card(output))
