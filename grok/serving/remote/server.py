@@ -258,14 +258,18 @@ class ModelServer:
         opening = self.openings[dtype]
         if call.quick:
             began = time.monotonic()
-            told = Told(*[lambda *_: None] * 4)
-            found = JSONResponse(
-                await run_in_threadpool(
+            told, status = Told(*[lambda *_: None] * 4), 500
+            try:
+                found = await run_in_threadpool(
                     lambda: call.work(opening.opened(), body, told, self.limits)
                 )
-            )
-            note(name, 200, time.monotonic() - began)
-            return found
+                status = 200
+            except GrokError as error:
+                status = int(described(error, request.url.path)["status"])
+                raise
+            finally:
+                note(name, status, time.monotonic() - began)
+            return JSONResponse(found)
 
         def work_of(told: Told) -> Any:
             model = opening.opened(told).of(person, background=background)
