@@ -43,9 +43,10 @@ def main() -> None:
     args = parser.parse_args()
 
     model = grok.load(args.checkpoint, dtype="float32", mesh=(1, 1))
-    streams = {str(i): ids for i, ids in enumerate(texts(model))}
-    learned = cut({name: ids for name, ids in streams.items() if int(name) % 4}, CONTEXT)
-    other = cut({name: ids for name, ids in streams.items() if not int(name) % 4}, CONTEXT)
+    found = texts(model)
+    kept_back = [found.pop(i) for i in reversed(range(0, len(found), 4))]
+    learned = cut({"texts": np.concatenate(found)}, CONTEXT)
+    other = cut({"texts": np.concatenate(kept_back)}, CONTEXT)
     settings = settings_of(
         {
             "dictionary": {
@@ -54,18 +55,18 @@ def main() -> None:
             },
             "activation": {"function": "batch_topk", "k": 16},
             "text": {"context": CONTEXT},
-            "training": {"tokens": 60_000, "batch": 512, "learning_rate": 4e-3, "log_every": 100},
+            "training": {"tokens": 40_000, "batch": 512, "learning_rate": 4e-3, "log_every": 100},
         }
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = Run(settings, model, learned, args.output or Path(folder) / "dictionary")
         dictionary = train(run)
     plan = Plan(curve=0, spliced=0, labelled=0)
-    found = measured(model, dictionary, learned, other, plan)
-    own, controls = found["dictionary"], found["controls"]
+    measures = measured(model, dictionary, learned, other, plan)
+    own, controls = measures["dictionary"], measures["controls"]
     print(
         f"{dictionary.design.n_parameters:,} parameters; of what layer {args.layer}'s router reads "
-        f"in {found['held_out_tokens']:,} other tokens {own['l0'][-1]:.1f} active features of "
+        f"in {measures['held_out_tokens']:,} other tokens {own['l0'][-1]:.1f} active features of "
         f"{dictionary.design.features} leave "
         f"{own['fvu'][-1]:.0%} of the variance; as many principal axes "
         f"{controls['pca_best'][-1]:.0%}, the mean for each token {controls['token_mean'][-1]:.0%}."
