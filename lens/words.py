@@ -1,4 +1,4 @@
-"""Numbers as they stand in sentences, titles and tables.
+"""Numbers, and lists of names, as they stand in sentences, titles and tables.
 
 Every p-value, share and effect that a page, a figure or the report puts into words is
 written by one of these functions, with a minus sign that is one ("−", not a hyphen). CSV files
@@ -6,6 +6,8 @@ and tables of numbers keep all digits and don't come here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -88,6 +90,16 @@ def ratio_in_words(value: float, other: float) -> str:
 def counted(number: int, noun: str) -> str:
     """How many of something: "1 pair", "12 pairs", "1,200 tokens"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: "a, b and c"."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def begun(text: str) -> str:
+    """Words at the start of a sentence."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _with_minus(text: str) -> str:

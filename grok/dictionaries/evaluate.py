@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grok.dictionaries.training.arguments import add_text_arguments, given_text, opened_model
 from grok.errors import GrokError
@@ -60,7 +60,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     from grok.dictionaries.evaluation.tables import tables
     from grok.dictionaries.kinds.files import load_dictionary
     from grok.dictionaries.training.windows import cut
-    from grok.files import write_whole
 
     dictionary = load_dictionary(args.dictionary)
     # First, since they may be refused.
@@ -81,11 +80,22 @@ def _evaluate(args: argparse.Namespace) -> None:
     plan = Plan()._replace(**{name: n for name, n in given.items() if n is not None})
     found = measured(model, dictionary, fit, held_out, plan, controls) | {"stability": beside}
     print(tables(found))
+    write_evaluation(args.dictionary, found)
+
+
+def write_evaluation(folder: Path, found: Mapping[str, Any]) -> None:
+    """Writes what was measured of a dictionary into its folder, whole and without blanks.
+
+    Raises:
+        GrokError: it cannot be written.
+    """
+    from grok.files import write_whole
+
     try:
         content = json.dumps(found, separators=(",", ":"), allow_nan=False).encode()
-        write_whole(args.dictionary / EVALUATION, content)
+        write_whole(folder / EVALUATION, content)
     except OSError as error:
-        raise GrokError(f"{args.dictionary}: {EVALUATION}: {error.strerror}.") from error
+        raise GrokError(f"{folder}: {EVALUATION}: {error.strerror}.") from error
 
 
 def _controls(args: argparse.Namespace) -> dict[str, Control]:

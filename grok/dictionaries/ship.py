@@ -46,12 +46,11 @@ def _parser() -> argparse.ArgumentParser:
 def _ship(args: argparse.Namespace, others: Sequence[str]) -> int:
     from grok.config import BUNDLED_DICTIONARIES
     from grok.dictionaries import evaluate
-    from grok.dictionaries.evaluate import EVALUATION
+    from grok.dictionaries.evaluate import EVALUATION, write_evaluation
     from grok.dictionaries.kinds.files import load_dictionary, save_dictionary
     from grok.dictionaries.shipping.card import write_card
     from grok.dictionaries.shipping.rounding import rounding
     from grok.dictionaries.training.windows import cut
-    from grok.files import write_whole
 
     output = args.output or BUNDLED_DICTIONARIES
     if args.dictionary is not None and not args.card:
@@ -64,9 +63,7 @@ def _ship(args: argparse.Namespace, others: Sequence[str]) -> int:
         texts = cut(given_text(args, model, held_out=True), before.context)
         cost = rounding(model, before, after, texts, ROUNDED_TOKENS)
         found = json.loads((folder / EVALUATION).read_text()) | {"rounding": cost}
-        write_whole(
-            folder / EVALUATION, json.dumps(found, separators=(",", ":"), allow_nan=False).encode()
-        )
+        write_evaluation(folder, found)
     elif not args.card:
         raise GrokError("DIR is missing; --card alone writes the card again.")
     print(write_card(output))

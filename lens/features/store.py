@@ -150,13 +150,7 @@ class FeatureStore:
         Raises:
             LensError: rows are damaged.
         """
-        ids = sorted({group * self._summary.features + feature for group, feature in places})
-        found = self.tables.ask(
-            'SELECT "group", feature, words FROM read_parquet($features) WHERE '
-            'list_contains($ids::BIGINT[], "group"::BIGINT * $width + feature)',
-            ids=ids,
-            width=self._summary.features,
-        )
+        found = self._of("words", places)
         pieces, n = self.pieces, len(self.pieces)
         with damage_in_words(self.folder):
             return {
@@ -165,6 +159,16 @@ class FeatureStore:
                     found["group"], found["feature"], found["words"], strict=True
                 )
             }
+
+    def _of(self, column: str, places: Iterable[tuple[int, int]]) -> dict[str, Any]:
+        """Group, number and one column of some features, (group, feature)."""
+        wide = self._summary.features
+        return self.tables.ask(
+            f'SELECT "group", feature, {column} FROM read_parquet($features) WHERE '
+            'list_contains($ids::BIGINT[], "group"::BIGINT * $wide + feature)',
+            ids=sorted({group * wide + feature for group, feature in places}),
+            wide=wide,
+        )
 
     def judged(self, group: int, feature: int) -> tuple[Context, ...]:
         """Contexts kept to judge explanations by; none in a database that was made small."""
@@ -182,13 +186,7 @@ class FeatureStore:
 
     def largest_of(self, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], float]:
         """The largest strength of some features, (group, feature), on the database's text."""
-        wide = self._summary.features
-        found = self.tables.ask(
-            'SELECT "group", feature, max FROM read_parquet($features) WHERE '
-            'list_contains($ids::BIGINT[], "group"::BIGINT * $wide + feature)',
-            ids=sorted({group * wide + feature for group, feature in places}),
-            wide=wide,
-        )
+        found = self._of("max", places)
         rows = zip(found["group"], found["feature"], found["max"], strict=True)
         return {(int(g), int(f)): float(value) for g, f, value in rows}
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from lens.finding import Finding
 from lens.many_prompts.expert_cards import LEVEL, ExpertCards
-from lens.words import p_value_text, percent, whole_percent
+from lens.words import listed, p_value_text, percent, whole_percent
 
 NAMED = 3
 
@@ -69,13 +69,12 @@ def expert_takes(cards: ExpertCards, layer: int, expert: int, name: str) -> Find
 def _kinds(cards: ExpertCards, share: np.ndarray, own: list[int]) -> str:
     """The kinds that an expert takes, and how much of them."""
     names = [cards.labels[i] for i in own[:NAMED]]
-    listed = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
     if len(own) > NAMED:
         most = whole_percent(share[own[0]])
         return f"takes {len(own)} kinds of text, {names[0]} most: {most} of its tokens."
     if len(names) == 1:
         much = share[own[0]] >= 0.5
         verb = "takes" if much else "leans to"
-        return f"{verb} {listed}: {whole_percent(share[own[0]])} of its tokens go there."
+        return f"{verb} {listed(names)}: {whole_percent(share[own[0]])} of its tokens go there."
     least = float(share[own].min())
-    return f"takes {listed}: {whole_percent(least)} or more of their tokens."
+    return f"takes {listed(names)}: {whole_percent(least)} or more of their tokens."

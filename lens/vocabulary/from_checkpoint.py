@@ -81,7 +81,17 @@ def routers_token(
     Raises:
         LensError: the checkpoint has other routers, or cannot be read.
     """
-    embedding = _embedding(routers, path)
+    return row_reading(routers, _embedding(routers, path), token, view)
+
+
+def row_reading(
+    routers: RouterSet, embedding: TokenEmbedding, token: int, view: str
+) -> TokenReading:
+    """One token of an embedding on disk through every router, as its model norms it.
+
+    Raises:
+        LensError, GrokError: the row cannot be read, or does not fit the routers.
+    """
     return token_reading(
         routers,
         embedding.row(token),

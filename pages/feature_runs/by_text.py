@@ -67,6 +67,10 @@ class Tried:
     found: TextFeatures
     beside: Beside
 
+    def most_unusual_first(self) -> np.ndarray:
+        """Rows of its features: those of the fewest stretches, and of these by nats."""
+        return np.lexsort((-self.found.unusual, self.beside.as_often))
+
 
 TRIED = SessionValue[dict[str, Tried]](SessionKey.FEATURES_TRIED)
 
@@ -156,7 +160,7 @@ def ordered(known: Tried) -> np.ndarray:
         return np.argsort(-found.largest, kind="stable")
     if order == "tokens":
         return np.argsort(-found.n, kind="stable")
-    return np.lexsort((-found.unusual, known.beside.as_often))
+    return known.most_unusual_first()
 
 
 def name(store: FeatureStore, group: int, feature: int) -> str:
@@ -167,7 +171,7 @@ def name(store: FeatureStore, group: int, feature: int) -> str:
 def said(store: FeatureStore, known: Tried) -> None:
     """The most unusual feature beside its rate, the text beside other text, and the numbers."""
     found, others = known.found, known.beside
-    row = int(np.lexsort((-found.unusual, others.as_often))[0])
+    row = int(known.most_unusual_first()[0])
     place = int(found.group[row]), int(found.feature[row])
     most = (
         f"Most unusual is **{name(store, *place)}**, active at {int(found.n[row])} of "

@@ -13,7 +13,7 @@ from lens.routers.router_set import RouterSet
 from lens.stats.chance import chance_of, percentile
 from lens.storage import csv_text
 from lens.tables import routers as router_tables
-from lens.words import fixed, p_value_text, percent
+from lens.words import begun, fixed, p_value_text, percent
 from pages.shell import finding_block, layout, links
 from pages.shell.null_settings import NullSettings
 
@@ -85,10 +85,7 @@ def verdict(null: LayerNull, layer: int, other: int) -> str:
     left = ""
     if null.directions:
         left = f"what is left of them {fixed(null.similarity[layer, other], 3)}, "
-    return (
-        f"{said[0].upper()}{said[1:]}: {left}z {fixed(z, 1)}, p {p_value_text(p)}, q "
-        f"{p_value_text(q)}."
-    )
+    return f"{begun(said)}: {left}z {fixed(z, 1)}, p {p_value_text(p)}, q {p_value_text(q)}."
 
 
 def samples_of_pair(

@@ -25,8 +25,8 @@ from lens.errors import LensError
 from lens.recipe.steps import note
 from lens.routers.router_set import RouterSet
 from lens.storage.disk_cache import DiskCache
-from lens.vocabulary.from_checkpoint import routers_readout, routers_token
-from lens.vocabulary.one_token import TokenReading, token_reading
+from lens.vocabulary.from_checkpoint import routers_readout, routers_token, row_reading
+from lens.vocabulary.one_token import TokenReading
 from lens.vocabulary.readout import Readout, ReadoutSettings
 from lens.vocabulary.readout_store import kept_readout, stored_readout
 from pages.shell import data_source
@@ -273,14 +273,7 @@ def reading(routers: RouterSet, source: Source, token: int, view: str) -> TokenR
 def _reading(
     key: str, _routers: RouterSet, _embedding: TokenEmbedding, token: int, view: str
 ) -> TokenReading:
-    return token_reading(
-        _routers,
-        _embedding.row(token),
-        _embedding.multiplier,
-        view,
-        epsilon=_embedding.epsilon,
-        centred=_embedding.centred,
-    )
+    return row_reading(_routers, _embedding, token, view)
 
 
 def matches(source: Source, text: str, limit: int = 12) -> list[int]:

@@ -13,7 +13,7 @@ from grok.cached import shared_dictionary
 from lens import figures
 from lens.features.claims import Settled, settled
 from lens.storage import csv_text
-from lens.words import counted, p_value_text, percent
+from lens.words import begun, counted, listed, p_value_text, percent
 from pages.guide import tables
 from pages.live.circuit import naming, run
 from pages.live.circuit.run import Cell, Traced
@@ -93,16 +93,6 @@ def drawn(cell: Cell, known: Traced, found: LayerClaims) -> None:
             key="claim_table",
             column_config=dict.fromkeys(list(columns)[2:-1], number),
         )
-
-
-def listed(names: list[str] | tuple[str, ...], last: str = "and") -> str:
-    """Names in a sentence."""
-    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else names[0]
-
-
-def begun(text: str) -> str:
-    """Words at the start of a sentence."""
-    return text[:1].upper() + text[1:]
 
 
 def in_words(names: tuple[str, ...], told: Settled) -> str:

@@ -18,7 +18,7 @@ from lens.tables import traces as trace_tables
 from lens.traces import RoutedText, margins
 from lens.traces.information import Information
 from lens.traces.logit_moments import Prediction
-from lens.words import fixed, p_value_text, percent
+from lens.words import begun, fixed, p_value_text, percent
 from pages.access.messages import told
 from pages.live.one_trace import routing_statistics
 from pages.live.one_trace.routing_views import View
@@ -47,7 +47,7 @@ def information_finding(found: Information) -> str:
         size += f", excess {fixed(test.excess.mean(), 3)}"
     if some and shares.size:
         size += f" ({percent(float(shares.mean()), 1)} of what there is to know)"
-    name = found.label[0].upper() + found.label[1:]
+    name = begun(found.label)
     verdict = (
         f"tells of the expert in **{some} of {n_layers}** layers (q ≤ 0.05)"
         if some
