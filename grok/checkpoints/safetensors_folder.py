@@ -16,8 +16,9 @@ import ml_dtypes
 import numpy as np
 
 from grok.checkpoints.block_scales import FP4_BLOCK, BlockScaled, MicroScaled
-from grok.checkpoints.model_files import FolderFiles
+from grok.checkpoints.model_files import CONFIG, FolderFiles
 from grok.checkpoints.room import room
+from grok.checkpoints.routing.names import check_n_layers, layers_prefix
 from grok.checkpoints.safetensors import Entry, read_header
 from grok.checkpoints.tensor_file import BFLOAT16
 from grok.checkpoints.tensor_index import INDEX, read_json
@@ -92,9 +93,25 @@ class SafetensorsFolder:
         return dict(found)
 
     def missing(self) -> list[str]:
+        """As `Checkpoint.missing`.
+
+        Raises:
+            CheckpointError: the files hold other layers than the config says.
+        """
+        self._check_n_layers()
         there = set(self._files.names())
         stored = (one for name in self.paths for one in self._stored(name))
         return [name for name in stored if self._file_of.get(name) not in there]
+
+    def _check_n_layers(self) -> None:
+        """Refuses a config whose number of layers is not that of the files."""
+        names: Iterable[str] = self._file_of
+        if INDEX not in self._files.names():
+            if ONE_FILE not in self._files.names():
+                return
+            names = self._header(ONE_FILE)
+        prefix = next(filter(None, map(layers_prefix, self.paths)), "")
+        check_n_layers(str(self.folder / CONFIG), self.config.n_layers, names, prefix)
 
     def _stored(self, name: str) -> tuple[str, ...]:
         """The tensors that hold one of the model's."""
@@ -120,16 +137,21 @@ class SafetensorsFolder:
             )
         return self.folder / self._file_of[name]
 
-    def _entry(self, name: str) -> Entry:
-        file = self.file(name).name
+    def _header(self, file: str) -> dict[str, Entry]:
+        """The tensors in a file."""
         if file not in self._headers:
             self._headers[file] = read_header(self._files.open(file))
-        if name not in self._headers[file]:
+        return self._headers[file]
+
+    def _entry(self, name: str) -> Entry:
+        file = self.file(name).name
+        header = self._header(file)
+        if name not in header:
             raise CheckpointError(
                 f"{self.folder / file}: holds no tensor {plain(name, 80)}; expected it there. "
                 "Download the file again."
             )
-        entry = self._headers[file][name]
+        entry = header[name]
         if entry.dtype not in DTYPES:
             raise CheckpointError(
                 f"{self.folder / file} ({plain(name, 80)}): dtype {plain(entry.dtype, 20)}; "

@@ -15,7 +15,12 @@ import numpy as np
 
 from grok.checkpoints.model_files import CONFIG, Counted, FolderFiles, ModelFiles
 from grok.checkpoints.prefetch import prefetch
-from grok.checkpoints.routing.names import LayerNames, find_routers
+from grok.checkpoints.routing.names import (
+    LayerNames,
+    check_n_layers,
+    find_routers,
+    layers_prefix,
+)
 from grok.checkpoints.routing.settings import SPEAKING_NORM, RoutingSettings, routing_settings
 from grok.checkpoints.safetensors import check_readable, read_tensor
 from grok.checkpoints.tensor_index import Tensors, find_tensors, read_json
@@ -79,6 +84,8 @@ def extract_model(
     tensors = find_tensors(files, there)
     layout, layers = find_routers(tensors.of)
     if settings.n_layers is not None:  # heads that predict further tokens come after them
+        prefix = layers_prefix(next(iter(layers.values())).router) or ""
+        check_n_layers(f"{files.where}: {CONFIG}", settings.n_layers, tensors.of, prefix)
         layers = {layer: names for layer, names in layers.items() if layer < settings.n_layers}
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise LensError(

@@ -7,10 +7,9 @@ Axes: E experts, K experts a token, R the width of a head that turns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Literal
 
-from grok.config import MAX_LAYERS, MAX_SIZE
 from grok.errors import ConfigError
 
 # Longer contexts are cut: masks and caches are laid out for all of it.
@@ -192,6 +191,7 @@ class MoeConfig:
         prefix: of all names.
         fp8_block: (rows, columns) of a block that shares a scale, where matrices are 8-bit.
         mxfp4: experts are stored in 4 bits.
+        where: the file, for messages; not kept.
     """
 
     family: str
@@ -224,37 +224,40 @@ class MoeConfig:
     prefix: str = ""
     fp8_block: tuple[int, int] | None = None
     mxfp4: bool = False
+    where: InitVar[str] = "config"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, where: str) -> None:
         if self.top_k > self.n_experts:
-            raise ConfigError(
-                f"{self.family}: {self.top_k} experts a token of {self.n_experts}; a token cannot "
-                "use more experts than there are."
+            raise _refused(
+                where,
+                f"{self.top_k} experts a token of {self.n_experts}; a token cannot use more "
+                "experts than there are.",
             )
         n_all = self.n_experts * sum(kind.experts for kind in self.layers)
         if n_all > MOST_EXPERTS:
-            raise ConfigError(
-                f"{self.family}: {self.n_experts:,} experts a layer, {n_all:,} in all; expected at "
-                f"most {MOST_EXPERTS:,}."
+            raise _refused(
+                where,
+                f"{self.n_experts:,} experts a layer, {n_all:,} in all; expected at most "
+                f"{MOST_EXPERTS:,}.",
             )
         if not any(kind.experts for kind in self.layers):
-            raise ConfigError(f"{self.family}: no layer has experts; expected a mixture in some.")
+            raise _refused(where, "no layer has experts; expected a mixture in some.")
         if self.attention.n_heads % self.attention.n_kv_heads:
-            raise ConfigError(
-                f"{self.family}: {self.attention.n_heads} query heads and "
-                f"{self.attention.n_kv_heads} of keys; expected a whole number for each."
+            raise _refused(
+                where,
+                f"{self.attention.n_heads} query heads and {self.attention.n_kv_heads} of keys; "
+                "expected a whole number for each.",
             )
-        if not 1 <= len(self.layers) <= MAX_LAYERS or self.vocab_size > MAX_SIZE:
-            raise ConfigError(f"{self.family}: {len(self.layers)} layers; expected up to 4096.")
         groups = self.router.groups
         if groups is not None and (
             self.n_experts % groups[0]
             or groups[1] > groups[0]
             or groups[1] * (self.n_experts // groups[0]) < self.top_k
         ):
-            raise ConfigError(
-                f"{self.family}: {self.top_k} of {self.n_experts} experts within {groups[1]} of "
-                f"{groups[0]} groups; expected groups of one size with room for the chosen ones."
+            raise _refused(
+                where,
+                f"{self.top_k} of {self.n_experts} experts within {groups[1]} of {groups[0]} "
+                "groups; expected groups of one size with room for the chosen ones.",
             )
 
     @property
@@ -270,3 +273,7 @@ class MoeConfig:
     def moe_layers(self) -> tuple[int, ...]:
         """Numbers of the layers with experts."""
         return tuple(i for i, kind in enumerate(self.layers) if kind.experts)
+
+
+def _refused(where: str, what: str) -> ConfigError:
+    return ConfigError(f"{where}: {what} Get the model's own config.json.")

@@ -103,12 +103,7 @@ def read_config(folder: Path) -> MoeConfig:
             f"{', '.join(READERS)}. Models of other types are not run here; their routers may be "
             "extracted with `python -m lens.extract`."
         )
-    try:
-        return READERS[kind](settings)
-    except ConfigError as error:
-        if str(error).startswith(settings.where):
-            raise
-        raise ConfigError(f"{settings.where}: {error} Get the model's own config.json.") from None
+    return READERS[kind](settings)
 
 
 def all_specs(config: MoeConfig) -> list[TensorSpec]:

@@ -62,12 +62,57 @@ _LAYER = re.compile(
 )
 # Heads that predict further tokens have routers of their own, and are no layers of the model.
 _NO_LAYERS = ("mtp",)
+# DeepSeek-V3 and GLM-4.5 number theirs on from the last layer. No ordinary layer has such tensors.
+_FURTHER_TOKENS = ("eh_proj", "embed_tokens", "enorm", "hnorm", "shared_head")
+
+
+def layers_prefix(name: str) -> str | None:
+    """What a tensor's name has before its layer's number; None outside of layers."""
+    match = _LAYER.fullmatch(name)
+    return None if match is None else match["prefix"]
 
 
 def place_of(name: str) -> str | None:
     """What the names of all tensors of a tensor's layer begin with; None outside of layers."""
     match = _LAYER.fullmatch(name)
     return None if match is None else name[: match.start("rest")]
+
+
+def check_n_layers(where: str, n_layers: int, names: Iterable[str], prefix: str) -> None:
+    """Refuses a number of layers that leaves out a layer of the model, or counts a head as one.
+
+    Args:
+      where: the config that says the number, for the message.
+      n_layers: that is said.
+      names: of the tensors in the files.
+      prefix: of those in layers, up to a layer's number.
+
+    Raises:
+      CheckpointError: a layer from `n_layers` on is no head that predicts further tokens, or one
+        below is.
+    """
+    first: dict[int, str] = {}  # a tensor of each layer
+    heads: dict[int, str] = {}  # and one that only heads have
+    for name in names:
+        match = _LAYER.fullmatch(name)
+        if match is not None and match["prefix"] == prefix:
+            layer = int(match["layer"])
+            first.setdefault(layer, name)
+            if match["rest"].split(".")[0] in _FURTHER_TOKENS:
+                heads.setdefault(layer, name)
+    left_out = [layer for layer in first if layer >= n_layers and layer not in heads]
+    counted = [layer for layer in heads if layer < n_layers]
+    if left_out:
+        expected = f"{max(left_out) + 1}, for the files hold {plain(first[max(left_out)], 80)}"
+    elif counted:
+        name = plain(heads[min(counted)], 80)
+        expected = f"{min(counted)}, for {name} is of a head that predicts further tokens"
+    else:
+        return
+    raise CheckpointError(
+        f"{where}: num_hidden_layers: found {n_layers}; expected {expected}. Get the model's own "
+        "config.json."
+    )
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,14 @@ def router(name: str) -> bool:
     return name in ("model.layers.1.mlp.gate.weight", "model.layers.1.mlp.router.weight")
 
 
+def n_layers(more: int) -> Change:
+    def change(folder: Path) -> None:
+        found = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+        config(num_hidden_layers=found + more, layer_types=None)(folder)
+
+    return change
+
+
 def expert(name: str) -> bool:
     ends = ("experts.3.down_proj.weight", "experts.down_proj_blocks")
     return name.startswith("model.layers.1.mlp.") and name.endswith(ends)
@@ -167,6 +175,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a billion": (n_experts(lambda n: 2**30), ("1,073,741,824 experts", "at most 262,144", "Get ")),
     "too many a token": (config(num_experts_per_tok=99), ("99 experts a token of", "Get the mod")),
     "none a token": (config(num_experts_per_tok=0), ("found 0", "from 1 to", "Get the model's")),
+    "a layer less": (n_layers(-1), ("_layers: found ", "expected ", "hold model.l", "Get")),
     "other widths": (
         config(moe_intermediate_size=40, intermediate_size=40),
         ("shape [", "expected [", "Check that config.json"),
@@ -231,10 +240,22 @@ def test_a_bad_folder_is_refused_where_it_is_opened(folder, case):
     assert not (folder.parent / "ran").exists()
 
 
+@pytest.mark.parametrize("folder", ["deepseek_v3_fp8"], indirect=True)
+def test_a_head_that_predicts_further_tokens_is_no_layer(folder):
+    n_layers(1)(folder)
+    says = r"config.json: num_hidden_layers: found 5; expected 4, for model\.layers\.4\..* Get the"
+    for mode in ("resident", "streamed"):
+        with pytest.raises(CheckpointError, match=says):
+            opened(folder, mode)
+    with pytest.raises(LensError, match=says):
+        folder_routers(folder)
+
+
 @pytest.mark.parametrize("folder", FAMILIES, indirect=True)
 @pytest.mark.parametrize(
     "case",
     [
+        "a layer less",
         "half of the experts",
         "an index that lacks",
         "no router",

@@ -224,11 +224,20 @@ def test_biases_of_gates_are_kept_with_sigmoids_and_never_taken_for_logits(
         assert found.biases is None
 
 
-def test_routers_beyond_the_models_layers_are_left_out(tmp_path):
-    folder = write(
-        tmp_path / "m", model("deepseek_v3", [1, 2]), config_of("deepseek_v3", num_hidden_layers=2)
-    )
+def test_heads_beyond_the_models_layers_are_left_out(tmp_path):
+    tensors = model("deepseek_v3", [1, 2])
+    config = config_of("deepseek_v3", num_hidden_layers=2)
+    with pytest.raises(LensError, match="num_hidden_layers: found 2; expected 3, .*layers.2"):
+        extract_safetensors(write(tmp_path / "layers", tensors, config))
+    for layer in (1, 2):
+        tensors[f"model.layers.{layer}.enorm.weight"] = numbers(D)
+    with pytest.raises(LensError, match="num_hidden_layers: found 2; expected 1, .*1.enorm"):
+        extract_safetensors(write(tmp_path / "heads", tensors, config))
+    del tensors["model.layers.1.enorm.weight"]
+    folder = write(tmp_path / "m", tensors, config)
     assert extract_safetensors(folder)[0].layer_ids.tolist() == [1]
+    tensors["model.layers.1.enorm.weight"] = numbers(D)
+    write(folder, tensors, config)
     (folder / "config.json").write_text(json.dumps(config_of("x", num_hidden_layers=1)))
     with pytest.raises(LensError, match="0 layers have a router and a number within the 1 layers"):
         extract_safetensors(folder)

@@ -38,6 +38,7 @@ def sizes(settings: Settings, epsilon: float) -> dict[str, Any]:
         "eos_tokens": settings.ends(vocab_size),
         "norm_epsilon": settings.number("rms_norm_eps", epsilon),
         "tied": settings.flag("tie_word_embeddings", False),
+        "where": settings.where,
         **stored(settings),
     }
 
