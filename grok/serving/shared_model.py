@@ -304,19 +304,18 @@ class SharedModel:
             turn=partial(patient_turn, self.queue, check, caller=caller),
         )
 
-    def read_rows(
-        self, rows: Sequence[np.ndarray], length: int, on_wait: OnWait | None = None
-    ) -> Forward:
+    def read_rows(self, rows: Sequence[np.ndarray], on_wait: OnWait | None = None) -> Forward:
         """The routing of prompts padded to one length, in one pass and turn, without next tokens.
 
         Args:
             rows: tokens [T] of each; one that was there before only fills up.
-            length: that all are padded to.
+            on_wait: is told the place in the queue.
         """
-        from grok.engine.compiled import padded
+        from grok.engine.compiled import bucket, padded
         from grok.engine.engine import Batch
         from grok.interventions.hooks import no_hooks
 
+        length = bucket(max(len(one) for one in rows))
         given, real, keys = padded(rows, length, self.pad_token)
         seen = [one.tobytes() for one in rows]
         real[[one in seen[:i] for i, one in enumerate(seen)]] = False

@@ -766,7 +766,7 @@ BODIES: dict[str, Any] = {
     "what_ifs": {"prompt": [5, 17, 3], "edits": [_CHANGES, [_CHANGE]], "candidates": 2},
     "logit_lens": {"prompt": [5, 17, 3], "candidates": 2},
     "stream": {"prompt": [5, 17], "max_new_tokens": 2, "temperature": 0.5, "top_p": 0.9, "seed": 1},
-    "forward": {"rows": [[5, 17], [3]], "length": 4},
+    "forward": {"rows": [[5, 17], [3]]},
 }
 _bodies = st.sampled_from(sorted(BODIES)).flatmap(
     lambda name: st.tuples(st.just(name), changed_json(BODIES[name], most=2))

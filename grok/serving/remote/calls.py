@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_PROMPTS = 64  # of one call
 MOST_ROWS = 256  # of one pass
+MOST_PADDED = 2**16  # tokens of one pass, with what fills rows up
 MOST_EDITS = 64
 MOST_CANDIDATES = 1024
 
@@ -204,11 +205,13 @@ def _stream(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
 
 
 def _forward(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
-    rows = [_tokens(model, one, limits) for one in body["rows"]]
-    length = body["length"]
-    if length < max(len(one) for one in rows) or length * len(rows) > 2**16:
-        raise BodyError("body.length", str(length), "the longest row or more, 65536 tokens in all")
-    return model.read_rows(rows, length, told.waiting)
+    from grok.engine.compiled import bucket
+
+    size = len(body["rows"]) * bucket(max(map(len, body["rows"])))
+    if size > MOST_PADDED:
+        found = f"rows of {size} tokens in all, each padded to the longest one's power of two"
+        raise BodyError("body.rows", found, f"at most {MOST_PADDED} tokens, or several calls")
+    return model.read_rows([_tokens(model, one, limits) for one in body["rows"]], told.waiting)
 
 
 CALLS: Mapping[str, Call] = {
@@ -339,11 +342,8 @@ CALLS: Mapping[str, Call] = {
     ),
     "forward": Call(
         "The routing of prompts padded to one length, in one pass, without next tokens.",
-        {
-            "rows": {"type": "array", "items": IDS, "minItems": 1, "maxItems": MOST_ROWS},
-            "length": {"type": "integer", "minimum": 1},
-        },
-        ("rows", "length"),
+        {"rows": {"type": "array", "items": IDS, "minItems": 1, "maxItems": MOST_ROWS}},
+        ("rows",),
         "a Forward",
         _forward,
     ),

@@ -259,11 +259,9 @@ class RemoteModel:
 
     # what is sent
 
-    def read_rows(
-        self, rows: Sequence[np.ndarray], length: int, on_wait: OnWait | None = None
-    ) -> Forward:
+    def read_rows(self, rows: Sequence[np.ndarray], on_wait: OnWait | None = None) -> Forward:
         """The routing of prompts padded to one length, without next tokens."""
-        body = {"rows": [_plain(one) for one in rows], "length": length}
+        body = {"rows": [_plain(one) for one in rows]}
         found: Forward = self._result("forward", body, on_wait)
         return found
 
@@ -336,9 +334,7 @@ class _Passes:
         while True:
             self._check()
             try:
-                return self._model.read_rows(
-                    rows, batch.tokens.shape[1], lambda waiting: self._check()
-                )
+                return self._model.read_rows(rows, lambda waiting: self._check())
             except BusyError as error:
                 end = time.monotonic() + (error.retry_after or 1)
                 while time.monotonic() < end:

@@ -256,6 +256,13 @@ REFUSED = {
         400,
         "POST /v1/trace",
     ),
+    "a length to fill rows up to": (b'{"rows": [[5]], "length": 65536}', {}, 400, "body"),
+    "more rows than memory is for": (
+        json.dumps({"rows": [[5] * 257] * 200}).encode(),
+        {},
+        400,
+        "body.rows",
+    ),
     "a strange person": (b'{"prompt": [5]}', {"X_Grok_Lens_Person": "a b"}, 400, "person"),
 }
 
@@ -263,7 +270,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_is_said_in_four_parts(server, case):
     body, options, wanted, where = REFUSED[case]
-    status, text = server.ask("/v1/trace", body, **options)
+    call = "forward" if b"rows" in body else "trace"
+    status, text = server.ask(f"/v1/{call}", body, **options)
     error = json.loads(text)["error"]
     assert status == wanted and where in error["where"]
     assert all(error[name] for name in ("message", "found", "expected", "do", "request"))
