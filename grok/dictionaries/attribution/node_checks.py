@@ -1,4 +1,4 @@
-"""Nodes of a graph taken out of the model, beside random directions of the same lengths.
+"""Nodes of a graph taken out of the model, beside random directions in their place.
 
 Axes: T tokens, D width, M modes, N draws.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from grok.dictionaries.attribution.modes import MODES, ModeRun, run_additions
 from grok.dictionaries.attribution.reading import PromptFeatures
 from grok.dictionaries.attribution.rows import Columns, Rows, Target
+from grok.dictionaries.attribution.steering import turned
 from grok.errors import GrokError
 from grok.interventions.sites import HookPoint
 
@@ -38,7 +39,7 @@ class NodeCheck:
     Attributes:
         predicted: change of the target, minus the sum of the nodes' edges to it.
         measured: by mode, in the order of `modes` [M].
-        random: the same with random directions of the same lengths in the same places [M, N].
+        random: the same with all that they write turned together at random [M, N].
         modes: as `grok.dictionaries.attribution.modes.MODES`.
         value: of the target in the plain run; of a feature before its threshold.
     """
@@ -89,7 +90,7 @@ def check_nodes(
     measured, drawn = np.zeros(len(MODES)), np.zeros((len(MODES), random))
     rng = np.random.default_rng(seed)
     for i in range(1 + random):
-        own = added if not i else {point: _turned(rows, rng) for point, rows in added.items()}
+        own = added if not i else _turned(added, rng)
         for m, mode in enumerate(MODES):
             found = measure.of(run_additions(model, read, own, mode, measure.layer))
             if i:
@@ -172,9 +173,11 @@ def _column(columns: Columns, node: Node) -> int:
     return int(found[0])
 
 
-def _turned(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows [T, D] of the same lengths in random directions."""
-    drawn = rng.standard_normal(rows.shape)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    found: np.ndarray = drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * lengths
-    return found
+def _turned(
+    added: dict[HookPoint, np.ndarray], rng: np.random.Generator
+) -> dict[HookPoint, np.ndarray]:
+    """All rows [T, D] of all sites `turned` together."""
+    every = np.concatenate(list(added.values()))
+    there = every.any(1)
+    every[there] = turned(every[there], rng)
+    return dict(zip(added, np.split(every, len(added)), strict=True))

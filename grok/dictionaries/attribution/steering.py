@@ -74,8 +74,8 @@ def steer(
         changes: one or several, each feature once.
         positions: of tokens, negative from the end of the prompt; all when None, those still to
             be generated too.
-        directions: other directions [n, D] to write along, one for each change, to every site:
-            for controls.
+        directions: for controls, what is written instead of what the features write, one for each
+            change: [n, D] to every site, or [n, W, D] to each of the W sites of their group.
 
     Raises:
         InterventionError: no such feature or action, or a kind whose features belong to no layer.
@@ -94,7 +94,8 @@ def steer(
             if directions is None:
                 rows = np.asarray(dictionary.params["decoder"][g])[[c.feature for c in own], w]
             else:
-                rows = np.asarray(directions, np.float32)[which]
+                others = np.asarray(directions, np.float32)[which]
+                rows = others[:, w] if others.ndim == 3 else others
             references: list[HookPoint] = [] if point == source else [source]
             if design.n_experts:
                 references.append(HookPoint(source.layer, "router.experts"))
@@ -104,6 +105,19 @@ def steer(
             one = request(point.site, function, point.layer, positions, tuple(references))
             edits = edits + Edits((one,))
     return edits
+
+
+def turned(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows [N, D] turned together at random: as long as they were, at the angles they had.
+
+    What writes to several sites adds up in the stream as far as its rows point alike. So a control
+    for it takes a random direction for each, but not the same, nor one that knows of no other.
+    """
+    basis, parts = np.linalg.qr(rows.T.astype(np.float64))  # [D, r], [r, N]
+    drawn, signs = np.linalg.qr(rng.standard_normal(basis.shape))
+    up = np.where(np.diag(parts) < 0, -1.0, 1.0)[:, None]
+    found: np.ndarray = (drawn * np.where(np.diag(signs) < 0, -1.0, 1.0) @ (parts * up)).T
+    return found
 
 
 def check_changes(dictionary: Dictionary, changes: Sequence[Change]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grok.dictionaries.attribution.steering import Change, steer
+from grok.dictionaries.attribution.steering import Change, steer, turned
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.errors import GrokError
 from grok.experiments.what_if import divergence, log_softmax
@@ -77,7 +77,7 @@ def dose_sweep(
         positions: of tokens; all when None.
         rates: how often each feature of the group is active [F]; then a feature of the nearest
             rate is a control too.
-        directions: random ones, each with runs of its own.
+        directions: random ones, each with runs of its own: what the feature writes, `turned`.
         seed: of the random directions, and of the choice among the ten nearest rates.
         progress: told (runs done, runs in all); what it raises ends the sweep.
 
@@ -97,9 +97,7 @@ def dose_sweep(
         chosen.append(int(rng.choice(like)))
         subjects.append(SUBJECTS[2])
     rows = np.asarray(dictionary.params["decoder"][change.group])  # [F, W, D]
-    length = float(np.sqrt(np.square(rows[change.feature]).sum(-1).mean()))
-    drawn = rng.standard_normal((directions, rows.shape[-1]))
-    drawn *= length / np.linalg.norm(drawn, axis=-1, keepdims=True)
+    drawn = np.stack([turned(rows[change.feature], rng) for _ in range(directions)])
 
     def edits(subject: int, dose: float) -> Edits:
         own = replace(change, action="add", value=float(dose))

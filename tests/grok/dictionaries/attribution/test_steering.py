@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from grok.dictionaries.attribution import Change, dose_sweep, read_features, steer
+from grok.dictionaries.attribution.steering import turned
 from grok.dictionaries.kinds.design import Activation, Design
 from grok.dictionaries.kinds.dictionary import Dictionary
 from grok.errors import GrokError, InterventionError
@@ -48,7 +49,8 @@ def test_features_of_a_group_are_changed_together_and_reach_every_site_they_writ
     dictionary = random_dictionary(tiny3, "clt")
     read = read_features(tiny3, dictionary, IDS)
     a, b = np.argsort(-read.features[0].sum(0))[:2]
-    edits = steer(dictionary, [Change(int(a)), Change(int(b), "set", 2.0)])
+    both = [Change(int(a)), Change(int(b), "set", 2.0)]
+    edits = steer(dictionary, both)
     assert [request.layers for request in edits.requests] == [(0,), (1,), (2,)]
     assert edits.texts()[0].startswith(f"layers[0].moe.normed: features([{a}, {b}], array[64, 2]")
     point, after = HookPoint(0, "moe.normed"), HookPoint(1, "moe.normed")
@@ -57,6 +59,21 @@ def test_features_of_a_group_are_changed_together_and_reach_every_site_they_writ
     change = np.stack([-read.features[0][:, a], 2 - read.features[0][:, b]], 1)
     moved = run.kept[point][0, : IDS.size] - read.values[point]
     np.testing.assert_allclose(moved, change @ w[[a, b], 0], atol=2e-5)
+    other = np.stack([w[[a, b], 0], np.ones((2, 64)), w[[a, b], 2]], 1)  # at one site of three
+    else_run = tiny3.run_one(IDS, edits=steer(dictionary, both, directions=other), wanted=[after])
+    later = (run.kept[after] - else_run.kept[after])[0, : IDS.size]
+    np.testing.assert_allclose(later, change @ (w[[a, b], 1] - 1), atol=2e-4)
+
+
+def test_rows_are_turned_together_so_that_lengths_and_angles_stay():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((3, 8)) * [[1], [5], [0.1]]
+    some = np.stack([turned(rows, rng) for _ in range(400)])
+    np.testing.assert_allclose(some @ some.transpose(0, 2, 1), rows @ rows.T + 0 * some[:, :, :3])
+    assert np.abs(some.mean(0) / np.linalg.norm(rows, axis=1, keepdims=True)).max() < 0.1
+    drawn = np.random.default_rng(1).standard_normal(8)
+    one = turned(rows[1:2], np.random.default_rng(1))[0]
+    np.testing.assert_allclose(one, drawn * np.linalg.norm(rows[1]) / np.linalg.norm(drawn))
 
 
 def test_topk_and_experts_decide_whether_a_feature_is_active(tiny3):
