@@ -90,16 +90,16 @@ def ours(
 
 
 def cold(model: Any, tokens: Any, streamed: bool) -> Any:
-    """A prompt's pass; a streamed one finds no expert in memory."""
+    """A prompt's pass; a streamed one finds no weights in memory."""
     if streamed:
         fresh(model)
     return model.run_one(tokens)
 
 
 def fresh(model: Any) -> None:
-    """Lets go of the experts that a streamed model keeps."""
-    cache = model.engine.layers.cache
-    model.engine.layers.cache = type(cache)(cache.max_bytes)
+    """Lets go of the weights that a streamed model keeps; its next pass makes room again."""
+    for cache in (model.engine.layers.fixed, model.engine.layers.cache):
+        cache.resize(0)
 
 
 def peer(folder: str, dtype: str, prompts: list[int], new: int) -> dict[str, Any]:

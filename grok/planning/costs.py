@@ -145,16 +145,20 @@ def pass_work(
     ]
 
 
-def expert_pass_work(architecture: Architecture, n_tokens: int, held: float = 0.0) -> list[Work]:
+def expert_pass_work(
+    architecture: Architecture, n_tokens: int, held: float = 0.0, held_fixed: float = 0.0
+) -> list[Work]:
     """The steps of a pass of `n_tokens` whose experts are read one by one.
 
     Args:
-        held: share of the experts' bytes that is in memory from before.
+        held, held_fixed: shares of the bytes of experts, and of what layers have beside them, that
+            are in memory from before.
     """
     config = architecture.config
     every = config.n_experts * expert_bytes(architecture)
     reads = read_layer_bytes(architecture, n_tokens)
-    reads -= round(held * (reads - layer_bytes(architecture) + every))
+    fixed = layer_bytes(architecture) - every
+    reads -= round(held * (reads - fixed) + held_fixed * fixed)
     moe = set(config.moe_layers)
     scores = architecture.score_operations(n_tokens)
     steps = [
@@ -169,7 +173,7 @@ def expert_pass_work(architecture: Architecture, n_tokens: int, held: float = 0.
         specs = architecture.layer_specs(layer)
         own = sum(spec.n_bytes for spec in specs)
         operations = n_tokens * (2.0 * sum(spec.size for spec in specs) + scores)
-        steps.append(Work(1, own, own, operations))
+        steps.append(Work(1, own - round(held_fixed * own), own, operations))
     embedding, *outer = architecture.outer_specs()
     table = next((s for s in outer if s.leaf == architecture.head_leaf), embedding).n_bytes
     rows = n_tokens * embedding.n_bytes // config.vocab_size

@@ -33,6 +33,7 @@ from grok.planning.costs import (
 from grok.planning.machine import Rates
 from grok.streaming.by_expert.memory import (
     expert_sizes,
+    fixed_bytes,
     largest_piece,
     most_expert_rows,
     smallest_expert_budget,
@@ -208,9 +209,9 @@ def _streamed(architecture: Architecture, rates: Rates, n_tokens: int, budget: i
 
     def work(n: int) -> list[Work]:
         if architecture.by_expert:
-            after = n == 1 != n_tokens  # a token after the prompt, whose experts are held in part
-            held = _held(architecture, max(budget, smallest), tokens) if after else 0.0
-            return expert_pass_work(architecture, n, held)
+            after = n == 1 != n_tokens  # a token after the prompt, whose weights are held in part
+            held = _held(architecture, max(budget, smallest), tokens) if after else (0.0, 0.0)
+            return expert_pass_work(architecture, n, *held)
         return pass_work(
             architecture,
             n,
@@ -288,7 +289,7 @@ def streamed_bytes(architecture: Architecture, budget: int, n_tokens: int) -> in
     if architecture.by_expert:
         piece = largest_piece(architecture)
         own = expert_sizes(architecture, budget, piece, n_tokens)
-        kept = min(own.cache, _experts(architecture))
+        kept = min(own.cache, _experts(architecture) + sum(fixed_bytes(architecture)))
         buffers = own.n_buffers * (piece + 2 * BLOCK)
         return PROCESS + expert_working(architecture, n_tokens) + buffers + kept
     parts = sizes(architecture, budget, n_tokens)
@@ -314,10 +315,12 @@ def _experts(architecture: Architecture) -> int:
     return len(config.moe_layers) * config.n_experts * expert_bytes(architecture)
 
 
-def _held(architecture: Architecture, budget: int, n_tokens: int) -> float:
-    """The share of the experts that stays in memory from pass to pass."""
+def _held(architecture: Architecture, budget: int, n_tokens: int) -> tuple[float, float]:
+    """The shares of the experts, and of what layers have beside them, that stay in memory from pass
+    to pass."""
     kept = expert_sizes(architecture, budget, largest_piece(architecture), n_tokens).cache
-    return min(1.0, kept / _experts(architecture))
+    fixed = sum(fixed_bytes(architecture))
+    return min(1.0, max(0, kept - fixed) / _experts(architecture)), min(1.0, kept / fixed)
 
 
 # --- the choice -----------------------------------------------------------------------------

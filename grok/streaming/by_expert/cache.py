@@ -1,4 +1,4 @@
-"""Experts that stay in memory between passes: those used last, as many as there is room for."""
+"""Weights that stay in memory between passes: those used last, as many as there is room for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-Key = tuple[int, int]  # layer, expert
+Key = tuple[int, int]  # layer, expert; -1 for what every token of the layer passes through
 
 
 class ExpertCache:

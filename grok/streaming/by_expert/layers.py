@@ -1,9 +1,10 @@
 """Decoder layers of a Hugging Face folder on disk, read expert by expert.
 
-Of a layer its fixed part is read always: norms, attention, router, shared expert, or its dense
-block. Of the experts those are read that the tokens at hand chose and that are not in memory from
-before. Where nearly all will be chosen, the reader runs ahead over whole layers; else it asks for
-the chosen ones once the router has spoken, and for the next layer's fixed part behind them.
+A layer's fixed part is what every token passes through: norms, attention, router, shared expert,
+or its dense block. It stays in memory once it was read, as far as there is room; what is left keeps
+experts. Of these those are read that the tokens at hand chose and that are not held from before.
+Where nearly all will be chosen, the reader runs ahead over whole layers; else it asks for the
+chosen ones once the router has spoken, and for the next layer's fixed part behind them.
 Weights stay in their stored form, 8 and 4 bits too, up to the product that needs them; they are
 copied once, out of the reader's buffer to where they are computed with and kept. An expert's
 products run while the next one's bytes are read and copied.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ class ExpertLayers:
     Attributes:
         memory_budget: bytes that the process may take.
         last_pass: figures of each layer of the last pass.
-        cache: experts that are kept.
+        fixed, cache: fixed parts and experts that are kept.
         places: where weights lie.
 
     Raises:
@@ -82,9 +83,17 @@ class ExpertLayers:
         self.largest = max(piece.n_bytes for piece in every)
         files = {piece.tensor.file for piece in every}
         self.direct = sum(file.stat().st_size for file in files) > DIRECT_BYTES
-        self.cache = ExpertCache(expert_sizes(architecture, budget, self.largest).cache)
+        self._all_fixed = sum(
+            piece.n_bytes
+            for own in self.pieces
+            for (expert, _), pieces in own.items()
+            if expert < 0
+            for piece in pieces
+        )
+        self.fixed, self.cache = ExpertCache(0), ExpertCache(0)
         self._at_once = weights_at_once(architecture)
-        self.places = Places(self.cache.max_bytes + self._at_once)
+        self.places = Places(0)
+        self._keep(expert_sizes(architecture, budget, self.largest).cache)
         self.last_pass: list[LayerFigures] = []
         self._one_walk = threading.Lock()
         self._kept: Buffers | None = None
@@ -92,6 +101,12 @@ class ExpertLayers:
     def max_rows(self, kept_bytes: int = 0) -> int:
         """As `Layers.max_rows`."""
         return most_expert_rows(self.architecture, self.memory_budget, self.largest, kept_bytes)
+
+    def _keep(self, n_bytes: int) -> None:
+        """Keep at most so much from pass to pass from now on."""
+        self.fixed.resize(min(n_bytes, self._all_fixed))
+        self.cache.resize(n_bytes - self.fixed.max_bytes)
+        self.places.resize(n_bytes + self._at_once)
 
     def buffers(self, n: int) -> Buffers:
         """Memory that pieces are read into, the same from pass to pass where the number is."""
@@ -123,8 +138,7 @@ class ExpertLayers:
         config = self.architecture.config
         share = 1 - (1 - config.top_k / config.n_experts) ** n_rows
         with self._one_walk:
-            self.cache.resize(spent.cache)
-            self.places.resize(spent.cache + self._at_once)
+            self._keep(spent.cache)
             unused: set[tuple[int, int]] = set()
 
             def unwanted(piece: Piece) -> bool:
@@ -169,11 +183,7 @@ class _Walk:
         hits, misses = layers.cache.hits, layers.cache.misses
         self._taken.begin()
         architecture = layers.architecture.at(layer)
-        params = {
-            spec.leaf: put_on_devices(spec, self._read(layer, -1, spec), layers.mesh)
-            for spec in layers.specs[layer]
-            if not spec.per_expert
-        }
+        params = self._fixed_weights(layer)
         if layer in architecture.config.moe_layers:
             experts = partial(self._experts, layer)
             yield from around_experts(architecture, layers.dtype, params, parts, experts)
@@ -188,7 +198,9 @@ class _Walk:
     # reading
 
     def _fixed(self, layer: int) -> Iterator[Piece]:
-        """The parts of a layer that every token passes through."""
+        """The parts of a layer that every token passes through, where they are not held."""
+        if (layer, -1) in self._layers.fixed:
+            return
         for (expert, _), pieces in self._layers.pieces[layer].items():
             if expert < 0:
                 yield from pieces
@@ -230,6 +242,20 @@ class _Walk:
         name = spec.names[expert if len(spec.names) > 1 else 0]
         stored = self._layers.folder.whole(name, arrays)
         return oriented(spec, stored)
+
+    def _fixed_weights(self, layer: int) -> Mapping[str, Any]:
+        """A layer's fixed part by leaf, from memory or as it comes from disk."""
+        layers = self._layers
+        held = layers.fixed.get((layer, -1))
+        if held is None:
+            held = {
+                spec.leaf: put_on_devices(spec, self._read(layer, -1, spec), layers.mesh)
+                for spec in layers.specs[layer]
+                if not spec.per_expert
+            }
+            # Every pass needs all: one that another pushed out would only be read again.
+            layers.fixed.put((layer, -1), held, evict=False)
+        return held
 
     # the experts
 

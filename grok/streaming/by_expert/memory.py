@@ -2,7 +2,7 @@
 
 Everything is counted in bytes of the whole process: the interpreter with its libraries, what the
 largest pass needs beside weights, two layers' fixed parts, one expert in floats, read buffers; and
-what is left keeps experts from pass to pass.
+what is left keeps weights from pass to pass: fixed parts first, which every token needs.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ NEARLY_ALL = 0.9
 
 @dataclass(frozen=True)
 class ExpertSizes:
-    """What a budget is spent on. n_buffers: to read into; cache: bytes of experts that stay."""
+    """What a budget is spent on. n_buffers: to read into; cache: bytes of weights that stay."""
 
     n_buffers: int
     cache: int
 
 
-def fixed_bytes(architecture: Architecture) -> int:
-    """Bytes of a layer's parameters outside its experts, of the largest layer, as stored."""
+def fixed_bytes(architecture: Architecture) -> list[int]:
+    """Bytes of each layer's parameters outside its experts, as stored."""
     layers = range(architecture.config.n_layers)
-    return max(
+    return [
         sum(spec.n_bytes for spec in architecture.layer_specs(layer) if not spec.per_expert)
         for layer in layers
-    )
+    ]
 
 
 def weights_at_once(architecture: Architecture) -> int:
@@ -51,7 +51,7 @@ def weights_at_once(architecture: Architecture) -> int:
     parts and two experts, one that is computed with and one that is brought."""
     specs = architecture.layer_specs(architecture.config.moe_layers[0])
     experts = sum(spec.n_bytes for spec in specs if spec.per_expert)
-    return 2 * fixed_bytes(architecture) + 2 * experts // architecture.config.n_experts
+    return 2 * max(fixed_bytes(architecture)) + 2 * experts // architecture.config.n_experts
 
 
 def largest_piece(architecture: Architecture) -> int:
@@ -89,7 +89,7 @@ def working(
     widest = max(spec.shape[-1] for spec in specs)
     attention = 4 * architecture.scores(n_tokens) * 4
     in_layer = n_tokens * (14 * c.d_model + 4 * widest) * 4 + attention
-    in_layer += 2 * fixed_bytes(architecture) + 4 * (_largest_matrix(architecture) + expert)
+    in_layer += 2 * max(fixed_bytes(architecture)) + 4 * (_largest_matrix(architecture) + expert)
     n = min(n_tokens, max(1, HELD_LOGITS // c.vocab_size))
     blocks = (2 + BLOCKS_OF_TABLE) * ROWS_OF_TABLE * c.d_model * 4
     after = n_tokens * (4 * c.d_model * 4 + c.vocab_size * 8) + 4 * n * c.vocab_size * 4 + blocks

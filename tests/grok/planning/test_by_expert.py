@@ -42,12 +42,14 @@ def test_a_plan_says_what_streaming_reads(architecture):
     assert [step.count for step in steps] == [3, 1]  # one of its layers is dense
 
 
-def test_experts_that_stay_are_not_read_for_the_next_token(architecture):
+def test_weights_that_stay_are_not_read_for_the_next_token(architecture):
     one, held = expert_pass_work(architecture, 1), expert_pass_work(architecture, 1, 1.0)
     chosen = architecture.config.top_k * expert_bytes(architecture)
     assert one[0].n_read - held[0].n_read == chosen
+    *layers, head = expert_pass_work(architecture, 1, 1.0, 1.0)
+    assert [step.n_read for step in layers] == [0, 0] and head.n_read > 0
     after = plan(architecture, RATES, n_tokens=64, memory_budget=3 * GB)[1]
-    assert after.read_bytes_per_token == sum(s.count * s.n_read for s in held)
+    assert after.read_bytes_per_token == head.n_read
 
 
 def test_many_tokens_read_whole_layers_and_few_their_own_experts(architecture):

@@ -23,6 +23,7 @@ from grok.architectures.families import open_checkpoint
 from grok.errors import CheckpointError, ConfigError, DeviceError
 from grok.streaming.by_expert import layers
 from grok.streaming.by_expert.cache import ExpertCache
+from grok.streaming.by_expert.memory import ExpertSizes
 from grok.streaming.by_expert.places import Places
 from grok.streaming.read_ahead import ReadAhead
 
@@ -72,7 +73,8 @@ def test_bytes_read_are_those_of_what_was_chosen_and_not_held(model, n_tokens):
         for one in model.last_pass:
             chosen = set(found.experts[one.layer, 0, :n_tokens].ravel().tolist())
             new = chosen - held[one.layer]
-            assert one.bytes_read == stored_bytes(one.layer, new)
+            fixed = stored_bytes(one.layer, []) if held[one.layer] else 0  # read once
+            assert one.bytes_read == stored_bytes(one.layer, new) - fixed
             assert (one.hits, one.misses) == (len(chosen) - len(new), len(new))
             held[one.layer] |= chosen
 
@@ -179,11 +181,27 @@ def test_the_command_says_which_experts_were_in_memory(capsys):
 
 def test_what_was_read_is_not_read_again_while_there_is_room(model):
     first = model.run_one(TOKEN)
-    fixed = [one.bytes_read - 3 * expert_bytes(model) for one in model.last_pass]
     again = model.run_one(TOKEN)
-    assert [(one.hits, one.misses) for one in model.last_pass] == [(3, 0)] * 3
-    assert [one.bytes_read for one in model.last_pass] == fixed
+    assert [(one.hits, one.misses, one.bytes_read) for one in model.last_pass] == [(3, 0, 0)] * 3
     np.testing.assert_array_equal(first.logits, again.logits)
+
+
+def test_what_every_token_needs_is_kept_before_experts(monkeypatch, model):
+    fixed, experts = stored_bytes(0, []), 3 * expert_bytes(model)
+    first, read = model.run_one(TOKEN), {}
+    for room in (0, 2 * fixed + 1, 3 * fixed + expert_bytes(model)):
+        sizes = ExpertSizes(3, room)
+        monkeypatch.setattr(layers, "expert_sizes", lambda *_, sizes=sizes, **__: sizes)
+        for _ in range(2):
+            again = model.run_one(TOKEN)
+            np.testing.assert_array_equal(first.logits, again.logits)
+            kept = model.engine.layers
+            assert kept.fixed.n_bytes + kept.cache.n_bytes <= room
+        read[room] = sorted(one.bytes_read for one in model.last_pass)
+    nothing, some, all_fixed = read.values()
+    assert nothing == [fixed + experts] * 3
+    assert some == [experts, experts, fixed + experts]
+    assert all_fixed[-1] <= experts
 
 
 def test_a_long_prompt_reads_ahead_all_that_is_not_held(model):
