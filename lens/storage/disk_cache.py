@@ -21,11 +21,11 @@ import numpy as np
 
 from grok.files import CACHE_VARIABLE, cache_folder
 from lens.errors import LensError
-from lens.storage.npz import open_npz
+from lens.storage import npz
 from lens.storage.whole_file import whole_file
 
 MAX_BYTES = 2**30
-MAX_ENTRY = 2**29  # what a router file may hold
+MAX_ENTRY = npz.MAX_BYTES  # what a router file may hold
 PART_LIFE = 24 * 3600  # seconds
 FORMAT_VERSION = 1
 _KEY = "cache_key"
@@ -71,10 +71,12 @@ class DiskCache:
         except OSError:  # the folder cannot be looked into
             return None
         try:
-            with open_npz(path, max_bytes=MAX_ENTRY) as npz:
-                if npz.scalar(_KEY, "U", _ADVICE) != f"{kind}:{key}":
+            with npz.open_npz(path, max_bytes=MAX_ENTRY) as entry:
+                if entry.scalar(_KEY, "U", _ADVICE) != f"{kind}:{key}":
                     raise LensError("an entry of another key")
-                arrays = {name: npz.array(name, _ADVICE) for name in npz.members if name != _KEY}
+                arrays = {
+                    name: entry.array(name, _ADVICE) for name in entry.members if name != _KEY
+                }
         except LensError:
             self.drop(kind, key)
             return None

@@ -22,7 +22,10 @@ import numpy as np
 from grok.errors import plain
 from lens.errors import LensError
 
-MAX_BYTES = 512 * 2**20
+# The largest release that is read, Kimi-K2, has 60 routers of [384, 7168]: 661 MB as float32.
+# Arrays are unpacked once and used where they lie: a hostile file can take this memory, no more.
+MAX_BYTES = 768 * 2**20
+READ = 2**24  # bytes of an array that are unpacked at a time
 MAX_MEMBERS = 64
 MAX_TEXT = 2**20  # bytes of a single value
 
@@ -112,14 +115,18 @@ def _read_npy(stream: IO[bytes], file_size: int) -> np.ndarray:
             f"its header declares shape {shape} of {dtype}, {n_bytes:,} bytes, "
             f"but only {file_size:,} bytes are stored"
         )
-    data = stream.read(n_bytes)
-    if len(data) != n_bytes:
-        raise _Refused(f"{n_bytes:,} bytes were expected and {len(data):,} are there")
+    data, got = np.empty(n_bytes, np.uint8), 0
+    while part := stream.read(min(READ, n_bytes - got)):
+        data[got : got + len(part)] = np.frombuffer(part, np.uint8)
+        got += len(part)
+    if got != n_bytes:
+        raise _Refused(f"{n_bytes:,} bytes were expected and {got:,} are there")
+    data.flags.writeable = False
     if stream.read():  # reading to the end is also what makes zipfile verify the checksum
         raise _Refused(f"there are bytes left after an array of shape {shape}")
     if dtype.itemsize == 0:
         return np.zeros(shape if math.prod(shape) < 2**16 else (0,), dtype)
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    array = data.view(dtype).reshape(shape, order="F" if fortran else "C")
     array = np.ascontiguousarray(array, dtype=dtype.newbyteorder("=")).reshape(shape)
     if dtype.kind == "U":
         codes = array.reshape(-1).view(np.uint32)
