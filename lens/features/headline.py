@@ -36,7 +36,7 @@ def sending(store: FeatureStore) -> Finding:
             f"layers (Benjamini–Hochberg): {n:,} of {alive:,}, {percent(n / max(1, alive))}. Told "
             f"from chance with some expert, by however little, are {told:,}. In the middle of all "
             f"features the largest excess is {percent(middle, 1)} of their tokens. Tested on "
-            f"{summary.sampled_tokens:,} of {summary.tokens:,} tokens, "
+            f"{_read(summary.sampled_tokens, summary.tokens)}, "
             f"{_independent(summary.sampled_windows)} That a feature goes with an expert does not "
             "say that it sends tokens there: for that the model is run without it."
         ),
@@ -44,6 +44,11 @@ def sending(store: FeatureStore) -> Finding:
         effect_name="share of features",
         beats="tokens of the same id and kind of text",
     )
+
+
+def _read(sampled: int, tokens: int) -> str:
+    """How much of the text is tested on."""
+    return f"all {tokens:,} tokens" if sampled == tokens else f"{sampled:,} of {tokens:,} tokens"
 
 
 def _independent(windows: int) -> str:

@@ -199,12 +199,15 @@ def said(store: FeatureStore, known: Tried) -> None:
     low, middle, high = (fixed(float(v), 1) for v in np.quantile(others.most_unusual, (0, 0.5, 1)))
     with st.popover("Numbers", icon=":material/functions:"):
         st.markdown(
-            f"Largest excess over a rate: {fixed(top, 1)} nats in your text; in the stretches "
-            f"{low} to {high}, in the middle one {middle} "
-            f"(p {p_value_text(p, others.stretches)}). {name(store, *place)} is active as "
-            f"often in {int(others.as_often[row])} of {others.stretches} stretches. That holds of "
-            f"{int((others.as_often <= others.as_often[row]).sum()):,} of the {len(found.n):,} "
-            "features that are active in your text, so a single one says little."
+            f"How far the most unusual feature of a text is above its rate, in nats: "
+            f"{fixed(top, 1)} in yours; {low} to {high} in the stretches, {middle} in the middle "
+            f"one (as far with p {p_value_text(p, others.stretches)})."
+        )
+        rare = int((others.as_often <= others.as_often[row]).sum())
+        st.markdown(
+            f"{name(store, *place)} is active as often in {int(others.as_often[row])} of "
+            f"{others.stretches} stretches. Of the {len(found.n):,} features that are active in "
+            f"your text {rare:,} are as rare or rarer by that count, so a single one says little."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,9 @@ from lens.figures.features import feature_doses
 from lens.storage import csv_text
 from lens.words import counted, fixed, p_value_text
 from pages.access import limits
-from pages.feature_runs import by_text
+from pages.feature_runs import by_text, going_on
 from pages.feature_runs.at_hand import AtHand, at_hand
+from pages.feature_runs.going_on import GoesOn
 from pages.feature_views.card import KINDS
 from pages.guide import tables
 from pages.live.running.controls import teller
@@ -50,6 +51,7 @@ long. *More* is said where p ≤ 0.025, one-sided: of taking it out, and in one 
 that turn it up. That holds of this text, not of texts in general. Random directions may lead where
 no text leads; that a feature changes no more than they do is no fault of it.
 """
+HOW_TO_READ += going_on.HOW_TO_READ
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +61,13 @@ class Turned:
     Attributes:
         found: what changed.
         active: tokens of the text at which it was active; tokens: how many there are.
+        goes_on: how the text goes on, once that was asked.
     """
 
     found: Doses
     active: int
     tokens: int
+    goes_on: GoesOn | None = None
 
 
 TURNED = SessionValue[dict[str, Turned]](SessionKey.FEATURES_TURNED)
@@ -102,6 +106,27 @@ def show(store: FeatureStore, card: FeatureCard, origin: Provenance) -> None:
                     dictionaries.put(TURNED.kept(dict), key, known, MOST_KEPT)
         if known is not None:
             result(card, known, origin)
+            going(store, here, card, ids, known)
+
+
+def going(
+    store: FeatureStore, here: AtHand, card: FeatureCard, ids: np.ndarray, known: Turned
+) -> None:
+    """How the text goes on, once its button was pressed."""
+    sha256, found, slot = store.summary().dictionary_sha256, known.goes_on, st.empty()
+    if found is None and slot.button(
+        "How does the text go on?",
+        icon=":material/format_quote:",
+        key="run_going_on",
+        help=f"{counted(len(going_on.WAYS), 'continuation')} of {going_on.NEW} tokens",
+    ):
+        slot.empty()
+        found = going_on.run(here, card, ids)
+        if found is not None:
+            kept = replace(known, goes_on=found)
+            dictionaries.put(TURNED.kept(dict), key_of(store, card, ids), kept, MOST_KEPT)
+    if found is not None:
+        going_on.show(found, card, sha256)
 
 
 def texts(store: FeatureStore, card: FeatureCard) -> dict[str, str]:
@@ -242,12 +267,13 @@ def result(card: FeatureCard, known: Turned, origin: Provenance) -> None:
             key="feature_doses_table",
             column_config={
                 name: number for name in columns(found) if name.startswith(("gates", "KL"))
-            },
+            }
+            | {"added": st.column_config.NumberColumn(format="%.2f")},
         )
         st.caption(
             "Gates: mean gate mass that moves to other experts. KL: of the next token, plain "
             f"against changed, in nats. Random: the middle of {len(found.random)} directions; "
-            "larger: directions that change more routes."
+            "more: directions that change more routes. Added: to its strength, at every token."
         )
 
 
@@ -270,10 +296,10 @@ def columns(found: Doses) -> dict[str, object]:
     """The numbers of all doses."""
     return {
         "dose": list(found.names),
-        "added": found.added,
+        "added": np.where(found.added < 0, np.nan, found.added),  # taken out: its own strength
         "routes": found.own,
         "routes, random": np.median(found.random, 0),
-        "larger": (found.random > found.own).sum(0),
+        "random, more": (found.random > found.own).sum(0),
         "gates": found.gates,
         "gates, random": np.median(found.gates_random, 0),
         "KL": found.kl,

@@ -16,6 +16,7 @@ from lens.features.store import FeatureStore, FeatureTable
 from lens.figures.token_grid import visible
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
+from lens.words import counted
 from pages.guide import tables
 from pages.notes import kept_features
 from pages.notes.kept_features import Own
@@ -229,7 +230,7 @@ def listed(
         | dict(more or {}),
     )
     few = "" if found <= len(rows) else f" The first {len(rows)} are listed."
-    st.caption(f"{found:,} features found.{few} Choose a row to open its card.")
+    st.caption(f"{counted(found, 'feature')} found.{few} Choose a row to open its card.")
     downloads.row(
         TABLE,
         downloads.file_stem("features", store.summary().dictionary_sha256),

@@ -1,4 +1,4 @@
-"""From a choice to the features that made it: why, the circuit, a node tested, its own page."""
+"""From a choice to the features that made it: why, the circuit, tests on the model, a card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.browser.steps import heading, settled
-from tests.browser.test_accessibility import COLOURS, FITS, SCROLLING, darken, found
+from tests.browser.test_accessibility import look_at
 from tests.screenshots.scenes import run_example
 
 # Features of the drawing, as they are read aloud.
@@ -31,14 +31,10 @@ def test_a_choice_is_traced_to_a_feature_which_is_tested_and_has_a_page(visit):
     page.get_by_role("button", name="Test it").click()
     expect(page.get_by_text(re.compile("With all held it changes by"))).to_be_visible()
     settled(page)
-    page.wait_for_function(FITS)
-    assert found(page) == []
-    darken(page)
-    assert found(page, COLOURS) == []
-    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("button", name="Compare their claims").click()
+    expect(page.locator(".st-key-claim_numbers")).to_be_visible()
     settled(page)
-    page.wait_for_function(FITS)
-    assert found(page, COLOURS, SCROLLING) == []
+    look_at(page)
     page.get_by_role("link", name="Its card").click()
     heading(page, "Features")
     layer, feature = re.fullmatch(r"L(\d+)·F(\d+)", name).groups()

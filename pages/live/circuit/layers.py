@@ -11,7 +11,7 @@ import streamlit as st
 
 from grok.cached import shared_dictionary
 from lens import figures
-from lens.features.claims import Settled, settled
+from lens.features.claims import DRAWS, Settled, settled
 from lens.storage import csv_text
 from lens.words import begun, counted, listed, p_value_text, percent
 from pages.guide import tables
@@ -93,6 +93,11 @@ def drawn(cell: Cell, known: Traced, found: LayerClaims) -> None:
             key="claim_table",
             column_config=dict.fromkeys(list(columns)[2:-1], number),
         )
+        st.caption(
+            "Logits by which the choice changes without a layer's experts. Attention held: with "
+            "the patterns of the plain run. Directly: what a dictionary claims without the paths "
+            "through later layers. Nearest: whose claim is nearest to what was measured."
+        )
 
 
 def in_words(names: tuple[str, ...], told: Settled) -> str:
@@ -130,14 +135,16 @@ def in_numbers(names: tuple[str, ...], told: Settled) -> str:
         line = f"- **{begun(name)}** misses {percent(float(told.missed[s]))} of all changes"
         if np.isfinite(told.p[s]):
             line += (
-                f"; its claims dealt out to other layers {percent(float(told.dealt[s]))} in the "
-                f"middle, as little with p {p_value_text(float(told.p[s]))}"
+                f"; with its claims shuffled among the layers {percent(float(told.dealt[s]))}, in "
+                f"the middle of {DRAWS:,} shuffles (as little with p "
+                f"{p_value_text(float(told.p[s]))})"
             )
         lines.append(f"{line}.")
     if told.disputed:
         lines.append(
-            f"- Were each as likely to be nearer, the most would be {int(told.nearer.max())} of "
-            f"{told.disputed} or more with p {p_value_text(told.even)}."
+            f"- A coin for each disputed layer makes one of them nearer in "
+            f"{int(told.nearer.max())} of {told.disputed} or more with p "
+            f"{p_value_text(told.even)}."
         )
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from grok.dictionaries.attribution import Change, read_features, steer
 from grok.dictionaries.kinds.files import load_dictionary
 from grok.interventions.edits import NO_EDITS
 from pages.access import persons
-from pages.feature_runs import by_text, turning
+from pages.feature_runs import by_text, going_on, turning
 from tests.feature_database import small_model
 from tests.pages.feature_runs.test_by_text import IDS, said, tried
 
@@ -69,6 +70,16 @@ def test_routes_that_change_are_those_of_plain_runs(open_page, at_hand, small_fo
     assert "Taken out of this text, **L1·F4** changes no more routes" in said(app)
     assert f"{expected[0]:,} of {len(ids)} (they" in said(app)  # one layer comes after it
     assert f"{expected[2]:,} of {len(ids)} fully up (they" in said(app)
+    monkeypatch.setattr(going_on, "NEW", 4)
+    app.button(key="run_going_on").click().run()
+    assert not app.exception and not app.error and charged[1:] == [6 * (len(ids) + 4)]
+    (texts,) = (one.proto.body for one in app.get("html") if "goes-on" in one.proto.body)
+    shown = [re.sub("<[^>]+>", "", one) for one in re.findall("<dd>(.*?)</dd>", texts)]
+    up = steer(dictionary, Change(4, "add", largest, group=1))
+    for at, edits in ((0, NO_EDITS), (2, up)):
+        new = small_model().generate(ids, max_new_tokens=4, edits=edits).new_tokens
+        assert shown[at] == "".join(small_model().pieces(np.array(new)))
+    assert len(shown) == 6 and "Of the next 4 tokens" in said(app)
 
 
 def test_the_text_that_was_tried_comes_first_where_it_is_active_and_is_in_no_address(
