@@ -47,9 +47,11 @@ strength is 0 where it was active; turned up, half of its largest strength on th
 or all of it, is added at every token. What the dictionary misses stays. A *route* is a token in a
 layer that can still change; it has changed where another set of experts is chosen. Any push of that
 length changes some, so the same amounts are added at the same tokens along 39 random directions as
-long. *More* is said where p ≤ 0.025, one-sided: of taking it out, and in one test of both doses
-that turn it up. That holds of this text, not of texts in general. Random directions may lead where
-no text leads; that a feature changes no more than they do is no fault of it.
+long. A feature that writes to several layers is changed in all of them, and so are the directions
+beside it, at the angles that its own have to each other. *More* is said where p ≤ 0.025, one-sided:
+of taking it out, and in one test of both doses that turn it up. That holds of this text, not of
+texts in general. Random directions may lead where no text leads; that a feature changes no more
+than they do is no fault of it.
 """
 HOW_TO_READ += going_on.HOW_TO_READ
 
