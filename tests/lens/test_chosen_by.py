@@ -111,6 +111,8 @@ def test_of_many_experts_the_chosen_and_the_next_in_line_are_drawn():
     left = np.delete(probs, order[:16])
     said = " ".join(chart["title"]["subtitle"])
     assert f"112 others: {left.sum():.2f} together, at most {left.max():.3f}" in said
+    digits = [one["mark"] for one in chart["layer"] if one["mark"]["type"] == "text"]
+    assert [one["angle"] for one in digits] == [270]  # bars are narrower than their digits
 
 
 def test_normal_logits_are_no_null_of_choices_that_logits_do_not_make(traces):

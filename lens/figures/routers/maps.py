@@ -31,6 +31,7 @@ SETTINGS = {
 }
 SIDE = 440  # px of a map
 CHARACTER, LINE = 6.5, 12  # px of a name beside its point: of one character across, of a line down
+NAME_AT, RADIUS = (8, 7), 6  # px from a point to its name, right and up; of a point
 # Below the map, which then is about as wide as it is high in half a page.
 KEY = alt.Legend(orient="bottom", direction="horizontal", titleOrient="left")
 
@@ -93,7 +94,9 @@ def layer_scatter(
 
 
 def _with_room(points: np.ndarray, labels: Sequence[str], span: float) -> set[int]:
-    """Rows whose names fit beside their points: the first, the last, then evenly more of them.
+    """Rows whose names fit beside their points: the first, the last, then evenly more.
+
+    On a name lies no other point, except on the first and the last.
 
     Args:
         points: places [L, 2].
@@ -106,6 +109,11 @@ def _with_room(points: np.ndarray, labels: Sequence[str], span: float) -> set[in
     strides = [n // 2**k for k in range(n.bit_length()) if n // 2**k]
     for row in dict.fromkeys([0, n - 1, *(i for step in strides for i in range(0, n, step))]):
         (x, y), width = corners[row], CHARACTER * len(labels[row])
+        over = corners - (x + NAME_AT[0], y + NAME_AT[1])  # of points from where the name begins
+        hides = (over[:, 0] > -RADIUS) & (over[:, 0] < width)
+        hides &= abs(over[:, 1]) < RADIUS + LINE / 3
+        if row not in (0, n - 1) and np.delete(hides, row).any():
+            continue
         if all(
             x > right or x + width < left or abs(y - other) > LINE
             for left, right, other in kept.values()
@@ -144,7 +152,7 @@ def _point_layers(base: alt.Chart, clusters: np.ndarray | None, n_layers: int) -
         digits = [text.encode(text=alt.Text("cluster:N"))]
     line = base.mark_line(color=theme.BAND_GREY, strokeWidth=1, opacity=0.6, tooltip=None)
     points = base.mark_circle(size=110, opacity=1, stroke=theme.MID_GREY, strokeWidth=0.6)
-    names = base.mark_text(dx=8, dy=-7, align="left", fontSize=10, tooltip=None)
+    names = base.mark_text(dx=NAME_AT[0], dy=-NAME_AT[1], align="left", fontSize=10, tooltip=None)
     return [
         line.encode(order=alt.Order("layer:Q")),
         points.encode(color=colour, tooltip=marks.tooltip(*tips)).add_params(marks.pick("layer")),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lens.figures import marks, theme
 from lens.figures.token_grid import quoted, token_names, visible
 from lens.recipe.steps import remembered
-from lens.words import fixed, significant
+from lens.words import fixed, plain, significant
 
 
 @remembered
@@ -117,7 +117,7 @@ def logit_lens_by_layer(
         "layer": rows,
         "y": list(labels),
         "value": np.asarray(kl, dtype=float),
-        "text": [f"{visible(p)}  {fixed(float(q), 2)}" for p, q in zip(pieces, probs, strict=True)],
+        "text": [f"{visible(p)}  {plain(float(q))}" for p, q in zip(pieces, probs, strict=True)],
         "shade": np.where(rows == layer, theme.ORANGE, theme.BLUE),
     }
     y = marks.layer_y(labels)
@@ -133,7 +133,9 @@ def logit_lens_by_layer(
             ("y:N", "layer"), ("text:N", "likeliest"), ("value:Q", "KL, nats", ".3f")
         ),
     )
-    words = base.mark_text(align="left", dx=6, fontSize=min(11, step - 1), tooltip=None)
+    # Beyond the tick too, where that is longer.
+    ends = marks.chart({**data, "value": np.maximum(kl, usual)}, y=y, x=x)
+    words = ends.mark_text(align="left", dx=6, fontSize=min(11, step - 1), tooltip=None)
     typical = marks.chart({"y": list(labels), "value": np.asarray(usual, dtype=float)}, y=y, x=x)
     ticks = typical.mark_tick(
         thickness=2, size=max(step - 3, 6), color=theme.MID_GREY, tooltip=None

@@ -250,7 +250,8 @@ def _cell_marks(
     """Bars of some experts' values, with a line for what each is chosen by."""
     names = [f"E{e}" for e in shown]
     data = {"expert": names, "value": np.asarray(probs)[shown], "chosen": np.isin(shown, selected)}
-    x = alt.X("expert:O", title="expert", sort=names, axis=marks.axis_labels(0))
+    folded = len(shown) < len(probs)  # then names and digits stand upright: bars are narrow
+    x = alt.X("expert:O", title="expert", sort=names, axis=marks.axis_labels(270 if folded else 0))
     y = alt.Y("value:Q", title=axis, scale=alt.Scale(nice=False, zero=True))
     base, chosen = marks.chart(data, x=x), "datum.chosen"
     bars = base.mark_bar().encode(
@@ -275,10 +276,11 @@ def _cell_marks(
         tip = marks.tooltip(("expert:N",), ("value:Q", "chosen by", ".4f"))
         layers.append(line.encode(y=y, tooltip=tip))
     # a row of digits, above all bars and lines
-    layers.append(marks.room({"value": [1.18 * top]}, y=y))
-    if theme.cell_step(len(shown), 420, high=46) >= 24:
-        digits = base.mark_text(fontSize=10, tooltip=None, y=8)
-        layers.append(digits.encode(text=alt.Text("value:Q", format=".2f")))
+    layers.append(marks.room({"value": [(1.25 if folded else 1.18) * top]}, y=y))
+    if folded or theme.cell_step(len(shown), 420, high=46) >= 24:
+        turned: dict[str, Any] = {"angle": 270, "align": "right"} if folded else {}
+        digits = base.mark_text(fontSize=10, tooltip=None, y=2 if folded else 8, **turned)
+        layers.append(digits.encode(text=alt.Text("value:Q", format=".3f" if folded else ".2f")))
     return layers
 
 

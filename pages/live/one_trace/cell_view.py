@@ -29,6 +29,7 @@ from pages.shell.picks import pick_token
 
 NEIGHBOURS = 8
 NEAR = "near_tokens"
+MANY = 4  # experts a token, above which a sentence says the first and the last of their gates
 
 
 def show(view: View, token: int, layer: int) -> DeltaGenerator:
@@ -67,10 +68,15 @@ def sentence(view: View, token: int, layer: int) -> str:
     trace = view.trace
     chosen = trace.experts[layer, token]
     used = chosen >= 0
-    *most, last = [*named(view, layer, chosen[used].tolist())] or ["no expert"]
+    first, *others = [*named(view, layer, chosen[used].tolist())] or ["no expert"]
+    shares = [percent(share) for share in routing.gate_share(trace)[layer, token][used]]
+    values = [fixed(gate, 3) for gate in trace.gates[layer, token][used]]
+    mix, raw = " : ".join(shares), ", ".join(values)
+    if used.sum() > MANY:  # all are in the figure below
+        others = [name.replace(f"{view.labels[layer]}·", "", 1) for name in others]
+        mix, raw = f"{shares[0]} to {shares[-1]}", f"{values[0]} to {values[-1]}"
+    *most, last = [first, *others]
     names = f"{', '.join(most)} and {last}" if most else last
-    mix = " : ".join(percent(s) for s in routing.gate_share(trace)[layer, token][used])
-    raw = ", ".join(f"{fixed(g, 3)}" for g in trace.gates[layer, token][used])
     margin = view.chosen_by.margin(fixed(routing.margin(trace)[layer, token], 3))
     raw_gates = "raw gates" if trace.plain_gates else "gates"
     part = "generated token" if token >= trace.prompt_length else "token"
