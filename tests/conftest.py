@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Numbers do not depend on which way of multiplying was fastest.
 os.environ.setdefault("GROK_LENS_PRODUCTS", "off")
+# Tracing a program makes so many objects that cycles were looked for all the time.
+gc.set_threshold(50_000, 20, 50)
 
 # The longest files by the processor seconds that they take; all others come after them.
 LONGEST = (
@@ -83,6 +86,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             return next((TOGETHER[name] for name in named if name in TOGETHER), str(file))
 
     return ByWhatIsShared(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Whatever is imported and collected stays: cycles are looked for in the rest alone."""
+    gc.freeze()
 
 
 @pytest.fixture
