@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from grok.dictionaries.kinds.dictionary import Dictionary
     from grok.serving.shared_model import SharedModel
 
-NEW = 24  # tokens
+NEW = 24  # tokens, where the model's context has room for them
 RANDOM = 3  # directions
 WAYS = ("as it is", "taken out", "fully up", *["random direction, fully up"] * RANDOM)
 HOW_TO_READ = """
@@ -51,8 +51,14 @@ class GoesOn:
     same: tuple[int, ...]
 
 
+def room(here: AtHand, ids: np.ndarray) -> int:
+    """How many tokens a text goes on for; 0 where it fills the model's context."""
+    return max(0, min(NEW, here.choice.config.context_length - len(ids)))
+
+
 def run(here: AtHand, card: FeatureCard, ids: np.ndarray) -> GoesOn | None:
     """Lets the text go on in all ways; None after an error was shown."""
+    new = room(here, ids)
 
     def work(model: SharedModel, dictionary: Dictionary, on_wait: OnWait) -> GoesOn:
         from grok.dictionaries.attribution import Change, steer
@@ -67,10 +73,10 @@ def run(here: AtHand, card: FeatureCard, ids: np.ndarray) -> GoesOn | None:
             steer(dictionary, up),
             *(steer(dictionary, up, directions=turned(rows, rng)[None]) for _ in range(RANDOM)),
         ]
-        limits.charge(here.choice.person, len(every) * (len(ids) + NEW))
+        limits.charge(here.choice.person, len(every) * (len(ids) + new))
         with model.turn(on_wait):
             made = [
-                model.model.generate(ids, max_new_tokens=NEW, candidates=1, edits=one).new_tokens
+                model.model.generate(ids, max_new_tokens=new, candidates=1, edits=one).new_tokens
                 for one in every
             ]
         return GoesOn(

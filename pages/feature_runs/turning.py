@@ -116,11 +116,17 @@ def going(
 ) -> None:
     """How the text goes on, once its button was pressed."""
     sha256, found, slot = store.summary().dictionary_sha256, known.goes_on, st.empty()
-    if found is None and slot.button(
+    new = going_on.room(here, ids)
+    if found is None and not new:
+        st.caption(
+            f"It does not go on: no token is left of the model's context of {len(ids):,}. "
+            "A shorter text does."
+        )
+    elif found is None and slot.button(
         "How does the text go on?",
         icon=":material/format_quote:",
         key="run_going_on",
-        help=f"{counted(len(going_on.WAYS), 'continuation')} of {going_on.NEW} tokens",
+        help=f"{counted(len(going_on.WAYS), 'continuation')} of {counted(new, 'token')}",
     ):
         slot.empty()
         found = going_on.run(here, card, ids)

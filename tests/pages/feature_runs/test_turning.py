@@ -100,21 +100,29 @@ def test_the_text_that_was_tried_comes_first_where_it_is_active_and_is_in_no_add
     assert len(numbers(app)) == 3 and "5 17" not in json.dumps(dict(app.query_params))
 
 
-def test_a_feature_that_is_not_active_in_a_text_is_not_taken_out(open_page, at_hand):
+def test_what_has_no_room_or_is_not_active_is_not_offered(open_page, at_hand, monkeypatch):
     found = turning.Turned(
         turning.Doses(
             tuple(turning.TIMES), np.ones(2), 20, np.array([1, 2]), np.array([[2, 3], [1, 2]]),
             np.ones(2), np.ones((2, 2)), np.ones(2), np.ones((2, 2)),
         ), 0, 10,
     )  # fmt: skip
-    ids = at_hand.up_to(at_hand.card(*PLACE).of_kind("top")[0])
-    sha256 = at_hand.summary().dictionary_sha256
-    key = turning.key_of(at_hand, at_hand.card(*PLACE), ids)
+    card, sha256 = at_hand.card(*PLACE), at_hand.summary().dictionary_sha256
+    ids = at_hand.up_to(card.of_kind("top")[0])
+    key = turning.key_of(at_hand, card, ids)
     assert sha256 in key and str(ids[0]) not in key.split()
     app = open_page(
         "features", feature="1-4", state={turning.FOLD: True, turning.TURNED.key: {key: found}}
     )
     assert "nothing to take out" in said(app) and list(numbers(app)["routes"]) == [1, 2]
+    for length in (126, 128):  # of a context of 128
+        text = np.resize(ids, length)
+        app.session_state[turning.TURNED.key][turning.key_of(at_hand, card, text)] = found
+        monkeypatch.setattr(turning, "tokens_of", lambda *_, text=text: text)
+        app.run()
+        buttons = [one.help for one in app.button if one.key == "run_going_on"]
+        assert buttons == (["6 continuations of 2 tokens"] if length == 126 else [])
+        assert ("no token is left of the model's context of 128" in said(app)) == (length == 128)
 
 
 def test_a_closed_fold_reads_nothing_and_who_may_only_look_is_told(open_page, at_hand, monkeypatch):
