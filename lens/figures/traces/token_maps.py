@@ -115,7 +115,8 @@ def token_layer_map(
     _same_length(pieces, n_tokens)
     window = token_window(n_tokens, n_layers, picked=picked[0] if picked else None)
     grid = TokenGrid(token_names(pieces), labels, window)
-    step = token_step(len(window), 14 if is_choice else 9)
+    digits = len(str(max(int(values.max()), 0))) if is_choice else 0
+    step = token_step(len(window), {0: 9, 3: 17}.get(digits, 14))  # digits keep clear of the next
     token, layer = grid.cells
     data = grid.columns(values) | {
         "piece": np.asarray([visible(p) for p in pieces])[token],
@@ -136,8 +137,8 @@ def token_layer_map(
     base = marks.chart(data, x=token_x(domain, "token"), y=marks.layer_y(labels))
     layers = [marks.cells(base, _colour(values, what, n_experts), tips, "token", "layer")]
     if is_choice:
-        digits = len(str(max(int(values.max()), 0)))
-        layers.append(marks.inked_text(base, "value:N", min(11, step * 0.7, 1.6 * step / digits)))
+        size = min(11, step * 0.7, (1.6 if digits < 3 else 1.4) * step / digits)
+        layers.append(marks.inked_text(base, "value:N", size))
     part = window_text(window, n_tokens)
     return marks.cell_figure(
         layers + grid.outline(base, picked, step),

@@ -56,6 +56,10 @@ def test_first_choices_carry_digit_and_okabe_ito_colour_without_black():
     digits = first(chart, "text")
     assert digits["encoding"]["text"]["field"] == "value"
     assert [c["value"] for c in rows(digits)] == [0, 7, 9, 3, 4]
+    many = figures.token_layer_map(np.full((1, 120), 255), "top1", ["a"] * 120, ["L0"])
+    # A digit is 0.56 of its size wide; three keep 3 pixels clear of the next cell's.
+    wide = 3 * 0.56 * first(many, "text")["mark"]["fontSize"]
+    assert wide <= many.to_dict()["width"]["step"] - 3
 
 
 def test_entropy_colours_run_to_the_logarithm_of_the_number_of_experts(values):
