@@ -19,7 +19,7 @@ from lens.prompt_pairs.next_token_change import NextTokenChange
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import routing
-from lens.words import fixed
+from lens.words import fixed, listed
 from pages.live.compare import paired_statistics
 from pages.live.compare.run import Result
 from pages.live.one_trace.cell_view import cell_figure
@@ -222,10 +222,10 @@ def cell(comparison: Comparison, pair: int, layer: int) -> None:
         experts = [int(e) for e in trace.experts[layer, at] if e >= 0]
         margin = routing.margin(trace)[layer, at] if view.top_k < view.n_experts else np.nan
         closeness = view.chosen_by.margin(fixed(margin, 3))
-        units = " and ".join(f"**{label}·E{e}**" for e in experts)
+        named = [f"**{'' if i else f'{label}·'}E{e}**" for i, e in enumerate(experts)]
         words.append(
-            f"“{as_markdown(figures.visible(view.pieces[at]))}” in {name}, place {at}: {units}, "
-            f"margin {closeness}"
+            f"“{as_markdown(figures.visible(view.pieces[at]))}” in {name}, place {at}: "
+            f"{listed(named or ['no expert'])}, margin {closeness}"
         )
     st.markdown("; ".join(words) + ".")
     for column, (view, name, at) in zip(st.columns(2, gap="large"), sides, strict=False):

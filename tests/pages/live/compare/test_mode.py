@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def test_two_texts_are_aligned_and_every_tab_says_what_its_null_is(
         shown_figures, {f"compare_{key}" for key in tests | {"strip", "map", "cell_0", "cell_1"}}
     )
     assert "trace_prompt(" in codes["compare_cell_1"]
+    experts = r"in first text, place \d+: \*\*L\d·E\d\*\* and \*\*E\d\*\*, margin "
+    assert any(re.search(experts, one.value) for one in app.markdown)
 
 
 def test_too_few_tokens_to_see_a_difference_fade_are_said_to_be(open_page, small_model):
