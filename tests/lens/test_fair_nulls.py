@@ -76,8 +76,11 @@ def asked(seed: int, routers: RouterSet) -> dict[str, float]:
 
 # The weaker of two that differ in their strength alone shows what the stronger one does.
 REPEATED = "shared γ, σ 0.5"
+SCALED = "unequal layers"  # isotropic noise with a scale for each layer, which changes no p-value
 KINDS_ONCE = [
-    pytest.param(kind, marks=[pytest.mark.repeats] if kind == REPEATED else []) for kind in KINDS
+    pytest.param(kind, marks=[pytest.mark.repeats] if kind == REPEATED else [])
+    for kind in KINDS
+    if kind != SCALED
 ]
 
 
@@ -114,6 +117,14 @@ def test_noise_has_no_links_and_no_findings(kind):
 def test_pairs_beyond_shared_directions_are_rare_in_noise(kind):
     heavy = kind in ("Student-t, 3", "own γ, σ 0.5")  # which no shared covariance describes
     assert (p_values(kind)["any pair"] <= 0.05).mean() <= (0.35 if heavy else 0.12)
+
+
+@pytest.mark.parametrize("seed", [SEEDS - 3, SEEDS - 1])
+def test_scales_of_layers_change_no_p_value(seed):
+    scaled, plain = noise(SCALED, seed), noise("isotropic", seed)
+    lengths = np.linalg.norm(scaled.routers / np.linalg.norm(plain.routers), axis=(1, 2))
+    assert lengths.max() > 5 * lengths.min()
+    assert asked(seed, scaled) == pytest.approx(asked(seed, plain), abs=1e-4)
 
 
 def rate(effect: str, kind: str, question, seeds: int = 20) -> float:
