@@ -586,8 +586,9 @@ def _record(content: bytes, folder: Path) -> None:
     store.get(ID)
 
 
+@cache
 def _some_run() -> dict[str, bytes]:
-    """The files of a finished run, by their names in its folder."""
+    """The files of a finished run, by their names in its folder; made where the door is tried."""
     with tempfile.TemporaryDirectory() as place:
         store = RunStore(Path(place))
         routing = random_routing(np.random.default_rng(0), [4, 3])
@@ -599,14 +600,12 @@ def _some_run() -> dict[str, bytes]:
         }
 
 
-RUN_FILES = _some_run()
-RUN_ID = json.loads(RUN_FILES["run.json"])["id"]
-
-
 def _events(changed: Mapping[str, bytes], folder: Path) -> None:
-    (folder / RUN_ID).mkdir(exist_ok=True)
-    _written(folder / RUN_ID, RUN_FILES | changed)
-    run = RunStore(folder, keep_days=0).get(RUN_ID)
+    files = _some_run()
+    run_id = json.loads(files["run.json"])["id"]
+    (folder / run_id).mkdir(exist_ok=True)
+    _written(folder / run_id, files | changed)
+    run = RunStore(folder, keep_days=0).get(run_id)
     check_files(run)
     run_traces(run)
 
@@ -659,8 +658,9 @@ STATE = _good_state()
 # --- databases of features ------------------------------------------------------------------------
 
 
+@cache
 def _features_files() -> dict[str, bytes]:
-    """A database of one group of two features, the second never active."""
+    """A database of one group of two features, the second never active; made as a run is."""
     keys = {"group": pa.array([0, 0], pa.int16()), "feature": pa.array([0, 1], pa.int32())}
     numbers = {
         name: pa.array([0.5, 0.0], pa.float32())
@@ -718,7 +718,6 @@ def _features_files() -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-FEATURES = _features_files()
 QUERIES = (
     FeatureQuery(), FeatureQuery(text="a", dead=True), FeatureQuery(expert=(0, 0), by="excess"),
     FeatureQuery(like=(0, 0)), FeatureQuery(raises=1), FeatureQuery(token=1, sort="flips"),
@@ -727,7 +726,7 @@ QUERIES = (
 
 def _features(changed: Mapping[str, bytes], folder: Path) -> None:
     """Whatever is in the tables has a hash that fits."""
-    files = FEATURES | changed
+    files = _features_files() | changed
     try:
         text = json.loads(files["features.json"])
         for name, content in changed.items():
@@ -879,14 +878,18 @@ DOORS: dict[str, Door] = {
         examples=40,
     ),
     "database of features": Door(
-        st.dictionaries(st.sampled_from(sorted(FEATURES)), st.none(), max_size=2).flatmap(
-            lambda some: st.fixed_dictionaries(
-                {
-                    name: changed_json(json.loads(FEATURES[name]))
-                    if name.endswith(".json")
-                    else changed_bytes(FEATURES[name])
-                    for name in some
-                }
+        st.deferred(
+            lambda: st.dictionaries(
+                st.sampled_from(sorted(_features_files())), st.none(), max_size=2
+            ).flatmap(
+                lambda some: st.fixed_dictionaries(
+                    {
+                        name: changed_json(json.loads(_features_files()[name]))
+                        if name.endswith(".json")
+                        else changed_bytes(_features_files()[name])
+                        for name in some
+                    }
+                )
             )
         ),
         _features,
@@ -923,13 +926,15 @@ DOORS: dict[str, Door] = {
     "file of a shared text": Door(changed_json(SHARED), _shared, json.dumps(SHARED).encode()),
     "record of a run": Door(changed_json(RUN), _record, json.dumps(RUN).encode()),
     "Parquet files of a run": Door(
-        st.fixed_dictionaries(
-            {},
-            optional={
-                name: changed_bytes(content)
-                for name, content in RUN_FILES.items()
-                if name.endswith(".parquet")
-            },
+        st.deferred(
+            lambda: st.fixed_dictionaries(
+                {},
+                optional={
+                    name: changed_bytes(content)
+                    for name, content in _some_run().items()
+                    if name.endswith(".parquet")
+                },
+            )
         ),
         _events,
         {},
