@@ -76,7 +76,7 @@ def show(context: ModeContext, choice: shared_models.ModelChoice) -> Finding | N
 def form(choice: shared_models.ModelChoice) -> tuple[tuple[str, str, str, str, str], bool]:
     """Model, numbers, text, action and measure of a sweep, and whether Run was pressed."""
     text = examples.text_box(choice)
-    first, second, third, fourth = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
+    first, second, third, fourth = st.columns([4, 3.5, 2, 2.5], vertical_alignment="bottom")
     with first:
         action = links.segments(
             "action",
