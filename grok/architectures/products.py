@@ -115,19 +115,19 @@ def product(x: jax.Array, w: Weight, dtype: Any = None) -> jax.Array:
     if dtype is None:
         dtype = jnp.promote_types(x.dtype, _value_dtype(w, x.dtype))
     name = product_way(x, w)
-    if name == "plain":
+    if not name:
         return plain(x, w, dtype)
-    found = WAYS[kind_of(w)][name](x.reshape(-1, x.shape[-1]), w, jnp.dtype(dtype))
+    found = ways_of(kind_of(w))[name](x.reshape(-1, x.shape[-1]), w, jnp.dtype(dtype))
     return found.reshape(*x.shape[:-1], found.shape[-1]).astype(dtype)
 
 
 def product_way(x: jax.Array, w: Weight) -> str:
-    """The name of the way in which `product` multiplies such; "plain" on accelerators, and where
-    several devices share the work."""
+    """The name of the way in which `product` multiplies such; "" where nothing is chosen: on
+    accelerators, where several devices share the work, and of small matrices."""
     kind = kind_of(w)
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     if not (kind and alone and math.prod(w.shape) >= LARGE):
-        return "plain"
+        return ""
     rows, exact = math.prod(x.shape[:-1]), np.dtype(x.dtype).name
     return chosen(kind, exact, rows, _names(kind, rows), partial(_trials, kind, exact))
 
@@ -171,9 +171,13 @@ def kind_of(w: Weight) -> str:
 
 def pieces(x: jax.Array) -> jax.Array:
     """Rows as sums of bfloat16 values, exactly: those of bfloat16 as they are [C, K]; of float32
-    the three parts of their bits [3 C, K]."""
+    the three parts of their bits [3 C, K].
+
+    A single row has one of zeros beside it [2, K]: compilers take a row for a vector, and make all
+    of the matrix floats for it.
+    """
     if x.dtype == BF16:
-        return x
+        return x if len(x) > 1 else jnp.concatenate([x, jnp.zeros_like(x)])
     parts, rest = [], x.astype(F32)
     for _ in range(3):
         bits = jax.lax.bitcast_convert_type(rest, jnp.uint32) & jnp.uint32(0xFFFF0000)
@@ -185,8 +189,8 @@ def pieces(x: jax.Array) -> jax.Array:
 
 def joined(sums: jax.Array, rows: int) -> jax.Array:
     """The products of all parts of the rows added up, the smallest first."""
-    if len(sums) == rows:
-        return sums
+    if len(sums) < 3 * rows:
+        return sums[:rows]
     first, second, third = jnp.split(sums, 3)
     return first + (second + third)
 
@@ -244,7 +248,9 @@ def _over_depth(
 
 
 def _plain_in_float32(x: jax.Array, w: Weight, dtype: Any) -> jax.Array:
-    return plain(x, w, dtype).astype(F32)
+    """As `plain`; for a product of bfloat16 some processors would make a copy of the matrix."""
+    values = float_values(w, x.dtype).astype(dtype)
+    return jnp.dot(x.astype(dtype).astype(F32), values.astype(F32), precision=HIGHEST)
 
 
 def _turned_floats(x: jax.Array, w: Turned, dtype: Any) -> jax.Array:

@@ -98,7 +98,7 @@ def load_collection(folder: str | Path) -> Collection:
         for name in ("parts", "parts_done", "n_tokens", "n_prompts"):
             int(manifest[name])
         dict(manifest["sites"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise GrokError(
             f"{folder}: no collection ({plain(str(error), 100)}). Collect again: what is whole in "
             "it is kept."
@@ -117,7 +117,7 @@ def part_tokens_of(folder: Path) -> int | None:
     """
     try:
         return int(load_collection(folder).manifest.get("part_tokens", PART_TOKENS))
-    except (GrokError, ValueError, TypeError):
+    except (GrokError, ValueError, TypeError, OverflowError):
         return None
 
 

@@ -87,11 +87,13 @@ class Kept:
         streams = _read(self.place / "stream.state")
         if streams is None:
             return None
-        layers = int(streams[0][0])
-        found = [_read(self.place / f"layer-{i:05d}.state") for i in range(layers)]
-        if layers < 1 or any(one is None for one in found):
-            return None
-        return [one for one in found if one is not None] + [streams[1:]]
+        layers, found = int(streams[0][0]), []
+        for i in range(layers):  # which a damaged file may say are very many
+            given = _read(self.place / f"layer-{i:05d}.state")
+            if given is None:
+                return None
+            found.append(given)
+        return [*found, streams[1:]] if found else None
 
     def save(self, layer: int, given: Sequence[np.ndarray], streams: Sequence[np.ndarray]) -> None:
         """Keeps what `layer` gave, and the streams after it.
@@ -204,6 +206,6 @@ def _read(file: Path) -> list[np.ndarray] | None:
             flat = np.frombuffer(content, dtype, size // dtype.itemsize, at)
             found.append(flat.reshape(shape).copy())
             at += size
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     return found if at == len(content) else None

@@ -259,8 +259,8 @@ def _rows(
         text = record.get(str(prompt))
         if not isinstance(text, str):
             raise LensError(
-                f"{where}line {number}: {prompt} is {plain(repr(text), 40)}; expected text. "
-                "Correct this line."
+                f"{where}line {number}: {plain(str(prompt), 40)} is {plain(repr(text), 40)}; "
+                "expected text. Correct this line."
             )
         name = UNLABELLED if label is None else record.get(label)
         if isinstance(name, int | float) and not isinstance(name, bool):

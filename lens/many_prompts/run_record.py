@@ -183,7 +183,7 @@ def _collected(events: Path) -> dict[str, Any]:
             whole = {"n_tokens": n_tokens, "tokens_done": n_tokens}
             return {**whole, "status": "finished", "model_sha256": sha256}
         return {"n_tokens": n_tokens}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return {}
 
 

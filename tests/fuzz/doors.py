@@ -615,7 +615,7 @@ def _notes(content: bytes, folder: Path) -> None:
     book.file.write_bytes(content)
     book.of(OWNER)
     book.keep(OWNER, ExpertNote("0" * 64, 2, 5, "L2·E5", name="endings"))
-    assert [note.name for note in book.of(OWNER)][-1] == "endings"
+    assert "endings" in [note.name for note in book.of(OWNER)]
 
 
 def _notes_file() -> bytes:

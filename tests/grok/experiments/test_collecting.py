@@ -194,9 +194,10 @@ def test_what_cannot_be_collected_is_refused_before_anything_is_written(
 def test_no_collection_says_so(tmp_path):
     with pytest.raises(GrokError, match="no collection"):
         load_collection(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"format_version": 9, "parts": 1}')
-    with pytest.raises(GrokError, match="no collection"):
-        load_collection(tmp_path)
+    for said in ('{"format_version": 9, "parts": 1}', '{"format_version": 1, "parts": Infinity}'):
+        (tmp_path / "manifest.json").write_text(said)
+        with pytest.raises(GrokError, match="no collection"):
+            load_collection(tmp_path)
 
 
 def test_parts_and_batches_hold_every_prompt_once():

@@ -19,6 +19,7 @@ from grok.engine.progress import PassProgress
 from grok.interventions.edits import edit
 from grok.interventions.kinds import add_vector, scale
 from grok.runner import loading as runner
+from grok.streaming.resume import Kept
 from grok.trace import RoutingTrace
 from tests.grok.streamed import (
     PROMPT,
@@ -205,6 +206,13 @@ def test_damaged_state_is_not_used_and_the_pass_starts_over(
     model = streamed(folder, resume=kept)
     assert same_bits(traced(model), whole)
     assert layers_read(model) == list(range(12))
+
+
+def test_state_that_says_it_has_layers_without_end_is_not_used(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "0" * 32)
+    kept.place.mkdir()
+    kept.save(2**31 - 2, [], [np.zeros(1, np.float32)])
+    assert kept.load() is None
 
 
 def test_what_a_crash_left_half_written_beside_whole_state_does_not_hinder(

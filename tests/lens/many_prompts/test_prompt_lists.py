@@ -91,6 +91,12 @@ def test_what_cannot_be_read_names_its_line(source, message):
         read_prompts(source)
 
 
+def test_a_column_of_what_cannot_be_printed_is_named_in_print():
+    with pytest.raises(LensError) as caught:
+        read_prompts('{"prompt": "a", "\x7f": 1}', prompt_column="\x7f")
+    assert str(caught.value).isprintable()
+
+
 def test_the_name_of_the_file_is_in_the_message():
     with pytest.raises(LensError, match="mine.csv, line 2"):
         read_prompts("prompt,label\na,\n", where="mine.csv")
