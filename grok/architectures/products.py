@@ -114,8 +114,7 @@ def product(x: jax.Array, w: Weight, dtype: Any = None) -> jax.Array:
     """
     if dtype is None:
         dtype = jnp.promote_types(x.dtype, _value_dtype(w, x.dtype))
-    name = product_way(x, w)
-    if not name:
+    if not (name := product_way(x, w)):
         return plain(x, w, dtype)
     found = ways_of(kind_of(w))[name](x.reshape(-1, x.shape[-1]), w, jnp.dtype(dtype))
     return found.reshape(*x.shape[:-1], found.shape[-1]).astype(dtype)
@@ -167,15 +166,11 @@ def kind_of(w: Weight) -> str:
 
 # --- ways -------------------------------------------------------------------------------------
 # Each: rows [C, K], a weight, the dtype of the product -> [C, N] float32.
-
-
 def pieces(x: jax.Array) -> jax.Array:
     """Rows as sums of bfloat16 values, exactly: those of bfloat16 as they are [C, K]; of float32
     the three parts of their bits [3 C, K].
 
-    A single row has one of zeros beside it [2, K]: compilers take a row for a vector, and make all
-    of the matrix floats for it.
-    """
+    A single row has zeros beside it [2, K]: for a vector, compilers copy the whole matrix."""
     if x.dtype == BF16:
         return x if len(x) > 1 else jnp.concatenate([x, jnp.zeros_like(x)])
     parts, rest = [], x.astype(F32)

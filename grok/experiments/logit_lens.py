@@ -14,6 +14,7 @@ import numpy as np
 
 from grok.interventions.sites import HookPoint
 from grok.runner.interfaces import Prompt
+from grok.runner.results import pieces_apart
 
 if TYPE_CHECKING:
     from grok.runner.model import Model
@@ -56,7 +57,7 @@ def logit_lens(model: Model, prompt: Prompt, *, candidates: int = 10) -> LogitLe
     streams = np.concatenate([result.kept[point] for point in points])  # [L, N, D]
     read = model.engine.embed_unembed.of_logits(_Lens(count), streams, result.logits[0], following)
     ids, probs, kl, after = (np.asarray(one)[:, : tokens.size] for one in read)
-    pieces = np.array([[model.pieces(row) for row in layer] for layer in ids], dtype=np.str_)
+    pieces = pieces_apart(model, ids)
     return LogitLens(ids, pieces, probs, np.maximum(kl, 0), after[:, : tokens.size - 1])
 
 

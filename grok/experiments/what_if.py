@@ -14,6 +14,7 @@ import numpy as np
 from grok.interventions.edits import NO_EDITS, Edits
 from grok.runner.batching import read_together
 from grok.runner.interfaces import Prompt
+from grok.runner.results import pieces_apart
 from grok.trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ def beside(model: Model, tokens: np.ndarray, passes: Sequence[Forward], edits: E
         order = np.argsort(-np.maximum(before[either], after[either]), kind="stable")
         shown[t] = either[order[: shown.shape[1]]]
     probs = [np.exp(np.take_along_axis(one, shown, axis=-1)) for one in logs]
-    pieces = np.array([model.pieces(row) for row in shown], dtype=np.str_)
-    return WhatIf(base, changed, kl, shown, pieces, *probs)
+    return WhatIf(base, changed, kl, shown, pieces_apart(model, shown), *probs)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

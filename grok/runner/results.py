@@ -45,6 +45,9 @@ class Generation:
     trace: RoutingTrace
 
 
+_NO_PIECE = 2**31 - 1  # an id without a piece, at which no character goes on
+
+
 class NamedPieces(Protocol):
     """What puts results together needs of a model, wherever it is."""
 
@@ -69,6 +72,18 @@ class NamedPieces(Protocol):
     def pieces(self, tokens: np.ndarray) -> list[str]: ...
 
     def text(self, tokens: Sequence[int]) -> str: ...
+
+
+def pieces_apart(model: NamedPieces, ids: np.ndarray) -> np.ndarray:
+    """The piece of each id by itself, texts in an array of the ids' shape.
+
+    For ids of which each could stand where the others do, as candidates: `pieces` reads a row as a
+    text, in which one character's bytes may lie in several tokens.
+    """
+    known, place = np.unique(ids, return_inverse=True)
+    row = np.stack([known, np.full_like(known, _NO_PIECE)], axis=1).ravel()
+    found = np.array(model.pieces(row)[::2], dtype=np.str_)
+    return found[place].reshape(ids.shape)
 
 
 def generation_of(
@@ -113,7 +128,6 @@ def routing_trace_of(
 
     moe_layers = np.array(model.config.moe_layers, np.int32)
     candidates = joined("candidates", 1)
-    listed = np.array(model.pieces(candidates.ravel()), dtype=np.str_)
     return RoutingTrace(
         tokens=tokens,
         pieces=np.array(model.pieces(tokens), dtype=np.str_),
@@ -124,7 +138,7 @@ def routing_trace_of(
         gates=joined("gates", 2),
         candidates=candidates,
         candidate_probs=joined("candidate_probs", 1),
-        candidate_pieces=listed.reshape(candidates.shape),
+        candidate_pieces=pieces_apart(model, candidates),
         model_sha256=model.sha256,
         settings={"model": model.name, "dtype": model.dtype, **settings},
         layer_ids=None if moe_layers.size == model.config.n_layers else moe_layers,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from grok.errors import PromptError
@@ -53,7 +52,9 @@ def has_session() -> bool:
 
 def current() -> Person | None:
     """The person of this session, signed in however long ago."""
-    return of_claims(st.user.to_dict())
+    context = get_script_run_ctx(suppress_warning=True)
+    # What `st.user` holds, which looks for a file of secrets each time that it is asked.
+    return None if context is None else of_claims(context.user_info)
 
 
 def signed_in() -> Person | None:

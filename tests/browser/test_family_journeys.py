@@ -56,13 +56,15 @@ def saved(page: Page) -> Trace:
     return load_trace(io.BytesIO(download(page, page.locator(".st-key-save_trace"), "Save")))
 
 
-def test_a_folder_of_another_family_is_looked_at_run_changed_and_continued(visit, family, server):
-    golden = np.load(DATA / f"{family}.golden.npz")
+def test_a_folder_of_another_family_is_looked_at_run_and_changed_or_continued(
+    visit, family, server
+):
+    with np.load(DATA / f"{family}.golden.npz") as file:
+        golden = {name: file[name] for name in file.files}
     ids = golden["p7.tokens"].tolist()
     page = visit("/experts")
     n_layers, _, n_experts = golden["p33.router_logits"].shape
     expect(page.get_by_text(f"{n_layers} layers × {n_experts} experts")).to_be_visible()
-    expect(page.get_by_test_id("stMain").locator("svg.marks").first).to_be_visible()
     page.get_by_role("link", name="Live routing").click()
     heading(page, "Live routing")
     run(page, family, golden["p33.tokens"].tolist())
@@ -72,11 +74,12 @@ def test_a_folder_of_another_family_is_looked_at_run_changed_and_continued(visit
     assert found.shape == wanted.shape
     assert np.abs(found - wanted)[0].max() < 0.05 * np.abs(wanted[0]).max()
 
-    page.goto(f"{server}/live_routing?mode=generate&dtype=float32&temperature=0&new_tokens=8")
-    run(page, family, ids)
-    greedy = golden["greedy.tokens"].tolist()
-    assert saved(page).tokens.tolist() == [*ids, *greedy[:-1]]  # the last one was not read
-
+    if MODES[family] == "streamed":
+        page.goto(f"{server}/live_routing?mode=generate&dtype=float32&temperature=0&new_tokens=8")
+        run(page, family, ids)
+        greedy = golden["greedy.tokens"].tolist()
+        assert saved(page).tokens.tolist() == [*ids, *greedy[:-1]]  # the last one was not read
+        return
     layer, expert = int(golden["edit.ban.layer"]), int(golden["edit.ban.expert"])
     page.goto(f"{server}/live_routing?mode=what_if&question=one&layer={layer}&expert={expert}")
     run(page, family, ids, "run_one")

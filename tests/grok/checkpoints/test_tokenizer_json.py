@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grok.checkpoints.tokenizer import open_tokenizer
 from grok.errors import PromptError, TokenizerError
+from grok.runner.results import pieces_apart
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "tokenizers"
 NAMES = ("olmoe", "qwen3_moe")
@@ -68,3 +70,11 @@ def test_a_tokenizer_of_another_model_and_half_a_letter_are_refused():
         open_tokenizer(file, 100)
     with pytest.raises(PromptError, match="character 1 is half of a surrogate pair"):
         open_tokenizer(file, VOCABULARY).encode("a\ud800")
+
+
+def test_candidates_are_shown_each_by_itself(folder):
+    tokenizer = open_tokenizer(folder / "tokenizer.json", VOCABULARY)
+    of = {tokenizer.piece(token): token for token in range(tokenizer.n_pieces)}
+    row = np.array([of["<0xC3>"], of["<0xA9>"]])
+    assert tokenizer.pieces(row) == ["<0xC3>", "é"]
+    assert pieces_apart(tokenizer, row[None]).tolist() == [["<0xC3>", "<0xA9>"]]
