@@ -37,6 +37,8 @@ FORMAT_VERSION = 1
 PART_TOKENS = 20_000
 MANIFEST, PROMPTS, TOKENS = "manifest.json", "prompts.parquet", "tokens.parquet"
 
+MOST_PARTS = 100_000  # each of many thousand tokens
+
 Manifest = dict[str, Any]
 Columns = Mapping[str, np.ndarray]
 
@@ -96,7 +98,10 @@ def load_collection(folder: str | Path) -> Collection:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         version = manifest["format_version"]
         for name in ("parts", "parts_done", "n_tokens", "n_prompts"):
-            int(manifest[name])
+            if type(manifest[name]) is not int or manifest[name] < 0:
+                raise ValueError(f"{name} is no number of such")
+        if not manifest["parts_done"] <= manifest["parts"] < MOST_PARTS:
+            raise ValueError("more parts than there can be")
         dict(manifest["sites"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise GrokError(
@@ -105,7 +110,7 @@ def load_collection(folder: str | Path) -> Collection:
         ) from error
     if version != FORMAT_VERSION:
         raise GrokError(
-            f"{folder}: format {version}; this version reads {FORMAT_VERSION}. Collect again."
+            f"{folder}: format {plain(str(version), 40)}; this version reads {FORMAT_VERSION}. Collect again."
         )
     return Collection(folder, manifest)
 

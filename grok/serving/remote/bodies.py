@@ -125,7 +125,8 @@ def _shape_of(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object of {len(value)} properties"
-    return "nothing" if value is None else f"{value}"
+    said = "nothing" if value is None else f"{value}"
+    return said if len(said) <= 40 else f"a number of {len(said)} characters"
 
 
 def _expected(fault: Any) -> str:

@@ -194,7 +194,9 @@ def test_what_cannot_be_collected_is_refused_before_anything_is_written(
 def test_no_collection_says_so(tmp_path):
     with pytest.raises(GrokError, match="no collection"):
         load_collection(tmp_path)
-    for said in ('{"format_version": 9, "parts": 1}', '{"format_version": 1, "parts": Infinity}'):
+    for count in ("null", "Infinity", "0.5", "-1", "999999999"):
+        counts = ", ".join(f'"{name}": {count}' for name in ("parts", "parts_done", "n_tokens"))
+        said = f'{{"format_version": 1, {counts}, "n_prompts": 2, "sites": {{}}}}'
         (tmp_path / "manifest.json").write_text(said)
         with pytest.raises(GrokError, match="no collection"):
             load_collection(tmp_path)

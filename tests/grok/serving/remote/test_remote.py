@@ -239,6 +239,7 @@ REFUSED = {
     "a form": (b"a=1", {"Content_Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
     "no JSON": (SECRET.encode(), {}, 400, "body"),
     "no object": (b"[]", {}, 400, "body"),
+    "a number without end": (b"9" * 4000, {}, 400, "body"),
     "levels without end": (b"[" * 200_000, {}, 400, "body"),
     "no prompt": (b"{}", {}, 400, "body"),
     "a wrong type": (b'{"prompt": 3}', {}, 400, "body.prompt"),
