@@ -110,7 +110,8 @@ def load_collection(folder: str | Path) -> Collection:
         ) from error
     if version != FORMAT_VERSION:
         raise GrokError(
-            f"{folder}: format {plain(str(version), 40)}; this version reads {FORMAT_VERSION}. Collect again."
+            f"{folder}: format {plain(str(version), 40)}; this version reads {FORMAT_VERSION}. "
+            "Collect again."
         )
     return Collection(folder, manifest)
 
