@@ -45,9 +45,6 @@ class Generation:
     trace: RoutingTrace
 
 
-_NO_PIECE = 2**31 - 1  # an id without a piece, at which no character goes on
-
-
 class NamedPieces(Protocol):
     """What puts results together needs of a model, wherever it is."""
 
@@ -81,8 +78,7 @@ def pieces_apart(model: NamedPieces, ids: np.ndarray) -> np.ndarray:
     text, in which one character's bytes may lie in several tokens.
     """
     known, place = np.unique(ids, return_inverse=True)
-    row = np.stack([known, np.full_like(known, _NO_PIECE)], axis=1).ravel()
-    found = np.array(model.pieces(row)[::2], dtype=np.str_)
+    found = np.array([model.pieces(known[i : i + 1])[0] for i in range(known.size)], dtype=np.str_)
     return found[place].reshape(ids.shape)
 
 
