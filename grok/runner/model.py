@@ -123,10 +123,17 @@ class Model:
             )
         return self.chat_template.prompt(messages, self.tokenizer)
 
-    def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
-        """The pieces of ids, #id without a tokenizer."""
+    def pieces(self, tokens: Sequence[int] | np.ndarray, *, apart: bool = False) -> list[str]:
+        """The pieces of ids, #id without a tokenizer.
+
+        Args:
+            apart: each id is read by itself, as candidates for one place are; else all as a text,
+                in which one character's bytes may lie in several tokens.
+        """
         if self.tokenizer is None:
             return [f"#{int(token)}" for token in tokens]
+        if apart:
+            return [self.tokenizer.piece(int(token)) for token in tokens]
         return self.tokenizer.pieces(tokens)
 
     def text(self, tokens: Sequence[int] | np.ndarray) -> str:

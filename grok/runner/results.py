@@ -66,20 +66,15 @@ class NamedPieces(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    def pieces(self, tokens: np.ndarray) -> list[str]: ...
+    def pieces(self, tokens: np.ndarray, *, apart: bool = False) -> list[str]: ...
 
     def text(self, tokens: Sequence[int]) -> str: ...
 
 
 def pieces_apart(model: NamedPieces, ids: np.ndarray) -> np.ndarray:
-    """The piece of each id by itself, texts in an array of the ids' shape.
-
-    For ids of which each could stand where the others do, as candidates: `pieces` reads a row as a
-    text, in which one character's bytes may lie in several tokens.
-    """
+    """The piece of each id by itself, texts in an array of their shape; looked up once."""
     known, place = np.unique(ids, return_inverse=True)
-    found = np.array([model.pieces(known[i : i + 1])[0] for i in range(known.size)], dtype=np.str_)
-    return found[place].reshape(ids.shape)
+    return np.array(model.pieces(known, apart=True), dtype=np.str_)[place].reshape(ids.shape)
 
 
 def generation_of(

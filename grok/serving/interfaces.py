@@ -61,8 +61,8 @@ class ServedModel(Protocol):
         """Token ids [T] of a text, or ids as they are, checked."""
         ...
 
-    def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
-        """The pieces of ids."""
+    def pieces(self, tokens: Sequence[int] | np.ndarray, *, apart: bool = False) -> list[str]:
+        """The pieces of ids; see `Model.pieces`."""
         ...
 
     def text(self, tokens: Sequence[int] | np.ndarray) -> str:

@@ -126,9 +126,9 @@ class SharedModel:
         """`Model.chat_prompt` of one message of a user."""
         return self.model.chat_prompt(text)
 
-    def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
+    def pieces(self, tokens: Sequence[int] | np.ndarray, *, apart: bool = False) -> list[str]:
         """`Model.pieces`."""
-        return self.model.pieces(tokens)
+        return self.model.pieces(tokens, apart=apart)
 
     def text(self, tokens: Sequence[int] | np.ndarray) -> str:
         """`Model.text`."""

@@ -136,7 +136,8 @@ def _pieces(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
         raise PromptError(
             f"Token id {tokens.max()} is not in the vocabulary of {model.config.vocab_size}."
         )
-    return {"pieces": model.pieces(tokens), "text": model.text(tokens)}
+    pieces = model.pieces(tokens, apart=body.get("apart", False))
+    return {"pieces": pieces, "text": model.text(tokens)}
 
 
 def _trace(model: SharedModel, body: Body, told: Told, limits: Limits) -> Any:
@@ -233,7 +234,10 @@ CALLS: Mapping[str, Call] = {
     ),
     "pieces": Call(
         "Pieces and text of token ids.",
-        {"tokens": IDS},
+        {
+            "tokens": IDS,
+            "apart": {"type": "boolean", "description": "pieces of each id by itself, no text's"},
+        },
         ("tokens",),
         "{pieces, text}",
         _pieces,

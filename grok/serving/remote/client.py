@@ -137,9 +137,10 @@ class RemoteModel:
         """A message of a user as the prompt that the model was taught, made at the server."""
         return str(self._quick("POST", "chat", {"text": text})["prompt"])
 
-    def pieces(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
-        """The pieces of ids."""
-        return list(self._quick("POST", "pieces", {"tokens": _plain(tokens)})["pieces"])
+    def pieces(self, tokens: Sequence[int] | np.ndarray, *, apart: bool = False) -> list[str]:
+        """The pieces of ids; see `Model.pieces`."""
+        body = {"tokens": _plain(tokens), "apart": apart}
+        return list(self._quick("POST", "pieces", body)["pieces"])
 
     def text(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of ids."""
