@@ -155,10 +155,11 @@ def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Ar
 
 
 def block_rows(assignments: int, n_experts: int) -> int:
-    """Rows of a block: about twice the mean load where that is small, so that most experts are read
-    once; else the mean load, since rows that nobody fills take as long as others."""
+    """Rows of a block: about twice the mean load, so that most experts need one block; on a
+    processor, where rows that nobody fills take as long as others, a large mean load once."""
     load = assignments / n_experts
-    return int(min(256, max(1, 2 ** int(np.ceil(np.log2(2 * load if load <= 16 else load))))))
+    once = load > 16 and jax.default_backend() == "cpu"
+    return int(min(256, max(1, 2 ** int(np.ceil(np.log2(load if once else 2 * load))))))
 
 
 class _Plan(NamedTuple):
