@@ -38,9 +38,9 @@ from grok.architectures.products import (
     float_values,
     kind_of,
     product_way,
-    sample,
     ways_of,
 )
+from grok.architectures.samples import sample
 from grok.streaming.int8_matmul import NAMES, int8_way, product_by, threads
 
 SHAPES = {

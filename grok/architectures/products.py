@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.chosen_ways import chosen
+from grok.architectures.samples import sample
 from grok.architectures.stretches import one, stretch, widened
 from grok.checkpoints.block_scales import (
-    FP4_BLOCK,
     SCALE_BIAS,
     BlockScaled,
     MicroScaled,
@@ -166,11 +166,14 @@ def kind_of(w: Weight) -> str:
 
 # --- ways -------------------------------------------------------------------------------------
 # Each: rows [C, K], a weight, the dtype of the product -> [C, N] float32.
+
+
 def pieces(x: jax.Array) -> jax.Array:
     """Rows as sums of bfloat16 values, exactly: those of bfloat16 as they are [C, K]; of float32
     the three parts of their bits [3 C, K].
 
-    A single row has zeros beside it [2, K]: for a vector, compilers copy the whole matrix."""
+    A single row has zeros beside it [2, K]: for a vector, compilers copy the whole matrix.
+    """
     if x.dtype == BF16:
         return x if len(x) > 1 else jnp.concatenate([x, jnp.zeros_like(x)])
     parts, rest = [], x.astype(F32)
@@ -366,24 +369,6 @@ def ways_of(kind: str) -> dict[str, Way]:
 
 
 # --- what is measured -------------------------------------------------------------------------
-
-
-def sample(kind: str, k: int = 2048, n: int = 2048, seed: int = 0) -> Weight:
-    """A matrix [k, n] of a kind with random values, on the host."""
-    rng = np.random.default_rng(seed)
-    if kind == "int8":
-        scales = rng.uniform(0.5, 1.5, (1, n)).astype(BF16)
-        return QuantizedWeight8bit(rng.integers(-127, 128, (k, n), np.int8), scales)
-    if kind == "fp8":
-        codes = rng.integers(0, 256, (n, k), np.uint8)
-        codes[(codes & 0x7F) == 0x7F] = 0
-        scales = rng.uniform(0.5, 1.5, (-(-n // 128), k // 128)).astype(np.float32)
-        return Turned(BlockScaled(codes, scales, (128, 128)))
-    if kind == "mxfp4":
-        blocks = rng.integers(0, 256, (n, k // FP4_BLOCK, FP4_BLOCK // 2), np.uint8)
-        return MicroScaled(blocks, rng.integers(118, 124, blocks.shape[:-1], np.uint8))
-    values = rng.standard_normal((n, k), np.float32).astype(BF16)
-    return Turned(values) if kind == "bfloat16 turned" else np.ascontiguousarray(values.T)
 
 
 def _trials(kind: str, exact: str, rows: int) -> dict[str, Callable[[], object]]:

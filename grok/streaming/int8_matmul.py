@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.chosen_ways import chosen
-from grok.architectures.products import LARGE, WAYS, sample
+from grok.architectures.products import LARGE, WAYS
+from grok.architectures.samples import sample
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.engine.compiled import AS_WRITTEN
 from grok.streaming.kept_code import compiled

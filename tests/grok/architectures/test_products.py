@@ -13,7 +13,8 @@ import pytest
 
 from grok.architectures import chosen_ways
 from grok.architectures.chosen_ways import VARIABLE, best, chosen, seconds_of
-from grok.architectures.products import WAYS, float_values, plain, product, sample, ways_of
+from grok.architectures.products import WAYS, float_values, plain, product, ways_of
+from grok.architectures.samples import sample
 from grok.checkpoints.block_scales import BlockScaled, MicroScaled, Turned
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.errors import GrokError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from grok.architectures.moe import Experts, run_selected
-from grok.architectures.products import sample, ways_of
+from grok.architectures.products import ways_of
+from grok.architectures.samples import sample
 from grok.architectures.stretches import one, stretch
 from grok.checkpoints.block_scales import Turned
 from grok.engine.compiled import AS_WRITTEN
