@@ -103,7 +103,7 @@ def load_collection(folder: str | Path) -> Collection:
         if not manifest["parts_done"] <= manifest["parts"] < MOST_PARTS:
             raise ValueError("more parts than there can be")
         dict(manifest["sites"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise GrokError(
             f"{folder}: no collection ({plain(str(error), 100)}). Collect again: what is whole in "
             "it is kept."

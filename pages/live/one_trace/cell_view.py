@@ -18,7 +18,7 @@ from lens.glossary import marked
 from lens.routers.router_set import RouterSet
 from lens.storage import csv_text
 from lens.traces import router_geometry, routing
-from lens.words import fixed, p_value_text, percent, significant
+from lens.words import fixed, listed, p_value_text, percent, significant
 from pages.access.messages import told
 from pages.guide import tables
 from pages.live.one_trace import routing_statistics
@@ -75,14 +75,12 @@ def sentence(view: View, token: int, layer: int) -> str:
     if used.sum() > MANY:  # all are in the figure below
         others = [name.replace(f"{view.labels[layer]}·", "", 1) for name in others]
         mix, raw = f"{shares[0]} to {shares[-1]}", f"{values[0]} to {values[-1]}"
-    *most, last = [first, *others]
-    names = f"{', '.join(most)} and {last}" if most else last
     margin = view.chosen_by.margin(fixed(routing.margin(trace)[layer, token], 3))
     raw_gates = "raw gates" if trace.plain_gates else "gates"
     part = "generated token" if token >= trace.prompt_length else "token"
     return (
         f"{part.capitalize()} {token} “{as_markdown(figures.visible(view.pieces[token]))}” goes to "
-        f"{names}. Mix {mix}, {raw_gates} {raw}, margin {margin}."
+        f"{listed([first, *others])}. Mix {mix}, {raw_gates} {raw}, margin {margin}."
     )
 
 
