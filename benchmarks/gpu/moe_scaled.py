@@ -18,7 +18,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from grok.architectures.moe import Experts, block_rows, plan_blocks
+from grok.architectures.moe import Experts, block_rows, by_blocks
 from grok.architectures.products import HIGHEST, Weight
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
@@ -37,29 +37,16 @@ def run_scaled(
     Args:
         most_rows: of a block. Fewer leave fewer rows empty; more read an expert less often.
     """
-    n, d = x.shape
-    k = experts.shape[1]
-    n_experts = weights.activated.shape[0]
-    rows = min(most_rows, block_rows(n * k, n_experts))
-    plan = plan_blocks(experts, n_experts, rows)
-    sorted_rows = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])[plan.token]  # [M * C, D]
+    n, k = experts.shape
+    size = min(most_rows, block_rows(n * k, weights.activated.shape[0]))
 
-    def one_block(i: jax.Array, out: jax.Array) -> jax.Array:
-        def own(weight: Weight) -> Weight:
-            return jax.tree.map(
-                lambda a: jax.lax.dynamic_index_in_dim(a, plan.expert[i], keepdims=False), weight
-            )
+    def run(rows: jax.Array, own: Experts) -> jax.Array:
+        hidden = jax.nn.gelu(scaled_product(rows, own.activated), approximate=True)
+        hidden = hidden * scaled_product(rows, own.linear)  # [C, F] float32
+        return scaled_product(hidden.astype(x.dtype), own.down)
 
-        block = jax.lax.dynamic_slice_in_dim(sorted_rows, i * rows, rows)  # [C, D]
-        hidden = jax.nn.gelu(scaled_product(block, own(weights.activated)), approximate=True)
-        hidden = hidden * scaled_product(block, own(weights.linear))  # [C, F] float32
-        result = scaled_product(hidden.astype(x.dtype), own(weights.down))
-        return jax.lax.dynamic_update_slice_in_dim(out, result, i * rows, axis=0)
-
-    out = jnp.zeros((sorted_rows.shape[0], d), jnp.float32)
-    out = jax.lax.fori_loop(0, plan.n_blocks, one_block, out)
-    picked = out.at[plan.slot].get(mode="fill", fill_value=0).reshape(n, k, d)
-    weighted = picked * gates.astype(x.dtype).astype(jnp.float32)[..., None]
+    out = by_blocks(x, experts, weights, run, (size,))
+    weighted = out * gates.astype(x.dtype).astype(jnp.float32)[..., None]
     return jnp.sum(weighted, axis=1) if summed else weighted
 
 

@@ -26,15 +26,15 @@ from grok.files import cache_folder, write_whole
 
 VARIABLE = "GROK_LENS_PRODUCTS"
 MEASURED, OFF = "measured", "off"
-NAMES = ("plain", "float32", "bfloat16", "sums", "vectors")
-ROWS = (1, 4, 16, 64, 256)
+NAMES = ("plain", "float32", "bfloat16", "filled", "sums", "vectors")
+ROWS = (1, 4, 16, 32, 64, 256)
 """Rows that are measured; other numbers take the way of the next larger one."""
 WORTH = {"vectors": 1.2}
 """Ways that are taken only where every other takes so many times as long: hand-written loops."""
 SECONDS = 0.15  # to measure one way with
 LEAST, MOST = 3, 30  # rounds
 BUSY = 2.0  # processes that want to run for each processor, above which nothing is kept
-FORMAT = 2
+FORMAT = 3
 _PACKAGES = ("jax", "jaxlib", "numpy", "numba", "llvmlite")
 _FILE_BYTES = 2**20
 

@@ -4,14 +4,15 @@ Axes: N token rows, K experts a token, E experts, D d_model, F d_ff, C rows of a
 block, M blocks. Two dispatches give the same sums:
 
 - `run_selected` sorts the N * K assignments by expert and walks over blocks of
-  rows that share one; empty blocks are not visited, so the work follows the
-  number of assignments. Exact for any load; not differentiable.
+  rows that share one, so the work follows the number of assignments. Exact for
+  any load; not differentiable.
 - `run_with_capacity` gives every expert the same number of rows and drops what
   exceeds it. Differentiable; for training.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.architectures.products import HIGHEST, Weight, float_values, product
+from grok.architectures.products import HIGHEST, LARGE, Weight, float_values, product
 from grok.architectures.stretches import one
 from grok.interventions.sites import NO_HOOK, Hook
 
 LOWEST = -3e38  # above -inf, which stands for no expert
+MOST_ROWS = 256  # of a block
+LOADS = 1 / 4, 1 / 2, 3 / 4, 9 / 8, 3 / 2, 2, 4  # sizes of blocks, in mean loads
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class ExpertForm:
             to a limit times its sigmoid at alpha, times 1 + `second` within the limit.
         fused: both branches are one product: "halves", or "interleaved" columns. "": two.
         gates_input: the gate multiplies what the expert reads, not what it gives.
+        rounded: what the last product reads has the dtype of the rows, not float32.
         limit, alpha: of "clamped".
     """
 
     activation: Literal["gelu", "silu", "clamped"] = "gelu"
     fused: Literal["", "halves", "interleaved"] = ""
     gates_input: bool = False
+    rounded: bool = False
     limit: float = 0.0
     alpha: float = 0.0
 
@@ -133,7 +138,8 @@ def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Ar
     [C, D] -> [C, D] float32.
 
     The first products keep the wider dtype of rows and weights; from there on
-    everything is float32, int8 times scale of the last weight included.
+    everything is float32, int8 times scale of the last weight included; where the
+    form says so, the last product reads rounded values and sums them in float32.
     """
     first = product(x, own.activated).astype(jnp.float32)  # [C, F or 2F]
     if own.activated_bias is not None:
@@ -150,49 +156,80 @@ def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Ar
         hidden = hidden * (jnp.clip(second, -form.limit, form.limit) + 1)
     else:
         hidden = ACTIVATIONS[form.activation](first) * second
-    out = product(hidden, own.down)
+    if form.rounded:
+        hidden = hidden.astype(x.dtype)
+    out = product(hidden, own.down, jnp.float32)
     return out if own.down_bias is None else out + own.down_bias.astype(jnp.float32)
 
 
 def block_rows(assignments: int, n_experts: int) -> int:
-    """Rows of a block: about twice the mean load, so that most experts need one block; on a
-    processor, where rows that nobody fills take as long as others, a large mean load once."""
+    """Rows of a block where there is one size: about twice the mean load, so that most experts
+    need one block, at most 256."""
     load = assignments / n_experts
-    once = load > 16 and jax.default_backend() == "cpu"
-    return int(min(256, max(1, 2 ** int(np.ceil(np.log2(load if once else 2 * load))))))
+    return int(min(MOST_ROWS, max(1, 2 ** int(np.ceil(np.log2(2 * load))))))
+
+
+def block_sizes(n: int, k: int, n_experts: int, values: int) -> tuple[int, ...]:
+    """Rows of the blocks that an expert's rows may be cut into, the smallest first.
+
+    Where matrices are large and a processor multiplies them, rows that nobody fills take as long as
+    others, so several sizes are compiled, about the mean load. Else one.
+
+    Args:
+        n: tokens.
+        k: experts of each.
+        n_experts: that share them.
+        values: of the largest matrix.
+    """
+    load = n * k / n_experts
+    if values < LARGE or jax.default_backend() != "cpu":
+        return (block_rows(n * k, n_experts),)
+    if load <= 1:
+        return tuple(sorted({1, n}))
+    steps = (8 * int(np.ceil(share * load / 8)) for share in LOADS)
+    return tuple(sorted({min(n, MOST_ROWS, step) for step in steps}))
 
 
 class _Plan(NamedTuple):
-    token: jax.Array  # [M * C] row of x that each slot reads; N where the slot is empty
-    expert: jax.Array  # [M] expert of each block
-    n_blocks: jax.Array  # blocks in use
-    slot: jax.Array  # [N * K] slot of each assignment; M * C where no block here has it
+    order: jax.Array  # [N * K] assignments by expert
+    expert: jax.Array  # [M] of each block; blocks of one size stand together
+    start: jax.Array  # [M] its first row among the sorted
+    count: jax.Array  # [M] its rows in use
+    bounds: jax.Array  # [sizes + 1] the blocks of each size
+    place: jax.Array  # [N * K] of each assignment among the sorted; N * K where it has no expert
 
 
-def plan_blocks(experts: jax.Array, n_experts: int, rows: int) -> _Plan:
-    """Groups assignments by expert into blocks of `rows`.
+def plan_blocks(experts: jax.Array, n_experts: int, sizes: tuple[int, ...]) -> _Plan:
+    """Sorts assignments by expert and cuts each expert's into blocks: of the largest size, and of
+    the smallest that holds the rest.
 
     Args:
         experts: [N, K]; an id of `n_experts` or more belongs to no expert here.
+        n_experts: whose weights are here.
+        sizes: rows of a block, the smallest first.
     """
     n, k = experts.shape
+    most, n_blocks = sizes[-1], min(n * k, n * k // sizes[-1] + n_experts)
     flat = jnp.minimum(experts.reshape(-1), n_experts)  # [N * K]
-    n_blocks_max = min(n * k, n * k // rows + n_experts)
-    n_slots = n_blocks_max * rows
     order = jnp.argsort(flat, stable=True)
-    counts = jnp.bincount(flat, length=n_experts + 1)  # the last one counts the strangers
-    blocks = -(-counts[:n_experts] // rows)
-    first_block = jnp.concatenate([jnp.zeros(1, blocks.dtype), jnp.cumsum(blocks)])  # [E + 1]
-    first_row = jnp.concatenate([jnp.zeros(1, counts.dtype), jnp.cumsum(counts)[:-1]])
-    sorted_expert = flat[order]
-    rank = jnp.arange(n * k) - first_row[sorted_expert]
-    slot = jnp.where(
-        sorted_expert < n_experts, first_block[sorted_expert] * rows + rank, n_slots
-    ).astype(jnp.int32)
-    token = jnp.full(n_slots, n, jnp.int32).at[slot].set(order // k, mode="drop")
-    expert = jnp.searchsorted(first_block[1:], jnp.arange(n_blocks_max), side="right")
-    slot_of = jnp.zeros(n * k, jnp.int32).at[order].set(slot)
-    return _Plan(token, jnp.minimum(expert, n_experts - 1), first_block[-1], slot_of)
+    counts = jnp.bincount(flat, length=n_experts + 1)[:n_experts]
+    blocks = jnp.cumsum(-(-counts // most))  # [E] up to each expert's last
+    rows = jnp.cumsum(counts)
+    block = jnp.arange(n_blocks)
+    expert = jnp.minimum(jnp.searchsorted(blocks, block, side="right"), n_experts - 1)
+    before = (block - (blocks[expert] - -(-counts[expert] // most))) * most
+    count = jnp.where(block < blocks[-1], jnp.minimum(most, counts[expert] - before), 0)
+    size = jnp.where(count > 0, jnp.searchsorted(jnp.array(sizes), count), len(sizes))
+    by_size = jnp.argsort(size, stable=True)
+    place = jnp.zeros(n * k, jnp.int32).at[order].set(jnp.arange(n * k, dtype=jnp.int32))
+    return _Plan(
+        order,
+        expert[by_size],
+        (rows[expert] - counts[expert] + before)[by_size],
+        count[by_size],
+        jnp.searchsorted(size[by_size], jnp.arange(len(sizes) + 1)),
+        jnp.where(flat < n_experts, place, n * k + most),
+    )
 
 
 def run_selected(
@@ -217,32 +254,59 @@ def run_selected(
     Returns:
         [N, D] float32; [N, K, D] when not summed.
     """
-    n, d = x.shape
-    k = experts.shape[1]
-    n_experts = weights.activated.shape[0]
-    rows = block_rows(n * k, n_experts)
-    plan = plan_blocks(experts, n_experts, rows)
-    padded = jnp.concatenate([x, jnp.zeros((1, d), x.dtype)])
-    sorted_rows = padded[plan.token]  # [M * C, D]
+    n, k = experts.shape
+    n_experts, *matrix = weights.activated.shape
     applied = gates.astype(x.dtype)
-    if form.gates_input:
-        of_slot = jnp.zeros(sorted_rows.shape[0], x.dtype)
-        of_slot = of_slot.at[plan.slot].set(applied.reshape(-1), mode="drop")
-        sorted_rows, applied = sorted_rows * of_slot[:, None], jnp.ones_like(applied)
-
-    def one_block(i: jax.Array, out: jax.Array) -> jax.Array:
-        block = jax.lax.dynamic_slice_in_dim(sorted_rows, i * rows, rows)
-        own = Experts(*(one(w, plan.expert[i]) for w in weights))
-        result = expert_output(block, own, form)
-        return jax.lax.dynamic_update_slice_in_dim(
-            out, result.astype(jnp.float32), i * rows, axis=0
-        )
-
-    out = jnp.zeros((sorted_rows.shape[0], d), jnp.float32)
-    out = jax.lax.fori_loop(0, plan.n_blocks, one_block, out)
-    picked = out.at[plan.slot].get(mode="fill", fill_value=0).reshape(n, k, d)
-    weighted = picked * applied.astype(jnp.float32)[..., None]
+    run = partial(expert_output, form=form)
+    sizes = block_sizes(n, k, n_experts, math.prod(matrix))
+    scale = applied if form.gates_input else None
+    out = by_blocks(x, experts, weights, run, sizes, scale)
+    weighted = out if form.gates_input else out * applied.astype(jnp.float32)[..., None]
     return jnp.sum(weighted, axis=1) if summed else weighted
+
+
+def by_blocks(
+    x: jax.Array,
+    experts: jax.Array,
+    weights: Experts,
+    run: Callable[[jax.Array, Experts], jax.Array],
+    sizes: tuple[int, ...],
+    scale: jax.Array | None = None,
+) -> jax.Array:
+    """run(rows, weights of one expert) of every token and expert that it chose.
+
+    Args:
+        x: [N, D].
+        experts: [N, K]; ids of E or more give zeros.
+        weights: of E experts.
+        run: [C, D] -> [C, D].
+        sizes: that C may be, the smallest first.
+        scale: [N, K] what each expert's rows are multiplied with first.
+
+    Returns:
+        [N, K, D] float32.
+    """
+    (n, d), k = x.shape, experts.shape[1]
+    plan = plan_blocks(experts, weights.activated.shape[0], sizes)
+    assigned = jnp.pad(plan.order, (0, sizes[-1]))  # blocks may reach beyond the last
+
+    def one_block(size: int, i: jax.Array, out: jax.Array) -> jax.Array:
+        at = plan.start[i]
+        some = jax.lax.dynamic_slice_in_dim(assigned, at, size)
+        block = x[some // k]
+        if scale is not None:
+            block = block * scale.reshape(-1)[some][:, None]
+        own = Experts(*(one(w, plan.expert[i]) for w in weights))
+        result = run(block, own).astype(jnp.float32)
+        others = jax.lax.dynamic_slice_in_dim(out, at, size)  # rows of the next expert
+        used = jnp.arange(size)[:, None] < plan.count[i]
+        return jax.lax.dynamic_update_slice_in_dim(out, jnp.where(used, result, others), at, 0)
+
+    out = jnp.zeros((n * k + sizes[-1], d), jnp.float32)
+    for number, size in enumerate(sizes):
+        first, end = plan.bounds[number], plan.bounds[number + 1]
+        out = jax.lax.fori_loop(first, end, partial(one_block, size), out)
+    return out.at[plan.place].get(mode="fill", fill_value=0).reshape(n, k, d)
 
 
 def run_with_capacity(

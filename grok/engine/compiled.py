@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from grok.architectures.architecture import Architecture, Cache, Dispatch
 from grok.architectures.moe import Choice
+from grok.engine.largest import largest
 from grok.interventions.hooks import NO_SITE_EDITS, CompiledHook, EditsBySite
 from grok.interventions.sites import EMBED, LOGITS, NO_HOOK, Hook, HookPoint
 
@@ -198,7 +199,7 @@ def head_pass(
     hook = CompiledHook(edits, keep, start, architecture.config.n_experts)
     logits = logits_of(architecture, params, h, jnp.dtype(dtype), hook=hook)
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    top, ids = jax.lax.top_k(probs, n_candidates)
+    top, ids = largest(probs, n_candidates)
     out = (Head(logits, ids.astype(jnp.int32), top), hook.kept)
     if mesh.size > 1:
         out = jax.lax.with_sharding_constraint(out, NamedSharding(mesh, P()))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grok.engine.largest import largest
 from grok.interventions.sites import HookPoint
 from grok.runner.interfaces import Prompt
 from grok.runner.results import pieces_apart
@@ -77,7 +78,7 @@ class _Lens:
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         found = jax.nn.log_softmax(logits.astype(jnp.float32))
         whole = jax.nn.log_softmax(final)
-        top, ids = jax.lax.top_k(found, self.count)
+        top, ids = largest(found, self.count)
         kl = jnp.sum(jnp.exp(whole) * (whole - found), axis=-1)
         after = jnp.take_along_axis(found, following[:, None], axis=-1)[:, 0]
         return ids.astype(jnp.int32), jnp.exp(top), kl, jnp.exp(after)

@@ -27,6 +27,7 @@ from grok.engine.compiled import (
     edited_embedding,
     embed_pass,
 )
+from grok.engine.largest import largest
 from grok.errors import CheckpointError
 from grok.interventions.hooks import NO_SITE_EDITS, CompiledHook, EditsBySite, earlier_references
 from grok.interventions.sites import LOGITS, NORM
@@ -200,7 +201,7 @@ def _candidates_pass(
     """Edited logits (None without edits), likeliest tokens and their probabilities [B, T, C]."""
     logits = CompiledHook(edits, (), start, n_experts, seen)(LOGITS, logits)
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    top, ids = jax.lax.top_k(probs, max(1, n_candidates))
+    top, ids = largest(probs, max(1, n_candidates))
     return (logits if edits else None), ids.astype(jnp.int32), top
 
 

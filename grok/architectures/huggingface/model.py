@@ -90,7 +90,8 @@ class MoeTransformer:
     def expert_products(self) -> ExpertProducts:
         c = self.config
         second = tensors.SECOND if c.experts.second else ""
-        form = ExpertForm(c.activation, c.fused, c.router.rule == "input", c.limit, c.alpha)
+        by_gate = c.router.rule == "input"
+        form = ExpertForm(c.activation, c.fused, by_gate, True, c.limit, c.alpha)
         biases = (tensors.FIRST_BIAS, tensors.DOWN_BIAS) if c.experts.biases else ("", "")
         return ExpertProducts(tensors.FIRST, second, tensors.DOWN, form, *biases)
 

@@ -12,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grok.architectures.moe import (
+    ExpertForm,
     Experts,
     block_rows,
+    block_sizes,
+    by_blocks,
     choose,
+    expert_output,
     plan_blocks,
     run_selected,
     run_with_capacity,
@@ -152,36 +156,71 @@ planned = jax.jit(plan_blocks, static_argnums=(1, 2))
 
 
 @pytest.mark.parametrize(
-    ("n", "k", "n_experts", "rows"), [(1, 1, 1, 1), (7, 2, 3, 4), (20, 2, 8, 8), (9, 3, 5, 1)]
+    ("n", "k", "n_experts", "sizes"),
+    [(1, 1, 1, (1,)), (7, 2, 3, (4,)), (20, 2, 8, (2, 3, 8)), (9, 3, 5, (1,)), (30, 3, 5, (4, 7))],
 )
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
-def test_every_assignment_has_one_slot_in_a_block_of_its_expert(n, k, n_experts, rows, data):
+def test_every_assignment_has_one_place_in_a_block_of_its_expert(n, k, n_experts, sizes, data):
     ids = st.integers(0, n_experts + 2)  # some of them experts of other devices
     drawn = data.draw(st.lists(ids, min_size=n * k, max_size=n * k))
     experts = np.array(drawn, np.int32).reshape(n, k)
-    plan = jax.tree.map(np.asarray, planned(experts, n_experts, rows))
+    plan = jax.tree.map(np.asarray, planned(experts, n_experts, sizes))
     flat = experts.reshape(-1)
     own = flat < n_experts
+    assert (plan.place[~own] >= n * k).all()  # nowhere
+    assert np.array_equal(plan.order[plan.place[own]], np.flatnonzero(own))
+    n_blocks = plan.bounds[-1]
+    covered = []
+    for i in range(n_blocks):
+        number = np.searchsorted(plan.bounds, i, side="right") - 1
+        smaller = sizes[number - 1] if number else 0
+        assert smaller < plan.count[i] <= sizes[number]  # the smallest that holds them
+        rows = np.arange(plan.start[i], plan.start[i] + plan.count[i])
+        assert (flat[plan.order[rows]] == plan.expert[i]).all()
+        covered += list(rows)
+    assert sorted(covered) == sorted(plan.place[own])
     counts = np.bincount(flat[own], minlength=n_experts)
-    assert plan.n_blocks == (-(-counts // rows)).sum()  # no block is empty
-    assert plan.n_blocks <= flat.size // rows + n_experts
-    assert plan.n_blocks <= len(plan.expert) and len(plan.token) == len(plan.expert) * rows
-    slots = plan.slot[own]
-    assert len(set(slots)) == own.sum() and (slots < plan.n_blocks * rows).all()
-    assert np.array_equal(plan.expert[slots // rows], flat[own])
-    assert np.array_equal(plan.token[slots], np.flatnonzero(own) // experts.shape[1])
-    assert (plan.slot[~own] == len(plan.token)).all()  # nowhere
-    assert (plan.token < n).sum() == own.sum()  # the other slots read the row of zeros
+    assert n_blocks == (-(-counts // sizes[-1])).sum() <= len(plan.expert)
 
 
 @pytest.mark.parametrize(
-    ("assigned", "n_experts"), [(1, 8), (16, 8), (66, 8), (2048, 8), (800, 8), (3, 64)]
+    ("n", "k", "n_experts", "sizes"),
+    [
+        (1, 8, 64, (1,)),
+        (4, 8, 64, (1, 4)),
+        (16, 2, 8, (8, 16)),
+        (64, 8, 64, (8, 16, 32)),
+        (512, 8, 64, (16, 32, 48, 72, 96, 128, 256)),
+    ],
 )
-def test_blocks_hold_twice_a_small_mean_load_and_a_large_one_once(assigned, n_experts):
-    rows, load = block_rows(assigned, n_experts), assigned / n_experts
-    assert 1 <= rows <= 256
-    assert rows in (1, 256) or 1 <= rows / (2 * load if load <= 16 else load) < 2
+def test_sizes_of_blocks_follow_the_mean_load_and_are_few(n, k, n_experts, sizes):
+    assert block_sizes(n, k, n_experts, 2**20) == sizes
+    assert block_sizes(n, k, n_experts, 2**20 - 1) == (block_rows(n * k, n_experts),)
+
+
+@pytest.mark.parametrize("sizes", [(4,), (1, 3, 5), (2, 16, 40)])
+def test_every_size_of_blocks_gives_what_a_loop_over_tokens_gives(sizes):
+    x, experts, gates = random_choice(40, 3, 8)
+    experts[:20] = [0, 6, 2]
+    weights = float_experts(7)  # 7 lives elsewhere
+    apart = jax.jit(partial(by_blocks, run=expert_output, sizes=sizes))(x, experts, weights)
+    assert apart.shape == (40, 3, D)
+    assert not np.asarray(apart)[experts == 7].any()
+    assert_close(jnp.sum(apart * gates[..., None], 1), naive(x, experts, gates, weights))
+
+
+def test_what_an_expert_hides_is_rounded_where_its_form_says_so():
+    x, weights = np.ones((2, D), jnp.bfloat16), float_experts(1)
+    own = Experts(*(jnp.asarray(w[0], jnp.bfloat16) for w in weights[:3]))
+    exact = expert_output(x, own, ExpertForm("silu"))
+    rounded = expert_output(x, own, ExpertForm("silu", rounded=True))
+    first, second = (jnp.dot(x, w, precision="highest") for w in (own.activated, own.linear))
+    hidden = jax.nn.silu(first.astype(jnp.float32)) * second.astype(jnp.float32)
+    wanted = hidden.astype(jnp.bfloat16).astype(jnp.float32) @ own.down.astype(jnp.float32)
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_allclose(rounded, wanted, rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(exact) - wanted).max() > 1e-4
 
 
 def test_the_compiled_loop_runs_once_for_every_block_in_use(monkeypatch):
@@ -191,9 +230,9 @@ def test_the_compiled_loop_runs_once_for_every_block_in_use(monkeypatch):
     ran = []
     original = moe.expert_output
 
-    def counted(x, *weights):
+    def counted(x, own, form):
         jax.debug.callback(lambda: ran.append(1))
-        return original(x, *weights)
+        return original(x, own, form)
 
     monkeypatch.setattr(moe, "expert_output", counted)
     x, experts, gates = random_choice(32, 2, 8)
