@@ -194,7 +194,7 @@ class _Plan(NamedTuple):
     order: jax.Array  # [N * K] assignments by expert
     expert: jax.Array  # [M] of each block; blocks of one size stand together
     start: jax.Array  # [M] its first row among the sorted
-    count: jax.Array  # [M] its rows in use
+    used: jax.Array  # [M] its rows in use
     bounds: jax.Array  # [sizes + 1] the blocks of each size
     place: jax.Array  # [N * K] of each assignment among the sorted; N * K where it has no expert
 
@@ -299,7 +299,7 @@ def by_blocks(
         own = Experts(*(one(w, plan.expert[i]) for w in weights))
         result = run(block, own).astype(jnp.float32)
         others = jax.lax.dynamic_slice_in_dim(out, at, size)  # rows of the next expert
-        used = jnp.arange(size)[:, None] < plan.count[i]
+        used = jnp.arange(size)[:, None] < plan.used[i]
         return jax.lax.dynamic_update_slice_in_dim(out, jnp.where(used, result, others), at, 0)
 
     out = jnp.zeros((n * k + sizes[-1], d), jnp.float32)

@@ -175,8 +175,8 @@ def test_every_assignment_has_one_place_in_a_block_of_its_expert(n, k, n_experts
     for i in range(n_blocks):
         number = np.searchsorted(plan.bounds, i, side="right") - 1
         smaller = sizes[number - 1] if number else 0
-        assert smaller < plan.count[i] <= sizes[number]  # the smallest that holds them
-        rows = np.arange(plan.start[i], plan.start[i] + plan.count[i])
+        assert smaller < plan.used[i] <= sizes[number]  # the smallest that holds them
+        rows = np.arange(plan.start[i], plan.start[i] + plan.used[i])
         assert (flat[plan.order[rows]] == plan.expert[i]).all()
         covered += list(rows)
     assert sorted(covered) == sorted(plan.place[own])
