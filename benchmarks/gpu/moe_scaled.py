@@ -45,9 +45,7 @@ def run_scaled(
         hidden = hidden * scaled_product(rows, own.linear)  # [C, F] float32
         return scaled_product(hidden.astype(x.dtype), own.down)
 
-    out = by_blocks(x, experts, weights, run, (size,))
-    weighted = out * gates.astype(x.dtype).astype(jnp.float32)[..., None]
-    return jnp.sum(weighted, axis=1) if summed else weighted
+    return by_blocks(x, experts, gates, weights, run, (size,), summed=summed)
 
 
 def scaled_product(x: jax.Array, weight: Weight) -> jax.Array:

@@ -254,50 +254,55 @@ def run_selected(
     Returns:
         [N, D] float32; [N, K, D] when not summed.
     """
-    n, k = experts.shape
     n_experts, *matrix = weights.activated.shape
-    applied = gates.astype(x.dtype)
-    run = partial(expert_output, form=form)
+    n, k = experts.shape
     sizes = block_sizes(n, k, n_experts, math.prod(matrix))
-    scale = applied if form.gates_input else None
-    out = by_blocks(x, experts, weights, run, sizes, scale)
-    weighted = out if form.gates_input else out * applied.astype(jnp.float32)[..., None]
-    return jnp.sum(weighted, axis=1) if summed else weighted
+    run = partial(expert_output, form=form)
+    by_input = form.gates_input
+    return by_blocks(x, experts, gates, weights, run, sizes, summed=summed, gates_input=by_input)
 
 
+# many parameters: the arrays of a dispatch, and how it is done.
 def by_blocks(
     x: jax.Array,
     experts: jax.Array,
+    gates: jax.Array,
     weights: Experts,
     run: Callable[[jax.Array, Experts], jax.Array],
     sizes: tuple[int, ...],
-    scale: jax.Array | None = None,
+    *,
+    summed: bool = True,
+    gates_input: bool = False,
 ) -> jax.Array:
-    """run(rows, weights of one expert) of every token and expert that it chose.
+    """As `run_selected`, for any function of an expert's rows and weights.
 
     Args:
         x: [N, D].
-        experts: [N, K]; ids of E or more give zeros.
+        experts: [N, K]; ids of E or more are skipped.
+        gates: [N, K], cast to the dtype of x when applied.
         weights: of E experts.
-        run: [C, D] -> [C, D].
+        run: [C, D] and the weights of one expert -> [C, D].
         sizes: that C may be, the smallest first.
-        scale: [N, K] what each expert's rows are multiplied with first.
+        summed: False leaves the contributions of the K experts apart.
+        gates_input: gates multiply what `run` reads, not what it gives.
 
     Returns:
-        [N, K, D] float32.
+        [N, D] float32; [N, K, D] when not summed.
     """
     (n, d), k = x.shape, experts.shape[1]
     plan = plan_blocks(experts, weights.activated.shape[0], sizes)
     assigned = jnp.pad(plan.order, (0, sizes[-1]))  # blocks may reach beyond the last
+    applied = gates.astype(x.dtype).reshape(-1)
 
     def one_block(size: int, i: jax.Array, out: jax.Array) -> jax.Array:
         at = plan.start[i]
         some = jax.lax.dynamic_slice_in_dim(assigned, at, size)
-        block = x[some // k]
-        if scale is not None:
-            block = block * scale.reshape(-1)[some][:, None]
+        rows, gate = x[some // k], applied[some][:, None]
         own = Experts(*(one(w, plan.expert[i]) for w in weights))
-        result = run(block, own).astype(jnp.float32)
+        if gates_input:
+            result = run(rows * gate, own).astype(jnp.float32)
+        else:
+            result = run(rows, own).astype(jnp.float32) * gate.astype(jnp.float32)
         others = jax.lax.dynamic_slice_in_dim(out, at, size)  # rows of the next expert
         used = jnp.arange(size)[:, None] < plan.used[i]
         return jax.lax.dynamic_update_slice_in_dim(out, jnp.where(used, result, others), at, 0)
@@ -306,7 +311,12 @@ def by_blocks(
     for number, size in enumerate(sizes):
         first, end = plan.bounds[number], plan.bounds[number + 1]
         out = jax.lax.fori_loop(first, end, partial(one_block, size), out)
-    return out.at[plan.place].get(mode="fill", fill_value=0).reshape(n, k, d)
+    place = plan.place.reshape(n, k)
+    if not summed:
+        return out.at[place].get(mode="fill", fill_value=0)
+    of_each = [out.at[place[:, slot]].get(mode="fill", fill_value=0) for slot in range(k)]
+    total: jax.Array = sum(of_each[1:], of_each[0])
+    return total
 
 
 def run_with_capacity(

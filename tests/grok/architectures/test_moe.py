@@ -204,10 +204,13 @@ def test_every_size_of_blocks_gives_what_a_loop_over_tokens_gives(sizes):
     x, experts, gates = random_choice(40, 3, 8)
     experts[:20] = [0, 6, 2]
     weights = float_experts(7)  # 7 lives elsewhere
-    apart = jax.jit(partial(by_blocks, run=expert_output, sizes=sizes))(x, experts, weights)
+    run = partial(by_blocks, run=expert_output, sizes=sizes)
+    wanted = naive(x, experts, gates, weights)
+    assert_close(jax.jit(run)(x, experts, gates, weights), wanted)
+    apart = jax.jit(partial(run, summed=False))(x, experts, gates, weights)
     assert apart.shape == (40, 3, D)
     assert not np.asarray(apart)[experts == 7].any()
-    assert_close(jnp.sum(apart * gates[..., None], 1), naive(x, experts, gates, weights))
+    assert_close(jnp.sum(apart, axis=1), wanted)
 
 
 def test_what_an_expert_hides_is_rounded_where_its_form_says_so():
