@@ -262,7 +262,6 @@ def run_selected(
     return by_blocks(x, experts, gates, weights, run, sizes, summed=summed, gates_input=by_input)
 
 
-# many parameters: the arrays of a dispatch, and how it is done.
 def by_blocks(
     x: jax.Array,
     experts: jax.Array,
