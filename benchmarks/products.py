@@ -31,16 +31,9 @@ import numpy as np
 
 from benchmarks.rows import Row, exit_code, table
 from grok.architectures.chosen_ways import ROWS, seconds_of
-from grok.architectures.products import (
-    FEW,
-    LARGE,
-    Way,
-    float_values,
-    kind_of,
-    product_way,
-    ways_of,
-)
+from grok.architectures.products import FEW, LARGE, Way, kind_of, product_way, ways_of
 from grok.architectures.samples import sample
+from grok.architectures.stored_values import float_values
 from grok.streaming.int8_matmul import NAMES, int8_way, product_by, threads
 
 SHAPES = {

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from grok.architectures.architecture import Cache, Dispatch
 from grok.architectures.grok1 import Grok1
 from grok.architectures.moe import Experts
-from grok.architectures.products import float_values
+from grok.architectures.stored_values import float_values
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.checkpoints.tensor_spec import TensorSpec
 from grok.config import GROK_1, GrokConfig

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from grok.architectures.moe import Experts, block_rows, by_blocks
-from grok.architectures.products import HIGHEST, Weight
+from grok.architectures.products import HIGHEST
+from grok.architectures.stored_values import Weight
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
 

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from grok.architectures.architecture import Dispatch, Routed
 from grok.architectures.held_scores import query_rows
 from grok.architectures.moe import Choice, Experts, choose, run_selected
-from grok.architectures.products import HIGHEST, Weight, product
+from grok.architectures.products import HIGHEST, product
+from grok.architectures.stored_values import Weight
 from grok.config import GrokConfig
 from grok.interventions.sites import NO_HOOK, Hook
 

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grok.architectures.products import HIGHEST, LARGE, Weight, float_values, product
+from grok.architectures.products import HIGHEST, LARGE, product
+from grok.architectures.stored_values import Weight, float_values
 from grok.architectures.stretches import one
 from grok.interventions.sites import NO_HOOK, Hook
 

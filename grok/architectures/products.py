@@ -20,86 +20,31 @@ import numpy as np
 
 from grok.architectures.chosen_ways import chosen
 from grok.architectures.samples import sample
-from grok.architectures.stretches import one, stretch, widened
-from grok.checkpoints.block_scales import (
-    SCALE_BIAS,
-    BlockScaled,
-    MicroScaled,
-    Turned,
+from grok.architectures.stored_values import (
+    Weight,
+    eight_bits,
+    float_values,
+    halves,
+    unblocked,
+    value_dtype,
 )
+from grok.architectures.stretches import one, stretch, widened
+from grok.checkpoints.block_scales import BlockScaled, MicroScaled, Turned
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
-jax.tree_util.register_dataclass(QuantizedWeight8bit, ["weight", "scales"], [])
-jax.tree_util.register_dataclass(BlockScaled, ["weight", "scales"], ["block"])
-jax.tree_util.register_dataclass(MicroScaled, ["blocks", "scales"], [])
-jax.tree_util.register_dataclass(Turned, ["values"], [])
-
-Weight = Any  # jax.Array, or a quantized or turned weight of jax arrays
 HIGHEST = jax.lax.Precision.HIGHEST
 F32, BF16 = jnp.float32, jnp.bfloat16
 LARGE = 2**20
 """Values of a matrix below which it does not matter how it is multiplied."""
 FEW = 4  # rows up to which "sums" is a way, and beyond which "filled" is
 MORE = 8  # rows of zeros in "filled"
+SHORT, LONG = (
+    2048,
+    4096,
+)  # of K; for one row of the latter a compiler may store the matrix as floats
 DEPTH, ROWS = 256, 256  # of K, or of N, that are made floats at a time
 
 _TURNED = (((1,), (1,)), ((), ()))  # [C, K] with [N, K]
-
-
-# --- values -----------------------------------------------------------------------------------
-
-
-def float_values(weight: Weight, activation: Any) -> jax.Array:
-    """The weight as floats [..., K, N]: stored values times the scale of their group or block.
-
-    int8 values: computed in the wider of the dtypes of the scales and of the activations, so
-    bfloat16 scales round the product under bfloat16 activations only. 8- and 4-bit floats:
-    float32, which holds all products of the latter.
-    """
-    if isinstance(weight, Turned):
-        return jnp.swapaxes(float_values(weight.values, activation), -1, -2)
-    if isinstance(weight, BlockScaled):
-        return _unblocked(weight.weight, weight.scales, weight.block)
-    if isinstance(weight, MicroScaled):
-        low, high = _halves(weight.blocks, weight.scales)
-        both = jnp.stack([low, high], axis=-1)  # [..., N, K / 2, 2]
-        return jnp.swapaxes(both.reshape(*both.shape[:-2], -1), -1, -2)
-    if not isinstance(weight, QuantizedWeight8bit):
-        return weight
-    values = weight.weight
-    scales = weight.scales.astype(jnp.promote_types(weight.scales.dtype, activation))
-    *lead, rows, columns = values.shape
-    groups = scales.shape[-2]
-    grouped = values.astype(scales.dtype).reshape(*lead, groups, rows // groups, columns)
-    return (grouped * scales[..., :, None, :]).reshape(values.shape)
-
-
-def _eight_bits(codes: Any) -> jax.Array:
-    """float32 of float8_e4m3fn: its bits, moved to where a float16 has them, times 256."""
-    wide = jnp.asarray(codes).astype(jnp.uint16)
-    moved = ((wide & 0x80) << 8) | ((wide & 0x7F) << 7)
-    return jax.lax.bitcast_convert_type(moved, jnp.float16).astype(F32) * 256
-
-
-def _four_bits(codes: Any) -> jax.Array:
-    """float32 of 4-bit floats, likewise."""
-    wide = jnp.asarray(codes).astype(jnp.uint16)
-    moved = ((wide & 8) << 12) | ((wide & 7) << 9)
-    return jax.lax.bitcast_convert_type(moved, jnp.float16).astype(F32) * 2**14
-
-
-def _unblocked(codes: Any, scales: Any, block: tuple[int, int]) -> jax.Array:
-    """Every value times the scale of its block, float32."""
-    rows, columns = codes.shape[-2:]
-    scales = jnp.repeat(scales, block[0], axis=-2)[..., :rows, :]
-    return _eight_bits(codes) * jnp.repeat(scales, block[1], axis=-1)[..., :columns]
-
-
-def _halves(blocks: Any, scales: Any) -> tuple[jax.Array, jax.Array]:
-    """Values at even and at odd K, [..., N, K / 2] float32 each."""
-    powers = jnp.ldexp(F32(1), jnp.asarray(scales).astype(jnp.int32) - SCALE_BIAS)[..., None]
-    shape = (*blocks.shape[:-2], -1)
-    return tuple((_four_bits(b) * powers).reshape(shape) for b in (blocks & 15, blocks >> 4))  # type: ignore[return-value]
 
 
 # --- the product ------------------------------------------------------------------------------
@@ -114,7 +59,7 @@ def product(x: jax.Array, w: Weight, dtype: Any = None) -> jax.Array:
         dtype: of the product; by default the wider of those of rows and values.
     """
     if dtype is None:
-        dtype = jnp.promote_types(x.dtype, _value_dtype(w, x.dtype))
+        dtype = jnp.promote_types(x.dtype, value_dtype(w, x.dtype))
     if not (name := product_way(x, w)):
         return plain(x, w, dtype)
     found = ways_of(kind_of(w))[name](x.reshape(-1, x.shape[-1]), w, jnp.dtype(dtype))
@@ -129,7 +74,9 @@ def product_way(x: jax.Array, w: Weight) -> str:
     if not (kind and alone and math.prod(w.shape) >= LARGE):
         return ""
     rows, exact = math.prod(x.shape[:-1]), np.dtype(x.dtype).name
-    return chosen(kind, exact, rows, _names(kind, rows), partial(_trials, kind, exact))
+    depth = LONG if rows == 1 and w.shape[0] >= LONG else SHORT
+    of = kind if depth == SHORT else f"{kind} of {LONG}"
+    return chosen(of, exact, rows, _names(kind, rows), partial(_trials, kind, exact, depth))
 
 
 def _names(kind: str, rows: int) -> tuple[str, ...]:
@@ -141,14 +88,6 @@ def plain(x: jax.Array, w: Weight, dtype: Any) -> jax.Array:
     """All values made floats, and one product, left to the compiler."""
     values = float_values(w, x.dtype).astype(dtype)
     return jnp.dot(x.astype(dtype), values, precision=HIGHEST)
-
-
-def _value_dtype(w: Weight, activation: Any) -> Any:
-    if isinstance(w, QuantizedWeight8bit):
-        return jnp.promote_types(w.scales.dtype, activation)
-    if isinstance(w, Turned) and not isinstance(w.values, BlockScaled):
-        return w.values.dtype
-    return F32 if isinstance(w, BlockScaled | MicroScaled | Turned) else w.dtype
 
 
 def kind_of(w: Weight) -> str:
@@ -314,7 +253,7 @@ def _fp8_floats(x: jax.Array, w: Turned, dtype: Any) -> jax.Array:
     wide, (rows, _) = x.astype(F32), w.values.block
 
     def run(codes: jax.Array, scales: jax.Array) -> jax.Array:
-        return _dot(wide, _unblocked(codes, scales, w.values.block), turned=True)
+        return _dot(wide, unblocked(codes, scales, w.values.block), turned=True)
 
     step = max(1, ROWS // rows) * rows
     if w.values.weight.shape[0] % rows:  # the last block is cut
@@ -331,7 +270,7 @@ def _fp8_bfloat16(x: jax.Array, w: Turned, dtype: Any) -> jax.Array:
     scales = jnp.repeat(w.values.scales, rows, axis=0)[: len(codes)].T
 
     def add(sums: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        part = _dot(block[0], _eight_bits(block[1]).astype(BF16), turned=True)
+        part = _dot(block[0], eight_bits(block[1]).astype(BF16), turned=True)
         return sums + part * block[2], None
 
     zero = jnp.zeros((own.shape[1], len(codes)), F32)
@@ -345,7 +284,7 @@ def _mxfp4(
     even, odd = cut(x[:, 0::2]), cut(x[:, 1::2])
 
     def run(blocks: jax.Array, scales: jax.Array) -> jax.Array:
-        low, high = (half.astype(held) for half in _halves(blocks, scales))
+        low, high = (half.astype(held) for half in halves(blocks, scales))
         return joined(_dot(even, low, turned=True) + _dot(odd, high, turned=True), len(x))
 
     return _over_columns(run, (w.blocks, w.scales), ROWS)
@@ -383,11 +322,11 @@ def ways_of(kind: str) -> dict[str, Way]:
 # --- what is measured -------------------------------------------------------------------------
 
 
-def _trials(kind: str, exact: str, rows: int) -> dict[str, Callable[[], object]]:
+def _trials(kind: str, exact: str, depth: int, rows: int) -> dict[str, Callable[[], object]]:
     """A run of each way, compiled, on matrices that take turns, so that no cache keeps them."""
-    own = [jax.tree.map(jnp.asarray, sample(kind, seed=seed)) for seed in range(3)]
+    own = [jax.tree.map(jnp.asarray, sample(kind, depth, seed=seed)) for seed in range(3)]
     x = jnp.ones((rows, own[0].shape[0]), exact)
-    dtype = jnp.promote_types(x.dtype, _value_dtype(own[0], x.dtype))
+    dtype = jnp.promote_types(x.dtype, value_dtype(own[0], x.dtype))
 
     def trial(way: Way) -> Callable[[], object]:
         run = jax.jit(lambda x, w: way(x, w, dtype))

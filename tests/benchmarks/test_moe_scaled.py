@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.gpu.moe_scaled import run_scaled, scaled_product
 from grok.architectures.moe import Experts, run_selected
-from grok.architectures.products import float_values
+from grok.architectures.stored_values import float_values
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 
 pytestmark = pytest.mark.benchmarks

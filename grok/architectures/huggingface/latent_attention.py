@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from grok.architectures.huggingface.attention import MASKED, Cache, Place, in_parts, put, visible
 from grok.architectures.huggingface.config import LayerKind, MoeConfig
 from grok.architectures.huggingface.norms import linear, rms_norm, rotated
-from grok.architectures.products import HIGHEST, float_values
+from grok.architectures.products import HIGHEST
+from grok.architectures.stored_values import float_values
 
 EPSILON = 1e-6  # of the norms within, whatever the model's own is
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok.architectures.moe import ACTIVATIONS
-from grok.architectures.products import float_values
+from grok.architectures.stored_values import float_values
 from grok.dictionaries.evaluation.tokens import Part
 from grok.dictionaries.kinds.design import Design
 from grok.engine.resident import Resident

@@ -23,7 +23,7 @@ from grok.architectures.moe import (
     run_selected,
     run_with_capacity,
 )
-from grok.architectures.products import float_values
+from grok.architectures.stored_values import float_values
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, dequantize
 
 D, F = 16, 24

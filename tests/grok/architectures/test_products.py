@@ -11,10 +11,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grok.architectures import chosen_ways
+from grok.architectures import chosen_ways, products
 from grok.architectures.chosen_ways import VARIABLE, best, chosen, seconds_of
-from grok.architectures.products import WAYS, float_values, plain, product, ways_of
+from grok.architectures.products import WAYS, plain, product, product_way, ways_of
 from grok.architectures.samples import sample
+from grok.architectures.stored_values import float_values
 from grok.checkpoints.block_scales import BlockScaled, MicroScaled, Turned
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.errors import GrokError
@@ -200,3 +201,19 @@ def test_ways_take_turns_and_a_slow_one_is_left_out():
         found = seconds_of({"a": run("a"), "b": run("b")}, spent=100)
     assert turns[:8] == ["a", "b"] * 4 and set(turns[8:]) == {"a"}
     assert min(found, key=lambda name: found[name]) == "a"
+
+
+def test_one_row_of_a_deep_matrix_is_measured_on_such(monkeypatch):
+    """For one a compiler makes floats of the matrix first, for the other it does not."""
+    asked = []
+
+    def noted(kind, dtype, rows, names, trials):
+        asked.append((kind, trials.args[-1]))
+        return names[0]
+
+    monkeypatch.setattr(products, "chosen", noted)
+    monkeypatch.setattr(products.jax, "device_count", lambda: 1)
+    for rows, depth in [(1, 2048), (1, 4096), (2, 4096), (1, 14336)]:
+        product_way(jnp.zeros((rows, depth)), np.zeros((depth, 512), jnp.bfloat16))
+    short, long = ("bfloat16", 2048), ("bfloat16 of 4096", 4096)
+    assert asked == [short, long, short, long]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grok.architectures.products import float_values
+from grok.architectures.stored_values import float_values
 from grok.dictionaries.evaluation.controls import (
     Controls,
     Fitting,

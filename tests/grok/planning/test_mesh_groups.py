@@ -14,7 +14,7 @@ import pytest
 
 import grok
 from grok.architectures.moe import Experts, run_selected
-from grok.architectures.products import float_values
+from grok.architectures.stored_values import float_values
 from grok.checkpoints.grok1 import (
     dequantize,
     layer_path,
