@@ -34,7 +34,7 @@ WORTH = {"vectors": 1.2}
 SECONDS = 0.15  # to measure one way with
 LEAST, MOST = 3, 30  # rounds
 BUSY = 2.0  # processes that want to run for each processor, above which nothing is kept
-FORMAT = 3
+FORMAT = 4
 _PACKAGES = ("jax", "jaxlib", "numpy", "numba", "llvmlite")
 _FILE_BYTES = 2**20
 
