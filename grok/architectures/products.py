@@ -38,8 +38,11 @@ LARGE = 2**20
 """Values of a matrix below which it does not matter how it is multiplied."""
 FEW = 4  # rows up to which "sums" is a way, and beyond which "filled" is
 MORE = 8  # rows of zeros in "filled"
-SHORT, LONG = 2048, 4096  # of K; of the latter compilers make floats for a single row too
-TRIED = 2**24  # values of a matrix that ways are measured with
+LONG = 4096  # of K, from which compilers make floats of a matrix for a single row too
+TRIED = {
+    "int8": (1024, 32768)  # as wide as Grok-1's
+}
+"""Shapes of matrices that ways are measured with, where they are not square."""
 DEPTH, ROWS = 256, 256  # of K, or of N, that are made floats at a time
 
 _TURNED = (((1,), (1,)), ((), ()))  # [C, K] with [N, K]
@@ -72,9 +75,10 @@ def product_way(x: jax.Array, w: Weight) -> str:
     if not (kind and alone and math.prod(w.shape) >= LARGE):
         return ""
     rows, exact = math.prod(x.shape[:-1]), np.dtype(x.dtype).name
-    depth = SHORT if rows == 1 and w.shape[0] < LONG else LONG
-    of = kind if depth == LONG else f"{kind} of {SHORT}"
-    return chosen(of, exact, rows, _names(kind, rows), partial(_trials, kind, exact, depth))
+    shape, of = TRIED.get(kind, (LONG, LONG)), kind
+    if rows == 1 and kind not in TRIED and w.shape[0] < LONG:
+        shape, of = (LONG // 2, 2 * LONG), f"{kind}, short"
+    return chosen(of, exact, rows, _names(kind, rows), partial(_trials, kind, exact, shape))
 
 
 def _names(kind: str, rows: int) -> tuple[str, ...]:
@@ -320,13 +324,15 @@ def ways_of(kind: str) -> dict[str, Way]:
 # --- what is measured -------------------------------------------------------------------------
 
 
-def _trials(kind: str, exact: str, depth: int, rows: int) -> dict[str, Callable[[], object]]:
+def _trials(
+    kind: str, exact: str, shape: tuple[int, int], rows: int
+) -> dict[str, Callable[[], object]]:
     """A run of each way, compiled, on matrices that take turns and whose floats no cache holds, so
     that "plain" is as slow as it is on such; of several rows it is not tried: it never was faster.
     """
-    stored = sample(kind, depth, TRIED // depth)
+    stored = sample(kind, *shape)
     own = [jax.tree.map(jnp.array, stored) for _ in range(3)]
-    x = jnp.ones((rows, depth), exact)
+    x = jnp.ones((rows, shape[0]), exact)
     dtype = jnp.promote_types(x.dtype, value_dtype(own[0], x.dtype))
 
     def trial(way: Way) -> Callable[[], object]:

@@ -215,5 +215,5 @@ def test_one_row_of_a_deep_matrix_is_measured_on_such(monkeypatch):
     monkeypatch.setattr(products.jax, "device_count", lambda: 1)
     for rows, depth in [(1, 2048), (1, 4096), (2, 4096), (1, 14336)]:
         product_way(jnp.zeros((rows, depth)), np.zeros((depth, 512), jnp.bfloat16))
-    short, long = ("bfloat16 of 2048", 2048), ("bfloat16", 4096)
+    short, long = ("bfloat16, short", (2048, 8192)), ("bfloat16", (4096, 4096))
     assert asked == [short, long, long, long]
