@@ -25,11 +25,13 @@ import numpy as np
 from grok.architectures.products import HIGHEST, LARGE, product
 from grok.architectures.stored_values import Weight, float_values
 from grok.architectures.stretches import one
+from grok.checkpoints.block_scales import MicroScaled, Turned
 from grok.interventions.sites import NO_HOOK, Hook
 
 LOWEST = -3e38  # above -inf, which stands for no expert
 MOST_ROWS = 256  # of a block
-LOADS = 1 / 4, 1 / 2, 3 / 4, 9 / 8, 3 / 2, 2, 4  # sizes of blocks, in mean loads
+TYPICAL = 9 / 8  # of a block, in mean loads
+LOADS = 1 / 4, 1 / 2, 3 / 4, TYPICAL, 3 / 2, 2, 4  # sizes that there are
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,16 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 GELU = ExpertForm()
 
 
-def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Array:
+def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU, rows: int = 0) -> jax.Array:
     """down(activation(x · activated) * (x · linear)) of one expert for its rows, biases included.
 
-    [C, D] -> [C, D] float32.
+    [C, D] -> [C, D] float32; `rows` as in `product`.
 
     The first products keep the wider dtype of rows and weights; from there on
     everything is float32, int8 times scale of the last weight included; where the
     form says so, the last product reads rounded values and sums them in float32.
     """
-    first = product(x, own.activated).astype(jnp.float32)  # [C, F or 2F]
+    first = product(x, own.activated, rows=rows).astype(jnp.float32)  # [C, F or 2F]
     if own.activated_bias is not None:
         first = first + own.activated_bias.astype(jnp.float32)
     if form.fused == "halves":
@@ -150,7 +152,7 @@ def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Ar
     elif form.fused == "interleaved":
         first, second = first[..., 0::2], first[..., 1::2]
     else:
-        second = product(x, own.linear).astype(jnp.float32)
+        second = product(x, own.linear, rows=rows).astype(jnp.float32)
     if form.activation == "clamped":
         first = jnp.minimum(first, form.limit)
         hidden = first * jax.nn.sigmoid(form.alpha * first)
@@ -159,34 +161,37 @@ def expert_output(x: jax.Array, own: Experts, form: ExpertForm = GELU) -> jax.Ar
         hidden = ACTIVATIONS[form.activation](first) * second
     if form.rounded:
         hidden = hidden.astype(x.dtype)
-    out = product(hidden, own.down, jnp.float32)
+    out = product(hidden, own.down, jnp.float32, rows)
     return out if own.down_bias is None else out + own.down_bias.astype(jnp.float32)
 
 
 def block_rows(assignments: int, n_experts: int) -> int:
     """Rows of a block where there is one size: about twice the mean load, so that most experts
-    need one block, at most 256."""
+    need one block; on a processor, where rows that nobody fills take as long as others, a large
+    mean load once."""
     load = assignments / n_experts
-    return int(min(MOST_ROWS, max(1, 2 ** int(np.ceil(np.log2(2 * load))))))
+    once = load > 16 and jax.default_backend() == "cpu"
+    return int(min(MOST_ROWS, max(1, 2 ** int(np.ceil(np.log2(load if once else 2 * load))))))
 
 
-def block_sizes(n: int, k: int, n_experts: int, values: int) -> tuple[int, ...]:
+def block_sizes(n: int, k: int, n_experts: int, matrix: Weight) -> tuple[int, ...]:
     """Rows of the blocks that an expert's rows may be cut into, the smallest first.
 
-    Where matrices are large and a processor multiplies them, rows that nobody fills take as long as
-    others, so several sizes are compiled, about the mean load. Else one.
+    Several, about the mean load, where a processor multiplies large matrices whose rows are summed
+    over alike, however many rows there are with them: so a token's numbers depend on no others.
 
     Args:
         n: tokens.
         k: experts of each.
         n_experts: that share them.
-        values: of the largest matrix.
+        matrix: the largest, of all experts.
     """
     load = n * k / n_experts
-    if values < LARGE or jax.default_backend() != "cpu":
+    large = isinstance(matrix, Turned | MicroScaled) and math.prod(matrix.shape[1:]) >= LARGE
+    if not large or jax.default_backend() != "cpu":
         return (block_rows(n * k, n_experts),)
-    if load <= 1:
-        return tuple(sorted({1, n}))
+    if load <= 1 / 2:
+        return (1,)
     steps = (8 * int(np.ceil(share * load / 8)) for share in LOADS)
     return tuple(sorted({min(n, MOST_ROWS, step) for step in steps}))
 
@@ -255,10 +260,10 @@ def run_selected(
     Returns:
         [N, D] float32; [N, K, D] when not summed.
     """
-    n_experts, *matrix = weights.activated.shape
-    n, k = experts.shape
-    sizes = block_sizes(n, k, n_experts, math.prod(matrix))
-    run = partial(expert_output, form=form)
+    (n, k), n_experts = experts.shape, weights.activated.shape[0]
+    sizes = block_sizes(n, k, n_experts, weights.activated)
+    typical = 1 if sizes == (1,) else math.ceil(TYPICAL * n * k / n_experts)
+    run = partial(expert_output, form=form, rows=typical)
     by_input = form.gates_input
     return by_blocks(x, experts, gates, weights, run, sizes, summed=summed, gates_input=by_input)
 

@@ -51,30 +51,32 @@ _TURNED = (((1,), (1,)), ((), ()))  # [C, K] with [N, K]
 # --- the product ------------------------------------------------------------------------------
 
 
-def product(x: jax.Array, w: Weight, dtype: Any = None) -> jax.Array:
+def product(x: jax.Array, w: Weight, dtype: Any = None, rows: int = 0) -> jax.Array:
     """x · w, [..., K] with [K, N] -> [..., N], in the way that was chosen for such.
 
     Args:
         x: rows.
         w: a matrix, as it is stored.
         dtype: of the product; by default the wider of those of rows and values.
+        rows: the way is that of so many, where blocks of several sizes are multiplied alike, so
+            that a row's sums do not depend on the size; by default of those that x has.
     """
     if dtype is None:
         dtype = jnp.promote_types(x.dtype, value_dtype(w, x.dtype))
-    if not (name := product_way(x, w)):
+    if not (name := product_way(x, w, rows)):
         return plain(x, w, dtype)
     found = ways_of(kind_of(w))[name](x.reshape(-1, x.shape[-1]), w, jnp.dtype(dtype))
     return found.reshape(*x.shape[:-1], found.shape[-1]).astype(dtype)
 
 
-def product_way(x: jax.Array, w: Weight) -> str:
+def product_way(x: jax.Array, w: Weight, rows: int = 0) -> str:
     """The name of the way in which `product` multiplies such; "" where nothing is chosen: on
     accelerators, where several devices share the work, and of small matrices."""
     kind = kind_of(w)
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     if not (kind and alone and math.prod(w.shape) >= LARGE):
         return ""
-    rows, exact = math.prod(x.shape[:-1]), np.dtype(x.dtype).name
+    rows, exact = rows or math.prod(x.shape[:-1]), np.dtype(x.dtype).name
     shape, of = TRIED.get(kind, (LONG, LONG)), kind
     if rows == 1 and kind not in TRIED and w.shape[0] < LONG:
         shape, of = (LONG // 2, 2 * LONG), f"{kind}, short"

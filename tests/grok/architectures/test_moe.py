@@ -24,6 +24,7 @@ from grok.architectures.moe import (
     run_with_capacity,
 )
 from grok.architectures.stored_values import float_values
+from grok.checkpoints.block_scales import Turned
 from grok.checkpoints.tensor_file import QuantizedWeight8bit, dequantize
 
 D, F = 16, 24
@@ -188,15 +189,31 @@ def test_every_assignment_has_one_place_in_a_block_of_its_expert(n, k, n_experts
     ("n", "k", "n_experts", "sizes"),
     [
         (1, 8, 64, (1,)),
-        (4, 8, 64, (1, 4)),
+        (4, 8, 64, (1,)),
+        (6, 8, 64, (6,)),
+        (16, 8, 256, (1,)),
         (16, 2, 8, (8, 16)),
         (64, 8, 64, (8, 16, 32)),
         (512, 8, 64, (16, 32, 48, 72, 96, 128, 256)),
     ],
 )
 def test_sizes_of_blocks_follow_the_mean_load_and_are_few(n, k, n_experts, sizes):
-    assert block_sizes(n, k, n_experts, 2**20) == sizes
-    assert block_sizes(n, k, n_experts, 2**20 - 1) == (block_rows(n * k, n_experts),)
+    def turned(n_columns: int) -> Turned:
+        return Turned(jax.ShapeDtypeStruct((n_experts, n_columns, 1024), jnp.bfloat16))
+
+    assert block_sizes(n, k, n_experts, turned(1024)) == sizes
+    one = (block_rows(n * k, n_experts),)
+    assert block_sizes(n, k, n_experts, turned(1023)) == one
+    assert block_sizes(n, k, n_experts, turned(1024).values) == one
+
+
+@pytest.mark.parametrize(
+    ("assigned", "n_experts"), [(1, 8), (16, 8), (66, 8), (2048, 8), (800, 8), (3, 64)]
+)
+def test_blocks_of_one_size_hold_twice_a_small_mean_load_and_a_large_one_once(assigned, n_experts):
+    rows, load = block_rows(assigned, n_experts), assigned / n_experts
+    assert 1 <= rows <= 256
+    assert rows in (1, 256) or 1 <= rows / (2 * load if load <= 16 else load) < 2
 
 
 @pytest.mark.parametrize("sizes", [(4,), (1, 3, 5), (2, 16, 40)])
@@ -233,9 +250,9 @@ def test_the_compiled_loop_runs_once_for_every_block_in_use(monkeypatch):
     ran = []
     original = moe.expert_output
 
-    def counted(x, own, form):
+    def counted(x, own, form, rows):
         jax.debug.callback(lambda: ran.append(1))
-        return original(x, own, form)
+        return original(x, own, form, rows)
 
     monkeypatch.setattr(moe, "expert_output", counted)
     x, experts, gates = random_choice(32, 2, 8)
