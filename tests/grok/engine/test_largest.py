@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -23,3 +25,5 @@ def test_they_and_their_places_are_those_of_one_search_ties_included(n_values, c
     order = np.argsort(-values, axis=-1, kind="stable")[..., :count]
     assert np.array_equal(places, order)
     assert np.array_equal(found, np.take_along_axis(values, order, axis=-1))
+    row_by_row = jax.jit(jax.vmap(partial(largest, count=count)))(values[0])
+    assert np.array_equal(row_by_row[1], order[0])
