@@ -13,6 +13,9 @@ from lens.figures.token_grid import token_axis
 from lens.recipe.steps import remembered
 from lens.words import fixed, significant
 
+MANY_EXPERTS = 60
+"""Experts of a layer above which their figure is as wide as a page."""
+
 
 @remembered
 def expert_effects(
@@ -58,12 +61,13 @@ def expert_effects(
         ("used:N", "used by the text"),
     ]
     unused = base.transform_filter("!datum.used")
-    dots = unused.mark_text(text="·", fontSize=16, tooltip=None)
+    many = n_experts > MANY_EXPERTS
+    step = theme.cell_step(n_experts, 840 if many else 420, low=3 if many else 7, high=40)
+    dots = unused.mark_text(text="·", fontSize=min(16.0, 2.3 * step), tooltip=None)
     layers = [
         marks.cells(base, alt.Color("value:Q", title=unit, scale=scale), tips, "layer", "expert"),
         dots.encode(color=marks.ink_colour()),
     ]
-    step = theme.cell_step(n_experts, 420, low=7, high=40)
     if picked is not None:
         at = {"y": [labels[picked[0]]], "expert": [picked[1]]}
         layers += marks.outlined(base, at, step)

@@ -185,7 +185,10 @@ def answer(result: Result) -> Finding:
         "on_pick": pick,
     }
     wide: layout.FigureOptions = {**own, "stretch": True}
-    left, right = st.columns(2, gap="large")
+    if size.shape[1] > sweep_figures.MANY_EXPERTS:
+        left, right = st.container(), st.container()
+    else:
+        left, right = st.columns(2, gap="large")
     with left:
         layout.figure(
             sweep_figures.expert_effects(

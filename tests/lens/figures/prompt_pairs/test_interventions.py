@@ -96,6 +96,15 @@ def test_the_sweep_marks_experts_that_no_token_uses():
     assert f"{LABELS[top[0]]}·E{top[1]}" in chart.description
 
 
+@pytest.mark.parametrize("n_experts", [8, 64, 128, 256])
+def test_the_effects_of_hundreds_of_experts_fit_a_page(n_experts):
+    effect = RNG.random((3, n_experts))
+    chart = sweeps.expert_effects(effect, effect > 0.5, LABELS, unit="nats", what="ban it")
+    step = chart.to_dict()["width"]["step"]
+    assert step >= 3 and step * n_experts < 850
+    assert first(chart, "text")["mark"]["fontSize"] <= max(7, 2.5 * step)
+
+
 def test_effects_of_both_signs_get_diverging_colours_about_zero():
     def scale(effect):
         chart = sweeps.expert_effects(effect, effect != 9, LABELS, unit="p", what="")
