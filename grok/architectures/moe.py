@@ -304,10 +304,9 @@ def by_blocks(
         some = jax.lax.dynamic_slice_in_dim(assigned, at, size)
         rows, gate = x[some // k], applied[some][:, None]
         own = Experts(*(one(w, plan.expert[i]) for w in weights))
-        if gates_input:
-            result = run(rows * gate, own).astype(jnp.float32)
-        else:
-            result = run(rows, own).astype(jnp.float32) * gate.astype(jnp.float32)
+        result = run(rows * gate if gates_input else rows, own).astype(jnp.float32)
+        if not gates_input:
+            result = result * gate.astype(jnp.float32)
         others = jax.lax.dynamic_slice_in_dim(out, at, size)  # rows of the next expert
         used = jnp.arange(size)[:, None] < plan.used[i]
         return jax.lax.dynamic_update_slice_in_dim(out, jnp.where(used, result, others), at, 0)

@@ -14,9 +14,8 @@ MANY = 8192  # values below which one search is as quick
 def largest(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """The `count` largest [..., C] of values [..., V], of ties the first, and where they stand.
 
-    As `jax.lax.top_k`, which on processors goes through a long axis for a tenth of the time of all
-    logits: here it goes through the largest of each stretch, then through the stretches that hold
-    the largest of those.
+    As `jax.lax.top_k`, which on processors is slow along a long axis: here it goes through the
+    largest of each stretch, then through the stretches that hold the largest of those.
     """
     n_values = values.shape[-1]
     width = math.gcd(n_values, STRETCH)

@@ -90,8 +90,14 @@ class MoeTransformer:
     def expert_products(self) -> ExpertProducts:
         c = self.config
         second = tensors.SECOND if c.experts.second else ""
-        by_gate = c.router.rule == "input"
-        form = ExpertForm(c.activation, c.fused, by_gate, True, c.limit, c.alpha)
+        form = ExpertForm(
+            c.activation,
+            c.fused,
+            gates_input=c.router.rule == "input",
+            rounded=True,
+            limit=c.limit,
+            alpha=c.alpha,
+        )
         biases = (tensors.FIRST_BIAS, tensors.DOWN_BIAS) if c.experts.biases else ("", "")
         return ExpertProducts(tensors.FIRST, second, tensors.DOWN, form, *biases)
 
