@@ -93,7 +93,7 @@ class Batches:
         wanted = 1 << (most.bit_length() - 1)
         with self._lock:
             sizes = {size for known, size in self._compiled if known == kind and size <= wanted}
-        if wanted not in sizes:
+        if wanted > 1 and wanted not in sizes:  # one alone is compiled by being run
             self._compile_behind(kind, wanted)
         return max(sizes, default=1)
 

@@ -59,6 +59,7 @@ class Engine:
     """The sizes of the batches that go through a model."""
 
     def __init__(self, model, monkeypatch: pytest.MonkeyPatch) -> None:
+        until(lambda: not serving_batches.warming().under_way())  # left by others that share it
         self.sizes: list[int] = []
         real = model.engine.run
 
@@ -135,6 +136,15 @@ def test_a_logit_lens_of_a_warmed_length_compiles_nothing(tiny3, caplog):
         assert "Compiling" not in caplog.text
         shared.logit_lens([5, 17, 3], candidates=6)
         assert "Compiling" in caplog.text
+
+
+def test_a_prompt_of_a_new_length_that_goes_alone_is_not_run_behind_too(tiny3, monkeypatch):
+    batches, behind = Batches(tiny3, FairQueue()), []
+    monkeypatch.setattr(
+        batches, "_compile_behind", lambda *kind_and_size: behind.append(kind_and_size)
+    )
+    assert batches.fit(Kind(16, 3), 1) == 1 and behind == []
+    assert batches.fit(Kind(16, 3), 2) == 1 and behind == [(Kind(16, 3), 2)]
 
 
 def test_only_sizes_that_are_compiled_are_used_and_others_are_compiled_behind(tiny3):
