@@ -19,6 +19,7 @@ from grok.errors import GrokError
 from grok.interventions.sites import HookPoint
 
 if TYPE_CHECKING:
+    from grok.dictionaries.attribution.graph import RouteGraph
     from grok.runner.model import Model
 
 
@@ -30,6 +31,12 @@ class Node(NamedTuple):
     token: int
     group: int = -1
     feature: int = -1
+
+    @classmethod
+    def of(cls, graph: RouteGraph, which: int) -> Node:
+        """That node of a graph."""
+        fields = (graph.kinds, graph.sites, graph.tokens, graph.groups, graph.features)
+        return cls(*(field[which].item() for field in fields))
 
 
 @dataclass(frozen=True, eq=False)

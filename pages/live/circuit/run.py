@@ -213,17 +213,7 @@ def checked(
     """Runs the model without some nodes of a graph; None after an error was shown."""
     from grok.dictionaries.attribution import Node, check_nodes
 
-    graph = known.graph
-    given = [
-        Node(
-            str(graph.kinds[i]),
-            str(graph.sites[i]),
-            int(graph.tokens[i]),
-            int(graph.groups[i]),
-            int(graph.features[i]),
-        )
-        for i in nodes
-    ]
+    given = [Node.of(known.graph, i) for i in nodes]
 
     def run(model: SharedModel, on_wait: OnWait, tell: Progress) -> NodeCheck:
         with model.turn(on_wait):
