@@ -218,23 +218,21 @@ def plan_blocks(experts: jax.Array, n_experts: int, sizes: tuple[int, ...]) -> _
     most, n_blocks = sizes[-1], min(n * k, n * k // sizes[-1] + n_experts)
     flat = jnp.minimum(experts.reshape(-1), n_experts)  # [N * K]
     order = jnp.argsort(flat, stable=True)
-    counts = jnp.bincount(flat, length=n_experts + 1)[:n_experts]
-    blocks = jnp.cumsum(-(-counts // most))  # [E] up to each expert's last
-    rows = jnp.cumsum(counts)
+    counts = jnp.zeros(n_experts, jnp.int32).at[flat].add(1, mode="drop")
+    own = jax.lax.div(counts + (most - 1), jnp.int32(most))  # [E] blocks of each
+    blocks, rows = jnp.cumsum(own), jnp.cumsum(counts)  # [E] up to each expert's last
     block = jnp.arange(n_blocks)
-    expert = jnp.minimum(jnp.searchsorted(blocks, block, side="right"), n_experts - 1)
-    before = (block - (blocks[expert] - -(-counts[expert] // most))) * most
-    count = jnp.where(block < blocks[-1], jnp.minimum(most, counts[expert] - before), 0)
-    size = jnp.where(count > 0, jnp.searchsorted(jnp.array(sizes), count), len(sizes))
-    by_size = jnp.argsort(size, stable=True)
+    expert = jnp.minimum((block[:, None] >= blocks).sum(axis=1), n_experts - 1)
+    start = (rows - counts - (blocks - own) * most)[expert] + block * most
+    used = jnp.clip(rows[expert] - start, 0, most)  # of a block after the last: none
+    size = jnp.where(used > 0, (used[:, None] > jnp.array(sizes)).sum(axis=1), len(sizes))
+    bounds = (size[:, None] < jnp.arange(len(sizes) + 1)).sum(axis=0)
+    if len(sizes) > 1:
+        by_size = jnp.argsort(size, stable=True)
+        expert, start, used = expert[by_size], start[by_size], used[by_size]
     place = jnp.zeros(n * k, jnp.int32).at[order].set(jnp.arange(n * k, dtype=jnp.int32))
     return _Plan(
-        order,
-        expert[by_size],
-        (rows[expert] - counts[expert] + before)[by_size],
-        count[by_size],
-        jnp.searchsorted(size[by_size], jnp.arange(len(sizes) + 1)),
-        jnp.where(flat < n_experts, place, n * k + most),
+        order, expert, start, used, bounds, jnp.where(flat < n_experts, place, n * k + most)
     )
 
 
@@ -302,7 +300,7 @@ def by_blocks(
     def one_block(size: int, i: jax.Array, out: jax.Array) -> jax.Array:
         at = plan.start[i]
         some = jax.lax.dynamic_slice_in_dim(assigned, at, size)
-        rows, gate = x[some // k], applied[some][:, None]
+        rows, gate = x[jax.lax.div(some, jnp.int32(k))], applied[some][:, None]
         own = Experts(*(one(w, plan.expert[i]) for w in weights))
         result = run(rows * gate if gates_input else rows, own).astype(jnp.float32)
         if not gates_input:
