@@ -9,7 +9,9 @@ import pytest
 
 from grok.dictionaries.attribution import (
     Change,
+    Node,
     Target,
+    check_nodes,
     expected_plan,
     plan_graph,
     read_features,
@@ -58,6 +60,14 @@ def test_the_word_that_was_planted_is_named_and_its_path_found(planted):
     assert graph.scores.replacement > 0.9 and graph.scores.completeness_inner > 0.9
     again = json.loads(json.dumps(as_values(graph)))
     assert again["kinds"][:2] == ["target", "feature"] and again["asked"][0]["index"] == 3
+
+
+def test_a_node_of_the_graph_that_is_taken_out_takes_its_edge_away(planted):
+    model, read = planted
+    graph = route_graph(model, read, Target("router", -1, 3, layer=1))
+    assert (graph.targets[0], graph.sources[0]) == (0, 1)
+    check = check_nodes(model, read, [Node.of(graph, 1)], graph.asked[0], random=1)
+    assert check.measured[0] == pytest.approx(check.predicted) == pytest.approx(-graph.weights[0])
 
 
 def test_the_feature_that_was_planted_makes_and_unmakes_the_route(planted):
