@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 from functools import cache
@@ -94,11 +93,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of xdist that has told all ends at once: freeing what it holds takes seconds."""
+def pytest_sessionfinish() -> None:
+    """What is left goes with the process: looking for cycles in gigabytes would take seconds."""
     gc.freeze()
-    if hasattr(session.config, "workerinput"):
-        atexit.register(os._exit, 0)
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def plan_blocks(experts: jax.Array, n_experts: int, sizes: tuple[int, ...]) -> _
     flat = jnp.minimum(experts.reshape(-1), n_experts)  # [N * K]
     order = jnp.argsort(flat, stable=True)
     counts = jnp.zeros(n_experts, jnp.int32).at[flat].add(1, mode="drop")
-    own = jax.lax.div(counts + (most - 1), jnp.int32(most))  # [E] blocks of each
+    own = jax.lax.div(counts + (most - 1), most)  # [E] blocks of each
     blocks, rows = jnp.cumsum(own), jnp.cumsum(counts)  # [E] up to each expert's last
     block = jnp.arange(n_blocks)
     expert = jnp.minimum((block[:, None] >= blocks).sum(axis=1), n_experts - 1)
@@ -300,7 +300,7 @@ def by_blocks(
     def one_block(size: int, i: jax.Array, out: jax.Array) -> jax.Array:
         at = plan.start[i]
         some = jax.lax.dynamic_slice_in_dim(assigned, at, size)
-        rows, gate = x[jax.lax.div(some, jnp.int32(k))], applied[some][:, None]
+        rows, gate = x[jax.lax.div(some, k)], applied[some][:, None]
         own = Experts(*(one(w, plan.expert[i]) for w in weights))
         result = run(rows * gate if gates_input else rows, own).astype(jnp.float32)
         if not gates_input:
