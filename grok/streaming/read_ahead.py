@@ -132,6 +132,9 @@ class ReadAhead:
             self._moved.notify_all()
         for thread in self._threads:
             thread.join()
+        # What was not read refers to who asked for it, who refers to this reader: left here, it
+        # would hold a model, with all its buffers, until Python looks for cycles.
+        self._state = _State(closing=True)
 
     def ask(self, pieces: Iterable[Piece]) -> None:
         """Puts pieces behind those asked for before."""

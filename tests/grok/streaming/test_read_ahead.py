@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +119,28 @@ def test_a_list_of_pieces_that_fails_is_told_to_who_takes(file: Path) -> None:
         assert taken(reader, 1)[0][0] == 0
         with pytest.raises(KeyError, match="no such expert"):
             reader.take()
+
+
+class Asker:
+    """Refers to its reader, and is referred to by the pieces that it asks for, as a pass is."""
+
+    def __init__(self, reader: ReadAhead, file: Path) -> None:
+        self.reader, self.file = reader, file
+        reader.ask(self.pieces())
+
+    def pieces(self) -> Iterator[Piece]:
+        yield from pieces(self.file)
+
+
+def test_a_reader_lets_go_of_whoever_asked_for_pieces_that_were_not_read(file: Path) -> None:
+    gc.disable()
+    try:
+        buffers = Buffers(2, SIZE)
+        with ReadAhead(buffers, direct=False) as reader:
+            asker = Asker(reader, file)
+            filled = reader.take()  # the rest waits for a buffer
+        gone = weakref.ref(asker)
+        del asker, reader, filled
+        assert gone() is None
+    finally:
+        gc.enable()
