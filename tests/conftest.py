@@ -82,7 +82,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     class ByWhatIsShared(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            named = [file.name, file.parent.name] if file.name not in APART else []
+            named = [file.name, *file.parts[:-1]] if file.name not in APART else []
             return next((TOGETHER[name] for name in named if name in TOGETHER), str(file))
 
     return ByWhatIsShared(config, log)

@@ -10,7 +10,7 @@ from grok.dictionaries import evaluate, index, ship, train
 from grok.dictionaries.kinds.files import save_dictionary
 from grok.dictionaries.training.arguments import add_text_arguments, text_arguments
 from grok.runner import loading
-from tests.grok.dictionaries.test_files import made
+from tests.grok.dictionaries.kinds.test_files import made
 
 CONFIG = """
 [dictionary]

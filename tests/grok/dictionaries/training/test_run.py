@@ -32,7 +32,7 @@ from grok.experiments.collection import load_collection
 from grok.runner import loading
 from tests.grok.conftest import DATA
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 CONFIG = """
 [dictionary]
 kind = "clt"

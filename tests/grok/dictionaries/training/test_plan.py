@@ -13,7 +13,7 @@ from grok.dictionaries.kinds.parameters import shapes
 from grok.dictionaries.training import plan
 from grok.dictionaries.training.settings import settings_of
 from grok.planning.machine import Rates
-from tests.grok.dictionaries.test_settings import RECIPES
+from tests.grok.dictionaries.training.test_settings import RECIPES
 
 
 def test_a_plan_says_memory_and_time_and_trains_nothing(capsys, tmp_path, monkeypatch):

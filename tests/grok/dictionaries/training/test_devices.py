@@ -26,11 +26,11 @@ from grok.dictionaries.training.settings import Settings, settings_of
 from grok.dictionaries.training.step import begun, make_dense_step
 from grok.dictionaries.training.update import constants_of
 from grok.errors import DeviceError
-from tests.grok.dictionaries.given_run import given_run
-from tests.grok.dictionaries.test_activations import sorted_masks
-from tests.grok.dictionaries.test_steps import design_of
+from tests.grok.dictionaries.kinds.test_activations import sorted_masks
+from tests.grok.dictionaries.training.given_run import given_run
+from tests.grok.dictionaries.training.test_steps import design_of
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 MESHES = ((1, 8), (2, 4), (8, 1))
 F, B, D = 24, 64, 5
 
@@ -142,7 +142,7 @@ def test_two_processes_train_the_dictionary_of_one_and_one_goes_on_with_it(tmp_p
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "tests.grok.dictionaries.given_run"]
+    command = [sys.executable, "-m", "tests.grok.dictionaries.training.given_run"]
     command += [str(tmp_path / "two"), "1,2"]
     started = []
     for index in range(2):

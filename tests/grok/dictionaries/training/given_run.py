@@ -1,6 +1,8 @@
 """A small run on values that are given, also as a process of several.
 
-python -m tests.grok.dictionaries.given_run OUTPUT DATA,MODEL: joins those of the environment.
+    python -m tests.grok.dictionaries.training.given_run OUTPUT DATA,MODEL
+
+The processes that the environment names are joined.
 """
 
 from __future__ import annotations

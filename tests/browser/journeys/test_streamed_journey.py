@@ -13,10 +13,10 @@ from playwright.sync_api import Page, expect
 
 from lens.traces import routing
 from lens.traces.trace import load_trace
-from tests.browser import slow_disk
+from tests.browser.journeys import slow_disk
 from tests.browser.steps import download, prompt_box, settled
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "tests" / "data" / "tiny12"
 IDS = "5, 17, 3, 42, 99, 256, 12, 7"
 LAYER = re.compile(r"Layer \d+ of 12 · .* left · [\d.]+ MB read")

@@ -11,7 +11,7 @@ from grok.dictionaries.training.settings import load_settings, settings_of
 from grok.errors import ConfigError, SiteError
 from grok.train import SMALL
 
-RECIPES = Path(__file__).resolve().parents[3] / "grok" / "dictionaries" / "recipes"
+RECIPES = Path(__file__).resolve().parents[4] / "grok" / "dictionaries" / "recipes"
 LEAST = {"kind": "sae", "reads": ["resid_mid"], "features": 64}
 
 

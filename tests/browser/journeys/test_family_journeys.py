@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from lens.traces.trace import Trace, load_trace
 from tests.browser.steps import download, heading, prompt_box, settled
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "huggingface"
+DATA = Path(__file__).resolve().parents[2] / "data" / "huggingface"
 # A softmax over all, in memory; sigmoid scores corrected and in groups, a first layer without
 # experts and FP8 blocks, streamed by expert.
 MODES = {"qwen3_moe": "resident", "deepseek_v3_fp8": "streamed"}
