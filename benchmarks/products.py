@@ -34,7 +34,8 @@ from grok.architectures.chosen_ways import ROWS, seconds_of
 from grok.architectures.products import FEW, LARGE, Way, kind_of, product_way, ways_of
 from grok.architectures.samples import sample
 from grok.architectures.stored_values import float_values
-from grok.streaming.int8_matmul import NAMES, int8_way, product_by, threads
+from grok.engine.sharding import processors
+from grok.streaming.int8_matmul import NAMES, int8_way, product_by
 
 SHAPES = {
     "int8 from disk": (6144, 32768),  # Grok-1
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="small matrices, to see that it runs")
     small = parser.parse_args(argv).small
     memory = huge(2**24 if small else 2**28)
-    rates = read_rate(memory, threads()), float32_rate(512 if small else 2048)
+    rates = read_rate(memory, processors()), float32_rate(512 if small else 2048)
     rows = [
         Row("reading memory, all processors", rates[0] / 1e9, "GB/s"),
         Row("float32 matrix product", rates[1] / 1e9, "GFLOP/s"),

@@ -165,7 +165,14 @@ def device_memory() -> int:
     return free_memory()
 
 
+def processors() -> int:
+    """Processors that this process may use, which can be fewer than the machine has."""
+    own = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(own(0)) if own else os.cpu_count() or 1
+
+
 def free_memory() -> int:
+    """Bytes of the machine's memory that nobody uses; all of it where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             for line in lines:

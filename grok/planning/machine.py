@@ -73,18 +73,18 @@ def unmeasured() -> Rates:
     """Memory and devices alone, which need no time."""
     import jax
 
-    from grok.engine.sharding import device_memory
-    from grok.engine.sharding import free_memory as free_memory
+    from grok.engine.sharding import device_memory, free_memory, processors
 
     devices = jax.devices()
     on_cpu = devices[0].platform == "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Rates(
         None,
         None,
         None,
         memory_bytes=free_memory(),
-        devices=f"CPU, {cores} cores" if on_cpu else f"{len(devices)} x {devices[0].device_kind}",
+        devices=f"CPU, {processors()} cores"
+        if on_cpu
+        else f"{len(devices)} x {devices[0].device_kind}",
         device_bytes=device_memory() * jax.process_count(),
         on_cpu=on_cpu,
         n_devices=1 if on_cpu else len(devices),

@@ -11,7 +11,6 @@ Processors with bfloat16 units are faster with compiled products over blocks of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache, partial
@@ -25,6 +24,7 @@ from grok.architectures.products import LARGE, WAYS
 from grok.architectures.samples import sample
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.engine.compiled import AS_WRITTEN
+from grok.engine.sharding import processors
 from grok.streaming.kept_code import compiled
 from grok.streaming.simd_kernels import (
     DEEP,
@@ -56,14 +56,9 @@ VECTORS = "vectors"
 NAMES = (VECTORS, *WAYS["int8"])
 
 
-def threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads(), thread_name_prefix="products")
+    return ThreadPoolExecutor(processors(), thread_name_prefix="products")
 
 
 def add_product(
@@ -134,7 +129,7 @@ def _by_vectors(
 ) -> None:
     x = np.ascontiguousarray(x)
     few = len(x) <= FEW_ROWS and x.shape[1] % DEEP == 0
-    cuts = _cuts(w.shape[1], threads())
+    cuts = _cuts(w.shape[1], processors())
     work = [
         _pool().submit(_part, x, w, scales, out, first, last, rounded, few)
         for first, last in zip(cuts, cuts[1:], strict=False)

@@ -29,7 +29,7 @@ from grok.checkpoints.grok1 import (
 from grok.checkpoints.tensor_file import QuantizedWeight8bit
 from grok.config import GROK_1
 from grok.engine import compiled as passes
-from grok.engine.sharding import initialize_distributed, make_mesh, partition
+from grok.engine.sharding import initialize_distributed, make_mesh, partition, processors
 from grok.errors import DeviceError
 from grok.interventions.hooks import CompiledHook
 from grok.planning.mesh import parameter
@@ -283,3 +283,13 @@ def test_half_an_environment_of_several_processes_is_refused(monkeypatch):
 def test_without_the_environment_there_is_one_process(monkeypatch):
     monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
     assert initialize_distributed() is False
+
+
+def test_processors_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 9}, raising=False)
+    assert processors() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert processors() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert processors() == 1

@@ -8,7 +8,6 @@ Axes: S sites read, M sites written, G groups, B tokens, F features, D width, N 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from grok.dictionaries.training.update import (
     annealed,
     in_units,
 )
+from grok.engine.sharding import processors
 
 SMALLEST = np.float32(np.finfo(np.float32).tiny)
 BELOW_GUESS = np.float32(0.9)
@@ -215,7 +215,7 @@ def _encoded(design: Design, gated: bool, params: Any, batch: Batch, constants: 
 
 def make_sparse_step(design: Design, settings: Settings) -> Step:
     """A (state, batch as the model has it, constants) -> (state, numbers)."""
-    n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    n_threads = processors()
     work = _Work(design, ThreadPoolExecutor(n_threads), n_threads)
     gated = settings.activation.gate_by_norm
 
