@@ -2,9 +2,8 @@
 
     FOLDER/notes.sqlite3    a row for each owner, model and expert; those on features beside them
 
-Every change is one transaction, and the write-ahead log lets readers and one writer go on
-together, in one process as in several. A file that is damaged is set aside under a name that
-says when, and a new one is begun; nothing is deleted.
+Every change is one transaction, in one process as in several. A file that is damaged is set
+aside under a name that says when, and a new one is begun; nothing is deleted.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from grok.files import cache_folder, set_aside
 from lens.errors import LensError
 from lens.storage import csv_text
 from lens.storage.file_lock import FileLock
+from lens.storage.sqlite_file import transaction
 
 Result = TypeVar("Result")
 
@@ -34,12 +34,6 @@ DAY = 24 * 3600.0
 LONGEST_NAME, LONGEST_NOTE = 60, 4000  # characters
 NOTES_OF_ONE = 5000
 PATIENCE = 10.0  # seconds to wait for another writer
-_CANNOT_WRITE = (
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-)
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _TABLE = """CREATE TABLE IF NOT EXISTS notes (
     owner TEXT NOT NULL, model TEXT NOT NULL, layer INTEGER NOT NULL, expert INTEGER NOT NULL,
@@ -106,16 +100,11 @@ class NoteBook:
         Raises:
             LensError: the file cannot be read.
         """
-        if not self.file.exists():
-            return []
         which, values = ("", [owner]) if model is None else (" AND model = ?", [owner, model])
-        rows = self.do(
-            lambda base: base.execute(
-                f"SELECT {_COLUMNS} FROM notes WHERE owner = ?{which} "
-                "ORDER BY model, layer, expert",
-                values,
-            ).fetchall(),
-            reading=True,
+        rows = self.rows(
+            "notes",
+            f"SELECT {_COLUMNS} FROM notes WHERE owner = ?{which} ORDER BY model, layer, expert",
+            values,
         )
         return [
             ExpertNote(model, layer, expert, label, name, note, bool(pinned), changed)
@@ -154,7 +143,7 @@ class NoteBook:
             marks = ", ".join("?" * len(row))
             base.execute(f"INSERT OR REPLACE INTO notes (owner, {_COLUMNS}) VALUES ({marks})", row)
 
-        self.do(write)
+        self.change(write)
 
     def delete(self, owner: str, model: str, layer: int, expert: int) -> None:
         """Take out what is kept of one expert.
@@ -163,7 +152,7 @@ class NoteBook:
             LensError: the file cannot be written.
         """
         if self.file.exists():
-            self.do(
+            self.change(
                 lambda base: base.execute(
                     "DELETE FROM notes WHERE owner = ? AND model = ? AND layer = ? AND expert = ?",
                     [owner, model, layer, expert],
@@ -177,8 +166,7 @@ class NoteBook:
             LensError: the file cannot be written.
         """
         if self.file.exists():
-            self.do(lambda base: [base.execute(f"DELETE FROM {name} WHERE owner = ?", [owner])
-                                  for name in _TABLES])  # fmt: skip
+            self._delete_where("owner = ?", owner)
 
     def sweep(self, keep_days: float, now: float | None = None) -> None:
         """Take out what nobody has changed for so many days; 0 keeps all.
@@ -188,36 +176,60 @@ class NoteBook:
         """
         if keep_days and self.file.exists():
             before = (time.time() if now is None else now) - keep_days * DAY
-            self.do(lambda base: [base.execute(f"DELETE FROM {name} WHERE changed < ?", [before])
-                                  for name in _TABLES])  # fmt: skip
+            self._delete_where("changed < ?", before)
 
-    def do(self, work: Callable[[sqlite3.Connection], Result], *, reading: bool = False) -> Result:
-        """Work in one transaction; with a damaged file out of the way, once more.
+    def _delete_where(self, condition: str, value: object) -> None:
+        """Take out of all tables what a condition of one value holds for."""
 
-        What is deleted is overwritten, in the log of changes too.
+        def delete(base: sqlite3.Connection) -> None:
+            for table in _TABLES:
+                base.execute(f"DELETE FROM {table} WHERE {condition}", [value])
 
-        Args:
-            work: is given the open file.
-            reading: it changes nothing, so a full or read-only disk does for it.
+        self.change(delete)
+
+    def rows(self, table: str, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """What a query of one table gives; nothing where the file or the table is not there yet.
+
+        Raises:
+            LensError: the file cannot be read.
         """
+        if not self.file.exists():
+            return []
+
+        def read(base: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            named = base.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table])
+            return base.execute(query, values).fetchall() if named.fetchone() else []
+
+        return self._with_file(read, reading=True)
+
+    def change(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Do some work on the open file, whole or not at all. What it deletes is overwritten.
+
+        Raises:
+            LensError: the file cannot be written.
+        """
+
+        def write(base: sqlite3.Connection) -> None:
+            for table in _TABLES.values():
+                base.execute(table)
+            work(base)
+
+        self._with_file(write)
+
+    def _with_file(
+        self, work: Callable[[sqlite3.Connection], Result], *, reading: bool = False
+    ) -> Result:
+        """Work in one transaction; with a damaged file out of the way, once more."""
         for again in (True, False):
             try:
-                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with closing(sqlite3.connect(self.file, timeout=PATIENCE)) as base:
+                if not reading:
+                    self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with transaction(
+                    self.file, patience=PATIENCE, reading=reading, pragmas=["secure_delete = ON"]
+                ) as base:
                     base.text_factory = _text
-                    base.execute("PRAGMA journal_mode = WAL")
-                    base.execute("PRAGMA secure_delete = ON")
-                    for table in _TABLES.values():
-                        base.execute(table)
-                    with base:
-                        result = work(base)
-                    if base.total_changes:
-                        base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    return result
+                    return work(base)
             except (sqlite3.OperationalError, OSError) as error:  # locked, full, not to be written
-                if reading and self._lies_still(error):
-                    with closing(sqlite3.connect(self._as_it_is, uri=True)) as base:
-                        return work(base)
                 raise LensError(
                     f"Notes cannot be kept in {self.folder}: {error}. Free the folder, or name "
                     f"another one in {FOLDER_VARIABLE}."
@@ -231,18 +243,6 @@ class NoteBook:
                     ) from error
                 self._put_aside()
         raise AssertionError("the second time returns or raises")
-
-    @property
-    def _as_it_is(self) -> str:
-        """The address of the file for somebody who only reads, and writes nothing beside it."""
-        return f"{self.file.resolve().as_uri()}?mode=ro&immutable=1"
-
-    def _lies_still(self, error: Exception) -> bool:
-        """True where nobody can write, and everything that was written is in the file."""
-        code = getattr(error, "sqlite_errorcode", None)
-        cannot = isinstance(error, OSError) or (code is not None and code & 0xFF in _CANNOT_WRITE)
-        log = self.file.with_name(f"{FILE}-wal")
-        return cannot and not (log.exists() and log.stat().st_size)
 
     def _put_aside(self) -> None:
         """Rename a damaged file with its log; another process may have done it meanwhile."""

@@ -56,21 +56,14 @@ class FeatureNotes:
         Raises:
             LensError: the file cannot be read.
         """
-        if not self.book.file.exists():
-            return []
         which, values = ("", [owner]) if dictionary is None else (
             " AND dictionary = ?", [owner, dictionary])  # fmt: skip
-        try:
-            rows = self.book.do(
-                lambda base: base.execute(
-                    f"SELECT {_COLUMNS} FROM feature_notes WHERE owner = ?{which} "
-                    'ORDER BY dictionary, "group", feature',
-                    values,
-                ).fetchall(),
-                reading=True,
-            )
-        except sqlite3.OperationalError:  # read-only, and of a time without notes on features
-            return []
+        rows = self.book.rows(
+            "feature_notes",
+            f"SELECT {_COLUMNS} FROM feature_notes WHERE owner = ?{which} "
+            'ORDER BY dictionary, "group", feature',
+            values,
+        )
         return [
             FeatureNote(d, group, feature, name, tuple(tags.split()), note, bool(pinned), changed)
             for d, group, feature, name, tags, note, pinned, changed in rows
@@ -112,7 +105,7 @@ class FeatureNotes:
                 f"INSERT OR REPLACE INTO feature_notes (owner, {_COLUMNS}) VALUES ({marks})", row
             )
 
-        self.book.do(write)
+        self.book.change(write)
 
     def delete(self, owner: str, dictionary: str, group: int, feature: int) -> None:
         """Take out what is kept of one feature.
@@ -121,7 +114,7 @@ class FeatureNotes:
             LensError: the file cannot be written.
         """
         if self.book.file.exists():
-            self.book.do(
+            self.book.change(
                 lambda base: base.execute(
                     "DELETE FROM feature_notes WHERE owner = ? AND dictionary = ? "
                     'AND "group" = ? AND feature = ?',

@@ -14,12 +14,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from grok.errors import BusyError
 from grok.units import duration
 from lens.storage.expert_notes import notes_folder
+from lens.storage.sqlite_file import transaction
 
 LOG = logging.getLogger(__name__)
 FILE = "used.sqlite3"
@@ -97,14 +98,11 @@ class Used:
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """The file, held by this process alone for as long as the block."""
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with closing(sqlite3.connect(self.file, timeout=PATIENCE)) as base:
-            base.execute("PRAGMA journal_mode = WAL")
-            base.execute("PRAGMA synchronous = OFF")  # a count that a power cut loses is no loss
-            base.execute("BEGIN IMMEDIATE")
+        pragmas = ["synchronous = OFF"]  # a count that a power cut loses is no loss
+        with transaction(self.file, patience=PATIENCE, pragmas=pragmas) as base:
             base.execute(_TABLE)
             base.execute(_INDEX)
-            with base:
-                yield base
+            yield base
 
     def _count(
         self, base: sqlite3.Connection, person: str, tokens: int, a_minute: int, an_hour: int

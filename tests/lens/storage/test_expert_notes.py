@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sqlite3
 import threading
 from dataclasses import replace
 
@@ -53,8 +52,6 @@ def test_a_second_note_takes_the_place_of_the_first_and_an_empty_one_takes_it_ou
 
 def test_a_damaged_file_is_set_aside_and_said(book):
     book.keep(ANN, NOTE)
-    for log in book.folder.glob("*-wal"):
-        log.unlink()
     book.file.write_bytes(b"no database" * 100)
     again = NoteBook(book.folder)
     assert again.of(ANN) == []
@@ -88,8 +85,6 @@ def test_writers_do_not_lose_each_others_notes(book):
     for thread in threads:
         thread.join()
     assert len(book.of(ANN)) == len(book.of(BOB)) == 20
-    with sqlite3.connect(book.file) as base:
-        assert base.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_text_too_long_and_too_many_notes_are_refused(book, monkeypatch):
