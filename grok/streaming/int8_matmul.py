@@ -127,7 +127,7 @@ def _trials(rounded: bool, rows: int) -> dict[str, Callable[[], object]]:
 def _by_vectors(
     out: np.ndarray, x: np.ndarray, w: np.ndarray, scales: np.ndarray, rounded: bool
 ) -> None:
-    x = np.ascontiguousarray(x)
+    x, scales = np.ascontiguousarray(x), np.ascontiguousarray(scales)
     few = len(x) <= FEW_ROWS and x.shape[1] % DEEP == 0
     cuts = _cuts(w.shape[1], processors())
     work = [

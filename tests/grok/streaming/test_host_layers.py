@@ -472,6 +472,25 @@ def test_experts_stored_by_columns_are_refused_with_what_to_do(tmp_path: Path) -
         runner.load(folder, mode="streamed")
 
 
+@pytest.mark.parametrize("tokens", [[5, 17], PROMPT])
+def test_scales_stored_by_columns_give_the_same_bits(tokens: list[int], tmp_path: Path) -> None:
+    from tests.grok.streamed import copied
+
+    folder = copied("tiny3_bf16scales", tmp_path)
+    checkpoint = open_checkpoint(folder)
+    for leaf in ("linear", "linear_v", "linear_1"):
+        path = f"transformer/decoder_layer_1/moe/{leaf}/w"
+        tensor = checkpoint.read(path)
+        assert isinstance(tensor, QuantizedWeight8bit)
+        by_columns = QuantizedWeight8bit(tensor.weight, np.asfortranarray(tensor.scales))
+        assert not by_columns.scales.flags.c_contiguous
+        write_tensor(checkpoint.file(path), by_columns)
+    found = runner.load(folder, mode="streamed").trace_routing(tokens)
+    wanted = loaded("tiny3_bf16scales", "streamed", "bfloat16").trace_routing(tokens)
+    assert np.array_equal(found.router_logits, wanted.router_logits)
+    assert np.array_equal(found.candidate_probs, wanted.candidate_probs)
+
+
 @pytest.mark.parametrize("kind", ["an expert", "the table"])
 def test_float_weights_that_are_not_finite_are_named_and_give_no_numbers(
     kind: str, tmp_path: Path
