@@ -64,14 +64,19 @@ def test_saved_values_fit_together(tiny3):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_stream_grows_by_exactly_what_is_normed(model, dtype):
+def test_the_stream_grows_by_what_is_normed(model, dtype):
     with model("tiny3", dtype).trace(TOKENS) as t:
         layer = t.layers[1]
         pre, mid, post = layer.resid_pre.save(), layer.resid_mid.save(), layer.resid_post.save()
         attention, experts = layer.attn.normed.save(), layer.moe.normed.save()
     for before, added, after in ((pre, attention, mid), (mid, experts, post)):
         rounded = before.value.astype(jnp.dtype(dtype)).astype(np.float32)
-        np.testing.assert_array_equal(rounded + added.value, after.value)
+        grown = rounded + added.value
+        if dtype == "bfloat16":  # every rounding is written down
+            np.testing.assert_array_equal(grown, after.value)
+        # A compiler may norm and add in one step, which leaves out one rounding of what is added.
+        one = np.finfo(np.float32).eps * (np.abs(added.value) + np.abs(grown))
+        assert (np.abs(grown - after.value) <= one).all()
 
 
 def test_later_sites_and_saves_see_an_edit_whenever_it_was_asked_for(tiny3):
