@@ -79,6 +79,21 @@ def test_a_hostile_template_fails_in_words(name):
         assert "roles must alternate" in str(caught.value)
 
 
+def test_a_template_that_is_stopped_leaves_no_file_where_the_program_was_started(
+    tmp_path, monkeypatch
+):
+    resource = pytest.importorskip("resource")
+    monkeypatch.chdir(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))  # dumps, where there may be
+    try:
+        with pytest.raises(PromptError, match="too long"):
+            ChatTemplate(HOSTILE["a power"], "here").render("Hi")
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_messages_that_are_none_are_refused():
     with pytest.raises(PromptError, match="found the role god and a str; expected a role"):
         ChatTemplate(CHATML, "here").render([{"role": "god", "content": "Hi"}])
