@@ -43,6 +43,7 @@ class Site:
 
     address: str
     folder: Path
+    supervisor: int = 0  # the process that starts the others again
 
     def pid(self, name: str) -> int:
         return json.loads((self.folder / "pids.json").read_text())[name]
@@ -105,7 +106,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 provider=provider.address,
             )
         )
-        with running(command, environment):
+        with running(command, environment) as found.supervisor:
             yield found
     for log in (folder / "log").iterdir():
         text = log.read_text(errors="replace")
@@ -113,8 +114,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @contextmanager
-def running(command: list[str], environment: dict[str, str]) -> Iterator[None]:
-    """The command, from its word that it is ready to its end."""
+def running(command: list[str], environment: dict[str, str]) -> Iterator[int]:
+    """The id of the command's process, from its word that it is ready to its end."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -125,7 +126,7 @@ def running(command: list[str], environment: dict[str, str]) -> Iterator[None]:
         said = process.stdout.readline()
         late.cancel()
         assert said.startswith("Ready: "), said
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.communicate(timeout=120)
@@ -188,7 +189,8 @@ def test_a_visit_goes_on_where_its_process_dies(site, page, tmp_path):
 
     before = process_of(page)
     killed = site.pid(f"web-{before}")
-    with visitors(site, before) as statuses:
+    # A process that is back before the browser asks again would keep the browser.
+    with visitors(site, before) as statuses, nothing_started_again(site):
         os.kill(killed, signal.SIGKILL)
         wait_for(lambda: process_of(page) != before, page)
     assert set(statuses) == {200}
@@ -231,6 +233,16 @@ def routers_of_three_layers(folder: Path) -> bytes:
     weights = np.random.default_rng(0).standard_normal((3, 64, 8), dtype=np.float32)
     save_routers(RouterSet(weights, source="three layers", top_k=2), folder / "three.npz")
     return (folder / "three.npz").read_bytes()
+
+
+@contextmanager
+def nothing_started_again(site: Site) -> Iterator[None]:
+    """The supervisor stands still for as long as the block."""
+    os.kill(site.supervisor, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(site.supervisor, signal.SIGCONT)
 
 
 class visitors:
