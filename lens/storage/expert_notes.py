@@ -13,8 +13,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,13 +150,11 @@ class NoteBook:
         Raises:
             LensError: the file cannot be written.
         """
-        if self.file.exists():
-            self.change(
-                lambda base: base.execute(
-                    "DELETE FROM notes WHERE owner = ? AND model = ? AND layer = ? AND expert = ?",
-                    [owner, model, layer, expert],
-                )
-            )
+        self.delete_rows(
+            ["notes"],
+            "owner = ? AND model = ? AND layer = ? AND expert = ?",
+            [owner, model, layer, expert],
+        )
 
     def delete_all(self, owner: str) -> None:
         """Take out everything of one owner.
@@ -165,8 +162,7 @@ class NoteBook:
         Raises:
             LensError: the file cannot be written.
         """
-        if self.file.exists():
-            self._delete_where("owner = ?", owner)
+        self.delete_rows(_TABLES, "owner = ?", [owner])
 
     def sweep(self, keep_days: float, now: float | None = None) -> None:
         """Take out what nobody has changed for so many days; 0 keeps all.
@@ -174,18 +170,23 @@ class NoteBook:
         Raises:
             LensError: the file cannot be written.
         """
-        if keep_days and self.file.exists():
+        if keep_days:
             before = (time.time() if now is None else now) - keep_days * DAY
-            self._delete_where("changed < ?", before)
+            self.delete_rows(_TABLES, "changed < ?", [before])
 
-    def _delete_where(self, condition: str, value: object) -> None:
-        """Take out of all tables what a condition of one value holds for."""
+    def delete_rows(self, tables: Iterable[str], condition: str, values: Sequence[object]) -> None:
+        """Take out of some tables what a condition holds for; overwritten in the file.
+
+        Raises:
+            LensError: the file cannot be written.
+        """
 
         def delete(base: sqlite3.Connection) -> None:
-            for table in _TABLES:
-                base.execute(f"DELETE FROM {table} WHERE {condition}", [value])
+            for table in tables:
+                base.execute(f"DELETE FROM {table} WHERE {condition}", values)
 
-        self.change(delete)
+        if self.file.exists():
+            self.change(delete)
 
     def rows(self, table: str, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """What a query of one table gives; nothing where the file or the table is not there yet.
@@ -203,7 +204,7 @@ class NoteBook:
         return self._with_file(read, reading=True)
 
     def change(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        """Do some work on the open file, whole or not at all. What it deletes is overwritten.
+        """Do some work on the open file, whole or not at all.
 
         Raises:
             LensError: the file cannot be written.
@@ -293,7 +294,7 @@ def _safe(value: object) -> object:
 
 def _damaged(file: Path) -> bool:
     try:
-        with closing(sqlite3.connect(file, timeout=PATIENCE)) as base:
+        with transaction(file, patience=PATIENCE, reading=True) as base:
             (verdict,) = base.execute("PRAGMA quick_check").fetchone()
             return bool(verdict != "ok")
     except sqlite3.OperationalError:

@@ -113,14 +113,11 @@ class FeatureNotes:
         Raises:
             LensError: the file cannot be written.
         """
-        if self.book.file.exists():
-            self.book.change(
-                lambda base: base.execute(
-                    "DELETE FROM feature_notes WHERE owner = ? AND dictionary = ? "
-                    'AND "group" = ? AND feature = ?',
-                    [owner, dictionary, group, feature],
-                )
-            )
+        self.book.delete_rows(
+            ["feature_notes"],
+            'owner = ? AND dictionary = ? AND "group" = ? AND feature = ?',
+            [owner, dictionary, group, feature],
+        )
 
 
 def as_json(notes: Sequence[FeatureNote]) -> str:

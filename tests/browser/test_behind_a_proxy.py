@@ -43,7 +43,7 @@ class Site:
 
     address: str
     folder: Path
-    supervisor: int = 0  # the process that starts the others again
+    supervisor: int  # the process that starts the others again
 
     def pid(self, name: str) -> int:
         return json.loads((self.folder / "pids.json").read_text())[name]
@@ -90,7 +90,7 @@ server_metadata_url = "{provider}/.well-known/openid-configuration"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     port, first = free_ports()
-    found = Site(f"https://localhost:{port}/lens/", folder)
+    address = f"https://localhost:{port}/lens/"
     command = [sys.executable, "deploy/one_machine.py", "--folder", str(folder), "--no-model"]
     command += ["--port", str(port), "--first-port", str(first)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GROK_LENS_")}
@@ -99,15 +99,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with providing() as provider:
         (folder / "secrets.toml").write_text(
             SECRETS.format(
-                address=found.address,
+                address=address,
                 port=port,
                 client=CLIENT,
                 secret=SECRET,
                 provider=provider.address,
             )
         )
-        with running(command, environment) as found.supervisor:
-            yield found
+        with running(command, environment) as supervisor:
+            yield Site(address, folder, supervisor)
     for log in (folder / "log").iterdir():
         text = log.read_text(errors="replace")
         assert "Traceback" not in text and TYPED not in text, text

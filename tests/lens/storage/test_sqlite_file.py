@@ -15,7 +15,7 @@ from lens.storage.sqlite_file import transaction
 
 TABLE = "CREATE TABLE IF NOT EXISTS steps (n INTEGER)"
 # A process that adds 10 rows to each file that it is told, opening it anew for each.
-PROCESS = """
+PROCESS = f"""
 import sys
 from pathlib import Path
 from lens.storage.sqlite_file import transaction
@@ -23,7 +23,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     for n in range(10):
         with transaction(Path(line.strip()), patience=60) as base:
-            base.execute("CREATE TABLE IF NOT EXISTS steps (n INTEGER)")
+            base.execute({TABLE!r})
             base.execute("INSERT INTO steps VALUES (?)", [n])
     print("done", flush=True)
 """
